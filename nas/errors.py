@@ -40,7 +40,7 @@ class BudgetError(NasError):
 
 
 class StudyError(NasError):
-    """A run directory cannot be opened: missing, in use by another driver, damaged, or made by another configuration."""
+    """A run directory cannot be used: missing, in use by another driver, damaged, or of another configuration."""
 
 
 class TrainingError(NasError):

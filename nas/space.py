@@ -76,7 +76,8 @@ class SearchSpace:
         for gene, values in self.choices.items():
             if not values or list(values) != sorted(set(values)) or values[0] < SMALLEST_LEGAL[gene]:
                 raise ValueError(
-                    f"{gene}: values must be ascending, distinct and at least {SMALLEST_LEGAL[gene]}, got {list(values)}"
+                    f"{gene}: values must be ascending, distinct and at least {SMALLEST_LEGAL[gene]}, "
+                    f"got {list(values)}"
                 )
 
     @property
@@ -86,7 +87,7 @@ class SearchSpace:
 
     @property
     def largest(self) -> Architecture:
-        """The architecture that contains every other as a prefix slice: earliest fusion, most prompts, widest mapping."""
+        """Earliest fusion, most prompts, widest mapping: contains every other architecture as a prefix slice."""
         return Architecture(self.choices["fusion_layer"][0], *(self.choices[gene][-1] for gene in GENES[1:]))
 
     @property

@@ -9,10 +9,12 @@ values depend on each row alone, which is why they can be computed once and shar
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from transformers import PreTrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class EncoderLayer(ABC):
 
 def split_heads(rows: Tensor, head_count: int) -> Tensor:
     """(B, R, D) → (B, H, R, d)."""
-    return rows.unflatten(-1, (head_count, -1)).transpose(1, 2)
+    batch_size, row_count, width = rows.shape
+    return rows.view(batch_size, row_count, head_count, width // head_count).transpose(1, 2)
 
 
 def attention(queries: Tensor, context: KeysValues, bias: Tensor | None, scale: float) -> Tensor:
@@ -79,13 +82,19 @@ class FrozenEncoder(nn.Module, ABC):
         model: The Hugging Face model that holds the weights; `state_dict` keys are its own, under `model.`.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        self.model = model.requires_grad_(False).eval()
+        self.model: Any = model.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "FrozenEncoder":
         """Stay in evaluation mode: cached features and shared keys and values are exact only without dropout."""
+        del mode
         return super().train(False)
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The checkpoint's configuration."""
+        return self.model.config
 
     @property
     @abstractmethod

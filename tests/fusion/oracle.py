@@ -1,4 +1,4 @@
-"""PMF read straight from the paper: every fusing layer runs whole, twice per modality, by the Hugging Face layer itself.
+"""PMF read straight from the paper: every fusing layer runs whole, twice per modality, by Hugging Face's own layer.
 
 Nothing is shared with `nas.fusion.pmf` but the values of the trained tensors.
 """
@@ -44,10 +44,18 @@ def logits(model: PMF, vit: ViTModel, bert: BertModel, pixels: Tensor, ids: Tens
 
         image_query = torch.cat([repeated(to_text.query_context_prompts), repeated(to_text.query_prompts)], dim=1)
         text_query = torch.cat([repeated(to_image.query_context_prompts), repeated(to_image.query_prompts)], dim=1)
-        from_image = mapped(to_text, whole_layer(image_layer, z, image_mask, image_query)[:, -to_text.query_prompts.shape[0] :])
-        from_text = mapped(to_image, whole_layer(text_layer, t, mask, text_query)[:, -to_image.query_prompts.shape[0] :])
-        next_t = whole_layer(text_layer, t, mask, torch.cat([repeated(to_text.fusion_context_prompts), from_image], dim=1))
-        next_z = whole_layer(image_layer, z, image_mask, torch.cat([repeated(to_image.fusion_context_prompts), from_text], dim=1))
+        from_image = mapped(
+            to_text, whole_layer(image_layer, z, image_mask, image_query)[:, -to_text.query_prompts.shape[0] :]
+        )
+        from_text = mapped(
+            to_image, whole_layer(text_layer, t, mask, text_query)[:, -to_image.query_prompts.shape[0] :]
+        )
+        next_t = whole_layer(
+            text_layer, t, mask, torch.cat([repeated(to_text.fusion_context_prompts), from_image], dim=1)
+        )
+        next_z = whole_layer(
+            image_layer, z, image_mask, torch.cat([repeated(to_image.fusion_context_prompts), from_text], dim=1)
+        )
         z, t = next_z[:, : z.shape[1]], next_t[:, : t.shape[1]]
 
     image_cls = vit.layernorm(z)[:, 0]

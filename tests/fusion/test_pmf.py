@@ -50,9 +50,7 @@ def test_logits_and_every_gradient_equal_the_straightforward_reading(
     slow_gradients = torch.autograd.grad(cross_entropy(slow, labels), list(model.parameters()), allow_unused=True)
 
     torch.testing.assert_close(fast, slow, rtol=0, atol=TOLERANCE)
-    for (name, parameter), got, expected in zip(
-        model.named_parameters(), fast_gradients, slow_gradients, strict=True
-    ):
+    for (name, parameter), got, expected in zip(model.named_parameters(), fast_gradients, slow_gradients, strict=True):
         if parameter.numel():
             assert got is not None and expected is not None, name
             torch.testing.assert_close(got, expected, rtol=0, atol=TOLERANCE, msg=name)
@@ -94,9 +92,7 @@ def test_a_full_mask_equals_no_mask() -> None:
     ("classes", "width", "mapping_width", "expected"),
     [(101, 768, 384, 2_556_106), (23, 768, 384, 2_436_142), (3, 768, 384, 2_405_382), (101, 1024, 512, 4_456_650)],
 )
-def test_parameter_counts_equal_the_published_ones(
-    classes: int, width: int, mapping_width: int, expected: int
-) -> None:
+def test_parameter_counts_equal_the_published_ones(classes: int, width: int, mapping_width: int, expected: int) -> None:
     count = trainable_parameter_count(
         image_width=width,
         text_width=width,

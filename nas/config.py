@@ -1,0 +1,456 @@
+"""One YAML file a search: read, checked whole, and turned into frozen values.
+
+Every problem of a file is reported at once, each with its key path, the value and what is allowed.
+"""
+
+import dataclasses
+import difflib
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nas.errors import ConfigError
+from nas.space import GENES, SMALLEST_LEGAL, SearchSpace
+from nas.units import parse_bytes, parse_seconds
+
+STRATEGIES = ("evolution", "tpe", "random")
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+
+
+@dataclass(frozen=True)
+class ColumnsConfig:
+    """Names of the manifest's columns."""
+
+    image: str
+    text: str
+    label: str
+    split: str
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where samples come from: `manifest` is CSV or JSON Lines, `images` the folder or ZIP that its paths lead into."""
+
+    manifest: str
+    images: str
+    columns: ColumnsConfig
+    max_text_tokens: int
+    skip_unreadable_images: bool
+
+
+@dataclass(frozen=True)
+class EncodersConfig:
+    """Checkpoints of the frozen encoders: a local folder, `package:NAME/FOLDER` or a hub name."""
+
+    image: str
+    text: str
+
+
+@dataclass(frozen=True)
+class LearningRatesConfig:
+    """Peak learning rate of each group of trained tensors."""
+
+    prompts: float
+    mappings: float
+    classifiers: float
+
+
+@dataclass(frozen=True)
+class RecipeConfig:
+    """How one model is trained in full.
+
+    `momentum` is SGD's, or AdamW's first beta. `warmup_share` is the part of all steps in which the learning rate rises
+    linearly; `clip_norm` bounds the gradient's global norm (null: no bound); `depth_scaling` divides the learning rate of
+    prompts and mappings by n ** depth_scaling for n fusing layers, since those above amplify what an early layer does.
+    """
+
+    optimizer: str
+    learning_rates: LearningRatesConfig
+    depth_scaling: float
+    weight_decay: float
+    momentum: float
+    schedule: str
+    warmup_share: float
+    clip_norm: float | None
+    batch_size: int
+    epochs: int
+    class_weights: str
+
+
+@dataclass(frozen=True)
+class SupernetConfig:
+    """How long the weight-sharing supernet is trained (one sampled architecture a step), and how often it is saved."""
+
+    steps: int
+    checkpoint_steps: int
+
+
+@dataclass(frozen=True)
+class EvolutionConfig:
+    """AutoFormer's evolution: each generation keeps `parents` and adds children by crossover, mutation and chance."""
+
+    population: int
+    parents: int
+    crossover_share: float
+    mutation_share: float
+    mutation_probability: float
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """What is maximised, by which strategy, and how promising candidates are promoted.
+
+    Every candidate is scored with inherited weights; of each `round_size` scored ones the best `training_share` is
+    trained for `training_steps`; the best `finalists` of those are trained in full from fresh weights.
+    """
+
+    strategy: str
+    objective: str
+    round_size: int
+    training_share: float
+    training_steps: int
+    finalists: int
+    evolution: EvolutionConfig
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """What a search may use; `None` means no bound of that kind.
+
+    `supernet_share` and `finalists_share` are the parts of the time kept for these phases.
+    """
+
+    time_seconds: float | None
+    trials: int | None
+    memory_bytes: int
+    supernet_share: float
+    finalists_share: float
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole search, as its file says it."""
+
+    name: str
+    data: DataConfig
+    encoders: EncodersConfig
+    space: SearchSpace
+    recipe: RecipeConfig
+    supernet: SupernetConfig
+    search: SearchConfig
+    budget: BudgetConfig
+    seed: int
+
+
+_MISSING: Any = object()
+
+
+class _Section:
+    """One mapping of the file: hands out checked values and remembers what was wrong and what was never asked for."""
+
+    def __init__(self, values: Any, path: str, problems: list[str]) -> None:
+        self.path = path
+        self.problems = problems
+        self.asked: set[str] = set()
+        if not isinstance(values, dict):
+            problems.append(f"{path or 'the file'}: expected a mapping of keys to values, got {_show(values)}")
+            values = None
+        self.values: dict[str, Any] | None = values
+
+    def problem(self, key: str, value: Any, allowed: str) -> None:
+        self.problems.append(f"{self._name(key)}: {_show(value)} is not allowed; expected {allowed}")
+
+    def _name(self, key: str) -> str:
+        return f"{self.path}.{key}" if self.path else key
+
+    def get(self, key: str, default: Any, allowed: str) -> Any:
+        self.asked.add(key)
+        if self.values is None:  # already reported as a whole
+            return _MISSING if default is _MISSING else default
+        if key in self.values:
+            return self.values[key]
+        if default is _MISSING:
+            self.problems.append(f"{self._name(key)}: is missing; expected {allowed}")
+        return default
+
+    def text(self, key: str, default: Any = _MISSING, choices: Sequence[str] = ()) -> str:
+        allowed = f"one of {', '.join(choices)}" if choices else "a text"
+        value = self.get(key, default, allowed)
+        if value is _MISSING or (isinstance(value, str) and value and (not choices or value in choices)):
+            return "" if value is _MISSING else value
+        self.problem(key, value, allowed)
+        return ""
+
+    def boolean(self, key: str, default: bool) -> bool:
+        value = self.get(key, default, "true or false")
+        if not isinstance(value, bool):
+            self.problem(key, value, "true or false")
+        return bool(value)
+
+    def integer(self, key: str, minimum: int, maximum: int | None = None, default: Any = _MISSING) -> int:
+        allowed = f"a whole number of at least {minimum}" + (f" and at most {maximum}" if maximum is not None else "")
+        value = self.get(key, default, allowed)
+        if value is _MISSING:
+            return minimum
+        if _is_integer(value) and minimum <= value and (maximum is None or value <= maximum):
+            return int(value)
+        self.problem(key, value, allowed)
+        return minimum
+
+    def number(
+        self, key: str, minimum: float, maximum: float | None = None, default: Any = _MISSING, positive: bool = False
+    ) -> float:
+        allowed = "a number above 0" if positive else f"a number of at least {minimum:g}"
+        allowed += f" and at most {maximum:g}" if maximum is not None else ""
+        value = self.get(key, default, allowed)
+        if value is _MISSING:
+            return minimum
+        number = _as_number(value)
+        if number is not None and minimum <= number and (maximum is None or number <= maximum):
+            if number > 0 or not positive:
+                return number
+        self.problem(key, value, allowed)
+        return minimum
+
+    def integers(self, key: str, minimum: int) -> tuple[int, ...]:
+        allowed = f"ascending, distinct whole numbers of at least {minimum}, for instance [{minimum}, {minimum + 2}]"
+        value = self.get(key, _MISSING, allowed)
+        if value is _MISSING:
+            return (minimum,)
+        if isinstance(value, list) and value and all(_is_integer(item) and item >= minimum for item in value):
+            if value == sorted(set(value)):
+                return tuple(value)
+        self.problem(key, value, allowed)
+        return (minimum,)
+
+    def section(self, key: str, default: Any = _MISSING) -> "_Section":
+        value = self.get(key, default, "a mapping")
+        if value is _MISSING:
+            return _Section({}, self._name(key), [])  # its absence is the one problem to report
+        return _Section(value, self._name(key), self.problems)
+
+    def reject_unknown_keys(self) -> None:
+        for key in self.values or ():
+            if key not in self.asked:
+                near = difflib.get_close_matches(str(key), sorted(self.asked), n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                self.problems.append(
+                    f"{self._name(str(key))}: unknown key; {hint}allowed: {', '.join(sorted(self.asked))}"
+                )
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _as_number(value: Any) -> float | None:
+    if isinstance(value, str):  # YAML 1.1 reads 1e-4 as a text
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a search's YAML file.
+
+    Relative paths in the file are meant from the file's own folder and come out absolute.
+
+    Raises:
+        ConfigError: If the file cannot be read, or anything in it is wrong; lists every problem.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"is not YAML: {' '.join(str(error).split())}"]) from error
+    return parse_config(values, source=str(path), base_directory=path.resolve().parent)
+
+
+def parse_config(values: Any, *, source: str, base_directory: Path) -> Config:
+    """Check the content of a file; see `load_config`.
+
+    Raises:
+        ConfigError: Lists every problem.
+    """
+    problems: list[str] = []
+    root = _Section(values, "", problems)
+    config = Config(
+        name=root.text("name"),
+        data=_data(root.section("data"), base_directory),
+        encoders=_encoders(root.section("encoders"), base_directory),
+        space=_space(root.section("space")),
+        recipe=_recipe(root.section("recipe")),
+        supernet=_supernet(root.section("supernet")),
+        search=_search(root.section("search")),
+        budget=_budget(root.section("budget")),
+        seed=root.integer("seed", 0, 2**31 - 1, default=0),
+    )
+    root.reject_unknown_keys()
+    if problems:
+        raise ConfigError(source, problems)
+    return config
+
+
+def _local(name: str, base_directory: Path) -> str:
+    return os.path.normpath(base_directory / Path(name).expanduser()) if name else name
+
+
+def _data(section: _Section, base_directory: Path) -> DataConfig:
+    columns = section.section("columns", default={})
+    manifest = _local(section.text("manifest"), base_directory)
+    images = section.text("images", default=str(Path(manifest).parent))
+    config = DataConfig(
+        manifest=manifest,
+        images=_local(images, base_directory),
+        columns=ColumnsConfig(
+            **{field.name: columns.text(field.name, default=field.name) for field in dataclasses.fields(ColumnsConfig)}
+        ),
+        max_text_tokens=section.integer("max_text_tokens", 2),
+        skip_unreadable_images=section.boolean("skip_unreadable_images", False),
+    )
+    columns.reject_unknown_keys()
+    section.reject_unknown_keys()
+    return config
+
+
+def _encoders(section: _Section, base_directory: Path) -> EncodersConfig:
+    def checkpoint(name: str) -> str:
+        local = _local(name, base_directory)
+        return local if name.startswith((".", "~")) or (name and Path(local).is_dir()) else name
+
+    config = EncodersConfig(image=checkpoint(section.text("image")), text=checkpoint(section.text("text")))
+    section.reject_unknown_keys()
+    return config
+
+
+def _space(section: _Section) -> SearchSpace:
+    space = SearchSpace({gene: section.integers(gene, SMALLEST_LEGAL[gene]) for gene in GENES})
+    section.reject_unknown_keys()
+    return space
+
+
+def _recipe(section: _Section) -> RecipeConfig:
+    rates = section.section("learning_rates")
+    config = RecipeConfig(
+        optimizer=section.text("optimizer", choices=("sgd", "adamw")),
+        learning_rates=LearningRatesConfig(
+            **{
+                field.name: rates.number(field.name, 0, positive=True)
+                for field in dataclasses.fields(LearningRatesConfig)
+            }
+        ),
+        depth_scaling=section.number("depth_scaling", 0, 4, default=0.0),
+        weight_decay=section.number("weight_decay", 0),
+        momentum=section.number("momentum", 0, 0.999, default=0.9),
+        schedule=section.text("schedule", choices=("cosine", "constant")),
+        warmup_share=section.number("warmup_share", 0, 0.9, default=0.0),
+        clip_norm=_optional_number(section, "clip_norm"),
+        batch_size=section.integer("batch_size", 1),
+        epochs=section.integer("epochs", 1),
+        class_weights=section.text("class_weights", choices=("none", "inverse_frequency"), default="none"),
+    )
+    rates.reject_unknown_keys()
+    section.reject_unknown_keys()
+    return config
+
+
+def _optional_number(section: _Section, key: str) -> float | None:
+    return None if section.get(key, None, "") is None else section.number(key, 0, positive=True)
+
+
+def _supernet(section: _Section) -> SupernetConfig:
+    config = SupernetConfig(
+        steps=section.integer("steps", 1), checkpoint_steps=section.integer("checkpoint_steps", 1, default=100)
+    )
+    section.reject_unknown_keys()
+    return config
+
+
+def _search(section: _Section) -> SearchConfig:
+    evolution = section.section("evolution", default={})
+    config = SearchConfig(
+        strategy=section.text("strategy", choices=STRATEGIES),
+        objective=section.text("objective", choices=METRICS),
+        round_size=section.integer("round_size", 1),
+        training_share=section.number("training_share", 0, 1),
+        training_steps=section.integer("training_steps", 1),
+        finalists=section.integer("finalists", 1),
+        evolution=EvolutionConfig(
+            population=evolution.integer("population", 2, default=20),
+            parents=evolution.integer("parents", 1, default=5),
+            crossover_share=evolution.number("crossover_share", 0, 1, default=0.5),
+            mutation_share=evolution.number("mutation_share", 0, 1, default=0.5),
+            mutation_probability=evolution.number("mutation_probability", 0, 1, default=0.3),
+        ),
+    )
+    if config.evolution.parents > config.evolution.population:
+        evolution.problem(
+            "parents", config.evolution.parents, f"at most the population of {config.evolution.population}"
+        )
+    if config.evolution.crossover_share + config.evolution.mutation_share > 1:
+        evolution.problem("mutation_share", config.evolution.mutation_share, "with crossover_share at most 1 in all")
+    if round(config.round_size * config.training_share) < 1:
+        section.problem(
+            "training_share", config.training_share, f"a share that promotes at least one of {config.round_size}"
+        )
+    evolution.reject_unknown_keys()
+    section.reject_unknown_keys()
+    return config
+
+
+def _budget(section: _Section) -> BudgetConfig:
+    config = BudgetConfig(
+        time_seconds=_with_unit(section, "time", parse_seconds),
+        trials=None if section.get("trials", None, "") is None else section.integer("trials", 1),
+        memory_bytes=int(_with_unit(section, "memory", parse_bytes) or 0),
+        supernet_share=section.number("supernet_share", 0, 0.9, default=0.25),
+        finalists_share=section.number("finalists_share", 0, 0.9, default=0.35),
+    )
+    if config.time_seconds is None and config.trials is None:
+        section.problems.append(f"{section.path}: needs time (for instance 4m) or trials (for instance 200), or both")
+    if section.values is not None and "memory" not in section.values:
+        section.problems.append(f"{section.path}.memory: is missing; expected bytes per device, for instance 2GiB")
+    if config.supernet_share + config.finalists_share >= 1:
+        section.problem("finalists_share", config.finalists_share, "with supernet_share less than 1 in all")
+    section.reject_unknown_keys()
+    return config
+
+
+def _with_unit(section: _Section, key: str, parse: Any) -> float | None:
+    value = section.get(key, None, "")
+    if value is None:
+        return None
+    try:
+        number: float = parse(str(value))
+    except ValueError as error:
+        section.problems.append(f"{section.path}.{key}: {error}")
+        return 1
+    if number <= 0:
+        section.problem(key, value, "more than 0")
+    return number
+
+
+def config_as_dict(config: Config) -> dict[str, Any]:
+    """The configuration as plain values that `parse_config` reads back to an equal one."""
+    values = dataclasses.asdict(config)
+    values["space"] = {gene: list(config.space.choices[gene]) for gene in GENES}
+    budget = values["budget"]
+    time_seconds, memory_bytes = budget.pop("time_seconds"), budget.pop("memory_bytes")
+    budget["time"] = None if time_seconds is None else f"{time_seconds:.10g}s"
+    budget["memory"] = f"{memory_bytes}B"
+    return values

@@ -1,0 +1,19 @@
+"""Readers for data sets, tokenising, image processing, and base features on disk."""
+
+from nas.data.features import Batch, FeatureSplit, FeatureStore, open_or_build
+from nas.data.images import ImageSource, open_images
+from nas.data.manifest import Dataset, Samples, read_manifest
+from nas.data.preprocessing import Preprocessor
+
+__all__ = [
+    "Batch",
+    "Dataset",
+    "FeatureSplit",
+    "FeatureStore",
+    "ImageSource",
+    "Preprocessor",
+    "Samples",
+    "open_images",
+    "open_or_build",
+    "read_manifest",
+]

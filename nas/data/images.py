@@ -1,0 +1,103 @@
+"""Where images lie: a folder, or a ZIP file that holds one."""
+
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from nas.errors import DataError
+
+
+class ImageSource(ABC):
+    """Opens images by the path that a manifest gives."""
+
+    location: Path
+
+    @abstractmethod
+    def fingerprint(self, name: str) -> str | None:
+        """A text that changes when the file does, without reading it whole; None where there is no such file."""
+
+    @abstractmethod
+    def _read(self, name: str) -> Image.Image: ...
+
+    def open(self, name: str) -> Image.Image:
+        """The image in RGB, turned upright, transparency on white.
+
+        Raises:
+            DataError: If it is missing or no image that Pillow can read; names the file.
+        """
+        try:
+            image = ImageOps.exif_transpose(self._read(name))
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                image = image.convert("RGBA")
+                return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+            return image.convert("RGB")
+        except (OSError, KeyError, SyntaxError, ValueError, zipfile.BadZipFile) as error:
+            raise DataError(f"{self.location}: image {name!r} cannot be read: {error}") from error
+
+    def unreadable(self, names: Iterable[str]) -> list[str]:
+        """Those of the named images that are missing or cannot be decoded."""
+        return [name for name in names if not self._is_readable(name)]
+
+    def _is_readable(self, name: str) -> bool:
+        try:
+            self.open(name)
+        except DataError:
+            return False
+        return True
+
+
+class FolderImages(ImageSource):
+    """Images in a folder."""
+
+    def __init__(self, location: Path) -> None:
+        self.location = location
+
+    def fingerprint(self, name: str) -> str | None:
+        try:
+            status = (self.location / name).stat()
+        except OSError:
+            return None
+        return f"{status.st_size} {status.st_mtime_ns}"
+
+    def _read(self, name: str) -> Image.Image:
+        return Image.open(self.location / name)
+
+
+class ZipImages(ImageSource):
+    """Images in a ZIP file."""
+
+    def __init__(self, location: Path) -> None:
+        self.location = location
+        try:
+            self._archive = zipfile.ZipFile(location)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise DataError(f"{location}: cannot be opened as a ZIP file of images: {error}") from error
+
+    def fingerprint(self, name: str) -> str | None:
+        try:
+            entry = self._archive.getinfo(name)
+        except KeyError:
+            return None
+        return f"{entry.file_size} {entry.CRC}"
+
+    def _read(self, name: str) -> Image.Image:
+        with self._archive.open(name) as file:
+            image = Image.open(file)
+            image.load()
+            return image
+
+
+def open_images(location: Path) -> ImageSource:
+    """The source at a path.
+
+    Raises:
+        DataError: If it is neither a folder nor a ZIP file.
+    """
+    if location.is_dir():
+        return FolderImages(location)
+    if location.suffix.lower() == ".zip" and location.is_file():
+        return ZipImages(location)
+    raise DataError(f"{location}: there are no images here; expected a folder or a ZIP file")

@@ -1,0 +1,30 @@
+"""What a model is judged by; the arithmetic is torchmetrics'."""
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
+
+
+def evaluate_logits(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Metrics of single-label classification, each from 0 to 1 and better when higher.
+
+    Args:
+        logits: (N, C).
+        labels: Class indices, int64, (N,).
+
+    Returns:
+        `accuracy` (share of samples), `balanced_accuracy` (mean over classes of their recall) and `macro_f1` (mean over
+        classes of their F1).
+    """
+    classes = logits.shape[1]
+    predicted = logits.argmax(dim=1)
+    return {
+        "accuracy": float((predicted == labels).to(torch.float64).mean()),
+        "balanced_accuracy": float(multiclass_accuracy(predicted, labels, num_classes=classes, average="macro")),
+        "macro_f1": float(multiclass_f1_score(predicted, labels, num_classes=classes, average="macro")),
+    }
+
+
+def standard_error(share: float, count: int) -> float:
+    """Standard error of a share measured on `count` independent samples (binomial)."""
+    return float((share * (1 - share) / count) ** 0.5)

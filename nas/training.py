@@ -1,0 +1,225 @@
+"""Train a model for some steps, and evaluate it.
+
+Everything here is a function of the recipe, the features, the weights it starts from and a seed: batch k of a training
+is found from the seed alone, so that a training stopped at step k goes on as if it had never been stopped.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from nas.config import RecipeConfig
+from nas.data import Batch, FeatureSplit
+from nas.errors import TrainingError
+from nas.fusion import PMF
+from nas.space import Architecture
+
+EVALUATION_BATCH = 64
+
+
+class Stopped(Exception):
+    """A training was asked to stop before its last step; what it had done is discarded by whoever asked."""
+
+
+@dataclass(frozen=True)
+class BatchSchedule:
+    """Which samples make batch k: a fresh permutation an epoch, cut into batches; a last short batch is left out.
+
+    Args:
+        sample_count: Samples in the split.
+        batch_size: Samples in a batch; at most `sample_count` are used.
+        seed: Decides every permutation.
+    """
+
+    sample_count: int
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(self.sample_count // self.batch_size, 1)
+
+    def indices(self, step: int) -> NDArray[np.int64]:
+        """Samples of batch `step`, counted from 0 over all epochs."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.sample_count)
+        return order[position * self.batch_size : (position + 1) * self.batch_size]
+
+
+def class_weights(labels: NDArray[np.int64], class_count: int, kind: str) -> Tensor | None:
+    """Weight N / (C · count) of every class (design of the PMF paper's unbalanced data sets), or None for `none`."""
+    if kind == "none":
+        return None
+    counts = np.bincount(labels, minlength=class_count)
+    return torch.tensor(len(labels) / (class_count * np.maximum(counts, 1)), dtype=torch.float32)
+
+
+def learning_rate_factor(step: int, step_count: int, recipe: RecipeConfig) -> float:
+    """Share of the peak learning rate at a step (from 0): linear warm-up, then constant or half a cosine to zero."""
+    warmup = math.ceil(recipe.warmup_share * step_count)
+    if step < warmup:
+        return (step + 1) / warmup
+    if recipe.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(step_count - warmup, 1)))
+
+
+def full_step_count(recipe: RecipeConfig, sample_count: int) -> int:
+    """Steps of the whole recipe."""
+    return recipe.epochs * BatchSchedule(sample_count, recipe.batch_size, seed=0).steps_per_epoch
+
+
+class Trainer:
+    """Optimiser and schedule of one training; `step` does one step.
+
+    Args:
+        model: Its parameters are trained in place.
+        recipe: Optimiser, learning rates, schedule.
+        step_count: Length of the whole training, which the schedule spans.
+        weights: Loss weight of every class, (C,), or None.
+    """
+
+    def __init__(self, *, model: PMF, recipe: RecipeConfig, step_count: int, weights: Tensor | None) -> None:
+        self.model = model
+        self.recipe = recipe
+        self.step_count = step_count
+        self.weights = weights
+        self.optimizer = _optimizer(model, recipe)
+
+    def step(self, index: int, batch: Batch, architecture: Architecture | None = None) -> float:
+        """One step on one batch; a batch's loss is the weighted sum over the batch's total weight.
+
+        Args:
+            index: Number of the step, from 0.
+            batch: At the fusion layer of the architecture that is trained.
+            architecture: The slice to train; the model's own architecture by default.
+
+        Returns:
+            The loss before the step.
+
+        Raises:
+            TrainingError: If the loss is not finite.
+        """
+        self._set_learning_rates(index, architecture or self.model.architecture)
+        logits = self.model(batch.image_tokens, batch.text_tokens, batch.text_mask, architecture)
+        loss = cross_entropy(logits, batch.labels, weight=self.weights)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss is {value} at step {index}; lower recipe.learning_rates or set recipe.clip_norm"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        if self.recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        self.optimizer.step()
+        return value
+
+    def _set_learning_rates(self, index: int, architecture: Architecture) -> None:
+        fusing = len(self.model.fusion_layers) - (architecture.fusion_layer - self.model.architecture.fusion_layer)
+        factor = learning_rate_factor(index, self.step_count, self.recipe)
+        for group in self.optimizer.param_groups:
+            scale = fusing**-self.recipe.depth_scaling if group["is_fusion"] else 1.0
+            group["lr"] = group["peak"] * factor * scale
+
+
+def _optimizer(model: PMF, recipe: RecipeConfig) -> torch.optim.Optimizer:
+    members: dict[str, list[nn.Parameter]] = {"prompts": [], "mappings": [], "classifiers": []}
+    for name, parameter in model.named_parameters():
+        kind = "classifiers" if "classifier" in name else "prompts" if "prompts" in name else "mappings"
+        members[kind].append(parameter)
+    groups = [
+        {"params": members[kind], "peak": getattr(recipe.learning_rates, kind), "is_fusion": kind != "classifiers"}
+        for kind in members
+    ]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(groups, lr=0.0, betas=(recipe.momentum, 0.999), weight_decay=recipe.weight_decay)
+
+
+def train(
+    *,
+    model: PMF,
+    split: FeatureSplit,
+    recipe: RecipeConfig,
+    step_count: int,
+    seed: int,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> None:
+    """Train a stand-alone model in place for a number of steps.
+
+    Args:
+        model: Starts from whatever weights it has.
+        split: Training samples.
+        recipe: How; its schedule spans `step_count`.
+        step_count: How long.
+        seed: Decides the order of samples.
+        should_stop: Asked before every step.
+        on_step: Told steps done and the last loss.
+
+    Raises:
+        Stopped: If `should_stop` said so.
+        TrainingError: If the loss is not finite.
+    """
+    weights = class_weights(split.labels, model.image_classifier.out_features, recipe.class_weights)
+    trainer = Trainer(model=model, recipe=recipe, step_count=step_count, weights=weights)
+    schedule = BatchSchedule(len(split), recipe.batch_size, seed)
+    for step in range(step_count):
+        if should_stop():
+            raise Stopped
+        loss = trainer.step(step, split.batch(schedule.indices(step), model.architecture.fusion_layer))
+        on_step(step + 1, loss)
+
+
+def evaluation_batches(lengths: NDArray[np.int64], batch_size: int = EVALUATION_BATCH) -> Iterator[NDArray[np.int64]]:
+    """All samples, texts of like length together, so that little padding is computed; padding changes no result."""
+    order = np.argsort(lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: PMF,
+    split: FeatureSplit,
+    architecture: Architecture | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Tensor:
+    """Logits of every sample of a split, (N, C), in the split's order.
+
+    Args:
+        model: A model or a supernet.
+        split: Samples.
+        architecture: The slice to evaluate; the model's own architecture by default.
+        should_stop: Asked before every batch.
+
+    Raises:
+        Stopped: If `should_stop` said so.
+    """
+    architecture = architecture or model.architecture
+    logits = torch.empty(len(split), model.image_classifier.out_features)
+    for indices in evaluation_batches(split.text_lengths):
+        if should_stop():
+            raise Stopped
+        batch = split.batch(indices, architecture.fusion_layer)
+        logits[torch.from_numpy(indices)] = model(batch.image_tokens, batch.text_tokens, batch.text_mask, architecture)
+    return logits
+
+
+def seed_from(*parts: int | str) -> int:
+    """A seed that depends on every part and on nothing else; the same on every machine and in every process."""
+    words = [part if isinstance(part, int) else int.from_bytes(part.encode(), "big") for part in parts]
+    return int(np.random.SeedSequence(words).generate_state(1)[0])
+
+
+def architecture_seed(seed: int, stage: str, architecture: Architecture) -> int:
+    """The seed of one candidate at one stage: depends on the search's seed, the stage and the architecture alone."""
+    genes: Sequence[int] = list(architecture.as_dict().values())
+    return seed_from(seed, stage, *genes)
