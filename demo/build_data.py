@@ -222,7 +222,7 @@ def title_family(drawing: ClipArt) -> str | None:
 
 def _content(square: np.ndarray) -> Image.Image:
     """The drawn part of a picture, stretched to a fixed square, so that margins do not count."""
-    ink = (square < 245).any(axis=2)
+    ink: np.ndarray = square.min(axis=2) < 245
     if not ink.any():
         return Image.fromarray(square)
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
@@ -253,8 +253,9 @@ def _filled(ink: np.ndarray) -> np.ndarray:
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
-    centred = rows - rows.mean(axis=1, keepdims=True)
-    return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
+    centred: np.ndarray = rows - rows.mean(axis=1, keepdims=True)
+    unit: np.ndarray = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
+    return unit
 
 
 def thumbnails(squares: np.ndarray) -> dict[str, np.ndarray]:
@@ -272,9 +273,7 @@ def thumbnails(squares: np.ndarray) -> dict[str, np.ndarray]:
         maps["colour"].append(np.asarray(colour, dtype=np.float32).ravel())
         maps["outline"].append(filled.reshape(24, 2, 24, 2).mean(axis=(1, 3)).ravel())
         maps["whole"].append(
-            np.asarray(
-                Image.fromarray(square).resize((16, 16), Image.Resampling.BOX), dtype=np.float32
-            ).ravel()
+            np.asarray(Image.fromarray(square).resize((16, 16), Image.Resampling.BOX), dtype=np.float32).ravel()
         )
         maps["edges"].append(edges.reshape(24, 2, 24, 2).mean(axis=(1, 3)).ravel())
     return {name: _unit(np.stack(rows).astype(np.float32)) for name, rows in maps.items()}

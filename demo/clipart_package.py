@@ -92,9 +92,7 @@ def read_library(root: Path) -> list[ClipArt]:
         source = path.relative_to(png).as_posix()
         drawing_svg = svg / Path(source).with_suffix(".svg")
         title, author, keywords = _metadata(drawing_svg) if drawing_svg.exists() else ("", "", ())
-        drawings.append(
-            ClipArt(source, tuple(links.get(path.resolve(), ())), title, author, keywords)
-        )
+        drawings.append(ClipArt(source, tuple(links.get(path.resolve(), ())), title, author, keywords))
     return drawings
 
 
@@ -123,7 +121,7 @@ def _render(path: Path) -> np.ndarray | None:
 def render_all(paths: Sequence[Path], cache: Path) -> np.ndarray:
     """Squares of all the pictures (white where one cannot be read), kept in a work file."""
     if cache.exists():
-        kept = np.load(cache)
+        kept: np.ndarray = np.load(cache)
         if len(kept) == len(paths):
             return kept
     with Pool(os.cpu_count() or 1) as pool:
