@@ -64,9 +64,9 @@ class LearningRatesConfig:
 class RecipeConfig:
     """How one model is trained in full.
 
-    `momentum` is SGD's, or AdamW's first beta. `warmup_share` is the part of all steps in which the learning rate rises
-    linearly; `clip_norm` bounds the gradient's global norm (null: no bound); `depth_scaling` divides the learning rate of
-    prompts and mappings by n ** depth_scaling for n fusing layers, since those above amplify what an early layer does.
+    `momentum` is SGD's, or AdamW's first beta. `warmup_share` is the part of all steps in which the learning rate
+    rises linearly; `clip_norm` bounds the gradient's global norm (null: no bound); `depth_scaling` divides the learning
+    rate of prompts and mappings by n ** depth_scaling for n fusing layers: those above amplify what an early one does.
     """
 
     optimizer: str

@@ -107,19 +107,23 @@ class Trainer:
             TrainingError: If the loss is not finite.
         """
         self._set_learning_rates(index, architecture or self.model.architecture)
-        logits = self.model(batch.image_tokens, batch.text_tokens, batch.text_mask, architecture)
-        loss = cross_entropy(logits, batch.labels, weight=self.weights)
-        value = float(loss.detach())
+        value = float(self.accumulate_gradients(batch, architecture))
         if not math.isfinite(value):
             raise TrainingError(
                 f"the loss is {value} at step {index}; lower recipe.learning_rates or set recipe.clip_norm"
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
         if self.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         return value
+
+    def accumulate_gradients(self, batch: Batch, architecture: Architecture | None = None) -> Tensor:
+        """Forward and backward of one batch, the part of a step that decides its peak of memory; returns the loss."""
+        self.optimizer.zero_grad(set_to_none=True)  # before the forward, so that old gradients are not held through it
+        logits = self.model(batch.image_tokens, batch.text_tokens, batch.text_mask, architecture)
+        loss = cross_entropy(logits, batch.labels, weight=self.weights)
+        torch.autograd.backward(loss)
+        return loss.detach()
 
     def _set_learning_rates(self, index: int, architecture: Architecture) -> None:
         fusing = len(self.model.fusion_layers) - (architecture.fusion_layer - self.model.architecture.fusion_layer)

@@ -35,6 +35,15 @@ class Samples:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def without(self, images: Collection[str]) -> "Samples":
+        """These samples, less those of the given images."""
+        kept = [index for index, image in enumerate(self.images) if image not in images]
+        return Samples(
+            images=tuple(self.images[index] for index in kept),
+            texts=tuple(self.texts[index] for index in kept),
+            labels=self.labels[kept],
+        )
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -84,7 +84,8 @@ class FrozenEncoder(nn.Module, ABC):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        self.model: Any = model.requires_grad_(False).eval()
+        self.model: Any = model
+        self.model.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "FrozenEncoder":
         """Stay in evaluation mode: cached features and shared keys and values are exact only without dropout."""
@@ -94,7 +95,8 @@ class FrozenEncoder(nn.Module, ABC):
     @property
     def config(self) -> PreTrainedConfig:
         """The checkpoint's configuration."""
-        return self.model.config
+        config: PreTrainedConfig = self.model.config
+        return config
 
     @property
     @abstractmethod

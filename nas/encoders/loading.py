@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BertModel, PreTrainedConfig, ViTModel
+from transformers.initialization import no_init_weights
 
 from nas.encoders.base import FrozenEncoder
 from nas.encoders.bert import BertEncoder
@@ -133,16 +134,15 @@ def load_encoder(checkpoint: str, modality: str, dtype: torch.dtype = torch.floa
 
 def build_encoder(config: PreTrainedConfig) -> FrozenEncoder:
     """A frozen encoder of the given configuration, with weights yet to be filled in."""
-    encoder: FrozenEncoder = FAMILIES[config.model_type].encoder_class.from_config(config)
+    with no_init_weights():
+        encoder: FrozenEncoder = FAMILIES[config.model_type].encoder_class.from_config(config)
     return encoder
 
 
 def load_image_processor(checkpoint: str) -> Any:
     """The image processor that belongs to the checkpoint, on Pillow (torchvision is not needed)."""
     return _load(
-        lambda name, **options: AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-            name, backend="pil", **options
-        ),
+        lambda name, **options: AutoImageProcessor.from_pretrained(name, backend="pil", **options),
         checkpoint,
         "image processor",
     )

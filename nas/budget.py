@@ -1,0 +1,88 @@
+"""How much a search has used and may use: time over all sessions, trials in all."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from nas.config import BudgetConfig
+from nas.errors import BudgetError, StudyError
+from nas.files import write_atomically
+from nas.units import TIME_FORM, parse_seconds
+
+_SAVE_SECONDS = 2.0
+
+
+def parse_budget(text: str) -> tuple[float | None, int | None]:
+    """`4m` → (240.0, None); `200` → (None, 200).
+
+    Raises:
+        BudgetError: If the text is neither; says what is allowed.
+    """
+    if text.strip().isdigit() and int(text) > 0:
+        return None, int(text)
+    try:
+        seconds = parse_seconds(text)
+    except ValueError:
+        seconds = 0.0
+    if seconds <= 0:
+        raise BudgetError(f"--budget {text!r}: expected a time ({TIME_FORM}) or a number of trials (for instance 200)")
+    return seconds, None
+
+
+class TimeAccount:
+    """Running time of a search, summed over its sessions and kept in a file.
+
+    Args:
+        path: Where the sum is kept; read if it exists.
+        now: A monotonic clock, in seconds.
+
+    Raises:
+        StudyError: If the file is damaged.
+    """
+
+    def __init__(self, path: Path, now: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._now = now
+        self._spent = 0.0
+        self._since: float | None = None
+        self._saved_at = -_SAVE_SECONDS
+        if path.exists():
+            try:
+                self._spent = float(json.loads(path.read_text())["spent_seconds"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise StudyError(f'{path}: is damaged; expected {{"spent_seconds": number}}') from error
+
+    @property
+    def spent_seconds(self) -> float:
+        """Running time so far, this session's included."""
+        return self._spent + (0.0 if self._since is None else self._now() - self._since)
+
+    def start(self) -> None:
+        """Let the time run."""
+        if self._since is None:
+            self._since = self._now()
+
+    def stop(self) -> None:
+        """Stop the time and save it."""
+        self._spent, self._since = self.spent_seconds, None
+        self.save()
+
+    def tick(self) -> None:
+        """Save now and then, so that a killed driver's time is counted."""
+        if self._now() - self._saved_at >= _SAVE_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        write_atomically(self._path, json.dumps({"spent_seconds": round(self.spent_seconds, 3)}).encode())
+        self._saved_at = self._now()
+
+
+class Deadlines:
+    """When each phase of a search has to end, in seconds of running time; infinite without a budget of time."""
+
+    def __init__(self, budget: BudgetConfig) -> None:
+        total = float("inf") if budget.time_seconds is None else budget.time_seconds
+        self.supernet_seconds = total * budget.supernet_share if budget.supernet_share else total
+        self.candidates_seconds = total * (1 - budget.finalists_share)
+        self.total_seconds = total

@@ -1,0 +1,244 @@
+"""The command line: search, resume, export, evaluate, predict."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas.budget import parse_budget
+from nas.config import STRATEGIES, ColumnsConfig, DataConfig
+from nas.errors import BudgetError, DataError, NasError
+from nas.units import parse_bytes
+
+if TYPE_CHECKING:
+    from nas.runs import Machine, Overrides
+
+PROGRAM = "run_search.py"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 2 for an error of the user's, 130 after Ctrl-C."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    run: Callable[[argparse.Namespace], None] = options.run
+    try:
+        run(options)
+    except NasError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        directory = getattr(options, "run_dir", None)
+        hint = f"; go on with: {PROGRAM} resume {directory}" if directory is not None else ""
+        print(f"interrupted; everything finished is saved{hint}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Search the best prompt-based multimodal fusion (PMF) model for your images, texts and labels.",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(
+        name: str, summary: str, example: str, run: Callable[[argparse.Namespace], None]
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=f"example:\n  python {PROGRAM} {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    search = command(
+        "search",
+        "Search, within a budget, and export the best model.",
+        "search search_spaces/demo.yaml --budget 4m --memory-budget 3GiB --run-dir runs/demo",
+        _search,
+    )
+    search.add_argument("space", type=Path, metavar="SPACE.yaml", help="what to search, on which data")
+    search.add_argument("--strategy", choices=STRATEGIES, help="in place of the file's")
+    search.add_argument("--seed", type=int, help="in place of the file's")
+    search.add_argument("--run-dir", type=Path, help="where everything is kept (default: runs/NAME-SEED of the file)")
+    _add_budget(search)
+    _add_machine(search)
+
+    resume = command("resume", "Go on with a run; nothing finished is lost.", "resume runs/demo --budget 10m", _resume)
+    resume.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="of an earlier search")
+    _add_budget(resume)
+    _add_machine(resume)
+
+    export = command(
+        "export", "Write a fully trained candidate as a model folder.", "export runs/demo --output my_model", _export
+    )
+    export.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="of a search")
+    export.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
+    export.add_argument("--trial", type=int, metavar="N", help="which candidate (default: the best on validation)")
+
+    evaluate = command(
+        "evaluate",
+        "Measure an exported model on a manifest.",
+        "evaluate runs/demo/best --data demo/data/manifest.csv --images demo/data/images.zip",
+        _evaluate,
+    )
+    evaluate.add_argument("model", type=Path, metavar="DIR", help="an exported model")
+    evaluate.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="CSV or JSON Lines")
+    evaluate.add_argument("--images", type=Path, help="folder or ZIP of its images (default: the manifest's folder)")
+    evaluate.add_argument("--split", choices=("train", "validation", "test"), default="test")
+    for column in ("image", "text", "label", "split"):
+        evaluate.add_argument(f"--{column}-column", default=column, metavar="NAME", help=argparse.SUPPRESS)
+
+    predict = command(
+        "predict",
+        "Classify one image with its text.",
+        'predict runs/demo/best --image apple.png --text "red apple"',
+        _predict,
+    )
+    predict.add_argument("model", type=Path, metavar="DIR", help="an exported model")
+    predict.add_argument("--image", type=Path, required=True, metavar="FILE")
+    predict.add_argument("--text", required=True)
+    predict.add_argument("--top", type=int, default=5, metavar="K", help="how many classes to show (default: 5)")
+    return parser
+
+
+def _add_budget(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--budget",
+        action="append",
+        metavar="BUDGET",
+        help="time (4m, 2h) or trials in all (200), in place of the file's; give it twice for both",
+    )
+    parser.add_argument(
+        "--memory-budget",
+        metavar="BYTES",
+        help="memory of all workers together, for instance 3GiB, in place of the file's",
+    )
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers",
+        type=_worker_count,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="Ray workers (default: one a core); 0 runs everything in this process, without Ray",
+    )
+    parser.add_argument("--cache-dir", type=Path, help="base features are kept here (default: in the user's cache)")
+
+
+def _worker_count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
+def _overrides(options: argparse.Namespace) -> "Overrides":
+    from nas.runs import Overrides
+
+    time_seconds: float | None = None
+    trials: int | None = None
+    for text in options.budget or ():
+        seconds, count = parse_budget(text)
+        time_seconds, trials = seconds or time_seconds, count or trials
+    memory_bytes: int | None = None
+    if options.memory_budget is not None:
+        try:
+            memory_bytes = parse_bytes(options.memory_budget)
+        except ValueError as error:
+            raise BudgetError(f"--memory-budget {options.memory_budget!r}: {error}") from error
+    return Overrides(
+        time_seconds=time_seconds,
+        trials=trials,
+        memory_bytes=memory_bytes,
+        strategy=getattr(options, "strategy", None),
+        seed=getattr(options, "seed", None),
+    )
+
+
+def _machine(options: argparse.Namespace) -> "Machine":
+    from nas.runs import Machine, default_cache_directory
+
+    return Machine(worker_count=options.workers, cache_directory=options.cache_dir or default_cache_directory())
+
+
+def _search(options: argparse.Namespace) -> None:
+    overrides = _overrides(options)
+    from nas.config import load_config
+    from nas.progress import build_reporter
+    from nas.runs import start
+
+    if options.run_dir is None:
+        config = overrides.apply(load_config(options.space))
+        options.run_dir = Path("runs") / f"{config.name}-{config.seed}"
+    with build_reporter() as reporter:
+        start(options.space, options.run_dir, overrides, _machine(options), reporter)
+
+
+def _resume(options: argparse.Namespace) -> None:
+    overrides = _overrides(options)
+    from nas.progress import build_reporter
+    from nas.runs import resume
+
+    with build_reporter() as reporter:
+        resume(options.run_dir, overrides, _machine(options), reporter)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from nas.conclusion import ModelParts, export_result, find_full_result
+    from nas.execution import full_weights_path
+    from nas.runs import read_config
+    from nas.search import ranked
+    from nas.study import Study
+
+    config = read_config(options.run_dir)
+    with Study(options.run_dir, config.space) as study:
+        result = find_full_result(options.run_dir, ranked(study.results("full")), options.trial)
+    export_result(
+        options.output,
+        parts=ModelParts.load(config),
+        weights=full_weights_path(options.run_dir, result.trial),
+        result=result,
+        objective=config.search.objective,
+    )
+    print(f"exported model: {options.output} (trial {result.trial}, {result.architecture})")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from nas.conclusion import evaluate_exported
+    from nas.metrics import standard_error
+
+    data = DataConfig(
+        manifest=str(options.data),
+        images=str(options.images or options.data.parent),
+        columns=ColumnsConfig(
+            image=options.image_column,
+            text=options.text_column,
+            label=options.label_column,
+            split=options.split_column,
+        ),
+        max_text_tokens=0,  # the exported model's own is used
+        skip_unreadable_images=False,
+    )
+    metrics, count = evaluate_exported(options.model, data, options.split)
+    for name, value in metrics.items():
+        print(f"{name}: {value:.6f} ± {standard_error(value, count):.4f} ({count} samples)")
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from nas.data import open_images
+    from nas.export import open_exported
+
+    if not options.image.is_file():
+        raise DataError(f"{options.image}: there is no such image")
+    exported = open_exported(options.model)
+    image = open_images(options.image.parent).open(options.image.name)
+    probabilities = exported.logits([image], [options.text])[0].softmax(dim=0)
+    values, indices = probabilities.topk(min(max(options.top, 1), len(exported.class_names)))
+    for value, index in zip(values.tolist(), indices.tolist(), strict=True):
+        print(f"{exported.class_names[index]}: {value:.4f}")

@@ -1,0 +1,192 @@
+"""What a run came to: the winner and PMF's default exported, reloaded, and evaluated on test once."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.config import Config, DataConfig
+from nas.data import open_images, read_manifest
+from nas.encoders import FrozenEncoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
+from nas.errors import StudyError
+from nas.export import assemble, describe, export, logits_of_samples, open_exported
+from nas.files import write_atomically
+from nas.fusion import build_model
+from nas.metrics import evaluate_logits, standard_error
+from nas.preparation import Prepared
+from nas.progress import Reporter
+from nas.report import table
+from nas.results import Result
+from nas.units import format_bytes
+from nas.weights import load_weights
+
+REPORT = "report.json"
+BEST = "best"
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """What an exported model holds beside its trained weights."""
+
+    image_encoder: FrozenEncoder
+    text_encoder: FrozenEncoder
+    image_processor: Any
+    tokenizer: Any
+    class_names: tuple[str, ...]
+    max_text_tokens: int
+
+    @classmethod
+    def of(cls, prepared: Prepared, config: Config) -> "ModelParts":
+        """The parts of a search that is open."""
+        return cls(
+            image_encoder=prepared.image_encoder,
+            text_encoder=prepared.text_encoder,
+            image_processor=prepared.preprocessor.image_processor,
+            tokenizer=prepared.preprocessor.tokenizer,
+            class_names=prepared.store.class_names,
+            max_text_tokens=config.data.max_text_tokens,
+        )
+
+    @classmethod
+    def load(cls, config: Config) -> "ModelParts":
+        """The parts of a search, from its encoders' checkpoints and its manifest."""
+        image = resolve_checkpoint(config.encoders.image, Path.cwd())
+        text = resolve_checkpoint(config.encoders.text, Path.cwd())
+        return cls(
+            image_encoder=load_encoder(image, "image"),
+            text_encoder=load_encoder(text, "text"),
+            image_processor=load_image_processor(image),
+            tokenizer=load_tokenizer(text),
+            class_names=read_manifest(config.data, ("train",)).class_names,
+            max_text_tokens=config.data.max_text_tokens,
+        )
+
+
+def export_result(target: Path, *, parts: ModelParts, weights: Path, result: Result, objective: str) -> dict[str, Any]:
+    """Export a fully trained candidate; returns the facts that were written with it.
+
+    Raises:
+        StudyError: If its weights are missing or damaged.
+        ExportError: If the folder cannot be written.
+    """
+    trained = build_model(
+        image_encoder=parts.image_encoder,
+        text_encoder=parts.text_encoder,
+        architecture=result.architecture,
+        class_count=len(parts.class_names),
+        seed=0,
+    )
+    load_weights(weights, trained)
+    model = assemble(
+        image_encoder=parts.image_encoder,
+        text_encoder=parts.text_encoder,
+        trained=trained,
+        class_names=parts.class_names,
+        max_text_tokens=parts.max_text_tokens,
+    )
+    facts = {
+        "trial": result.trial,
+        "objective": objective,
+        "validation": result.metrics,
+        "training_steps": result.step_count,
+        "seed": result.seed,
+        "trainable_parameters": sum(parameter.numel() for parameter in trained.parameters()),
+        "predicted_peak_bytes": result.predicted_peak_bytes,
+        "measured_peak_bytes": result.measured_peak_bytes,
+    }
+    export(target, model=model, image_processor=parts.image_processor, tokenizer=parts.tokenizer, facts=facts)
+    return facts
+
+
+def evaluate_exported(directory: Path, data: DataConfig, split: str) -> tuple[dict[str, float], int]:
+    """Metrics of an exported model on a split, from raw images and texts in float32, and the number of samples.
+
+    Raises:
+        ExportError: If there is no model.
+        DataError: If the data cannot be used, or has labels that the model does not know.
+    """
+    exported = open_exported(directory)
+    samples = read_manifest(data, (split,), class_names=exported.class_names).splits[split]
+    logits = logits_of_samples(exported, samples, open_images(Path(data.images)))
+    return evaluate_logits(logits, torch.from_numpy(samples.labels)), len(samples)
+
+
+def conclude(
+    config: Config,
+    directory: Path,
+    *,
+    best: Result,
+    default: Result | None,
+    parts: ModelParts,
+    weights_path: Callable[[int], Path],
+    reporter: Reporter,
+) -> None:
+    """Export winner and default, evaluate both on test through the reloaded models, and show them side by side.
+
+    A model whose test metrics are in the report already is not evaluated again.
+    """
+    path = directory / REPORT
+    report: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    for role, result in ((BEST, best), (DEFAULT, default)):
+        if result is None or (role in report and report[role]["result"] == result.as_dict()):
+            continue
+        target = directory / role
+        facts = export_result(
+            target,
+            parts=parts,
+            weights=weights_path(result.trial),
+            result=result,
+            objective=config.search.objective,
+        )
+        reporter.note(f"{role}: evaluating the exported and reloaded model on test")
+        metrics, count = evaluate_exported(target, config.data, "test")
+        facts |= {"test": metrics, "test_samples": count}
+        describe(target, facts)
+        report[role] = {"architecture": result.architecture.as_dict(), **facts, "result": result.as_dict()}
+        write_atomically(path, json.dumps(report, indent=1).encode())
+    metric = config.search.objective
+    reporter.note("")
+    reporter.note(
+        table(
+            ("", "architecture", f"validation {metric}", f"test {metric}", "parameters", "peak memory"),
+            [
+                (name, *_row(report[role], metric))
+                for name, role in (("best", BEST), ("PMF default", DEFAULT))
+                if role in report
+            ],
+        )
+    )
+    reporter.note("")
+    reporter.note(f"exported model: {directory / BEST}")
+    reporter.note(f'use it: python run_search.py predict {directory / BEST} --image FILE --text "..."')
+
+
+def _row(entry: dict[str, Any], metric: str) -> Sequence[str]:
+    share = entry["test"][metric]
+    return (
+        " ".join(f"{gene}={value}" for gene, value in entry["architecture"].items()),
+        f"{entry['validation'][metric]:.4f}",
+        f"{share:.4f} ± {standard_error(share, entry['test_samples']):.4f}",
+        f"{entry['trainable_parameters']:,}",
+        f"{format_bytes(entry['measured_peak_bytes'])} (predicted {format_bytes(entry['predicted_peak_bytes'])})",
+    )
+
+
+def find_full_result(directory: Path, results: Sequence[Result], trial: int | None) -> Result:
+    """The fully trained candidate of that number, by default the best.
+
+    Raises:
+        StudyError: If there is none; names those that there are.
+    """
+    if trial is None and results:
+        return results[0]
+    for result in results:
+        if result.trial == trial:
+            return result
+    known = ", ".join(str(result.trial) for result in results) or "none"
+    wanted = "no finalist" if trial is None else f"trial {trial} was not"
+    raise StudyError(f"{directory}: {wanted} trained in full, so there is nothing to export; trained in full: {known}")

@@ -1,0 +1,225 @@
+"""Write the best architecture as a folder that loads anywhere, and use such a folder."""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+
+from nas.data import ImageSource, Preprocessor, Samples
+from nas.encoders import FrozenEncoder, load_image_processor, load_tokenizer
+from nas.errors import ExportError
+from nas.files import sync_directory, write_atomically
+from nas.fusion import PMF
+from nas.fusion.classification import PMFConfig, PMFForClassification
+
+_EVALUATION_BATCH = 32
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """An exported folder, opened.
+
+    Args:
+        model: In evaluation mode, float32.
+        preprocessor: Its own image processor and tokenizer.
+        class_names: In the order of the logits.
+    """
+
+    model: PMFForClassification
+    preprocessor: Preprocessor
+    class_names: tuple[str, ...]
+
+    @torch.inference_mode()
+    def logits(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
+        """Images and their texts → (B, C)."""
+        ids, mask = self.preprocessor.tokens(texts)
+        logits: Tensor = self.model(self.preprocessor.pixel_values(images), ids, mask).logits
+        return logits
+
+
+def assemble(
+    *,
+    image_encoder: FrozenEncoder,
+    text_encoder: FrozenEncoder,
+    trained: PMF,
+    class_names: Sequence[str],
+    max_text_tokens: int,
+) -> PMFForClassification:
+    """A complete classifier from two frozen encoders and the trained tensors between them."""
+    config = PMFConfig(
+        image_config=_encoder_dict(image_encoder),
+        text_config=_encoder_dict(text_encoder),
+        architecture=trained.architecture.as_dict(),
+        max_text_tokens=max_text_tokens,
+        id2label=dict(enumerate(class_names)),
+        label2id={name: index for index, name in enumerate(class_names)},
+    )
+    model = PMFForClassification(config)
+    model.image_encoder.load_state_dict(image_encoder.state_dict())
+    model.text_encoder.load_state_dict(text_encoder.state_dict())
+    model.pmf.load_state_dict(trained.state_dict())
+    model.train(False)
+    return model
+
+
+def _encoder_dict(encoder: FrozenEncoder) -> dict[str, Any]:
+    values = encoder.config.to_dict()
+    return {
+        key: value for key, value in values.items() if key not in ("architectures", "dtype", "transformers_version")
+    }
+
+
+def export(
+    directory: Path,
+    *,
+    model: PMFForClassification,
+    image_processor: Any,
+    tokenizer: Any,
+    facts: Mapping[str, Any],
+) -> None:
+    """Write a model folder; an existing one is replaced only when the new one is complete.
+
+    Args:
+        directory: Where to.
+        model: What.
+        image_processor: Of the image encoder.
+        tokenizer: Of the text encoder.
+        facts: Plain values by name, for the model card and for `architecture.yaml` beside the genes.
+
+    Raises:
+        ExportError: If the folder holds something else, or cannot be written.
+    """
+    if directory.exists() and any(directory.iterdir()) and not (directory / "architecture.yaml").is_file():
+        raise ExportError(f"{directory}: is not empty and holds no exported model; name another folder")
+    temporary = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.mkdir(parents=True)
+        model.save_pretrained(temporary)
+        image_processor.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        describe(temporary, facts)
+        for path in temporary.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        if directory.exists():
+            shutil.rmtree(directory)
+        temporary.rename(directory)
+        sync_directory(directory.parent)
+    except OSError as error:
+        raise ExportError(f"{directory}: the model cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def describe(directory: Path, facts: Mapping[str, Any]) -> None:
+    """Write what is known of an exported model: `architecture.yaml` for programs, `README.md` for people.
+
+    Raises:
+        ExportError: If the folder cannot be written.
+    """
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        description = {"architecture": config["architecture"], **facts}
+        card = _model_card(config, facts)
+        write_atomically(directory / "architecture.yaml", yaml.safe_dump(description, sort_keys=False).encode())
+        write_atomically(directory / "README.md", card.encode())
+    except OSError as error:
+        raise ExportError(f"{directory}: the model cannot be described: {error.strerror or error}") from error
+
+
+def open_exported(directory: Path) -> ExportedModel:
+    """Open what `export` wrote; needs nothing but the folder.
+
+    Raises:
+        ExportError: If it is no exported model.
+    """
+    if not (directory / "config.json").is_file():
+        raise ExportError(f"{directory}: is no exported model (a file config.json is expected there)")
+    try:
+        kind = json.loads((directory / "config.json").read_text()).get("model_type")
+        if kind != PMFConfig.model_type:
+            raise ExportError(f"{directory}: model_type is {kind!r}; an exported model has {PMFConfig.model_type!r}")
+        model = PMFForClassification.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{directory}: the model cannot be loaded: {str(error).splitlines()[0]}") from error
+    model.train(False)
+    names: dict[Any, str] = dict(model.config.id2label or {})
+    return ExportedModel(
+        model=model,
+        preprocessor=Preprocessor(
+            image_processor=load_image_processor(str(directory)),
+            tokenizer=load_tokenizer(str(directory)),
+            max_text_tokens=model.config.max_text_tokens,
+        ),
+        class_names=tuple(names[index] for index in range(len(names))),
+    )
+
+
+def logits_of_samples(exported: ExportedModel, samples: Samples, images: ImageSource) -> Tensor:
+    """Logits of every sample, from raw images and texts, in order, (N, C).
+
+    Raises:
+        DataError: If an image cannot be read.
+    """
+    return torch.cat(
+        [
+            exported.logits([images.open(name) for name in names], texts)
+            for names, texts in _batches(samples.images, samples.texts)
+        ]
+    )
+
+
+def _batches(images: Sequence[str], texts: Sequence[str]) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
+    for start in range(0, len(texts), _EVALUATION_BATCH):
+        stop = start + _EVALUATION_BATCH
+        yield images[start:stop], texts[start:stop]
+
+
+def _model_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    def rows(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+        for name, value in values.items():
+            if isinstance(value, Mapping):
+                yield from rows(value, f"{prefix}{name} ")
+            else:
+                shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+                yield f"| {(prefix + name).replace('_', ' ')} | {shown} |"
+
+    return f"""---
+library_name: transformers
+---
+# PMF classifier
+
+A prompt-based multimodal fusion model (Li et al., CVPR 2023, arXiv 2304.06306) whose architecture was found by a search
+and whose prompts, mappings and classifiers were then trained from fresh weights. Both encoders are frozen and included.
+
+| gene | value |
+| --- | --- |
+{chr(10).join(rows(config["architecture"]))}
+
+| fact | value |
+| --- | --- |
+{chr(10).join(rows(facts))}
+
+Classes: {", ".join(config["id2label"].values())}.
+
+```python
+from pathlib import Path
+
+from PIL import Image
+
+from nas.export import open_exported
+
+exported = open_exported(Path("this folder"))
+logits = exported.logits([Image.open("picture.png").convert("RGB")], ["a text"])
+print(exported.class_names[logits.argmax()])
+```
+"""

@@ -1,0 +1,197 @@
+"""Predict the peak bytes of a candidate's training without running it; measure what a process really holds.
+
+The step runs on fake tensors, which have sizes and no data, under a dispatch mode that follows every storage from its
+allocation to its release: the same code as the real step, so the same tensors are alive at the same time.
+"""
+
+import threading
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import PreTrainedConfig
+
+from nas.config import RecipeConfig
+from nas.data import Batch
+from nas.encoders import build_encoder
+from nas.fusion import PMF
+from nas.space import Architecture
+from nas.training import Trainer
+
+_STATE_TENSORS = {"sgd": 1, "adamw": 2}
+"""Optimiser state, in tensors as large as the parameter."""
+
+PROCESS_BYTES = 480 * 2**20
+"""Private memory of a worker before it has opened any encoder: interpreter, torch, transformers and Ray.
+
+Measured at 430 to 470 MiB on Linux x86-64 with `nas.memory.private_bytes` (benchmarks/worker_memory.py)."""
+
+
+class PeakTracker(TorchDispatchMode):
+    """Follows the bytes of all storages that operations allocate while it is active, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live_bytes = 0
+        self.peak_bytes = 0
+        self._known: dict[int, Any] = {}
+
+    def follow(self, tensor: torch.Tensor) -> None:
+        """Count a tensor's storage from now until it is released; a storage is counted once."""
+        storage = tensor.untyped_storage()
+        identity, size = id(storage), storage.nbytes()
+        if identity in self._known:
+            return
+        self._known[identity] = weakref.finalize(storage, self._release, identity, size)
+        self.live_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+
+    def _release(self, identity: int, size: int) -> None:
+        del self._known[identity]
+        self.live_bytes -= size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(output):
+            if isinstance(leaf, torch.Tensor):
+                self.follow(leaf)
+        return output
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        for finalizer in self._known.values():
+            finalizer.detach()
+
+
+@dataclass(frozen=True)
+class PeakPrediction:
+    """Bytes of one training process at its peak, by what holds them."""
+
+    process_bytes: int
+    frozen_bytes: int
+    trained_bytes: int
+    optimizer_bytes: int
+    step_bytes: int
+
+    @property
+    def peak_bytes(self) -> int:
+        return self.process_bytes + self.frozen_bytes + self.trained_bytes + self.optimizer_bytes + self.step_bytes
+
+
+class MemoryModel:
+    """Predicts the peak of training any architecture of two encoders on one recipe; cached by architecture.
+
+    Args:
+        image_config: Configuration of the image encoder.
+        text_config: Configuration of the text encoder.
+        recipe: Batch size and optimiser.
+        image_token_count: S.
+        text_token_count: T of the longest text, for which the peak is predicted.
+        class_count: C.
+        process_bytes: What a worker holds before it trains.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_config: PreTrainedConfig,
+        text_config: PreTrainedConfig,
+        recipe: RecipeConfig,
+        image_token_count: int,
+        text_token_count: int,
+        class_count: int,
+        process_bytes: int = PROCESS_BYTES,
+    ) -> None:
+        self._mode = FakeTensorMode()
+        with self._mode:
+            self._image_encoder = build_encoder(image_config)
+            self._text_encoder = build_encoder(text_config)
+        self._recipe = recipe
+        self._tokens = (image_token_count, text_token_count)
+        self._class_count = class_count
+        self._process_bytes = process_bytes
+        self._cache: dict[Architecture, PeakPrediction] = {}
+
+    def predict(self, architecture: Architecture) -> PeakPrediction:
+        """Peak of training the architecture stand-alone."""
+        if architecture not in self._cache:
+            self._cache[architecture] = self._predict(architecture)
+        return self._cache[architecture]
+
+    def _predict(self, architecture: Architecture) -> PeakPrediction:
+        size, (image_tokens, text_tokens) = self._recipe.batch_size, self._tokens
+        with self._mode:
+            model = PMF(
+                image_encoder=self._image_encoder,
+                text_encoder=self._text_encoder,
+                architecture=architecture,
+                class_count=self._class_count,
+            )
+            trainer = Trainer(model=model, recipe=self._recipe, step_count=1, weights=None)
+            with PeakTracker() as tracker:
+                batch = Batch(
+                    image_tokens=torch.empty(size, image_tokens, self._image_encoder.width),
+                    text_tokens=torch.empty(size, text_tokens, self._text_encoder.width),
+                    text_mask=torch.ones(size, text_tokens, dtype=torch.bool),
+                    labels=torch.zeros(size, dtype=torch.int64),
+                )
+                trainer.accumulate_gradients(batch)
+        trained = sum(_bytes(parameter) for parameter in model.parameters())
+        frozen = sum(
+            _bytes(parameter)
+            for encoder in (self._image_encoder, self._text_encoder)
+            for parameter in encoder.parameters()
+        )
+        return PeakPrediction(
+            process_bytes=self._process_bytes,
+            frozen_bytes=frozen,
+            trained_bytes=trained,
+            optimizer_bytes=trained * _STATE_TENSORS[self._recipe.optimizer],
+            step_bytes=tracker.peak_bytes,
+        )
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def private_bytes() -> int:
+    """Private memory of this process now (Linux: not shared and not backed by a file that others map as well)."""
+    fields = {}
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]:
+        name, value = line.split(":")
+        fields[name] = int(value.split()[0]) * 1024
+    return fields["Private_Clean"] + fields["Private_Dirty"]
+
+
+class PeakSampler:
+    """Highest private memory of this process while active, looked at every few milliseconds.
+
+    After `with`, `peak_bytes` holds it.
+    """
+
+    _EVERY_SECONDS = 0.05
+
+    def __init__(self) -> None:
+        self.peak_bytes = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        while not self._done.wait(self._EVERY_SECONDS):
+            self.peak_bytes = max(self.peak_bytes, private_bytes())
+
+    def __enter__(self) -> "PeakSampler":
+        self.peak_bytes = private_bytes()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self.peak_bytes = max(self.peak_bytes, private_bytes())

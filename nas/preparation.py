@@ -1,0 +1,153 @@
+"""From a configuration to what a search works on: encoders, data, base features, memory predictions."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedConfig
+from transformers.utils import logging as transformers_logging
+
+from nas.config import Config
+from nas.data import Dataset, FeatureStore, ImageSource, Preprocessor, open_images, open_or_build, read_manifest
+from nas.encoders import FrozenEncoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
+from nas.errors import ConfigError, DataError
+from nas.memory import MemoryModel
+from nas.progress import Reporter
+from nas.space import Architecture, default_architecture
+from nas.units import format_bytes
+
+_LISTED = 5
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a search works on.
+
+    Args:
+        image_checkpoint: Resolved.
+        text_checkpoint: Resolved.
+        image_encoder: Frozen, whole.
+        text_encoder: Frozen, whole.
+        preprocessor: Of these encoders.
+        store: Features of train and validation; the test split is not in it.
+        default: The PMF paper's default architecture for these encoders.
+        memory: Predicts candidates' peaks.
+    """
+
+    image_checkpoint: str
+    text_checkpoint: str
+    image_encoder: FrozenEncoder
+    text_encoder: FrozenEncoder
+    preprocessor: Preprocessor
+    store: FeatureStore
+    default: Architecture
+    memory: MemoryModel
+
+
+def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Reporter) -> Prepared:
+    """Load encoders, read train and validation, and compute or find their base features.
+
+    Args:
+        config: Of the search.
+        source: Its file, for messages.
+        cache_directory: Of the features.
+        reporter: Shows how far it is.
+
+    Raises:
+        ConfigError: If the space does not fit the encoders.
+        EncoderError: If an encoder cannot be loaded.
+        DataError: If the data cannot be used.
+    """
+    transformers_logging.disable_progress_bar()
+    checkpoints = [resolve_checkpoint(name, Path.cwd()) for name in (config.encoders.image, config.encoders.text)]
+    image_encoder, text_encoder = load_encoder(checkpoints[0], "image"), load_encoder(checkpoints[1], "text")
+    _check_space(config, source, image_encoder, text_encoder)
+    preprocessor = Preprocessor(
+        image_processor=load_image_processor(checkpoints[0]),
+        tokenizer=load_tokenizer(checkpoints[1]),
+        max_text_tokens=config.data.max_text_tokens,
+    )
+    dataset = read_manifest(config.data, ("train", "validation"))
+    images = open_images(Path(config.data.images))
+    dataset = _readable(dataset, images, skip=config.data.skip_unreadable_images, reporter=reporter)
+    default = default_architecture(
+        image_depth=image_encoder.depth,
+        text_depth=text_encoder.depth,
+        image_width=image_encoder.width,
+        text_width=text_encoder.width,
+    )
+    store = open_or_build(
+        dataset=dataset,
+        images=images,
+        preprocessor=preprocessor,
+        image_encoder=image_encoder,
+        text_encoder=text_encoder,
+        fusion_layers=sorted({*config.space.choices["fusion_layer"], default.fusion_layer}),
+        cache_directory=cache_directory,
+        on_progress=lambda done, total: reporter.progress("features", done, total),
+    )
+    sizes = ", ".join(f"{len(samples)} {name}" for name, samples in dataset.splits.items())
+    reporter.note(
+        f"data: {sizes} samples of {len(dataset.class_names)} classes; features: {format_bytes(store.size_bytes)} "
+        f"(float16) in {store.directory}"
+    )
+    longest = max(int(split.text_lengths.max()) for split in store.splits.values())
+    return Prepared(
+        image_checkpoint=checkpoints[0],
+        text_checkpoint=checkpoints[1],
+        image_encoder=image_encoder,
+        text_encoder=text_encoder,
+        preprocessor=preprocessor,
+        store=store,
+        default=default,
+        memory=_memory_model(config, image_encoder.config, text_encoder.config, store, longest),
+    )
+
+
+def _memory_model(
+    config: Config, image_config: PreTrainedConfig, text_config: PreTrainedConfig, store: FeatureStore, longest: int
+) -> MemoryModel:
+    return MemoryModel(
+        image_config=image_config,
+        text_config=text_config,
+        recipe=config.recipe,
+        image_token_count=store.splits["train"].image_token_count,
+        text_token_count=longest,
+        class_count=len(store.class_names),
+    )
+
+
+def _check_space(config: Config, source: str, image_encoder: FrozenEncoder, text_encoder: FrozenEncoder) -> None:
+    shallower = min(image_encoder.depth, text_encoder.depth)
+    latest = config.space.choices["fusion_layer"][-1]
+    if latest >= shallower:
+        raise ConfigError(
+            source,
+            [
+                f"space.fusion_layer: {latest} is not allowed; expected at most {shallower - 1}, since the encoders "
+                f"have {image_encoder.depth} and {text_encoder.depth} layers"
+            ],
+        )
+
+
+def _readable(dataset: Dataset, images: ImageSource, *, skip: bool, reporter: Reporter) -> Dataset:
+    """The data set without samples whose image cannot be read, if the user allows that there are any.
+
+    Raises:
+        DataError: If there are and the user does not, or nothing is left.
+    """
+    names = list(dict.fromkeys(name for samples in dataset.splits.values() for name in samples.images))
+    missing = set(images.unreadable(names))
+    if not missing:
+        return dataset
+    listed = ", ".join(sorted(missing)[:_LISTED]) + (", …" if len(missing) > _LISTED else "")
+    if not skip:
+        raise DataError(
+            f"{images.location}: {len(missing)} of {len(names)} images are missing or cannot be read: {listed} "
+            "(set data.skip_unreadable_images: true to leave them out)"
+        )
+    reporter.note(f"left out: {len(missing)} of {len(names)} images that are missing or cannot be read: {listed}")
+    kept = Dataset(dataset.class_names, {name: samples.without(missing) for name, samples in dataset.splits.items()})
+    for name, samples in kept.splits.items():
+        if not len(samples):
+            raise DataError(f"{images.location}: no readable image is left in the {name} split")
+    return kept

@@ -1,0 +1,79 @@
+"""What is known of a candidate after one stage, and how it was obtained."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from nas.space import Architecture
+
+Stage = Literal["inherited", "trained", "full"]
+STAGES: tuple[Stage, ...] = ("inherited", "trained", "full")
+"""Fidelities, cheapest first: the supernet's weights as they are; trained on for some steps; trained in full from fresh
+weights. Scores of different stages are never ranked together."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage of one candidate, to be run by a worker.
+
+    Args:
+        trial: Number of the candidate; the same at all stages.
+        architecture: What to run.
+        stage: How.
+        step_count: Training steps; 0 for `inherited`.
+        seed: Decides fresh weights and the order of samples.
+        predicted_peak_bytes: What the ledger reserves for it.
+    """
+
+    trial: int
+    architecture: Architecture
+    stage: Stage
+    step_count: int
+    seed: int
+    predicted_peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished job.
+
+    Args:
+        trial: Number of the candidate.
+        architecture: What was run.
+        stage: How the score was obtained.
+        score: The objective on validation; higher is better.
+        metrics: All metrics on validation.
+        step_count: Training steps of this stage.
+        supernet_steps: Steps of the supernet whose weights were inherited; 0 for `full`.
+        seed: Of this job.
+        seconds: Time in the worker.
+        predicted_peak_bytes: Private memory of the worker, predicted.
+        measured_peak_bytes: The same, measured.
+    """
+
+    trial: int
+    architecture: Architecture
+    stage: Stage
+    score: float
+    metrics: dict[str, float]
+    step_count: int
+    supernet_steps: int
+    seed: int
+    seconds: float
+    predicted_peak_bytes: int
+    measured_peak_bytes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Result":
+        return cls(**{**values, "architecture": Architecture(**values["architecture"])})
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that did not finish: by its own error, or because its worker died."""
+
+    job: Job
+    reason: str
+    worker_died: bool = False

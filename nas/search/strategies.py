@@ -1,0 +1,117 @@
+"""The strategies: evolution, TPE, random."""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import optuna
+
+from nas.config import EvolutionConfig
+from nas.search.base import Strategy
+from nas.space import GENES, Architecture, SearchSpace
+from nas.training import seed_from
+
+
+class RandomSearch(Strategy):
+    """Every architecture with equal probability."""
+
+    def propose(self, rng: random.Random) -> Architecture:
+        return self.space.sample(rng)
+
+    def learn(self, architecture: Architecture, score: float) -> None:
+        del architecture, score
+
+
+class Evolution(Strategy):
+    """Evolution as in AutoFormer (Chen et al., ICCV 2021, section 3.3), bounded.
+
+    The first generation is random. Each later one has as parents the best of all scored so far; a child is a crossover
+    of two parents, a mutation of one, or a fresh random architecture.
+    """
+
+    def __init__(
+        self,
+        *,
+        space: SearchSpace,
+        seed: int,
+        is_feasible: Callable[[Architecture], bool],
+        evolution: EvolutionConfig,
+        first: Sequence[Architecture] = (),
+    ) -> None:
+        super().__init__(space=space, seed=seed, is_feasible=is_feasible, first=first)
+        self._evolution = evolution
+        self._scores: dict[Architecture, float] = {}
+        self._parents: list[Architecture] = []
+        self._next_generation = evolution.population
+
+    def learn(self, architecture: Architecture, score: float) -> None:
+        self._scores[architecture] = score
+
+    def propose(self, rng: random.Random) -> Architecture:
+        if len(self._scores) >= self._next_generation:
+            # Ties go to the smaller architecture, so that the order of telling does not decide.
+            ranked = sorted(self._scores, key=lambda architecture: (-self._scores[architecture], architecture))
+            self._parents = ranked[: self._evolution.parents]
+            self._next_generation = len(self._scores) + self._evolution.population
+        if not self._parents:
+            return self.space.sample(rng)
+        chance = rng.random()
+        if chance < self._evolution.crossover_share:
+            return self.space.cross(rng.choice(self._parents), rng.choice(self._parents), rng)
+        if chance < self._evolution.crossover_share + self._evolution.mutation_share:
+            return self.space.mutate(rng.choice(self._parents), rng, self._evolution.mutation_probability)
+        return self.space.sample(rng)
+
+
+class TreeParzen(Strategy):
+    """Optuna's multivariate tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011), on a study in memory."""
+
+    def __init__(
+        self,
+        *,
+        space: SearchSpace,
+        seed: int,
+        is_feasible: Callable[[Architecture], bool],
+        first: Sequence[Architecture] = (),
+    ) -> None:
+        super().__init__(space=space, seed=seed, is_feasible=is_feasible, first=first)
+        self._study = optuna.create_study(direction="maximize")
+        self._distributions: dict[str, Any] = {
+            gene: optuna.distributions.CategoricalDistribution(space.choices[gene]) for gene in GENES
+        }
+
+    def learn(self, architecture: Architecture, score: float) -> None:
+        self._study.add_trial(
+            optuna.trial.create_trial(params=architecture.as_dict(), distributions=self._distributions, value=score)
+        )
+
+    def propose(self, rng: random.Random) -> Architecture:
+        # A sampler of its own for each proposal: what it draws depends on the seed and the scores, not on former draws.
+        self._study.sampler = optuna.samplers.TPESampler(seed=rng.randrange(2**31), multivariate=True)
+        trial = self._study.ask(self._distributions)
+        self._study.tell(trial, state=optuna.trial.TrialState.FAIL)  # proposals live in the caller's study, not here
+        return Architecture(**trial.params)
+
+
+def build_strategy(
+    name: str,
+    *,
+    space: SearchSpace,
+    seed: int,
+    is_feasible: Callable[[Architecture], bool],
+    evolution: EvolutionConfig,
+    first: Sequence[Architecture] = (),
+) -> Strategy:
+    """The strategy of that name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    seed = seed_from(seed, "strategy", name)
+    if name == "evolution":
+        return Evolution(space=space, seed=seed, is_feasible=is_feasible, evolution=evolution, first=first)
+    if name == "tpe":
+        return TreeParzen(space=space, seed=seed, is_feasible=is_feasible, first=first)
+    if name == "random":
+        return RandomSearch(space=space, seed=seed, is_feasible=is_feasible, first=first)
+    raise ValueError(f"no strategy {name!r}; there are evolution, tpe and random")
