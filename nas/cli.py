@@ -20,6 +20,8 @@ PROGRAM = "run_search.py"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 2 for an error of the user's, 130 after Ctrl-C."""
+    # Threads that wait for others sleep instead of spinning: workers and driver share the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = _parser()
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], None] = options.run
@@ -164,7 +166,11 @@ def _overrides(options: argparse.Namespace) -> "Overrides":
 def _machine(options: argparse.Namespace) -> "Machine":
     from nas.runs import Machine, default_cache_directory
 
-    return Machine(worker_count=options.workers, cache_directory=options.cache_dir or default_cache_directory())
+    return Machine(
+        worker_count=options.workers,
+        threads_per_worker=max((os.cpu_count() or 1) // max(options.workers, 1), 1),
+        cache_directory=options.cache_dir or default_cache_directory(),
+    )
 
 
 def _search(options: argparse.Namespace) -> None:

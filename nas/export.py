@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 
 from nas.data import ImageSource, Preprocessor, Samples
@@ -149,7 +150,7 @@ def open_exported(directory: Path) -> ExportedModel:
         if kind != PMFConfig.model_type:
             raise ExportError(f"{directory}: model_type is {kind!r}; an exported model has {PMFConfig.model_type!r}")
         model = PMFForClassification.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ExportError(f"{directory}: the model cannot be loaded: {str(error).splitlines()[0]}") from error
     model.train(False)
     names: dict[Any, str] = dict(model.config.id2label or {})
@@ -215,6 +216,7 @@ Classes: {", ".join(config["id2label"].values())}.
 from pathlib import Path
 
 from PIL import Image
+from safetensors import SafetensorError
 
 from nas.export import open_exported
 

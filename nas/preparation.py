@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PreTrainedConfig
-from transformers.utils import logging as transformers_logging
 
 from nas.config import Config
 from nas.data import Dataset, FeatureStore, ImageSource, Preprocessor, open_images, open_or_build, read_manifest
@@ -57,7 +56,6 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
         EncoderError: If an encoder cannot be loaded.
         DataError: If the data cannot be used.
     """
-    transformers_logging.disable_progress_bar()
     checkpoints = [resolve_checkpoint(name, Path.cwd()) for name in (config.encoders.image, config.encoders.text)]
     image_encoder, text_encoder = load_encoder(checkpoints[0], "image"), load_encoder(checkpoints[1], "text")
     _check_space(config, source, image_encoder, text_encoder)

@@ -35,7 +35,7 @@ class LineReporter(Reporter):
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._phase = ""
+        self._shown: tuple[str, int] | None = None
         self._shown_at = 0.0
 
     def note(self, text: str) -> None:
@@ -43,9 +43,10 @@ class LineReporter(Reporter):
 
     def progress(self, phase: str, done: int, total: int | None, detail: str = "") -> None:
         now = time.monotonic()
-        is_due = phase != self._phase or done == total or now - self._shown_at >= self._EVERY_SECONDS
-        if is_due:
-            self._phase, self._shown_at = phase, now
+        is_new_phase = self._shown is None or self._shown[0] != phase
+        is_just_done = done == total and self._shown != (phase, done)
+        if is_new_phase or is_just_done or now - self._shown_at >= self._EVERY_SECONDS:
+            self._shown, self._shown_at = (phase, done), now
             count = f"{done}" if total is None else f"{done}/{total}"
             self.note(f"{phase}: {count}" + (f", {detail}" if detail else ""))
 
@@ -85,6 +86,7 @@ class TerminalReporter(Reporter):
         self._progress.update(self._tasks[phase], completed=done, total=total, detail=detail)
 
 
-def build_reporter(stream: TextIO = sys.stdout) -> Reporter:
-    """Bars where a person looks, lines everywhere else."""
+def build_reporter() -> Reporter:
+    """For standard output: bars where a person looks, lines everywhere else."""
+    stream = sys.stdout
     return TerminalReporter(stream) if stream.isatty() else LineReporter(stream)

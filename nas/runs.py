@@ -56,15 +56,13 @@ class Machine:
 
     Args:
         worker_count: Ray workers; 0 runs everything in this process.
+        threads_per_worker: Threads of each.
         cache_directory: Of base features.
     """
 
     worker_count: int
+    threads_per_worker: int
     cache_directory: Path
-
-    @property
-    def threads_per_worker(self) -> int:
-        return max((os.cpu_count() or 1) // max(self.worker_count, 1), 1)
 
 
 def default_cache_directory() -> Path:

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from nas.errors import DataError
@@ -33,6 +34,8 @@ class ImageSource(ABC):
             if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                 image = image.convert("RGBA")
                 return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+            if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion cuts off what is above 255
+                image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
             return image.convert("RGB")
         except (OSError, KeyError, SyntaxError, ValueError, zipfile.BadZipFile) as error:
             raise DataError(f"{self.location}: image {name!r} cannot be read: {error}") from error

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BertModel, PreTrainedConfig, ViTModel
 from transformers.initialization import no_init_weights
+from transformers.utils import logging as transformers_logging
 
 from nas.encoders.base import FrozenEncoder
 from nas.encoders.bert import BertEncoder
@@ -22,6 +23,10 @@ from nas.encoders.vit import ViTEncoder
 from nas.errors import EncoderError
 
 T = TypeVar("T")
+
+# Heads of a checkpoint that fusion does not use are left out on purpose; transformers would print a table of them.
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from nas.space import Architecture, SearchSpace
 from nas.training import seed_from
 
-_ATTEMPTS = 50
+_ATTEMPTS = 10
+_NEIGHBOURS = 10
+_NEIGHBOUR = 0.3  # probability of each gene to change
 _ENUMERABLE = 200_000
 
 
@@ -46,9 +48,11 @@ class Strategy(ABC):
             if self._is_new(architecture):
                 return self._remember(architecture)
         for _ in range(_ATTEMPTS):
-            architecture = self.propose(rng)
-            if self._is_new(architecture):
-                return self._remember(architecture)
+            proposal = self.propose(rng)
+            # A strategy that has converged repeats itself; a neighbour of what it wants says more than a random one.
+            for architecture in (proposal, *(self.space.mutate(proposal, rng, _NEIGHBOUR) for _ in range(_NEIGHBOURS))):
+                if self._is_new(architecture):
+                    return self._remember(architecture)
         return self._any_new(rng)
 
     def tell(self, architecture: Architecture, score: float) -> None:

@@ -1,0 +1,56 @@
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nas.data import open_images
+from nas.errors import DataError
+
+
+@pytest.fixture(params=["folder", "zip"])
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(folder / "clear.png")
+    Image.new("L", (4, 4), 7).save(folder / "grey.png")
+    Image.new("I;16", (4, 4), 40_000).save(folder / "deep.png")
+    Image.new("CMYK", (4, 4), (0, 0, 0, 255)).save(folder / "print.jpg")
+    (folder / "broken.png").write_bytes(b"no picture")
+    if request.param == "folder":
+        return folder
+    archive = tmp_path / "images.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in folder.iterdir():
+            file.write(path, path.name)
+    return archive
+
+
+def test_every_mode_opens_as_rgb_with_transparency_on_white(location: Path) -> None:
+    images = open_images(location)
+    assert images.open("clear.png").getpixel((0, 0)) == (255, 255, 255)
+    assert images.open("grey.png").getpixel((0, 0)) == (7, 7, 7)
+    assert images.open("print.jpg").mode == "RGB"
+
+
+def test_sixteen_bits_keep_their_brightness(location: Path) -> None:
+    value = np.asarray(open_images(location).open("deep.png"))[0, 0, 0]
+    assert value == pytest.approx(40_000 / 65_535 * 255, abs=1)
+
+
+def test_missing_and_broken_images_are_found_and_named(location: Path) -> None:
+    images = open_images(location)
+    assert images.unreadable(["grey.png", "broken.png", "none.png"]) == ["broken.png", "none.png"]
+    with pytest.raises(DataError, match=r"image 'broken.png' cannot be read"):
+        images.open("broken.png")
+    assert images.fingerprint("none.png") is None
+    assert images.fingerprint("grey.png") != images.fingerprint("clear.png")
+
+
+def test_a_location_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected a folder or a ZIP file"):
+        open_images(tmp_path / "none")
+    (tmp_path / "bad.zip").write_text("no archive")
+    with pytest.raises(DataError, match="cannot be opened as a ZIP file"):
+        open_images(tmp_path / "bad.zip")

@@ -1,0 +1,120 @@
+"""The command line as a person uses it: exit status, standard output, standard error."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nas.cli import main
+from tests.conftest import Project
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def run(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("cli") / "run"
+    cache = str(directory.parent / "cache")
+    arguments = [str(project.root / "search.yaml"), "--run-dir", str(directory), "--workers", "0", "--cache-dir", cache]
+    assert main(["search", *arguments, "--budget", "5"]) == 0
+    return directory
+
+
+def test_search_then_resume_then_export_then_evaluate_then_predict(
+    project: Project, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = str(run.parent / "cache")
+    assert main(["resume", str(run), "--budget", "6", "--workers", "0", "--cache-dir", cache]) == 0
+    assert "6 architectures scored" in capsys.readouterr().out
+    assert main(["export", str(run), "--output", str(tmp_path / "model")]) == 0
+    assert "exported model:" in capsys.readouterr().out
+
+    data = ["--data", str(project.manifest), "--images", str(project.images)]
+    assert main(["evaluate", str(tmp_path / "model"), *data]) == 0
+    printed = capsys.readouterr().out.splitlines()[0]
+    reported = json.loads((run / "report.json").read_text())["best"]["test"]["accuracy"]
+    assert printed.startswith(f"accuracy: {reported:.6f} ")
+
+    picture = str(project.images / "000.png")
+    assert main(["predict", str(tmp_path / "model"), "--image", picture, "--text", "apple"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split(":")[0] for line in lines} == {"red", "green", "blue"}
+    assert sum(float(line.split(":")[1]) for line in lines) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_finalist_is_exported_by_its_number_and_others_are_not(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(run), "--output", str(tmp_path / "a"), "--trial", "999"]) == 2
+    error = capsys.readouterr().err
+    known = error.strip().rsplit("trained in full: ", 1)[1].split(", ")
+    assert main(["export", str(run), "--output", str(tmp_path / "a"), "--trial", known[-1]]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["search", "none.yaml"], "none.yaml: 1 problem"),
+        (["search", "{search}", "--budget", "soon"], "--budget 'soon': expected a time"),
+        (["search", "{search}", "--memory-budget", "2"], "--memory-budget '2': expected a number with a unit"),
+        (["resume", "no_run"], "no_run: holds no run"),
+        (["export", "no_run", "--output", "x"], "no_run: holds no run"),
+        (["evaluate", "no_model", "--data", "x.csv"], "no_model: is no exported model"),
+        (["predict", "no_model", "--image", "none.png", "--text", "x"], "none.png: there is no such image"),
+    ],
+)
+def test_a_wrong_argument_is_one_message_and_status_two(
+    project: Project, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled = [argument.format(search=project.root / "search.yaml") for argument in arguments]
+    assert main(filled) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and expected in captured.err and "Traceback" not in captured.err
+
+
+def test_unreadable_images_stop_the_search_or_are_left_out_as_the_user_wants(
+    own_project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (own_project.images / "000.png").write_bytes(b"no picture")
+    (own_project.images / "003.png").unlink()
+    common = ["--workers", "0", "--cache-dir", str(tmp_path / "cache"), "--budget", "2"]
+    assert main(["search", str(own_project.root / "search.yaml"), "--run-dir", str(tmp_path / "a"), *common]) == 2
+    assert "2 of 48 images are missing or cannot be read: 000.png, 003.png" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+    tolerant = own_project.write("tolerant.yaml", **{"data.skip_unreadable_images": True})
+    assert main(["search", str(tolerant), "--run-dir", str(tmp_path / "b"), *common]) == 0
+    assert "left out: 2 of 48 images" in capsys.readouterr().out
+
+
+def test_a_space_too_deep_for_the_encoders_is_refused(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep = project.write("deep.yaml", **{"space.fusion_layer": [0, 3]})
+    assert main(["search", str(deep), "--run-dir", str(tmp_path / "run"), "--workers", "0"]) == 2
+    assert "space.fusion_layer: 3 is not allowed; expected at most 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["search"], ["resume"], ["export"], ["evaluate"], ["predict"]])
+def test_every_help_shows_an_example_without_loading_torch(command: list[str]) -> None:
+    code = (
+        "import sys\nfrom nas.cli import main\ntry:\n    main(sys.argv[1:])\nfinally:\n"
+        "    assert not {'torch', 'ray', 'optuna'} & set(sys.modules), 'help is slow'"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True, check=False, cwd=REPOSITORY
+    )
+    assert done.returncode == 0, done.stderr
+    assert not command or "example:\n  python run_search.py " + command[0] in done.stdout
+
+
+def test_run_search_is_the_same_program(project: Project) -> None:
+    done = subprocess.run(
+        [sys.executable, "run_search.py", "resume", "no_run"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: no_run: holds no run")

@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nas.config import config_as_dict, load_config, parse_config
+from nas.errors import ConfigError
+from tests.conftest import Project
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("name", ["demo.yaml", "pmf_base.yaml"])
+def test_the_shipped_files_are_valid(name: str) -> None:
+    config = load_config(REPOSITORY / "search_spaces" / name)
+    assert config.space.size > 100
+
+
+def test_the_base_file_has_the_papers_recipe() -> None:
+    config = load_config(REPOSITORY / "search_spaces" / "pmf_base.yaml")
+    assert config.recipe.optimizer == "sgd"
+    assert (config.recipe.momentum, config.recipe.weight_decay) == (0.9, 1e-4)
+    assert (config.encoders.image, config.encoders.text) == ("google/vit-base-patch16-224-in21k", "bert-base-uncased")
+
+
+def test_every_problem_is_reported_at_once_with_key_value_and_what_is_allowed(project: Project) -> None:
+    path = project.write(
+        "wrong.yaml",
+        **{
+            "space.query_prompts": [0, 2],
+            "space.mapping_width": [8, 4],
+            "recipe.optimizer": "adam",
+            "recipe.epochs": 0,
+            "recipe.clip_norm": -1,
+            "search.stratgy": "tpe",
+            "budget.memory": "2 gigs",
+            "budget.time": 0,
+        },
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: 8 problems")
+    for expected in (
+        "space.query_prompts: [0, 2] is not allowed; expected ascending, distinct whole numbers of at least 1",
+        "space.mapping_width: [8, 4] is not allowed",
+        "recipe.optimizer: 'adam' is not allowed; expected one of sgd, adamw",
+        "recipe.epochs: 0 is not allowed; expected a whole number of at least 1",
+        "recipe.clip_norm: -1 is not allowed; expected a number above 0",
+        "search.stratgy: unknown key; did you mean 'strategy'? allowed:",
+        "budget.memory: expected a number with a unit from",
+        "budget.time: expected numbers with units from",
+    ):
+        assert expected in message
+
+
+@pytest.mark.parametrize("section", ["data", "encoders", "space", "recipe", "supernet", "search", "budget"])
+def test_a_missing_section_is_one_problem(project: Project, section: str) -> None:
+    values = project.values()
+    del values[section]
+    with pytest.raises(ConfigError) as caught:
+        parse_config(values, source="file", base_directory=project.root)
+    assert caught.value.problems[0] == f"{section}: is missing; expected a mapping"
+
+
+@pytest.mark.parametrize("content", ["- a list", "a: [1", "just text", ""])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "search.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=str(path)):
+        load_config(path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_a_budget_needs_time_or_trials(project: Project) -> None:
+    values = project.values(**{"budget.trials": None})
+    with pytest.raises(ConfigError, match="budget: needs time"):
+        parse_config(values, source="file", base_directory=project.root)
+
+
+def test_a_configuration_survives_being_written_and_read(project: Project) -> None:
+    config = load_config(project.write("whole.yaml", **{"budget.time": "1h30m", "budget.memory": "1.5GiB"}))
+    text = yaml.safe_dump(config_as_dict(config))
+    assert parse_config(yaml.safe_load(text), source="copy", base_directory=Path("elsewhere")) == config
+
+
+def test_relative_paths_are_meant_from_the_files_folder(project: Project) -> None:
+    config = load_config(project.write("paths.yaml"))
+    assert config.data.manifest == str(project.manifest)
+    assert config.encoders.image == str(project.root / "vit")

@@ -1,0 +1,127 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from nas.conclusion import ModelParts
+from nas.config import load_config
+from nas.errors import ExportError
+from nas.export import assemble, describe, export, open_exported
+from nas.fusion import PMF, base_features, build_model
+from nas.fusion.classification import PMFForClassification
+from nas.space import Architecture
+from tests.conftest import Project
+
+ARCHITECTURES = [Architecture(1, 2, 2, 1, 8), Architecture(0, 1, 0, 0, 4)]
+IMAGES = [Image.new("RGB", (20, 20), colour) for colour in ((200, 10, 10), (10, 200, 10), (5, 5, 5))]
+TEXTS = ["apple boat", "cat", "dog egg fox apple"]
+
+
+@pytest.fixture(scope="module")
+def parts(project: Project) -> ModelParts:
+    return ModelParts.load(load_config(project.root / "search.yaml"))
+
+
+def trained(parts: ModelParts, architecture: Architecture) -> PMF:
+    return build_model(
+        image_encoder=parts.image_encoder,
+        text_encoder=parts.text_encoder,
+        architecture=architecture,
+        class_count=3,
+        seed=5,
+    )
+
+
+def exported_to(directory: Path, parts: ModelParts, architecture: Architecture) -> PMF:
+    model = trained(parts, architecture)
+    export(
+        directory,
+        model=assemble(
+            image_encoder=parts.image_encoder,
+            text_encoder=parts.text_encoder,
+            trained=model,
+            class_names=parts.class_names,
+            max_text_tokens=parts.max_text_tokens,
+        ),
+        image_processor=parts.image_processor,
+        tokenizer=parts.tokenizer,
+        facts={"validation": {"accuracy": 0.5}, "trial": 3},
+    )
+    return model
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+def test_the_reloaded_model_gives_the_same_logits_to_the_bit(
+    parts: ModelParts, tmp_path: Path, architecture: Architecture
+) -> None:
+    model = exported_to(tmp_path / "model", parts, architecture)
+    reloaded = open_exported(tmp_path / "model")
+    ids, mask = reloaded.preprocessor.tokens(TEXTS)
+    pixels = reloaded.preprocessor.pixel_values(IMAGES)
+    features = base_features(parts.image_encoder, parts.text_encoder, architecture.fusion_layer, pixels, ids, mask)
+    with torch.inference_mode():
+        assert torch.equal(reloaded.logits(IMAGES, TEXTS), model(*features, mask))
+    assert reloaded.class_names == parts.class_names
+
+
+def test_the_folder_holds_every_weight_and_needs_nothing_else(parts: ModelParts, tmp_path: Path) -> None:
+    exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
+    moved = (tmp_path / "model").rename(tmp_path / "elsewhere")
+    names = {path.name for path in moved.iterdir()}
+    assert {"config.json", "model.safetensors", "architecture.yaml", "README.md", "preprocessor_config.json"} <= names
+    assert {"tokenizer.json", "tokenizer_config.json"} <= names
+    stored = load_file(moved / "model.safetensors")
+    model, report = PMFForClassification.from_pretrained(moved, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    # transformers stores some families under their older names, so sizes are compared, not names
+    sizes = [sorted(t.numel() for t in tensors.values()) for tensors in (stored, model.state_dict())]
+    assert sizes[0] == sizes[1]
+    assert model.config.num_labels == 3 and not model.training
+
+
+def test_the_loss_is_the_cross_entropy_of_the_logits(parts: ModelParts, tmp_path: Path) -> None:
+    exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
+    reloaded = open_exported(tmp_path / "model")
+    ids, mask = reloaded.preprocessor.tokens(TEXTS)
+    labels = torch.tensor([0, 2, 1])
+    output = reloaded.model(reloaded.preprocessor.pixel_values(IMAGES), ids, mask, labels=labels)
+    expected = -output.logits.log_softmax(dim=1)[torch.arange(3), labels].mean()
+    torch.testing.assert_close(output.loss, expected)
+
+
+def test_the_card_and_the_yaml_say_what_is_known(parts: ModelParts, tmp_path: Path) -> None:
+    exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
+    describe(tmp_path / "model", {"test": {"accuracy": 0.4321}})
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "| test accuracy | 0.4321 |" in card and "| mapping width | 8 |" in card and "blue, green, red" in card
+    assert "mapping_width: 8" in (tmp_path / "model" / "architecture.yaml").read_text()
+
+
+def test_an_exported_model_is_replaced_and_nothing_else_is(parts: ModelParts, tmp_path: Path) -> None:
+    exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
+    exported_to(tmp_path / "model", parts, ARCHITECTURES[1])
+    assert open_exported(tmp_path / "model").model.pmf.architecture == ARCHITECTURES[1]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ExportError, match="is not empty and holds no exported model"):
+        exported_to(tmp_path / "mine", parts, ARCHITECTURES[0])
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_a_folder_that_is_no_exported_model_is_named(project: Project, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="is no exported model"):
+        open_exported(tmp_path)
+    with pytest.raises(ExportError, match="model_type is 'vit'; an exported model has 'pmf'"):
+        open_exported(project.root / "vit")
+
+
+def test_a_damaged_model_is_named(parts: ModelParts, tmp_path: Path) -> None:
+    exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ExportError, match="the model cannot be loaded"):
+        open_exported(tmp_path / "model")
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == "pmf"

@@ -1,0 +1,238 @@
+"""The whole loop on a little project, in this process; Ray has its own test in tests/execution."""
+
+import csv
+import io
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas.errors import BudgetError, StudyError, TrainingError
+from nas.execution import CandidateWorker
+from nas.progress import LineReporter
+from nas.results import Job, Result
+from nas.runs import Machine, Overrides, read_config, resume, start
+from nas.study import Study
+from nas.training import Trainer
+from tests.conftest import Project
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    return Machine(worker_count=0, threads_per_worker=1, cache_directory=tmp_path_factory.mktemp("cache"))
+
+
+def search(source: Path, directory: Path, machine: Machine, **overrides: Any) -> str:
+    stream = io.StringIO()
+    start(source, directory, Overrides(**overrides), machine, LineReporter(stream))
+    return stream.getvalue()
+
+
+def go_on(directory: Path, machine: Machine, **overrides: Any) -> str:
+    stream = io.StringIO()
+    resume(directory, Overrides(**overrides), machine, LineReporter(stream))
+    return stream.getvalue()
+
+
+def results_of(directory: Path) -> dict[str, list[Result]]:
+    with Study(directory, read_config(directory).space) as study:
+        return {stage: study.results(stage) for stage in ("inherited", "trained", "full")}
+
+
+def without_measurements(results: dict[str, list[Result]]) -> list[dict[str, Any]]:
+    measured = ("seconds", "measured_peak_bytes")
+    return [
+        {key: value for key, value in result.as_dict().items() if key not in measured}
+        for stage in results.values()
+        for result in stage
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(project: Project, machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    directory = tmp_path_factory.mktemp("runs") / "whole"
+    return directory, search(project.root / "search.yaml", directory, machine)
+
+
+def test_a_search_scores_trains_and_finishes_as_many_as_configured(finished: tuple[Path, str]) -> None:
+    directory, output = finished
+    results = results_of(directory)
+    assert [len(results[stage]) for stage in ("inherited", "trained", "full")] == [8, 4, 2]
+    assert {result.step_count for result in results["trained"]} == {3}
+    assert {result.supernet_steps for result in results["full"]} == {0}
+    assert len({result.architecture for result in results["inherited"]}) == 8
+    assert "PMF default" in output and f"exported model: {directory / 'best'}" in output
+
+
+def test_every_output_line_is_one_event(finished: tuple[Path, str]) -> None:
+    _, output = finished
+    assert "\r" not in output and "\x1b" not in output
+    assert sum(line.startswith("trial ") for line in output.splitlines()) == 8 + 4 + 2 + 1
+
+
+def test_the_run_directory_tells_the_whole_story(finished: tuple[Path, str]) -> None:
+    directory, _ = finished
+    with (directory / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 14 and {row["status"] for row in rows} == {"finished"}
+    report = json.loads((directory / "report.json").read_text())
+    assert set(report) == {"best", "default"}
+    assert report["best"]["validation"]["accuracy"] >= max(result.score for result in results_of(directory)["full"])
+    text = (directory / "config.yaml").read_text()
+    assert all(name in text for name in ("seed:", "torch:", "transformers:", "optuna:", "ray:"))
+
+
+def test_a_finished_search_resumed_has_nothing_to_do(finished: tuple[Path, str], machine: Machine) -> None:
+    directory, _ = finished
+    before = (results_of(directory), (directory / "report.json").read_text())
+    output = go_on(directory, machine)
+    assert not any(line.startswith("trial ") for line in output.splitlines())
+    assert (results_of(directory), (directory / "report.json").read_text()) == before
+
+
+class Killed(BaseException):
+    """Stands for `kill -9`: nothing in the program may handle it."""
+
+
+@pytest.mark.parametrize("moment", [1, 3, 9, 13])
+def test_a_search_killed_anywhere_ends_like_an_undisturbed_one(
+    project: Project,
+    finished: tuple[Path, str],
+    machine: Machine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: int,
+) -> None:
+    run, calls = CandidateWorker.run, []
+
+    def killed_at_moment(worker: CandidateWorker, job: Job) -> Result:
+        calls.append(job)
+        if len(calls) == moment:
+            raise Killed
+        return run(worker, job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CandidateWorker, "run", killed_at_moment)
+        with pytest.raises(Killed):
+            search(project.root / "search.yaml", tmp_path / "run", machine)
+    go_on(tmp_path / "run", machine)
+    assert without_measurements(results_of(tmp_path / "run")) == without_measurements(results_of(finished[0]))
+
+
+def test_a_supernet_killed_in_training_goes_on_to_the_same_weights(
+    project: Project, finished: tuple[Path, str], machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step: Callable[..., float] = Trainer.step
+
+    def killed_at_step_six(trainer: Trainer, index: int, *rest: Any) -> float:
+        if index == 6:
+            raise Killed
+        return step(trainer, index, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", killed_at_step_six)
+        with pytest.raises(Killed):
+            search(project.root / "search.yaml", tmp_path / "run", machine)
+    assert (tmp_path / "run" / "supernet_checkpoint.pt").exists()
+    go_on(tmp_path / "run", machine)
+    whole, resumed = (path / "supernet.safetensors" for path in (finished[0], tmp_path / "run"))
+    assert whole.read_bytes() == resumed.read_bytes()
+
+
+def test_a_larger_budget_goes_on_where_the_smaller_ended(
+    project: Project, finished: tuple[Path, str], machine: Machine, tmp_path: Path
+) -> None:
+    search(project.root / "search.yaml", tmp_path / "run", machine, trials=4)
+    assert len(results_of(tmp_path / "run")["inherited"]) == 4
+    go_on(tmp_path / "run", machine, trials=8)
+    inherited = results_of(tmp_path / "run")["inherited"]
+    assert len(inherited) == 8
+    assert [result.score for result in inherited[:4]] == [
+        result.score for result in results_of(finished[0])["inherited"][:4]
+    ]
+
+
+def test_candidates_that_cannot_fit_are_recorded_once_and_never_trained(
+    project: Project, finished: tuple[Path, str], machine: Machine, tmp_path: Path
+) -> None:
+    peaks = sorted(result.predicted_peak_bytes for result in results_of(finished[0])["inherited"])
+    limit = peaks[len(peaks) // 2]
+    search(project.root / "search.yaml", tmp_path / "run", machine, memory_bytes=limit, trials=12)
+    with Study(tmp_path / "run", read_config(tmp_path / "run").space) as study:
+        infeasible = [entry.architecture for entry in study.rejections]
+        assert {entry.status for entry in study.rejections} == {"infeasible"}
+        assert infeasible and len(infeasible) == len(set(infeasible))
+        scored = [result.architecture for stage in ("inherited", "trained", "full") for result in study.results(stage)]
+        assert not set(scored) & set(infeasible)
+        assert len(study.results("inherited")) == 12
+        assert all(result.predicted_peak_bytes <= limit for result in study.results("inherited"))
+
+
+def test_a_budget_in_which_nothing_fits_is_refused_and_leaves_the_reason(
+    project: Project, machine: Machine, tmp_path: Path
+) -> None:
+    with pytest.raises(BudgetError, match=r"memory budget 1\.00 MiB: not even the smallest architecture"):
+        search(project.root / "search.yaml", tmp_path / "run", machine, memory_bytes=2**20)
+
+
+def test_a_small_space_is_exhausted_and_says_so(project: Project, machine: Machine, tmp_path: Path) -> None:
+    one_gene = {f"space.{gene}": [1] for gene in ("query_prompts", "query_context_prompts", "fusion_context_prompts")}
+    source = project.write("small.yaml", **one_gene, **{"space.mapping_width": [4], "budget.trials": 50})
+    output = search(source, tmp_path / "run", machine)
+    assert "the search space is exhausted" in output
+    assert len(results_of(tmp_path / "run")["inherited"]) == 3
+
+
+def test_candidates_that_all_fail_alike_stop_the_search_with_the_cause(
+    project: Project, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(worker: CandidateWorker, job: Job) -> Result:
+        raise TrainingError("the loss is nan")
+
+    monkeypatch.setattr(CandidateWorker, "run", fail)
+    with pytest.raises(TrainingError, match="3 candidates in a row failed with one cause: the loss is nan"):
+        search(project.root / "search.yaml", tmp_path / "run", machine)
+
+
+def test_a_candidate_that_fails_alone_is_recorded_and_the_search_goes_on(
+    project: Project, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, rng = CandidateWorker.run, random.Random(0)
+    failed: list[Job] = []
+
+    def fail_sometimes(worker: CandidateWorker, job: Job) -> Result:
+        if job.stage == "inherited" and not failed and rng.random() < 0.5:
+            failed.append(job)
+            raise TrainingError("once")
+        return run(worker, job)
+
+    monkeypatch.setattr(CandidateWorker, "run", fail_sometimes)
+    search(project.root / "search.yaml", tmp_path / "run", machine)
+    with Study(tmp_path / "run", read_config(tmp_path / "run").space) as study:
+        assert [(entry.status, entry.reason) for entry in study.rejections] == [("failed", "once")]
+        assert len(study.results("inherited")) == 7  # a failed trial is a trial of the budget
+
+
+def test_the_time_budget_ends_the_search_and_keeps_the_running_for_later(
+    project: Project, machine: Machine, tmp_path: Path
+) -> None:
+    output = search(project.root / "search.yaml", tmp_path / "run", machine, time_seconds=0.05)
+    assert "no finalist was finished within the budget" in output
+    go_on(tmp_path / "run", machine, trials=8)
+    assert [len(entries) for entries in results_of(tmp_path / "run").values()] == [8, 4, 2]
+
+
+def test_a_directory_in_use_or_of_something_else_is_not_overwritten(
+    project: Project, finished: tuple[Path, str], machine: Machine, tmp_path: Path
+) -> None:
+    with pytest.raises(StudyError, match="holds a run already; go on with it by `resume"):
+        search(project.root / "search.yaml", finished[0], machine)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(StudyError, match="is not empty"):
+        search(project.root / "search.yaml", tmp_path / "mine", machine)
+    with pytest.raises(StudyError, match="holds no run"):
+        go_on(tmp_path / "none", machine)

@@ -1,0 +1,176 @@
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from nas.config import Config, load_config
+from nas.data import FeatureSplit
+from nas.errors import TrainingError
+from nas.fusion import PMF, build_model
+from nas.preparation import Prepared, prepare
+from nas.progress import LineReporter
+from nas.space import Architecture
+from nas.training import (
+    BatchSchedule,
+    Stopped,
+    Trainer,
+    architecture_seed,
+    class_weights,
+    learning_rate_factor,
+    predict_logits,
+    train,
+)
+from tests.conftest import Project
+
+ARCHITECTURE = Architecture(1, 2, 2, 1, 8)
+
+
+@pytest.fixture(scope="module")
+def config(project: Project) -> Config:
+    return load_config(project.root / "search.yaml")
+
+
+@pytest.fixture(scope="module")
+def prepared(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    reporter = LineReporter(io.StringIO())
+    return prepare(config, source="", cache_directory=tmp_path_factory.mktemp("cache"), reporter=reporter)
+
+
+@pytest.fixture
+def split(prepared: Prepared) -> FeatureSplit:
+    return prepared.store.splits["train"]
+
+
+@pytest.fixture
+def fresh(prepared: Prepared) -> Callable[..., PMF]:
+    def build(seed: int = 0) -> PMF:
+        return build_model(
+            image_encoder=prepared.image_encoder,
+            text_encoder=prepared.text_encoder,
+            architecture=ARCHITECTURE,
+            class_count=3,
+            seed=seed,
+        )
+
+    return build
+
+
+def test_every_sample_is_seen_once_an_epoch() -> None:
+    schedule = BatchSchedule(sample_count=12, batch_size=4, seed=3)
+    for epoch in range(3):
+        seen = np.concatenate([schedule.indices(epoch * 3 + step) for step in range(3)])
+        assert sorted(seen.tolist()) == list(range(12))
+    assert schedule.indices(0).tolist() != schedule.indices(3).tolist()
+
+
+def test_a_split_smaller_than_a_batch_is_one_batch() -> None:
+    assert BatchSchedule(5, 8, 0).indices(2).size == 5
+
+
+def test_class_weights_are_the_inverse_frequency() -> None:
+    weights = class_weights(np.array([0, 0, 0, 1]), 2, "inverse_frequency")
+    assert weights is not None
+    assert weights.tolist() == pytest.approx([4 / (2 * 3), 4 / (2 * 1)])
+    assert class_weights(np.array([0, 1]), 2, "none") is None
+
+
+def test_a_weighted_batch_loss_is_the_weighted_sum_over_the_total_weight(
+    split: FeatureSplit, config: Config, fresh: Callable[..., PMF]
+) -> None:
+    model, weights = fresh(), torch.tensor([0.5, 2.0, 1.0])
+    trainer = Trainer(model=model, recipe=config.recipe, step_count=1, weights=weights)
+    batch = split.batch([0, 1, 2, 3], 1)
+    logits = model(batch.image_tokens, batch.text_tokens, batch.text_mask).detach()
+    each = cross_entropy(logits, batch.labels, reduction="none")
+    expected = (each * weights[batch.labels]).sum() / weights[batch.labels].sum()
+    torch.testing.assert_close(trainer.accumulate_gradients(batch), expected)
+
+
+def test_the_learning_rate_rises_then_falls_to_zero(config: Config) -> None:
+    factors = [learning_rate_factor(step, 100, config.recipe) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1) and factors[9] == 1.0
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[55] == pytest.approx(0.5, abs=0.01) and factors[99] < 0.001
+
+
+def test_training_learns_what_can_be_learned(split: FeatureSplit, config: Config, fresh: Callable[..., PMF]) -> None:
+    model = fresh()
+    losses: list[float] = []
+    train(
+        model=model,
+        split=split,
+        recipe=config.recipe,
+        step_count=40,
+        seed=0,
+        on_step=lambda step, loss: losses.append(loss),
+    )
+    accuracy = (predict_logits(model, split).argmax(dim=1).numpy() == split.labels).mean()
+    assert losses[-1] < losses[0] / 2 and accuracy > 0.9
+
+
+def test_the_same_seed_gives_the_same_model_to_the_bit(
+    split: FeatureSplit, config: Config, fresh: Callable[..., PMF]
+) -> None:
+    states = []
+    for _ in range(2):
+        torch.rand(5)  # the global generator plays no part
+        model = fresh(seed=4)
+        train(model=model, split=split, recipe=config.recipe, step_count=5, seed=9)
+        states.append(model.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_frozen_weights_stay_frozen(split: FeatureSplit, config: Config, fresh: Callable[..., PMF]) -> None:
+    model = fresh()
+    before = [parameter.clone() for encoder in model.encoders for parameter in encoder.parameters()]
+    train(model=model, split=split, recipe=config.recipe, step_count=3, seed=0)
+    after = [parameter for encoder in model.encoders for parameter in encoder.parameters()]
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+
+
+def test_evaluation_does_not_depend_on_how_samples_are_grouped(split: FeatureSplit, fresh: Callable[..., PMF]) -> None:
+    model = fresh()
+    together = predict_logits(model, split)
+    for index in (0, 7, len(split) - 1):
+        batch = split.batch([index], ARCHITECTURE.fusion_layer)
+        alone = model(batch.image_tokens, batch.text_tokens, batch.text_mask).detach()
+        torch.testing.assert_close(together[index : index + 1], alone, rtol=0, atol=1e-5)
+
+
+def test_a_training_can_be_stopped(split: FeatureSplit, config: Config, fresh: Callable[..., PMF]) -> None:
+    done: list[int] = []
+    with pytest.raises(Stopped):
+        train(
+            model=fresh(),
+            split=split,
+            recipe=config.recipe,
+            step_count=9,
+            seed=0,
+            should_stop=lambda: len(done) == 2,
+            on_step=lambda step, loss: done.append(step),
+        )
+    assert done == [1, 2]
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(
+    split: FeatureSplit, config: Config, fresh: Callable[..., PMF]
+) -> None:
+    model = fresh()
+    with torch.no_grad():
+        model.image_classifier.bias.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="the loss is nan at step 0"):
+        train(model=model, split=split, recipe=config.recipe, step_count=1, seed=0)
+
+
+def test_seeds_differ_by_stage_architecture_and_seed() -> None:
+    other = Architecture(2, 2, 2, 1, 8)
+    seeds = {
+        architecture_seed(0, "full", ARCHITECTURE),
+        architecture_seed(1, "full", ARCHITECTURE),
+        architecture_seed(0, "trained", ARCHITECTURE),
+        architecture_seed(0, "full", other),
+    }
+    assert len(seeds) == 4
