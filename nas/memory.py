@@ -26,10 +26,10 @@ from nas.training import Trainer
 _STATE_TENSORS = {"sgd": 1, "adamw": 2}
 """Optimiser state, in tensors as large as the parameter."""
 
-PROCESS_BYTES = 480 * 2**20
-"""Private memory of a worker before it has opened any encoder: interpreter, torch, transformers and Ray.
-
-Measured at 430 to 470 MiB on Linux x86-64 with `nas.memory.private_bytes` (benchmarks/worker_memory.py)."""
+PROCESS_BYTES = 400 * 2**20
+"""Private memory of a worker beside all tensors: interpreter, torch, transformers and Ray (290 MiB after the imports
+on Linux x86-64), thread pools, and freed memory that the allocator keeps. Predicted and measured peaks stand side by
+side in every run's results.csv."""
 
 
 class PeakTracker(TorchDispatchMode):

@@ -1,0 +1,102 @@
+"""Is the demo's recipe stable? PMF's default over several seeds, and one architecture a fusion layer.
+
+Everything is measured on validation. Run: python -m benchmarks.recipe_stability [--seeds 5] [--json FILE] [--quick]
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from nas.config import load_config
+from nas.execution import WorkerSetup
+from nas.preparation import prepare
+from nas.progress import build_reporter
+from nas.report import table
+from nas.results import Job, Result
+from nas.runs import build_executor, default_cache_directory
+from nas.space import Architecture
+from nas.training import full_step_count
+
+DEMO = Path(__file__).resolve().parent.parent / "search_spaces" / "demo.yaml"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5, help="of the default architecture (default: 5)")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--quick", action="store_true", help="2 seeds and one epoch: shows that the script works")
+    options = parser.parse_args()
+    config = load_config(DEMO)
+    seeds = 2 if options.quick else options.seeds
+    if options.quick:
+        config = replace(config, recipe=replace(config.recipe, epochs=1))
+    with build_reporter() as reporter, tempfile.TemporaryDirectory() as directory:
+        prepared = prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
+        setup = WorkerSetup(
+            config=config,
+            image_checkpoint=prepared.image_checkpoint,
+            text_checkpoint=prepared.text_checkpoint,
+            feature_directory=prepared.store.directory,
+            run_directory=Path(directory),
+            thread_count=1,
+        )
+        steps = full_step_count(config.recipe, len(prepared.store.splits["train"]))
+        default = prepared.default
+        others = [
+            replace(default, fusion_layer=layer)
+            for layer in config.space.choices["fusion_layer"]
+            if layer != default.fusion_layer
+        ]
+        runs = [(default, seed) for seed in range(seeds)] + [(other, seed) for other in others for seed in range(2)]
+        results = train_all(setup, runs, steps, options.workers)
+    by_architecture: dict[Architecture, list[float]] = {}
+    for result in results:
+        by_architecture.setdefault(result.architecture, []).append(result.score)
+    rows = [
+        (
+            str(architecture),
+            str(len(scores)),
+            f"{statistics.mean(scores):.4f}",
+            f"{statistics.stdev(scores):.4f}",
+            " ".join(f"{score:.3f}" for score in scores),
+        )
+        for architecture, scores in sorted(by_architecture.items(), reverse=True)
+    ]
+    print(table(("architecture", "seeds", "validation accuracy", "standard deviation", "each"), rows))
+    figures = {
+        "default_mean": statistics.mean(by_architecture[default]),
+        "default_standard_deviation": statistics.stdev(by_architecture[default]),
+        "by_fusion_layer": {str(architecture.fusion_layer): scores for architecture, scores in by_architecture.items()},
+        "steps": steps,
+    }
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1))
+
+
+def train_all(setup: WorkerSetup, runs: list[tuple[Architecture, int]], steps: int, workers: int) -> list[Result]:
+    """Train every architecture in full with its seed, on Ray workers, and return the results in the order given."""
+    jobs = [Job(number, architecture, "full", steps, seed, 0) for number, (architecture, seed) in enumerate(runs)]
+    executor, waiting, results = build_executor(setup, workers), list(jobs), {}
+    try:
+        while len(results) < len(jobs):
+            while waiting and len(executor.running) < executor.slot_count:
+                executor.submit(waiting.pop(0))
+            for outcome in executor.wait(5.0):
+                if not isinstance(outcome, Result):
+                    raise RuntimeError(f"{outcome.job.architecture}: {outcome.reason}")
+                results[outcome.trial] = outcome
+                print(
+                    f"{outcome.architecture} seed {outcome.seed}: {outcome.score:.4f}, {outcome.seconds:.0f}s",
+                    flush=True,
+                )
+    finally:
+        executor.close()
+    return [results[job.trial] for job in jobs]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""The README stays true: its commands exist, with these options; its Python runs; its links lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from nas.cli import _parser
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^python run_search\.py (.+?)(?:\s+#.*)?$", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_one(command: str) -> None:
+    assert callable(_parser().parse_args(shlex.split(command)).run)
+
+
+def test_all_five_commands_are_shown() -> None:
+    assert {command.split()[0] for command in COMMANDS} == {"search", "resume", "export", "evaluate", "predict"}
+
+
+def test_every_make_target_exists() -> None:
+    targets = set(re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`?make (\w+)", README)) <= targets
+
+
+def test_every_file_that_is_named_exists() -> None:
+    named = re.findall(r"`((?:nas|search_spaces|demo|benchmarks)/[\w./]*)`", README)
+    named += re.findall(r"\]\(((?!https?:)[^)]+)\)", README)
+    missing = [path for path in named if not (REPOSITORY / path).exists()]
+    assert named and not missing
