@@ -104,8 +104,8 @@ class Search:
         self.account.start()
         try:
             self._train_supernet()
-            self._run_phase(self._next_candidate_job, self.deadlines.candidates_seconds)
-            self._run_phase(self._next_finalist_job, self.deadlines.total_seconds)
+            self._run_phase("candidates", self._next_candidate_job, self.deadlines.candidates_seconds)
+            self._run_phase("finalists", self._next_finalist_job, self.deadlines.total_seconds)
         finally:
             self.account.stop()
             write_results(self.setup.run_directory / "results.csv", self.study)
@@ -274,11 +274,12 @@ class Search:
             predicted_peak_bytes=self.prepared.memory.predict(architecture).peak_bytes,
         )
 
-    def _run_phase(self, next_job: Callable[[Sequence[Job]], Job | None], deadline_seconds: float) -> None:
+    def _run_phase(self, name: str, next_job: Callable[[Sequence[Job]], Job | None], deadline_seconds: float) -> None:
         """Keep the slots busy until there is nothing more to do or the deadline has come.
 
         What is still running at the deadline is stopped and stays to be done.
         """
+        self.reporter.note(f"phase: {name}")
         waiting: Job | None = None  # decided, but has to wait for memory: nobody overtakes it
         while self.account.spent_seconds < deadline_seconds:
             while len(self.executor.running) < self.executor.slot_count:
@@ -292,7 +293,7 @@ class Search:
             for outcome in self.executor.wait(_WAIT_SECONDS):
                 self._take(outcome)
             self.account.tick()
-            self._show_progress()
+            self._show_progress(name)
         running = self.executor.running
         for outcome in self.executor.stop_running():
             self._take(outcome)
@@ -341,14 +342,12 @@ class Search:
         if len(last) == _SAME_FAILURES and len(set(last)) == 1:
             raise TrainingError(f"{_SAME_FAILURES} candidates in a row failed with one cause: {reason}")
 
-    def _show_progress(self) -> None:
-        scored, best = self.study.results("inherited"), self._best_text()
-        self.reporter.progress(
-            "candidates",
-            len(scored),
-            self.config.budget.trials,
-            f"{best}, {format_bytes(self.ledger.reserved_bytes)} reserved{self._time_left_text()}",
-        )
+    def _show_progress(self, phase: str) -> None:
+        is_last = phase == "finalists"
+        done = len(self.study.results("full" if is_last else "inherited"))
+        total = self.config.search.finalists if is_last else self.config.budget.trials
+        memory = f"{format_bytes(self.ledger.reserved_bytes)} reserved"
+        self.reporter.progress(phase, done, total, f"{self._best_text()}, {memory}{self._time_left_text()}")
 
     def _best_text(self) -> str:
         for stage in reversed(STAGES):
