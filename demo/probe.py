@@ -27,7 +27,7 @@ from demo.text_encoder import encode_texts
 
 HERE = Path(__file__).resolve().parent
 IMAGE_ENCODER = HERE / "encoders" / "vit-tiny-clipart"
-PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)  # from strong to weak, each fit starting at the last
+PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # from strong to weak, each fit starting at the last
 FOLDS = 4
 SEED = 20
 

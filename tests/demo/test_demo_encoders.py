@@ -1,0 +1,55 @@
+"""The demonstration's encoders load, have the stated shape, and know what their card says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, ViTModel
+
+from demo.probe import IMAGE_ENCODER, image_features, probe, read_pictures, read_rows
+from demo.text_encoder import encode_texts, text_encoder_directory
+
+DATA = Path(__file__).resolve().parents[2] / "demo" / "data"
+
+
+def test_image_encoder_has_the_stated_shape() -> None:
+    """12 layers of 192, 65 tokens, finite weights in half precision, no pooling layer."""
+    model = ViTModel.from_pretrained(IMAGE_ENCODER, add_pooling_layer=False)
+    assert model.dtype == torch.float16
+    assert (model.config.num_hidden_layers, model.config.hidden_size) == (12, 192)
+    assert all(torch.isfinite(weights).all() for weights in model.parameters())
+    processor = AutoImageProcessor.from_pretrained(IMAGE_ENCODER, backend="pil")
+    pixels = processor(images=Image.new("RGB", (100, 50), "white"), return_tensors="pt")["pixel_values"]
+    assert torch.equal(pixels, torch.ones(1, 3, 64, 64))
+    assert model.float()(pixels).last_hidden_state.shape == (1, 65, 192)
+
+
+def test_text_encoder_ignores_padding() -> None:
+    """A text has the same features alone and beside a longer one."""
+    assert (text_encoder_directory() / "tokenizer.json").is_file()
+    alone = encode_texts(["lion"])
+    beside = encode_texts(["lion", "a much longer title of some other drawing"])
+    assert alone.shape == (1, 384)
+    assert torch.allclose(alone[0], beside[0], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_probes_are_as_on_the_card() -> None:
+    """The trained encoder beats the untrained by 0.1, and title and picture beat the title alone."""
+    rows = [row for row in read_rows(DATA) if row["split"] != "test"]
+    pictures = read_pictures(DATA, rows)
+    text = encode_texts([row["text"] for row in rows])
+    image = image_features(pictures, IMAGE_ENCODER)
+    features = {
+        "image": image,
+        "untrained": image_features(pictures, IMAGE_ENCODER, untrained=True),
+        "text": text,
+        "both": torch.cat([image, text], dim=1),
+    }
+    measured = {name: probe(values, rows, "validation")["accuracy"] for name, values in features.items()}
+    card = {"image": 0.365, "untrained": 0.255, "text": 0.511, "both": 0.547}
+    assert measured == pytest.approx(card, abs=0.02)
+    assert measured["both"] > max(measured["image"], measured["text"])
