@@ -19,7 +19,7 @@ def parse_budget(text: str) -> tuple[float | None, int | None]:
     Raises:
         BudgetError: If the text is neither; says what is allowed.
     """
-    if text.strip().isdigit() and int(text) > 0:
+    if text.isascii() and text.strip().isdigit() and int(text) > 0:
         return None, int(text)
     try:
         seconds = parse_seconds(text)
@@ -83,6 +83,6 @@ class Deadlines:
 
     def __init__(self, budget: BudgetConfig) -> None:
         total = float("inf") if budget.time_seconds is None else budget.time_seconds
-        self.supernet_seconds = total * budget.supernet_share if budget.supernet_share else total
+        self.supernet_seconds = total * budget.supernet_share
         self.candidates_seconds = total * (1 - budget.finalists_share)
         self.total_seconds = total

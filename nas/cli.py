@@ -30,9 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NasError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it does not fail as well
+        return 1
+    except OSError as error:
+        place = error.filename if error.filename is not None else "a file"
+        print(f"error: {place}: {error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         directory = getattr(options, "run_dir", None)
-        hint = f"; go on with: {PROGRAM} resume {directory}" if directory is not None else ""
+        can_resume = directory is not None and (directory / "config.yaml").exists()
+        hint = f"; go on with: {PROGRAM} resume {directory}" if can_resume else ""
         print(f"interrupted; everything finished is saved{hint}", file=sys.stderr)
         return 130
     return 0
@@ -196,22 +204,27 @@ def _resume(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from nas.conclusion import ModelParts, export_result, find_full_result
+    from nas.conclusion import ModelParts, export_result, find_full_result, read_report
     from nas.execution import full_weights_path
-    from nas.runs import read_config
+    from nas.export import describe
+    from nas.runs import read_run
     from nas.search import ranked
     from nas.study import Study
 
-    config = read_config(options.run_dir)
+    run = read_run(options.run_dir)
+    config = run.config
     with Study(options.run_dir, config.space) as study:
         result = find_full_result(options.run_dir, ranked(study.results("full")), options.trial)
-    export_result(
+    facts = export_result(
         options.output,
-        parts=ModelParts.load(config),
+        parts=ModelParts.load(config, run.class_names),
         weights=full_weights_path(options.run_dir, result.trial),
         result=result,
         objective=config.search.objective,
     )
+    for entry in read_report(options.run_dir).values():
+        if entry["result"] == result.as_dict():  # its test metrics are known
+            describe(options.output, facts | {key: entry[key] for key in ("test", "test_samples")})
     print(f"exported model: {options.output} (trial {result.trial}, {result.architecture})")
 
 
@@ -233,7 +246,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     )
     metrics, count = evaluate_exported(options.model, data, options.split)
     for name, value in metrics.items():
-        print(f"{name}: {value:.6f} ± {standard_error(value, count):.4f} ({count} samples)")
+        # The binomial error holds for a share of samples, not for averages over classes.
+        error = f" ± {standard_error(value, count):.4f}" if name == "accuracy" else ""
+        print(f"{name}: {value:.6f}{error} ({count} samples)")
 
 
 def _predict(options: argparse.Namespace) -> None:

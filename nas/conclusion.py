@@ -52,8 +52,8 @@ class ModelParts:
         )
 
     @classmethod
-    def load(cls, config: Config) -> "ModelParts":
-        """The parts of a search, from its encoders' checkpoints and its manifest."""
+    def load(cls, config: Config, class_names: tuple[str, ...]) -> "ModelParts":
+        """The parts of a search that is not open, from its encoders' checkpoints."""
         image = resolve_checkpoint(config.encoders.image, Path.cwd())
         text = resolve_checkpoint(config.encoders.text, Path.cwd())
         return cls(
@@ -61,7 +61,7 @@ class ModelParts:
             text_encoder=load_encoder(text, "text"),
             image_processor=load_image_processor(image),
             tokenizer=load_tokenizer(text),
-            class_names=read_manifest(config.data, ("train",)).class_names,
+            class_names=class_names,
             max_text_tokens=config.data.max_text_tokens,
         )
 
@@ -111,7 +111,10 @@ def evaluate_exported(directory: Path, data: DataConfig, split: str) -> tuple[di
     """
     exported = open_exported(directory)
     samples = read_manifest(data, (split,), class_names=exported.class_names).splits[split]
-    logits = logits_of_samples(exported, samples, open_images(Path(data.images)))
+    images = open_images(Path(data.images))
+    if data.skip_unreadable_images:
+        samples = samples.without(images.unreadable(samples.images))
+    logits = logits_of_samples(exported, samples, images)
     return evaluate_logits(logits, torch.from_numpy(samples.labels)), len(samples)
 
 
@@ -130,11 +133,12 @@ def conclude(
     A model whose test metrics are in the report already is not evaluated again.
     """
     path = directory / REPORT
-    report: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    report = read_report(directory)
     for role, result in ((BEST, best), (DEFAULT, default)):
-        if result is None or (role in report and report[role]["result"] == result.as_dict()):
-            continue
         target = directory / role
+        is_done = result is not None and role in report and report[role]["result"] == result.as_dict()
+        if result is None or (is_done and (target / "architecture.yaml").is_file()):
+            continue
         facts = export_result(
             target,
             parts=parts,
@@ -142,9 +146,12 @@ def conclude(
             result=result,
             objective=config.search.objective,
         )
-        reporter.note(f"{role}: evaluating the exported and reloaded model on test")
-        metrics, count = evaluate_exported(target, config.data, "test")
-        facts |= {"test": metrics, "test_samples": count}
+        if is_done:
+            facts |= {key: report[role][key] for key in ("test", "test_samples")}
+        else:
+            reporter.note(f"{role}: evaluating the exported and reloaded model on test")
+            metrics, count = evaluate_exported(target, config.data, "test")
+            facts |= {"test": metrics, "test_samples": count}
         describe(target, facts)
         report[role] = {"architecture": result.architecture.as_dict(), **facts, "result": result.as_dict()}
         write_atomically(path, json.dumps(report, indent=1).encode())
@@ -165,12 +172,28 @@ def conclude(
     reporter.note(f'use it: python run_search.py predict {directory / BEST} --image FILE --text "..."')
 
 
+def read_report(directory: Path) -> dict[str, Any]:
+    """What `conclude` has written in a run directory so far.
+
+    Raises:
+        StudyError: If the file is damaged.
+    """
+    path = directory / REPORT
+    try:
+        report: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise StudyError(f"{path}: is damaged ({error}); delete it to have the winner evaluated again") from error
+    return report
+
+
 def _row(entry: dict[str, Any], metric: str) -> Sequence[str]:
-    share = entry["test"][metric]
+    share, count = entry["test"][metric], entry["test_samples"]
+    # The binomial error holds for a share of samples, not for averages over classes.
+    error = f" ± {standard_error(share, count):.4f}" if metric == "accuracy" else ""
     return (
         " ".join(f"{gene}={value}" for gene, value in entry["architecture"].items()),
         f"{entry['validation'][metric]:.4f}",
-        f"{share:.4f} ± {standard_error(share, entry['test_samples']):.4f}",
+        f"{share:.4f}{error}",
         f"{entry['trainable_parameters']:,}",
         f"{format_bytes(entry['measured_peak_bytes'])} (predicted {format_bytes(entry['predicted_peak_bytes'])})",
     )

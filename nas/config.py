@@ -67,6 +67,7 @@ class RecipeConfig:
     `momentum` is SGD's, or AdamW's first beta. `warmup_share` is the part of all steps in which the learning rate
     rises linearly; `clip_norm` bounds the gradient's global norm (null: no bound); `depth_scaling` divides the learning
     rate of prompts and mappings by n ** depth_scaling for n fusing layers: those above amplify what an early one does.
+    `label_smoothing` is the part of the target that is spread over all classes.
     """
 
     optimizer: str
@@ -80,6 +81,7 @@ class RecipeConfig:
     batch_size: int
     epochs: int
     class_weights: str
+    label_smoothing: float
 
 
 @dataclass(frozen=True)
@@ -307,7 +309,8 @@ def parse_config(values: Any, *, source: str, base_directory: Path) -> Config:
 
 
 def _local(name: str, base_directory: Path) -> str:
-    return os.path.normpath(base_directory / Path(name).expanduser()) if name else name
+    # Not Path.expanduser, which raises for a user that does not exist; such a path is then reported as missing.
+    return os.path.normpath(base_directory / os.path.expanduser(name)) if name else name
 
 
 def _data(section: _Section, base_directory: Path) -> DataConfig:
@@ -363,6 +366,7 @@ def _recipe(section: _Section) -> RecipeConfig:
         batch_size=section.integer("batch_size", 1),
         epochs=section.integer("epochs", 1),
         class_weights=section.text("class_weights", choices=("none", "inverse_frequency"), default="none"),
+        label_smoothing=section.number("label_smoothing", 0, 0.9, default=0.0),
     )
     rates.reject_unknown_keys()
     section.reject_unknown_keys()
@@ -418,8 +422,8 @@ def _budget(section: _Section) -> BudgetConfig:
         time_seconds=_with_unit(section, "time", parse_seconds),
         trials=None if section.get("trials", None, "") is None else section.integer("trials", 1),
         memory_bytes=int(_with_unit(section, "memory", parse_bytes) or 0),
-        supernet_share=section.number("supernet_share", 0, 0.9, default=0.25),
-        finalists_share=section.number("finalists_share", 0, 0.9, default=0.35),
+        supernet_share=section.number("supernet_share", 0, 0.9, default=0.25, positive=True),
+        finalists_share=section.number("finalists_share", 0, 0.9, default=0.35, positive=True),
     )
     if config.time_seconds is None and config.trials is None:
         section.problems.append(f"{section.path}: needs time (for instance 4m) or trials (for instance 200), or both")
@@ -451,6 +455,6 @@ def config_as_dict(config: Config) -> dict[str, Any]:
     values["space"] = {gene: list(config.space.choices[gene]) for gene in GENES}
     budget = values["budget"]
     time_seconds, memory_bytes = budget.pop("time_seconds"), budget.pop("memory_bytes")
-    budget["time"] = None if time_seconds is None else f"{time_seconds:.10g}s"
+    budget["time"] = None if time_seconds is None else f"{time_seconds:f}s"
     budget["memory"] = f"{memory_bytes}B"
     return values

@@ -99,6 +99,9 @@ def export(
     Raises:
         ExportError: If the folder holds something else, or cannot be written.
     """
+    directory = Path(os.path.abspath(directory))
+    if directory.exists() and not directory.is_dir():
+        raise ExportError(f"{directory}: is a file; name a folder")
     if directory.exists() and any(directory.iterdir()) and not (directory / "architecture.yaml").is_file():
         raise ExportError(f"{directory}: is not empty and holds no exported model; name another folder")
     temporary = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
@@ -216,7 +219,6 @@ Classes: {", ".join(config["id2label"].values())}.
 from pathlib import Path
 
 from PIL import Image
-from safetensors import SafetensorError
 
 from nas.export import open_exported
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig
 from nas.config import RecipeConfig
 from nas.data import Batch
 from nas.encoders import build_encoder
-from nas.fusion import PMF
+from nas.fusion import PMF, trainable_parameter_count
 from nas.space import Architecture
 from nas.training import Trainer
 
@@ -74,13 +74,15 @@ class PeakPrediction:
 
     process_bytes: int
     frozen_bytes: int
+    supernet_bytes: int
     trained_bytes: int
     optimizer_bytes: int
     step_bytes: int
 
     @property
     def peak_bytes(self) -> int:
-        return self.process_bytes + self.frozen_bytes + self.trained_bytes + self.optimizer_bytes + self.step_bytes
+        held = self.process_bytes + self.frozen_bytes + self.supernet_bytes
+        return held + self.trained_bytes + self.optimizer_bytes + self.step_bytes
 
 
 class MemoryModel:
@@ -93,6 +95,7 @@ class MemoryModel:
         image_token_count: S.
         text_token_count: T of the longest text, for which the peak is predicted.
         class_count: C.
+        supernet: The space's largest architecture, whose weights a worker holds beside the candidate's.
         process_bytes: What a worker holds before it trains.
     """
 
@@ -105,6 +108,7 @@ class MemoryModel:
         image_token_count: int,
         text_token_count: int,
         class_count: int,
+        supernet: Architecture,
         process_bytes: int = PROCESS_BYTES,
     ) -> None:
         self._mode = FakeTensorMode()
@@ -115,10 +119,20 @@ class MemoryModel:
         self._tokens = (image_token_count, text_token_count)
         self._class_count = class_count
         self._process_bytes = process_bytes
+        self._supernet_bytes = 4 * trainable_parameter_count(
+            image_width=self._image_encoder.width,
+            text_width=self._text_encoder.width,
+            fusing_layers=min(self._image_encoder.depth, self._text_encoder.depth) - supernet.fusion_layer,
+            architecture=supernet,
+            class_count=class_count,
+        )
         self._cache: dict[Architecture, PeakPrediction] = {}
 
     def predict(self, architecture: Architecture) -> PeakPrediction:
-        """Peak of training the architecture stand-alone."""
+        """Peak of training the architecture stand-alone.
+
+        Evaluation needs less: its batches are as large, and it keeps nothing for a backward pass.
+        """
         if architecture not in self._cache:
             self._cache[architecture] = self._predict(architecture)
         return self._cache[architecture]
@@ -150,6 +164,7 @@ class MemoryModel:
         return PeakPrediction(
             process_bytes=self._process_bytes,
             frozen_bytes=frozen,
+            supernet_bytes=self._supernet_bytes,
             trained_bytes=trained,
             optimizer_bytes=trained * _STATE_TENSORS[self._recipe.optimizer],
             step_bytes=tracker.peak_bytes,

@@ -6,7 +6,16 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from nas.config import Config
-from nas.data import Dataset, FeatureStore, ImageSource, Preprocessor, open_images, open_or_build, read_manifest
+from nas.data import (
+    SPLITS,
+    Dataset,
+    FeatureStore,
+    ImageSource,
+    Preprocessor,
+    open_images,
+    open_or_build,
+    read_manifest,
+)
 from nas.encoders import FrozenEncoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
 from nas.errors import ConfigError, DataError
 from nas.memory import MemoryModel
@@ -64,9 +73,11 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
         tokenizer=load_tokenizer(checkpoints[1]),
         max_text_tokens=config.data.max_text_tokens,
     )
-    dataset = read_manifest(config.data, ("train", "validation"))
     images = open_images(Path(config.data.images))
-    dataset = _readable(dataset, images, skip=config.data.skip_unreadable_images, reporter=reporter)
+    # All splits are checked now, so that nothing is found wrong at the end; the search is handed train and validation.
+    whole = read_manifest(config.data, SPLITS)
+    whole = _readable(whole, images, skip=config.data.skip_unreadable_images, reporter=reporter)
+    dataset = Dataset(whole.class_names, {split: whole.splits[split] for split in ("train", "validation")})
     default = default_architecture(
         image_depth=image_encoder.depth,
         text_depth=text_encoder.depth,
@@ -111,20 +122,27 @@ def _memory_model(
         image_token_count=store.splits["train"].image_token_count,
         text_token_count=longest,
         class_count=len(store.class_names),
+        supernet=config.space.largest,
     )
 
 
 def _check_space(config: Config, source: str, image_encoder: FrozenEncoder, text_encoder: FrozenEncoder) -> None:
     shallower = min(image_encoder.depth, text_encoder.depth)
     latest = config.space.choices["fusion_layer"][-1]
-    if latest >= shallower:
-        raise ConfigError(
-            source,
-            [
-                f"space.fusion_layer: {latest} is not allowed; expected at most {shallower - 1}, since the encoders "
-                f"have {image_encoder.depth} and {text_encoder.depth} layers"
-            ],
+    problems = []
+    positions = int(text_encoder.config.max_position_embeddings)
+    if config.data.max_text_tokens > positions:
+        problems.append(
+            f"data.max_text_tokens: {config.data.max_text_tokens} is not allowed; expected at most {positions}, the "
+            "positions of the text encoder"
         )
+    if latest >= shallower:
+        problems.append(
+            f"space.fusion_layer: {latest} is not allowed; expected at most {shallower - 1}, since the encoders "
+            f"have {image_encoder.depth} and {text_encoder.depth} layers"
+        )
+    if problems:
+        raise ConfigError(source, problems)
 
 
 def _readable(dataset: Dataset, images: ImageSource, *, skip: bool, reporter: Reporter) -> Dataset:

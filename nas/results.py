@@ -72,8 +72,21 @@ class Result:
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that did not finish: by its own error, or because its worker died."""
+    """A job that did not finish: by its own error, or because its worker died.
+
+    Args:
+        job: Which.
+        cause: The kind of failure; the same for failures of one cause.
+        reason: What happened this time, for people.
+        worker_died: Whether it took its worker with it.
+    """
 
     job: Job
+    cause: str
     reason: str
     worker_died: bool = False
+
+    @classmethod
+    def of(cls, job: Job, error: Exception) -> "Failure":
+        """The failure that an error in a worker means."""
+        return cls(job, type(error).__name__, f"{type(error).__name__}: {error}")

@@ -6,13 +6,14 @@ configuration and from what the study holds, so a killed search goes on from the
 
 import json
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nas.budget import Deadlines, TimeAccount
 from nas.config import Config
-from nas.errors import BudgetError, TrainingError
+from nas.errors import StudyError, TrainingError
 from nas.execution import Executor, Ledger, WorkerSetup
 from nas.files import write_atomically
 from nas.fusion import build_supernet
@@ -32,6 +33,7 @@ DEFAULT_TRIAL = -1
 """The PMF default that is trained for comparison is no candidate of the search."""
 
 _WAIT_SECONDS = 0.5
+_RESULTS_SECONDS = 5.0
 _SAME_FAILURES = 3
 _WORKER_DEATHS = 3
 
@@ -42,13 +44,11 @@ class Outcome:
 
     Args:
         best: The best full training on validation; None if none was finished.
-        default: PMF's default, trained the same way; None if it cannot fit.
-        is_exhausted: Every feasible architecture of the space was scored.
+        default: PMF's default, trained the same way; None if it cannot fit, fails, or has nothing to be compared with.
     """
 
     best: Result | None
     default: Result | None
-    is_exhausted: bool
 
 
 class Search:
@@ -87,7 +87,9 @@ class Search:
         self.is_exhausted = False
         self._full_steps = full_step_count(config.recipe, len(prepared.store.splits["train"]))
         self._deaths: dict[tuple[int, Stage], int] = {}
-        self._recent_failures: list[str] = []
+        self._pending_failures: list[Failure] = []
+        self._default_has_failed = False
+        self._results_written_at = -math.inf
         self._infeasible = {
             rejection.architecture for rejection in study.rejections if rejection.status == "infeasible"
         }
@@ -97,10 +99,8 @@ class Search:
         """Search until the budget is spent or nothing is left to do.
 
         Raises:
-            BudgetError: If no architecture fits the memory budget.
             TrainingError: If training fails the same way again and again.
         """
-        self._check_memory()
         self.account.start()
         try:
             self._train_supernet()
@@ -110,14 +110,14 @@ class Search:
             self.account.stop()
             write_results(self.setup.run_directory / "results.csv", self.study)
         best = next(iter(ranked(self.study.results("full"))), None)
-        return Outcome(best=best, default=self._train_default(), is_exhausted=self.is_exhausted)
+        return Outcome(best=best, default=None if best is None else self._train_default())
 
     # Feasibility
 
     def is_feasible(self, architecture: Architecture) -> bool:
         """Whether the architecture's training fits the memory budget alone; one that does not is recorded, once."""
         peak_bytes = self.prepared.memory.predict(architecture).peak_bytes
-        if self.ledger.fits_alone(peak_bytes):
+        if self._fits(architecture):
             return True
         if architecture not in self._infeasible:
             self._infeasible.add(architecture)
@@ -126,24 +126,15 @@ class Search:
             )
         return False
 
-    def _check_memory(self) -> None:
-        space, memory, budget = self.config.space, self.prepared.memory, self.ledger.budget_bytes
-        smallest, largest = memory.predict(space.smallest), memory.predict(space.largest)
-        if not self.ledger.fits_alone(smallest.peak_bytes):
-            raise BudgetError(
-                f"memory budget {format_bytes(budget)}: not even the smallest architecture ({space.smallest}) fits; "
-                f"its training needs {format_bytes(smallest.peak_bytes)}"
-            )
-        self.reporter.note(
-            f"memory: {format_bytes(budget)} for {self.executor.slot_count} worker(s); a candidate needs "
-            f"{format_bytes(smallest.peak_bytes)} to {format_bytes(largest.peak_bytes)}, of which "
-            f"{format_bytes(smallest.process_bytes + smallest.frozen_bytes)} are the process and frozen weights"
-        )
+    def _fits(self, architecture: Architecture) -> bool:
+        return self.ledger.fits_alone(self.prepared.memory.predict(architecture).peak_bytes)
 
     # Supernet
 
     def _train_supernet(self) -> None:
-        if self.setup.supernet_path.exists():
+        checkpoint = self.setup.run_directory / "supernet_checkpoint.pt"
+        # A supernet cut short by its share of the time goes on with more time, unless scores depend on it already.
+        if self.setup.supernet_path.exists() and (self.study.results("inherited") or not checkpoint.exists()):
             return
         config, prepared, total = self.config, self.prepared, self.config.supernet.steps
         supernet = build_supernet(
@@ -153,13 +144,12 @@ class Search:
             class_count=len(prepared.store.class_names),
             seed=seed_from(config.seed, "supernet"),
         )
-        checkpoint = self.setup.run_directory / "supernet_checkpoint.pt"
-        fits_all = self.ledger.fits_alone(prepared.memory.predict(config.space.largest).peak_bytes)
+        fits_all = self._fits(config.space.largest)
 
         def is_feasible(architecture: Architecture) -> bool:
             # Every gene only adds tensors, so where the largest fits, all do. Sampling proposes no candidate, so what
             # does not fit is not recorded here.
-            return fits_all or self.ledger.fits_alone(prepared.memory.predict(architecture).peak_bytes)
+            return fits_all or self._fits(architecture)
 
         def on_step(done: int, loss: float) -> None:
             self.account.tick()
@@ -179,7 +169,8 @@ class Search:
             on_step=on_step,
         )
         save_weights(self.setup.supernet_path, supernet, steps=str(done))
-        checkpoint.unlink()
+        if done == total:
+            checkpoint.unlink()
         ended = "" if done == total else f", ended by its share of the time (of {total} steps)"
         self.reporter.note(f"supernet: {done} steps, {format_seconds(self.account.spent_seconds)} spent{ended}")
 
@@ -197,20 +188,25 @@ class Search:
         )
         for result in self.study.results("inherited"):
             strategy.tell(result.architecture, result.score)
+        infeasible = {rejection.architecture for rejection in self.study.rejections if rejection.status == "infeasible"}
         for architecture in self.study.architectures():
-            strategy.mark_proposed(architecture)
+            if architecture not in infeasible:  # with another memory budget it may fit
+                strategy.mark_proposed(architecture)
         return strategy
 
     def _next_candidate_job(self, running: Sequence[Job]) -> Job | None:
         """Train a promising candidate, else score one that was put back, else score a new one."""
-        search, scored = self.config.search, self.study.results("inherited")
-        busy = {(job.trial, job.stage) for job in running}
+        search, scored = self.config.search, self._that_fit(self.study.results("inherited"))
+        busy = {(job.trial, job.stage) for job in running} | {
+            self._key(failure.job) for failure in self._pending_failures
+        }
         taken = self._trials_at("trained") | {trial for trial, stage in busy if stage == "trained"}
-        no_more_scores = not self.study.running and (self.is_exhausted or self._trials_left() <= 0)
+        put_back = {trial: entry for trial, entry in self.study.running.items() if self._fits(entry)}
+        no_more_scores = not put_back and (self.is_exhausted or self._trials_left() <= 0)
         due = next_training(search, scored=scored, taken=taken, is_complete=no_more_scores)
         if due is not None:
             return self._job(due.trial, due.architecture, "trained", search.training_steps)
-        for trial, architecture in self.study.running.items():
+        for trial, architecture in put_back.items():
             if (trial, "inherited") not in busy:
                 return self._job(trial, architecture, "inherited", 0)
         if self.is_exhausted or self._trials_left() <= 0:
@@ -221,6 +217,10 @@ class Search:
             self.reporter.note("the search space is exhausted: every architecture that fits has been scored")
             return None
         return self._job(self.study.start(proposal), proposal, "inherited", 0)
+
+    def _that_fit(self, results: Sequence[Result]) -> list[Result]:
+        """Those that the memory budget of this session has room for; an earlier session may have had more."""
+        return [result for result in results if self._fits(result.architecture)]
 
     def _trials_at(self, stage: Stage) -> set[int]:
         """Candidates that have come to an end at a stage, with a score or without."""
@@ -240,9 +240,11 @@ class Search:
     def _next_finalist_job(self, running: Sequence[Job]) -> Job | None:
         """Train the next of the best in full, if there is time for it; the very best is always tried."""
         done = self._trials_at("full")
-        busy = {job.trial for job in running}
+        busy = {job.trial for job in running} | {failure.job.trial for failure in self._pending_failures}
         chosen = finalists(
-            self.config.search, scored=self.study.results("inherited"), trained=self.study.results("trained")
+            self.config.search,
+            scored=self._that_fit(self.study.results("inherited")),
+            trained=self._that_fit(self.study.results("trained")),
         )
         for result in chosen:
             if result.trial in done or result.trial in busy:
@@ -280,8 +282,14 @@ class Search:
         What is still running at the deadline is stopped and stays to be done.
         """
         self.reporter.note(f"phase: {name}")
+
+        def is_over() -> bool:
+            self.account.tick()
+            return self.account.spent_seconds >= deadline_seconds
+
+        self.executor.stop_when(is_over)
         waiting: Job | None = None  # decided, but has to wait for memory: nobody overtakes it
-        while self.account.spent_seconds < deadline_seconds:
+        while not is_over():
             while len(self.executor.running) < self.executor.slot_count:
                 waiting = waiting or next_job(self.executor.running)
                 if waiting is None or not self.ledger.admit(self._key(waiting), waiting.predicted_peak_bytes):
@@ -289,15 +297,22 @@ class Search:
                 self.executor.submit(waiting)
                 waiting = None
             if not self.executor.running:
-                return
+                break
+            running = list(self.executor.running)
             for outcome in self.executor.wait(_WAIT_SECONDS):
                 self._take(outcome)
-            self.account.tick()
+            self._release_ended(running)
             self._show_progress(name)
-        running = self.executor.running
+        running = list(self.executor.running)
         for outcome in self.executor.stop_running():
             self._take(outcome)
-        for key in [self._key(job) for job in running]:
+        self._release_ended(running)
+        self._record_failures()
+
+    def _release_ended(self, jobs: Sequence[Job]) -> None:
+        """Give back what jobs had reserved that are not running any more and had no outcome: they were stopped."""
+        still = {self._key(job) for job in self.executor.running}
+        for key in {self._key(job) for job in jobs} - still:
             if self.ledger.holds(key):
                 self.ledger.release(key)
 
@@ -312,7 +327,7 @@ class Search:
             self._take_failure(outcome)
             return
         self.ledger.release((outcome.trial, outcome.stage))
-        self._recent_failures.clear()
+        self._record_failures()
         if outcome.trial == DEFAULT_TRIAL:
             write_atomically(self._default_path, json.dumps(outcome.as_dict()).encode())
         else:
@@ -324,6 +339,9 @@ class Search:
             f"{self.config.search.objective}={outcome.score:.4f} {outcome.architecture} "
             f"{outcome.seconds:.1f}s peak {format_bytes(outcome.measured_peak_bytes)}"
         )
+        if time.monotonic() - self._results_written_at > _RESULTS_SECONDS:
+            write_results(self.setup.run_directory / "results.csv", self.study)
+            self._results_written_at = time.monotonic()
 
     def _take_failure(self, failure: Failure) -> None:
         """Put a candidate back whose worker died; record one that fails by itself, or kills its worker every time."""
@@ -333,14 +351,22 @@ class Search:
             if self._deaths[self._key(job)] < _WORKER_DEATHS:
                 self.reporter.note(f"trial {job.trial} {job.stage} put back: {reason}")
                 return
-        self._recent_failures.append(reason)
         if job.trial == DEFAULT_TRIAL:
-            raise TrainingError(f"PMF's default architecture failed to train: {reason}")
-        self.study.fail(job, reason)
+            self.reporter.note(f"PMF's default failed to train: {reason}")
+            self._default_has_failed = True
+            return
         self.reporter.note(f"trial {job.trial} {job.stage} failed: {reason}")
-        last = self._recent_failures[-_SAME_FAILURES:]
-        if len(last) == _SAME_FAILURES and len(set(last)) == 1:
+        self._pending_failures.append(failure)
+        last = self._pending_failures[-_SAME_FAILURES:]
+        if len(last) == _SAME_FAILURES and len({entry.cause for entry in last}) == 1:
+            # The cause lies outside the candidates: they are not recorded as failed, a resume tries them again.
             raise TrainingError(f"{_SAME_FAILURES} candidates in a row failed with one cause: {reason}")
+
+    def _record_failures(self) -> None:
+        """Make failures durable, once others have got through or the phase has ended: they are the candidates' own."""
+        while self._pending_failures:
+            failure = self._pending_failures.pop(0)
+            self.study.fail(failure.job, failure.reason)
 
     def _show_progress(self, phase: str) -> None:
         is_last = phase == "finalists"
@@ -381,12 +407,18 @@ class Search:
                 f"PMF's default ({self.prepared.default}) is trained for comparison, on top of the budget"
             )
             pending: list[Job] = [job]
-            while not self._default_path.exists():
+            self.executor.stop_when(lambda: False)
+            while not self._default_path.exists() and not self._default_has_failed:
                 if pending:
                     self.ledger.admit(self._key(job), job.predicted_peak_bytes)
                     self.executor.submit(pending.pop())
                 for outcome in self.executor.wait(_WAIT_SECONDS):
                     self._take(outcome)
-                if not self.executor.running and not self._default_path.exists():
+                if not self.executor.running and not pending:
                     pending = [job]  # its worker died
-        return Result.from_dict(json.loads(self._default_path.read_text()))
+            if self._default_has_failed:
+                return None
+        try:
+            return Result.from_dict(json.loads(self._default_path.read_text()))
+        except (ValueError, TypeError, KeyError) as error:
+            raise StudyError(f"{self._default_path}: is damaged ({error}); delete it to have it made again") from error

@@ -54,11 +54,9 @@ class Study:
         self._lock = _lock(directory)
         journal = directory / JOURNAL
         repair_journal(journal)
-        storage = JournalStorage(JournalFileBackend(str(journal)))
-        self._studies = {
-            stage: optuna.create_study(storage=storage, study_name=stage, direction="maximize", load_if_exists=True)
-            for stage in STAGES
-        }
+        # This driver alone works here, so a lock of the journal was left by one that died while it wrote.
+        journal.with_name(journal.name + ".lock").unlink(missing_ok=True)
+        self._studies = self._open_studies(journal)
         self._distributions: dict[str, Any] = {
             gene: optuna.distributions.CategoricalDistribution(space.choices[gene]) for gene in GENES
         }
@@ -68,6 +66,17 @@ class Study:
         for stage in STAGES:
             for trial in self._studies[stage].get_trials(deepcopy=False):
                 self._recall(stage, trial)
+
+    def _open_studies(self, journal: Path) -> dict[Stage, optuna.Study]:
+        try:
+            storage = JournalStorage(JournalFileBackend(str(journal)))
+            return {
+                stage: optuna.create_study(storage=storage, study_name=stage, direction="maximize", load_if_exists=True)
+                for stage in STAGES
+            }
+        except (ValueError, KeyError) as error:
+            self._lock.close()
+            raise StudyError(f"{journal}: is damaged before its last line and cannot be read: {error}") from error
 
     def close(self) -> None:
         """Let another driver open the study."""

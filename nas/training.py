@@ -20,8 +20,6 @@ from nas.errors import TrainingError
 from nas.fusion import PMF
 from nas.space import Architecture
 
-EVALUATION_BATCH = 64
-
 
 class Stopped(Exception):
     """A training was asked to stop before its last step; what it had done is discarded by whoever asked."""
@@ -121,7 +119,7 @@ class Trainer:
         """Forward and backward of one batch, the part of a step that decides its peak of memory; returns the loss."""
         self.optimizer.zero_grad(set_to_none=True)  # before the forward, so that old gradients are not held through it
         logits = self.model(batch.image_tokens, batch.text_tokens, batch.text_mask, architecture)
-        loss = cross_entropy(logits, batch.labels, weight=self.weights)
+        loss = cross_entropy(logits, batch.labels, weight=self.weights, label_smoothing=self.recipe.label_smoothing)
         torch.autograd.backward(loss)
         return loss.detach()
 
@@ -182,7 +180,7 @@ def train(
         on_step(step + 1, loss)
 
 
-def evaluation_batches(lengths: NDArray[np.int64], batch_size: int = EVALUATION_BATCH) -> Iterator[NDArray[np.int64]]:
+def evaluation_batches(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:
     """All samples, texts of like length together, so that little padding is computed; padding changes no result."""
     order = np.argsort(lengths, kind="stable")
     for start in range(0, len(order), batch_size):
@@ -193,6 +191,8 @@ def evaluation_batches(lengths: NDArray[np.int64], batch_size: int = EVALUATION_
 def predict_logits(
     model: PMF,
     split: FeatureSplit,
+    *,
+    batch_size: int,
     architecture: Architecture | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Tensor:
@@ -201,6 +201,7 @@ def predict_logits(
     Args:
         model: A model or a supernet.
         split: Samples.
+        batch_size: Samples computed together; changes no result beyond rounding.
         architecture: The slice to evaluate; the model's own architecture by default.
         should_stop: Asked before every batch.
 
@@ -209,7 +210,7 @@ def predict_logits(
     """
     architecture = architecture or model.architecture
     logits = torch.empty(len(split), model.image_classifier.out_features)
-    for indices in evaluation_batches(split.text_lengths):
+    for indices in evaluation_batches(split.text_lengths, batch_size):
         if should_stop():
             raise Stopped
         batch = split.batch(indices, architecture.fusion_layer)

@@ -59,6 +59,11 @@ def test_a_finalist_is_exported_by_its_number_and_others_are_not(
         (["search", "none.yaml"], "none.yaml: 1 problem"),
         (["search", "{search}", "--budget", "soon"], "--budget 'soon': expected a time"),
         (["search", "{search}", "--memory-budget", "2"], "--memory-budget '2': expected a number with a unit"),
+        (["search", "{search}", "--memory-budget", "0B"], "budget.memory: '0B' is not allowed; expected more than 0"),
+        (["search", "{search}", "--seed", "-1"], "seed: -1 is not allowed; expected a whole number of at least 0"),
+        (["search", "{search}", "--budget", "²"], "--budget '²': expected a time"),
+        (["search", "{search}", "--run-dir", "{search}"], "Not a directory"),
+        (["search", "{search}", "--cache-dir", "{search}", "--workers", "0"], "the features cannot be stored"),
         (["resume", "no_run"], "no_run: holds no run"),
         (["export", "no_run", "--output", "x"], "no_run: holds no run"),
         (["evaluate", "no_model", "--data", "x.csv"], "no_model: is no exported model"),
@@ -81,19 +86,21 @@ def test_unreadable_images_stop_the_search_or_are_left_out_as_the_user_wants(
     (own_project.images / "003.png").unlink()
     common = ["--workers", "0", "--cache-dir", str(tmp_path / "cache"), "--budget", "2"]
     assert main(["search", str(own_project.root / "search.yaml"), "--run-dir", str(tmp_path / "a"), *common]) == 2
-    assert "2 of 48 images are missing or cannot be read: 000.png, 003.png" in capsys.readouterr().err
+    assert "2 of 60 images are missing or cannot be read: 000.png, 003.png" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
     tolerant = own_project.write("tolerant.yaml", **{"data.skip_unreadable_images": True})
     assert main(["search", str(tolerant), "--run-dir", str(tmp_path / "b"), *common]) == 0
-    assert "left out: 2 of 48 images" in capsys.readouterr().out
+    assert "left out: 2 of 60 images" in capsys.readouterr().out
 
 
 def test_a_space_too_deep_for_the_encoders_is_refused(
     project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    deep = project.write("deep.yaml", **{"space.fusion_layer": [0, 3]})
+    deep = project.write("deep.yaml", **{"space.fusion_layer": [0, 3], "data.max_text_tokens": 64})
     assert main(["search", str(deep), "--run-dir", str(tmp_path / "run"), "--workers", "0"]) == 2
-    assert "space.fusion_layer: 3 is not allowed; expected at most 2" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "space.fusion_layer: 3 is not allowed; expected at most 2" in error
+    assert "data.max_text_tokens: 64 is not allowed; expected at most 20" in error
 
 
 @pytest.mark.parametrize("command", [[], ["search"], ["resume"], ["export"], ["evaluate"], ["predict"]])

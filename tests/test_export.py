@@ -22,7 +22,7 @@ TEXTS = ["apple boat", "cat", "dog egg fox apple"]
 
 @pytest.fixture(scope="module")
 def parts(project: Project) -> ModelParts:
-    return ModelParts.load(load_config(project.root / "search.yaml"))
+    return ModelParts.load(load_config(project.root / "search.yaml"), ("blue", "green", "red"))
 
 
 def trained(parts: ModelParts, architecture: Architecture) -> PMF:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.runs import read_config
+from nas.runs import read_run
 from nas.study import Study
 from tests.conftest import Project
 
@@ -82,7 +82,7 @@ def test_a_killed_search_ends_complete_with_nothing_finished_lost(
     )
     assert resumed.returncode == 0, resumed.stderr
     assert "exported model" in resumed.stdout
-    with Study(run, read_config(run).space) as study:
+    with Study(run, read_run(run).config.space) as study:
         assert [len(study.results(stage)) for stage in ("inherited", "trained", "full")] == [8, 4, 3]
         assert study.running == {} and study.rejections == []
         for trial, stage, score in said:

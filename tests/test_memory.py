@@ -40,6 +40,7 @@ RECIPE = RecipeConfig(
     batch_size=6,
     epochs=1,
     class_weights="none",
+    label_smoothing=0.0,
 )
 ARCHITECTURES = [
     Architecture(2, 1, 0, 0, 4),
@@ -51,7 +52,13 @@ ARCHITECTURES = [
 
 def memory_model() -> MemoryModel:
     return MemoryModel(
-        image_config=IMAGE, text_config=TEXT, recipe=RECIPE, image_token_count=17, text_token_count=9, class_count=5
+        image_config=IMAGE,
+        text_config=TEXT,
+        recipe=RECIPE,
+        image_token_count=17,
+        text_token_count=9,
+        class_count=5,
+        supernet=ARCHITECTURES[-1],
     )
 
 

@@ -4,17 +4,18 @@ import csv
 import io
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nas.errors import BudgetError, StudyError, TrainingError
+from nas.errors import BudgetError, DataError, NasError, StudyError, TrainingError
 from nas.execution import CandidateWorker
 from nas.progress import LineReporter
 from nas.results import Job, Result
-from nas.runs import Machine, Overrides, read_config, resume, start
+from nas.runs import Machine, Overrides, read_run, resume, start
 from nas.study import Study
 from nas.training import Trainer
 from tests.conftest import Project
@@ -38,7 +39,7 @@ def go_on(directory: Path, machine: Machine, **overrides: Any) -> str:
 
 
 def results_of(directory: Path) -> dict[str, list[Result]]:
-    with Study(directory, read_config(directory).space) as study:
+    with Study(directory, read_run(directory).config.space) as study:
         return {stage: study.results(stage) for stage in ("inherited", "trained", "full")}
 
 
@@ -108,11 +109,11 @@ def test_a_search_killed_anywhere_ends_like_an_undisturbed_one(
 ) -> None:
     run, calls = CandidateWorker.run, []
 
-    def killed_at_moment(worker: CandidateWorker, job: Job) -> Result:
+    def killed_at_moment(worker: CandidateWorker, job: Job, *rest: Any) -> Result:
         calls.append(job)
         if len(calls) == moment:
             raise Killed
-        return run(worker, job)
+        return run(worker, job, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(CandidateWorker, "run", killed_at_moment)
@@ -161,7 +162,7 @@ def test_candidates_that_cannot_fit_are_recorded_once_and_never_trained(
     peaks = sorted(result.predicted_peak_bytes for result in results_of(finished[0])["inherited"])
     limit = peaks[len(peaks) // 2]
     search(project.root / "search.yaml", tmp_path / "run", machine, memory_bytes=limit, trials=12)
-    with Study(tmp_path / "run", read_config(tmp_path / "run").space) as study:
+    with Study(tmp_path / "run", read_run(tmp_path / "run").config.space) as study:
         infeasible = [entry.architecture for entry in study.rejections]
         assert {entry.status for entry in study.rejections} == {"infeasible"}
         assert infeasible and len(infeasible) == len(set(infeasible))
@@ -189,12 +190,17 @@ def test_a_small_space_is_exhausted_and_says_so(project: Project, machine: Machi
 def test_candidates_that_all_fail_alike_stop_the_search_with_the_cause(
     project: Project, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(worker: CandidateWorker, job: Job) -> Result:
+    def fail(worker: CandidateWorker, job: Job, *rest: Any) -> Result:
         raise TrainingError("the loss is nan")
 
     monkeypatch.setattr(CandidateWorker, "run", fail)
-    with pytest.raises(TrainingError, match="3 candidates in a row failed with one cause: the loss is nan"):
+    with pytest.raises(
+        TrainingError, match="3 candidates in a row failed with one cause: TrainingError: the loss is nan"
+    ):
         search(project.root / "search.yaml", tmp_path / "run", machine)
+    monkeypatch.undo()
+    go_on(tmp_path / "run", machine)
+    assert len(results_of(tmp_path / "run")["inherited"]) == 8  # the cause was not theirs: they were tried again
 
 
 def test_a_candidate_that_fails_alone_is_recorded_and_the_search_goes_on(
@@ -203,16 +209,16 @@ def test_a_candidate_that_fails_alone_is_recorded_and_the_search_goes_on(
     run, rng = CandidateWorker.run, random.Random(0)
     failed: list[Job] = []
 
-    def fail_sometimes(worker: CandidateWorker, job: Job) -> Result:
+    def fail_sometimes(worker: CandidateWorker, job: Job, *rest: Any) -> Result:
         if job.stage == "inherited" and not failed and rng.random() < 0.5:
             failed.append(job)
             raise TrainingError("once")
-        return run(worker, job)
+        return run(worker, job, *rest)
 
     monkeypatch.setattr(CandidateWorker, "run", fail_sometimes)
     search(project.root / "search.yaml", tmp_path / "run", machine)
-    with Study(tmp_path / "run", read_config(tmp_path / "run").space) as study:
-        assert [(entry.status, entry.reason) for entry in study.rejections] == [("failed", "once")]
+    with Study(tmp_path / "run", read_run(tmp_path / "run").config.space) as study:
+        assert [(entry.status, entry.reason) for entry in study.rejections] == [("failed", "TrainingError: once")]
         assert len(study.results("inherited")) == 7  # a failed trial is a trial of the budget
 
 
@@ -236,3 +242,87 @@ def test_a_directory_in_use_or_of_something_else_is_not_overwritten(
         search(project.root / "search.yaml", tmp_path / "mine", machine)
     with pytest.raises(StudyError, match="holds no run"):
         go_on(tmp_path / "none", machine)
+
+
+def test_a_smaller_memory_budget_leaves_out_what_no_longer_fits_and_a_larger_takes_it_in(
+    project: Project, finished: tuple[Path, str], machine: Machine, tmp_path: Path
+) -> None:
+    peaks = sorted(result.predicted_peak_bytes for result in results_of(finished[0])["inherited"])
+    limit = peaks[len(peaks) // 2]
+    search(project.root / "search.yaml", tmp_path / "run", machine, trials=5)
+    go_on(tmp_path / "run", machine, memory_bytes=limit, trials=10)
+    later = results_of(tmp_path / "run")["inherited"][5:]
+    assert len(later) == 5 and all(result.predicted_peak_bytes <= limit for result in later)
+    go_on(tmp_path / "run", machine, memory_bytes=2**32, trials=1000)
+    results = results_of(tmp_path / "run")["inherited"]
+    assert len({result.architecture for result in results}) == len(results) == 48  # the whole space
+
+
+def test_a_default_that_cannot_be_trained_does_not_cost_the_answer(
+    project: Project, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = CandidateWorker.run
+
+    def fail_default(worker: CandidateWorker, job: Job, *rest: Any) -> Result:
+        if job.trial < 0:
+            raise TrainingError("diverged")
+        return run(worker, job, *rest)
+
+    monkeypatch.setattr(CandidateWorker, "run", fail_default)
+    output = search(project.root / "search.yaml", tmp_path / "run", machine)
+    assert "PMF's default failed to train" in output and "exported model" in output
+
+
+def test_changed_data_is_refused_because_the_scores_do_not_hold(
+    own_project: Project, machine: Machine, tmp_path: Path
+) -> None:
+    search(own_project.root / "search.yaml", tmp_path / "run", machine, trials=2)
+    text = own_project.manifest.read_text()
+    own_project.manifest.write_text(text.replace("apple", "cat", 1))
+    with pytest.raises(StudyError, match="its data or encoders have changed since it was started"):
+        go_on(tmp_path / "run", machine, trials=4)
+
+
+def test_an_unusable_test_split_is_found_before_the_search(
+    own_project: Project, machine: Machine, tmp_path: Path
+) -> None:
+    own_project.manifest.write_text(own_project.manifest.read_text().replace(",test", ",train"))
+    with pytest.raises(DataError, match="no row has split 'test'"):
+        search(own_project.root / "search.yaml", tmp_path / "run", machine)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_supernet_cut_short_goes_on_with_more_time(project: Project, machine: Machine, tmp_path: Path) -> None:
+    output = search(project.root / "search.yaml", tmp_path / "run", machine, time_seconds=0.001)
+    assert "ended by its share of the time (of 12 steps)" in output
+    go_on(tmp_path / "run", machine, trials=4)
+    assert {result.supernet_steps for result in results_of(tmp_path / "run")["inherited"]} == {12}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.yaml", "search: [", "is damaged; expected what `search` wrote there"),
+        ("report.json", "{", "report.json: is damaged"),
+        ("default.json", "{}", "default.json: is damaged"),
+        ("time.json", "[]", "time.json: is damaged"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(
+    finished: tuple[Path, str], machine: Machine, tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    shutil.copytree(finished[0], tmp_path / "run")
+    (tmp_path / "run" / name).write_text(content)
+    with pytest.raises(NasError, match=message):
+        go_on(tmp_path / "run", machine)
+
+
+def test_what_was_deleted_of_the_export_is_made_again_without_another_look_at_test(
+    finished: tuple[Path, str], machine: Machine, tmp_path: Path
+) -> None:
+    shutil.copytree(finished[0], tmp_path / "run")
+    before = (tmp_path / "run" / "best" / "architecture.yaml").read_bytes()
+    shutil.rmtree(tmp_path / "run" / "best")
+    output = go_on(tmp_path / "run", machine)
+    assert "evaluating" not in output
+    assert (tmp_path / "run" / "best" / "architecture.yaml").read_bytes() == before

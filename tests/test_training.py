@@ -107,7 +107,7 @@ def test_training_learns_what_can_be_learned(split: FeatureSplit, config: Config
         seed=0,
         on_step=lambda step, loss: losses.append(loss),
     )
-    accuracy = (predict_logits(model, split).argmax(dim=1).numpy() == split.labels).mean()
+    accuracy = (predict_logits(model, split, batch_size=8).argmax(dim=1).numpy() == split.labels).mean()
     assert losses[-1] < losses[0] / 2 and accuracy > 0.9
 
 
@@ -133,7 +133,7 @@ def test_frozen_weights_stay_frozen(split: FeatureSplit, config: Config, fresh: 
 
 def test_evaluation_does_not_depend_on_how_samples_are_grouped(split: FeatureSplit, fresh: Callable[..., PMF]) -> None:
     model = fresh()
-    together = predict_logits(model, split)
+    together = predict_logits(model, split, batch_size=8)
     for index in (0, 7, len(split) - 1):
         batch = split.batch([index], ARCHITECTURE.fusion_layer)
         alone = model(batch.image_tokens, batch.text_tokens, batch.text_mask).detach()

@@ -2,10 +2,11 @@
 
 from nas.data.features import Batch, FeatureSplit, FeatureStore, open_or_build
 from nas.data.images import ImageSource, open_images
-from nas.data.manifest import Dataset, Samples, read_manifest
+from nas.data.manifest import SPLITS, Dataset, Samples, read_manifest
 from nas.data.preprocessing import Preprocessor
 
 __all__ = [
+    "SPLITS",
     "Batch",
     "Dataset",
     "FeatureSplit",

@@ -25,6 +25,7 @@ from nas.data.preprocessing import Preprocessor
 from nas.encoders import FrozenEncoder, padding_bias, weights_digest
 from nas.errors import DataError
 from nas.files import sync_directory, write_atomically
+from nas.fusion import first_fusing_layers
 
 FORMAT = 1
 _BUILD_BATCH = 32
@@ -107,6 +108,8 @@ class FeatureStore:
         self.directory = directory
         try:
             meta = json.loads((directory / "features.json").read_text())
+            if meta["format"] != FORMAT:
+                raise ValueError(f"its format is {meta['format']}, this version reads {FORMAT}")
             layers = {int(key): (int(value[0]), int(value[1])) for key, value in meta["layers"].items()}
             self.class_names: tuple[str, ...] = tuple(meta["class_names"])
             self.splits = {split: FeatureSplit(directory / split, layers) for split in meta["splits"]}
@@ -118,17 +121,6 @@ class FeatureStore:
     @property
     def size_bytes(self) -> int:
         return sum(path.stat().st_size for path in self.directory.rglob("*.npy"))
-
-
-def feature_layers(
-    image_encoder: FrozenEncoder, text_encoder: FrozenEncoder, fusion_layers: Iterable[int]
-) -> dict[int, tuple[int, int]]:
-    """Fusion layer → how many layers of the image and of the text encoder have run before it (paper, section 4.6)."""
-    shallower = min(image_encoder.depth, text_encoder.depth)
-    return {
-        layer: (image_encoder.depth - shallower + layer, text_encoder.depth - shallower + layer)
-        for layer in fusion_layers
-    }
 
 
 def open_or_build(
@@ -159,15 +151,15 @@ def open_or_build(
     Raises:
         DataError: If an image cannot be read, a feature does not fit float16, or the disk is full.
     """
-    layers = feature_layers(image_encoder, text_encoder, sorted(fusion_layers))
+    layers = {layer: first_fusing_layers(image_encoder, text_encoder, layer) for layer in sorted(fusion_layers)}
     key = _key(dataset, images, preprocessor, image_encoder, text_encoder, layers)
     directory = cache_directory / "features" / key
     if directory.is_dir():
         return FeatureStore(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = directory.with_name(f".{key}.{uuid.uuid4().hex}")
     done, total = 0, sum(len(samples) for samples in dataset.splits.values())
     try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
         for split, samples in dataset.splits.items():
             before = done
 

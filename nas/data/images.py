@@ -1,6 +1,7 @@
 """Where images lie: a folder, or a ZIP file that holds one."""
 
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +10,19 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from nas.errors import DataError
+
+_UNREADABLE = (
+    OSError,
+    KeyError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    zlib.error,
+    zipfile.BadZipFile,
+    Image.DecompressionBombError,
+)
+"""What Pillow and zipfile raise for files that are missing, cut off, damaged, encrypted or far too large."""
 
 
 class ImageSource(ABC):
@@ -37,7 +51,7 @@ class ImageSource(ABC):
             if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion cuts off what is above 255
                 image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
             return image.convert("RGB")
-        except (OSError, KeyError, SyntaxError, ValueError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             raise DataError(f"{self.location}: image {name!r} cannot be read: {error}") from error
 
     def unreadable(self, names: Iterable[str]) -> list[str]:

@@ -118,7 +118,7 @@ def _rows(path: Path, columns: ColumnsConfig) -> Iterator[tuple[int, dict[str, s
                 yield from _json_rows(path, file, wanted)
             else:
                 yield from _csv_rows(path, file, wanted)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: the manifest cannot be read: {error}") from error
 
 
@@ -130,9 +130,12 @@ def _csv_rows(path: Path, file: Iterator[str], wanted: tuple[str, ...]) -> Itera
         raise DataError(
             f"{path}: there is no column {', '.join(map(repr, missing))}; the header has {', '.join(header)}"
         )
+    twice = [column for column in wanted if header.count(column) > 1]
+    if twice:
+        raise DataError(f"{path}: the column {', '.join(map(repr, twice))} is there more than once")
     for row in reader:
-        if any(row[column] is None for column in wanted):
-            raise DataError(f"{path}, row {reader.line_num}: has fewer values than the header has columns")
+        if None in row or any(value is None for value in row.values()):
+            raise DataError(f"{path}, row {reader.line_num}: has more or fewer values than the header has columns")
         yield reader.line_num, {column: row[column].strip() for column in wanted}
 
 
@@ -147,4 +150,4 @@ def _json_rows(path: Path, file: Iterator[str], wanted: tuple[str, ...]) -> Iter
         missing = [column for column in wanted if not isinstance(row, dict) or column not in row]
         if missing:
             raise DataError(f"{path}, row {number}: there is no key {', '.join(map(repr, missing))}")
-        yield number, {column: str(row[column]).strip() for column in wanted}
+        yield number, {column: "" if row[column] is None else str(row[column]).strip() for column in wanted}

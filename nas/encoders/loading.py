@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BertModel, PreTrainedConfig, ViTModel
 from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
@@ -57,7 +58,10 @@ def resolve_checkpoint(name: str, base_directory: Path) -> str:
     """
     if name.startswith("package:"):
         package, _, folder = name.removeprefix("package:").partition("/")
-        spec = importlib.util.find_spec(package)
+        try:
+            spec = importlib.util.find_spec(package)
+        except (ImportError, ValueError):
+            spec = None
         if spec is None or not spec.submodule_search_locations:
             raise EncoderError(
                 f"encoder {name!r}: the Python package {package!r} is not installed "
@@ -88,7 +92,7 @@ def _locally_first(load: Callable[..., T], checkpoint: str) -> T:
 def _load(load: Callable[..., T], checkpoint: str, what: str) -> T:
     try:
         return _locally_first(load, checkpoint)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EncoderError(
             f"encoder {checkpoint!r}: its {what} cannot be loaded: {reason} "

@@ -1,6 +1,7 @@
 """What every executor offers: submit jobs, wait for what came of them."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from nas.results import Failure, Job, Result
 
@@ -17,6 +18,10 @@ class Executor(ABC):
     @abstractmethod
     def running(self) -> list[Job]:
         """Jobs that were submitted and have not come back."""
+
+    @abstractmethod
+    def stop_when(self, should_stop: Callable[[], bool]) -> None:
+        """From now on end jobs for which this becomes true, where nobody is free to call `stop_running`."""
 
     @abstractmethod
     def submit(self, job: Job) -> None:

@@ -2,12 +2,12 @@
 
 import logging
 import os
+from collections.abc import Callable
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
 
-from nas.errors import NasError
 from nas.execution.base import Executor
 from nas.execution.worker import CandidateWorker, WorkerSetup
 from nas.results import Failure, Job, Result
@@ -28,8 +28,8 @@ class _Actor:
             return self._worker.run(job)
         except Stopped:
             return None
-        except NasError as error:
-            return Failure(job, str(error))
+        except Exception as error:  # whatever it is, it belongs to this candidate; the driver reports it
+            return Failure.of(job, error)
 
     def stop(self) -> None:
         self._worker.stop()
@@ -77,6 +77,9 @@ class RayExecutor(Executor):
     def running(self) -> list[Job]:
         return [job for job, _ in self._under_way.values()]
 
+    def stop_when(self, should_stop: Callable[[], bool]) -> None:
+        del should_stop  # the driver is free to look at the clock itself and to call stop_running
+
     def submit(self, job: Job) -> None:
         if not self._idle:
             raise RuntimeError(f"all {self._slot_count} slots are taken")
@@ -108,7 +111,7 @@ class RayExecutor(Executor):
         except RayActorError as error:
             self._idle.append(self._new_actor())
             reason = " ".join(str(error).split())
-            return Failure(job, f"its worker died: {reason[:300]}", worker_died=True)
+            return Failure(job, "worker died", f"its worker died: {reason[:300]}", worker_died=True)
         self._idle.append(actor)
         return outcome
 

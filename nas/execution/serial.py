@@ -1,9 +1,11 @@
 """Runs jobs in this very process, one after another: for tests, debugging and machines without Ray."""
 
-from nas.errors import NasError
+from collections.abc import Callable
+
 from nas.execution.base import Executor
 from nas.execution.worker import CandidateWorker, WorkerSetup
 from nas.results import Failure, Job, Result
+from nas.training import Stopped
 
 
 class SerialExecutor(Executor):
@@ -12,6 +14,7 @@ class SerialExecutor(Executor):
     def __init__(self, setup: WorkerSetup) -> None:
         self._worker = CandidateWorker(setup)
         self._job: Job | None = None
+        self._should_stop: Callable[[], bool] = lambda: False
 
     @property
     def slot_count(self) -> int:
@@ -20,6 +23,9 @@ class SerialExecutor(Executor):
     @property
     def running(self) -> list[Job]:
         return [] if self._job is None else [self._job]
+
+    def stop_when(self, should_stop: Callable[[], bool]) -> None:
+        self._should_stop = should_stop
 
     def submit(self, job: Job) -> None:
         if self._job is not None:
@@ -32,9 +38,11 @@ class SerialExecutor(Executor):
             return []
         job, self._job = self._job, None
         try:
-            return [self._worker.run(job)]
-        except NasError as error:
-            return [Failure(job, str(error))]
+            return [self._worker.run(job, self._should_stop)]
+        except Stopped:
+            return []
+        except Exception as error:  # whatever it is, it belongs to this candidate
+            return [Failure.of(job, error)]
 
     def stop_running(self) -> list[Result | Failure]:
         self._job = None

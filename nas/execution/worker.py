@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,15 +74,23 @@ class CandidateWorker:
         """Ask the running job to end at its next step; it raises `nas.training.Stopped`."""
         self._stop.set()
 
-    def run(self, job: Job) -> Result:
+    def run(self, job: Job, should_stop: Callable[[], bool] = lambda: False) -> Result:
         """Do one job.
 
+        Args:
+            job: What to do.
+            should_stop: Asked before every step, beside `stop`.
+
         Raises:
-            Stopped: If `stop` was called meanwhile.
+            Stopped: If it was stopped.
             TrainingError: If training diverged.
         """
         started = time.monotonic()
         self._stop.clear()
+
+        def is_stopped() -> bool:
+            return self._stop.is_set() or should_stop()
+
         recipe = self.setup.config.recipe
         with PeakSampler() as peak:
             model = self._fresh_model(job) if job.stage == "full" else self._inherited_model(job)
@@ -92,10 +101,10 @@ class CandidateWorker:
                     recipe=recipe,
                     step_count=job.step_count,
                     seed=job.seed,
-                    should_stop=self._stop.is_set,
+                    should_stop=is_stopped,
                 )
             validation = self._store.splits["validation"]
-            logits = predict_logits(model, validation, should_stop=self._stop.is_set)
+            logits = predict_logits(model, validation, batch_size=recipe.batch_size, should_stop=is_stopped)
         metrics = evaluate_logits(logits, torch.from_numpy(validation.labels))
         if job.stage == "full":
             save_weights(self.setup.weights_path(job.trial), model)

@@ -41,26 +41,27 @@ class Evolution(Strategy):
         super().__init__(space=space, seed=seed, is_feasible=is_feasible, first=first)
         self._evolution = evolution
         self._scores: dict[Architecture, float] = {}
-        self._parents: list[Architecture] = []
-        self._next_generation = evolution.population
 
     def learn(self, architecture: Architecture, score: float) -> None:
         self._scores[architecture] = score
 
     def propose(self, rng: random.Random) -> Architecture:
-        if len(self._scores) >= self._next_generation:
-            # Ties go to the smaller architecture, so that the order of telling does not decide.
-            ranked = sorted(self._scores, key=lambda architecture: (-self._scores[architecture], architecture))
-            self._parents = ranked[: self._evolution.parents]
-            self._next_generation = len(self._scores) + self._evolution.population
-        if not self._parents:
+        parents = self._parents()
+        if not parents:
             return self.space.sample(rng)
         chance = rng.random()
         if chance < self._evolution.crossover_share:
-            return self.space.cross(rng.choice(self._parents), rng.choice(self._parents), rng)
+            return self.space.cross(rng.choice(parents), rng.choice(parents), rng)
         if chance < self._evolution.crossover_share + self._evolution.mutation_share:
-            return self.space.mutate(rng.choice(self._parents), rng, self._evolution.mutation_probability)
+            return self.space.mutate(rng.choice(parents), rng, self._evolution.mutation_probability)
         return self.space.sample(rng)
+
+    def _parents(self) -> list[Architecture]:
+        """The best of all complete generations; of equal scores the smaller architecture."""
+        complete = len(self._scores) // self._evolution.population * self._evolution.population
+        scores = dict(list(self._scores.items())[:complete])
+        ranked = sorted(scores, key=lambda architecture: (-scores[architecture], architecture))
+        return ranked[: self._evolution.parents]
 
 
 class TreeParzen(Strategy):

@@ -51,7 +51,7 @@ def test_json_lines_and_other_column_names(tmp_path: Path) -> None:
         (["image,text,label,split", "a,b,c,training"], "row 2: split is 'training'; expected one of train, validation"),
         (["image,text,label,split", "a,b,,train"], "row 2: label is empty"),
         (["image,text,label,split", ",b,c,train"], "row 2: image is empty"),
-        (["image,text,label,split", "a,b,c"], "row 2: has fewer values than the header has columns"),
+        (["image,text,label,split", "a,b,c"], "row 2: has more or fewer values than the header has columns"),
         (["image,text,label,split", "a,b,c,train"], r"the train split has 1 class\(es\)"),
         (["image,text,label,split", "a,b,c,train", "a,b,d,train"], "no row has split 'validation'"),
         (
