@@ -21,7 +21,7 @@ from nas.preparation import Prepared
 from nas.progress import Reporter
 from nas.report import write_results
 from nas.results import STAGES, Failure, Job, Result, Stage
-from nas.search import Strategy, build_strategy, finalists, next_training, ranked
+from nas.search import Strategy, build_strategy, next_training, promotion_order, ranked
 from nas.space import Architecture
 from nas.study import Study
 from nas.supernet_training import train_supernet
@@ -238,20 +238,24 @@ class Search:
     # Finalists
 
     def _next_finalist_job(self, running: Sequence[Job]) -> Job | None:
-        """Train the next of the best in full, if there is time for it; the very best is always tried."""
-        done = self._trials_at("full")
-        busy = {job.trial for job in running} | {failure.job.trial for failure in self._pending_failures}
-        chosen = finalists(
-            self.config.search,
+        """Train the best in full: of the ranking, the first ones that there is time for, as many as configured."""
+        tried = {job.trial for job in running} | {failure.job.trial for failure in self._pending_failures}
+        tried |= self._trials_at("full")
+        ranking = promotion_order(
             scored=self._that_fit(self.study.results("inherited")),
             trained=self._that_fit(self.study.results("trained")),
         )
-        for result in chosen:
-            if result.trial in done or result.trial in busy:
-                continue
-            if (done or busy) and self._full_seconds(result.trial) > self._seconds_left():
-                continue
-            return self._job(result.trial, result.architecture, "full", self._full_steps)
+        room = self._seconds_left()
+        if not tried and all(self._full_seconds(result.trial) > room for result in ranking):
+            room = math.inf  # nobody will be ready in time; whoever is best is as good a start for a resume as any
+        taken = 0
+        for result in ranking:
+            if result.trial in tried:
+                taken += 1
+            elif self._full_seconds(result.trial) <= room:
+                return self._job(result.trial, result.architecture, "full", self._full_steps)
+            if taken == self.config.search.finalists:
+                return None
         return None
 
     def _full_seconds(self, trial: int) -> float:

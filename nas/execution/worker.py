@@ -12,7 +12,7 @@ from nas.config import Config
 from nas.data import FeatureStore
 from nas.encoders import load_encoder
 from nas.fusion import PMF, build_model, build_supernet, extract
-from nas.memory import PeakSampler
+from nas.memory import PeakSampler, release_freed_memory
 from nas.metrics import evaluate_logits
 from nas.results import Job, Result
 from nas.training import predict_logits, seed_from, train
@@ -86,6 +86,7 @@ class CandidateWorker:
             TrainingError: If training diverged.
         """
         started = time.monotonic()
+        release_freed_memory()
         self._stop.clear()
 
         def is_stopped() -> bool:

@@ -35,8 +35,7 @@ def next_training(
     return next((result for result in ranked(scored) if result.trial not in taken), None)
 
 
-def finalists(search: SearchConfig, *, scored: Sequence[Result], trained: Sequence[Result]) -> list[Result]:
-    """Candidates for full training, best first: by trained score, and by inherited score where those are too few."""
+def promotion_order(*, scored: Sequence[Result], trained: Sequence[Result]) -> list[Result]:
+    """Who is to be trained in full, first to last: by trained score, and after those the rest by inherited score."""
     known = {result.trial for result in trained}
-    rest = [result for result in ranked(scored) if result.trial not in known]
-    return [*ranked(trained), *rest][: search.finalists]
+    return [*ranked(trained), *(result for result in ranked(scored) if result.trial not in known)]

@@ -1,6 +1,6 @@
 from nas.config import EvolutionConfig, SearchConfig
 from nas.results import Result, Stage
-from nas.search import finalists, next_training, ranked
+from nas.search import next_training, promotion_order, ranked
 from nas.space import Architecture
 
 SEARCH = SearchConfig("random", "accuracy", 4, 0.5, 10, 3, EvolutionConfig(4, 2, 0.5, 0.5, 0.2))
@@ -30,9 +30,9 @@ def test_a_last_incomplete_round_counts_when_nobody_else_comes() -> None:
     assert last is not None and last.trial == 4
 
 
-def test_finalists_are_ranked_by_trained_scores_and_never_mixed_with_inherited_ones() -> None:
+def test_full_training_goes_by_trained_scores_first_and_never_mixes_them_with_inherited_ones() -> None:
     trained = [result(3, 0.2, "trained"), result(1, 0.6, "trained")]
-    assert [entry.trial for entry in finalists(SEARCH, scored=SCORED, trained=trained)] == [1, 3, 4]
+    assert [entry.trial for entry in promotion_order(scored=SCORED, trained=trained)] == [1, 3, 4, 2, 5, 0]
 
 
 def test_of_equal_scores_the_earlier_trial_wins() -> None:
