@@ -21,6 +21,7 @@ from nas.errors import ExportError
 from nas.files import sync_directory, write_atomically
 from nas.fusion import PMF
 from nas.fusion.classification import PMFConfig, PMFForClassification
+from nas.space import Architecture
 
 _EVALUATION_BATCH = 32
 
@@ -207,7 +208,7 @@ and whose prompts, mappings and classifiers were then trained from fresh weights
 
 | gene | value |
 | --- | --- |
-{chr(10).join(rows(config["architecture"]))}
+{chr(10).join(rows(Architecture(**config["architecture"]).as_dict()))}
 
 | fact | value |
 | --- | --- |

@@ -35,6 +35,7 @@ DEFAULT_TRIAL = -1
 _WAIT_SECONDS = 0.5
 _RESULTS_SECONDS = 5.0
 _SAME_FAILURES = 3
+_STEP_PER_EVALUATION = 3  # a training step costs about three forward passes
 _WORKER_DEATHS = 3
 
 
@@ -246,24 +247,28 @@ class Search:
             trained=self._that_fit(self.study.results("trained")),
         )
         room = self._seconds_left()
-        if not tried and all(self._full_seconds(result.trial) > room for result in ranking):
-            room = math.inf  # nobody will be ready in time; whoever is best is as good a start for a resume as any
+        if not tried and ranking:
+            # If nobody will be ready in time, whoever comes nearest is still tried.
+            room = max(room, min(self._full_seconds(result) for result in ranking))
         taken = 0
         for result in ranking:
             if result.trial in tried:
                 taken += 1
-            elif self._full_seconds(result.trial) <= room:
+            elif self._full_seconds(result) <= room:
                 return self._job(result.trial, result.architecture, "full", self._full_steps)
             if taken == self.config.search.finalists:
                 return None
         return None
 
-    def _full_seconds(self, trial: int) -> float:
-        """How long a full training will take, from the candidate's own short one; 0 where that is not known."""
-        trained, scored = self.study.result("trained", trial), self.study.result("inherited", trial)
-        if trained is None or scored is None:
-            return 0.0
-        return scored.seconds + self._full_steps * max(trained.seconds - scored.seconds, 0.0) / trained.step_count
+    def _full_seconds(self, result: Result) -> float:
+        """How long a full training will take: from the candidate's own short one, else from its time on validation."""
+        trained, scored = self.study.result("trained", result.trial), self.study.result("inherited", result.trial)
+        evaluation = 0.0 if scored is None else scored.seconds
+        if trained is not None:
+            return evaluation + self._full_steps * max(trained.seconds - evaluation, 0.0) / trained.step_count
+        samples = len(self.prepared.store.splits["validation"])
+        steps = self._full_steps * self.config.recipe.batch_size / samples
+        return evaluation + steps * _STEP_PER_EVALUATION * evaluation
 
     def _seconds_left(self) -> float:
         return self.deadlines.total_seconds - self.account.spent_seconds
