@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         directory = getattr(options, "run_dir", None)
         can_resume = directory is not None and (directory / "config.yaml").exists()
-        hint = f"; go on with: {PROGRAM} resume {directory}" if can_resume else ""
+        hint = f"; go on with: python {PROGRAM} resume {directory}" if can_resume else ""
         print(f"interrupted; everything finished is saved{hint}", file=sys.stderr)
         return 130
     return 0

@@ -80,11 +80,13 @@ class FrozenEncoder(nn.Module, ABC):
 
     Args:
         model: The Hugging Face model that holds the weights; `state_dict` keys are its own, under `model.`.
+        layers: Views of its layers, first to last.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, layers: Sequence[EncoderLayer]) -> None:
         super().__init__()
         self.model: Any = model
+        self._layers = tuple(layers)  # a tuple keeps these views of the model out of its state
         self.model.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "FrozenEncoder":
@@ -99,18 +101,18 @@ class FrozenEncoder(nn.Module, ABC):
         return config
 
     @property
-    @abstractmethod
     def layers(self) -> Sequence[EncoderLayer]:
         """The layers, first to last."""
+        return self._layers
 
     @property
     def depth(self) -> int:
         return len(self.layers)
 
     @property
-    @abstractmethod
     def width(self) -> int:
         """Hidden width D."""
+        return int(self.config.hidden_size)
 
     @abstractmethod
     def embed(self, inputs: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """BERT (Devlin et al., NAACL 2019): post-norm layers, nothing after the last; `model_type: bert`."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -34,20 +33,13 @@ class BertEncoder(FrozenEncoder):
     """`BertModel` as a stack of layers; the readout row is CLS."""
 
     def __init__(self, model: BertModel) -> None:
-        super().__init__(model)
-        self._layers = [PostNormLayer(layer, model.config.num_attention_heads) for layer in model.encoder.layer]
+        super().__init__(
+            model, [PostNormLayer(layer, model.config.num_attention_heads) for layer in model.encoder.layer]
+        )
 
     @classmethod
     def from_config(cls, config: BertConfig) -> "BertEncoder":
         return cls(BertModel(config, add_pooling_layer=False))
-
-    @property
-    def layers(self) -> Sequence[EncoderLayer]:
-        return self._layers
-
-    @property
-    def width(self) -> int:
-        return int(self.model.config.hidden_size)
 
     def embed(self, inputs: Tensor) -> Tensor:
         rows: Tensor = self.model.embeddings(inputs)

@@ -1,6 +1,5 @@
 """Vision Transformer (Dosovitskiy et al., ICLR 2021): pre-norm layers, LayerNorm after the last; `model_type: vit`."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -34,20 +33,11 @@ class ViTEncoder(FrozenEncoder):
     """`ViTModel` as a stack of layers; the readout row is CLS after the final LayerNorm."""
 
     def __init__(self, model: ViTModel) -> None:
-        super().__init__(model)
-        self._layers = [PreNormLayer(layer, model.config.num_attention_heads) for layer in model.layers]
+        super().__init__(model, [PreNormLayer(layer, model.config.num_attention_heads) for layer in model.layers])
 
     @classmethod
     def from_config(cls, config: ViTConfig) -> "ViTEncoder":
         return cls(ViTModel(config, add_pooling_layer=False))
-
-    @property
-    def layers(self) -> Sequence[EncoderLayer]:
-        return self._layers
-
-    @property
-    def width(self) -> int:
-        return int(self.model.config.hidden_size)
 
     def embed(self, inputs: Tensor) -> Tensor:
         rows: Tensor = self.model.embeddings(inputs)
