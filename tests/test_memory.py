@@ -132,9 +132,8 @@ def test_the_tracker_follows_release_as_well_as_allocation() -> None:
     assert tracker.peak_bytes == 4000
 
 
-def test_private_memory_shows_what_is_allocated() -> None:
+def test_private_memory_shows_what_is_held() -> None:
     before = private_bytes()
     with PeakSampler() as sampler:
         block = torch.ones(16 * 2**20)
-        del block
-    assert sampler.peak_bytes - before > 0.9 * 64 * 2**20 or private_bytes() - before < 64 * 2**20
+    assert sampler.peak_bytes - before > 0.9 * block.numel() * block.element_size()
