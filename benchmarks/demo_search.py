@@ -26,9 +26,9 @@ def main() -> None:
     parser.add_argument("--budget", default="4m")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run directories lie")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="one seed, 30 seconds: shows that the script works")
+    parser.add_argument("--quick", action="store_true", help="one seed, 60 seconds: shows that the script works")
     options = parser.parse_args()
-    seeds, budget = ([0], "30s") if options.quick else (options.seeds, options.budget)
+    seeds, budget = ([0], "60s") if options.quick else (options.seeds, options.budget)
     reports = [run(options.runs / f"demo-{budget}-seed{seed}", seed, budget) for seed in seeds]
 
     rows, figures = [], {}
@@ -80,6 +80,8 @@ def run(directory: Path, seed: int, budget: str) -> dict[str, Any]:
                 resume(directory, overrides, machine, reporter)
             else:
                 start(DEMO, directory, overrides, machine, reporter)
+    if not (directory / "report.json").exists():
+        raise SystemExit(f"{directory}: no finalist was finished within {budget}; give a larger --budget")
     report: dict[str, Any] = json.loads((directory / "report.json").read_text())
     return report
 
