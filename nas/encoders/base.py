@@ -1,20 +1,22 @@
-"""What every frozen encoder offers: a stack of layers with two primitives each.
+"""What every frozen encoder offers: a stack of layers that can be computed in parts.
 
-Notation: B samples, R rows, H heads, D hidden width, d = D / H.
+Notation: B samples, R rows, S rows that are seen, H heads, D hidden width, d = D / H.
 
 PMF needs keys and values of some rows, and outputs for others, so a layer is not an opaque `layer(x)`. Its keys and
 values depend on each row alone, which is why they can be computed once and shared by every reader.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedConfig, PreTrainedModel
+
+from nas.encoders.frozen import frozen_linear
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,70 @@ class KeysValues:
         )
 
 
-class EncoderLayer(ABC):
-    """One transformer layer, split so that keys and values can be shared and rows left out.
+@dataclass(frozen=True)
+class Projections:
+    """The four frozen projections of an attention block.
 
-    For any rows x and additive bias, `attend(x, *keys_values(x), bias)` is the layer's own forward.
+    Args:
+        query: Linear(D → D), and so on.
+        key: Rows to keys.
+        value: Rows to values.
+        output: Attended rows, heads side by side, to the residual stream.
+        head_count: H.
+        scale: Of the scores, usually d ** −0.5.
     """
 
-    @abstractmethod
-    def keys_values(self, rows: Tensor) -> KeysValues:
-        """Keys and values of rows (B, R, D); each depends on its own row alone."""
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    output: nn.Linear
+    head_count: int
+    scale: float
+
+
+class EncoderLayer(ABC):
+    """One transformer layer, in the parts that PMF needs one by one.
+
+    For any rows x and additive bias, `attend(x, keys_values(x), bias)` is the layer's own forward.
+
+    Args:
+        module: The Hugging Face layer that holds the weights.
+        projections: Of its attention.
+    """
+
+    def __init__(self, module: nn.Module, projections: Projections) -> None:
+        self.module = module
+        self.projections = projections
 
     @abstractmethod
+    def normalize(self, rows: Tensor) -> Tensor:
+        """What the query, key and value projections read, row by row: (…, D) → (…, D)."""
+
+    @abstractmethod
+    def complete(self, rows: Tensor, attended: Tensor) -> Tensor:
+        """Everything behind the attention, row by row: output projection, residuals, norms, feed-forward.
+
+        Args:
+            rows: Inputs of the rows whose outputs are wanted, (…, D).
+            attended: What they have attended to, heads side by side, (…, D).
+        """
+
+    def queries(self, normalized: Tensor) -> Tensor:
+        """Queries of rows that `normalize` has seen: (B, R, D) → (B, H, R, d)."""
+        return split_heads(frozen_linear(normalized, self.projections.query), self.projections.head_count)
+
+    def keys_values_of(self, normalized: Tensor) -> KeysValues:
+        """Keys and values of rows (B, R, D) that `normalize` has seen."""
+        heads = self.projections.head_count
+        return KeysValues(
+            split_heads(frozen_linear(normalized, self.projections.key), heads),
+            split_heads(frozen_linear(normalized, self.projections.value), heads),
+        )
+
+    def keys_values(self, rows: Tensor) -> KeysValues:
+        """Keys and values of rows (B, R, D); each depends on its own row alone."""
+        return self.keys_values_of(self.normalize(rows))
+
     def attend(self, rows: Tensor, context: KeysValues, bias: Tensor | None) -> Tensor:
         """Output of the layer for rows (B, R, D) that see the given keys and values.
 
@@ -61,6 +116,72 @@ class EncoderLayer(ABC):
         Returns:
             (B, R, D): attention, residuals, norms and feed-forward of those rows.
         """
+        queries = self.queries(self.normalize(rows))
+        return self.complete(rows, merge_heads(attention(queries, context, bias, self.projections.scale)))
+
+
+class PreNormLayer(EncoderLayer):
+    """x + s₁ · attention(norm₁(x)), then x + s₂ · feed-forward(norm₂(x)); s₁ and s₂ where the family has layer scale.
+
+    Args:
+        module: The Hugging Face layer.
+        projections: Of its attention.
+        norms: Before the attention, before the feed-forward.
+        feed_forward: `FrozenFeedForward` where the family has two projections around an activation.
+        scales: s₁ and s₂, of shape (D,).
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        projections: Projections,
+        *,
+        norms: tuple[nn.Module, nn.Module],
+        feed_forward: Callable[[Tensor], Tensor],
+        scales: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        super().__init__(module, projections)
+        self.norms, self.feed_forward, self.scales = norms, feed_forward, scales
+
+    def normalize(self, rows: Tensor) -> Tensor:
+        normalized: Tensor = self.norms[0](rows)
+        return normalized
+
+    def complete(self, rows: Tensor, attended: Tensor) -> Tensor:
+        change = frozen_linear(attended, self.projections.output)
+        rows = rows + (change if self.scales is None else change * self.scales[0])
+        change = self.feed_forward(self.norms[1](rows))
+        return rows + (change if self.scales is None else change * self.scales[1])
+
+
+class PostNormLayer(EncoderLayer):
+    """norm₁(x + attention(x)), then norm₂(x + feed-forward(x)).
+
+    Args:
+        module: The Hugging Face layer.
+        projections: Of its attention.
+        norms: After the attention, after the feed-forward.
+        feed_forward: `FrozenFeedForward` where the family has two projections around an activation.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        projections: Projections,
+        *,
+        norms: tuple[nn.Module, nn.Module],
+        feed_forward: Callable[[Tensor], Tensor],
+    ) -> None:
+        super().__init__(module, projections)
+        self.norms, self.feed_forward = norms, feed_forward
+
+    def normalize(self, rows: Tensor) -> Tensor:
+        return rows
+
+    def complete(self, rows: Tensor, attended: Tensor) -> Tensor:
+        rows = self.norms[0](rows + frozen_linear(attended, self.projections.output))
+        output: Tensor = self.norms[1](rows + self.feed_forward(rows))
+        return output
 
 
 def split_heads(rows: Tensor, head_count: int) -> Tensor:
@@ -69,10 +190,14 @@ def split_heads(rows: Tensor, head_count: int) -> Tensor:
     return rows.view(batch_size, row_count, head_count, width // head_count).transpose(1, 2)
 
 
+def merge_heads(rows: Tensor) -> Tensor:
+    """(B, H, R, d) → (B, R, D)."""
+    return rows.transpose(1, 2).flatten(2)
+
+
 def attention(queries: Tensor, context: KeysValues, bias: Tensor | None, scale: float) -> Tensor:
-    """Scaled dot-product attention with heads merged: (B, H, R, d) → (B, R, D)."""
-    attended = scaled_dot_product_attention(queries, context.keys, context.values, attn_mask=bias, scale=scale)
-    return attended.transpose(1, 2).flatten(2)
+    """Scaled dot-product attention of queries (B, H, R, d), of the same shape."""
+    return scaled_dot_product_attention(queries, context.keys, context.values, attn_mask=bias, scale=scale)
 
 
 class FrozenEncoder(nn.Module, ABC):
@@ -81,12 +206,17 @@ class FrozenEncoder(nn.Module, ABC):
     Args:
         model: The Hugging Face model that holds the weights; `state_dict` keys are its own, under `model.`.
         layers: Views of its layers, first to last.
+        embedding: The modules that only `embed` uses.
     """
 
-    def __init__(self, model: PreTrainedModel, layers: Sequence[EncoderLayer]) -> None:
+    readout: ClassVar[Literal["first", "last", "all"]] = "first"
+    """Rows that the head reads: the first (CLS), the last token of each sample, or all of them."""
+
+    def __init__(self, model: PreTrainedModel, layers: Sequence[EncoderLayer], embedding: Sequence[nn.Module]) -> None:
         super().__init__()
         self.model: Any = model
-        self._layers = tuple(layers)  # a tuple keeps these views of the model out of its state
+        # Tuples keep these views of the model out of its state.
+        self._layers, self._embedding = tuple(layers), tuple(embedding)
         self.model.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "FrozenEncoder":
@@ -122,14 +252,59 @@ class FrozenEncoder(nn.Module, ABC):
     def finish(self, rows: Tensor) -> Tensor:
         """What follows the last layer, row by row: (B, R, D) → (B, R, D)."""
 
-    def readout_rows(self, rows: Tensor) -> Tensor:
-        """The rows that the classification head reads, (B, R, D) → (B, 1, D); CLS unless the family says otherwise."""
-        return rows[:, :1]
+    def pool(self, rows: Tensor) -> Tensor:
+        """What the classifier reads, from the finished readout rows: (B, R', D) → (B, D)."""
+        return rows[:, 0]
+
+    def data_bias(self, mask: Tensor | None, row_count: int, dtype: torch.dtype) -> Tensor | None:
+        """Additive bias between the encoder's own rows: padding, and what else the family has (causal, relative).
+
+        Args:
+            mask: (B, R), true where there is a token; None where nothing is padded.
+            row_count: R.
+            dtype: Of the bias.
+
+        Returns:
+            A tensor that broadcasts to (B, H, R, R), or None where every row sees every row.
+        """
+        del row_count
+        return None if mask is None else padding_bias(mask, dtype)
+
+    def readout_rows(self, rows: Tensor, mask: Tensor | None) -> Tensor:
+        """The rows that the head reads: (B, R, D) → (B, R', D).
+
+        Args:
+            rows: All rows.
+            mask: (B, R), true where there is a token, padding behind the tokens; None where nothing is padded.
+        """
+        if self.readout == "all":
+            return rows
+        if self.readout == "first":
+            return rows[:, :1]
+        if mask is None:
+            return rows[:, -1:]
+        last = mask.sum(dim=1, keepdim=True) - 1  # (B, 1)
+        return rows.gather(1, last[:, :, None].expand(-1, -1, rows.shape[2]))
+
+    def readout_bias(self, bias: Tensor | None, mask: Tensor | None) -> Tensor | None:
+        """Rows of a `data_bias` that belong to the readout rows: broadcasts to (B, H, R', R)."""
+        if bias is None or bias.shape[2] == 1 or self.readout == "all":
+            return bias
+        if self.readout == "first":
+            return bias[:, :, :1]
+        if mask is None:
+            return bias[:, :, -1:]
+        last = (mask.sum(dim=1) - 1)[:, None, None, None]  # (B, 1, 1, 1)
+        bias = bias.expand(len(mask), -1, -1, -1)
+        return bias.gather(2, last.expand(-1, bias.shape[1], 1, bias.shape[3]))
 
     def run(self, rows: Tensor, bias: Tensor | None, *, start: int, stop: int) -> Tensor:
         """Rows (B, R, D) through the layers start, …, stop − 1 of this encoder alone."""
         for layer in self.layers[start:stop]:
-            rows = layer.attend(rows, layer.keys_values(rows), bias)
+            normalized = layer.normalize(rows)
+            context = layer.keys_values_of(normalized)
+            attended = attention(layer.queries(normalized), context, bias, layer.projections.scale)
+            rows = layer.complete(rows, merge_heads(attended))
         return rows
 
 

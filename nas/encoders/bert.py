@@ -5,41 +5,25 @@ from typing import Any
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
-from nas.encoders.base import EncoderLayer, FrozenEncoder, KeysValues, attention, split_heads
+from nas.encoders.base import FrozenEncoder, PostNormLayer, Projections
+from nas.encoders.frozen import FrozenFeedForward
 
 
-class PostNormLayer(EncoderLayer):
-    """norm(x + attention(x)), then norm(x + feed-forward(x))."""
-
-    def __init__(self, layer: Any, head_count: int) -> None:
-        self.layer = layer
-        self.head_count = head_count
-
-    def keys_values(self, rows: Tensor) -> KeysValues:
-        block = self.layer.attention.self
-        return KeysValues(
-            split_heads(block.key(rows), self.head_count), split_heads(block.value(rows), self.head_count)
-        )
-
-    def attend(self, rows: Tensor, context: KeysValues, bias: Tensor | None) -> Tensor:
-        block = self.layer.attention
-        queries = split_heads(block.self.query(rows), self.head_count)
-        rows = block.output(attention(queries, context, bias, block.self.scaling), rows)
-        output: Tensor = self.layer.output(self.layer.intermediate(rows), rows)
-        return output
+def _layer(layer: Any, config: BertConfig) -> PostNormLayer:
+    block, output = layer.attention.self, layer.attention.output
+    return PostNormLayer(
+        layer,
+        Projections(block.query, block.key, block.value, output.dense, config.num_attention_heads, block.scaling),
+        norms=(output.LayerNorm, layer.output.LayerNorm),
+        feed_forward=FrozenFeedForward(layer.intermediate.dense, str(config.hidden_act), layer.output.dense),
+    )
 
 
 class BertEncoder(FrozenEncoder):
     """`BertModel` as a stack of layers; the readout row is CLS."""
 
     def __init__(self, model: BertModel) -> None:
-        super().__init__(
-            model, [PostNormLayer(layer, model.config.num_attention_heads) for layer in model.encoder.layer]
-        )
-
-    @classmethod
-    def from_config(cls, config: BertConfig) -> "BertEncoder":
-        return cls(BertModel(config, add_pooling_layer=False))
+        super().__init__(model, [_layer(layer, model.config) for layer in model.encoder.layer], [model.embeddings])
 
     def embed(self, inputs: Tensor) -> Tensor:
         rows: Tensor = self.model.embeddings(inputs)

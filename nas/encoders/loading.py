@@ -8,7 +8,7 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,16 +32,26 @@ transformers_logging.disable_progress_bar()
 
 @dataclass(frozen=True)
 class Family:
-    """One block family: how a model of it is built and read from a checkpoint."""
+    """One block family: how a model of it is built and read from a checkpoint.
+
+    Args:
+        modality: "image" or "text".
+        model_class: Of transformers.
+        encoder_class: Of `nas.encoders`; takes such a model.
+        options: Keyword arguments of the model class.
+    """
 
     modality: str
     model_class: Any
     encoder_class: Any
+    options: Mapping[str, Any] = field(default_factory=dict)
 
+
+_NO_POOLER = {"add_pooling_layer": False}
 
 FAMILIES: Mapping[str, Family] = {
-    "vit": Family("image", ViTModel, ViTEncoder),
-    "bert": Family("text", BertModel, BertEncoder),
+    "vit": Family("image", ViTModel, ViTEncoder, _NO_POOLER),
+    "bert": Family("text", BertModel, BertEncoder, _NO_POOLER),
 }
 """`model_type` of a checkpoint → its family."""
 
@@ -134,7 +144,7 @@ def load_encoder(checkpoint: str, modality: str, dtype: torch.dtype = torch.floa
 
     def open_model(name: str, **options: Any) -> Any:
         return family.model_class.from_pretrained(
-            name, dtype=dtype, add_pooling_layer=False, attn_implementation="sdpa", **options
+            name, dtype=dtype, attn_implementation="sdpa", **family.options, **options
         )
 
     encoder: FrozenEncoder = family.encoder_class(_load(open_model, checkpoint, "weights"))
@@ -143,8 +153,9 @@ def load_encoder(checkpoint: str, modality: str, dtype: torch.dtype = torch.floa
 
 def build_encoder(config: PreTrainedConfig) -> FrozenEncoder:
     """A frozen encoder of the given configuration, with weights yet to be filled in."""
+    family = FAMILIES[config.model_type]
     with no_init_weights():
-        encoder: FrozenEncoder = FAMILIES[config.model_type].encoder_class.from_config(config)
+        encoder: FrozenEncoder = family.encoder_class(family.model_class(config, **family.options))
     return encoder
 
 

@@ -174,10 +174,10 @@ def fuse(
         told_image = query_stage(text_layer, t_data, text_bias, weights.text_to_image)  # (B, M_qp, D_img)
         if index == fusing - 1:
             # After the last layer only the readout rows are read; no row's output depends on another row's output.
-            z, t = image_encoder.readout_rows(z), text_encoder.readout_rows(t)
+            z, t = image_encoder.readout_rows(z, None), text_encoder.readout_rows(t, text_mask)
         z = fusion_stage(image_layer, z, z_data, None, told_image, weights.text_to_image)
         t = fusion_stage(text_layer, t, t_data, text_bias, told_text, weights.image_to_text)
-    return image_encoder.finish(z)[:, 0], text_encoder.finish(t)[:, 0]
+    return image_encoder.pool(image_encoder.finish(z)), text_encoder.pool(text_encoder.finish(t))
 
 
 class PMF(nn.Module):
