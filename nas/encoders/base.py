@@ -30,6 +30,10 @@ class KeysValues:
         """Repeat rows that all samples share (B = 1), without copying."""
         return KeysValues(self.keys.expand(batch_size, -1, -1, -1), self.values.expand(batch_size, -1, -1, -1))
 
+    def rows(self, chosen: slice) -> "KeysValues":
+        """Those of some rows, as views."""
+        return KeysValues(self.keys[:, :, chosen], self.values[:, :, chosen])
+
     @staticmethod
     def concatenate(parts: Sequence["KeysValues"]) -> "KeysValues":
         """Join along the rows, leaving out parts without rows."""
@@ -81,13 +85,21 @@ class EncoderLayer(ABC):
         """What the query, key and value projections read, row by row: (…, D) → (…, D)."""
 
     @abstractmethod
-    def complete(self, rows: Tensor, attended: Tensor) -> Tensor:
-        """Everything behind the attention, row by row: output projection, residuals, norms, feed-forward.
+    def accumulate(self, rows: Tensor, attended: Tensor) -> Tensor:
+        """What is behind the attention, row by row, but for `emit`: output projection, residuals, feed-forward.
 
         Args:
             rows: Inputs of the rows whose outputs are wanted, (…, D).
             attended: What they have attended to, heads side by side, (…, D).
         """
+
+    def emit(self, accumulated: Tensor) -> Tensor:
+        """The layer's output from what `accumulate` returned, row by row: a norm, where the layer ends with one."""
+        return accumulated
+
+    def complete(self, rows: Tensor, attended: Tensor) -> Tensor:
+        """Everything behind the attention: `accumulate`, then `emit`."""
+        return self.emit(self.accumulate(rows, attended))
 
     def queries(self, normalized: Tensor) -> Tensor:
         """Queries of rows that `normalize` has seen: (B, R, D) → (B, H, R, d)."""
@@ -128,7 +140,8 @@ class PreNormLayer(EncoderLayer):
         projections: Of its attention.
         norms: Before the attention, before the feed-forward.
         feed_forward: `FrozenFeedForward` where the family has two projections around an activation.
-        scales: s₁ and s₂, of shape (D,).
+        scales: Modules that multiply by s₁ and s₂. The vectors themselves are not held here, since loading a model may
+            put other parameters in their place.
     """
 
     def __init__(
@@ -138,7 +151,7 @@ class PreNormLayer(EncoderLayer):
         *,
         norms: tuple[nn.Module, nn.Module],
         feed_forward: Callable[[Tensor], Tensor],
-        scales: tuple[Tensor, Tensor] | None = None,
+        scales: tuple[nn.Module, nn.Module] | None = None,
     ) -> None:
         super().__init__(module, projections)
         self.norms, self.feed_forward, self.scales = norms, feed_forward, scales
@@ -147,11 +160,12 @@ class PreNormLayer(EncoderLayer):
         normalized: Tensor = self.norms[0](rows)
         return normalized
 
-    def complete(self, rows: Tensor, attended: Tensor) -> Tensor:
+    def accumulate(self, rows: Tensor, attended: Tensor) -> Tensor:
         change = frozen_linear(attended, self.projections.output)
-        rows = rows + (change if self.scales is None else change * self.scales[0])
+        rows = rows + (change if self.scales is None else self.scales[0](change))
         change = self.feed_forward(self.norms[1](rows))
-        return rows + (change if self.scales is None else change * self.scales[1])
+        output: Tensor = rows + (change if self.scales is None else self.scales[1](change))
+        return output
 
 
 class PostNormLayer(EncoderLayer):
@@ -178,9 +192,12 @@ class PostNormLayer(EncoderLayer):
     def normalize(self, rows: Tensor) -> Tensor:
         return rows
 
-    def complete(self, rows: Tensor, attended: Tensor) -> Tensor:
+    def accumulate(self, rows: Tensor, attended: Tensor) -> Tensor:
         rows = self.norms[0](rows + frozen_linear(attended, self.projections.output))
-        output: Tensor = self.norms[1](rows + self.feed_forward(rows))
+        return rows + self.feed_forward(rows)
+
+    def emit(self, accumulated: Tensor) -> Tensor:
+        output: Tensor = self.norms[1](accumulated)
         return output
 
 
@@ -243,6 +260,11 @@ class FrozenEncoder(nn.Module, ABC):
     def width(self) -> int:
         """Hidden width D."""
         return int(self.config.hidden_size)
+
+    @property
+    def max_text_tokens(self) -> int:
+        """Tokens of the longest text that a text encoder has positions for, special tokens included."""
+        return int(self.config.max_position_embeddings)
 
     @abstractmethod
     def embed(self, inputs: Tensor) -> Tensor:

@@ -1,15 +1,19 @@
-"""BERT (Devlin et al., NAACL 2019): post-norm layers, nothing after the last; `model_type: bert`."""
+"""BERT (Devlin et al., NAACL 2019), RoBERTa (Liu et al., arXiv 1907.11692) and ELECTRA (Clark et al., ICLR 2020),
+`model_type: bert, roberta, electra`.
+
+Post-norm layers, nothing after the last; the readout row is CLS.
+"""
 
 from typing import Any
 
-from torch import Tensor
-from transformers import BertConfig, BertModel
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel, ElectraConfig, ElectraModel, RobertaConfig, RobertaModel
 
 from nas.encoders.base import FrozenEncoder, PostNormLayer, Projections
 from nas.encoders.frozen import FrozenFeedForward
 
 
-def _layer(layer: Any, config: BertConfig) -> PostNormLayer:
+def _layer(layer: Any, config: BertConfig | RobertaConfig | ElectraConfig) -> PostNormLayer:
     block, output = layer.attention.self, layer.attention.output
     return PostNormLayer(
         layer,
@@ -20,13 +24,40 @@ def _layer(layer: Any, config: BertConfig) -> PostNormLayer:
 
 
 class BertEncoder(FrozenEncoder):
-    """`BertModel` as a stack of layers; the readout row is CLS."""
+    """`BertModel` as a stack of layers."""
 
-    def __init__(self, model: BertModel) -> None:
+    def __init__(self, model: BertModel | RobertaModel) -> None:
         super().__init__(model, [_layer(layer, model.config) for layer in model.encoder.layer], [model.embeddings])
 
     def embed(self, inputs: Tensor) -> Tensor:
         rows: Tensor = self.model.embeddings(inputs)
+        return rows
+
+    def finish(self, rows: Tensor) -> Tensor:
+        return rows
+
+
+class RobertaEncoder(BertEncoder):
+    """`RobertaModel` as a stack of layers; its positions are counted from behind the padding's id."""
+
+    @property
+    def max_text_tokens(self) -> int:
+        return super().max_text_tokens - int(self.model.embeddings.padding_idx) - 1
+
+
+class ElectraEncoder(FrozenEncoder):
+    """`ElectraModel` as a stack of layers; small ones have embeddings of another width, which are projected."""
+
+    def __init__(self, model: ElectraModel) -> None:
+        embedding: list[nn.Module] = [model.embeddings]
+        if hasattr(model, "embeddings_project"):
+            embedding.append(model.embeddings_project)
+        super().__init__(model, [_layer(layer, model.config) for layer in model.encoder.layer], embedding)
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        rows: Tensor = self.model.embeddings(inputs)
+        if hasattr(self.model, "embeddings_project"):
+            rows = self.model.embeddings_project(rows)
         return rows
 
     def finish(self, rows: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ A checkpoint is named in one of three ways: a local directory; `package:NAME[/FO
 Python package; or a Hugging Face hub name, for which already downloaded files are tried before the network.
 """
 
+import copy
 import hashlib
 import importlib.util
 import json
@@ -14,12 +15,35 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BertModel, PreTrainedConfig, ViTModel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    BertModel,
+    CLIPTextModel,
+    CLIPVisionModel,
+    DeiTModel,
+    Dinov2Model,
+    Dinov2WithRegistersModel,
+    DistilBertModel,
+    ElectraModel,
+    MPNetModel,
+    PreTrainedConfig,
+    RobertaModel,
+    SiglipVisionModel,
+    ViTModel,
+)
 from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 
 from nas.encoders.base import FrozenEncoder
-from nas.encoders.bert import BertEncoder
+from nas.encoders.bert import BertEncoder, ElectraEncoder, RobertaEncoder
+from nas.encoders.clip import CLIPTextEncoder, CLIPVisionEncoder
+from nas.encoders.dinov2 import Dinov2Encoder
+from nas.encoders.distilbert import DistilBertEncoder
+from nas.encoders.frozen import ACTIVATIONS
+from nas.encoders.mpnet import MPNetEncoder
+from nas.encoders.siglip import SiglipVisionEncoder
 from nas.encoders.vit import ViTEncoder
 from nas.errors import EncoderError
 
@@ -39,21 +63,40 @@ class Family:
         model_class: Of transformers.
         encoder_class: Of `nas.encoders`; takes such a model.
         options: Keyword arguments of the model class.
+        activation: The configuration's key that names the feed-forward's activation.
     """
 
     modality: str
     model_class: Any
     encoder_class: Any
     options: Mapping[str, Any] = field(default_factory=dict)
+    activation: str = "hidden_act"
 
 
 _NO_POOLER = {"add_pooling_layer": False}
 
 FAMILIES: Mapping[str, Family] = {
     "vit": Family("image", ViTModel, ViTEncoder, _NO_POOLER),
+    "deit": Family("image", DeiTModel, ViTEncoder, _NO_POOLER),
+    "dinov2": Family("image", Dinov2Model, Dinov2Encoder),
+    "dinov2_with_registers": Family("image", Dinov2WithRegistersModel, Dinov2Encoder),
+    "clip_vision_model": Family("image", CLIPVisionModel, CLIPVisionEncoder),
+    "siglip_vision_model": Family("image", SiglipVisionModel, SiglipVisionEncoder),
     "bert": Family("text", BertModel, BertEncoder, _NO_POOLER),
+    "roberta": Family("text", RobertaModel, RobertaEncoder, _NO_POOLER),
+    "electra": Family("text", ElectraModel, ElectraEncoder),
+    "distilbert": Family("text", DistilBertModel, DistilBertEncoder, activation="activation"),
+    "mpnet": Family("text", MPNetModel, MPNetEncoder, _NO_POOLER),
+    "clip_text_model": Family("text", CLIPTextModel, CLIPTextEncoder),
 }
 """`model_type` of a checkpoint → its family."""
+
+HALVES: Mapping[tuple[str, str], str] = {
+    ("clip", "image"): "vision_config",
+    ("clip", "text"): "text_config",
+    ("siglip", "image"): "vision_config",
+}
+"""`model_type` of a checkpoint that holds two encoders, and a modality → where its configuration has that half's."""
 
 
 def resolve_checkpoint(name: str, base_directory: Path) -> str:
@@ -112,19 +155,38 @@ def _load(load: Callable[..., T], checkpoint: str, what: str) -> T:
 
 def _family(model_type: str, modality: str, checkpoint: str) -> Family:
     family = FAMILIES.get(model_type)
-    supported = sorted(name for name, entry in FAMILIES.items() if entry.modality == modality)
     if family is None or family.modality != modality:
+        supported = [name for name, entry in FAMILIES.items() if entry.modality == modality]
+        supported += [name for name, half in HALVES if half == modality]
         raise EncoderError(
             f"encoder {checkpoint!r}: model_type {model_type!r} is not a supported {modality} encoder; supported: "
-            f"{', '.join(supported)} (a family is added in nas/encoders/, one file each)"
+            f"{', '.join(sorted(supported))} (a family is added as one file in nas/encoders/ and a line in "
+            "nas/encoders/loading.py)"
         )
     return family
 
 
 def load_config(checkpoint: str, modality: str) -> PreTrainedConfig:
-    """The checkpoint's configuration, checked to be of a supported family of that modality."""
+    """The checkpoint's configuration, checked to be of a supported family of that modality.
+
+    Args:
+        checkpoint: What `resolve_checkpoint` returned.
+        modality: "image" or "text". Of a checkpoint that holds an encoder of each, that half's configuration is
+            returned, which describes the half as if it were alone.
+
+    Raises:
+        EncoderError: If it cannot be found or read, or asks for what is not supported.
+    """
     config: PreTrainedConfig = _load(AutoConfig.from_pretrained, checkpoint, "configuration")
-    _family(config.model_type, modality, checkpoint)
+    if (config.model_type, modality) in HALVES:
+        config = getattr(config, HALVES[config.model_type, modality])
+    family = _family(config.model_type, modality, checkpoint)
+    activation = getattr(config, family.activation)
+    if activation not in ACTIVATIONS:
+        raise EncoderError(
+            f"encoder {checkpoint!r}: its activation {activation!r} is not supported; supported: "
+            f"{', '.join(sorted(ACTIVATIONS))} (one is added in nas/encoders/frozen.py)"
+        )
     return config
 
 
@@ -137,23 +199,42 @@ def load_encoder(checkpoint: str, modality: str, dtype: torch.dtype = torch.floa
         dtype: Floating-point type of the weights, whatever the checkpoint stores.
 
     Raises:
-        EncoderError: If the checkpoint cannot be found or read, or its family is not supported.
+        EncoderError: If the checkpoint cannot be found or read, lacks weights, or its family is not supported.
     """
     config = load_config(checkpoint, modality)
     family = _family(config.model_type, modality, checkpoint)
 
-    def open_model(name: str, **options: Any) -> Any:
-        return family.model_class.from_pretrained(
-            name, dtype=dtype, attn_implementation="sdpa", **family.options, **options
+    def open_model(name: str, **options: Any) -> tuple[Any, dict[str, Any]]:
+        model, report = family.model_class.from_pretrained(
+            name,
+            config=config,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **family.options,
+            **options,
         )
+        return model, report
 
-    encoder: FrozenEncoder = family.encoder_class(_load(open_model, checkpoint, "weights"))
+    model, report = _load(open_model, checkpoint, "weights")
+    # transformers fills what a checkpoint lacks with random values. Only pretraining uses mask tokens.
+    unfit = {name for name in report["missing_keys"] if not name.endswith("mask_token")}
+    unfit |= {name for name, *_ in report["mismatched_keys"]}
+    if unfit:
+        raise EncoderError(
+            f"encoder {checkpoint!r}: {len(unfit)} weights of {type(model).__name__} are missing or have another size "
+            f"than its configuration says, {min(unfit)} among them; expected all of them"
+        )
+    encoder: FrozenEncoder = family.encoder_class(model)
     return encoder
 
 
 def build_encoder(config: PreTrainedConfig) -> FrozenEncoder:
     """A frozen encoder of the given configuration, with weights yet to be filled in."""
     family = FAMILIES[config.model_type]
+    config = copy.deepcopy(config)
+    # Not every family has every implementation that may be asked for; the model's own attention is never run.
+    config._attn_implementation = None
     with no_init_weights():
         encoder: FrozenEncoder = family.encoder_class(family.model_class(config, **family.options))
     return encoder
@@ -169,8 +250,12 @@ def load_image_processor(checkpoint: str) -> Any:
 
 
 def load_tokenizer(checkpoint: str) -> Any:
-    """The tokenizer that belongs to the checkpoint."""
-    return _load(AutoTokenizer.from_pretrained, checkpoint, "tokenizer")
+    """The tokenizer that belongs to the checkpoint, padding behind the tokens as readout and features expect."""
+    return _load(
+        lambda name, **options: AutoTokenizer.from_pretrained(name, padding_side="right", **options),
+        checkpoint,
+        "tokenizer",
+    )
 
 
 def weights_digest(encoder: FrozenEncoder) -> str:

@@ -31,7 +31,8 @@ class ViTEncoder(FrozenEncoder):
         super().__init__(model, [_layer(layer, model.config) for layer in layers], [model.embeddings])
 
     def embed(self, inputs: Tensor) -> Tensor:
-        rows: Tensor = self.model.embeddings(inputs)
+        # The other image families' embeddings convert pixel values themselves; these leave it to their model.
+        rows: Tensor = self.model.embeddings(inputs.to(self.model.embeddings.cls_token.dtype))
         return rows
 
     def finish(self, rows: Tensor) -> Tensor:
