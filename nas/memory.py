@@ -7,6 +7,7 @@ allocation to its release: the same code as the real step, so the same tensors a
 import ctypes
 import threading
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,16 @@ side in every run's results.csv."""
 
 
 class PeakTracker(TorchDispatchMode):
-    """Follows the bytes of all storages that operations allocate while it is active, and their peak."""
+    """Follows the bytes of all storages that operations allocate while it is active, and their peak.
 
-    def __init__(self) -> None:
+    Args:
+        weights: Tensors that are counted elsewhere; views of them, which operations return, are not counted here.
+    """
+
+    def __init__(self, weights: Iterable[torch.Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        # The storages themselves are held, so that their identities stay theirs.
+        self._elsewhere = {id(storage): storage for storage in (tensor.untyped_storage() for tensor in weights)}
         self.live_bytes = 0
         self.peak_bytes = 0
         self._known: dict[int, Any] = {}
@@ -46,7 +53,7 @@ class PeakTracker(TorchDispatchMode):
         """Count a tensor's storage from now until it is released; a storage is counted once."""
         storage = tensor.untyped_storage()
         identity, size = id(storage), storage.nbytes()
-        if identity in self._known:
+        if identity in self._known or identity in self._elsewhere:
             return
         self._known[identity] = weakref.finalize(storage, self._release, identity, size)
         self.live_bytes += size

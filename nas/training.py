@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from nas.config import RecipeConfig
 from nas.data import Batch, FeatureSplit
 from nas.errors import TrainingError
-from nas.fusion import PMF
+from nas.fusion import PMF, Features
 from nas.space import Architecture
 
 
@@ -118,7 +118,7 @@ class Trainer:
     def accumulate_gradients(self, batch: Batch, architecture: Architecture | None = None) -> Tensor:
         """Forward and backward of one batch, the part of a step that decides its peak of memory; returns the loss."""
         self.optimizer.zero_grad(set_to_none=True)  # before the forward, so that old gradients are not held through it
-        logits = self.model(batch.image_tokens, batch.text_tokens, batch.text_mask, architecture)
+        logits = self.model(_features(batch), architecture)
         loss = cross_entropy(logits, batch.labels, weight=self.weights, label_smoothing=self.recipe.label_smoothing)
         torch.autograd.backward(loss)
         return loss.detach()
@@ -129,6 +129,10 @@ class Trainer:
         for group in self.optimizer.param_groups:
             scale = fusing**-self.recipe.depth_scaling if group["is_fusion"] else 1.0
             group["lr"] = group["peak"] * factor * scale
+
+
+def _features(batch: Batch) -> Features:
+    return Features(batch.image_tokens, batch.text_tokens, batch.text_mask)
 
 
 def _optimizer(model: PMF, recipe: RecipeConfig) -> torch.optim.Optimizer:
@@ -214,7 +218,7 @@ def predict_logits(
         if should_stop():
             raise Stopped
         batch = split.batch(indices, architecture.fusion_layer)
-        logits[torch.from_numpy(indices)] = model(batch.image_tokens, batch.text_tokens, batch.text_mask, architecture)
+        logits[torch.from_numpy(indices)] = model(_features(batch), architecture)
     return logits
 
 

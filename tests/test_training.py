@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from nas.config import Config, load_config
 from nas.data import FeatureSplit
 from nas.errors import TrainingError
-from nas.fusion import PMF, build_model
+from nas.fusion import PMF, Features, build_model
 from nas.preparation import Prepared, prepare
 from nas.progress import LineReporter
 from nas.space import Architecture
@@ -83,7 +83,7 @@ def test_a_weighted_batch_loss_is_the_weighted_sum_over_the_total_weight(
     model, weights = fresh(), torch.tensor([0.5, 2.0, 1.0])
     trainer = Trainer(model=model, recipe=config.recipe, step_count=1, weights=weights)
     batch = split.batch([0, 1, 2, 3], 1)
-    logits = model(batch.image_tokens, batch.text_tokens, batch.text_mask).detach()
+    logits = model(Features(batch.image_tokens, batch.text_tokens, batch.text_mask)).detach()
     each = cross_entropy(logits, batch.labels, reduction="none")
     expected = (each * weights[batch.labels]).sum() / weights[batch.labels].sum()
     torch.testing.assert_close(trainer.accumulate_gradients(batch), expected)
@@ -136,7 +136,7 @@ def test_evaluation_does_not_depend_on_how_samples_are_grouped(split: FeatureSpl
     together = predict_logits(model, split, batch_size=8)
     for index in (0, 7, len(split) - 1):
         batch = split.batch([index], ARCHITECTURE.fusion_layer)
-        alone = model(batch.image_tokens, batch.text_tokens, batch.text_mask).detach()
+        alone = model(Features(batch.image_tokens, batch.text_tokens, batch.text_mask)).detach()
         torch.testing.assert_close(together[index : index + 1], alone, rtol=0, atol=1e-5)
 
 

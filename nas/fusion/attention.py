@@ -1,23 +1,32 @@
-"""The three attentions of a fusing layer, each computing only what somebody reads.
+"""The attentions of a fusing layer, each computing only what somebody reads.
 
 Softmax over two sets of keys is put together exactly from softmax over each: with o and ℓ the output and the logarithm
 of the sum of exponentials (logsumexp) of one set, and o', ℓ' those of the other,
 
     ℓ* = log(exp ℓ + exp ℓ')        o* = exp(ℓ − ℓ*) · o + exp(ℓ' − ℓ*) · o'
 
-so the data rows' attention over each other, which is large, and their attention over the prompts, which is trained,
-need not be computed together.
+so what data rows attend to among themselves, which is large, and what they attend to in the prompts, which is trained,
+need not be computed together: FlashAttention's rule (Dao et al., NeurIPS 2022, section 3.1), with two blocks.
 
 Shapes: B samples, R rows that attend, S data rows and M prompt rows that are attended to, H heads, D width, d = D / H.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from nas.encoders import EncoderLayer, KeysValues
-from nas.encoders.base import merge_heads
+from nas.encoders.base import Projections, merge_heads
+from nas.fusion.layout import Layout
+
+RowFunction = Callable[[Tensor], Tensor]
+"""From rows (N, D) to rows (N, D), each by itself, with frozen weights."""
+
+_CHUNK_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,11 @@ class DataAttention:
 
     attended: Tensor
     logsumexp: Tensor
+
+    def by_head(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Output (B, H, R, d) in the type of the queries (B, H, R, d), and logsumexp (B, H, R)."""
+        output = self.attended.to(queries.dtype).unflatten(2, (queries.shape[1], -1)).transpose(1, 2)
+        return output, self.logsumexp.transpose(1, 2)
 
 
 @torch.no_grad()
@@ -57,6 +71,314 @@ def attention_with_logsumexp(
             queries, context.keys, context.values, 0.0, False, attn_mask=bias, scale=scale
         )
         return output, logsumexp
-    scores = queries @ context.keys.transpose(2, 3) * scale
+    scores = (queries @ context.keys.transpose(2, 3)).to(torch.promote_types(queries.dtype, torch.float32)) * scale
     scores = scores if bias is None else scores + bias
-    return scores.softmax(dim=-1) @ context.values, scores.logsumexp(dim=-1)
+    return scores.softmax(dim=-1).to(queries.dtype) @ context.values, scores.logsumexp(dim=-1)
+
+
+# All data rows attend to data and prompts
+
+
+class _JoinedAttention(torch.autograd.Function):
+    """See `joined_attention`; on CPUs, where the kernels that give and take a logsumexp are always there."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        prompt_keys: Tensor,
+        prompt_values: Tensor,
+        bias: Tensor | None,
+        scale: float,
+    ) -> Tensor:
+        output, logsumexp = attention_with_logsumexp(queries, KeysValues(keys, values), bias, scale)
+        output, _, total = _with_prompts(output, logsumexp, queries, prompt_keys, prompt_values, scale)
+        ctx.scale, ctx.bias = scale, bias
+        ctx.save_for_backward(queries, keys, values, prompt_keys, prompt_values, output, total)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        queries, keys, values, prompt_keys, prompt_values, output, total = ctx.saved_tensors
+        gradient, scale = gradients[0], ctx.scale
+        # The kernel recomputes softmax from the logsumexp; given that of all keys, its gradients are those of the
+        # data's share in the whole.
+        to_queries, to_data_keys, to_data_values = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            gradient, queries, keys, values, output, total, 0.0, False, attn_mask=ctx.bias, scale=scale
+        )
+        scores = (queries @ prompt_keys.transpose(2, 3)).to(total.dtype).mul_(scale)
+        weights = scores.sub_(total[..., None]).exp_().to(gradient.dtype)  # (B, H, R, M)
+        change = _score_gradient(gradient, output, weights, prompt_values, scale)
+        to_keys, to_values = change.transpose(2, 3) @ queries, weights.transpose(2, 3) @ gradient
+        return to_queries + change @ prompt_keys, to_data_keys, to_data_values, to_keys, to_values, None, None
+
+
+class _KnownAttention(torch.autograd.Function):
+    """Adds prompts to what constant rows are known to attend to in constant data: only prompts get gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        prompt_keys: Tensor,
+        prompt_values: Tensor,
+        queries: Tensor,
+        known: tuple[Tensor, Tensor],
+        rows: Tensor,
+        parts: Projections,
+        read: RowFunction,
+        layout: Layout,
+    ) -> Tensor:
+        output, weights, _ = _with_prompts(*known, queries, prompt_keys, prompt_values, parts.scale)
+        ctx.parts, ctx.read, ctx.layout = parts, read, layout
+        ctx.save_for_backward(prompt_values, output, weights, rows)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        prompt_values, output, weights, data_rows = ctx.saved_tensors
+        query, (gradient,) = ctx.parts.query, gradients
+        change = _score_gradient(gradient, output, weights, prompt_values, ctx.parts.scale)
+        # Σ change · (W_q x + b_q) = W_q Σ change · x + b_q Σ change: queries need not be kept, nor computed again.
+        data, heads = ctx.layout.unpack(ctx.read(data_rows)), change.shape[1]
+        sums = (change.transpose(2, 3).flatten(1, 2) @ data).unflatten(1, (heads, -1))  # (B, H, M, D)
+        to_keys = _per_head(sums, query.weight.unflatten(0, (heads, -1)).transpose(1, 2))
+        if query.bias is not None:
+            to_keys = to_keys + change.sum(dim=2)[..., None] * query.bias.view(1, heads, 1, -1)
+        return to_keys, weights.transpose(2, 3) @ gradient, None, None, None, None, None, None
+
+
+def _with_prompts(
+    output: Tensor, logsumexp: Tensor, queries: Tensor, prompt_keys: Tensor, prompt_values: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The whole output, the prompts' weights (B, H, R, M), and the logsumexp over all keys, (B, H, R)."""
+    scores = (queries @ prompt_keys.transpose(2, 3)).to(logsumexp.dtype).mul_(scale)  # (B, H, R, M)
+    total = torch.logaddexp(logsumexp, scores.logsumexp(dim=-1))
+    weights = scores.sub_(total[..., None]).exp_().to(output.dtype)
+    output = output * (logsumexp - total).exp_()[..., None].to(output.dtype)
+    output += weights @ prompt_values
+    return output, weights, total
+
+
+def _score_gradient(gradient: Tensor, output: Tensor, weights: Tensor, prompt_values: Tensor, scale: float) -> Tensor:
+    """Gradient of q · k for the prompts' keys, (B, H, R, M), from that of the whole output, (B, H, R, d)."""
+    inner = torch.linalg.vecdot(gradient, output)[..., None]  # = Σ over all keys of weight times its gradient
+    return (gradient @ prompt_values.transpose(2, 3)).sub_(inner).mul_(weights).mul_(scale)
+
+
+def joined_attention(
+    queries: Tensor, data: KeysValues, prompts: KeysValues, bias: Tensor | None, scale: float
+) -> Tensor:
+    """Attention of rows over data and prompts, without joining their keys and values in memory.
+
+    Args:
+        queries: (B, H, R, d).
+        data: Keys and values of the data rows, (B, H, S, d).
+        prompts: Keys and values of the prompt rows, which every row sees, (B, H, M, d), M ≥ 1.
+        bias: Additive, over the data, broadcasting to (B, H, R, S), or None.
+        scale: Of the scores.
+
+    Returns:
+        (B, H, R, d).
+    """
+    if queries.device.type == "cpu":
+        output: Tensor = _JoinedAttention.apply(  # type: ignore[no-untyped-call]
+            queries, data.keys, data.values, prompts.keys, prompts.values, bias, scale
+        )
+        return output
+    context = KeysValues.concatenate([data, prompts])
+    if bias is not None:
+        bias = pad(bias, (0, prompts.keys.shape[2]))  # zeros: prompts are seen by all
+    return scaled_dot_product_attention(queries, context.keys, context.values, attn_mask=bias, scale=scale)
+
+
+def known_attention(
+    known: tuple[Tensor, Tensor],
+    queries: Tensor,
+    prompts: KeysValues,
+    *,
+    rows: Tensor,
+    parts: Projections,
+    read: RowFunction,
+    layout: Layout,
+) -> Tensor:
+    """Attention of constant rows over themselves and prompts.
+
+    Args:
+        known: Output (B, H, R, d) of the rows over themselves, and logsumexp of their scores, (B, H, R).
+        queries: Of those rows, (B, H, R, d); not kept for the backward pass.
+        prompts: Keys and values of the prompt rows, (B, H, M, d), M ≥ 1.
+        rows: The rows, packed, (N, D).
+        parts: The frozen layer's projections.
+        read: From `rows` to what the projections read, row by row; cheap, since the backward pass does it once more.
+        layout: Where the rows lie.
+
+    Returns:
+        (B, H, R, d).
+    """
+    output: Tensor = _KnownAttention.apply(  # type: ignore[no-untyped-call]
+        prompts.keys, prompts.values, queries, known, rows, parts, read, layout
+    )
+    return output
+
+
+# A few rows attend to the data
+
+
+class _AbsorbedAttention(torch.autograd.Function):
+    """See `absorbed_attention`; keeps queries, rows and weights, and neither the rows as read nor anything as long."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        rows: Tensor,
+        normalized: Tensor,
+        bias: Tensor | None,
+        parts: Projections,
+        read: RowFunction,
+        layout: Layout,
+    ) -> tuple[Tensor, Tensor]:
+        size, (_, heads, few, _) = layout.batch_size, queries.shape
+        weights = _absorb(queries, parts).expand(size, -1, -1) @ normalized.transpose(1, 2)  # (B, H · R, S)
+        if bias is not None:
+            weights += bias.expand(-1, heads, few, -1).flatten(1, 2)
+        logsumexp = weights.logsumexp(dim=-1)
+        weights.sub_(logsumexp[..., None]).exp_()
+        ctx.parts, ctx.read, ctx.layout = parts, read, layout
+        ctx.save_for_backward(queries, rows, weights)
+        means = (weights @ normalized).view(size, heads, few, -1)
+        output = _per_head(means, parts.value.weight.unflatten(0, (heads, -1)).transpose(1, 2))
+        logsumexp = logsumexp.view(size, heads, few)
+        if parts.value.bias is not None:
+            output = output + parts.value.bias.view(1, heads, 1, -1)
+        if parts.key.bias is not None:
+            logsumexp = logsumexp + parts.scale * torch.linalg.vecdot(queries, parts.key.bias.view(1, heads, 1, -1))
+        return output, logsumexp
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        queries, rows, weights = ctx.saved_tensors
+        parts, layout, heads = ctx.parts, ctx.layout, queries.shape[1]
+        data = layout.unpack(ctx.read(rows))
+        to_means = _per_head(gradients[0], parts.value.weight.unflatten(0, (heads, -1))).flatten(1, 2)
+        change = to_means @ data.transpose(1, 2)  # (B, H · R, S)
+        change.add_((gradients[1].flatten(1, 2) - torch.linalg.vecdot(change, weights))[..., None]).mul_(weights)
+        to_queries = None
+        if ctx.needs_input_grad[0]:
+            to_absorbed, to_logsumexp = (change @ data).unflatten(1, (heads, -1)), gradients[1][..., None]
+            if len(queries) == 1:  # all samples share them
+                to_absorbed, to_logsumexp = to_absorbed.sum(0, keepdim=True), to_logsumexp.sum(0, keepdim=True)
+            to_queries = _per_head(to_absorbed, parts.key.weight.unflatten(0, (heads, -1)).transpose(1, 2))
+            if parts.key.bias is not None:
+                to_queries = to_queries + to_logsumexp * parts.key.bias.view(1, heads, 1, -1)
+            to_queries = to_queries * parts.scale
+            del to_absorbed
+        del data
+        to_rows = None
+        if ctx.needs_input_grad[1]:
+            absorbed = _absorb(queries, parts).expand(layout.batch_size, -1, -1)
+            to_rows = (change.transpose(1, 2) @ absorbed).baddbmm_(weights.transpose(1, 2), to_means)
+            del absorbed, to_means, change
+            to_rows = _before(ctx.read, rows, layout.pack(to_rows))
+        return to_queries, to_rows, None, None, None, None, None
+
+
+def _absorb(queries: Tensor, parts: Projections) -> Tensor:
+    """Scaled queries (B, H, R, d) times the key projection: what is multiplied with data rows, (B, H · R, D)."""
+    key = parts.key.weight.unflatten(0, (parts.head_count, -1))  # (H, d, D)
+    return _per_head(queries * parts.scale, key).flatten(1, 2)
+
+
+def _per_head(rows: Tensor, weight: Tensor) -> Tensor:
+    """(B, H, R, a) times (H, a, b) → (B, H, R, b), as one product a head."""
+    size, heads, count, _ = rows.shape
+    multiplied = rows.transpose(0, 1).reshape(heads, size * count, -1) @ weight
+    return multiplied.view(heads, size, count, -1).transpose(0, 1)
+
+
+def _before(read: RowFunction, rows: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient of rows (N, D) from that of `read(rows)`, which it overwrites some rows at a time."""
+    for start in range(0, len(rows), _CHUNK_ROWS):
+        part = rows[start : start + _CHUNK_ROWS].detach().requires_grad_()
+        with torch.enable_grad():
+            as_read = read(part)
+        if as_read is part:
+            return gradient
+        chunk = gradient[start : start + _CHUNK_ROWS]
+        chunk.copy_(torch.autograd.grad(as_read, part, chunk)[0])
+    return gradient
+
+
+class _ReadoutRows(torch.autograd.Function):
+    """All rows, and some of them besides."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(places)
+        return rows.view_as(rows), rows.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (places,) = ctx.saved_tensors
+        # In place: the gradient of all rows has just been made by absorbed attention, and nobody else has it.
+        return gradients[0].index_add_(0, places, gradients[1]), None
+
+
+def readout_rows(rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (N, D) for `absorbed_attention` alone to read, and of them those at some places (B,), as (B, 1, D)."""
+    everything, some = _ReadoutRows.apply(rows, places)  # type: ignore[no-untyped-call]
+    return everything, some[:, None]
+
+
+def absorbed_attention(
+    queries: Tensor,
+    *,
+    rows: Tensor,
+    normalized: Tensor,
+    bias: Tensor | None,
+    parts: Projections,
+    read: RowFunction,
+    layout: Layout,
+) -> tuple[Tensor, Tensor]:
+    """Attention of a few rows over data rows whose keys and values nobody computes.
+
+    A score is q · (W_k x + b_k) = (q W_k) · x + q · b_k and an output is Σ p (W_v x + b_v) = W_v Σ p x + b_v, so both
+    projections move from the S data rows to the R attending ones: exact, by associativity, and less work where R is
+    less than d.
+
+    Args:
+        queries: (B, H, R, d), or (1, H, R, d) where all samples share them.
+        rows: Data rows, packed, (N, D).
+        normalized: `read(rows)`, unpacked, (B, S, D), without a graph.
+        bias: Additive, over the data, broadcasting to (B, H, R, S), or None.
+        parts: The frozen layer's projections.
+        read: From `rows` to what the projections read, row by row; cheap, since the backward pass does it once more.
+        layout: Where the data rows lie.
+
+    Returns:
+        Output (B, H, R, d) and logsumexp of the scores (B, H, R).
+    """
+    output: tuple[Tensor, Tensor] = _AbsorbedAttention.apply(  # type: ignore[no-untyped-call]
+        queries, rows, normalized, bias, parts, read, layout
+    )
+    return output
+
+
+def join_prompts(output: Tensor, logsumexp: Tensor, queries: Tensor, prompts: KeysValues, scale: float) -> Tensor:
+    """Put what a few rows attend to in the data together with what they attend to in the prompts.
+
+    The data counts as one more key, whose score is the logsumexp and whose value is the output.
+
+    Args:
+        output: (B, H, R, d).
+        logsumexp: (B, H, R).
+        queries: (B or 1, H, R, d).
+        prompts: Keys and values of the prompt rows, (B or 1, H, M, d).
+        scale: Of the scores.
+    """
+    scores = queries @ prompts.keys.transpose(2, 3) * scale  # (B or 1, H, R, M)
+    scores = torch.cat([logsumexp[..., None], scores.expand(len(output), -1, -1, -1)], dim=-1)
+    weights = scores.softmax(dim=-1)
+    return weights[..., :1] * output + weights[..., 1:] @ prompts.values

@@ -77,7 +77,7 @@ class PMFForClassification(PreTrainedModel):
         features = base_features(
             self.image_encoder, self.text_encoder, self.pmf.architecture.fusion_layer, pixel_values, input_ids, mask
         )
-        logits = self.pmf(*features, mask)
+        logits = self.pmf(features)
         return SequenceClassifierOutput(
             loss=None if labels is None else cross_entropy(logits, labels),
             logits=logits,

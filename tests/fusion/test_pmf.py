@@ -17,6 +17,8 @@ ARCHITECTURES = [
     Architecture(1, 1, 2, 0, 7),
     Architecture(0, 3, 0, 0, 8),
     Architecture(0, 2, 3, 1, 6),
+    Architecture(1, 7, 1, 2, 6),  # more rows than a head is wide: keys and values instead of absorbed projections
+    Architecture(2, 9, 0, 0, 6),
 ]
 
 
@@ -28,8 +30,7 @@ def model_of(architecture: Architecture, image_depth: int = 4, text_depth: int =
 
 
 def logits_of(model: PMF, pixels: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    features = base_features(*model.encoders, model.architecture.fusion_layer, pixels, ids, mask)
-    return model(*features, mask)
+    return model(base_features(*model.encoders, model.architecture.fusion_layer, pixels, ids, mask))
 
 
 @pytest.mark.parametrize("depths", [(4, 3), (3, 3), (3, 5)])

@@ -33,14 +33,14 @@ def test_a_slice_and_a_stand_alone_copy_of_it_give_identical_logits(architecture
     alone = extract(whole, architecture).double()
     pixels, ids, mask = raw_batch()
     features = base_features(*whole.encoders, architecture.fusion_layer, pixels, ids, mask)
-    torch.testing.assert_close(whole(*features, mask, architecture), alone(*features, mask), rtol=0, atol=1e-12)
+    torch.testing.assert_close(whole(features, architecture), alone(features), rtol=0, atol=1e-12)
 
 
 def test_a_step_of_one_architecture_moves_only_its_slice() -> None:
     whole, architecture = supernet(), Architecture(1, 2, 1, 2, 5)
     pixels, ids, mask = raw_batch()
     features = base_features(*whole.encoders, 1, pixels, ids, mask)
-    cross_entropy(whole(*features, mask, architecture), torch.arange(5)).backward()
+    cross_entropy(whole(features, architecture), torch.arange(5)).backward()
     assert all(parameter.grad is None for parameter in whole.fusion_layers[0].parameters())
     direction = whole.fusion_layers[1].image_to_text
     assert direction.query_prompts.grad[:2].abs().min() > 0 and direction.query_prompts.grad[2:].abs().max() == 0

@@ -1,0 +1,342 @@
+"""One training step of PMF: the fast path against the straightforward reading, same weights, same batch, in one run.
+
+A step is forward, loss, backward and optimiser. Steps of both sides alternate; ratios are medians of pairs. The headline
+reads z and t; `stored attention` reads, besides, what they attend to in themselves at the first fusing layer.
+
+Run: python -m benchmarks.training_step [--size demo|base] [--json FILE] [--quick]
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear
+from transformers import BertConfig, ViTConfig
+
+from benchmarks.straightforward import StraightforwardPMF, frozen_parameters
+from nas.config import load_config
+from nas.data import Preprocessor, open_images, read_manifest
+from nas.encoders import (
+    FrozenEncoder,
+    build_encoder,
+    load_encoder,
+    load_image_processor,
+    load_tokenizer,
+    resolve_checkpoint,
+)
+from nas.encoders.frozen import product
+from nas.fusion import PMF, Features, base_features, build_model, first_fusing_layers
+from nas.fusion.attention import data_attention
+from nas.memory import PeakTracker
+from nas.report import table
+from nas.space import Architecture
+from nas.training import BatchSchedule
+from nas.units import format_bytes
+
+DEMO = Path(__file__).resolve().parent.parent / "search_spaces" / "demo.yaml"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and a raw batch.
+
+    Args:
+        model: PMF beside its encoders.
+        pixel_values: (B, 3, height, width).
+        input_ids: (B, T).
+        text_mask: (B, T), or None where nothing is padded.
+        labels: (B,).
+    """
+
+    model: PMF
+    pixel_values: Tensor
+    input_ids: Tensor
+    text_mask: Tensor | None
+    labels: Tensor
+
+
+def base_case() -> Case:
+    """ViT-B and BERT-B with random weights, L_f = 10, all M = 4, batch 8, 128 text tokens."""
+    torch.manual_seed(0)
+    image = build_encoder(ViTConfig(attn_implementation="sdpa"))
+    text = build_encoder(BertConfig(attn_implementation="sdpa"))
+    for encoder in (image, text):
+        _fill(encoder)
+    model = build_model(
+        image_encoder=image, text_encoder=text, architecture=Architecture(10, 4, 4, 4, 384), class_count=101, seed=0
+    )
+    ids = torch.randint(1000, 30000, (8, 128))
+    return Case(model, torch.randn(8, 3, 224, 224), ids, None, torch.randint(101, (8,)))
+
+
+def _fill(encoder: FrozenEncoder) -> None:
+    with torch.no_grad():
+        for name, parameter in encoder.named_parameters():
+            is_norm = "norm" in name.lower() and name.endswith("weight")
+            parameter.copy_(torch.randn_like(parameter) * 0.02 + is_norm)
+
+
+def demo_case() -> Case:
+    """The demo's encoders, PMF's default with two fusing layers, and its first training batch of 32."""
+    config = load_config(DEMO)
+    names = [resolve_checkpoint(name, Path.cwd()) for name in (config.encoders.image, config.encoders.text)]
+    samples = read_manifest(config.data, ("train",)).splits["train"]
+    chosen = BatchSchedule(len(samples), config.recipe.batch_size, seed=0).indices(0)
+    preprocessor = Preprocessor(
+        image_processor=load_image_processor(names[0]),
+        tokenizer=load_tokenizer(names[1]),
+        max_text_tokens=config.data.max_text_tokens,
+    )
+    images = open_images(Path(config.data.images))
+    ids, mask = preprocessor.tokens([samples.texts[index] for index in chosen])
+    model = build_model(
+        image_encoder=load_encoder(names[0], "image"),
+        text_encoder=load_encoder(names[1], "text"),
+        architecture=Architecture(4, 4, 4, 4, 192),
+        class_count=int(samples.labels.max()) + 1,
+        seed=0,
+    )
+    pixels = preprocessor.pixel_values([images.open(samples.images[index]) for index in chosen])
+    return Case(model, pixels, ids, mask, torch.from_numpy(samples.labels[chosen]))
+
+
+def stored_attention(model: PMF, features: Features) -> Features:
+    """The features with what the data rows attend to in themselves at the first fusing layer."""
+    image, text = model.encoders
+    image_start, text_start = first_fusing_layers(image, text, model.architecture.fusion_layer)
+    z, t = features.image_tokens, features.text_tokens
+    return replace(
+        features,
+        image_attention=data_attention(image.layers[image_start], z, image.data_bias(None, z.shape[1], z.dtype)),
+        text_attention=data_attention(
+            text.layers[text_start], t, text.data_bias(features.text_mask, t.shape[1], t.dtype)
+        ),
+    )
+
+
+class Step:
+    """A training step of one side; a learning rate of 0 keeps the weights, so that all steps are the same.
+
+    Args:
+        forward: Gives logits.
+        model: Holds the trained tensors.
+        labels: (B,).
+    """
+
+    def __init__(self, forward: Callable[[], Tensor], model: PMF, labels: Tensor) -> None:
+        self.forward, self.model, self.labels = forward, model, labels
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
+        self.logits = torch.empty(0)
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        logits = self.forward()
+        loss = cross_entropy(logits, self.labels)
+        self.logits = logits.detach()
+        del logits
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+    def gradients(self) -> list[Tensor]:
+        """Of every trained tensor that has numbers, in the model's order."""
+        self()
+        return [parameter.grad.clone() for parameter in self.model.parameters() if parameter.grad is not None]
+
+    def peak_bytes(self, inputs: Iterable[Tensor | None], weights: Iterable[Tensor]) -> int:
+        """Bytes of tensors alive at the peak of forward and backward, inputs among them, without any parameters."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with PeakTracker(weights) as tracker:
+            for tensor in inputs:
+                if tensor is not None:
+                    tracker.follow(tensor)
+            cross_entropy(self.forward(), self.labels).backward()  # type: ignore[no-untyped-call]
+        return tracker.peak_bytes
+
+
+def necessary_operations(model: PMF, batch_size: int, image_rows: int, text_rows: float, text_square: float) -> float:
+    """Floating-point operations of the matrix products that one step needs, given z and t, in closed form.
+
+    Of a modality with S data rows a sample, width D, feed-forward width F and H heads, r rows cost
+
+        project(r) = 2 · r · D²      complete(r) = project(r) + 2 · (2 · r · D · F)      meet(r) = 2 · r · S · D
+
+    (one projection; output projection and feed-forward; scores over the data, or their weighted sum). All data rows:
+
+        first fusing layer   3 project(S) + 2 meet(S) + complete(S), backward complete(S): z and t are constants
+        layers between       3 project(S) + 2 meet(S) + complete(S), backward complete(S) + 3 project(S) + 4 meet(S)
+        last layer           nothing: only the readout row's output is read
+
+    The M_qp query rows, in the last layer with the readout row r = M_qp + 1: complete(r) forward and backward, and
+    over the data 2 meet(H · r) forward by absorbed projections, backward 2 where the data is constant and 4 where not
+    (in layers between the keys and values that are there serve them at next to nothing). The message y: keys and values,
+    2 project(M_qp), forward and backward; the mapping, 2 · M_qp · (D_from · h + h · D_to), forward, to its input and to
+    its weights. Prompts that all samples share cost next to nothing.
+
+    Args:
+        model: The architecture and its encoders.
+        batch_size: B.
+        image_rows: S of the images.
+        text_rows: Mean S of the texts, padding not counted.
+        text_square: Mean S² of the texts.
+    """
+    architecture, operations = model.architecture, 0.0
+    fusing = min(encoder.depth for encoder in model.encoders) - architecture.fusion_layer
+    widths = [encoder.width for encoder in model.encoders]
+    sides = zip(model.encoders, (image_rows, text_rows), (image_rows**2, text_square), strict=True)
+    for encoder, rows, square in sides:
+        width, heads = encoder.width, int(encoder.config.num_attention_heads)
+        hidden = int(encoder.config.intermediate_size)
+
+        def complete(count: float, width: int = width, hidden: int = hidden) -> float:
+            return 2 * count * width**2 + 2 * (2 * count * width * hidden)
+
+        project, meet = 2 * rows * width**2, 2 * square * width
+        for index in range(fusing):
+            is_first, is_last = index == 0, index == fusing - 1
+            if not is_last:
+                operations += 3 * project + 2 * meet + 2 * complete(rows)
+                operations += 0 if is_first else 3 * project + 4 * meet
+            few = architecture.query_prompts + is_last
+            operations += 2 * complete(few)
+            if is_first or is_last:
+                operations += (4 if is_first else 6) * (2 * heads * few * rows * width)
+            operations += 2 * 2 * (2 * architecture.query_prompts * width**2)
+    mapping = 2 * architecture.query_prompts * architecture.mapping_width * sum(widths)
+    return batch_size * (operations + fusing * 2 * 3 * mapping)
+
+
+def product_rates(rows: int, width: int, hidden: int, repeats: int) -> dict[str, float]:
+    """Operations a second of the feed-forward block's first product, by torch's own `linear` and by the fast path's."""
+    x, weight, bias = torch.randn(rows, width), torch.randn(hidden, width), torch.randn(hidden)
+    seconds: dict[str, list[float]] = {"linear": [], "fast path": []}
+    with torch.no_grad():
+        for _ in range(repeats + 1):
+            for name, multiply in (("linear", linear), ("fast path", product)):
+                started = time.perf_counter()
+                multiply(x, weight, bias)
+                seconds[name].append(time.perf_counter() - started)
+    # The first is a warm-up; the median is the rate that the steps see, on a machine with neighbours.
+    return {name: 2 * rows * width * hidden / statistics.median(times[1:]) for name, times in seconds.items()}
+
+
+def seconds_of(step: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    step()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=("demo", "base"), default="demo")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--quick", action="store_true", help="3 pairs instead of 15: shows that the script works")
+    options = parser.parse_args()
+    case = demo_case() if options.size == "demo" else base_case()
+    figures = measure(case, pairs=3 if options.quick else 15)
+    figures = {"size": options.size, "threads": torch.get_num_threads(), **figures}
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1))
+
+
+def measure(case: Case, pairs: int) -> dict[str, float]:
+    """Compare both sides on one case; prints the table and returns the figures."""
+    model = case.model
+    arguments = (case.pixel_values, case.input_ids, case.text_mask)
+    features = base_features(*model.encoders, model.architecture.fusion_layer, *arguments)
+    richer = stored_attention(model, features)
+    slow_model = StraightforwardPMF(model)
+    slow = Step(lambda: slow_model(*arguments), model, case.labels)
+    fast = Step(lambda: model(features), model, case.labels)
+    stored = Step(lambda: model(richer), model, case.labels)
+
+    expected, logits = slow.gradients(), slow.logits
+    differences = {}
+    for name, step in (("", fast), ("stored_", stored)):
+        gradients = step.gradients()
+        differences[f"{name}max_logit_difference"] = float((step.logits - logits).abs().max())
+        differences[f"{name}max_gradient_difference"] = max(
+            float((got - want).abs().max() / want.abs().max())
+            for got, want in zip(gradients, expected, strict=True)
+            if want.numel()
+        )
+
+    text_lengths = (
+        np.full(len(case.labels), case.input_ids.shape[1])
+        if case.text_mask is None
+        else case.text_mask.sum(dim=1).numpy()
+    )
+    image_rows = features.image_tokens.shape[1]
+    operations = necessary_operations(
+        model, len(case.labels), image_rows, float(text_lengths.mean()), float((text_lengths**2).mean())
+    )
+    seconds: dict[str, list[float]] = {"straightforward": [], "fast": [], "stored": [], "floor": [], "linear floor": []}
+    image = model.encoders[0]
+    for index in range(pairs + 1):
+        seconds["straightforward"].append(seconds_of(slow))
+        for _ in range(2):  # the second is measured: the first finds the caches as the other side left them
+            fast_seconds = seconds_of(fast)
+        seconds["fast"].append(fast_seconds)
+        seconds["stored"].append(seconds_of(stored))
+        rates = product_rates(
+            len(case.labels) * image_rows, image.width, int(image.config.intermediate_size), repeats=3
+        )
+        seconds["floor"].append(operations / max(rates.values()))
+        seconds["linear floor"].append(operations / rates["linear"])
+        if index == 0:
+            seconds = {name: [] for name in seconds}  # a warm-up
+    ratio = {
+        name: statistics.median(a / b for a, b in zip(seconds[first], seconds[second], strict=True))
+        for name, first, second in (
+            ("speed_ratio", "straightforward", "fast"),
+            ("stored_speed_ratio", "straightforward", "stored"),
+            ("floor_ratio", "fast", "floor"),
+            ("linear_floor_ratio", "fast", "linear floor"),
+        )
+    }
+
+    weights = [*frozen_parameters(model.encoders), *model.parameters()]
+    slow_peak = slow.peak_bytes(arguments, weights)
+    fast_peak = fast.peak_bytes((features.image_tokens, features.text_tokens, features.text_mask), weights)
+    all_weights = sum(tensor.numel() * tensor.element_size() for tensor in weights)
+    needed = needed_weights(model)
+    figures = {
+        **ratio,
+        "peak_ratio": fast_peak / slow_peak,
+        "peak_ratio_with_parameters": (fast_peak + needed) / (slow_peak + all_weights),
+        **differences,
+        "straightforward_seconds": statistics.median(seconds["straightforward"]),
+        "fast_seconds": statistics.median(seconds["fast"]),
+        "stored_seconds": statistics.median(seconds["stored"]),
+        "operations": operations,
+        "straightforward_peak_bytes": slow_peak,
+        "fast_peak_bytes": fast_peak,
+    }
+    print(table(("figure", "value"), [(name, _show(name, value)) for name, value in figures.items()]))
+    return figures
+
+
+def needed_weights(model: PMF) -> int:
+    """Bytes of the parameters that the fast path reads: trained ones, and frozen ones from the first fusing layer on."""
+    tensors: list[nn.Parameter | Tensor] = list(model.parameters())
+    starts = first_fusing_layers(*model.encoders, model.architecture.fusion_layer)
+    for encoder, start in zip(model.encoders, starts, strict=True):
+        for layer in encoder.layers[start:]:
+            tensors.extend(layer.module.parameters())
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _show(name: str, value: float) -> str:
+    if name.endswith("bytes"):
+        return format_bytes(int(value))
+    return f"{value:.3g}" if name.endswith(("difference", "operations")) else f"{value:.4f}"
+
+
+if __name__ == "__main__":
+    main()
