@@ -191,7 +191,6 @@ def evaluation_batches(lengths: NDArray[np.int64], batch_size: int) -> Iterator[
         yield order[start : start + batch_size]
 
 
-@torch.inference_mode()
 def predict_logits(
     model: PMF,
     split: FeatureSplit,
@@ -212,13 +211,48 @@ def predict_logits(
     Raises:
         Stopped: If `should_stop` said so.
     """
-    architecture = architecture or model.architecture
-    logits = torch.empty(len(split), model.image_classifier.out_features)
-    for indices in evaluation_batches(split.text_lengths, batch_size):
-        if should_stop():
-            raise Stopped
-        batch = split.batch(indices, architecture.fusion_layer)
-        logits[torch.from_numpy(indices)] = model(_features(batch), architecture)
+    architectures = [architecture or model.architecture]
+    return predict_population(model, split, architectures, batch_size=batch_size, should_stop=should_stop)[0]
+
+
+@torch.inference_mode()
+def predict_population(
+    supernet: PMF,
+    split: FeatureSplit,
+    architectures: Sequence[Architecture],
+    *,
+    batch_size: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[Tensor]:
+    """Logits of many architectures, computed together: features are read, and read by the first fusing layer, once.
+
+    The logits of an architecture are the same to the last bit whichever others are beside it. One architecture is
+    computed at a time on a batch, so memory grows by the logits alone.
+
+    Args:
+        supernet: Holds the weights of all.
+        split: Samples.
+        architectures: In any order, with any fusion layers.
+        batch_size: Samples computed together; changes no result beyond rounding.
+        should_stop: Asked before every batch.
+
+    Returns:
+        Of each architecture (N, C), in the split's order.
+
+    Raises:
+        Stopped: If `should_stop` said so.
+    """
+    logits = [torch.empty(len(split), supernet.image_classifier.out_features) for _ in architectures]
+    batches = list(evaluation_batches(split.text_lengths, batch_size))
+    for fusion_layer in sorted({architecture.fusion_layer for architecture in architectures}):
+        chosen = [place for place, entry in enumerate(architectures) if entry.fusion_layer == fusion_layer]
+        for indices in batches:
+            if should_stop():
+                raise Stopped
+            features = _features(split.batch(indices, fusion_layer))
+            outcome = supernet.population_logits(features, [architectures[place] for place in chosen])
+            for place, values in zip(chosen, outcome, strict=True):
+                logits[place][torch.from_numpy(indices)] = values
     return logits
 
 

@@ -21,6 +21,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from nas.encoders import EncoderLayer, KeysValues
 from nas.encoders.base import Projections, merge_heads
+from nas.encoders.frozen import product
 from nas.fusion.layout import Layout
 
 RowFunction = Callable[[Tensor], Tensor]
@@ -232,7 +233,8 @@ class _AbsorbedAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        queries: Tensor,
+        shared: Tensor,
+        own: Tensor,
         rows: Tensor,
         normalized: Tensor,
         bias: Tensor | None,
@@ -240,49 +242,62 @@ class _AbsorbedAttention(torch.autograd.Function):
         read: RowFunction,
         layout: Layout,
     ) -> tuple[Tensor, Tensor]:
-        size, (_, heads, few, _) = layout.batch_size, queries.shape
-        weights = _absorb(queries, parts).expand(size, -1, -1) @ normalized.transpose(1, 2)  # (B, H · R, S)
+        size, (_, heads, few, _) = layout.batch_size, shared.shape
+        weights = normalized.new_empty(size, heads, few + own.shape[2], layout.row_count)  # scores at first
+        # Queries that all samples share meet all data rows in one product.
+        scores = product(normalized.flatten(0, 1), _absorb(shared, parts)[0], None)
+        weights[:, :, :few] = scores.view(size, -1, heads, few).permute(0, 2, 3, 1)
+        if own.shape[2]:
+            weights[:, :, few:] = (_absorb(own, parts) @ normalized.transpose(1, 2)).unflatten(1, (heads, -1))
         if bias is not None:
-            weights += bias.expand(-1, heads, few, -1).flatten(1, 2)
+            weights += bias
         logsumexp = weights.logsumexp(dim=-1)
         weights.sub_(logsumexp[..., None]).exp_()
         ctx.parts, ctx.read, ctx.layout = parts, read, layout
-        ctx.save_for_backward(queries, rows, weights)
-        means = (weights @ normalized).view(size, heads, few, -1)
+        ctx.save_for_backward(shared, own, rows, weights)
+        means = (weights.flatten(1, 2) @ normalized).unflatten(1, (heads, -1))
         output = _per_head(means, parts.value.weight.unflatten(0, (heads, -1)).transpose(1, 2))
-        logsumexp = logsumexp.view(size, heads, few)
         if parts.value.bias is not None:
             output = output + parts.value.bias.view(1, heads, 1, -1)
         if parts.key.bias is not None:
+            queries = torch.cat([shared.expand(size, -1, -1, -1), own], dim=2)
             logsumexp = logsumexp + parts.scale * torch.linalg.vecdot(queries, parts.key.bias.view(1, heads, 1, -1))
         return output, logsumexp
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        queries, rows, weights = ctx.saved_tensors
-        parts, layout, heads = ctx.parts, ctx.layout, queries.shape[1]
+        shared, own, rows, weights = ctx.saved_tensors
+        parts, layout, heads, few = ctx.parts, ctx.layout, shared.shape[1], shared.shape[2]
         data = layout.unpack(ctx.read(rows))
         to_means = _per_head(gradients[0], parts.value.weight.unflatten(0, (heads, -1))).flatten(1, 2)
-        change = to_means @ data.transpose(1, 2)  # (B, H · R, S)
-        change.add_((gradients[1].flatten(1, 2) - torch.linalg.vecdot(change, weights))[..., None]).mul_(weights)
-        to_queries = None
+        change = (to_means @ data.transpose(1, 2)).unflatten(1, (heads, -1))  # (B, H, R, S)
+        change.add_((gradients[1] - torch.linalg.vecdot(change, weights))[..., None]).mul_(weights)
+        over_shared = change[:, :, :few].permute(0, 3, 1, 2).reshape(-1, heads * few)  # (B · S, H · M)
+        over_own = change[:, :, few:].flatten(1, 2)
+        to_shared = to_own = to_rows = None
         if ctx.needs_input_grad[0]:
-            to_absorbed, to_logsumexp = (change @ data).unflatten(1, (heads, -1)), gradients[1][..., None]
-            if len(queries) == 1:  # all samples share them
-                to_absorbed, to_logsumexp = to_absorbed.sum(0, keepdim=True), to_logsumexp.sum(0, keepdim=True)
-            to_queries = _per_head(to_absorbed, parts.key.weight.unflatten(0, (heads, -1)).transpose(1, 2))
-            if parts.key.bias is not None:
-                to_queries = to_queries + to_logsumexp * parts.key.bias.view(1, heads, 1, -1)
-            to_queries = to_queries * parts.scale
-            del to_absorbed
-        del data
-        to_rows = None
+            sums = product(over_shared.t(), data.flatten(0, 1).t(), None).view(1, heads, few, -1)
+            to_shared = _to_queries(sums, gradients[1][:, :, :few].sum(0, keepdim=True), parts)
         if ctx.needs_input_grad[1]:
-            absorbed = _absorb(queries, parts).expand(layout.batch_size, -1, -1)
-            to_rows = (change.transpose(1, 2) @ absorbed).baddbmm_(weights.transpose(1, 2), to_means)
-            del absorbed, to_means, change
+            to_own = _to_queries((over_own @ data).unflatten(1, (heads, -1)), gradients[1][:, :, few:], parts)
+        del data, change
+        if ctx.needs_input_grad[2]:
+            to_rows = product(over_shared, _absorb(shared, parts)[0].t(), None).unflatten(0, (layout.batch_size, -1))
+            to_rows.baddbmm_(weights.flatten(1, 2).transpose(1, 2), to_means)
+            if own.shape[2]:
+                to_rows.baddbmm_(over_own.transpose(1, 2), _absorb(own, parts))
+            del to_means, over_shared
             to_rows = _before(ctx.read, rows, layout.pack(to_rows))
-        return to_queries, to_rows, None, None, None, None, None
+        return to_shared, to_own, to_rows, None, None, None, None, None
+
+
+def _to_queries(sums: Tensor, to_logsumexp: Tensor, parts: Projections) -> Tensor:
+    """Gradient of queries (B, H, R, d) from Σ over the data of score gradient times row, (B, H, R, D)."""
+    heads = parts.head_count
+    gradient = _per_head(sums, parts.key.weight.unflatten(0, (heads, -1)).transpose(1, 2))
+    if parts.key.bias is not None:
+        gradient = gradient + to_logsumexp[..., None] * parts.key.bias.view(1, heads, 1, -1)
+    return gradient * parts.scale
 
 
 def _absorb(queries: Tensor, parts: Projections) -> Tensor:
@@ -333,7 +348,8 @@ def readout_rows(rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def absorbed_attention(
-    queries: Tensor,
+    shared: Tensor,
+    own: Tensor,
     *,
     rows: Tensor,
     normalized: Tensor,
@@ -349,7 +365,8 @@ def absorbed_attention(
     less than d.
 
     Args:
-        queries: (B, H, R, d), or (1, H, R, d) where all samples share them.
+        shared: Queries that are the same for all samples, (1, H, M, d).
+        own: Queries of every sample behind them, (B, H, R − M, d); possibly none.
         rows: Data rows, packed, (N, D).
         normalized: `read(rows)`, unpacked, (B, S, D), without a graph.
         bias: Additive, over the data, broadcasting to (B, H, R, S), or None.
@@ -361,7 +378,7 @@ def absorbed_attention(
         Output (B, H, R, d) and logsumexp of the scores (B, H, R).
     """
     output: tuple[Tensor, Tensor] = _AbsorbedAttention.apply(  # type: ignore[no-untyped-call]
-        queries, rows, normalized, bias, parts, read, layout
+        shared, own, rows, normalized, bias, parts, read, layout
     )
     return output
 

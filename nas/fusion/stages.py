@@ -167,12 +167,16 @@ def read_data(
     data = None if absorbs and (reads_few or from_store) else layer.keys_values_of(normalized)
     absorbed = None
     if absorbs:
-        attending, attending_bias = prompt_queries, modality.padding
-        if reads_few:
-            attending = torch.cat([prompt_queries.expand(layout.batch_size, -1, -1, -1), queries], dim=2)
-            attending_bias = _join_rows(modality.padding, few - 1, bias)
+        own = queries if reads_few else torch.empty_like(queries[:, :, :0])  # no view, which would hold all of them
         absorbed = absorbed_attention(
-            attending, rows=rows, normalized=normalized, bias=attending_bias, parts=parts, read=read, layout=layout
+            prompt_queries,
+            own,
+            rows=rows,
+            normalized=normalized,
+            bias=_join_rows(modality.padding, few - 1, bias) if reads_few else modality.padding,
+            parts=parts,
+            read=read,
+            layout=layout,
         )
         if data is not None:  # constants of the data: nothing of them but the outcome is needed any more
             from_store, data = attention_with_logsumexp(queries, data, bias, parts.scale), None
