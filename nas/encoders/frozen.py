@@ -18,12 +18,22 @@ _CHUNK_BYTES = 4 * 2**20
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """rows (…, K) · weight (N, K)ᵀ + bias (N,) → (…, N), without a graph."""
-    if rows.device.type == "cpu" and rows.dtype == weight.dtype == torch.float32 and _has_onednn():
+    """rows (…, K) · weight (N, K)ᵀ + bias (N,) → (…, N), in the type of the rows and without a graph."""
+    if weight.dtype != rows.dtype:  # under autocast
+        weight, bias = weight.to(rows.dtype), None if bias is None else bias.to(rows.dtype)
+    if rows.device.type == "cpu" and rows.dtype == torch.float32 and _has_onednn():
         # Weights stay as they are: reordering them inside costs less than 3 % from some hundred rows on.
         result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
         return result
     return linear(rows, weight, bias)
+
+
+def autocasted(rows: Tensor) -> Tensor:
+    """In the type that autocast, where it is on, wants products to be computed in."""
+    kind = rows.device.type
+    if torch.is_autocast_enabled(kind) and rows.dtype == torch.float32:
+        return rows.to(torch.get_autocast_dtype(kind))
+    return rows
 
 
 def _has_onednn() -> bool:
@@ -43,9 +53,7 @@ class _FrozenLinear(torch.autograd.Function):
 
 def frozen_linear(rows: Tensor, layer: nn.Linear) -> Tensor:
     """`layer(rows)` for a layer whose weights are frozen: (…, K) → (…, N)."""
-    if torch.is_autocast_enabled(rows.device.type):
-        return linear(rows, layer.weight, layer.bias)  # autocast decides types, and casts
-    result: Tensor = _FrozenLinear.apply(rows, layer.weight, layer.bias)  # type: ignore[no-untyped-call]
+    result: Tensor = _FrozenLinear.apply(autocasted(rows), layer.weight, layer.bias)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -130,10 +138,7 @@ class FrozenFeedForward:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """(…, D) → (…, D)."""
-        if torch.is_autocast_enabled(rows.device.type):
-            hidden = self.activation.forward(linear(rows, self.inner.weight, self.inner.bias))
-            return linear(hidden, self.outer.weight, self.outer.bias)
         result: Tensor = _FrozenFeedForward.apply(  # type: ignore[no-untyped-call]
-            rows, self.inner, self.activation, self.outer
+            autocasted(rows), self.inner, self.activation, self.outer
         )
         return result

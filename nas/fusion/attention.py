@@ -21,7 +21,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from nas.encoders import EncoderLayer, KeysValues
 from nas.encoders.base import Projections, merge_heads
-from nas.encoders.frozen import product
+from nas.encoders.frozen import autocasted, product
 from nas.fusion.layout import Layout
 
 RowFunction = Callable[[Tensor], Tensor]
@@ -72,7 +72,7 @@ def attention_with_logsumexp(
             queries, context.keys, context.values, 0.0, False, attn_mask=bias, scale=scale
         )
         return output, logsumexp
-    scores = (queries @ context.keys.transpose(2, 3)).to(torch.promote_types(queries.dtype, torch.float32)) * scale
+    scores = (queries @ context.keys.transpose(2, 3)).to(_exact(queries.dtype)) * scale
     scores = scores if bias is None else scores + bias
     return scores.softmax(dim=-1).to(queries.dtype) @ context.values, scores.logsumexp(dim=-1)
 
@@ -142,7 +142,7 @@ class _KnownAttention(torch.autograd.Function):
         query, (gradient,) = ctx.parts.query, gradients
         change = _score_gradient(gradient, output, weights, prompt_values, ctx.parts.scale)
         # Σ change · (W_q x + b_q) = W_q Σ change · x + b_q Σ change: queries need not be kept, nor computed again.
-        data, heads = ctx.layout.unpack(ctx.read(data_rows)), change.shape[1]
+        data, heads = ctx.layout.unpack(ctx.read(data_rows)).to(change.dtype), change.shape[1]
         sums = (change.transpose(2, 3).flatten(1, 2) @ data).unflatten(1, (heads, -1))  # (B, H, M, D)
         to_keys = _per_head(sums, query.weight.unflatten(0, (heads, -1)).transpose(1, 2))
         if query.bias is not None:
@@ -243,7 +243,8 @@ class _AbsorbedAttention(torch.autograd.Function):
         layout: Layout,
     ) -> tuple[Tensor, Tensor]:
         size, (_, heads, few, _) = layout.batch_size, shared.shape
-        weights = normalized.new_empty(size, heads, few + own.shape[2], layout.row_count)  # scores at first
+        shape = (size, heads, few + own.shape[2], layout.row_count)
+        weights = normalized.new_empty(shape, dtype=_exact(normalized.dtype))  # scores at first
         # Queries that all samples share meet all data rows in one product.
         scores = product(normalized.flatten(0, 1), _absorb(shared, parts)[0], None)
         weights[:, :, :few] = scores.view(size, -1, heads, few).permute(0, 2, 3, 1)
@@ -252,13 +253,13 @@ class _AbsorbedAttention(torch.autograd.Function):
         if bias is not None:
             weights += bias
         logsumexp = weights.logsumexp(dim=-1)
-        weights.sub_(logsumexp[..., None]).exp_()
+        weights = weights.sub_(logsumexp[..., None]).exp_().to(normalized.dtype)
         ctx.parts, ctx.read, ctx.layout = parts, read, layout
         ctx.save_for_backward(shared, own, rows, weights)
         means = (weights.flatten(1, 2) @ normalized).unflatten(1, (heads, -1))
         output = _per_head(means, parts.value.weight.unflatten(0, (heads, -1)).transpose(1, 2))
         if parts.value.bias is not None:
-            output = output + parts.value.bias.view(1, heads, 1, -1)
+            output = output + parts.value.bias.to(output.dtype).view(1, heads, 1, -1)
         if parts.key.bias is not None:
             queries = torch.cat([shared.expand(size, -1, -1, -1), own], dim=2)
             logsumexp = logsumexp + parts.scale * torch.linalg.vecdot(queries, parts.key.bias.view(1, heads, 1, -1))
@@ -268,18 +269,19 @@ class _AbsorbedAttention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         shared, own, rows, weights = ctx.saved_tensors
         parts, layout, heads, few = ctx.parts, ctx.layout, shared.shape[1], shared.shape[2]
-        data = layout.unpack(ctx.read(rows))
-        to_means = _per_head(gradients[0], parts.value.weight.unflatten(0, (heads, -1))).flatten(1, 2)
+        data = layout.unpack(ctx.read(rows)).to(weights.dtype)
+        to_means = _per_head(gradients[0].to(weights.dtype), parts.value.weight.unflatten(0, (heads, -1))).flatten(1, 2)
         change = (to_means @ data.transpose(1, 2)).unflatten(1, (heads, -1))  # (B, H, R, S)
-        change.add_((gradients[1] - torch.linalg.vecdot(change, weights))[..., None]).mul_(weights)
+        to_logsumexp = gradients[1].to(change.dtype)
+        change.add_((to_logsumexp - torch.linalg.vecdot(change, weights))[..., None]).mul_(weights)
         over_shared = change[:, :, :few].permute(0, 3, 1, 2).reshape(-1, heads * few)  # (B · S, H · M)
         over_own = change[:, :, few:].flatten(1, 2)
         to_shared = to_own = to_rows = None
         if ctx.needs_input_grad[0]:
             sums = product(over_shared.t(), data.flatten(0, 1).t(), None).view(1, heads, few, -1)
-            to_shared = _to_queries(sums, gradients[1][:, :, :few].sum(0, keepdim=True), parts)
+            to_shared = _to_queries(sums, to_logsumexp[:, :, :few].sum(0, keepdim=True), parts)
         if ctx.needs_input_grad[1]:
-            to_own = _to_queries((over_own @ data).unflatten(1, (heads, -1)), gradients[1][:, :, few:], parts)
+            to_own = _to_queries((over_own @ data).unflatten(1, (heads, -1)), to_logsumexp[:, :, few:], parts)
         del data, change
         if ctx.needs_input_grad[2]:
             to_rows = product(over_shared, _absorb(shared, parts)[0].t(), None).unflatten(0, (layout.batch_size, -1))
@@ -287,7 +289,7 @@ class _AbsorbedAttention(torch.autograd.Function):
             if own.shape[2]:
                 to_rows.baddbmm_(over_own.transpose(1, 2), _absorb(own, parts))
             del to_means, over_shared
-            to_rows = _before(ctx.read, rows, layout.pack(to_rows))
+            to_rows = _before(ctx.read, rows, layout.pack(to_rows).to(rows.dtype))
         return to_shared, to_own, to_rows, None, None, None, None, None
 
 
@@ -300,6 +302,11 @@ def _to_queries(sums: Tensor, to_logsumexp: Tensor, parts: Projections) -> Tenso
     return gradient * parts.scale
 
 
+def _exact(kind: torch.dtype) -> torch.dtype:
+    """The type for sums of exponentials: float32 at least."""
+    return torch.promote_types(kind, torch.float32)
+
+
 def _absorb(queries: Tensor, parts: Projections) -> Tensor:
     """Scaled queries (B, H, R, d) times the key projection: what is multiplied with data rows, (B, H · R, D)."""
     key = parts.key.weight.unflatten(0, (parts.head_count, -1))  # (H, d, D)
@@ -309,7 +316,7 @@ def _absorb(queries: Tensor, parts: Projections) -> Tensor:
 def _per_head(rows: Tensor, weight: Tensor) -> Tensor:
     """(B, H, R, a) times (H, a, b) → (B, H, R, b), as one product a head."""
     size, heads, count, _ = rows.shape
-    multiplied = rows.transpose(0, 1).reshape(heads, size * count, -1) @ weight
+    multiplied = rows.transpose(0, 1).reshape(heads, size * count, -1) @ weight.to(rows.dtype)
     return multiplied.view(heads, size, count, -1).transpose(0, 1)
 
 
@@ -378,7 +385,7 @@ def absorbed_attention(
         Output (B, H, R, d) and logsumexp of the scores (B, H, R).
     """
     output: tuple[Tensor, Tensor] = _AbsorbedAttention.apply(  # type: ignore[no-untyped-call]
-        shared, own, rows, normalized, bias, parts, read, layout
+        autocasted(shared), autocasted(own), rows, autocasted(normalized), bias, parts, read, layout
     )
     return output
 
