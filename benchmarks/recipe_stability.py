@@ -16,7 +16,7 @@ from nas.preparation import prepare
 from nas.progress import build_reporter
 from nas.report import table
 from nas.results import Job, Result
-from nas.runs import build_executor, default_cache_directory
+from nas.runs import build_executor, default_cache_directory, hand_over
 from nas.space import Architecture
 from nas.training import full_step_count
 
@@ -36,14 +36,7 @@ def main() -> None:
         config = replace(config, recipe=replace(config.recipe, epochs=1))
     with build_reporter() as reporter, tempfile.TemporaryDirectory() as directory:
         prepared = prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
-        setup = WorkerSetup(
-            config=config,
-            image_checkpoint=prepared.image_checkpoint,
-            text_checkpoint=prepared.text_checkpoint,
-            feature_directory=prepared.store.directory,
-            run_directory=Path(directory),
-            thread_count=1,
-        )
+        setup = hand_over(config, prepared, Path(directory), thread_count=1)
         steps = full_step_count(config.recipe, len(prepared.store.splits["train"]))
         default = prepared.default
         others = [

@@ -1,7 +1,7 @@
 """One training step of PMF: the fast path against the straightforward reading, same weights, same batch, in one run.
 
-A step is forward, loss, backward and optimiser. Steps of both sides alternate; ratios are medians of pairs. The headline
-reads z and t; `stored attention` reads, besides, what they attend to in themselves at the first fusing layer.
+A step is forward, loss, backward and optimiser. Steps of both sides alternate; ratios are medians of pairs. The
+headline reads z and t; `stored_…` reads, besides, what they attend to in themselves at the first fusing layer.
 
 Run: python -m benchmarks.training_step [--size demo|base] [--json FILE] [--quick]
 """
@@ -175,9 +175,9 @@ def necessary_operations(model: PMF, batch_size: int, image_rows: int, text_rows
 
     The M_qp query rows, in the last layer with the readout row r = M_qp + 1: complete(r) forward and backward, and
     over the data 2 meet(H · r) forward by absorbed projections, backward 2 where the data is constant and 4 where not
-    (in layers between the keys and values that are there serve them at next to nothing). The message y: keys and values,
-    2 project(M_qp), forward and backward; the mapping, 2 · M_qp · (D_from · h + h · D_to), forward, to its input and to
-    its weights. Prompts that all samples share cost next to nothing.
+    (in layers between the keys and values that are there serve them at next to nothing). The message y: keys and
+    values, 2 project(M_qp), forward and backward; the mapping, 2 · M_qp · (D_from · h + h · D_to), forward, to its
+    input and to its weights. Prompts that all samples share cost next to nothing.
 
     Args:
         model: The architecture and its encoders.
@@ -323,7 +323,7 @@ def measure(case: Case, pairs: int) -> dict[str, float]:
 
 
 def needed_weights(model: PMF) -> int:
-    """Bytes of the parameters that the fast path reads: trained ones, and frozen ones from the first fusing layer on."""
+    """Bytes of what the fast path reads: trained parameters, and frozen ones from the first fusing layer on."""
     tensors: list[nn.Parameter | Tensor] = list(model.parameters())
     starts = first_fusing_layers(*model.encoders, model.architecture.fusion_layer)
     for encoder, start in zip(model.encoders, starts, strict=True):

@@ -20,6 +20,7 @@ from nas.units import parse_bytes, parse_seconds
 
 STRATEGIES = ("evolution", "tpe", "random")
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+FEATURE_DTYPES = ("float16", "float32")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,21 @@ class EncodersConfig:
 
     image: str
     text: str
+
+
+@dataclass(frozen=True)
+class FeaturesConfig:
+    """How the frozen encoders' base features are kept on disk.
+
+    `disk_bytes` decides what is stored for every fusion layer and what is computed again on reading; `attention` lets
+    that be what data rows attend to among themselves, too, which takes twice the disk and saves time in every step.
+    `views` is how many views of every training image there are: the image itself and augmented ones.
+    """
+
+    dtype: str
+    disk_bytes: int
+    views: int
+    attention: bool
 
 
 @dataclass(frozen=True)
@@ -107,12 +123,14 @@ class EvolutionConfig:
 class SearchConfig:
     """What is maximised, by which strategy, and how promising candidates are promoted.
 
-    Every candidate is scored with inherited weights; of each `round_size` scored ones the best `training_share` is
-    trained for `training_steps`; the best `finalists` of those are trained in full from fresh weights.
+    Every candidate is scored with inherited weights, `scored_together` of them at a time, which share what is equal; of
+    each `round_size` scored ones the best `training_share` is trained for `training_steps`; the best `finalists` of
+    those are trained in full from fresh weights.
     """
 
     strategy: str
     objective: str
+    scored_together: int
     round_size: int
     training_share: float
     training_steps: int
@@ -141,6 +159,7 @@ class Config:
     name: str
     data: DataConfig
     encoders: EncodersConfig
+    features: FeaturesConfig
     space: SearchSpace
     recipe: RecipeConfig
     supernet: SupernetConfig
@@ -295,6 +314,7 @@ def parse_config(values: Any, *, source: str, base_directory: Path) -> Config:
         name=root.text("name"),
         data=_data(root.section("data"), base_directory),
         encoders=_encoders(root.section("encoders"), base_directory),
+        features=_features(root.section("features", default={})),
         space=_space(root.section("space")),
         recipe=_recipe(root.section("recipe")),
         supernet=_supernet(root.section("supernet")),
@@ -337,6 +357,17 @@ def _encoders(section: _Section, base_directory: Path) -> EncodersConfig:
         return local if name.startswith((".", "~")) or (name and Path(local).is_dir()) else name
 
     config = EncodersConfig(image=checkpoint(section.text("image")), text=checkpoint(section.text("text")))
+    section.reject_unknown_keys()
+    return config
+
+
+def _features(section: _Section) -> FeaturesConfig:
+    config = FeaturesConfig(
+        dtype=section.text("dtype", choices=FEATURE_DTYPES, default="float16"),
+        disk_bytes=int(_with_unit(section, "disk", parse_bytes, default="20GiB") or 0),
+        views=section.integer("views", 1, 100, default=1),
+        attention=section.boolean("attention", False),
+    )
     section.reject_unknown_keys()
     return config
 
@@ -390,6 +421,7 @@ def _search(section: _Section) -> SearchConfig:
     config = SearchConfig(
         strategy=section.text("strategy", choices=STRATEGIES),
         objective=section.text("objective", choices=METRICS),
+        scored_together=section.integer("scored_together", 1, default=1),
         round_size=section.integer("round_size", 1),
         training_share=section.number("training_share", 0, 1),
         training_steps=section.integer("training_steps", 1),
@@ -435,9 +467,9 @@ def _budget(section: _Section) -> BudgetConfig:
     return config
 
 
-def _with_unit(section: _Section, key: str, parse: Any) -> float | None:
-    value = section.get(key, None, "")
-    if value is None:
+def _with_unit(section: _Section, key: str, parse: Any, default: str | None = None) -> float | None:
+    value = section.get(key, default, "")
+    if value is None and default is None:
         return None
     try:
         number: float = parse(str(value))
@@ -453,7 +485,8 @@ def config_as_dict(config: Config) -> dict[str, Any]:
     """The configuration as plain values that `parse_config` reads back to an equal one."""
     values = dataclasses.asdict(config)
     values["space"] = {gene: list(config.space.choices[gene]) for gene in GENES}
-    budget = values["budget"]
+    features, budget = values["features"], values["budget"]
+    features["disk"] = f"{features.pop('disk_bytes')}B"
     time_seconds, memory_bytes = budget.pop("time_seconds"), budget.pop("memory_bytes")
     budget["time"] = None if time_seconds is None else f"{time_seconds:f}s"
     budget["memory"] = f"{memory_bytes}B"

@@ -18,10 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedConfig
 
-from nas.config import RecipeConfig
+from nas.config import FeaturesConfig, RecipeConfig
 from nas.data import Batch
 from nas.encoders import build_encoder
 from nas.fusion import PMF, trainable_parameter_count
+from nas.fusion.attention import DataAttention
 from nas.space import Architecture
 from nas.training import Trainer
 
@@ -78,10 +79,12 @@ class PeakTracker(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class PeakPrediction:
-    """Bytes of one training process at its peak, by what holds them."""
+    """Private bytes of one training process at its peak, by what holds them.
+
+    Frozen weights are not among them: workers map those of the fusing layers from a file, which the system holds once.
+    """
 
     process_bytes: int
-    frozen_bytes: int
     supernet_bytes: int
     trained_bytes: int
     optimizer_bytes: int
@@ -89,7 +92,7 @@ class PeakPrediction:
 
     @property
     def peak_bytes(self) -> int:
-        held = self.process_bytes + self.frozen_bytes + self.supernet_bytes
+        held = self.process_bytes + self.supernet_bytes
         return held + self.trained_bytes + self.optimizer_bytes + self.step_bytes
 
 
@@ -103,6 +106,7 @@ class MemoryModel:
         image_token_count: S.
         text_token_count: T of the longest text, for which the peak is predicted.
         class_count: C.
+        features: Type of the tokens that are read, and whether their attention is read with them.
         supernet: The space's largest architecture, whose weights a worker holds beside the candidate's.
         process_bytes: What a worker holds before it trains.
     """
@@ -116,6 +120,7 @@ class MemoryModel:
         image_token_count: int,
         text_token_count: int,
         class_count: int,
+        features: FeaturesConfig,
         supernet: Architecture,
         process_bytes: int = PROCESS_BYTES,
     ) -> None:
@@ -126,6 +131,7 @@ class MemoryModel:
         self._recipe = recipe
         self._tokens = (image_token_count, text_token_count)
         self._class_count = class_count
+        self._features = features
         self._process_bytes = process_bytes
         self._supernet_bytes = 4 * trainable_parameter_count(
             image_width=self._image_encoder.width,
@@ -146,7 +152,6 @@ class MemoryModel:
         return self._cache[architecture]
 
     def _predict(self, architecture: Architecture) -> PeakPrediction:
-        size, (image_tokens, text_tokens) = self._recipe.batch_size, self._tokens
         with self._mode:
             model = PMF(
                 image_encoder=self._image_encoder,
@@ -155,27 +160,44 @@ class MemoryModel:
                 class_count=self._class_count,
             )
             trainer = Trainer(model=model, recipe=self._recipe, step_count=1, weights=None)
-            with PeakTracker() as tracker:
-                batch = Batch(
-                    image_tokens=torch.empty(size, image_tokens, self._image_encoder.width),
-                    text_tokens=torch.empty(size, text_tokens, self._text_encoder.width),
-                    text_mask=torch.ones(size, text_tokens, dtype=torch.bool),
-                    labels=torch.zeros(size, dtype=torch.int64),
-                )
+            weights = [*model.parameters(), *self._image_encoder.parameters(), *self._text_encoder.parameters()]
+            with PeakTracker(weights) as tracker:
+                batch = self._batch(architecture)
                 trainer.accumulate_gradients(batch)
         trained = sum(_bytes(parameter) for parameter in model.parameters())
-        frozen = sum(
-            _bytes(parameter)
-            for encoder in (self._image_encoder, self._text_encoder)
-            for parameter in encoder.parameters()
-        )
         return PeakPrediction(
             process_bytes=self._process_bytes,
-            frozen_bytes=frozen,
             supernet_bytes=self._supernet_bytes,
             trained_bytes=trained,
             optimizer_bytes=trained * _STATE_TENSORS[self._recipe.optimizer],
             step_bytes=tracker.peak_bytes,
+        )
+
+    def _batch(self, architecture: Architecture) -> Batch:
+        """A fake batch of the longest texts, as a feature store gives it."""
+        size, dtype = self._recipe.batch_size, getattr(torch, self._features.dtype)
+        encoders = (self._image_encoder, self._text_encoder)
+        tokens = [
+            torch.empty(size, count, encoder.width, dtype=dtype)
+            for encoder, count in zip(encoders, self._tokens, strict=True)
+        ]
+        attention: list[DataAttention | None] = [None, None]
+        fusing = min(encoder.depth for encoder in encoders) - architecture.fusion_layer
+        if self._features.attention and fusing > 1:
+            attention = [
+                DataAttention(
+                    torch.empty_like(rows),
+                    torch.empty(*rows.shape[:2], encoder.layers[0].projections.head_count),
+                )
+                for encoder, rows in zip(encoders, tokens, strict=True)
+            ]
+        return Batch(
+            image_tokens=tokens[0],
+            text_tokens=tokens[1],
+            text_mask=torch.ones(size, self._tokens[1], dtype=torch.bool),
+            labels=torch.zeros(size, dtype=torch.int64),
+            image_attention=attention[0],
+            text_attention=attention[1],
         )
 
 
@@ -184,12 +206,12 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 
 def private_bytes() -> int:
-    """Private memory of this process now (Linux: not shared and not backed by a file that others map as well)."""
-    fields = {}
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]:
-        name, value = line.split(":")
-        fields[name] = int(value.split()[0]) * 1024
-    return fields["Private_Clean"] + fields["Private_Dirty"]
+    """Private memory of this process now (Linux): what it has written; not what is shared, nor files that it maps."""
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "Private_Dirty":
+            return int(value.split()[0]) * 1024
+    raise OSError("/proc/self/smaps_rollup has no line Private_Dirty")
 
 
 def release_freed_memory() -> None:

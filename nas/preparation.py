@@ -12,6 +12,7 @@ from nas.data import (
     FeatureStore,
     ImageSource,
     Preprocessor,
+    find_unreadable,
     open_images,
     open_or_build,
     read_manifest,
@@ -76,7 +77,7 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
     images = open_images(Path(config.data.images))
     # All splits are checked now, so that nothing is found wrong at the end; the search is handed train and validation.
     whole = read_manifest(config.data, SPLITS)
-    whole = _readable(whole, images, skip=config.data.skip_unreadable_images, reporter=reporter)
+    whole = _readable(whole, images, config.data.skip_unreadable_images, cache_directory, reporter)
     dataset = Dataset(whole.class_names, {split: whole.splits[split] for split in ("train", "validation")})
     default = default_architecture(
         image_depth=image_encoder.depth,
@@ -91,13 +92,15 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
         image_encoder=image_encoder,
         text_encoder=text_encoder,
         fusion_layers=sorted({*config.space.choices["fusion_layer"], default.fusion_layer}),
+        features=config.features,
         cache_directory=cache_directory,
         on_progress=lambda done, total: reporter.progress("features", done, total),
+        on_note=reporter.note,
     )
     sizes = ", ".join(f"{len(samples)} {name}" for name, samples in dataset.splits.items())
     reporter.note(
         f"data: {sizes} samples of {len(dataset.class_names)} classes; features: {format_bytes(store.size_bytes)} "
-        f"(float16) in {store.directory}"
+        f"({store.contents.dtype}, {store.contents.tier}) in {store.directory}"
     )
     longest = max(int(split.text_lengths.max()) for split in store.splits.values())
     return Prepared(
@@ -122,6 +125,7 @@ def _memory_model(
         image_token_count=store.splits["train"].image_token_count,
         text_token_count=longest,
         class_count=len(store.class_names),
+        features=config.features,
         supernet=config.space.largest,
     )
 
@@ -130,7 +134,7 @@ def _check_space(config: Config, source: str, image_encoder: FrozenEncoder, text
     shallower = min(image_encoder.depth, text_encoder.depth)
     latest = config.space.choices["fusion_layer"][-1]
     problems = []
-    positions = int(text_encoder.config.max_position_embeddings)
+    positions = text_encoder.max_text_tokens
     if config.data.max_text_tokens > positions:
         problems.append(
             f"data.max_text_tokens: {config.data.max_text_tokens} is not allowed; expected at most {positions}, the "
@@ -145,14 +149,16 @@ def _check_space(config: Config, source: str, image_encoder: FrozenEncoder, text
         raise ConfigError(source, problems)
 
 
-def _readable(dataset: Dataset, images: ImageSource, *, skip: bool, reporter: Reporter) -> Dataset:
+def _readable(dataset: Dataset, images: ImageSource, skip: bool, cache_directory: Path, reporter: Reporter) -> Dataset:
     """The data set without samples whose image cannot be read, if the user allows that there are any.
 
     Raises:
         DataError: If there are and the user does not, or nothing is left.
     """
     names = list(dict.fromkeys(name for samples in dataset.splits.values() for name in samples.images))
-    missing = set(images.unreadable(names))
+    missing = set(
+        find_unreadable(images, names, cache_directory, lambda done, total: reporter.progress("images", done, total))
+    )
     if not missing:
         return dataset
     listed = ", ".join(sorted(missing)[:_LISTED]) + (", …" if len(missing) > _LISTED else "")

@@ -1,6 +1,6 @@
 """What is known of a candidate after one stage, and how it was obtained."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from nas.space import Architecture
@@ -21,7 +21,8 @@ class Job:
         stage: How.
         step_count: Training steps; 0 for `inherited`.
         seed: Decides fresh weights and the order of samples.
-        predicted_peak_bytes: What the ledger reserves for it.
+        predicted_peak_bytes: Of this candidate alone.
+        companions: Candidates that are scored together with it, at the same stage; only for `inherited`.
     """
 
     trial: int
@@ -30,6 +31,17 @@ class Job:
     step_count: int
     seed: int
     predicted_peak_bytes: int
+    companions: tuple["Job", ...] = ()
+
+    @property
+    def members(self) -> tuple["Job", ...]:
+        """The job and its companions, each by itself."""
+        return (replace(self, companions=()), *self.companions)
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What the ledger reserves: members take turns, so that is the largest of their peaks."""
+        return max(member.predicted_peak_bytes for member in self.members)
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,7 @@ class Result:
         step_count: Training steps of this stage.
         supernet_steps: Steps of the supernet whose weights were inherited; 0 for `full`.
         seed: Of this job.
-        seconds: Time in the worker.
+        seconds: Time in the worker; of candidates that were scored together, an equal share each.
         predicted_peak_bytes: Private memory of the worker, predicted.
         measured_peak_bytes: The same, measured.
     """

@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nas.budget import Deadlines, TimeAccount
@@ -198,7 +198,7 @@ class Search:
     def _next_candidate_job(self, running: Sequence[Job]) -> Job | None:
         """Train a promising candidate, else score one that was put back, else score a new one."""
         search, scored = self.config.search, self._that_fit(self.study.results("inherited"))
-        busy = {(job.trial, job.stage) for job in running} | {
+        busy = {self._key(member) for job in running for member in job.members} | {
             self._key(failure.job) for failure in self._pending_failures
         }
         taken = self._trials_at("trained") | {trial for trial, stage in busy if stage == "trained"}
@@ -210,14 +210,16 @@ class Search:
         for trial, architecture in put_back.items():
             if (trial, "inherited") not in busy:
                 return self._job(trial, architecture, "inherited", 0)
-        if self.is_exhausted or self._trials_left() <= 0:
-            return None
-        proposal = self._strategy.ask()
-        if proposal is None:
-            self.is_exhausted = True
-            self.reporter.note("the search space is exhausted: every architecture that fits has been scored")
-            return None
-        return self._job(self.study.start(proposal), proposal, "inherited", 0)
+        members: list[Job] = []
+        # Grouping follows the configuration alone, so that it is the same for any number of workers.
+        while not self.is_exhausted and self._trials_left() > 0 and len(members) < search.scored_together:
+            proposal = self._strategy.ask()
+            if proposal is None:
+                self.is_exhausted = True
+                self.reporter.note("the search space is exhausted: every architecture that fits has been scored")
+            else:
+                members.append(self._job(self.study.start(proposal), proposal, "inherited", 0))
+        return replace(members[0], companions=tuple(members[1:])) if members else None
 
     def _that_fit(self, results: Sequence[Result]) -> list[Result]:
         """Those that the memory budget of this session has room for; an earlier session may have had more."""
@@ -301,7 +303,7 @@ class Search:
         while not is_over():
             while len(self.executor.running) < self.executor.slot_count:
                 waiting = waiting or next_job(self.executor.running)
-                if waiting is None or not self.ledger.admit(self._key(waiting), waiting.predicted_peak_bytes):
+                if waiting is None or not self.ledger.admit(self._key(waiting), waiting.reserved_bytes):
                     break
                 self.executor.submit(waiting)
                 waiting = None
@@ -319,7 +321,7 @@ class Search:
         self._record_failures()
 
     def _release_ended(self, jobs: Sequence[Job]) -> None:
-        """Give back what jobs had reserved that are not running any more and had no outcome: they were stopped."""
+        """Give back what jobs had reserved that are not running any more."""
         still = {self._key(job) for job in self.executor.running}
         for key in {self._key(job) for job in jobs} - still:
             if self.ledger.holds(key):
@@ -332,10 +334,8 @@ class Search:
     def _take(self, outcome: Result | Failure) -> None:
         """Make an outcome durable, then tell whoever wants to know."""
         if isinstance(outcome, Failure):
-            self.ledger.release(self._key(outcome.job))
             self._take_failure(outcome)
             return
-        self.ledger.release((outcome.trial, outcome.stage))
         self._record_failures()
         if outcome.trial == DEFAULT_TRIAL:
             write_atomically(self._default_path, json.dumps(outcome.as_dict()).encode())
@@ -423,6 +423,7 @@ class Search:
                     self.executor.submit(pending.pop())
                 for outcome in self.executor.wait(_WAIT_SECONDS):
                     self._take(outcome)
+                self._release_ended([job])
                 if not self.executor.running and not pending:
                     pending = [job]  # its worker died
             if self._default_has_failed:

@@ -11,9 +11,11 @@ import yaml
 from nas.budget import TimeAccount
 from nas.conclusion import ModelParts, conclude
 from nas.config import Config, config_as_dict, load_config, parse_config
+from nas.encoders import save_tail
 from nas.errors import BudgetError, ConfigError, StudyError
-from nas.execution import Executor, WorkerSetup
+from nas.execution import FROZEN, Executor, WorkerSetup
 from nas.files import write_atomically
+from nas.fusion import first_fusing_layers
 from nas.preparation import Prepared, prepare
 from nas.progress import Reporter
 from nas.results import STAGES
@@ -109,7 +111,8 @@ def start(source: Path, directory: Path, overrides: Overrides, machine: Machine,
 
 def _is_left_over(path: Path) -> bool:
     """Whether a file is all that a start which was killed, or refused its budget, has left."""
-    return path.name in (LOCK, JOURNAL) or path.name.startswith(f".{CONFIG}.")
+    made_first = (LOCK, JOURNAL, *FROZEN)
+    return path.name in made_first or path.name.startswith(tuple(f".{name}." for name in (CONFIG, *FROZEN)))
 
 
 def resume(directory: Path, overrides: Overrides, machine: Machine, reporter: Reporter) -> None:
@@ -163,16 +166,9 @@ def _write_run(directory: Path, run: Run) -> None:
 
 
 def _search(config: Config, prepared: Prepared, directory: Path, machine: Machine, reporter: Reporter) -> None:
-    setup = WorkerSetup(
-        config=config,
-        image_checkpoint=prepared.image_checkpoint,
-        text_checkpoint=prepared.text_checkpoint,
-        feature_directory=prepared.store.directory.resolve(),
-        run_directory=directory.resolve(),
-        thread_count=machine.threads_per_worker,
-    )
     with Study(directory, config.space) as study:
         _check_memory(config, prepared, machine, reporter)
+        setup = hand_over(config, prepared, directory, machine.threads_per_worker)
         _write_run(directory, Run(config, prepared.store.class_names, prepared.store.directory.name))
         account = TimeAccount(directory / "time.json")
         executor = build_executor(setup, machine.worker_count)
@@ -208,6 +204,31 @@ def _search(config: Config, prepared: Prepared, directory: Path, machine: Machin
         )
 
 
+def hand_over(config: Config, prepared: Prepared, directory: Path, thread_count: int) -> WorkerSetup:
+    """What workers need, with the frozen weights of the fusing layers written where they map them from.
+
+    Args:
+        config: Of the search.
+        prepared: Its encoders and features.
+        directory: Of the run.
+        thread_count: Threads of one worker.
+    """
+    encoders = (prepared.image_encoder, prepared.text_encoder)
+    earliest = min(*config.space.choices["fusion_layer"], prepared.default.fusion_layer)
+    setup = WorkerSetup(
+        config=config,
+        image_config=prepared.image_encoder.config,
+        text_config=prepared.text_encoder.config,
+        first_layers=first_fusing_layers(*encoders, earliest),
+        feature_directory=prepared.store.directory.resolve(),
+        run_directory=directory.resolve(),
+        thread_count=thread_count,
+    )
+    for encoder, start, path in zip(encoders, setup.first_layers, setup.frozen_paths, strict=True):
+        save_tail(encoder, start, path)
+    return setup
+
+
 def _check_memory(config: Config, prepared: Prepared, machine: Machine, reporter: Reporter) -> None:
     """Say what a candidate needs.
 
@@ -221,11 +242,11 @@ def _check_memory(config: Config, prepared: Prepared, machine: Machine, reporter
             f"memory budget {format_bytes(budget)}: not even the smallest architecture ({space.smallest}) fits; its "
             f"training needs {format_bytes(smallest.peak_bytes)}"
         )
-    fixed = smallest.process_bytes + smallest.frozen_bytes + smallest.supernet_bytes
+    fixed = smallest.process_bytes + smallest.supernet_bytes
     reporter.note(
         f"memory: {format_bytes(budget)} for {max(machine.worker_count, 1)} worker(s); a candidate needs "
         f"{format_bytes(smallest.peak_bytes)} to {format_bytes(largest.peak_bytes)}; {format_bytes(fixed)} of that are "
-        "the process, frozen weights and the supernet"
+        "the process and the supernet"
     )
 
 

@@ -85,7 +85,7 @@ def train_supernet(
             return step
         rng = random.Random(seed_from(seed, "supernet architecture", step))
         architecture = sample_feasible(space, rng, is_feasible)
-        loss = trainer.step(step, split.batch(schedule.indices(step), architecture.fusion_layer), architecture)
+        loss = trainer.step(step, schedule.batch(split, step, architecture.fusion_layer), architecture)
         if (step + 1) % checkpoint_steps == 0:
             _save(checkpoint, trainer, step + 1)
         on_step(step + 1, loss)

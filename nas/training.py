@@ -49,6 +49,15 @@ class BatchSchedule:
         order = np.random.default_rng((self.seed, epoch)).permutation(self.sample_count)
         return order[position * self.batch_size : (position + 1) * self.batch_size]
 
+    def batch(self, split: FeatureSplit, step: int, fusion_layer: int) -> Batch:
+        """Batch `step` of a split; of every image one of its views, drawn anew in every epoch."""
+        chosen = self.indices(step)
+        if split.view_count == 1:
+            return split.batch(chosen, fusion_layer)
+        epoch = step // self.steps_per_epoch
+        views = np.random.default_rng((self.seed, epoch, 1)).integers(split.view_count, size=self.sample_count)
+        return split.batch(chosen, fusion_layer, views[chosen])
+
 
 def class_weights(labels: NDArray[np.int64], class_count: int, kind: str) -> Tensor | None:
     """Weight N / (C · count) of every class (design of the PMF paper's unbalanced data sets), or None for `none`."""
@@ -132,7 +141,13 @@ class Trainer:
 
 
 def _features(batch: Batch) -> Features:
-    return Features(batch.image_tokens, batch.text_tokens, batch.text_mask)
+    return Features(
+        image_tokens=batch.image_tokens,
+        text_tokens=batch.text_tokens,
+        text_mask=batch.text_mask,
+        image_attention=batch.image_attention,
+        text_attention=batch.text_attention,
+    )
 
 
 def _optimizer(model: PMF, recipe: RecipeConfig) -> torch.optim.Optimizer:
@@ -180,7 +195,7 @@ def train(
     for step in range(step_count):
         if should_stop():
             raise Stopped
-        loss = trainer.step(step, split.batch(schedule.indices(step), model.architecture.fusion_layer))
+        loss = trainer.step(step, schedule.batch(split, step, model.architecture.fusion_layer))
         on_step(step + 1, loss)
 
 

@@ -78,6 +78,7 @@ supernet: {steps: 12, checkpoint_steps: 4}
 search:
   strategy: evolution
   objective: accuracy
+  scored_together: 2
   round_size: 4
   training_share: 0.5
   training_steps: 3

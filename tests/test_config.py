@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nas.config import config_as_dict, load_config, parse_config
+from nas.config import FeaturesConfig, config_as_dict, load_config, parse_config
 from nas.errors import ConfigError
+from nas.units import BYTES_FORM
 from tests.conftest import Project
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -86,6 +87,31 @@ def test_a_configuration_survives_being_written_and_read(project: Project) -> No
     config = load_config(project.write("whole.yaml", **{"budget.time": "1h30m", "budget.memory": "1.5GiB"}))
     text = yaml.safe_dump(config_as_dict(config))
     assert parse_config(yaml.safe_load(text), source="copy", base_directory=Path("elsewhere")) == config
+
+
+def test_features_have_defaults_and_every_key_is_checked(project: Project) -> None:
+    config = load_config(project.write("features.yaml"))
+    assert config.features == FeaturesConfig(dtype="float16", disk_bytes=20 * 2**30, views=1, attention=False)
+    values = project.values() | {"features": {"dtype": "float32", "disk": "512MiB", "views": 4, "attention": True}}
+    config = parse_config(values, source="file", base_directory=project.root)
+    assert config.features == FeaturesConfig(dtype="float32", disk_bytes=512 * 2**20, views=4, attention=True)
+    values["features"] = {"dtype": "float64", "disk": "much", "views": 0, "attention": "yes", "view": 2}
+    with pytest.raises(ConfigError) as caught:
+        parse_config(values, source="file", base_directory=project.root)
+    assert caught.value.problems == (
+        "features.dtype: 'float64' is not allowed; expected one of float16, float32",
+        f"features.disk: expected {BYTES_FORM}, got 'much'",
+        "features.views: 0 is not allowed; expected a whole number of at least 1 and at most 100",
+        "features.attention: 'yes' is not allowed; expected true or false",
+        "features.view: unknown key; did you mean 'views'? allowed: attention, disk, dtype, views",
+    )
+
+
+@pytest.mark.parametrize("disk", ["0B", None])
+def test_a_disk_budget_of_nothing_is_refused(project: Project, disk: str | None) -> None:
+    values = project.values() | {"features": {"disk": disk}}
+    with pytest.raises(ConfigError, match=r"features\.disk: .*expected"):
+        parse_config(values, source="file", base_directory=project.root)
 
 
 def test_relative_paths_are_meant_from_the_files_folder(project: Project) -> None:

@@ -1,9 +1,11 @@
 """Readers for data sets, tokenising, image processing, and base features on disk."""
 
-from nas.data.features import Batch, FeatureSplit, FeatureStore, open_or_build
+from nas.data.feature_cache import open_or_build
+from nas.data.features import Batch, FeatureSplit, FeatureStore
 from nas.data.images import ImageSource, open_images
 from nas.data.manifest import SPLITS, Dataset, Samples, read_manifest
 from nas.data.preprocessing import Preprocessor
+from nas.data.readability import find_unreadable
 
 __all__ = [
     "SPLITS",
@@ -14,6 +16,7 @@ __all__ = [
     "ImageSource",
     "Preprocessor",
     "Samples",
+    "find_unreadable",
     "open_images",
     "open_or_build",
     "read_manifest",

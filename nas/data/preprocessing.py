@@ -1,9 +1,12 @@
 """From pictures and texts to the tensors that the encoders read, by the encoders' own processor and tokenizer."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -29,10 +32,24 @@ class Preprocessor:
 
     def tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts → token ids (B, T), int64, padded to the longest, and a mask (B, T), true where there is a token."""
-        encoded = self.tokenizer(
-            list(texts), truncation=True, max_length=self.max_text_tokens, padding=True, return_tensors="pt"
-        )
-        return encoded["input_ids"], encoded["attention_mask"].to(torch.bool)
+        return self.padded(self.token_ids(texts))
+
+    def token_ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """Texts → token ids of each, without padding."""
+        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_text_tokens)
+        return [np.array(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+
+    def padded(self, token_ids: Sequence[NDArray[np.int32]]) -> tuple[Tensor, Tensor]:
+        """Token ids of each text → what `tokens` returns; padding stands behind the tokens."""
+        longest = max(len(ids) for ids in token_ids)
+        # A tokenizer without a padding token can have any in its place: the mask hides it.
+        padding = getattr(self.tokenizer, "pad_token_id", None) or 0
+        rows = torch.full((len(token_ids), longest), padding, dtype=torch.int64)
+        mask = torch.zeros(rows.shape, dtype=torch.bool)
+        for row, ids in enumerate(token_ids):
+            rows[row, : len(ids)] = torch.from_numpy(ids)
+            mask[row, : len(ids)] = True
+        return rows, mask
 
     def fingerprint(self) -> str:
         """Changes when the images' processing or the texts' tokenising does."""
@@ -41,4 +58,8 @@ class Preprocessor:
 
 def _tokenizer_state(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    return str(backend.to_str()) if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    if backend is None:
+        return repr(sorted(tokenizer.get_vocab().items()))
+    state = json.loads(backend.to_str())
+    # Every call sets these two anew, and leaves them behind.
+    return json.dumps({key: value for key, value in state.items() if key not in ("truncation", "padding")})

@@ -10,6 +10,7 @@ from nas.encoders.loading import (
     resolve_checkpoint,
     weights_digest,
 )
+from nas.encoders.tail import load_tail, save_tail, tail_weights
 
 __all__ = [
     "EncoderLayer",
@@ -19,8 +20,11 @@ __all__ = [
     "load_config",
     "load_encoder",
     "load_image_processor",
+    "load_tail",
     "load_tokenizer",
     "padding_bias",
     "resolve_checkpoint",
+    "save_tail",
+    "tail_weights",
     "weights_digest",
 ]

@@ -253,6 +253,11 @@ class FrozenEncoder(nn.Module, ABC):
         return self._layers
 
     @property
+    def embedding(self) -> Sequence[nn.Module]:
+        """The modules that only `embed` uses."""
+        return self._embedding
+
+    @property
     def depth(self) -> int:
         return len(self.layers)
 

@@ -2,6 +2,6 @@
 
 from nas.execution.base import Executor
 from nas.execution.ledger import Ledger
-from nas.execution.worker import CandidateWorker, WorkerSetup, full_weights_path
+from nas.execution.worker import FROZEN, CandidateWorker, WorkerSetup, full_weights_path
 
-__all__ = ["CandidateWorker", "Executor", "Ledger", "WorkerSetup", "full_weights_path"]
+__all__ = ["FROZEN", "CandidateWorker", "Executor", "Ledger", "WorkerSetup", "full_weights_path"]

@@ -25,7 +25,7 @@ class Executor(ABC):
 
     @abstractmethod
     def submit(self, job: Job) -> None:
-        """Start a job.
+        """Start a job; every one of its members comes back as an outcome of its own.
 
         Raises:
             RuntimeError: If every slot is taken.

@@ -22,14 +22,12 @@ class _Actor:
     def __init__(self, setup: WorkerSetup) -> None:
         self._worker = CandidateWorker(setup)
 
-    def run(self, job: Job) -> Result | Failure | None:
-        """The result; a failure of the training itself; None where it was stopped."""
+    def run(self, job: Job) -> list[Result | Failure]:
+        """What the job's members came to; nothing where it was stopped."""
         try:
-            return self._worker.run(job)
+            return self._worker.outcomes(job)
         except Stopped:
-            return None
-        except Exception as error:  # whatever it is, it belongs to this candidate; the driver reports it
-            return Failure.of(job, error)
+            return []
 
     def stop(self) -> None:
         self._worker.stop()
@@ -90,7 +88,7 @@ class RayExecutor(Executor):
         if not self._under_way:
             return []
         ready, _ = ray.wait(list(self._under_way), num_returns=1, timeout=timeout_seconds)
-        return [outcome for reference in ready if (outcome := self._collect(reference)) is not None]
+        return [outcome for reference in ready for outcome in self._collect(reference)]
 
     def stop_running(self) -> list[Result | Failure]:
         if not self._under_way:
@@ -102,18 +100,18 @@ class RayExecutor(Executor):
             _, actor = self._under_way.pop(reference)
             ray.kill(actor)
             self._idle.append(self._new_actor())
-        return [outcome for reference in ready if (outcome := self._collect(reference)) is not None]
+        return [outcome for reference in ready for outcome in self._collect(reference)]
 
-    def _collect(self, reference: Any) -> Result | Failure | None:
+    def _collect(self, reference: Any) -> list[Result | Failure]:
         job, actor = self._under_way.pop(reference)
         try:
-            outcome: Result | Failure | None = ray.get(reference)
+            outcomes: list[Result | Failure] = ray.get(reference)
         except RayActorError as error:
             self._idle.append(self._new_actor())
-            reason = " ".join(str(error).split())
-            return Failure(job, "worker died", f"its worker died: {reason[:300]}", worker_died=True)
+            reason = f"its worker died: {' '.join(str(error).split())[:300]}"
+            return [Failure(member, "worker died", reason, worker_died=True) for member in job.members]
         self._idle.append(actor)
-        return outcome
+        return outcomes
 
     def close(self) -> None:
         ray.shutdown()

@@ -38,11 +38,9 @@ class SerialExecutor(Executor):
             return []
         job, self._job = self._job, None
         try:
-            return [self._worker.run(job, self._should_stop)]
+            return self._worker.outcomes(job, self._should_stop)
         except Stopped:
             return []
-        except Exception as error:  # whatever it is, it belongs to this candidate
-            return [Failure.of(job, error)]
 
     def stop_running(self) -> list[Result | Failure]:
         self._job = None

@@ -1,100 +1,193 @@
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given as forall
+from hypothesis import settings
+from hypothesis import strategies as st
+from PIL import Image
 
-from nas.config import load_config
-from nas.data import FeatureStore, Preprocessor, open_images, open_or_build, read_manifest
-from nas.encoders import load_encoder, load_image_processor, load_tokenizer
+from nas.data import FeatureSplit, FeatureStore
+from nas.data.augmentation import augmented
 from nas.errors import DataError
 from nas.fusion import base_features
-from tests.conftest import Project
+from nas.fusion.attention import data_attention
+from tests.conftest import build_project
+from tests.data.building import build, parts
 
 
-def parts(project: Project) -> dict[str, Any]:
-    config = load_config(project.root / "search.yaml")
-    return {
-        "dataset": read_manifest(config.data, ("train", "validation")),
-        "images": open_images(Path(config.data.images)),
-        "preprocessor": Preprocessor(
-            image_processor=load_image_processor(config.encoders.image),
-            tokenizer=load_tokenizer(config.encoders.text),
-            max_text_tokens=config.data.max_text_tokens,
-        ),
-        "image_encoder": load_encoder(config.encoders.image, "image"),
-        "text_encoder": load_encoder(config.encoders.text, "text"),
-        "fusion_layers": (0, 1, 2),
-        "on_progress": lambda done, total: None,
-    }
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Parts of a build, not to be changed, with images of which no two parts look the same."""
+    project = build_project(tmp_path_factory.mktemp("features") / "project")
+    generator = np.random.default_rng(0)
+    for path in project.images.iterdir():
+        Image.fromarray(generator.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(path)
+    return parts(project)
+
+
+@pytest.fixture(scope="module")
+def whole(given: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    """A float32 store with everything."""
+    return build(given, tmp_path_factory.mktemp("whole"), dtype="float32", attention=True, views=3)
+
+
+def raw(given: dict[str, Any], split: str, chosen: list[int], views: list[int]) -> tuple[torch.Tensor, ...]:
+    samples = given["dataset"].splits[split]
+    names = [samples.images[index] for index in chosen]
+    pictures = [augmented(given["images"].open(name), name, view) for name, view in zip(names, views, strict=True)]
+    pixels = given["preprocessor"].pixel_values(pictures)
+    return pixels, *given["preprocessor"].tokens([samples.texts[index] for index in chosen])
 
 
 @pytest.mark.parametrize("fusion_layer", [0, 1, 2])
-def test_a_batch_is_the_base_features_of_its_raw_samples(project: Project, tmp_path: Path, fusion_layer: int) -> None:
-    given = parts(project)
-    store = open_or_build(**given, cache_directory=tmp_path)
-    samples, chosen = given["dataset"].splits["validation"], [5, 0, 3]
-    pixels = given["preprocessor"].pixel_values([given["images"].open(samples.images[index]) for index in chosen])
-    ids, mask = given["preprocessor"].tokens([samples.texts[index] for index in chosen])
-    z, t = base_features(given["image_encoder"], given["text_encoder"], fusion_layer, pixels, ids, mask)
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_batch_is_the_base_features_of_its_raw_samples(
+    given: dict[str, Any], tmp_path: Path, fusion_layer: int, dtype: str
+) -> None:
+    store = build(given, tmp_path, dtype=dtype)
+    chosen = [5, 0, 3]
+    pixels, ids, mask = raw(given, "validation", chosen, [0, 0, 0])
+    expected = base_features(given["image_encoder"], given["text_encoder"], fusion_layer, pixels, ids, mask)
     batch = store.splits["validation"].batch(chosen, fusion_layer)
-    torch.testing.assert_close(batch.image_tokens, z, rtol=1e-3, atol=1e-3)
-    if batch.text_mask is None:
-        assert bool(mask.all())
-    else:
-        assert torch.equal(batch.text_mask, mask)
-    torch.testing.assert_close(batch.text_tokens[mask], t[mask], rtol=1e-3, atol=1e-3)
-    assert batch.labels.tolist() == samples.labels[chosen].tolist()
-
-
-def test_a_second_search_finds_the_same_features(project: Project, tmp_path: Path) -> None:
-    first = open_or_build(**parts(project), cache_directory=tmp_path)
-    calls: list[int] = []
-    again = open_or_build(
-        **{**parts(project), "on_progress": lambda done, total: calls.append(done)}, cache_directory=tmp_path
+    assert batch.image_tokens.dtype == batch.text_tokens.dtype == getattr(torch, dtype)
+    tolerance = 1e-3 if dtype == "float16" else 1e-5
+    torch.testing.assert_close(batch.image_tokens.float(), expected.image_tokens, rtol=tolerance, atol=tolerance)
+    assert batch.text_mask is not None and torch.equal(batch.text_mask, mask) and not bool(mask.all())
+    torch.testing.assert_close(
+        batch.text_tokens[mask].float(), expected.text_tokens[mask], rtol=tolerance, atol=tolerance
     )
-    assert again.directory == first.directory and not calls
+    assert not batch.text_tokens[~mask].any()
+    assert batch.labels.tolist() == given["dataset"].splits["validation"].labels[chosen].tolist()
+    assert batch.image_attention is None and batch.text_attention is None
 
 
-def test_whatever_changes_the_numbers_changes_the_folder(project: Project, tmp_path: Path) -> None:
-    given = parts(project)
-    directories = {open_or_build(**given, cache_directory=tmp_path).directory}
-    given["preprocessor"].max_text_tokens = 3
-    directories.add(open_or_build(**given, cache_directory=tmp_path).directory)
-    with torch.no_grad():
-        given["text_encoder"].model.embeddings.word_embeddings.weight[6] += 1
-    directories.add(open_or_build(**given, cache_directory=tmp_path).directory)
-    validation = given["dataset"].splits["validation"]
-    changed = dataclasses.replace(validation, texts=("fox", *validation.texts[1:]))
-    given["dataset"] = dataclasses.replace(given["dataset"], splits={**given["dataset"].splits, "validation": changed})
-    directories.add(open_or_build(**given, cache_directory=tmp_path).directory)
-    given["fusion_layers"] = (1,)
-    directories.add(open_or_build(**given, cache_directory=tmp_path).directory)
-    assert len(directories) == 5
+def slow_texts(split: FeatureSplit, directory: Path, indices: list[int], layer: int) -> list[np.ndarray[Any, Any]]:
+    rows = np.load(directory / f"text_{layer:02}.npy")
+    starts = np.load(directory / "text_starts.npy")
+    return [rows[starts[index] : starts[index] + split.text_lengths[index]] for index in indices]
 
 
-def test_a_failed_build_leaves_nothing_behind(project: Project, tmp_path: Path) -> None:
-    given = parts(project)
-    with torch.no_grad():
-        given["image_encoder"].model.layers[0].mlp.fc2.bias += 1e6
-    with pytest.raises(DataError, match="not finite in float16"):
-        open_or_build(**given, cache_directory=tmp_path)
-    assert not list((tmp_path / "features").iterdir())
+@settings(max_examples=40, deadline=None)
+@forall(data=st.data())
+def test_any_batch_gathers_what_reading_sample_by_sample_does(whole: FeatureStore, data: st.DataObject) -> None:
+    split, directory = whole.splits["train"], whole.directory / "train"
+    indices = data.draw(st.lists(st.integers(0, len(split) - 1), min_size=1, max_size=9))
+    views = data.draw(st.lists(st.integers(0, 2), min_size=len(indices), max_size=len(indices)))
+    batch = split.batch(indices, 1, np.array(views))
+    images, index = np.load(directory / "image_02.npy"), np.load(directory / "image_index.npy")
+    for row, (sample, view) in enumerate(zip(indices, views, strict=True)):
+        np.testing.assert_array_equal(batch.image_tokens[row].numpy(), images[index[sample] * 3 + view])
+    texts = slow_texts(split, directory, indices, 1)
+    longest = max(map(len, texts))
+    assert batch.text_tokens.shape[1] == longest
+    assert (batch.text_mask is None) == all(len(text) == longest for text in texts)
+    for row, text in enumerate(texts):
+        np.testing.assert_array_equal(batch.text_tokens[row, : len(text)].numpy(), text)
+        assert not batch.text_tokens[row, len(text) :].any()
+        if batch.text_mask is not None:
+            assert batch.text_mask[row].tolist() == [True] * len(text) + [False] * (longest - len(text))
 
 
-def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"{tmp_path}: is no usable folder of features"):
-        FeatureStore(tmp_path)
+def test_stored_attention_is_the_data_attention_of_the_rows(given: dict[str, Any], whole: FeatureStore) -> None:
+    split, chosen = whole.splits["train"], [7, 1, 4, 11]
+    for fusion_layer in (0, 1):
+        batch = split.batch(chosen, fusion_layer)
+        image_layer, text_layer = whole.contents.layers[fusion_layer]
+        z = data_attention(given["image_encoder"].layers[image_layer], batch.image_tokens, None)
+        encoder = given["text_encoder"]
+        bias = encoder.data_bias(batch.text_mask, batch.text_tokens.shape[1], torch.float32)
+        t = data_attention(encoder.layers[text_layer], batch.text_tokens, bias)
+        assert batch.image_attention is not None and batch.text_attention is not None and batch.text_mask is not None
+        torch.testing.assert_close(batch.image_attention.attended, z.attended, rtol=0, atol=1e-5)
+        torch.testing.assert_close(batch.image_attention.logsumexp, z.logsumexp, rtol=0, atol=1e-5)
+        for stored, computed in (
+            (batch.text_attention.attended, t.attended),
+            (batch.text_attention.logsumexp, t.logsumexp),
+        ):
+            assert stored.shape == computed.shape and not stored[~batch.text_mask].any()
+            torch.testing.assert_close(stored[batch.text_mask], computed[batch.text_mask], rtol=0, atol=1e-5)
+    # With one fusing layer, only the rows that the head reads attend to anything.
+    assert split.batch(chosen, 2).image_attention is None and split.batch(chosen, 2).text_attention is None
 
 
-def test_one_image_of_many_samples_is_stored_once(project: Project, tmp_path: Path) -> None:
-    given = parts(project)
+def test_attention_of_a_half_precision_store_keeps_its_logsumexp_in_float32(
+    given: dict[str, Any], whole: FeatureStore, tmp_path: Path
+) -> None:
+    stored = build(given, tmp_path, attention=True).splits["validation"].batch([0, 3], 0)
+    exact = whole.splits["validation"].batch([0, 3], 0)
+    assert stored.text_attention is not None and exact.text_attention is not None
+    assert stored.text_attention.attended.dtype == torch.float16
+    assert torch.equal(stored.text_attention.attended, exact.text_attention.attended.half())
+    assert torch.equal(stored.text_attention.logsumexp, exact.text_attention.logsumexp)
+
+
+def test_layers_that_are_not_stored_are_computed_the_same(
+    given: dict[str, Any], whole: FeatureStore, tmp_path: Path
+) -> None:
+    small = build(given, tmp_path, dtype="float32", disk_bytes=50_000)
+    assert small.contents.token_layers == {"image": (1,), "text": (0,)}
+    alone = FeatureStore(small.directory)  # as another process opens it
+    for split in ("train", "validation"):
+        for fusion_layer in (0, 1, 2):
+            chosen = [4, 2, 9]
+            expected = whole.splits[split].batch(chosen, fusion_layer)
+            batch = small.splits[split].batch(chosen, fusion_layer)
+            assert batch.image_tokens.dtype == torch.float32 and not batch.image_tokens.requires_grad
+            torch.testing.assert_close(batch.image_tokens, expected.image_tokens, rtol=0, atol=1e-5)
+            torch.testing.assert_close(batch.text_tokens, expected.text_tokens, rtol=0, atol=1e-5)
+            if fusion_layer:
+                with pytest.raises(ValueError, match=f"fusion layer {fusion_layer} are not stored"):
+                    alone.splits[split].batch(chosen, fusion_layer)
+    torch.testing.assert_close(
+        alone.splits["train"].batch([3], 0).text_tokens, whole.splits["train"].batch([3], 0).text_tokens
+    )
+
+
+def test_a_view_is_the_base_features_of_the_augmented_image(given: dict[str, Any], whole: FeatureStore) -> None:
+    train, validation = whole.splits["train"], whole.splits["validation"]
+    assert (train.view_count, validation.view_count) == (3, 1)
+    chosen = [0, 6, 6, 2]
+    pixels, ids, mask = raw(given, "train", chosen, [1, 0, 2, 1])
+    expected = base_features(given["image_encoder"], given["text_encoder"], 1, pixels, ids, mask)
+    batch = train.batch(chosen, 1, views=[1, 0, 2, 1])
+    torch.testing.assert_close(batch.image_tokens, expected.image_tokens, rtol=0, atol=1e-5)
+    assert not torch.equal(batch.image_tokens[1], batch.image_tokens[2])
+    assert torch.equal(train.batch(chosen, 1).image_tokens, train.batch(chosen, 1, [0] * 4).image_tokens)
+
+
+@pytest.mark.parametrize("views", [[3, 0], [0, -1], [1]])
+def test_a_view_that_is_not_there_is_refused(whole: FeatureStore, views: list[int]) -> None:
+    with pytest.raises(ValueError, match="views must be 2 numbers from 0 to 2"):
+        whole.splits["train"].batch([0, 1], 0, views)
+
+
+def test_one_image_of_many_samples_is_stored_once(given: dict[str, Any], tmp_path: Path) -> None:
     train = given["dataset"].splits["train"]
     shared = dataclasses.replace(train, images=(train.images[0],) * len(train))
-    given["dataset"] = dataclasses.replace(given["dataset"], splits={"train": shared})
-    store = open_or_build(**given, cache_directory=tmp_path)
-    assert len(np.load(store.directory / "train" / "image_01.npy")) == 1
+    dataset = dataclasses.replace(given["dataset"], splits={"train": shared})
+    store = build({**given, "dataset": dataset}, tmp_path, views=2)
+    assert len(np.load(store.directory / "train" / "image_01.npy")) == 2
     batch = store.splits["train"].batch([0, 7], 0)
     assert torch.equal(batch.image_tokens[0], batch.image_tokens[1])
+
+
+def test_padding_of_texts_is_not_stored(whole: FeatureStore) -> None:
+    for name, split in whole.splits.items():
+        assert len(np.load(whole.directory / name / "text_00.npy")) == split.text_lengths.sum()
+
+
+def test_a_folder_that_is_no_store_is_named(whole: FeatureStore, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"{tmp_path}: is no usable folder of features"):
+        FeatureStore(tmp_path)
+    values = json.loads((whole.directory / "features.json").read_text())
+    (tmp_path / "features.json").write_text(json.dumps({**values, "format": 1}))
+    with pytest.raises(DataError, match="its format is 1, this version reads 2"):
+        FeatureStore(tmp_path)
+    (tmp_path / "features.json").write_text(json.dumps({**values, "class_names": ["a", "b", "c"]}))
+    with pytest.raises(DataError, match=r"features.json is not what was written there"):
+        FeatureStore(tmp_path)

@@ -48,6 +48,18 @@ def test_missing_and_broken_images_are_found_and_named(location: Path) -> None:
     assert images.fingerprint("grey.png") != images.fingerprint("clear.png")
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_breaks_off_is_unreadable(tmp_path: Path, progressive: bool) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "whole.jpg", progressive=progressive)
+    whole = (tmp_path / "whole.jpg").read_bytes()
+    for share in (0.3, 0.9):
+        (tmp_path / f"{share}.jpg").write_bytes(whole[: int(share * len(whole))])
+    images = open_images(tmp_path)
+    assert images.unreadable(["whole.jpg", "0.3.jpg", "0.9.jpg"]) == ["0.3.jpg", "0.9.jpg"]
+    assert images.open("whole.jpg").size == (80, 64)
+
+
 def test_a_location_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected a folder or a ZIP file"):
         open_images(tmp_path / "none")

@@ -1,6 +1,7 @@
 """The contract of every executor, and what only Ray workers can suffer."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from nas.fusion import build_supernet
 from nas.preparation import prepare
 from nas.progress import build_reporter
 from nas.results import Failure, Job, Result, Stage
-from nas.runs import build_executor
+from nas.runs import build_executor, hand_over
 from nas.space import Architecture
 from nas.weights import save_weights
 from tests.conftest import Project
@@ -28,14 +29,7 @@ def setup(project: Project, tmp_path_factory: pytest.TempPathFactory) -> WorkerS
     config = load_config(project.root / "search.yaml")
     with build_reporter() as reporter:
         prepared = prepare(config, source="", cache_directory=tmp_path_factory.mktemp("cache"), reporter=reporter)
-    setup = WorkerSetup(
-        config=config,
-        image_checkpoint=prepared.image_checkpoint,
-        text_checkpoint=prepared.text_checkpoint,
-        feature_directory=prepared.store.directory,
-        run_directory=tmp_path_factory.mktemp("run"),
-        thread_count=1,
-    )
+    setup = hand_over(config, prepared, tmp_path_factory.mktemp("run"), thread_count=1)
     supernet = build_supernet(
         image_encoder=prepared.image_encoder,
         text_encoder=prepared.text_encoder,
@@ -110,10 +104,37 @@ def test_no_more_jobs_than_slots_are_taken(executor: Executor) -> None:
 
 
 def test_a_candidate_that_cannot_run_is_a_failure_with_its_reason(setup: WorkerSetup, tmp_path: Path) -> None:
-    executor = build_executor(replace(setup, run_directory=tmp_path), 0)  # there is no supernet in this directory
+    for path in setup.frozen_paths:  # and no supernet
+        shutil.copy(path, tmp_path)
+    executor = build_executor(replace(setup, run_directory=tmp_path), 0)
     executor.submit(job(0))
     (failure,) = executor.wait(1.0)
     assert isinstance(failure, Failure) and "supernet.safetensors: these weights cannot be loaded" in failure.reason
+
+
+def together(*architectures: Architecture) -> Job:
+    members = [job(trial, architecture=architecture) for trial, architecture in enumerate(architectures)]
+    return replace(members[0], companions=tuple(members[1:]))
+
+
+def test_candidates_scored_together_get_the_scores_that_each_gets_alone(executor: Executor) -> None:
+    group = together(ARCHITECTURE, Architecture(0, 1, 0, 1, 4), Architecture(1, 1, 2, 0, 4))
+    executor.submit(group)
+    assert [len(entry.members) for entry in executor.running] == [3]
+    grouped = outcomes(executor, 3)
+    for member, result in zip(group.members, grouped, strict=True):
+        executor.submit(member)
+        (alone,) = outcomes(executor, 1)
+        assert isinstance(result, Result) and isinstance(alone, Result)
+        assert (result.trial, result.architecture, result.metrics) == (alone.trial, alone.architecture, alone.metrics)
+
+
+def test_of_candidates_scored_together_only_the_one_that_fails_is_a_failure(setup: WorkerSetup) -> None:
+    executor = build_executor(setup, 0)
+    executor.submit(together(ARCHITECTURE, Architecture(7, 1, 0, 1, 4)))  # there is no layer 7
+    first, second = executor.wait(1.0)
+    assert isinstance(first, Result) and first.trial == 0
+    assert isinstance(second, Failure) and second.job.trial == 1 and not second.job.companions
 
 
 def test_running_jobs_can_be_stopped(executor: Executor) -> None:

@@ -3,7 +3,7 @@ from nas.results import Result, Stage
 from nas.search import next_training, promotion_order, ranked
 from nas.space import Architecture
 
-SEARCH = SearchConfig("random", "accuracy", 4, 0.5, 10, 3, EvolutionConfig(4, 2, 0.5, 0.5, 0.2))
+SEARCH = SearchConfig("random", "accuracy", 1, 4, 0.5, 10, 3, EvolutionConfig(4, 2, 0.5, 0.5, 0.2))
 
 
 def result(trial: int, score: float, stage: Stage = "inherited") -> Result:

@@ -1,0 +1,62 @@
+"""The last layers of an encoder in a file of their own, which all workers of a machine map into memory and share.
+
+A worker that reads features needs no layer below the first fusing one. Mapped read-only pages are held once by the
+system, however many processes read them, and count as no worker's private memory.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from nas.encoders.base import FrozenEncoder
+from nas.encoders.loading import build_encoder
+from nas.errors import EncoderError
+from nas.files import replacing
+
+
+def tail_weights(encoder: FrozenEncoder, start: int) -> dict[str, Tensor]:
+    """Weights and buffers, by name, but for those of the embedding and of the layers below `start`."""
+    left_out = [*encoder.embedding, *(layer.module for layer in encoder.layers[:start])]
+    skipped = {id(tensor) for module in left_out for tensor in [*module.parameters(), *module.buffers()]}
+    state: dict[str, Tensor] = encoder.model.state_dict(keep_vars=True)
+    return {name: tensor.detach() for name, tensor in state.items() if id(tensor) not in skipped}
+
+
+def save_tail(encoder: FrozenEncoder, start: int, path: Path) -> None:
+    """Write the layers from `start` on and what follows them.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    tensors = {name: tensor.contiguous() for name, tensor in tail_weights(encoder, start).items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def load_tail(config: PreTrainedConfig, start: int, path: Path) -> FrozenEncoder:
+    """An encoder whose layers from `start` on are mapped from a file; those below, and the embedding, are not there.
+
+    Args:
+        config: The encoder's configuration.
+        start: As it was saved.
+        path: What `save_tail` wrote.
+
+    Raises:
+        EncoderError: If the file is missing, damaged, or of another encoder or start.
+    """
+    with torch.device("meta"):
+        encoder = build_encoder(config)
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise EncoderError(f"{path}: the frozen weights cannot be read: {error}") from error
+    expected = tail_weights(encoder, start)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes != {name: tuple(tensor.shape) for name, tensor in expected.items()}:
+        raise EncoderError(f"{path}: holds other weights than the layers from {start} on of a {config.model_type} need")
+    encoder.model.load_state_dict(tensors, strict=False, assign=True)
+    return encoder

@@ -1,0 +1,47 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from nas.data import find_unreadable, open_images
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(3):
+        Image.new("RGB", (4, 4), (index, 0, 0)).save(folder / f"{index}.png")
+    return folder
+
+
+def test_images_are_decoded_once_until_one_changes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = open_images(folder)
+    names, decoded = [*(f"{index}.png" for index in range(3)), "none.png"], []
+    original = type(images)._read
+    monkeypatch.setattr(type(images), "_read", lambda self, name: decoded.append(name) or original(self, name))
+
+    def find() -> list[str]:
+        decoded.clear()
+        return find_unreadable(images, names, tmp_path / "cache", lambda done, total: None)
+
+    assert find() == ["none.png"] and sorted(set(decoded)) == names
+    assert find() == ["none.png"] and not decoded
+    (folder / "1.png").write_bytes(b"no picture")
+    assert find() == ["1.png", "none.png"] and decoded
+    next((tmp_path / "cache" / "images").iterdir()).write_text("damaged")
+    for path in (tmp_path / "cache" / "images").iterdir():
+        path.write_text("damaged")
+    assert find() == ["1.png", "none.png"] and decoded
+
+
+def test_a_cache_that_cannot_be_written_only_costs_time(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    seen: list[Any] = []
+    found = find_unreadable(
+        open_images(folder), ["0.png", "1.png"], tmp_path / "file", lambda done, total: seen.append((done, total))
+    )
+    assert found == [] and seen == [(2, 2)]
