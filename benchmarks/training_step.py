@@ -3,7 +3,7 @@
 A step is forward, loss, backward and optimiser. Steps of both sides alternate; ratios are medians of pairs. The
 headline reads z and t; `stored_…` reads, besides, what they attend to in themselves at the first fusing layer.
 
-Run: python -m benchmarks.training_step [--size demo|base] [--json FILE] [--quick]
+Run: python -m benchmarks.training_step [--size demo|base] [--threads N] [--json FILE] [--quick]
 """
 
 import argparse
@@ -34,7 +34,7 @@ from nas.encoders import (
 from nas.encoders.frozen import product
 from nas.fusion import PMF, Features, base_features, build_model, first_fusing_layers
 from nas.fusion.attention import data_attention
-from nas.memory import PeakTracker
+from nas.memory import PeakTracker, keep_freed_memory
 from nas.report import table
 from nas.space import Architecture
 from nas.training import BatchSchedule
@@ -235,12 +235,16 @@ def seconds_of(step: Callable[[], None]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("demo", "base"), default="demo")
+    parser.add_argument("--threads", type=int, help="default: 1 at demo size, as its workers have; else one a core")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--quick", action="store_true", help="3 pairs instead of 15: shows that the script works")
     options = parser.parse_args()
+    threads = options.threads or (1 if options.size == "demo" else torch.get_num_threads())
+    torch.set_num_threads(threads)
+    keep_freed_memory()  # as the search's workers do; both sides gain
     case = demo_case() if options.size == "demo" else base_case()
     figures = measure(case, pairs=3 if options.quick else 15)
-    figures = {"size": options.size, "threads": torch.get_num_threads(), **figures}
+    figures = {"size": options.size, "threads": threads, **figures}
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
 

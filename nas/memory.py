@@ -214,6 +214,21 @@ def private_bytes() -> int:
     raise OSError("/proc/self/smaps_rollup has no line Private_Dirty")
 
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees, where the C library can, until `release_freed_memory`.
+
+    Else large tensors go back to the system when they are freed, and every new one is paged in anew: a tenth of the
+    time of a training step.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_M_MMAP_THRESHOLD, 2**30)
+        set_option(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
 def release_freed_memory() -> None:
     """Give what was freed back to the system, where the C library can: else one job's peak is held through the next."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; others have no such need or no such function

@@ -14,7 +14,7 @@ from nas.config import Config
 from nas.data import FeatureStore
 from nas.encoders import load_tail
 from nas.fusion import PMF, build_model, build_supernet, extract
-from nas.memory import PeakSampler, release_freed_memory
+from nas.memory import PeakSampler, keep_freed_memory, release_freed_memory
 from nas.metrics import evaluate_logits
 from nas.results import Failure, Job, Result
 from nas.training import Stopped, predict_logits, predict_population, seed_from, train
@@ -75,6 +75,7 @@ class CandidateWorker:
 
     def __init__(self, setup: WorkerSetup) -> None:
         torch.set_num_threads(setup.thread_count)
+        keep_freed_memory()
         self.setup = setup
         self._image_encoder, self._text_encoder = (
             load_tail(config, start, path)

@@ -103,7 +103,7 @@ class _JoinedAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, values, prompt_keys, prompt_values, output, total = ctx.saved_tensors
-        gradient, scale = gradients[0], ctx.scale
+        gradient, scale = gradients[0].contiguous(), ctx.scale
         # The kernel recomputes softmax from the logsumexp; given that of all keys, its gradients are those of the
         # data's share in the whole.
         to_queries, to_data_keys, to_data_values = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
@@ -139,7 +139,7 @@ class _KnownAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         prompt_values, output, weights, data_rows = ctx.saved_tensors
-        query, (gradient,) = ctx.parts.query, gradients
+        query, gradient = ctx.parts.query, gradients[0].contiguous()  # one copy, where every product would make its own
         change = _score_gradient(gradient, output, weights, prompt_values, ctx.parts.scale)
         # Σ change · (W_q x + b_q) = W_q Σ change · x + b_q Σ change: queries need not be kept, nor computed again.
         data, heads = ctx.layout.unpack(ctx.read(data_rows)).to(change.dtype), change.shape[1]
