@@ -11,13 +11,12 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks.models import DEMO
 from nas.budget import parse_budget
 from nas.metrics import standard_error
 from nas.progress import build_reporter
 from nas.report import table
 from nas.runs import CONFIG, Machine, Overrides, default_cache_directory, resume, start
-
-DEMO = Path(__file__).resolve().parent.parent / "search_spaces" / "demo.yaml"
 
 
 def main() -> None:

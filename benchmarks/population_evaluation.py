@@ -15,16 +15,16 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.models import DEMO
 from nas.config import load_config
 from nas.fusion import build_supernet
+from nas.memory import keep_freed_memory
 from nas.preparation import prepare
 from nas.progress import build_reporter
 from nas.report import table
 from nas.runs import default_cache_directory
 from nas.space import Architecture
 from nas.training import predict_logits, predict_population
-
-DEMO = Path(__file__).resolve().parent.parent / "search_spaces" / "demo.yaml"
 
 
 def main() -> None:
@@ -52,6 +52,7 @@ def main() -> None:
         architecture = config.space.sample(rng)
         if architecture not in architectures:
             architectures.append(architecture)
+    keep_freed_memory()  # as the search's workers do; both sides gain
 
     rounds = 1 if options.quick else 3
     together, alone, difference = [], [], 0.0
@@ -67,6 +68,8 @@ def main() -> None:
     by_layer = {}
     for fusion_layer in config.space.choices["fusion_layer"]:
         chosen = [entry for entry in architectures if entry.fusion_layer == fusion_layer]
+        if not chosen:
+            continue
         started = time.perf_counter()
         predict_population(supernet, split, chosen, batch_size=size)
         grouped_seconds = time.perf_counter() - started

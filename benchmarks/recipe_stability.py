@@ -10,6 +10,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.models import DEMO
 from nas.config import load_config
 from nas.execution import WorkerSetup
 from nas.preparation import prepare
@@ -19,8 +20,6 @@ from nas.results import Job, Result
 from nas.runs import build_executor, default_cache_directory, hand_over
 from nas.space import Architecture
 from nas.training import full_step_count
-
-DEMO = Path(__file__).resolve().parent.parent / "search_spaces" / "demo.yaml"
 
 
 def main() -> None:

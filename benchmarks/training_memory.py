@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy
-from transformers import BertConfig, ViTConfig
 
+from benchmarks.models import empty_encoders
 from benchmarks.straightforward import StraightforwardPMF
-from nas.encoders import FrozenEncoder, build_encoder, tail_weights
+from nas.encoders import FrozenEncoder, tail_weights
 from nas.fusion import PMF, Features, first_fusing_layers
 from nas.memory import PeakTracker
 from nas.report import table
@@ -29,7 +29,6 @@ from nas.space import Architecture
 from nas.units import format_bytes
 
 CLASSES, TEXT_TOKENS = 101, 128
-LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 
 
 def main() -> None:
@@ -39,10 +38,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--quick", action="store_true", help="two values of L_f: shows that the script works")
     options = parser.parse_args()
-    sizes = LARGE if options.size == "large" else {}
     with FakeTensorMode():
-        image = build_encoder(ViTConfig(attn_implementation="sdpa", **sizes))
-        text = build_encoder(BertConfig(attn_implementation="sdpa", **sizes))
+        image, text = empty_encoders(options.size)
         depth = image.depth
         chosen = range(0, depth, 2 if options.size == "base" else 4)
         layers = [depth - 4, depth - 2] if options.quick else sorted({*chosen, depth - 2})

@@ -3,7 +3,12 @@
 A step is forward, loss, backward and optimiser. Steps of both sides alternate; ratios are medians of pairs. The
 headline reads z and t; `stored_…` reads, besides, what they attend to in themselves at the first fusing layer.
 
-Run: python -m benchmarks.training_step [--size demo|base] [--threads N] [--json FILE] [--quick]
+Two floors: `floor_ratio` counts with the rate at which torch multiplies float32 matrices (`linear`, which is what the
+straightforward side uses), `fastest_floor_ratio` with the fastest product known here, which on some processors is
+oneDNN's and more than twice as fast. Below 1 the first is no floor any more.
+
+Run: python -m benchmarks.training_step [--size demo|base|large] [--batch N] [--precision float32|bfloat16]
+         [--device cpu|cuda] [--threads N] [--json FILE] [--quick]
 """
 
 import argparse
@@ -18,29 +23,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
-from transformers import BertConfig, ViTConfig
 
+from benchmarks.models import DEMO, demo_encoders, random_encoders
 from benchmarks.straightforward import StraightforwardPMF, frozen_parameters
 from nas.config import load_config
-from nas.data import Preprocessor, open_images, read_manifest
-from nas.encoders import (
-    FrozenEncoder,
-    build_encoder,
-    load_encoder,
-    load_image_processor,
-    load_tokenizer,
-    resolve_checkpoint,
-)
+from nas.data import open_images, read_manifest
 from nas.encoders.frozen import product
 from nas.fusion import PMF, Features, base_features, build_model, first_fusing_layers
 from nas.fusion.attention import data_attention
 from nas.memory import PeakTracker, keep_freed_memory
 from nas.report import table
-from nas.space import Architecture
+from nas.space import Architecture, default_architecture
 from nas.training import BatchSchedule
 from nas.units import format_bytes
-
-DEMO = Path(__file__).resolve().parent.parent / "search_spaces" / "demo.yaml"
 
 
 @dataclass(frozen=True)
@@ -62,43 +57,28 @@ class Case:
     labels: Tensor
 
 
-def base_case() -> Case:
-    """ViT-B and BERT-B with random weights, L_f = 10, all M = 4, batch 8, 128 text tokens."""
-    torch.manual_seed(0)
-    image = build_encoder(ViTConfig(attn_implementation="sdpa"))
-    text = build_encoder(BertConfig(attn_implementation="sdpa"))
-    for encoder in (image, text):
-        _fill(encoder)
-    model = build_model(
-        image_encoder=image, text_encoder=text, architecture=Architecture(10, 4, 4, 4, 384), class_count=101, seed=0
+def random_case(size: str, batch: int, device: str) -> Case:
+    """ViT and BERT with random weights, two fusing layers, all M = 4, h half the width, 128 text tokens."""
+    image, text = (encoder.to(device) for encoder in random_encoders(size))
+    architecture = default_architecture(
+        image_depth=image.depth, text_depth=text.depth, image_width=image.width, text_width=text.width
     )
-    ids = torch.randint(1000, 30000, (8, 128))
-    return Case(model, torch.randn(8, 3, 224, 224), ids, None, torch.randint(101, (8,)))
+    model = build_model(image_encoder=image, text_encoder=text, architecture=architecture, class_count=101, seed=0)
+    pixels, ids = torch.randn(batch, 3, 224, 224), torch.randint(1000, 30000, (batch, 128))
+    return Case(model.to(device), pixels.to(device), ids.to(device), None, torch.randint(101, (batch,)).to(device))
 
 
-def _fill(encoder: FrozenEncoder) -> None:
-    with torch.no_grad():
-        for name, parameter in encoder.named_parameters():
-            is_norm = "norm" in name.lower() and name.endswith("weight")
-            parameter.copy_(torch.randn_like(parameter) * 0.02 + is_norm)
-
-
-def demo_case() -> Case:
-    """The demo's encoders, PMF's default with two fusing layers, and its first training batch of 32."""
+def demo_case(batch: int) -> Case:
+    """The demo's encoders, PMF's default with two fusing layers, and its first training batch."""
     config = load_config(DEMO)
-    names = [resolve_checkpoint(name, Path.cwd()) for name in (config.encoders.image, config.encoders.text)]
     samples = read_manifest(config.data, ("train",)).splits["train"]
-    chosen = BatchSchedule(len(samples), config.recipe.batch_size, seed=0).indices(0)
-    preprocessor = Preprocessor(
-        image_processor=load_image_processor(names[0]),
-        tokenizer=load_tokenizer(names[1]),
-        max_text_tokens=config.data.max_text_tokens,
-    )
+    chosen = BatchSchedule(len(samples), batch, seed=0).indices(0)
+    image, text, preprocessor = demo_encoders(config)
     images = open_images(Path(config.data.images))
     ids, mask = preprocessor.tokens([samples.texts[index] for index in chosen])
     model = build_model(
-        image_encoder=load_encoder(names[0], "image"),
-        text_encoder=load_encoder(names[1], "text"),
+        image_encoder=image,
+        text_encoder=text,
         architecture=Architecture(4, 4, 4, 4, 192),
         class_count=int(samples.labels.max()) + 1,
         seed=0,
@@ -212,29 +192,34 @@ def necessary_operations(model: PMF, batch_size: int, image_rows: int, text_rows
     return batch_size * (operations + fusing * 2 * 3 * mapping)
 
 
-def product_rates(rows: int, width: int, hidden: int, repeats: int) -> dict[str, float]:
+def product_rates(rows: int, width: int, hidden: int, repeats: int, device: torch.device) -> dict[str, float]:
     """Operations a second of the feed-forward block's first product, by torch's own `linear` and by the fast path's."""
-    x, weight, bias = torch.randn(rows, width), torch.randn(hidden, width), torch.randn(hidden)
+    x, weight, bias = (torch.randn(shape, device=device) for shape in ((rows, width), (hidden, width), (hidden,)))
     seconds: dict[str, list[float]] = {"linear": [], "fast path": []}
     with torch.no_grad():
         for _ in range(repeats + 1):
             for name, multiply in (("linear", linear), ("fast path", product)):
-                started = time.perf_counter()
-                multiply(x, weight, bias)
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(seconds_of(lambda multiply=multiply: multiply(x, weight, bias)))  # type: ignore[misc]
     # The first is a warm-up; the median is the rate that the steps see, on a machine with neighbours.
     return {name: 2 * rows * width * hidden / statistics.median(times[1:]) for name, times in seconds.items()}
 
 
-def seconds_of(step: Callable[[], None]) -> float:
+def seconds_of(step: Callable[[], object]) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     started = time.perf_counter()
     step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - started
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=("demo", "base"), default="demo")
+    parser.add_argument("--size", choices=("demo", "base", "large"), default="demo")
+    parser.add_argument("--batch", type=int, help="default: 32 at demo size, else 8")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="bfloat16: autocast")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, for base and large")
     parser.add_argument("--threads", type=int, help="default: 1 at demo size, as its workers have; else one a core")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--quick", action="store_true", help="3 pairs instead of 15: shows that the script works")
@@ -242,9 +227,13 @@ def main() -> None:
     threads = options.threads or (1 if options.size == "demo" else torch.get_num_threads())
     torch.set_num_threads(threads)
     keep_freed_memory()  # as the search's workers do; both sides gain
-    case = demo_case() if options.size == "demo" else base_case()
-    figures = measure(case, pairs=3 if options.quick else 15)
-    figures = {"size": options.size, "threads": threads, **figures}
+    batch = options.batch or (32 if options.size == "demo" else 8)
+    case = demo_case(batch) if options.size == "demo" else random_case(options.size, batch, options.device)
+    with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bfloat16"):
+        figures = measure(case, pairs=3 if options.quick else 15)
+    settings = {"size": options.size, "batch": batch, "precision": options.precision, "threads": threads}
+    name = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
+    figures = {**settings, "device": name, **figures}
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
 
@@ -274,13 +263,19 @@ def measure(case: Case, pairs: int) -> dict[str, float]:
     text_lengths = (
         np.full(len(case.labels), case.input_ids.shape[1])
         if case.text_mask is None
-        else case.text_mask.sum(dim=1).numpy()
+        else case.text_mask.sum(dim=1).cpu().numpy()
     )
     image_rows = features.image_tokens.shape[1]
     operations = necessary_operations(
         model, len(case.labels), image_rows, float(text_lengths.mean()), float((text_lengths**2).mean())
     )
-    seconds: dict[str, list[float]] = {"straightforward": [], "fast": [], "stored": [], "floor": [], "linear floor": []}
+    seconds: dict[str, list[float]] = {
+        "straightforward": [],
+        "fast": [],
+        "stored": [],
+        "fastest floor": [],
+        "linear floor": [],
+    }
     image = model.encoders[0]
     for index in range(pairs + 1):
         seconds["straightforward"].append(seconds_of(slow))
@@ -289,9 +284,9 @@ def measure(case: Case, pairs: int) -> dict[str, float]:
         seconds["fast"].append(fast_seconds)
         seconds["stored"].append(seconds_of(stored))
         rates = product_rates(
-            len(case.labels) * image_rows, image.width, int(image.config.intermediate_size), repeats=3
+            len(case.labels) * image_rows, image.width, int(image.config.intermediate_size), 3, case.labels.device
         )
-        seconds["floor"].append(operations / max(rates.values()))
+        seconds["fastest floor"].append(operations / max(rates.values()))
         seconds["linear floor"].append(operations / rates["linear"])
         if index == 0:
             seconds = {name: [] for name in seconds}  # a warm-up
@@ -300,8 +295,8 @@ def measure(case: Case, pairs: int) -> dict[str, float]:
         for name, first, second in (
             ("speed_ratio", "straightforward", "fast"),
             ("stored_speed_ratio", "straightforward", "stored"),
-            ("floor_ratio", "fast", "floor"),
-            ("linear_floor_ratio", "fast", "linear floor"),
+            ("floor_ratio", "fast", "linear floor"),
+            ("fastest_floor_ratio", "fast", "fastest floor"),
         )
     }
 

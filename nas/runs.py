@@ -16,6 +16,7 @@ from nas.errors import BudgetError, ConfigError, StudyError
 from nas.execution import FROZEN, Executor, WorkerSetup
 from nas.files import write_atomically
 from nas.fusion import first_fusing_layers
+from nas.memory import keep_freed_memory
 from nas.preparation import Prepared, prepare
 from nas.progress import Reporter
 from nas.results import STAGES
@@ -166,6 +167,7 @@ def _write_run(directory: Path, run: Run) -> None:
 
 
 def _search(config: Config, prepared: Prepared, directory: Path, machine: Machine, reporter: Reporter) -> None:
+    keep_freed_memory()
     with Study(directory, config.space) as study:
         _check_memory(config, prepared, machine, reporter)
         setup = hand_over(config, prepared, directory, machine.threads_per_worker)

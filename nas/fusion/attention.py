@@ -67,7 +67,7 @@ def attention_with_logsumexp(
     queries: Tensor, context: KeysValues, bias: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Attention of queries (B, H, R, d), and the logsumexp of their scores, (B, H, R); without a graph."""
-    if queries.device.type == "cpu":
+    if _has_cpu_kernels(queries.device):
         output, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             queries, context.keys, context.values, 0.0, False, attn_mask=bias, scale=scale
         )
@@ -75,6 +75,11 @@ def attention_with_logsumexp(
     scores = (queries @ context.keys.transpose(2, 3)).to(_exact(queries.dtype)) * scale
     scores = scores if bias is None else scores + bias
     return scores.softmax(dim=-1).to(queries.dtype) @ context.values, scores.logsumexp(dim=-1)
+
+
+def _has_cpu_kernels(device: torch.device) -> bool:
+    """Whether the attention kernels that give and take a logsumexp on CPUs serve this device."""
+    return device.type == "cpu"
 
 
 # All data rows attend to data and prompts
@@ -183,7 +188,7 @@ def joined_attention(
     Returns:
         (B, H, R, d).
     """
-    if queries.device.type == "cpu":
+    if _has_cpu_kernels(queries.device):
         output: Tensor = _JoinedAttention.apply(  # type: ignore[no-untyped-call]
             queries, data.keys, data.values, prompts.keys, prompts.values, bias, scale
         )

@@ -1,0 +1,64 @@
+"""What storing base features as float16 does to the metric: PMF's default on the demo, trained on both types.
+
+Same seeds, same order of samples, full recipe, validation accuracy.
+Run: python -m benchmarks.feature_precision [--seeds 5] [--json FILE] [--quick]
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.models import DEMO
+from benchmarks.recipe_stability import train_all
+from nas.config import load_config
+from nas.preparation import prepare
+from nas.progress import build_reporter
+from nas.report import table
+from nas.runs import default_cache_directory, hand_over
+from nas.training import full_step_count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--quick", action="store_true", help="2 seeds and one epoch: shows that the script works")
+    options = parser.parse_args()
+    config, seeds = load_config(DEMO), 2 if options.quick else options.seeds
+    if options.quick:
+        config = replace(config, recipe=replace(config.recipe, epochs=1))
+    accuracy: dict[str, list[float]] = {}
+    for dtype in ("float16", "float32"):
+        typed = replace(config, features=replace(config.features, dtype=dtype))
+        with build_reporter() as reporter, tempfile.TemporaryDirectory() as directory:
+            prepared = prepare(typed, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
+            setup = hand_over(typed, prepared, Path(directory), thread_count=1)
+            steps = full_step_count(typed.recipe, len(prepared.store.splits["train"]))
+            runs = [(prepared.default, seed) for seed in range(seeds)]
+            accuracy[dtype] = [result.score for result in train_all(setup, runs, steps, options.workers)]
+    differences = [a - b for a, b in zip(accuracy["float16"], accuracy["float32"], strict=True)]
+    figures = {
+        **{f"{dtype}_accuracy": values for dtype, values in accuracy.items()},
+        "mean_difference": statistics.mean(differences),
+        "standard_error_of_difference": statistics.stdev(differences) / len(differences) ** 0.5,
+        "standard_deviation_over_seeds": statistics.stdev(accuracy["float32"]),
+    }
+    rows = [
+        (dtype, f"{statistics.mean(values):.4f}", " ".join(f"{v:.4f}" for v in values))
+        for dtype, values in accuracy.items()
+    ]
+    print(table(("features", "mean validation accuracy", "each seed"), rows))
+    print(
+        f"float16 − float32: {figures['mean_difference']:+.4f} ± {figures['standard_error_of_difference']:.4f}; "
+        f"over seeds the accuracy varies by {figures['standard_deviation_over_seeds']:.4f}"
+    )
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()
