@@ -1,15 +1,17 @@
 import io
 from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
 from nas.config import Config, load_config
 from nas.data import FeatureSplit
 from nas.errors import TrainingError
-from nas.fusion import PMF, Features, build_model
+from nas.fusion import PMF, Features, build_model, build_supernet
 from nas.preparation import Prepared, prepare
 from nas.progress import LineReporter
 from nas.space import Architecture
@@ -21,6 +23,7 @@ from nas.training import (
     class_weights,
     learning_rate_factor,
     predict_logits,
+    predict_population,
     train,
 )
 from tests.conftest import Project
@@ -174,3 +177,107 @@ def test_seeds_differ_by_stage_architecture_and_seed() -> None:
         architecture_seed(0, "full", other),
     }
     assert len(seeds) == 4
+
+
+MIXED = [
+    Architecture(2, 1, 0, 1, 4),
+    Architecture(0, 2, 2, 0, 8),
+    Architecture(1, 2, 0, 1, 8),
+    Architecture(0, 1, 2, 1, 4),
+    Architecture(2, 2, 2, 0, 8),
+]
+
+
+@pytest.fixture
+def supernet(prepared: Prepared, config: Config) -> PMF:
+    return build_supernet(
+        image_encoder=prepared.image_encoder,
+        text_encoder=prepared.text_encoder,
+        space=config.space,
+        class_count=3,
+        seed=1,
+    )
+
+
+def test_a_population_of_any_fusion_layers_gets_its_logits_in_the_splits_order(
+    split: FeatureSplit, supernet: PMF
+) -> None:
+    assert (np.diff(split.text_lengths) < 0).any()  # evaluation takes samples in another order
+    outcome = predict_population(supernet, split, MIXED, batch_size=7)
+    assert len(outcome) == len(MIXED)
+    for architecture, logits in zip(MIXED, outcome, strict=True):
+        assert logits.shape == (len(split), 3)
+        for index in range(len(split)):
+            batch = split.batch([index], architecture.fusion_layer)
+            alone = supernet(Features(batch.image_tokens, batch.text_tokens, batch.text_mask), architecture).detach()
+            torch.testing.assert_close(logits[index : index + 1], alone, rtol=0, atol=1e-5)
+
+
+def test_an_architectures_logits_are_the_same_to_the_bit_in_every_population(
+    split: FeatureSplit, supernet: PMF
+) -> None:
+    together = predict_population(supernet, split, MIXED, batch_size=7)
+    backwards = predict_population(supernet, split, MIXED[::-1], batch_size=7)[::-1]
+    for architecture, logits, other in zip(MIXED, together, backwards, strict=True):
+        alone = predict_logits(supernet, split, batch_size=7, architecture=architecture)
+        assert torch.equal(logits, other) and torch.equal(logits, alone)
+
+
+def test_a_population_can_be_stopped(split: FeatureSplit, supernet: PMF) -> None:
+    asked: list[bool] = []
+
+    def should_stop() -> bool:
+        asked.append(len(asked) == 2)
+        return asked[-1]
+
+    with pytest.raises(Stopped):
+        predict_population(supernet, split, MIXED, batch_size=7, should_stop=should_stop)
+    assert len(asked) == 3
+
+
+class AskedSplit:
+    """Gives what it was asked for instead of features."""
+
+    def __init__(self, view_count: int) -> None:
+        self.view_count = view_count
+
+    def batch(
+        self, indices: NDArray[np.int64], fusion_layer: int, views: NDArray[np.int64] | None = None
+    ) -> tuple[list[int], int, list[int] | None]:
+        return indices.tolist(), fusion_layer, None if views is None else views.tolist()
+
+
+def views_of_an_epoch(schedule: BatchSchedule, epoch: int, view_count: int = 4) -> dict[int, int]:
+    """View of every sample."""
+    drawn: dict[int, int] = {}
+    for step in range(epoch * schedule.steps_per_epoch, (epoch + 1) * schedule.steps_per_epoch):
+        indices, _, views = cast(Any, schedule.batch(cast(FeatureSplit, AskedSplit(view_count)), step, 1))
+        drawn.update(zip(indices, views, strict=True))
+    return drawn
+
+
+def test_a_batch_asks_for_no_view_where_images_have_but_one() -> None:
+    schedule = BatchSchedule(sample_count=12, batch_size=4, seed=3)
+    asked = cast(Any, schedule.batch(cast(FeatureSplit, AskedSplit(1)), 4, 2))
+    assert asked == (schedule.indices(4).tolist(), 2, None)
+
+
+def test_a_batch_draws_a_view_of_each_of_its_images() -> None:
+    schedule = BatchSchedule(sample_count=12, batch_size=4, seed=3)
+    indices, fusion_layer, views = cast(Any, schedule.batch(cast(FeatureSplit, AskedSplit(5)), 4, 2))
+    assert indices == schedule.indices(4).tolist() and fusion_layer == 2
+    assert len(views) == 4 and all(0 <= view < 5 for view in views)
+
+
+def test_views_depend_on_the_seed_and_the_epoch_alone() -> None:
+    drawn = views_of_an_epoch(BatchSchedule(40, 8, seed=3), epoch=1)
+    assert drawn == views_of_an_epoch(BatchSchedule(40, 8, seed=3), epoch=1)
+    # The batches are others, the view of a sample is not.
+    assert drawn == views_of_an_epoch(BatchSchedule(40, 10, seed=3), epoch=1)
+    assert drawn != views_of_an_epoch(BatchSchedule(40, 8, seed=3), epoch=2)
+    assert drawn != views_of_an_epoch(BatchSchedule(40, 8, seed=4), epoch=1)
+
+
+def test_every_view_is_drawn_about_as_often() -> None:
+    drawn = [*views_of_an_epoch(BatchSchedule(4000, 500, seed=0), epoch=0).values()]
+    assert np.bincount(drawn, minlength=4) == pytest.approx(1000, rel=0.1)

@@ -321,7 +321,7 @@ def _absorb(queries: Tensor, parts: Projections) -> Tensor:
 def _per_head(rows: Tensor, weight: Tensor) -> Tensor:
     """(B, H, R, a) times (H, a, b) → (B, H, R, b), as one product a head."""
     size, heads, count, _ = rows.shape
-    multiplied = rows.transpose(0, 1).reshape(heads, size * count, -1) @ weight.to(rows.dtype)
+    multiplied = rows.transpose(0, 1).reshape(heads, size * count, rows.shape[3]) @ weight.to(rows.dtype)
     return multiplied.view(heads, size, count, -1).transpose(0, 1)
 
 

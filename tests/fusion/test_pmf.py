@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 from nas.encoders.bert import BertEncoder
 from nas.encoders.vit import ViTEncoder
-from nas.fusion import PMF, base_features, build_model, trainable_parameter_count
+from nas.fusion import PMF, Features, base_features, build_model, trainable_parameter_count
+from nas.fusion.attention import data_attention
+from nas.fusion.pmf import first_fusing_layers
 from nas.space import Architecture, default_architecture
 from tests.fusion import oracle
 from tests.tiny import bert_model, encoders, raw_batch, vit_model
@@ -134,3 +138,117 @@ def test_the_default_of_base_encoders_is_the_papers() -> None:
 def test_a_fusion_layer_without_a_layer_is_refused(fusion_layer: int) -> None:
     with pytest.raises(ValueError, match="fusion_layer must be 0 to 2"):
         model_of(Architecture(fusion_layer, 1, 1, 1, 1))
+
+
+def with_stored_attention(model: PMF, features: Features) -> Features:
+    """The features with what the data rows attend to in themselves at the first fusing layer."""
+    starts = first_fusing_layers(*model.encoders, model.architecture.fusion_layer)
+    attended = []
+    for encoder, start, rows, mask in zip(
+        model.encoders,
+        starts,
+        (features.image_tokens, features.text_tokens),
+        (None, features.text_mask),
+        strict=True,
+    ):
+        bias = encoder.data_bias(mask, rows.shape[1], rows.dtype)
+        attended.append(data_attention(encoder.layers[start], rows, bias))
+    return replace(features, image_attention=attended[0], text_attention=attended[1])
+
+
+@pytest.mark.parametrize("depths", [(4, 3), (3, 5)])
+@pytest.mark.parametrize("is_padded", [True, False])
+@pytest.mark.parametrize("architecture", [entry for entry in ARCHITECTURES if entry.fusion_layer < 2], ids=str)
+def test_stored_attention_changes_no_logit_and_no_gradient(
+    architecture: Architecture, is_padded: bool, depths: tuple[int, int]
+) -> None:
+    model = model_of(architecture, *depths)
+    pixels, ids, mask = raw_batch()
+    features = base_features(*model.encoders, architecture.fusion_layer, pixels, ids, mask if is_padded else None)
+    outcomes = []
+    for given in (features, with_stored_attention(model, features)):
+        logits = model(given)
+        loss = cross_entropy(logits, torch.arange(len(ids)) % 6)
+        outcomes.append([logits, *torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)])
+    for got, expected in zip(*outcomes, strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=TOLERANCE)
+
+
+def test_stored_attention_is_what_is_read() -> None:
+    model = model_of(ARCHITECTURES[0])
+    features = with_stored_attention(model, base_features(*model.encoders, 1, *raw_batch()))
+    for name in ("image_attention", "text_attention"):
+        stored = getattr(features, name)
+        other = replace(features, **{name: replace(stored, attended=stored.attended + 1)})
+        assert (model(other) - model(features)).abs().max() > 1e-3, name
+
+
+@pytest.mark.parametrize("is_stored", [False, True], ids=["tokens alone", "stored attention"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+def test_features_of_half_precision_change_logits_by_their_rounding_alone(
+    architecture: Architecture, is_stored: bool
+) -> None:
+    model = model_of(architecture)
+    features = base_features(*model.encoders, architecture.fusion_layer, *raw_batch())
+    half = features.to(torch.float16)
+    if is_stored:
+        richer = with_stored_attention(model, features)
+        assert richer.image_attention is not None and richer.text_attention is not None
+        half = replace(
+            half,
+            image_attention=replace(richer.image_attention, attended=richer.image_attention.attended.half()),
+            text_attention=replace(richer.text_attention, attended=richer.text_attention.attended.half()),
+        )
+    got, expected = model(half), model(features)
+    assert got.dtype == torch.float64 and not torch.equal(got, expected)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-2)
+
+
+def float32_model_of(architecture: Architecture) -> PMF:
+    """`model_of`, of the same weights but for rounding."""
+    return build_model(
+        image_encoder=ViTEncoder(vit_model(4, dtype=torch.float32)),
+        text_encoder=BertEncoder(bert_model(3, dtype=torch.float32)),
+        architecture=architecture,
+        class_count=6,
+        seed=3,
+    )
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+def test_a_float32_model_is_the_float64_one_but_for_rounding(architecture: Architecture) -> None:
+    batch = raw_batch()
+    outcomes = []
+    for model in (float32_model_of(architecture), model_of(architecture)):
+        logits = logits_of(model, *batch)
+        loss = cross_entropy(logits, torch.arange(len(logits)) % 6)
+        outcomes.append([logits, *torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)])
+    for got, expected in zip(*outcomes, strict=True):
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got.double(), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("is_stored", [False, True], ids=["tokens alone", "stored attention"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+def test_under_autocast_a_model_trains_with_float32_gradients(architecture: Architecture, is_stored: bool) -> None:
+    model = float32_model_of(architecture)
+    features = base_features(*model.encoders, architecture.fusion_layer, *raw_batch())
+    if is_stored:
+        features = with_stored_attention(model, features)
+    labels, parameters = torch.arange(5) % 6, list(model.parameters())
+    expected = model(features)
+    expected_gradients = torch.autograd.grad(cross_entropy(expected, labels), parameters, materialize_grads=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = model(features)
+        loss = cross_entropy(got, labels)
+    gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+    assert not torch.equal(got.float(), expected)
+    torch.testing.assert_close(got.float(), expected, rtol=0.05, atol=0.05)
+    for (name, _), gradient in zip(model.named_parameters(), gradients, strict=True):
+        assert gradient.dtype == torch.float32 and gradient.isfinite().all(), name
+    # Together: rounding puts a unit of a ReLU to its other side here and there, which alone may decide a small tensor.
+    difference, whole = (
+        torch.cat([tensor.flatten() for tensor in tensors])
+        for tensors in ([a - b for a, b in zip(gradients, expected_gradients, strict=True)], expected_gradients)
+    )
+    assert difference.norm() < 0.03 * whole.norm()

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from nas.encoders.bert import BertEncoder
+from nas.encoders.vit import ViTEncoder
 from nas.fusion import PMF, base_features, build_supernet, extract
 from nas.space import Architecture, SearchSpace
-from tests.tiny import encoders, raw_batch
+from tests.tiny import bert_model, raw_batch, vit_model
 
 SPACE = SearchSpace(
     {
@@ -20,11 +22,14 @@ SPACE = SearchSpace(
 SOME = [SPACE.smallest, SPACE.largest, *(SPACE.sample(random.Random(seed)) for seed in range(4))]
 
 
-def supernet() -> PMF:
-    image_encoder, text_encoder = encoders()
+def supernet(dtype: torch.dtype = torch.float64) -> PMF:
     return build_supernet(
-        image_encoder=image_encoder, text_encoder=text_encoder, space=SPACE, class_count=5, seed=0
-    ).double()
+        image_encoder=ViTEncoder(vit_model(dtype=dtype)),
+        text_encoder=BertEncoder(bert_model(dtype=dtype)),
+        space=SPACE,
+        class_count=5,
+        seed=0,
+    ).to(dtype)
 
 
 @pytest.mark.parametrize("architecture", SOME, ids=str)
@@ -53,3 +58,37 @@ def test_the_seed_alone_decides_fresh_weights() -> None:
     torch.manual_seed(78)
     second = supernet().state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+OF_EVERY_LAYER = [
+    *(Architecture(layer, 4, 3, 2, 9) for layer in (0, 1, 2)),
+    *(Architecture(layer, 1, 0, 0, 2) for layer in (0, 1, 2)),
+    *(Architecture(layer, 2, 1, 2, 5) for layer in (0, 1, 2)),
+]
+
+
+@pytest.mark.parametrize("is_padded", [True, False])
+@pytest.mark.parametrize("fusion_layer", [0, 1, 2])
+def test_architectures_computed_together_give_the_logits_of_each(fusion_layer: int, is_padded: bool) -> None:
+    whole = supernet()
+    pixels, ids, mask = raw_batch()
+    features = base_features(*whole.encoders, fusion_layer, pixels, ids, mask if is_padded else None)
+    together = [entry for entry in OF_EVERY_LAYER if entry.fusion_layer == fusion_layer]
+    outcome = whole.population_logits(features, together)
+    assert len(outcome) == len(together)
+    for architecture, logits in zip(together, outcome, strict=True):
+        assert not logits.requires_grad
+        torch.testing.assert_close(logits, whole(features, architecture), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("fusion_layer", [0, 1, 2])
+def test_an_architectures_logits_do_not_depend_on_those_beside_it(fusion_layer: int, kind: torch.dtype) -> None:
+    whole = supernet(kind)
+    features = base_features(*whole.encoders, fusion_layer, *raw_batch())
+    together = [entry for entry in OF_EVERY_LAYER if entry.fusion_layer == fusion_layer]
+    outcome = whole.population_logits(features, together)
+    backwards = whole.population_logits(features, together[::-1])[::-1]
+    for architecture, logits, other in zip(together, outcome, backwards, strict=True):
+        (alone,) = whole.population_logits(features, [architecture])
+        assert torch.equal(logits, alone) and torch.equal(logits, other)
