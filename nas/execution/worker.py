@@ -20,7 +20,7 @@ from nas.results import Failure, Job, Result
 from nas.training import Stopped, predict_logits, predict_population, seed_from, train
 from nas.weights import load_weights, save_weights
 
-FROZEN = ("image_encoder.safetensors", "text_encoder.safetensors")
+FROZEN = ("image_encoder.pt", "text_encoder.pt")
 """Files of a run directory that hold the frozen weights of the fusing layers."""
 
 

@@ -294,7 +294,7 @@ class _AbsorbedAttention(torch.autograd.Function):
             if own.shape[2]:
                 to_rows.baddbmm_(over_own.transpose(1, 2), _absorb(own, parts))
             del to_means, over_shared
-            to_rows = _before(ctx.read, rows, layout.pack(to_rows).to(rows.dtype))
+            to_rows = _before(ctx.read, rows, layout.pack_gradient(to_rows).to(rows.dtype))
         return to_shared, to_own, to_rows, None, None, None, None, None
 
 
