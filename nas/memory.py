@@ -31,8 +31,8 @@ _STATE_TENSORS = {"sgd": 1, "adamw": 2}
 
 PROCESS_BYTES = 500 * 2**20
 """Private memory of a worker beside all tensors: interpreter, torch, transformers and Ray (270 MiB after the imports
-on Linux x86-64), oneDNN's programs (up to 80 MiB), thread pools, and freed memory that the allocator keeps. Predicted and measured peaks stand side by
-side in every run's results.csv."""
+on Linux x86-64), oneDNN's programs (up to 80 MiB), thread pools, and freed memory that the allocator keeps. Predicted
+and measured peaks stand side by side in every run's results.csv."""
 
 
 class PeakTracker(TorchDispatchMode):
