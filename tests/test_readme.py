@@ -29,6 +29,11 @@ def test_every_make_target_exists() -> None:
 
 def test_every_file_that_is_named_exists() -> None:
     named = re.findall(r"`((?:nas|search_spaces|demo|benchmarks)/[\w./]*)`", README)
-    named += re.findall(r"\]\(((?!https?:)[^)]+)\)", README)
+    named += re.findall(r"\]\(((?!https?:|#)[^)]+)\)", README)
     missing = [path for path in named if not (REPOSITORY / path).exists()]
     assert named and not missing
+
+
+def test_every_link_inside_leads_to_a_heading() -> None:
+    headings = {title.lower().replace(" ", "-") for title in re.findall(r"^#+ (.+)$", README, re.MULTILINE)}
+    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= headings
