@@ -29,7 +29,7 @@ from nas.training import Trainer
 _STATE_TENSORS = {"sgd": 1, "adamw": 2}
 """Optimiser state, in tensors as large as the parameter."""
 
-PROCESS_BYTES = 500 * 2**20
+PROCESS_BYTES = 550 * 2**20
 """Private memory of a worker beside all tensors: interpreter, torch, transformers and Ray (270 MiB after the imports
 on Linux x86-64), oneDNN's programs (up to 80 MiB), thread pools, and freed memory that the allocator keeps. Predicted
 and measured peaks stand side by side in every run's results.csv."""
