@@ -32,8 +32,6 @@ class Prepared:
     """What a search works on.
 
     Args:
-        image_checkpoint: Resolved.
-        text_checkpoint: Resolved.
         image_encoder: Frozen, whole.
         text_encoder: Frozen, whole.
         preprocessor: Of these encoders.
@@ -42,8 +40,6 @@ class Prepared:
         memory: Predicts candidates' peaks.
     """
 
-    image_checkpoint: str
-    text_checkpoint: str
     image_encoder: FrozenEncoder
     text_encoder: FrozenEncoder
     preprocessor: Preprocessor
@@ -104,8 +100,6 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
     )
     longest = max(int(split.text_lengths.max()) for split in store.splits.values())
     return Prepared(
-        image_checkpoint=checkpoints[0],
-        text_checkpoint=checkpoints[1],
         image_encoder=image_encoder,
         text_encoder=text_encoder,
         preprocessor=preprocessor,

@@ -169,21 +169,19 @@ def fuse(
         # One modality at a time moves to the next layer: backward, which goes in the opposite order, then has given
         # back all that the text held in a layer before it comes to the image: never are both at their largest.
         if following is not None:
-            place, prompts = image_of.encoder.depth - fusing + index + 1, following.image_to_text.query_prompts
-            image = Side(
-                read_data(image_of, place, z, prompts, is_first=False),
-                tells=following.image_to_text,
-                is_told=following.text_to_image,
-            )
+            image = _read_side(image_of, fusing - index - 1, z, following.image_to_text, following.text_to_image)
         t = text.fusion_stage(told_text)
         if following is not None:
-            place, prompts = text_of.encoder.depth - fusing + index + 1, following.text_to_image.query_prompts
-            text = Side(
-                read_data(text_of, place, t, prompts, is_first=False),
-                tells=following.text_to_image,
-                is_told=following.image_to_text,
-            )
+            text = _read_side(text_of, fusing - index - 1, t, following.text_to_image, following.image_to_text)
     return image_of.encoder.pool(image_of.encoder.finish(z)), text_of.encoder.pool(text_of.encoder.finish(t))
+
+
+def _read_side(
+    modality: Modality, layers_left: int, rows: Tensor, tells: DirectionWeights, is_told: DirectionWeights
+) -> Side:
+    """One modality in a fusing layer behind the first, with so many layers left, itself included."""
+    index = modality.encoder.depth - layers_left
+    return Side(read_data(modality, index, rows, tells.query_prompts, is_first=False), tells=tells, is_told=is_told)
 
 
 class PMF(nn.Module):
