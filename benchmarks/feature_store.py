@@ -128,7 +128,7 @@ def read_and_train(
 
     def read_all() -> None:
         for step in range(steps):
-            schedule.batch(split, step, fusion_layer)
+            list(schedule.samples(split, step).parts(fusion_layer))
 
     read_all()  # a warm-up
     reading = BATCH * steps / seconds_of(read_all)
@@ -145,8 +145,8 @@ def read_and_train(
     trainer = Trainer(model=model, recipe=config.recipe, step_count=10, weights=None)
     seconds = []
     for step in range(8):
-        batch = schedule.batch(split, step, fusion_layer)
-        seconds.append(seconds_of(lambda batch=batch, step=step: trainer.step(step, batch)))  # type: ignore[misc]
+        parts = list(schedule.samples(split, step).parts(fusion_layer))
+        seconds.append(seconds_of(lambda parts=parts, step=step: trainer.step(step, parts, BATCH)))  # type: ignore[misc]
     return reading, BATCH / statistics.median(np.array(seconds[2:]))
 
 

@@ -162,8 +162,8 @@ class MemoryModel:
             trainer = Trainer(model=model, recipe=self._recipe, step_count=1, weights=None)
             weights = [*model.parameters(), *self._image_encoder.parameters(), *self._text_encoder.parameters()]
             with PeakTracker(weights) as tracker:
-                batch = self._batch(architecture)
-                trainer.accumulate_gradients(batch)
+                parts = (self._batch(architecture) for _ in range(1))
+                trainer.accumulate_gradients(parts, self._recipe.batch_size)
         trained = sum(_bytes(parameter) for parameter in model.parameters())
         return PeakPrediction(
             process_bytes=self._process_bytes,

@@ -85,7 +85,9 @@ def train_supernet(
             return step
         rng = random.Random(seed_from(seed, "supernet architecture", step))
         architecture = sample_feasible(space, rng, is_feasible)
-        loss = trainer.step(step, schedule.batch(split, step, architecture.fusion_layer), architecture)
+        samples = schedule.samples(split, step)
+        weight = trainer.total_weight(samples.labels)
+        loss = trainer.step(step, samples.parts(architecture.fusion_layer), weight, architecture)
         if (step + 1) % checkpoint_steps == 0:
             _save(checkpoint, trainer, step + 1)
         on_step(step + 1, loss)

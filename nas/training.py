@@ -5,7 +5,7 @@ is found from the seed alone, so that a training stopped at step k goes on as if
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,14 +49,40 @@ class BatchSchedule:
         order = np.random.default_rng((self.seed, epoch)).permutation(self.sample_count)
         return order[position * self.batch_size : (position + 1) * self.batch_size]
 
-    def batch(self, split: FeatureSplit, step: int, fusion_layer: int) -> Batch:
-        """Batch `step` of a split; of every image one of its views, drawn anew in every epoch."""
+    def samples(self, split: FeatureSplit, step: int) -> "Samples":
+        """Batch `step` of a split, yet to be read; of every image one of its views, drawn anew in every epoch."""
         chosen = self.indices(step)
         if split.view_count == 1:
-            return split.batch(chosen, fusion_layer)
+            return Samples(split, chosen, None)
         epoch = step // self.steps_per_epoch
         views = np.random.default_rng((self.seed, epoch, 1)).integers(split.view_count, size=self.sample_count)
-        return split.batch(chosen, fusion_layer, views[chosen])
+        return Samples(split, chosen, views[chosen])
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Some samples of a split, yet to be read.
+
+    Args:
+        split: Where they are.
+        indices: Which, (B,).
+        views: Which view of each one's image, (B,); None for the images themselves.
+    """
+
+    split: FeatureSplit
+    indices: NDArray[np.int64]
+    views: NDArray[np.int64] | None
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class indices, (B,)."""
+        return self.split.labels[self.indices]
+
+    def parts(self, fusion_layer: int, count: int = 1) -> Iterator[Batch]:
+        """Read them at a fusion layer, in `count` micro-batches of sizes that differ by at most one, largest first."""
+        cuts = np.array_split(np.arange(len(self.indices)), min(count, len(self.indices)))
+        for cut in cuts:
+            yield self.split.batch(self.indices[cut], fusion_layer, None if self.views is None else self.views[cut])
 
 
 def class_weights(labels: NDArray[np.int64], class_count: int, kind: str) -> Tensor | None:
@@ -99,12 +125,15 @@ class Trainer:
         self.weights = weights
         self.optimizer = _optimizer(model, recipe)
 
-    def step(self, index: int, batch: Batch, architecture: Architecture | None = None) -> float:
-        """One step on one batch; a batch's loss is the weighted sum over the batch's total weight.
+    def step(
+        self, index: int, parts: Iterable[Batch], total_weight: float, architecture: Architecture | None = None
+    ) -> float:
+        """One step on one batch; its loss is the weighted sum over the batch's total weight.
 
         Args:
             index: Number of the step, from 0.
-            batch: At the fusion layer of the architecture that is trained.
+            parts: The batch, in one or more micro-batches, at the fusion layer of the architecture that is trained.
+            total_weight: Of all of them, from `total_weight`.
             architecture: The slice to train; the model's own architecture by default.
 
         Returns:
@@ -113,31 +142,76 @@ class Trainer:
         Raises:
             TrainingError: If the loss is not finite.
         """
-        self._set_learning_rates(index, architecture or self.model.architecture)
-        value = float(self.accumulate_gradients(batch, architecture))
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} at step {index}; lower recipe.learning_rates or set recipe.clip_norm"
+        self.optimizer.zero_grad(set_to_none=True)  # before the forward, so that old gradients are not held through it
+        loss = float(self.accumulate_gradients(parts, total_weight, architecture))
+        self.apply(index, loss, [architecture or self.model.architecture])
+        return loss
+
+    def total_weight(self, labels: NDArray[np.int64]) -> float:
+        """What the losses of samples with these labels are divided by: the sum of their classes' weights."""
+        return float(len(labels)) if self.weights is None else float(self.weights[torch.from_numpy(labels)].sum())
+
+    def accumulate_gradients(
+        self, parts: Iterable[Batch], total_weight: float, architecture: Architecture | None = None
+    ) -> Tensor:
+        """Forward and backward, the part of a step that decides its peak of memory; adds to the gradients there are.
+
+        Losses are summed and divided by the whole batch's weight, so gradients are the same however a batch is cut.
+
+        Args:
+            parts: Micro-batches, read one at a time.
+            total_weight: Of all samples of the step.
+            architecture: The slice; the model's own architecture by default.
+
+        Returns:
+            The loss, 0-dimensional.
+        """
+        losses = []
+        for batch in parts:
+            logits = self.model(_features(batch), architecture)
+            share = cross_entropy(
+                logits,
+                batch.labels,
+                weight=self.weights,
+                label_smoothing=self.recipe.label_smoothing,
+                reduction="sum",
             )
+            share = share / total_weight
+            torch.autograd.backward(share)
+            losses.append(share.detach())
+            del batch, logits, share  # before the next is read
+        return torch.stack(losses).sum()
+
+    def apply(self, index: int, loss: float, architectures: Sequence[Architecture]) -> None:
+        """Change the weights by the gradients that were accumulated.
+
+        Args:
+            index: Number of the step, from 0.
+            loss: Of the step.
+            architectures: Those that were trained in it.
+
+        Raises:
+            TrainingError: If the loss is not finite.
+        """
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} at step {index}; lower recipe.learning_rates or set recipe.clip_norm"
+            )
+        self._set_learning_rates(index, architectures)
         if self.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
-        return value
 
-    def accumulate_gradients(self, batch: Batch, architecture: Architecture | None = None) -> Tensor:
-        """Forward and backward of one batch, the part of a step that decides its peak of memory; returns the loss."""
-        self.optimizer.zero_grad(set_to_none=True)  # before the forward, so that old gradients are not held through it
-        logits = self.model(_features(batch), architecture)
-        loss = cross_entropy(logits, batch.labels, weight=self.weights, label_smoothing=self.recipe.label_smoothing)
-        torch.autograd.backward(loss)
-        return loss.detach()
-
-    def _set_learning_rates(self, index: int, architecture: Architecture) -> None:
-        fusing = len(self.model.fusion_layers) - (architecture.fusion_layer - self.model.architecture.fusion_layer)
+    def _set_learning_rates(self, index: int, architectures: Sequence[Architecture]) -> None:
         factor = learning_rate_factor(index, self.step_count, self.recipe)
+        scales = [self._fusing(architecture) ** -self.recipe.depth_scaling for architecture in architectures]
+        scale = sum(scales) / len(scales)
         for group in self.optimizer.param_groups:
-            scale = fusing**-self.recipe.depth_scaling if group["is_fusion"] else 1.0
-            group["lr"] = group["peak"] * factor * scale
+            group["lr"] = group["peak"] * factor * (scale if group["is_fusion"] else 1.0)
+
+    def _fusing(self, architecture: Architecture) -> int:
+        """n, the number of fusing layers of a slice."""
+        return len(self.model.fusion_layers) - (architecture.fusion_layer - self.model.architecture.fusion_layer)
 
 
 def _features(batch: Batch) -> Features:
@@ -171,6 +245,7 @@ def train(
     recipe: RecipeConfig,
     step_count: int,
     seed: int,
+    micro_batches: int = 1,
     should_stop: Callable[[], bool] = lambda: False,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> None:
@@ -182,6 +257,7 @@ def train(
         recipe: How; its schedule spans `step_count`.
         step_count: How long.
         seed: Decides the order of samples.
+        micro_batches: Parts that every batch is cut into; changes memory, and no result beyond rounding.
         should_stop: Asked before every step.
         on_step: Told steps done and the last loss.
 
@@ -195,7 +271,9 @@ def train(
     for step in range(step_count):
         if should_stop():
             raise Stopped
-        loss = trainer.step(step, schedule.batch(split, step, model.architecture.fusion_layer))
+        samples = schedule.samples(split, step)
+        parts = samples.parts(model.architecture.fusion_layer, micro_batches)
+        loss = trainer.step(step, parts, trainer.total_weight(samples.labels))
         on_step(step + 1, loss)
 
 

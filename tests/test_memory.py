@@ -80,16 +80,15 @@ def test_the_predicted_peak_of_a_step_is_the_real_one_to_the_byte(architecture: 
     stores = attention and architecture.fusion_layer < 2  # with one fusing layer nobody reads it
     weights = [*model.parameters(), *image_encoder.parameters(), *text_encoder.parameters()]
     with PeakTracker(weights) as tracker:
-        trainer.accumulate_gradients(
-            Batch(
-                image_tokens=torch.randn(6, 17, 48).half(),
-                text_tokens=torch.randn(6, 9, 32).half(),
-                text_mask=torch.ones(6, 9, dtype=torch.bool),
-                labels=torch.zeros(6, dtype=torch.int64),
-                image_attention=DataAttention(torch.randn(6, 17, 48).half(), torch.randn(6, 17, 3)) if stores else None,
-                text_attention=DataAttention(torch.randn(6, 9, 32).half(), torch.randn(6, 9, 2)) if stores else None,
-            )
+        batch = Batch(
+            image_tokens=torch.randn(6, 17, 48).half(),
+            text_tokens=torch.randn(6, 9, 32).half(),
+            text_mask=torch.ones(6, 9, dtype=torch.bool),
+            labels=torch.zeros(6, dtype=torch.int64),
+            image_attention=DataAttention(torch.randn(6, 17, 48).half(), torch.randn(6, 17, 3)) if stores else None,
+            text_attention=DataAttention(torch.randn(6, 9, 32).half(), torch.randn(6, 9, 2)) if stores else None,
         )
+        trainer.accumulate_gradients([batch], 6)
     assert memory_model(attention).predict(architecture).step_bytes == tracker.peak_bytes
 
 

@@ -1,5 +1,6 @@
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -89,7 +90,37 @@ def test_a_weighted_batch_loss_is_the_weighted_sum_over_the_total_weight(
     logits = model(Features(batch.image_tokens, batch.text_tokens, batch.text_mask)).detach()
     each = cross_entropy(logits, batch.labels, reduction="none")
     expected = (each * weights[batch.labels]).sum() / weights[batch.labels].sum()
-    torch.testing.assert_close(trainer.accumulate_gradients(batch), expected)
+    torch.testing.assert_close(
+        trainer.accumulate_gradients([batch], trainer.total_weight(batch.labels.numpy())), expected
+    )
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 50])
+def test_micro_batches_give_the_gradients_of_the_whole_batch(
+    split: FeatureSplit, config: Config, fresh: Callable[..., PMF], count: int
+) -> None:
+    recipe = replace(config.recipe, label_smoothing=0.1)
+    samples = BatchSchedule(len(split), 7, seed=5).samples(split, 1)
+    outcomes = []
+    for parts in (1, count):
+        trainer = Trainer(model=fresh(), recipe=recipe, step_count=1, weights=torch.tensor([0.5, 2.0, 1.0]))
+        weight = trainer.total_weight(samples.labels)
+        loss = trainer.accumulate_gradients(samples.parts(1, parts), weight)
+        outcomes.append((loss, [parameter.grad for parameter in trainer.model.parameters()]))
+    (whole_loss, whole), (cut_loss, cut) = outcomes
+    torch.testing.assert_close(cut_loss, whole_loss, rtol=1e-6, atol=0)
+    for one, other in zip(whole, cut, strict=True):
+        assert one is not None and other is not None
+        assert (one - other).norm() <= 1e-6 * one.norm()
+
+
+def test_micro_batches_differ_in_size_by_at_most_one_and_hold_every_sample_with_its_view() -> None:
+    schedule = BatchSchedule(sample_count=12, batch_size=7, seed=3)
+    ((indices, _, views),) = asked(schedule, 0, 1, view_count=4)
+    parts = asked(schedule, 0, 1, view_count=4, count=3)
+    assert [len(part[0]) for part in parts] == [3, 2, 2]
+    assert [sample for part in parts for sample in part[0]] == indices
+    assert [view for part in parts for view in part[2]] == views
 
 
 def test_the_learning_rate_rises_then_falls_to_zero(config: Config) -> None:
@@ -247,24 +278,28 @@ class AskedSplit:
         return indices.tolist(), fusion_layer, None if views is None else views.tolist()
 
 
+def asked(schedule: BatchSchedule, step: int, fusion_layer: int, view_count: int, count: int = 1) -> list[Any]:
+    """What a batch, in so many parts, asks of its split."""
+    return list(schedule.samples(cast(FeatureSplit, AskedSplit(view_count)), step).parts(fusion_layer, count))
+
+
 def views_of_an_epoch(schedule: BatchSchedule, epoch: int, view_count: int = 4) -> dict[int, int]:
     """View of every sample."""
     drawn: dict[int, int] = {}
     for step in range(epoch * schedule.steps_per_epoch, (epoch + 1) * schedule.steps_per_epoch):
-        indices, _, views = cast(Any, schedule.batch(cast(FeatureSplit, AskedSplit(view_count)), step, 1))
+        ((indices, _, views),) = asked(schedule, step, 1, view_count)
         drawn.update(zip(indices, views, strict=True))
     return drawn
 
 
 def test_a_batch_asks_for_no_view_where_images_have_but_one() -> None:
     schedule = BatchSchedule(sample_count=12, batch_size=4, seed=3)
-    asked = cast(Any, schedule.batch(cast(FeatureSplit, AskedSplit(1)), 4, 2))
-    assert asked == (schedule.indices(4).tolist(), 2, None)
+    assert asked(schedule, 4, 2, view_count=1) == [(schedule.indices(4).tolist(), 2, None)]
 
 
 def test_a_batch_draws_a_view_of_each_of_its_images() -> None:
     schedule = BatchSchedule(sample_count=12, batch_size=4, seed=3)
-    indices, fusion_layer, views = cast(Any, schedule.batch(cast(FeatureSplit, AskedSplit(5)), 4, 2))
+    ((indices, fusion_layer, views),) = asked(schedule, 4, 2, view_count=5)
     assert indices == schedule.indices(4).tolist() and fusion_layer == 2
     assert len(views) == 4 and all(0 <= view < 5 for view in views)
 
