@@ -21,6 +21,7 @@ from nas.units import parse_bytes, parse_seconds
 STRATEGIES = ("evolution", "tpe", "random")
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 FEATURE_DTYPES = ("float16", "float32")
+WHEN_TOO_LARGE = ("reject", "accumulate")
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,14 @@ class RecipeConfig:
 
 @dataclass(frozen=True)
 class SupernetConfig:
-    """How long the weight-sharing supernet is trained (one sampled architecture a step), and how often it is saved."""
+    """How long the weight-sharing supernet is trained, and how often it is saved.
+
+    In every step `architectures_per_step` sampled architectures are trained, each on a batch of its own, and their
+    gradients are summed; workers share them.
+    """
 
     steps: int
+    architectures_per_step: int
     checkpoint_steps: int
 
 
@@ -142,19 +148,28 @@ class SearchConfig:
 class BudgetConfig:
     """What a search may use; `None` means no bound of that kind.
 
-    `supernet_share` and `finalists_share` are the parts of the time kept for these phases.
+    `memory_bytes` is that of each device: the graphics memory of a GPU, or the private memory of all workers of a
+    machine together. `when_too_large` says what becomes of a candidate whose batch does not fit: `reject` it, or
+    `accumulate` its gradients over the largest micro-batches that do. `supernet_share` and `finalists_share` are the
+    parts of the time kept for these phases.
     """
 
     time_seconds: float | None
     trials: int | None
     memory_bytes: int
+    when_too_large: str
     supernet_share: float
     finalists_share: float
 
 
 @dataclass(frozen=True)
 class Config:
-    """A whole search, as its file says it."""
+    """A whole search, as its file says it.
+
+    With `deterministic`, trials and their values are the same for any number of workers and across kill and resume:
+    proposals are made in rounds, told in their order, by workers of `threads` threads each, and nothing measured plays
+    a part. Without it a worker has as many threads as there are cores for it.
+    """
 
     name: str
     data: DataConfig
@@ -166,6 +181,8 @@ class Config:
     search: SearchConfig
     budget: BudgetConfig
     seed: int
+    deterministic: bool
+    threads: int
 
 
 _MISSING: Any = object()
@@ -321,7 +338,14 @@ def parse_config(values: Any, *, source: str, base_directory: Path) -> Config:
         search=_search(root.section("search")),
         budget=_budget(root.section("budget")),
         seed=root.integer("seed", 0, 2**31 - 1, default=0),
+        deterministic=root.boolean("deterministic", False),
+        threads=root.integer("threads", 1, default=1),
     )
+    if config.deterministic and (config.budget.time_seconds is not None or config.budget.trials is None):
+        problems.append(
+            "deterministic: true is not allowed with budget.time or without budget.trials; expected a budget in trials "
+            "alone (--budget 200), since how many fit into a time is not the same twice"
+        )
     root.reject_unknown_keys()
     if problems:
         raise ConfigError(source, problems)
@@ -410,7 +434,9 @@ def _optional_number(section: _Section, key: str) -> float | None:
 
 def _supernet(section: _Section) -> SupernetConfig:
     config = SupernetConfig(
-        steps=section.integer("steps", 1), checkpoint_steps=section.integer("checkpoint_steps", 1, default=100)
+        steps=section.integer("steps", 1),
+        architectures_per_step=section.integer("architectures_per_step", 1, default=1),
+        checkpoint_steps=section.integer("checkpoint_steps", 1, default=100),
     )
     section.reject_unknown_keys()
     return config
@@ -454,6 +480,7 @@ def _budget(section: _Section) -> BudgetConfig:
         time_seconds=_with_unit(section, "time", parse_seconds),
         trials=None if section.get("trials", None, "") is None else section.integer("trials", 1),
         memory_bytes=int(_with_unit(section, "memory", parse_bytes) or 0),
+        when_too_large=section.text("when_too_large", choices=WHEN_TOO_LARGE, default="reject"),
         supernet_share=section.number("supernet_share", 0, 0.9, default=0.25, positive=True),
         finalists_share=section.number("finalists_share", 0, 0.9, default=0.35, positive=True),
     )

@@ -58,7 +58,7 @@ def test_a_damaged_account_is_named(tmp_path: Path) -> None:
 
 
 def test_every_phase_has_its_share_of_the_time() -> None:
-    deadlines = Deadlines(BudgetConfig(100.0, None, 1, 0.2, 0.3))
+    deadlines = Deadlines(BudgetConfig(100.0, None, 1, "reject", 0.2, 0.3))
     assert (deadlines.supernet_seconds, deadlines.candidates_seconds, deadlines.total_seconds) == (20, 70, 100)
-    endless = Deadlines(BudgetConfig(None, 10, 1, 0.2, 0.3))
+    endless = Deadlines(BudgetConfig(None, 10, 1, "reject", 0.2, 0.3))
     assert endless.supernet_seconds == endless.total_seconds == float("inf")
