@@ -2,67 +2,124 @@
 
 import csv
 import io
+import json
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from nas.files import write_atomically
-from nas.results import STAGES
+from nas.results import STAGES, Result
 from nas.space import GENES
-from nas.study import Study
+from nas.study import Rejection, Study
 
+_METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 _COLUMNS = (
     "trial",
     "stage",
+    "round",
     "status",
     *GENES,
     "score",
-    "accuracy",
-    "balanced_accuracy",
-    "macro_f1",
+    *_METRICS,
     "training_steps",
     "supernet_steps",
     "seed",
+    "micro_batches",
     "seconds",
     "predicted_peak_bytes",
     "measured_peak_bytes",
     "reason",
 )
+_MEASURED = ("seconds", "predicted_peak_bytes", "measured_peak_bytes")
+"""What of a result is not the same twice; predictions contain the measured constant of a process."""
+
+_genes = attrgetter(*GENES)
 
 
 def write_results(path: Path, study: Study) -> None:
-    """Write one row a candidate and stage, the ones without a score too, as CSV."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, _COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
+    """Write one row a candidate and stage, the ones without a score too, as CSV.
+
+    Args:
+        path: The file, which is replaced as a whole.
+        study: Of the run.
+
+    Raises:
+        OSError: If the file cannot be written; the old one is then untouched.
+    """
+    rounds = study.rounds
+    rows: list[tuple[object, ...]] = [_COLUMNS]
     for stage in STAGES:
-        for result in study.results(stage):
-            writer.writerow(
-                {
-                    "trial": result.trial,
-                    "stage": stage,
-                    "status": "finished",
-                    **result.architecture.as_dict(),
-                    **result.metrics,
-                    "score": result.score,
-                    "training_steps": result.step_count,
-                    "supernet_steps": result.supernet_steps,
-                    "seed": result.seed,
-                    "seconds": round(result.seconds, 3),
-                    "predicted_peak_bytes": result.predicted_peak_bytes,
-                    "measured_peak_bytes": result.measured_peak_bytes,
-                }
-            )
-    for rejection in study.rejections:
-        writer.writerow(
-            {
-                "trial": rejection.trial,
-                "stage": rejection.stage,
-                "status": rejection.status,
-                **rejection.architecture.as_dict(),
-                "reason": rejection.reason,
-            }
-        )
+        rows.extend(_finished_row(result, rounds.get(result.trial, "")) for result in study.results(stage))
+    rows.extend(_rejected_row(rejection, rounds.get(rejection.trial, "")) for rejection in study.rejections)
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
     write_atomically(path, buffer.getvalue().encode())
+
+
+def _finished_row(result: Result, round_index: int | str) -> tuple[object, ...]:
+    return (
+        result.trial,
+        result.stage,
+        round_index,
+        "finished",
+        *_genes(result.architecture),
+        result.score,
+        *(result.metrics.get(name, "") for name in _METRICS),
+        result.step_count,
+        result.supernet_steps,
+        result.seed,
+        result.micro_batches,
+        round(result.seconds, 3),
+        result.predicted_peak_bytes,
+        result.measured_peak_bytes,
+        "",
+    )
+
+
+def _rejected_row(rejection: Rejection, round_index: int | str) -> tuple[object, ...]:
+    unknown = [""] * (6 + len(_METRICS))  # score, metrics, steps, seed, micro-batches and time
+    return (
+        rejection.trial,
+        rejection.stage,
+        round_index,
+        rejection.status,
+        *_genes(rejection.architecture),
+        *unknown,
+        rejection.predicted_peak_bytes,
+        rejection.measured_peak_bytes,  # None is written as an empty field
+        rejection.reason,
+    )
+
+
+def canonical_results(study: Study) -> str:
+    """Everything in a study that is a result and nothing that was measured, so that equal searches give equal texts.
+
+    Args:
+        study: To be compared with another.
+
+    Returns:
+        One line of JSON a candidate and stage, by stage and number; floats as `repr` writes them, which is exact.
+        Without times, peaks, predicted ones too (they contain a measured constant), and reasons (they quote peaks).
+    """
+    lines: list[tuple[int, int, dict[str, Any]]] = []
+    for index, stage in enumerate(STAGES):
+        for result in study.results(stage):
+            values = {key: value for key, value in result.as_dict().items() if key not in _MEASURED}
+            lines.append((index, result.trial, values | {"status": "finished"}))
+    for rejection in study.rejections:
+        values = {
+            "trial": rejection.trial,
+            "stage": rejection.stage,
+            "status": rejection.status,
+            "architecture": rejection.architecture.as_dict(),
+        }
+        lines.append((STAGES.index(rejection.stage), rejection.trial, values))
+    lines.sort(key=lambda line: line[:2])
+    rounds = study.rounds
+    return "".join(
+        json.dumps(values | {"round": rounds.get(trial)}, sort_keys=True) + "\n" for _, trial, values in lines
+    )
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,104 +1,672 @@
+"""What every storage of a study does, whatever happens to the driver; then what is one storage's own."""
+
+import errno
+import json
+import os
+import queue
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import optuna
+import optuna_dashboard
 import pytest
+import sqlalchemy
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nas.errors import StudyError
-from nas.report import write_results
-from nas.results import Job, Result, Stage
+from nas.lease import Holder
+from nas.results import STAGES, Job, Result, Stage
 from nas.space import GENES, Architecture, SearchSpace
-from nas.study import JOURNAL, Study
+from nas.storage import JOURNAL
+from nas.study import Rejection, Study
+from tests.postgresql import PASSWORD, running_server
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 SPACE = SearchSpace(dict.fromkeys(GENES, (1, 2, 3)))
 FIRST, SECOND, THIRD = Architecture(1, 1, 1, 1, 1), Architecture(1, 2, 1, 1, 1), Architecture(1, 3, 1, 1, 1)
 
 
+def with_driver(url: str) -> str:
+    """For others than `Study`: without a driver, SQLAlchemy 2.1 wants one for PostgreSQL that is not installed here."""
+    return url.replace("postgresql:", "postgresql+psycopg2:")
+
+
+@dataclass(frozen=True)
+class Place:
+    """One run in one kind of storage."""
+
+    directory: Path
+    name: str
+    url: str | None
+
+    def open(self, **changes: Any) -> Study:
+        arguments: dict[str, Any] = {"name": self.name, "storage": self.url} | changes
+        return Study(self.directory, SPACE, **arguments)
+
+    @property
+    def optuna_storage(self) -> optuna.storages.BaseStorage:
+        """As everybody else opens it."""
+        if self.url is not None:
+            return optuna.storages.RDBStorage(with_driver(self.url))
+        journal = optuna.storages.journal.JournalFileBackend(str(self.directory / JOURNAL))
+        return optuna.storages.JournalStorage(journal)
+
+    def optuna_study(self, stage: Stage) -> optuna.Study:
+        return optuna.load_study(study_name=f"{self.name}/{stage}", storage=self.optuna_storage)
+
+
+@pytest.fixture(scope="session")
+def postgresql_url() -> Iterator[str]:
+    with running_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite database with Optuna's tables, which take half a second to make."""
+    path = tmp_path_factory.mktemp("sqlite") / "empty.db"
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    storage.remove_session()
+    storage.engine.dispose()
+    return path
+
+
+@pytest.fixture
+def sqlite_url(empty_database: Path, tmp_path: Path) -> str:
+    return f"sqlite:///{shutil.copy(empty_database, tmp_path / 'study.db')}"
+
+
+@pytest.fixture
+def quickly_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else takes these leases, so there is nothing to wait for."""
+    monkeypatch.setattr("nas.lease._SETTLE_SECONDS", 0.0)
+
+
+@pytest.fixture(params=["journal", "sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def place(request: pytest.FixtureRequest, tmp_path: Path, quickly_settled: None) -> Place:
+    url = None
+    if request.param == "sqlite":
+        url = request.getfixturevalue("sqlite_url")
+    elif request.param == "postgresql":
+        url = request.getfixturevalue("postgresql_url")
+    return Place(tmp_path, f"run {uuid.uuid4().hex}", url)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Place:
+    return Place(tmp_path, "run", None)
+
+
 def result(trial: int, architecture: Architecture, stage: Stage = "inherited", score: float = 0.5) -> Result:
-    return Result(trial, architecture, stage, score, {"accuracy": score}, 0, 7, 1, 2.0, 100, 90)
+    return Result(trial, architecture, stage, score, {"accuracy": score / 3}, 0, 7, 1, 2.0, 100, 90)
 
 
-def test_what_was_finished_is_there_when_the_study_is_opened_again(tmp_path: Path) -> None:
-    with Study(tmp_path, SPACE) as study:
+def job(trial: int, architecture: Architecture, stage: Stage = "inherited") -> Job:
+    return Job(trial, architecture, stage, 0, 1, 100)
+
+
+def everything(study: Study) -> dict[str, Any]:
+    return {
+        "results": [study.results(stage) for stage in STAGES],
+        "counts": [study.count(stage) for stage in STAGES],
+        "rejections": study.rejections,
+        "running": study.running,
+        "rounds": dict(study.rounds),
+        "architectures": list(study.architectures()),
+    }
+
+
+class Driver:
+    """A process that writes to a study, until it is killed; see tests/study_writer.py."""
+
+    def __init__(self, place: Place, count: int) -> None:
+        arguments = [str(place.directory), place.name, place.url or "", str(count)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.study_writer", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+        )
+        self.said: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said.put(line.rstrip("\n"))
+
+    def next(self) -> str:
+        return self.said.get(timeout=60)
+
+    def kill(self) -> list[str]:
+        """End it like `kill -9`; returns what it had said and nobody had heard yet."""
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            stream.close()
+        return list(self.said.queue)
+
+
+@pytest.fixture
+def drive(place: Place) -> Iterator[Callable[[int], Driver]]:
+    """Starts drivers of the study, which do not outlive the test."""
+    drivers: list[Driver] = []
+
+    def start(count: int) -> Driver:
+        drivers.append(Driver(place, count))
+        return drivers[-1]
+
+    yield start
+    for driver in drivers:
+        driver.kill()
+
+
+# What every storage does
+
+
+def test_what_was_finished_is_there_when_the_study_is_opened_again(place: Place) -> None:
+    with place.open() as study:
         number = study.start(FIRST)
-        study.finish(result(number, FIRST))
-        study.finish(result(number, FIRST, "trained", 0.6))
+        study.finish(result(number, FIRST, score=1 / 3))
+        study.finish(result(number, FIRST, "trained", 0.1 + 0.2))
         study.finish(result(number, FIRST, "full", 0.7))
-    with Study(tmp_path, SPACE) as again:
-        assert again.results("inherited") == [result(0, FIRST)]
-        assert again.result("trained", 0) == result(0, FIRST, "trained", 0.6)
+        expected = everything(study)
+    with place.open() as again:
+        assert everything(again) == expected
+        assert again.results("inherited") == [result(0, FIRST, score=1 / 3)]
+        assert again.result("trained", 0) == result(0, FIRST, "trained", 0.1 + 0.2)
         assert again.result("full", 0) == result(0, FIRST, "full", 0.7)
-        assert again.running == {}
+        assert again.result("full", 1) is None and again.running == {} and again.put_back_count == 0
 
 
-def test_candidates_that_a_dead_driver_left_are_put_back_under_their_numbers(tmp_path: Path) -> None:
-    with Study(tmp_path, SPACE) as study:
-        study.start(FIRST)
-        study.start(SECOND)
+def test_everything_is_in_the_order_of_the_numbers_whenever_it_came_to_its_end(place: Place) -> None:
+    with place.open() as study:
+        for architecture in (FIRST, SECOND, THIRD):
+            study.start(architecture)
+        for trial, architecture in ((1, SECOND), (2, THIRD), (0, FIRST)):
+            study.finish(result(trial, architecture))
+            study.reject(job(trial, architecture, "trained"), status="failed", reason="it broke")
+        assert [entry.trial for entry in study.results("inherited")] == [0, 1, 2]
+        assert [entry.trial for entry in study.rejections] == [0, 1, 2]
+        with pytest.raises(ValueError, match="trial 1 has a result at stage inherited already"):
+            study.finish(result(1, SECOND))
+    with place.open() as again:
+        assert [entry.trial for entry in again.results("inherited")] == [0, 1, 2]
+        assert [entry.trial for entry in again.rejections] == [0, 1, 2]
+
+
+def test_candidates_that_were_left_running_are_put_back_under_their_numbers(place: Place) -> None:
+    with place.open() as study:
+        study.start(FIRST, 3)
+        study.start(SECOND, 4)
         study.finish(result(0, FIRST))
-    with Study(tmp_path, SPACE) as again:
-        assert again.running == {1: SECOND}
+    with place.open() as again:
+        assert again.running == {1: SECOND} and again.put_back_count == 1
+        assert again.round_of(0) == 3 and again.round_of(1) == 4
         again.finish(result(1, SECOND))
         assert again.start(THIRD) == 2
-    with Study(tmp_path, SPACE) as last:
+        assert again.put_back_count == 1
+    with place.open() as last:
         assert [entry.trial for entry in last.results("inherited")] == [0, 1]
         assert last.running == {2: THIRD}
 
 
-def test_a_driver_that_died_before_the_candidate_ran_loses_nothing(tmp_path: Path) -> None:
-    with Study(tmp_path, SPACE) as study:
-        study._studies["inherited"].enqueue_trial(FIRST.as_dict())
-    with Study(tmp_path, SPACE) as again:
-        assert again.running == {0: FIRST}
-        again.finish(result(0, FIRST))
-        assert again.start(SECOND) == 1
-
-
-def test_infeasible_and_failed_stay_apart(tmp_path: Path) -> None:
-    with Study(tmp_path, SPACE) as study:
-        study.reject_infeasible(FIRST, "too large")
+def test_infeasible_and_failed_stay_apart(place: Place) -> None:
+    with place.open() as study:
+        study.reject_infeasible(FIRST, "too large", 10**12)
         number = study.start(SECOND)
-        study.fail(Job(number, SECOND, "inherited", 0, 1, 1), "it broke")
+        study.reject(job(number, SECOND), status="failed", reason="it broke")
         number = study.start(THIRD)
         study.finish(result(number, THIRD))
-        study.fail(Job(number, THIRD, "full", 9, 1, 1), "diverged")
-        expected = study.rejections
-    with Study(tmp_path, SPACE) as again:
-        assert again.rejections == expected
-        assert [(entry.trial, entry.stage, entry.status) for entry in expected] == [
-            (0, "inherited", "infeasible"),
-            (1, "inherited", "failed"),
-            (2, "full", "failed"),
+        study.reject(job(number, THIRD, "full"), status="infeasible", reason="ran out", measured_peak_bytes=2**40)
+        expected = everything(study)
+        assert study.rejections == [
+            Rejection(0, FIRST, "inherited", "infeasible", "too large", 10**12, None),
+            Rejection(1, SECOND, "inherited", "failed", "it broke", 100, None),
+            Rejection(2, THIRD, "full", "infeasible", "ran out", 100, 2**40),
         ]
+    with place.open() as again:
+        assert everything(again) == expected
         assert set(again.architectures()) == {FIRST, SECOND, THIRD}
-        write_results(tmp_path / "results.csv", again)
-    rows = (tmp_path / "results.csv").read_text().splitlines()
-    assert len(rows) == 5
-    assert sum("infeasible" in row for row in rows) == 1 and sum("failed" in row for row in rows) == 2
+        assert 0 not in again.rounds and {1, 2} == set(again.rounds)
 
 
-@pytest.mark.parametrize("torn", [b'{"op_code": 4, "wor', b"{", b"\x00\x00"])
-def test_a_torn_last_line_is_cut_off_and_nothing_before_it(tmp_path: Path, torn: bytes) -> None:
-    with Study(tmp_path, SPACE) as study:
+def test_only_candidates_of_a_driver_that_died_are_marked_as_interrupted(
+    place: Place, drive: Callable[[int], Driver]
+) -> None:
+    with place.open() as study:
+        study.start(FIRST)
+    place.open().close()  # that driver had stopped it in order
+    for count in (1, 2):
+        driver = drive(0)
+        assert driver.next() == "open"
+        driver.kill()
+        with place.open() as study:
+            assert study.interruptions == {0: count} and study.put_back_count == 1
+            assert place.optuna_study("inherited").trials[0].user_attrs["interrupted"] == count
+
+
+def test_what_a_driver_has_noted_survives(place: Place) -> None:
+    with place.open() as study:
+        study.start(FIRST)
+        assert study.get_value("strategy") is None
+        study.set_value("strategy", {"seen": [1, 2.5, None]})
+        study.set_value("strategy", {"seen": (1, 1 / 3, "ä")})
+        study.mark_out_of_memory(job(0, FIRST, "trained"))
+        assert study.get_value("strategy") == {"seen": [1, 1 / 3, "ä"]}
+    with place.open() as again:
+        assert again.get_value("strategy") == {"seen": [1, 1 / 3, "ä"]} and again.get_value("driver") is None
+        assert again.was_out_of_memory(job(0, FIRST, "trained"))
+        assert not again.was_out_of_memory(job(0, FIRST)) and not again.was_out_of_memory(job(1, FIRST, "trained"))
+
+
+def test_optuna_sees_every_candidate_with_its_score_and_choices(place: Place) -> None:
+    with place.open() as study:
+        study.finish(result(study.start(FIRST), FIRST, score=0.9))
+        study.finish(replace(result(0, FIRST, "full", 0.4), seconds=100.0))
+        study.reject_infeasible(SECOND, "too large", 7)
+        study.start(THIRD)
+        inherited, full = (place.optuna_study(stage) for stage in ("inherited", "full"))
+    assert full.best_value == 0.4 and inherited.best_value == 0.9
+    states = [(trial.state.name, trial.params) for trial in inherited.trials]
+    architectures = [FIRST.as_dict(), SECOND.as_dict(), THIRD.as_dict()]
+    assert states == list(zip(["COMPLETE", "FAIL", "RUNNING"], architectures, strict=True))
+    assert inherited.trials[1].user_attrs["status"] == "infeasible"
+    assert inherited.trials[0].distributions["mapping_width"].choices == (1, 2, 3)  # type: ignore[attr-defined]
+    duration = full.trials[0].duration
+    assert duration is not None and duration.total_seconds() == pytest.approx(100, abs=0.1)
+
+
+def test_runs_of_different_names_are_kept_apart_in_one_database(place: Place) -> None:
+    if place.url is None:
+        with place.open() as study:
+            study.start(FIRST)
+        with pytest.raises(StudyError, match=f"belongs to the run '{place.name}', not to 'other'"):
+            place.open(name="other")
+        return
+    with place.open() as study, place.open(name=f"{place.name} too") as other:
+        study.start(FIRST)
+        assert other.start(SECOND) == 0
+        assert study.running == {0: FIRST} and other.running == {0: SECOND}
+
+
+def test_a_changed_search_is_refused_key_by_key_and_a_changed_budget_is_not(place: Place) -> None:
+    config = {"seed": 0, "space": {"query_prompts": (1, 2)}, "budget": {"trials": 4, "when_too_large": "reject"}}
+    place.open(config=config).close()
+    place.open(config=config | {"budget": {"trials": 9, "when_too_large": "reject"}}).close()
+    changed = {
+        "seed": 1,
+        "space": {"query_prompts": (1, 2, 3)},
+        "budget": {"trials": 4, "when_too_large": "accumulate"},
+    }
+    with pytest.raises(StudyError) as caught:
+        place.open(config=changed)
+    assert str(caught.value).splitlines()[1:] == [
+        '  - budget.when_too_large: "reject" → "accumulate"',
+        "  - seed: 0 → 1",
+        "  - space.query_prompts: [1, 2] → [1, 2, 3]",
+        "go back to the old values, or search in a new run directory (--run-dir)",
+    ]
+    with place.open(config=config) as study:  # a refusal gives the lease back
+        assert study.start(FIRST) == 0
+
+
+def test_a_second_driver_in_one_process_is_refused(place: Place) -> None:
+    with place.open() as study:
+        with pytest.raises(
+            StudyError, match=rf"another driver works on this run \(user .*, process {os.getpid()}, since"
+        ):
+            place.open()
+        study.start(FIRST)
+    place.open().close()
+
+
+def test_a_second_driver_is_refused_until_the_first_is_killed_and_then_loses_nothing(
+    place: Place, drive: Callable[[int], Driver]
+) -> None:
+    """Killed at random moments, twice over; whatever was acknowledged is there, and at most one more of each."""
+    started: dict[int, int] = {}
+    finished: dict[int, float] = {}
+    rng = random.Random()
+    for _ in range(2):
+        driver = drive(10**6)
+        lines = [driver.next() for _ in range(rng.randint(3, 30))]
+        with pytest.raises(StudyError, match=rf"another driver works on this run .*process {driver.process.pid},"):
+            place.open()
+        time.sleep(rng.random() / 20)
+        lines += driver.kill()
+        for line in lines[1:]:
+            kind, trial, *score = line.split()
+            if kind == "started":
+                started[int(trial)] = 1
+            else:
+                finished[int(trial)] = float(score[0])
+        begin = time.monotonic()
+        with place.open() as study:
+            assert time.monotonic() - begin < 10
+            scores = {entry.trial: entry.score for entry in study.results("inherited")}
+            assert finished.items() <= scores.items() and len(scores) <= len(finished) + 2
+            assert started.keys() <= scores.keys() | study.running.keys()
+            assert study.put_back_count == len(study.running) <= 2
+            for trial, architecture in study.running.items():
+                study.finish(result(trial, architecture))
+                finished[trial] = 0.5
+        finished |= scores
+
+
+def test_of_two_drivers_that_follow_a_dead_one_at_the_same_moment_one_is_refused(
+    place: Place, drive: Callable[[int], Driver]
+) -> None:
+    first = drive(0)
+    assert first.next() == "open"
+    first.kill()
+    followers = [drive(0), drive(0)]
+    said = [follower.next() for follower in followers]
+    assert sorted(line.split(":")[0] for line in said) == ["open", "refused"]
+    assert "another driver works on this run" in "".join(said)
+
+
+def test_a_driver_whose_study_was_taken_over_writes_nothing_more(place: Place) -> None:
+    with place.open() as study:
+        study.start(FIRST)
+        stranger = Holder("token", "ada", "far", "boot", 17, 4, "2030-01-01T00:00:00+00:00")
+        study._store.lease._place.write(stranger)
+        study._store.lease.renew()
+        with pytest.raises(StudyError, match=r"taken over by user ada on host far, process 17"):
+            study.check_lease()
+        writers = [
+            lambda: study.start(SECOND),
+            lambda: study.finish(result(0, FIRST)),
+            lambda: study.finish(result(0, FIRST, "full")),
+            lambda: study.reject(job(0, FIRST), status="failed", reason=""),
+            lambda: study.reject_infeasible(SECOND, "", 1),
+            lambda: study.set_value("key", 1),
+            lambda: study.mark_out_of_memory(job(0, FIRST)),
+        ]
+        for write in writers:
+            with pytest.raises(StudyError, match="taken over by user ada"):
+                write()
+    inherited = place.optuna_study("inherited")
+    assert [trial.state.name for trial in inherited.trials] == ["RUNNING"] and "result" not in inherited.trials[
+        0
+    ].user_attrs
+
+
+def test_a_study_that_somebody_deletes_ends_the_driver_with_one_message(place: Place) -> None:
+    with place.open() as study:
+        study.start(FIRST)
+        for stage in STAGES:
+            storage = place.optuna_storage
+            storage.delete_study(storage.get_study_id_from_name(f"{place.name}/{stage}"))
+        with pytest.raises(StudyError, match="the study was deleted while the search was running"):
+            study.start(SECOND)
+
+
+def test_trials_that_others_put_into_a_study_are_named(place: Place) -> None:
+    place.open().close()
+    place.optuna_study("inherited").add_trial(optuna.trial.create_trial(value=1.0, params={}, distributions={}))
+    with pytest.raises(StudyError, match=r"trial 0 of inherited was not written by this program.*KeyError: 'result'"):
+        place.open()
+
+
+class _Silent(WSGIRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def test_a_study_opens_in_the_dashboard_while_it_is_searched(place: Place) -> None:
+    with place.open() as study:
+        study.finish(result(study.start(FIRST), FIRST, score=0.75))
+        study.reject_infeasible(SECOND, "too large", 7)
+        app = optuna_dashboard.wsgi(with_driver(place.url) if place.url else str(place.directory / JOURNAL))
+        with make_server("127.0.0.1", 0, app, handler_class=_Silent) as server:
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            try:
+                api = f"http://127.0.0.1:{server.server_port}/api/studies"
+
+                def ask(url: str) -> Any:
+                    with urllib.request.urlopen(url, timeout=30) as answer:
+                        return json.load(answer)
+
+                ids = {entry["study_name"]: entry["study_id"] for entry in ask(api)["study_summaries"]}
+                assert {f"{place.name}/{stage}" for stage in STAGES} <= ids.keys()
+                shown = ask(f"{api}/{ids[f'{place.name}/inherited']}?after=0")["trials"]
+            finally:
+                server.shutdown()
+                thread.join()
+        study.start(THIRD)
+    assert [(trial["number"], trial["state"]) for trial in shown] == [(0, "Complete"), (1, "Fail")]
+    assert shown[0]["values"] == [0.75]
+    assert {"key": "status", "value": "infeasible"} in shown[1]["user_attrs"]
+    with place.open() as again:
+        assert again.running == {2: THIRD}
+
+
+# The journal's own; tests/test_journal.py has its file
+
+
+def test_a_candidate_costs_two_appends_at_its_first_stage_and_one_at_each_other(
+    journal: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, fsync = [], os.fsync
+
+    def counted(descriptor: int) -> None:
+        synced.append(descriptor)
+        fsync(descriptor)
+
+    with journal.open() as study:
+        monkeypatch.setattr("nas.journal.os.fsync", counted)
         study.finish(result(study.start(FIRST), FIRST))
-    with (tmp_path / JOURNAL).open("ab") as file:
-        file.write(torn)
-    with Study(tmp_path, SPACE) as again:
+        assert len(synced) == 2
+        study.finish(result(0, FIRST, "trained"))
+        study.reject(job(0, FIRST, "full"), status="failed", reason="it broke")
+        assert len(synced) == 4
+        study.reject(job(study.start(SECOND), SECOND), status="failed", reason="it broke")
+        assert len(synced) == 6
+
+
+def test_a_full_disk_is_named_and_what_was_acknowledged_stays(journal: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+
+    def half(descriptor: int, content: bytes) -> int:
+        if len(content) < 100:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, content[: len(content) // 2])
+
+    with journal.open() as study:
+        study.start(FIRST)
+        with monkeypatch.context() as patch:
+            patch.setattr("nas.journal.os.write", half)
+            for attempt in (lambda: study.finish(result(0, FIRST)), lambda: study.start(SECOND)):
+                with pytest.raises(
+                    OSError, match=rf"No space left on device: '{re.escape(str(journal.directory))}.*log'"
+                ):
+                    attempt()
+        assert study.running == {0: FIRST} and study.results("inherited") == []
+        study.finish(result(0, FIRST))
+        assert study.start(SECOND) == 1
+        expected = everything(study)
+    with journal.open() as again:
+        assert everything(again) == expected
+
+
+KINDS = ["start", "start", "finish", "reject", "infeasible", "trained", "not trained", "reopen"]
+STEPS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 3**5 - 1)), max_size=20)
+ALL = list(SPACE)
+
+
+@settings(deadline=None, max_examples=30)
+@given(STEPS)
+def test_whatever_was_done_is_the_same_after_it_is_opened_again(steps: list[tuple[str, int]]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        place = Place(Path(directory), "run", None)
+        study = place.open()
+        for step, index in steps:
+            running, scored = sorted(study.running.items()), study.results("inherited")
+            ended = {
+                entry.trial for entry in [*study.results("trained"), *study.rejections] if entry.stage == "trained"
+            }
+            untrained = [entry for entry in scored if entry.trial not in ended]
+            if step == "start":
+                study.start(ALL[index], index)
+            elif step == "infeasible":
+                study.reject_infeasible(ALL[index], "too large", index)
+            elif step == "finish" and running:
+                study.finish(result(*running[index % len(running)], score=index / 7))
+            elif step == "reject" and running:
+                study.reject(job(*running[index % len(running)]), status="failed", reason="it broke")
+            elif step == "trained" and untrained:
+                entry = untrained[index % len(untrained)]
+                study.finish(result(entry.trial, entry.architecture, "trained"))
+            elif step == "not trained" and untrained:
+                entry = untrained[index % len(untrained)]
+                study.reject(job(entry.trial, entry.architecture, "trained"), status="failed", reason=f"{index}")
+            elif step == "reopen":
+                study.close()
+                study = place.open()
+        expected = everything(study)
+        study.close()
+        with place.open() as again:
+            assert everything(again) == expected
+
+
+def test_half_a_line_at_the_end_is_forgotten_and_the_study_goes_on(journal: Place) -> None:
+    with journal.open() as study:
+        study.finish(result(study.start(FIRST), FIRST))
+    with (journal.directory / JOURNAL).open("ab") as file:
+        file.write(b'{"op_code": 4, "wor')
+    with journal.open() as again:
         assert again.results("inherited") == [result(0, FIRST)]
         again.finish(result(again.start(SECOND), SECOND))
-    with Study(tmp_path, SPACE) as last:
-        assert len(last.results("inherited")) == 2
+    with journal.open() as last:
+        assert last.count("inherited") == 2
 
 
-def test_a_second_driver_is_refused(tmp_path: Path) -> None:
-    with Study(tmp_path, SPACE), pytest.raises(StudyError, match=r"another process works on this run \(process \d+\)"):
-        Study(tmp_path, SPACE)
-    Study(tmp_path, SPACE).close()
+@pytest.mark.parametrize(
+    "line", ['{"op_code": 77}', '{"op_code": 4, "study_id": 0}', '{"no": "record"}', "[1]", "\0\0"]
+)
+def test_a_line_that_makes_no_sense_to_optuna_is_named(journal: Place, line: str) -> None:
+    journal.open().close()
+    path = journal.directory / JOURNAL
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, line + "\n"]))
+    with pytest.raises(StudyError, match=rf"{re.escape(str(path))}: line {len(lines) + 1} is damaged"):
+        journal.open()
+    path.write_text("".join(lines))
+    journal.open().close()
 
 
-def test_scores_of_different_stages_are_in_different_optuna_studies(tmp_path: Path) -> None:
-    with Study(tmp_path, SPACE) as study:
-        study.finish(result(study.start(FIRST), FIRST, score=0.9))
-        study.finish(result(0, FIRST, "full", 0.4))
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / JOURNAL)))
-    assert optuna.load_study(study_name="full", storage=storage).best_value == 0.4
-    assert optuna.load_study(study_name="inherited", storage=storage).best_value == 0.9
+def test_a_run_directory_can_be_moved(journal: Place, tmp_path: Path) -> None:
+    (tmp_path / "before").mkdir()
+    with replace(journal, directory=tmp_path / "before").open() as study:
+        study.start(FIRST)
+    (tmp_path / "before").rename(tmp_path / "after")
+    with replace(journal, directory=tmp_path / "after").open() as study:
+        assert study.running == {0: FIRST}
+
+
+# Databases' own
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        (
+            "nosuch://host/name",
+            r"--storage nosuch://host/name: no such kind of database; expected for instance sqlite:///",
+        ),
+        ("study.db", r"--storage study.db: is not the URL of a database; expected for instance sqlite:///"),
+        ("sqlite:///{study}.db", r"--storage sqlite:///\{study\}.db: is not the URL of a database"),
+        ("mysql://a:geheim@host/name", r"--storage mysql://a:\*\*\*@host/name: its driver is not installed .*MySQLdb"),
+        ("sqlite://", r"--storage sqlite://: keeps nothing; expected a file"),
+        (
+            "sqlite:////no/such/folder/study.db",
+            r"--storage sqlite:////no.*: cannot be used: unable to open database file",
+        ),
+        (
+            "postgresql://a:geheim@127.0.0.1:1/name",
+            r"--storage postgresql://a:\*\*\*@127.0.0.1:1/name: .*onnection refused",
+        ),
+        ("postgresql://127.0.0.1:1/name?password=geheim", r"--storage .*/name\?password=\*\*\*: .*onnection refused"),
+        ("postgresql://a:ge@heim:geheim@[", r"--storage postgresql://a:\*\*\*@\[: is not the URL of a database"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_named_without_its_password(tmp_path: Path, url: str, expected: str) -> None:
+    with pytest.raises(StudyError, match=expected) as caught:
+        Study(tmp_path, SPACE, name="run", storage=url)
+    assert "geheim" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_bytes(b"something else" * 100)
+    with pytest.raises(StudyError, match=r"study.db: cannot be used: file is not a database"):
+        Study(tmp_path, SPACE, name="run", storage=f"sqlite:///{tmp_path / 'study.db'}")
+
+
+def test_a_database_is_made_where_there_is_none_and_named_when_it_fails_later(
+    tmp_path: Path, quickly_settled: None
+) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    with Study(tmp_path, SPACE, name="run", storage=url) as study:
+        study.set_value("key", 1)
+        engine = sqlalchemy.create_engine(url)
+        with closing(engine.raw_connection()) as connection:
+            connection.cursor().execute("DROP TABLE trial_params")
+        with pytest.raises(
+            StudyError, match=rf"--storage {re.escape(url)}: cannot be used: no such table: trial_params"
+        ):
+            study.start(FIRST)
+        engine.dispose()
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("/postgres", "/missing", 'database "missing" does not exist'),
+        (PASSWORD, "wrong", "password authentication failed"),
+    ],
+)
+def test_a_server_that_says_no_is_quoted(
+    postgresql_url: str, tmp_path: Path, old: str, new: str, expected: str
+) -> None:
+    with pytest.raises(
+        StudyError, match=rf"--storage postgresql://search:\*\*\*@.*: cannot be used: .*{expected}"
+    ) as caught:
+        Study(tmp_path, SPACE, name="run", storage=new.join(postgresql_url.rsplit(old, 1)))
+    assert PASSWORD not in str(caught.value) and "wrong" not in str(caught.value)
+
+
+@pytest.mark.postgresql
+def test_a_server_that_closes_idle_connections_costs_nothing(
+    postgresql_url: str, tmp_path: Path, quickly_settled: None
+) -> None:
+    with Study(tmp_path, SPACE, name="idle", storage=postgresql_url) as study:
+        study.start(FIRST)
+        engine = sqlalchemy.create_engine(with_driver(postgresql_url))
+        with engine.connect() as connection:
+            end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+            connection.execute(sqlalchemy.text(end + " AND datname = 'postgres'"))
+        engine.dispose()
+        study.finish(result(0, FIRST))
+        assert study.start(SECOND) == 1
