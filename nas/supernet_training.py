@@ -1,20 +1,28 @@
-"""Train the weight-sharing supernet: one sampled architecture a step (single-path one-shot, Guo et al., ECCV 2020)."""
+"""Train the weight-sharing supernet: sampled architectures in every step (single-path one-shot, Guo et al., ECCV 2020).
+
+Several processes share the architectures of a step. What a step does depends on the seed and its number alone, never on
+how many processes there are: every architecture's gradients are computed apart and summed in one order by everybody, so
+that all processes hold the same weights to the last bit, and the same as one process alone.
+"""
 
 import io
 import random
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from nas.config import RecipeConfig
 from nas.data import FeatureSplit
 from nas.errors import BudgetError, StudyError
 from nas.files import write_atomically
 from nas.fusion import PMF
+from nas.gradient_group import Alone, GradientGroup
 from nas.space import Architecture, SearchSpace
-from nas.training import BatchSchedule, Trainer, class_weights, seed_from
+from nas.training import BatchSchedule, Samples, Trainer, class_weights, seed_from
 
 _ATTEMPTS = 1000
 
@@ -43,72 +51,220 @@ def train_supernet(
     space: SearchSpace,
     recipe: RecipeConfig,
     step_count: int,
+    architectures_per_step: int,
     seed: int,
     is_feasible: Callable[[Architecture], bool],
     checkpoint: Path,
     checkpoint_steps: int,
     should_stop: Callable[[], bool],
     on_step: Callable[[int, float], None],
+    micro_batches: Callable[[Architecture], int] = lambda architecture: 1,
+    group: GradientGroup | None = None,
 ) -> int:
     """Train in place, going on from the checkpoint if there is one.
 
-    The same steps follow whether or not it was interrupted: what step k does depends on the seed and k alone.
+    The same steps follow whether or not it was interrupted, and with any number of processes: architecture j of step s
+    is drawn, and trained on a batch of its own, by number s · K + j alone. A step's loss is the weighted sum over all
+    its samples, divided by their total weight.
+
+    Every process of a group calls this with the same arguments, apart from what is named below. Process r of W computes
+    the architectures r, r + W, r + 2 W, ... of a step before it waits for the others, and keeps their gradients until
+    they are sent: at most ⌈K / W⌉ + 2 times the supernet's size with a received one and the sum. A process alone adds
+    each to the sum at once: at most 3 times. An error in one process breaks the group, so that no other waits for it.
 
     Args:
-        supernet: Fresh weights of the space's largest architecture.
+        supernet: Fresh weights of the space's largest architecture; those of rank 0 are everybody's.
         split: Training samples.
         space: Sampled uniformly.
         recipe: Optimiser and schedule, which spans `step_count`.
         step_count: Steps in all.
+        architectures_per_step: K.
         seed: Decides samples and architectures.
-        is_feasible: Only these are sampled.
-        checkpoint: File of weights, optimiser state and step, replaced as training goes on.
+        is_feasible: Only these are sampled; has to say the same on every process.
+        checkpoint: File of weights, optimiser state and step, replaced as training goes on. Used by rank 0 alone.
         checkpoint_steps: How often.
-        should_stop: Asked before every step; training then ends early, saved.
-        on_step: Told steps done and the last loss.
+        should_stop: Asked before every step; if any process says so, training ends early in all, saved.
+        on_step: Told steps done and the last loss, on rank 0.
+        micro_batches: Parts that the batch of an architecture is cut into; changes memory, and no result beyond
+            rounding.
+        group: The processes that train together; by default this one alone. Closed by an error.
 
     Returns:
-        Steps done in all; fewer than `step_count` if it was stopped.
+        Steps done in all, saved; fewer than `step_count` if it was stopped.
 
     Raises:
         BudgetError: If no architecture fits.
-        StudyError: If the checkpoint is damaged.
+        StudyError: If the checkpoint is damaged, or of another `step_count` or `architectures_per_step`.
         TrainingError: If the loss is not finite.
+        GroupBroken: If another process of the group failed or died.
     """
+    group = group or Alone()
     weights = class_weights(split.labels, supernet.image_classifier.out_features, recipe.class_weights)
     trainer = Trainer(model=supernet, recipe=recipe, step_count=step_count, weights=weights)
-    start = _restore(checkpoint, trainer) if checkpoint.exists() else 0
     schedule = BatchSchedule(len(split), recipe.batch_size, seed_from(seed, "supernet samples"))
-    for step in range(start, step_count):
-        if should_stop():
-            _save(checkpoint, trainer, step)
-            return step
-        rng = random.Random(seed_from(seed, "supernet architecture", step))
-        architecture = sample_feasible(space, rng, is_feasible)
-        samples = schedule.samples(split, step)
-        weight = trainer.total_weight(samples.labels)
-        loss = trainer.step(step, samples.parts(architecture.fusion_layer), weight, architecture)
-        if (step + 1) % checkpoint_steps == 0:
-            _save(checkpoint, trainer, step + 1)
-        on_step(step + 1, loss)
-    _save(checkpoint, trainer, step_count)
-    return step_count
-
-
-def _save(path: Path, trainer: Trainer, step: int) -> None:
-    buffer = io.BytesIO()
-    state = {"model": trainer.model.state_dict(), "optimizer": trainer.optimizer.state_dict(), "step": step}
-    torch.save(state, buffer)
-    write_atomically(path, buffer.getvalue())
-
-
-def _restore(path: Path, trainer: Trainer) -> int:
+    checkpoints = _Checkpoints(checkpoint, trainer, architectures_per_step)
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-        trainer.model.load_state_dict(state["model"])
-        trainer.optimizer.load_state_dict(state["optimizer"])
+        step = _start(checkpoints, group)
+        while step < step_count and not group.agree(should_stop()):
+            numbers = range(step * architectures_per_step, (step + 1) * architectures_per_step)
+            drawn = [random.Random(seed_from(seed, "supernet architecture", number)) for number in numbers]
+            architectures = [sample_feasible(space, rng, is_feasible) for rng in drawn]
+            batches = [schedule.samples(split, number) for number in numbers]
+            loss = _sum_gradients(trainer, architectures, batches, micro_batches, group)
+            trainer.apply(step, loss, architectures)
+            step += 1
+            if group.rank == 0:
+                if step % checkpoint_steps == 0:
+                    checkpoints.save(step)
+                on_step(step, loss)
+        if group.rank == 0:
+            checkpoints.save(step)
+        group.agree(False)  # nobody is done before all of it is saved
+    except BaseException:
+        group.close()
+        raise
+    return step
+
+
+def used_parameters(supernet: PMF, architecture: Architecture) -> list[nn.Parameter]:
+    """Those that get a gradient when the architecture is trained; optimisers leave others as they are.
+
+    Fusing layers below its first are not used. A prompt of length zero is used: its gradient is zero.
+    """
+    skipped = architecture.fusion_layer - supernet.architecture.fusion_layer
+    modules = [*list(supernet.fusion_layers)[skipped:], supernet.image_classifier, supernet.text_classifier]
+    return [parameter for module in modules for parameter in module.parameters()]
+
+
+def _sum_gradients(
+    trainer: Trainer,
+    architectures: Sequence[Architecture],
+    batches: Sequence[Samples],
+    micro_batches: Callable[[Architecture], int],
+    group: GradientGroup,
+) -> float:
+    """Give every parameter its gradient of a step's loss, the same to the last bit in every process; the loss."""
+    total_weight = sum(trainer.total_weight(samples.labels) for samples in batches)
+
+    def computed() -> Iterator[Tensor]:
+        """Gradients of this process's share, and the loss behind them."""
+        for place in range(group.rank, len(architectures), group.size):
+            architecture = architectures[place]
+            parts = batches[place].parts(architecture.fusion_layer, micro_batches(architecture))
+            loss = trainer.accumulate_gradients(parts, total_weight, architecture)
+            yield _taken(used_parameters(trainer.model, architecture), loss)
+
+    trainer.optimizer.zero_grad(set_to_none=True)
+    share = computed()
+    if group.size > 1:
+        share = iter(list(share))  # before waiting for others, so that all compute at the same time
+    loss = 0.0
+    sums: dict[nn.Parameter, Tensor] = {}
+    for place, architecture in enumerate(architectures):
+        used = used_parameters(trainer.model, architecture)
+        sizes = [parameter.numel() for parameter in used]
+        owner = place % group.size
+        buffer = next(share) if owner == group.rank else used[0].new_empty(sum(sizes) + 1)
+        group.broadcast(buffer, owner)
+        *gradients, last = buffer.split([*sizes, 1])
+        loss += float(last)
+        for parameter, gradient in zip(used, gradients, strict=True):
+            if parameter in sums:
+                sums[parameter] += gradient.view_as(parameter)
+            else:
+                sums[parameter] = gradient.view_as(parameter)
+        del buffer, gradients, gradient, last  # before the next is computed
+    for parameter, gradient in sums.items():
+        parameter.grad = gradient
+    return loss
+
+
+def _taken(parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
+    """Their gradients and the loss in one buffer, which is sent as a whole; they have none afterwards."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    buffer = torch.cat([*(gradient.flatten() for gradient in gradients), loss.reshape(1)])
+    for parameter in parameters:
+        parameter.grad = None
+    return buffer
+
+
+def _start(checkpoints: "_Checkpoints", group: GradientGroup) -> int:
+    """Steps done; every process has the weights and optimiser state that rank 0 has, from its file or fresh."""
+    step = checkpoints.restore() if group.rank == 0 else 0
+    if group.size == 1:
+        return step
+    content = group.broadcast_bytes(checkpoints.content(step) if group.rank == 0 else b"")
+    return checkpoints.take(content) if group.rank > 0 else step
+
+
+class _Checkpoints:
+    """Weights, optimiser state and step of a training, as a file and back.
+
+    Args:
+        path: The file.
+        trainer: Whose state it is.
+        architectures_per_step: The file of a training with another number, or with other steps, is refused.
+    """
+
+    def __init__(self, path: Path, trainer: Trainer, architectures_per_step: int) -> None:
+        self._path = path
+        self._trainer = trainer
+        self._configuration = {"steps": trainer.step_count, "architectures_per_step": architectures_per_step}
+
+    def content(self, step: int) -> bytes:
+        """The state now, after so many steps."""
+        buffer = io.BytesIO()
+        model, optimizer = self._trainer.model.state_dict(), self._trainer.optimizer.state_dict()
+        state = {"model": model, "optimizer": optimizer, "step": step, "configuration": self._configuration}
+        torch.save(state, buffer)
+        return buffer.getvalue()
+
+    def take(self, content: bytes) -> int:
+        """Put a state in the place of the trainer's; returns the steps done.
+
+        Raises:
+            StudyError: If it is of another configuration.
+        """
+        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if state["configuration"] != self._configuration:
+            there, here = (
+                ", ".join(f"supernet.{key} {value}" for key, value in configuration.items())
+                for configuration in (state["configuration"], self._configuration)
+            )
+            raise StudyError(
+                f"{self._path}: this checkpoint was made with {there}; expected {here}; delete it to train the "
+                "supernet anew"
+            )
+        self._trainer.model.load_state_dict(state["model"])
+        self._trainer.optimizer.load_state_dict(state["optimizer"])
         return int(state["step"])
-    except (OSError, RuntimeError, KeyError, ValueError, EOFError) as error:
-        raise StudyError(
-            f"{path}: this checkpoint cannot be read ({error}); delete it to train the supernet anew"
-        ) from error
+
+    def save(self, step: int) -> None:
+        """Replace the file.
+
+        Raises:
+            OSError: If it cannot be written; the old one is then untouched.
+        """
+        write_atomically(self._path, self.content(step))
+
+    def restore(self) -> int:
+        """Go on from the file if there is one; returns the steps done.
+
+        Raises:
+            StudyError: If the file is damaged or of another configuration.
+        """
+        try:
+            content = self._path.read_bytes()
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                damaged = archive.testzip()  # torch writes checksums but does not compare them
+            if damaged is not None:
+                raise ValueError(f"{damaged} in it is damaged")
+            return self.take(content)
+        except FileNotFoundError:
+            return 0
+        except StudyError:
+            raise
+        except Exception as error:  # a damaged file fails in many ways
+            raise StudyError(
+                f"{self._path}: this checkpoint cannot be read ({error}); delete it to train the supernet anew"
+            ) from error
