@@ -1,0 +1,285 @@
+"""Predict the peak bytes of a candidate's training, and of a supernet step, without running them."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from nas.config import FeaturesConfig, RecipeConfig
+from nas.data import Batch
+from nas.encoders import build_encoder
+from nas.fusion import PMF, trainable_parameter_count
+from nas.fusion.attention import DataAttention
+from nas.memory.interpolation import PeakSurface, surface_key
+from nas.memory.rehearsal import Rehearsal, Trace
+from nas.space import Architecture
+from nas.training import Trainer
+
+_STATE_TENSORS = {"sgd": 1, "adamw": 2}
+"""Optimiser state, in tensors as large as the parameter."""
+
+PROCESS_BYTES = 550 * 2**20
+"""Private memory of a worker beside all tensors, until one was measured; cautious. Linux x86-64, torch 2.13: 275 MiB
+after the imports, 20 to 30 MiB of oneDNN's programs (at most 80), Ray, thread pools."""
+
+_NEAR = 0.01
+"""Share of a step's bytes within which a budget is near: then the step is rehearsed itself. Interpolated peaks are the
+same to the byte where they were compared; this is for where they were not."""
+
+
+@dataclass(frozen=True)
+class PeakPrediction:
+    """Private bytes of one training process at its peak, by what holds them.
+
+    Frozen weights are not among them: workers map those of the fusing layers from a file, which the system holds once.
+
+    Args:
+        process_bytes: What the process holds beside all tensors.
+        supernet_bytes: The supernet's weights.
+        trained_bytes: Weights of a candidate beside it.
+        optimizer_bytes: State of the optimiser.
+        summed_bytes: Sum of the gradients of several architectures, in a supernet step.
+        step_bytes: Batch, activations and gradients of forward and backward.
+    """
+
+    process_bytes: int
+    supernet_bytes: int
+    trained_bytes: int
+    optimizer_bytes: int
+    summed_bytes: int
+    step_bytes: int
+
+    @property
+    def peak_bytes(self) -> int:
+        held = self.process_bytes + self.supernet_bytes + self.trained_bytes
+        return held + self.optimizer_bytes + self.summed_bytes + self.step_bytes
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Forward and backward of one micro-batch.
+
+    Args:
+        architecture: What is trained.
+        is_slice: Whether it is a slice of the supernet, or stands alone.
+        size: Samples.
+        is_first: Whether there are no gradients of earlier micro-batches.
+    """
+
+    architecture: Architecture
+    is_slice: bool
+    size: int
+    is_first: bool
+
+
+class MemoryModel:
+    """Predicts peaks of two encoders on one recipe.
+
+    A prediction depends on the arguments alone, never on what was asked before: what is remembered saves time. The first
+    architectures of an L_f, an M_qp and a batch size cost some rehearsals, the others under a millisecond.
+
+    The optimiser's own step is not looked at: when it comes, the activations are gone.
+
+    Args:
+        image_config: Configuration of the image encoder.
+        text_config: Configuration of the text encoder.
+        recipe: Batch size and optimiser.
+        image_token_count: S.
+        text_token_count: T of the longest text, for which the peak is predicted.
+        class_count: C.
+        features: Type of the tokens that are read, and whether their attention is read with them.
+        supernet: The space's largest architecture, whose weights a worker holds beside the candidate's.
+        process_bytes: What a worker holds before it trains.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_config: PreTrainedConfig,
+        text_config: PreTrainedConfig,
+        recipe: RecipeConfig,
+        image_token_count: int,
+        text_token_count: int,
+        class_count: int,
+        features: FeaturesConfig,
+        supernet: Architecture,
+        process_bytes: int = PROCESS_BYTES,
+    ) -> None:
+        self._rehearsal = Rehearsal()
+        with self._rehearsal:
+            self._image_encoder = build_encoder(image_config)
+            self._text_encoder = build_encoder(text_config)
+        self._recipe = recipe
+        self._tokens = (image_token_count, text_token_count)
+        self._class_count = class_count
+        self._features = features
+        self._supernet = supernet
+        self._process_bytes = process_bytes
+        self._surfaces: dict[_Step, PeakSurface | None] = {}
+        self._direct: dict[_Step, int] = {}
+
+    @property
+    def idle_bytes(self) -> int:
+        """What a worker holds that has nothing to do: its process and the supernet."""
+        return self._process_bytes + self._weight_bytes(self._supernet)
+
+    def predict(
+        self, architecture: Architecture, *, micro_batches: int = 1, budget_bytes: int | None = None
+    ) -> PeakPrediction:
+        """Peak of training the architecture stand-alone.
+
+        Evaluation needs less: its batches are as large, and it keeps nothing for a backward pass.
+
+        Args:
+            architecture: Of the space.
+            micro_batches: Parts that every batch is cut into.
+            budget_bytes: Where the peak is near it, the step itself is rehearsed, whatever it costs.
+        """
+        trained = self._weight_bytes(architecture)
+        held = PeakPrediction(
+            process_bytes=self._process_bytes,
+            supernet_bytes=self._weight_bytes(self._supernet),
+            trained_bytes=trained,
+            optimizer_bytes=trained * _STATE_TENSORS[self._recipe.optimizer],
+            summed_bytes=0,
+            step_bytes=0,
+        )
+        return self._with_step(held, architecture, micro_batches, budget_bytes, is_slice=False)
+
+    def predict_supernet(
+        self, architecture: Architecture, *, micro_batches: int = 1, budget_bytes: int | None = None
+    ) -> PeakPrediction:
+        """Peak of a supernet step that trains this slice: one more of several whose gradients are summed.
+
+        Args:
+            architecture: Of the space.
+            micro_batches: Parts that every batch is cut into.
+            budget_bytes: As in `predict`.
+        """
+        weights = self._weight_bytes(self._supernet)
+        held = PeakPrediction(
+            process_bytes=self._process_bytes,
+            supernet_bytes=weights,
+            trained_bytes=0,
+            optimizer_bytes=weights * _STATE_TENSORS[self._recipe.optimizer],
+            summed_bytes=weights,
+            step_bytes=0,
+        )
+        return self._with_step(held, architecture, micro_batches, budget_bytes, is_slice=True)
+
+    def most_fitting(self, architecture: Architecture, budget_bytes: int) -> int | None:
+        """The fewest micro-batches with which training the architecture stays within a budget.
+
+        Returns:
+            Their count; None if not even single samples fit.
+        """
+
+        def fits(count: int) -> bool:
+            prediction = self.predict(architecture, micro_batches=count, budget_bytes=budget_bytes)
+            return prediction.peak_bytes <= budget_bytes
+
+        most = self._recipe.batch_size
+        if fits(1) or not fits(most):
+            return 1 if fits(1) else None
+        too_few = 1  # smaller micro-batches never need more
+        while most - too_few > 1:
+            middle = (most + too_few) // 2
+            too_few, most = (too_few, middle) if fits(middle) else (middle, most)
+        return most
+
+    def _with_step(
+        self,
+        held: PeakPrediction,
+        architecture: Architecture,
+        micro_batches: int,
+        budget_bytes: int | None,
+        *,
+        is_slice: bool,
+    ) -> PeakPrediction:
+        size = -(-self._recipe.batch_size // micro_batches)
+        # With gradients of earlier micro-batches held throughout, a later one needs more than the first.
+        step = _Step(architecture, is_slice, size, is_first=size == self._recipe.batch_size)
+        interpolated = self._interpolated(step)
+        if interpolated is not None:
+            prediction = replace(held, step_bytes=interpolated)
+            if budget_bytes is None or abs(prediction.peak_bytes - budget_bytes) > _NEAR * interpolated:
+                return prediction
+        if step not in self._direct:
+            self._direct[step] = self._held_gradients(step) + self._trace(step).peak_bytes
+        return replace(held, step_bytes=self._direct[step])
+
+    def _interpolated(self, step: _Step) -> int | None:
+        key = replace(step, architecture=surface_key(step.architecture))
+        if key not in self._surfaces:
+            self._surfaces[key] = PeakSurface.of(
+                key.architecture, lambda architecture: self._trace(replace(step, architecture=architecture))
+            )
+        surface = self._surfaces[key]
+        return None if surface is None else self._held_gradients(step) + surface.peak_bytes(step.architecture)
+
+    def _held_gradients(self, step: _Step) -> int:
+        """Bytes of the gradients of earlier micro-batches."""
+        return 0 if step.is_first else self._weight_bytes(self._trained(step))
+
+    def _trained(self, step: _Step) -> Architecture:
+        """Of the weights that get gradients: those of a slice are as large as the layers that it is cut from."""
+        if not step.is_slice:
+            return step.architecture
+        return replace(self._supernet, fusion_layer=step.architecture.fusion_layer)
+
+    def _trace(self, step: _Step) -> Trace:
+        """What forward and backward allocate, from the batch on."""
+        with self._rehearsal:
+            model = PMF(
+                image_encoder=self._image_encoder,
+                text_encoder=self._text_encoder,
+                architecture=self._trained(step),
+                class_count=self._class_count,
+            )
+            if not step.is_first:
+                for parameter in model.parameters():
+                    parameter.grad = torch.empty_like(parameter)
+            trainer = Trainer(model=model, recipe=self._recipe, step_count=1, weights=None)
+            self._rehearsal.start()
+            parts = (self._batch(step) for _ in range(1))  # held by the step alone, as it reads it
+            trainer.accumulate_gradients(parts, self._recipe.batch_size, step.architecture)
+            return self._rehearsal.stop()
+
+    def _batch(self, step: _Step) -> Batch:
+        """A batch of the longest texts, as a feature store gives it."""
+        dtype = getattr(torch, self._features.dtype)
+        encoders = (self._image_encoder, self._text_encoder)
+        tokens = [
+            torch.empty(step.size, count, encoder.width, dtype=dtype)
+            for encoder, count in zip(encoders, self._tokens, strict=True)
+        ]
+        attention: list[DataAttention | None] = [None, None]
+        fusing = min(encoder.depth for encoder in encoders) - step.architecture.fusion_layer
+        if self._features.attention and fusing > 1:
+            attention = [
+                DataAttention(
+                    torch.empty_like(rows),
+                    torch.empty(*rows.shape[:2], encoder.layers[0].projections.head_count),
+                )
+                for encoder, rows in zip(encoders, tokens, strict=True)
+            ]
+        return Batch(
+            image_tokens=tokens[0],
+            text_tokens=tokens[1],
+            text_mask=torch.ones(step.size, self._tokens[1], dtype=torch.bool),
+            labels=torch.zeros(step.size, dtype=torch.int64),
+            image_attention=attention[0],
+            text_attention=attention[1],
+        )
+
+    def _weight_bytes(self, architecture: Architecture) -> int:
+        """Of the trained weights of an architecture; they are float32."""
+        fusing = min(self._image_encoder.depth, self._text_encoder.depth) - architecture.fusion_layer
+        return 4 * trainable_parameter_count(
+            image_width=self._image_encoder.width,
+            text_width=self._text_encoder.width,
+            fusing_layers=fusing,
+            architecture=architecture,
+            class_count=self._class_count,
+        )
