@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nas.budget import parse_budget
 from nas.config import STRATEGIES, ColumnsConfig, DataConfig
 from nas.errors import BudgetError, DataError, NasError
+from nas.interruption import Interrupted
 from nas.units import parse_bytes
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = error.filename if error.filename is not None else "a file"
         print(f"error: {place}: {error.strerror or error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         directory = getattr(options, "run_dir", None)
         can_resume = directory is not None and (directory / "config.yaml").exists()
         hint = f"; go on with: python {PROGRAM} resume {directory}" if can_resume else ""
@@ -75,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("space", type=Path, metavar="SPACE.yaml", help="what to search, on which data")
     search.add_argument("--strategy", choices=STRATEGIES, help="in place of the file's")
     search.add_argument("--seed", type=int, help="in place of the file's")
+    search.add_argument(
+        "--deterministic",
+        action="store_true",
+        default=None,
+        help="same trials and values for any number of workers; wants a budget in trials",
+    )
     search.add_argument("--run-dir", type=Path, help="where everything is kept (default: runs/NAME-SEED of the file)")
     _add_budget(search)
     _add_machine(search)
@@ -89,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="of a search")
     export.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
+    export.add_argument("--storage", metavar="URL", help="in place of the one that the run was started with")
     export.add_argument("--trial", type=int, metavar="N", help="which candidate (default: the best on validation)")
 
     evaluate = command(
@@ -135,16 +143,22 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=_worker_count,
-        default=os.cpu_count() or 1,
+        default=None,
         metavar="N",
-        help="Ray workers (default: one a core); 0 runs everything in this process, without Ray",
+        help="Ray workers; auto (default): as many as cores, GPUs and memory have room for; 0: all in this process",
+    )
+    parser.add_argument("--ray-address", metavar="ADDRESS", help="join a Ray cluster instead of starting a private Ray")
+    parser.add_argument(
+        "--storage", metavar="URL", help="keep the study in a database (sqlite:///..., postgresql://...), not a journal"
     )
     parser.add_argument("--cache-dir", type=Path, help="base features are kept here (default: in the user's cache)")
 
 
-def _worker_count(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+def _worker_count(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"expected auto or a whole number of at least 0, got {text!r}")
     return int(text)
 
 
@@ -168,16 +182,18 @@ def _overrides(options: argparse.Namespace) -> "Overrides":
         memory_bytes=memory_bytes,
         strategy=getattr(options, "strategy", None),
         seed=getattr(options, "seed", None),
+        deterministic=getattr(options, "deterministic", None),
     )
 
 
 def _machine(options: argparse.Namespace) -> "Machine":
-    from nas.runs import Machine, default_cache_directory
+    from nas.runs import Machine
 
     return Machine(
         worker_count=options.workers,
-        threads_per_worker=max((os.cpu_count() or 1) // max(options.workers, 1), 1),
-        cache_directory=options.cache_dir or default_cache_directory(),
+        cache_directory=options.cache_dir,
+        ray_address=options.ray_address,
+        storage=options.storage,
     )
 
 
@@ -207,13 +223,12 @@ def _export(options: argparse.Namespace) -> None:
     from nas.conclusion import ModelParts, export_result, find_full_result, read_report
     from nas.execution import full_weights_path
     from nas.export import describe
-    from nas.runs import read_run
+    from nas.runs import open_study, read_run
     from nas.search import ranked
-    from nas.study import Study
 
     run = read_run(options.run_dir)
     config = run.config
-    with Study(options.run_dir, config.space) as study:
+    with open_study(options.run_dir, run, storage=options.storage) as study:
         result = find_full_result(options.run_dir, ranked(study.results("full")), options.trial)
     facts = export_result(
         options.output,

@@ -47,5 +47,9 @@ class TrainingError(NasError):
     """Training produced numbers that are not finite, or failed the same way for every candidate."""
 
 
+class ExecutionError(NasError):
+    """Workers cannot be started: no such Ray cluster, or no node that can run them."""
+
+
 class ExportError(NasError):
     """A model cannot be exported, or an exported model cannot be loaded."""

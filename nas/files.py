@@ -1,10 +1,15 @@
-"""Writing files so that a crash, a power loss or a full disk leaves the old content or the new one, never half."""
+"""Where the cache is; and writing so that a crash or a full disk leaves a file's old content or the new, never half."""
 
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def default_cache_directory() -> Path:
+    """`$XDG_CACHE_HOME/pmf-nas`, by default in the user's `.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pmf-nas"
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -22,6 +22,7 @@ class Job:
         step_count: Training steps; 0 for `inherited`.
         seed: Decides fresh weights and the order of samples.
         predicted_peak_bytes: Of this candidate alone.
+        micro_batches: Parts that every batch is cut into, so that it fits.
         companions: Candidates that are scored together with it, at the same stage; only for `inherited`.
     """
 
@@ -31,7 +32,13 @@ class Job:
     step_count: int
     seed: int
     predicted_peak_bytes: int
+    micro_batches: int = 1
     companions: tuple["Job", ...] = ()
+
+    @property
+    def key(self) -> tuple[int, Stage]:
+        """Names the job: no other has this candidate at this stage."""
+        return self.trial, self.stage
 
     @property
     def members(self) -> tuple["Job", ...]:
@@ -60,6 +67,7 @@ class Result:
         seconds: Time in the worker; of candidates that were scored together, an equal share each.
         predicted_peak_bytes: Private memory of the worker, predicted.
         measured_peak_bytes: The same, measured.
+        micro_batches: Parts that every batch was cut into.
     """
 
     trial: int
@@ -73,6 +81,7 @@ class Result:
     seconds: float
     predicted_peak_bytes: int
     measured_peak_bytes: int
+    micro_batches: int = 1
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -82,23 +91,40 @@ class Result:
         return cls(**{**values, "architecture": Architecture(**values["architecture"])})
 
 
+FailureKind = Literal["error", "crash", "memory", "outside"]
+"""How a job failed: an error in its code; its worker crashed by its own doing; it ran out of memory; or its worker was
+ended from outside (a kill, a lost node), which says nothing about it."""
+
+
 @dataclass(frozen=True)
 class Failure:
-    """A job that did not finish: by its own error, or because its worker died.
+    """A job that did not finish.
 
     Args:
         job: Which.
-        cause: The kind of failure; the same for failures of one cause.
+        kind: How it failed.
+        cause: The same for failures of one cause.
         reason: What happened this time, for people.
-        worker_died: Whether it took its worker with it.
+        measured_peak_bytes: Of its worker, where it ran out of memory and somebody measured it.
     """
 
     job: Job
+    kind: FailureKind
     cause: str
     reason: str
-    worker_died: bool = False
+    measured_peak_bytes: int | None = None
 
     @classmethod
-    def of(cls, job: Job, error: Exception) -> "Failure":
+    def of(cls, job: Job, error: BaseException, measured_peak_bytes: int) -> "Failure":
         """The failure that an error in a worker means."""
-        return cls(job, type(error).__name__, f"{type(error).__name__}: {error}")
+        text = " ".join(str(error).split())
+        if is_out_of_memory(error):
+            return cls(job, "memory", "out of memory", text, measured_peak_bytes)
+        return cls(job, "error", type(error).__name__, f"{type(error).__name__}: {text}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator, of the host or of a device, said no."""
+    # torch.OutOfMemoryError is CUDA's; the host's allocator raises a plain RuntimeError.
+    by_name = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    return isinstance(error, MemoryError) or by_name or "DefaultCPUAllocator: can't allocate memory" in str(error)

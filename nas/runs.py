@@ -3,25 +3,30 @@
 import importlib.metadata
 import os
 import platform
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
-from nas.budget import TimeAccount
+from nas.budget import Deadlines, TimeAccount
+from nas.changes import differences
 from nas.conclusion import ModelParts, conclude
 from nas.config import Config, config_as_dict, load_config, parse_config
 from nas.encoders import save_tail
 from nas.errors import BudgetError, ConfigError, StudyError
-from nas.execution import FROZEN, Executor, WorkerSetup
-from nas.files import write_atomically
+from nas.execution import FROZEN, Executor, Placement, WorkerSetup
+from nas.files import default_cache_directory, write_atomically
 from nas.fusion import first_fusing_layers
+from nas.interruption import Interrupted, interruptible
 from nas.memory import keep_freed_memory
 from nas.preparation import Prepared, prepare
 from nas.progress import Reporter
 from nas.results import STAGES
 from nas.runner import Search
-from nas.study import JOURNAL, LOCK, Study
+from nas.storage import JOURNAL, LOCK, kept_url, without_password
+from nas.study import Study
 from nas.units import format_bytes, format_seconds
 
 CONFIG = "config.yaml"
@@ -37,6 +42,7 @@ class Overrides:
     memory_bytes: int | None = None
     strategy: str | None = None
     seed: int | None = None
+    deterministic: bool | None = None
 
     def apply(self, config: Config) -> Config:
         """A budget that was given replaces the file's whole budget of time and trials.
@@ -54,28 +60,32 @@ class Overrides:
             budget=budget,
             search=config.search if self.strategy is None else replace(config.search, strategy=self.strategy),
             seed=config.seed if self.seed is None else self.seed,
+            deterministic=config.deterministic if self.deterministic is None else self.deterministic,
         )
         return parse_config(config_as_dict(changed), source="the command line", base_directory=Path.cwd())
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how wide a search runs; shapes no result.
+    """Where and how wide a search runs; shapes no result of a deterministic one.
 
     Args:
-        worker_count: Ray workers; 0 runs everything in this process.
-        threads_per_worker: Threads of each.
-        cache_directory: Of base features.
+        worker_count: Ray workers; None for as many as cores, GPUs and memory have room for; 0 runs everything in this
+            process.
+        cache_directory: Of base features, on every node; None for the cache of the user.
+        ray_address: Of a Ray cluster to join; None starts a private Ray on this machine.
+        storage: URL of the database that keeps the study; None for a journal in the run directory, or, for a run that
+            is there, for what it was started with.
     """
 
-    worker_count: int
-    threads_per_worker: int
-    cache_directory: Path
+    worker_count: int | None = None
+    cache_directory: Path | None = None
+    ray_address: str | None = None
+    storage: str | None = None
 
-
-def default_cache_directory() -> Path:
-    """`$XDG_CACHE_HOME/pmf-nas`, by default in the user's `.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pmf-nas"
+    @property
+    def cache(self) -> Path:
+        return self.cache_directory or default_cache_directory()
 
 
 @dataclass(frozen=True)
@@ -86,34 +96,60 @@ class Run:
         config: Of the search, resolved.
         class_names: In the order of the logits.
         features: Name of the base features' folder: a hash of encoders, processing and data.
+        identity: Names the run, in a database and on other nodes.
+        storage: URL of the database that keeps its study, without a password; None for a journal.
     """
 
     config: Config
     class_names: tuple[str, ...]
     features: str
+    identity: str
+    storage: str | None
 
 
 def start(source: Path, directory: Path, overrides: Overrides, machine: Machine, reporter: Reporter) -> None:
-    """Run a search in a new directory.
+    """Run a search in a new directory, or go on with the same search in its own.
 
     Raises:
-        NasError: For whatever the user can mend.
+        NasError: For whatever the user can mend; among it a directory that holds another search.
+        Interrupted: If somebody asked for its end.
         OSError: If the directory cannot be made.
     """
     config = overrides.apply(load_config(source))
     if (directory / CONFIG).exists():
-        raise StudyError(f"{directory}: holds a run already; go on with it by `resume {directory}`, or name another")
+        run = read_run(directory)
+        changed = differences(config_as_dict(run.config), config_as_dict(config))
+        if changed:
+            raise StudyError(
+                "\n".join(
+                    [
+                        f"{directory}: holds a run of another configuration than {source}:",
+                        *(f"  - {line}" for line in changed),
+                        f"go on with that one by `resume {directory}`, or search in a new directory (--run-dir)",
+                    ]
+                )
+            )
+        reporter.note(f"{directory} holds this search already; it goes on")
+        _go_on(directory, replace(run, config=config), machine, reporter)
+        return
     if directory.exists() and any(not _is_left_over(path) for path in directory.iterdir()):
         raise StudyError(f"{directory}: is not empty; name another folder")
-    prepared = prepare(config, source=str(source), cache_directory=machine.cache_directory, reporter=reporter)
+    prepared = prepare(config, source=str(source), cache_directory=machine.cache, reporter=reporter)
     directory.mkdir(parents=True, exist_ok=True)
-    _search(config, prepared, directory, machine, reporter)
+    run = Run(
+        config=config,
+        class_names=prepared.store.class_names,
+        features=prepared.store.directory.name,
+        identity=f"{config.name}-{uuid.uuid4().hex[:12]}",
+        storage=None if machine.storage is None else kept_url(machine.storage),
+    )
+    _search(run, prepared, directory, machine, reporter)
 
 
 def _is_left_over(path: Path) -> bool:
     """Whether a file is all that a start which was killed, or refused its budget, has left."""
-    made_first = (LOCK, JOURNAL, *FROZEN)
-    return path.name in made_first or path.name.startswith(tuple(f".{name}." for name in (CONFIG, *FROZEN)))
+    written = (CONFIG, *FROZEN)
+    return path.name in (LOCK, *FROZEN) or path.name.startswith((JOURNAL, *(f".{name}." for name in written)))
 
 
 def resume(directory: Path, overrides: Overrides, machine: Machine, reporter: Reporter) -> None:
@@ -121,17 +157,21 @@ def resume(directory: Path, overrides: Overrides, machine: Machine, reporter: Re
 
     Raises:
         NasError: For whatever the user can mend; among it data or encoders that have changed since.
+        Interrupted: If somebody asked for its end.
     """
     run = read_run(directory)
-    config = overrides.apply(run.config)
+    _go_on(directory, replace(run, config=overrides.apply(run.config)), machine, reporter)
+
+
+def _go_on(directory: Path, run: Run, machine: Machine, reporter: Reporter) -> None:
     source = str(directory / CONFIG)
-    prepared = prepare(config, source=source, cache_directory=machine.cache_directory, reporter=reporter)
+    prepared = prepare(run.config, source=source, cache_directory=machine.cache, reporter=reporter)
     if prepared.store.directory.name != run.features:
         raise StudyError(
             f"{directory}: its data or encoders have changed since it was started (features {run.features}, now "
             f"{prepared.store.directory.name}), so its scores do not hold; search in a new directory"
         )
-    _search(config, prepared, directory, machine, reporter)
+    _search(run, prepared, directory, machine, reporter)
 
 
 def read_run(directory: Path) -> Run:
@@ -147,10 +187,40 @@ def read_run(directory: Path) -> Run:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         search, class_names, features = values["search"], tuple(values["class_names"]), str(values["features"])
+        identity, storage = str(values["identity"]), values["storage"]
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(str(path), [f"is damaged; expected what `search` wrote there ({reason})"]) from error
-    return Run(parse_config(search, source=str(path), base_directory=directory.resolve()), class_names, features)
+    config = parse_config(search, source=str(path), base_directory=directory.resolve())
+    return Run(config, class_names, features, identity, storage)
+
+
+def open_study(
+    directory: Path, run: Run, *, storage: str | None = None, note: Callable[[str], object] = lambda text: None
+) -> Study:
+    """The study of a run.
+
+    Args:
+        directory: Of the run.
+        run: What its file says.
+        storage: In place of the URL that the run was started with, for instance with the password.
+        note: Told what takes long.
+
+    Raises:
+        StudyError: If another driver has it open, it is damaged, it was started with another configuration, or is kept
+            in another place.
+    """
+    if storage is not None and kept_url(storage) != run.storage:
+        kept = run.storage or "a journal"
+        raise StudyError(f"--storage {without_password(storage)}: the run {directory} keeps its study in {kept}")
+    return Study(
+        directory,
+        run.config.space,
+        name=run.identity,
+        storage=storage or run.storage,
+        config=config_as_dict(run.config),
+        note=note,
+    )
 
 
 def _write_run(directory: Path, run: Run) -> None:
@@ -158,6 +228,8 @@ def _write_run(directory: Path, run: Run) -> None:
         "search": config_as_dict(run.config),
         "class_names": list(run.class_names),
         "features": run.features,
+        "identity": run.identity,
+        "storage": run.storage,
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in _PACKAGES},
@@ -166,32 +238,42 @@ def _write_run(directory: Path, run: Run) -> None:
     write_atomically(directory / CONFIG, yaml.safe_dump(values, sort_keys=False).encode())
 
 
-def _search(config: Config, prepared: Prepared, directory: Path, machine: Machine, reporter: Reporter) -> None:
+def _search(run: Run, prepared: Prepared, directory: Path, machine: Machine, reporter: Reporter) -> None:
     keep_freed_memory()
-    with Study(directory, config.space) as study:
-        _check_memory(config, prepared, machine, reporter)
-        setup = hand_over(config, prepared, directory, machine.threads_per_worker)
-        _write_run(directory, Run(config, prepared.store.class_names, prepared.store.directory.name))
+    config = run.config
+    with open_study(directory, run, storage=machine.storage, note=reporter.note) as study:
+        _check_memory(config, prepared)
+        thread_count = config.threads if config.deterministic else os.cpu_count() or 1
+        setup = hand_over(config, prepared, directory, thread_count)
+        _write_run(directory, run)
+        if study.put_back_count:
+            reporter.note(f"{study.put_back_count} candidate(s) that an earlier session left running are put back")
         account = TimeAccount(directory / "time.json")
-        executor = build_executor(setup, machine.worker_count)
+        executor = build_executor(setup, machine, prepared, run_id=run.identity, reporter=reporter)
         try:
-            search = Search(
-                config=config,
-                prepared=prepared,
-                setup=setup,
-                study=study,
-                executor=executor,
-                account=account,
-                reporter=reporter,
-            )
-            outcome = search.run()
+            _announce(config, prepared, executor, reporter)
+            with interruptible() as interruption:
+                search = Search(
+                    config=config,
+                    prepared=prepared,
+                    setup=setup,
+                    study=study,
+                    executor=executor,
+                    account=account,
+                    interruption=interruption,
+                    reporter=reporter,
+                )
+                outcome = search.run()
         finally:
             executor.close()
-        scored, trained, full = (len(study.results(stage)) for stage in STAGES)
+        scored, trained, full = (study.count(stage) for stage in STAGES)
         reporter.note(
             f"search: {scored} architectures scored, {trained} trained, {full} trained in full, "
             f"{len(study.rejections)} infeasible or failed; {format_seconds(account.spent_seconds)} spent"
         )
+        reporter.note(search.correction.summary())
+        if interruption.is_requested:
+            raise Interrupted
         if outcome.best is None:
             reporter.note(f"no finalist was finished within the budget; go on with: resume {directory} --budget ...")
             return
@@ -231,33 +313,72 @@ def hand_over(config: Config, prepared: Prepared, directory: Path, thread_count:
     return setup
 
 
-def _check_memory(config: Config, prepared: Prepared, machine: Machine, reporter: Reporter) -> None:
-    """Say what a candidate needs.
+def _check_memory(config: Config, prepared: Prepared) -> None:
+    """Make sure that something fits.
 
     Raises:
-        BudgetError: If not even the smallest architecture fits.
+        BudgetError: If not even the smallest architecture does.
     """
-    space, budget = config.space, config.budget.memory_bytes
-    smallest, largest = prepared.memory.predict(space.smallest), prepared.memory.predict(space.largest)
-    if smallest.peak_bytes > budget:
-        raise BudgetError(
-            f"memory budget {format_bytes(budget)}: not even the smallest architecture ({space.smallest}) fits; its "
-            f"training needs {format_bytes(smallest.peak_bytes)}"
-        )
-    fixed = smallest.process_bytes + smallest.supernet_bytes
-    reporter.note(
-        f"memory: {format_bytes(budget)} for {max(machine.worker_count, 1)} worker(s); a candidate needs "
-        f"{format_bytes(smallest.peak_bytes)} to {format_bytes(largest.peak_bytes)}; {format_bytes(fixed)} of that are "
-        "the process and the supernet"
+    smallest, budget = config.space.smallest, config.budget.memory_bytes
+    needed = prepared.memory.predict(smallest).peak_bytes
+    if needed <= budget:
+        return
+    if config.budget.when_too_large == "accumulate":
+        needed = prepared.memory.predict(smallest, micro_batches=config.recipe.batch_size).peak_bytes
+        if needed <= budget:
+            return
+    hint = "" if config.budget.when_too_large == "accumulate" else "; budget.when_too_large: accumulate needs less"
+    raise BudgetError(
+        f"memory budget {format_bytes(budget)}: not even the smallest architecture ({smallest}) fits; its "
+        f"training needs {format_bytes(needed)}{hint}"
     )
 
 
-def build_executor(setup: WorkerSetup, worker_count: int) -> Executor:
-    """Ray workers, or this process for 0 workers."""
-    if worker_count == 0:
+def _announce(config: Config, prepared: Prepared, executor: Executor, reporter: Reporter) -> None:
+    """Say what the search has at its disposal, and what of it is kept for what."""
+    space, budget, memory = config.space, config.budget, prepared.memory
+    slots = sum(device.slot_count for device in executor.devices)
+    smallest, largest = memory.predict(space.smallest), memory.predict(space.largest)
+    reporter.note(
+        f"memory: {format_bytes(budget.memory_bytes)} a device, {slots} worker(s) on {len(executor.devices)} "
+        f"device(s); a candidate needs {format_bytes(smallest.peak_bytes)} to {format_bytes(largest.peak_bytes)}; "
+        f"{format_bytes(memory.idle_bytes)} of that are the process and the supernet"
+    )
+    if budget.time_seconds is not None:
+        deadlines = Deadlines(budget)
+        kept = deadlines.total_seconds - deadlines.candidates_seconds
+        reporter.note(
+            f"time: {format_seconds(deadlines.total_seconds)} in all sessions: supernet until "
+            f"{format_seconds(deadlines.supernet_seconds)}, candidates until "
+            f"{format_seconds(deadlines.candidates_seconds)}, {format_seconds(kept)} kept for finalists"
+        )
+
+
+def build_executor(
+    setup: WorkerSetup, machine: Machine, prepared: Prepared, *, run_id: str, reporter: Reporter
+) -> Executor:
+    """Ray workers, or this process for 0 workers.
+
+    Raises:
+        ExecutionError: If there is no such cluster, or no node in it that can run workers.
+    """
+    config, memory = setup.config, prepared.memory
+    if machine.worker_count == 0:
         from nas.execution.serial import SerialExecutor
 
         return SerialExecutor(setup)
     from nas.execution.ray_workers import RayExecutor  # Ray takes seconds to import; not every command needs it
 
-    return RayExecutor(setup, worker_count)
+    placement = Placement(
+        worker_count=machine.worker_count,
+        most_by_memory=config.budget.memory_bytes // memory.predict(prepared.default).peak_bytes,
+        threads=config.threads if config.deterministic else None,
+    )
+    return RayExecutor(
+        setup,
+        placement=placement,
+        address=machine.ray_address,
+        run_id=run_id,
+        cache_directory=machine.cache_directory,
+        on_note=reporter.note,
+    )

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nas.runs import read_run
-from nas.study import Study
-from tests.conftest import Project
+from nas.runs import open_study, read_run
+from tests.project import Project
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TRIAL = re.compile(r"^trial (\d+) (inherited|trained|full) accuracy=([\d.]+)", re.MULTILINE)
@@ -82,7 +81,7 @@ def test_a_killed_search_ends_complete_with_nothing_finished_lost(
     )
     assert resumed.returncode == 0, resumed.stderr
     assert "exported model" in resumed.stdout
-    with Study(run, read_run(run).config.space) as study:
+    with open_study(run, read_run(run)) as study:
         assert [len(study.results(stage)) for stage in ("inherited", "trained", "full")] == [8, 4, 3]
         assert study.running == {} and study.rejections == []
         for trial, stage, score in said:

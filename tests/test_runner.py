@@ -14,15 +14,14 @@ from nas.errors import BudgetError, DataError, NasError, StudyError, TrainingErr
 from nas.execution import CandidateWorker
 from nas.progress import LineReporter
 from nas.results import Job, Result
-from nas.runs import Machine, Overrides, read_run, resume, start
-from nas.study import Study
+from nas.runs import Machine, Overrides, open_study, read_run, resume, start
 from nas.training import Trainer
-from tests.conftest import Project
+from tests.project import Project
 
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    return Machine(worker_count=0, threads_per_worker=1, cache_directory=tmp_path_factory.mktemp("cache"))
+    return Machine(worker_count=0, cache_directory=tmp_path_factory.mktemp("cache"))
 
 
 def search(source: Path, directory: Path, machine: Machine, **overrides: Any) -> str:
@@ -38,7 +37,7 @@ def go_on(directory: Path, machine: Machine, **overrides: Any) -> str:
 
 
 def results_of(directory: Path) -> dict[str, list[Result]]:
-    with Study(directory, read_run(directory).config.space) as study:
+    with open_study(directory, read_run(directory)) as study:
         return {stage: study.results(stage) for stage in ("inherited", "trained", "full")}
 
 
@@ -108,11 +107,11 @@ def test_a_search_killed_anywhere_ends_like_an_undisturbed_one(
 ) -> None:
     run, calls = CandidateWorker.run, []
 
-    def killed_at_moment(worker: CandidateWorker, job: Job, *rest: Any) -> list[Result]:
+    def killed_at_moment(worker: CandidateWorker, job: Job, **rest: Any) -> list[Result]:
         calls.append(job)
         if len(calls) == moment:
             raise Killed
-        return run(worker, job, *rest)
+        return run(worker, job, **rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(CandidateWorker, "run", killed_at_moment)
@@ -125,15 +124,15 @@ def test_a_search_killed_anywhere_ends_like_an_undisturbed_one(
 def test_a_supernet_killed_in_training_goes_on_to_the_same_weights(
     project: Project, finished: tuple[Path, str], machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step: Callable[..., float] = Trainer.step
+    step: Callable[..., None] = Trainer.apply
 
-    def killed_at_step_six(trainer: Trainer, index: int, *rest: Any) -> float:
+    def killed_at_step_six(trainer: Trainer, index: int, *rest: Any) -> None:
         if index == 6:
             raise Killed
-        return step(trainer, index, *rest)
+        step(trainer, index, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", killed_at_step_six)
+        patch.setattr(Trainer, "apply", killed_at_step_six)
         with pytest.raises(Killed):
             search(project.root / "search.yaml", tmp_path / "run", machine)
     assert (tmp_path / "run" / "supernet_checkpoint.pt").exists()
@@ -161,7 +160,7 @@ def test_candidates_that_cannot_fit_are_recorded_once_and_never_trained(
     peaks = sorted(result.predicted_peak_bytes for result in results_of(finished[0])["inherited"])
     limit = peaks[len(peaks) // 2]
     search(project.root / "search.yaml", tmp_path / "run", machine, memory_bytes=limit, trials=12)
-    with Study(tmp_path / "run", read_run(tmp_path / "run").config.space) as study:
+    with open_study(tmp_path / "run", read_run(tmp_path / "run")) as study:
         infeasible = [entry.architecture for entry in study.rejections]
         assert {entry.status for entry in study.rejections} == {"infeasible"}
         assert infeasible and len(infeasible) == len(set(infeasible))
@@ -189,7 +188,7 @@ def test_a_small_space_is_exhausted_and_says_so(project: Project, machine: Machi
 def test_candidates_that_all_fail_alike_stop_the_search_with_the_cause(
     project: Project, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(worker: CandidateWorker, job: Job, *rest: Any) -> list[Result]:
+    def fail(worker: CandidateWorker, job: Job, **rest: Any) -> list[Result]:
         raise TrainingError("the loss is nan")
 
     monkeypatch.setattr(CandidateWorker, "run", fail)
@@ -207,14 +206,14 @@ def test_a_candidate_that_fails_alone_is_recorded_and_the_search_goes_on(
 ) -> None:
     run = CandidateWorker.run
 
-    def fail_with_trial_three(worker: CandidateWorker, job: Job, *rest: Any) -> list[Result]:
+    def fail_with_trial_three(worker: CandidateWorker, job: Job, **rest: Any) -> list[Result]:
         if job.stage == "inherited" and any(member.trial == 3 for member in job.members):
             raise TrainingError("always")
-        return run(worker, job, *rest)
+        return run(worker, job, **rest)
 
     monkeypatch.setattr(CandidateWorker, "run", fail_with_trial_three)
     search(project.root / "search.yaml", tmp_path / "run", machine)
-    with Study(tmp_path / "run", read_run(tmp_path / "run").config.space) as study:
+    with open_study(tmp_path / "run", read_run(tmp_path / "run")) as study:
         rejections = [(entry.trial, entry.status, entry.reason) for entry in study.rejections]
         assert rejections == [(3, "failed", "TrainingError: always")]
         assert len(study.results("inherited")) == 7  # a failed trial is a trial of the budget
@@ -232,8 +231,6 @@ def test_the_time_budget_ends_the_search_and_keeps_the_running_for_later(
 def test_a_directory_in_use_or_of_something_else_is_not_overwritten(
     project: Project, finished: tuple[Path, str], machine: Machine, tmp_path: Path
 ) -> None:
-    with pytest.raises(StudyError, match="holds a run already; go on with it by `resume"):
-        search(project.root / "search.yaml", finished[0], machine)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(StudyError, match="is not empty"):
@@ -261,14 +258,14 @@ def test_a_default_that_cannot_be_trained_does_not_cost_the_answer(
 ) -> None:
     run = CandidateWorker.run
 
-    def fail_default(worker: CandidateWorker, job: Job, *rest: Any) -> list[Result]:
+    def fail_default(worker: CandidateWorker, job: Job, **rest: Any) -> list[Result]:
         if job.trial < 0:
             raise TrainingError("diverged")
-        return run(worker, job, *rest)
+        return run(worker, job, **rest)
 
     monkeypatch.setattr(CandidateWorker, "run", fail_default)
     output = search(project.root / "search.yaml", tmp_path / "run", machine)
-    assert "PMF's default failed to train" in output and "exported model" in output
+    assert "trial default full failed: TrainingError: diverged" in output and "exported model" in output
 
 
 def test_changed_data_is_refused_because_the_scores_do_not_hold(
@@ -292,7 +289,7 @@ def test_an_unusable_test_split_is_found_before_the_search(
 
 def test_a_supernet_cut_short_goes_on_with_more_time(project: Project, machine: Machine, tmp_path: Path) -> None:
     output = search(project.root / "search.yaml", tmp_path / "run", machine, time_seconds=0.001)
-    assert "ended by its share of the time (of 12 steps)" in output
+    assert "ended early (of 12 steps)" in output
     go_on(tmp_path / "run", machine, trials=4)
     assert {result.supernet_steps for result in results_of(tmp_path / "run")["inherited"]} == {12}
 

@@ -1,7 +1,21 @@
 """Runs jobs: in this process or in Ray workers, under a memory budget."""
 
-from nas.execution.base import Executor
-from nas.execution.ledger import Ledger
+from nas.execution.base import Device, Ended, Executor, SupernetOrder, SupernetProgress
+from nas.execution.ledger import Ledger, WaitingLine
+from nas.execution.placement import Placement
 from nas.execution.worker import FROZEN, CandidateWorker, WorkerSetup, full_weights_path
 
-__all__ = ["FROZEN", "CandidateWorker", "Executor", "Ledger", "WorkerSetup", "full_weights_path"]
+__all__ = [
+    "FROZEN",
+    "CandidateWorker",
+    "Device",
+    "Ended",
+    "Executor",
+    "Ledger",
+    "Placement",
+    "SupernetOrder",
+    "SupernetProgress",
+    "WaitingLine",
+    "WorkerSetup",
+    "full_weights_path",
+]

@@ -1,50 +1,81 @@
 """Runs jobs in this very process, one after another: for tests, debugging and machines without Ray."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from nas.execution.base import Executor
+from nas.execution.base import Device, Ended, Executor, SupernetOrder, SupernetProgress
 from nas.execution.worker import CandidateWorker, WorkerSetup
-from nas.results import Failure, Job, Result
+from nas.gradient_group import Alone
+from nas.memory import private_bytes
+from nas.results import Job
 from nas.training import Stopped
+
+HERE = "this process"
 
 
 class SerialExecutor(Executor):
-    """One slot; a job runs when it is waited for."""
+    """One device with one slot; a job runs when it is waited for.
+
+    Args:
+        setup: Of its worker.
+    """
 
     def __init__(self, setup: WorkerSetup) -> None:
+        self._driver_bytes = private_bytes()
         self._worker = CandidateWorker(setup)
-        self._job: Job | None = None
+        self._job: tuple[Job, int] | None = None
         self._should_stop: Callable[[], bool] = lambda: False
 
     @property
-    def slot_count(self) -> int:
-        return 1
+    def devices(self) -> Sequence[Device]:
+        return [Device(HERE, slot_count=1, process_count=1)]
 
     @property
     def running(self) -> list[Job]:
-        return [] if self._job is None else [self._job]
+        return [] if self._job is None else [self._job[0]]
 
     def stop_when(self, should_stop: Callable[[], bool]) -> None:
         self._should_stop = should_stop
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job, device: str, grant_bytes: int) -> None:
         if self._job is not None:
-            raise RuntimeError("the one slot is taken")
-        self._job = job
+            raise RuntimeError(f"the one slot of {device} is taken")
+        self._job = job, grant_bytes
 
-    def wait(self, timeout_seconds: float) -> list[Result | Failure]:
+    def start_workers(self, device: str, count: int) -> None:
+        del device, count  # this process is there
+
+    def end_idle(self, device: str, count: int) -> None:
+        raise RuntimeError(f"{device} has no {count} idle processes")
+
+    def wait(self, timeout_seconds: float) -> list[Ended]:
         del timeout_seconds  # a job in this process cannot be waited for less than it takes
         if self._job is None:
             return []
-        job, self._job = self._job, None
+        (job, grant_bytes), self._job = self._job, None
         try:
-            return self._worker.outcomes(job, self._should_stop)
+            # What this process holds as a driver belongs to no budget; the grant is for what it holds as a worker.
+            limit_bytes = self._driver_bytes + grant_bytes
+            outcomes = self._worker.outcomes(job, limit_bytes=limit_bytes, should_stop=self._should_stop)
         except Stopped:
-            return []
+            outcomes = []
+        return [Ended(job, tuple(outcomes), process_lives=True)]
 
-    def stop_running(self) -> list[Result | Failure]:
-        self._job = None
-        return []
+    def stop_running(self) -> list[Ended]:
+        if self._job is None:
+            return []
+        (job, _), self._job = self._job, None
+        return [Ended(job, (), process_lives=True)]
+
+    def train_supernet(
+        self,
+        order: SupernetOrder,
+        *,
+        process_count: int,
+        should_stop: Callable[[], bool],
+        on_progress: Callable[[SupernetProgress], None],
+    ) -> int:
+        del process_count  # this one
+        return self._worker.train_supernet(order, Alone(), should_stop=should_stop, on_progress=on_progress)
 
     def close(self) -> None:
         self._job = None

@@ -1,5 +1,6 @@
 """What a worker does with a job, wherever it runs: score a slice, train a slice, or train from fresh weights."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -13,15 +14,21 @@ from transformers import PreTrainedConfig
 from nas.config import Config
 from nas.data import FeatureStore
 from nas.encoders import load_tail
+from nas.execution.base import SupernetOrder, SupernetProgress
 from nas.fusion import PMF, build_model, build_supernet, extract
-from nas.memory import PeakSampler, keep_freed_memory, release_freed_memory
+from nas.gradient_group import GradientGroup
+from nas.memory import MemoryWatch, keep_freed_memory, release_freed_memory
 from nas.metrics import evaluate_logits
 from nas.results import Failure, Job, Result
+from nas.supernet_training import train_supernet
 from nas.training import Stopped, predict_logits, predict_population, seed_from, train
 from nas.weights import load_weights, save_weights
 
 FROZEN = ("image_encoder.pt", "text_encoder.pt")
 """Files of a run directory that hold the frozen weights of the fusing layers."""
+
+SUPERNET = "supernet.safetensors"
+SUPERNET_CHECKPOINT = "supernet_checkpoint.pt"
 
 
 def full_weights_path(run_directory: Path, trial: int) -> Path:
@@ -41,6 +48,7 @@ class WorkerSetup:
         feature_directory: A complete feature store.
         run_directory: Holds the frozen weights and the supernet, and takes the weights of full trainings.
         thread_count: Threads of one worker.
+        device: Where tensors are: `cpu`, or `cuda:0` for the one GPU that a worker sees.
     """
 
     config: Config
@@ -50,6 +58,7 @@ class WorkerSetup:
     feature_directory: Path
     run_directory: Path
     thread_count: int
+    device: str = "cpu"
 
     @property
     def frozen_paths(self) -> tuple[Path, Path]:
@@ -59,11 +68,20 @@ class WorkerSetup:
 
     @property
     def supernet_path(self) -> Path:
-        return self.run_directory / "supernet.safetensors"
+        return self.run_directory / SUPERNET
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Of the supernet while it is trained."""
+        return self.run_directory / SUPERNET_CHECKPOINT
 
     def weights_path(self, trial: int) -> Path:
         """Where the weights of a candidate's full training are kept."""
         return full_weights_path(self.run_directory, trial)
+
+
+class GrantExceeded(Exception):
+    """The process holds more memory than it was granted."""
 
 
 class CandidateWorker:
@@ -71,12 +89,18 @@ class CandidateWorker:
 
     A result depends on the configuration, the supernet, the architecture and the seed alone: never on the worker, nor
     on what it ran before.
+
+    Args:
+        setup: What it needs to know.
+        on_exceeded: Called, from another thread, with the bytes held and granted when a job holds more than its grant;
+            by default the job ends at its next step.
     """
 
-    def __init__(self, setup: WorkerSetup) -> None:
+    def __init__(self, setup: WorkerSetup, on_exceeded: Callable[[int, int], None] | None = None) -> None:
         torch.set_num_threads(setup.thread_count)
         keep_freed_memory()
         self.setup = setup
+        self._on_exceeded = on_exceeded
         self._image_encoder, self._text_encoder = (
             load_tail(config, start, path)
             for config, start, path in zip(
@@ -87,51 +111,76 @@ class CandidateWorker:
         self._supernet: PMF | None = None
         self._supernet_steps = 0
         self._stop = threading.Event()
+        self._exceeded_bytes = 0
 
     def stop(self) -> None:
         """Ask the running job to end at its next step; it raises `nas.training.Stopped`."""
         self._stop.set()
 
-    def outcomes(self, job: Job, should_stop: Callable[[], bool] = lambda: False) -> list[Result | Failure]:
+    def outcomes(
+        self, job: Job, *, limit_bytes: int | None, should_stop: Callable[[], bool] = lambda: False
+    ) -> list[Result | Failure]:
         """What every member of a job came to; a failure belongs to the member that fails by itself.
 
         Args:
             job: What to do.
+            limit_bytes: Private memory that this process may hold meanwhile.
             should_stop: Asked before every step, beside `stop`.
 
         Raises:
             Stopped: If it was stopped.
         """
         try:
-            return list(self.run(job, should_stop))
+            return list(self.run(job, limit_bytes=limit_bytes, should_stop=should_stop))
         except Stopped:
             raise
+        except GrantExceeded as error:
+            if not job.companions:
+                return [Failure(job, "memory", "out of memory", str(error), self._exceeded_bytes)]
         except Exception as error:  # whatever it is, it belongs to the candidate; whoever submitted it decides
             if not job.companions:
-                return [Failure.of(job, error)]
-        return [outcome for member in job.members for outcome in self.outcomes(member, should_stop)]
+                return [Failure.of(job, error, self._exceeded_bytes)]
+        return [
+            outcome
+            for member in job.members
+            for outcome in self.outcomes(member, limit_bytes=limit_bytes, should_stop=should_stop)
+        ]
 
-    def run(self, job: Job, should_stop: Callable[[], bool] = lambda: False) -> list[Result]:
+    def run(
+        self, job: Job, *, limit_bytes: int | None, should_stop: Callable[[], bool] = lambda: False
+    ) -> list[Result]:
         """Do one job; returns the results of its members, in their order.
 
         Args:
             job: What to do.
+            limit_bytes: Private memory that this process may hold meanwhile.
             should_stop: Asked before every step, beside `stop`.
 
         Raises:
             Stopped: If it was stopped.
+            GrantExceeded: If it held more than it may.
             TrainingError: If training diverged.
         """
         started = time.monotonic()
-        release_freed_memory()
         self._stop.clear()
+        self._exceeded_bytes = 0
 
         def is_stopped() -> bool:
+            if self._exceeded_bytes:
+                raise GrantExceeded(f"{self._exceeded_bytes} bytes held, {limit_bytes} granted")
             return self._stop.is_set() or should_stop()
 
+        def note_exceeded(held_bytes: int) -> None:
+            self._exceeded_bytes = held_bytes
+            if self._on_exceeded is not None:
+                self._on_exceeded(held_bytes, limit_bytes or 0)
+
         validation = self._store.splits["validation"]
-        with PeakSampler() as peak:
-            logits = self._score(job, is_stopped) if job.stage == "inherited" else [self._train(job, is_stopped)]
+        try:
+            with MemoryWatch(limit_bytes=limit_bytes, on_exceeded=note_exceeded) as watch:
+                logits = self._score(job, is_stopped) if job.stage == "inherited" else [self._train(job, is_stopped)]
+        finally:
+            release_freed_memory()  # what an idle worker holds is counted as well
         seconds = (time.monotonic() - started) / len(logits)
         results = []
         for member, values in zip(job.members, logits, strict=True):
@@ -148,35 +197,46 @@ class CandidateWorker:
                     seed=member.seed,
                     seconds=seconds,
                     predicted_peak_bytes=member.predicted_peak_bytes,
-                    measured_peak_bytes=peak.peak_bytes,
+                    measured_peak_bytes=watch.peak_bytes,
+                    micro_batches=member.micro_batches,
                 )
             )
         return results
 
     def _score(self, job: Job, should_stop: Callable[[], bool]) -> list[Tensor]:
         """Logits on validation of every member, with the supernet's weights as they are."""
-        return predict_population(
-            self._inherited(),
-            self._store.splits["validation"],
-            [member.architecture for member in job.members],
-            batch_size=self.setup.config.recipe.batch_size,
-            should_stop=should_stop,
-        )
+        logits: dict[int, Tensor] = {}
+        # Together with those of its own batch size only, so that a score is the same whoever else is in the job.
+        for size in sorted({self._batch_size(member) for member in job.members}):
+            members = [member for member in job.members if self._batch_size(member) == size]
+            values = predict_population(
+                self._inherited(),
+                self._store.splits["validation"],
+                [member.architecture for member in members],
+                batch_size=size,
+                should_stop=should_stop,
+            )
+            logits |= zip([member.trial for member in members], values, strict=True)
+        return [logits[member.trial] for member in job.members]
+
+    def _batch_size(self, job: Job) -> int:
+        """Samples that are computed at a time, so that they fit."""
+        return math.ceil(self.setup.config.recipe.batch_size / job.micro_batches)
 
     def _train(self, job: Job, should_stop: Callable[[], bool]) -> Tensor:
         """Logits on validation after training."""
         model = self._fresh_model(job) if job.stage == "full" else extract(self._inherited(), job.architecture)
-        recipe = self.setup.config.recipe
         train(
             model=model,
             split=self._store.splits["train"],
-            recipe=recipe,
+            recipe=self.setup.config.recipe,
             step_count=job.step_count,
             seed=job.seed,
+            micro_batches=job.micro_batches,
             should_stop=should_stop,
         )
         validation = self._store.splits["validation"]
-        logits = predict_logits(model, validation, batch_size=recipe.batch_size, should_stop=should_stop)
+        logits = predict_logits(model, validation, batch_size=self._batch_size(job), should_stop=should_stop)
         if job.stage == "full":
             save_weights(self.setup.weights_path(job.trial), model)
         return logits
@@ -190,15 +250,62 @@ class CandidateWorker:
             seed=seed_from(job.seed, "weights"),
         )
 
+    def train_supernet(
+        self,
+        order: SupernetOrder,
+        group: GradientGroup,
+        *,
+        on_progress: Callable[[SupernetProgress], None],
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> int:
+        """This process's part in training the supernet; the first of the group writes checkpoints and the result.
+
+        Returns:
+            Steps done in all.
+
+        Raises:
+            NasError: If it cannot be trained.
+        """
+        self._stop.clear()
+        setup, config = self.setup, self.setup.config
+        supernet = self._build_supernet(seed_from(config.seed, "supernet"))
+        done = train_supernet(
+            supernet=supernet,
+            split=self._store.splits["train"],
+            space=config.space,
+            recipe=config.recipe,
+            step_count=config.supernet.steps,
+            architectures_per_step=config.supernet.architectures_per_step,
+            seed=config.seed,
+            is_feasible=order.is_feasible,
+            micro_batches=order.parts,
+            group=group,
+            checkpoint=setup.checkpoint_path,
+            checkpoint_steps=config.supernet.checkpoint_steps,
+            should_stop=lambda: self._stop.is_set() or should_stop(),
+            on_step=lambda step, loss: on_progress(SupernetProgress(step, loss)),
+        )
+        if group.rank == 0:
+            save_weights(setup.supernet_path, supernet, steps=str(done))
+            if done == config.supernet.steps:
+                setup.checkpoint_path.unlink()
+        self._supernet = None  # the next job reads what was saved
+        del supernet
+        release_freed_memory()
+        return done
+
+    def _build_supernet(self, seed: int) -> PMF:
+        return build_supernet(
+            image_encoder=self._image_encoder,
+            text_encoder=self._text_encoder,
+            space=self.setup.config.space,
+            class_count=len(self._store.class_names),
+            seed=seed,
+        )
+
     def _inherited(self) -> PMF:
         """The trained supernet."""
         if self._supernet is None:
-            self._supernet = build_supernet(
-                image_encoder=self._image_encoder,
-                text_encoder=self._text_encoder,
-                space=self.setup.config.space,
-                class_count=len(self._store.class_names),
-                seed=0,
-            )
+            self._supernet = self._build_supernet(seed=0)
             self._supernet_steps = int(load_weights(self.setup.supernet_path, self._supernet)["steps"])
         return self._supernet

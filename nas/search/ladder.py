@@ -3,11 +3,13 @@
 Everyone is scored with inherited weights; the promising are trained for a while; the best of those in full.
 """
 
+import heapq
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from nas.config import SearchConfig
 from nas.results import Result
+from nas.space import Architecture
 
 
 def ranked(results: Sequence[Result]) -> list[Result]:
@@ -15,27 +17,63 @@ def ranked(results: Sequence[Result]) -> list[Result]:
     return sorted(results, key=lambda result: (-result.score, result.trial))
 
 
-def next_training(
-    search: SearchConfig, *, scored: Sequence[Result], taken: Collection[int], is_complete: bool
-) -> Result | None:
-    """The candidate to be trained for a while next, or None while nobody is due.
-
-    Of every `round_size` scored candidates `training_share` are due: the best of all that were not taken before.
+class Ladder:
+    """Knows the scores so far, and who is due to be trained; what it says takes no longer when there are many.
 
     Args:
-        search: The rules.
-        scored: Inherited scores so far.
-        taken: Numbers of candidates that were trained, are being trained, or failed to train.
-        is_complete: Nobody else will be scored, so a last incomplete round counts.
+        search: The rules: of every `round_size` scored candidates `training_share` are trained for a while.
     """
-    rounds = len(scored) / search.round_size
-    due = round(search.round_size * search.training_share * (rounds if is_complete else math.floor(rounds)))
-    if len(taken) >= due:
+
+    def __init__(self, search: SearchConfig) -> None:
+        self._search = search
+        self._scored: dict[int, Result] = {}
+        self._trained: dict[int, Result] = {}
+        self._taken: set[int] = set()
+        self._best_first: list[tuple[float, int]] = []
+
+    @property
+    def scored_count(self) -> int:
+        return len(self._scored)
+
+    def add_scored(self, result: Result) -> None:
+        """Take an inherited score into account."""
+        self._scored[result.trial] = result
+        heapq.heappush(self._best_first, (-result.score, result.trial))
+
+    def add_trained(self, result: Result) -> None:
+        """Take a score after training into account."""
+        self._trained[result.trial] = result
+        self.take(result.trial)
+
+    def take(self, trial: int) -> None:
+        """Promote no more: the candidate is being trained, was trained, or failed to train."""
+        self._taken.add(trial)
+
+    def give_back(self, trial: int) -> None:
+        """Whose training was stopped is due again."""
+        self._taken.discard(trial)
+        if trial in self._scored:
+            heapq.heappush(self._best_first, (-self._scored[trial].score, trial))
+
+    def next_training(self, *, is_complete: bool, fits: Callable[[Architecture], bool]) -> Result | None:
+        """The candidate to be trained for a while next, or None while nobody is due: the best that was not taken.
+
+        Args:
+            is_complete: Nobody else will be scored, so a last incomplete round counts.
+            fits: Whether an architecture fits the memory budget; asked again for nobody who did not.
+        """
+        rounds = len(self._scored) / self._search.round_size
+        share = self._search.round_size * self._search.training_share
+        if len(self._taken) >= round(share * (rounds if is_complete else math.floor(rounds))):
+            return None
+        while self._best_first:
+            trial = self._best_first[0][1]
+            if trial not in self._taken and fits(self._scored[trial].architecture):
+                return self._scored[trial]
+            heapq.heappop(self._best_first)
         return None
-    return next((result for result in ranked(scored) if result.trial not in taken), None)
 
-
-def promotion_order(*, scored: Sequence[Result], trained: Sequence[Result]) -> list[Result]:
-    """Who is to be trained in full, first to last: by trained score, and after those the rest by inherited score."""
-    known = {result.trial for result in trained}
-    return [*ranked(trained), *(result for result in ranked(scored) if result.trial not in known)]
+    def promotion_order(self) -> list[Result]:
+        """Who is to be trained in full, first to last: by trained score, and after those by inherited score."""
+        rest = [result for trial, result in self._scored.items() if trial not in self._trained]
+        return [*ranked(list(self._trained.values())), *ranked(rest)]

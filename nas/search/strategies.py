@@ -40,13 +40,21 @@ class Evolution(Strategy):
     ) -> None:
         super().__init__(space=space, seed=seed, is_feasible=is_feasible, first=first)
         self._evolution = evolution
-        self._scores: dict[Architecture, float] = {}
+        self._generation: dict[Architecture, float] = {}
+        self._parents: dict[Architecture, float] = {}
 
     def learn(self, architecture: Architecture, score: float) -> None:
-        self._scores[architecture] = score
+        """Scores count once their generation is complete; the best of all so far are the next one's parents."""
+        self._generation[architecture] = score
+        if len(self._generation) < self._evolution.population:
+            return
+        scores = self._parents | self._generation
+        # Of equal scores the smaller architecture.
+        best = sorted(scores, key=lambda entry: (-scores[entry], entry))[: self._evolution.parents]
+        self._parents, self._generation = {entry: scores[entry] for entry in best}, {}
 
     def propose(self, rng: random.Random) -> Architecture:
-        parents = self._parents()
+        parents = list(self._parents)
         if not parents:
             return self.space.sample(rng)
         chance = rng.random()
@@ -55,13 +63,6 @@ class Evolution(Strategy):
         if chance < self._evolution.crossover_share + self._evolution.mutation_share:
             return self.space.mutate(rng.choice(parents), rng, self._evolution.mutation_probability)
         return self.space.sample(rng)
-
-    def _parents(self) -> list[Architecture]:
-        """The best of all complete generations; of equal scores the smaller architecture."""
-        complete = len(self._scores) // self._evolution.population * self._evolution.population
-        scores = dict(list(self._scores.items())[:complete])
-        ranked = sorted(scores, key=lambda architecture: (-scores[architecture], architecture))
-        return ranked[: self._evolution.parents]
 
 
 class TreeParzen(Strategy):

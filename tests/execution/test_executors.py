@@ -10,45 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from nas.config import load_config
 from nas.execution import Executor, WorkerSetup
-from nas.fusion import build_supernet
-from nas.preparation import prepare
-from nas.progress import build_reporter
-from nas.results import Failure, Job, Result, Stage
-from nas.runs import build_executor, hand_over
+from nas.execution.placement import Placement
+from nas.execution.ray_workers import RayExecutor
+from nas.execution.serial import SerialExecutor
+from nas.results import Failure, Job, Result
 from nas.space import Architecture
-from nas.weights import save_weights
-from tests.conftest import Project
-
-ARCHITECTURE = Architecture(1, 2, 2, 1, 8)
-
-
-@pytest.fixture(scope="module")
-def setup(project: Project, tmp_path_factory: pytest.TempPathFactory) -> WorkerSetup:
-    config = load_config(project.root / "search.yaml")
-    with build_reporter() as reporter:
-        prepared = prepare(config, source="", cache_directory=tmp_path_factory.mktemp("cache"), reporter=reporter)
-    setup = hand_over(config, prepared, tmp_path_factory.mktemp("run"), thread_count=1)
-    supernet = build_supernet(
-        image_encoder=prepared.image_encoder,
-        text_encoder=prepared.text_encoder,
-        space=config.space,
-        class_count=3,
-        seed=0,
-    )
-    save_weights(setup.supernet_path, supernet, steps="5")
-    return setup
+from tests.execution.jobs import ARCHITECTURE, job, outcomes, slot_count, submit
 
 
 @pytest.fixture(scope="module")
 def serial(setup: WorkerSetup) -> Executor:
-    return build_executor(setup, 0)
+    return SerialExecutor(setup)
 
 
 @pytest.fixture(scope="module")
 def ray_workers(setup: WorkerSetup) -> Iterator[Executor]:
-    executor = build_executor(setup, 2)
+    executor = RayExecutor(setup, placement=Placement(worker_count=2, most_by_memory=2, threads=1))
     yield executor
     executor.close()
 
@@ -59,22 +37,10 @@ def executor(request: pytest.FixtureRequest) -> Executor:
     return found
 
 
-def job(trial: int, stage: Stage = "inherited", steps: int = 0, architecture: Architecture = ARCHITECTURE) -> Job:
-    return Job(trial, architecture, stage, steps, 7, 1000)
-
-
-def outcomes(executor: Executor, count: int) -> list[Result | Failure]:
-    found: list[Result | Failure] = []
-    deadline = time.monotonic() + 120
-    while len(found) < count and time.monotonic() < deadline:
-        found.extend(executor.wait(1.0))
-    return found
-
-
 def test_jobs_come_back_with_what_was_asked(executor: Executor) -> None:
     results = []
     for trial, (stage, steps) in enumerate([("inherited", 0), ("trained", 3), ("full", 4)]):
-        executor.submit(job(trial, stage, steps))  # type: ignore[arg-type]
+        submit(executor, job(trial, stage, steps))  # type: ignore[arg-type]
         results.extend(outcomes(executor, 1))
     for result, (stage, steps) in zip(results, [("inherited", 0), ("trained", 3), ("full", 4)], strict=True):
         assert isinstance(result, Result)
@@ -87,7 +53,7 @@ def test_jobs_come_back_with_what_was_asked(executor: Executor) -> None:
 def test_a_result_does_not_depend_on_who_ran_it_or_what_ran_before(executor: Executor, setup: WorkerSetup) -> None:
     scores = []
     for trial in range(3):
-        executor.submit(job(trial, "full", 3))
+        submit(executor, job(trial, "full", 3))
         (result,) = outcomes(executor, 1)
         assert isinstance(result, Result)
         scores.append((result.metrics, setup.weights_path(trial).read_bytes()))
@@ -95,20 +61,20 @@ def test_a_result_does_not_depend_on_who_ran_it_or_what_ran_before(executor: Exe
 
 
 def test_no_more_jobs_than_slots_are_taken(executor: Executor) -> None:
-    for trial in range(executor.slot_count):
-        executor.submit(job(trial))
-    assert len(executor.running) == executor.slot_count
+    for trial in range(slot_count(executor)):
+        submit(executor, job(trial))
+    assert len(executor.running) == slot_count(executor)
     with pytest.raises(RuntimeError, match="taken"):
-        executor.submit(job(99))
-    assert len(outcomes(executor, executor.slot_count)) == executor.slot_count
+        submit(executor, job(99))
+    assert len(outcomes(executor, slot_count(executor))) == slot_count(executor)
 
 
 def test_a_candidate_that_cannot_run_is_a_failure_with_its_reason(setup: WorkerSetup, tmp_path: Path) -> None:
     for path in setup.frozen_paths:  # and no supernet
         shutil.copy(path, tmp_path)
-    executor = build_executor(replace(setup, run_directory=tmp_path), 0)
-    executor.submit(job(0))
-    (failure,) = executor.wait(1.0)
+    executor = SerialExecutor(replace(setup, run_directory=tmp_path))
+    submit(executor, job(0))
+    (failure,) = outcomes(executor, 1)
     assert isinstance(failure, Failure) and "supernet.safetensors: these weights cannot be loaded" in failure.reason
 
 
@@ -119,32 +85,50 @@ def together(*architectures: Architecture) -> Job:
 
 def test_candidates_scored_together_get_the_scores_that_each_gets_alone(executor: Executor) -> None:
     group = together(ARCHITECTURE, Architecture(0, 1, 0, 1, 4), Architecture(1, 1, 2, 0, 4))
-    executor.submit(group)
+    submit(executor, group)
     assert [len(entry.members) for entry in executor.running] == [3]
     grouped = outcomes(executor, 3)
     for member, result in zip(group.members, grouped, strict=True):
-        executor.submit(member)
+        submit(executor, member)
         (alone,) = outcomes(executor, 1)
         assert isinstance(result, Result) and isinstance(alone, Result)
         assert (result.trial, result.architecture, result.metrics) == (alone.trial, alone.architecture, alone.metrics)
 
 
 def test_of_candidates_scored_together_only_the_one_that_fails_is_a_failure(setup: WorkerSetup) -> None:
-    executor = build_executor(setup, 0)
-    executor.submit(together(ARCHITECTURE, Architecture(7, 1, 0, 1, 4)))  # there is no layer 7
-    first, second = executor.wait(1.0)
+    executor = SerialExecutor(setup)
+    submit(executor, together(ARCHITECTURE, Architecture(7, 1, 0, 1, 4)))  # there is no layer 7
+    first, second = outcomes(executor, 2)
     assert isinstance(first, Result) and first.trial == 0
     assert isinstance(second, Failure) and second.job.trial == 1 and not second.job.companions
 
 
 def test_running_jobs_can_be_stopped(executor: Executor) -> None:
-    executor.submit(job(0, "full", 1_000_000))
-    if executor.slot_count > 1:
+    submit(executor, job(0, "full", 1_000_000))
+    if slot_count(executor) > 1:
         time.sleep(1.0)
-    assert executor.stop_running() == []
+    (ended,) = executor.stop_running()
+    assert ended.job.trial == 0 and ended.outcomes == ()
     assert executor.running == []
-    executor.submit(job(1))
+    submit(executor, job(1))
     assert isinstance(outcomes(executor, 1)[0], Result)
+
+
+def test_a_worker_that_holds_more_than_it_was_granted_is_stopped_and_measured(ray_workers: Executor) -> None:
+    submit(ray_workers, job(0, "full", 1_000_000), grant_bytes=64 * 2**20)
+    (failure,) = outcomes(ray_workers, 1)
+    assert isinstance(failure, Failure) and failure.kind == "memory"
+    assert failure.measured_peak_bytes is not None and failure.measured_peak_bytes > 64 * 2**20
+
+
+def test_idle_workers_end_and_start_again_when_they_are_needed(ray_workers: Executor) -> None:
+    (device,) = ray_workers.devices
+    ray_workers.end_idle(device.name, 1)
+    assert ray_workers.devices[0].process_count == device.process_count - 1
+    for trial in range(2):
+        submit(ray_workers, job(trial))
+    assert all(isinstance(outcome, Result) for outcome in outcomes(ray_workers, 2))
+    assert ray_workers.devices[0].process_count == 2
 
 
 def worker_process_ids() -> list[int]:
@@ -163,13 +147,13 @@ def worker_process_ids() -> list[int]:
 
 def test_a_killed_worker_is_replaced_and_its_job_comes_back(ray_workers: Executor) -> None:
     executor = ray_workers
-    executor.submit(job(0, "full", 1_000_000))
+    submit(executor, job(0, "full", 1_000_000))
     deadline = time.monotonic() + 60
     while not (victims := worker_process_ids()) and time.monotonic() < deadline:
         time.sleep(0.1)
     os.kill(victims[0], signal.SIGKILL)
     (failure,) = outcomes(executor, 1)
-    assert isinstance(failure, Failure) and failure.worker_died and failure.job == job(0, "full", 1_000_000)
-    for trial in range(executor.slot_count):
-        executor.submit(job(trial))
-    assert all(isinstance(outcome, Result) for outcome in outcomes(executor, executor.slot_count))
+    assert isinstance(failure, Failure) and failure.kind == "outside" and failure.job == job(0, "full", 1_000_000)
+    for trial in range(slot_count(executor)):
+        submit(executor, job(trial))
+    assert all(isinstance(outcome, Result) for outcome in outcomes(executor, slot_count(executor)))

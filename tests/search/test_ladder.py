@@ -1,38 +1,71 @@
 from nas.config import EvolutionConfig, SearchConfig
 from nas.results import Result, Stage
-from nas.search import next_training, promotion_order, ranked
+from nas.search import Ladder, ranked
 from nas.space import Architecture
 
 SEARCH = SearchConfig("random", "accuracy", 1, 4, 0.5, 10, 3, EvolutionConfig(4, 2, 0.5, 0.5, 0.2))
+SCORES = [0.1, 0.5, 0.3, 0.4, 0.9, 0.2]
 
 
 def result(trial: int, score: float, stage: Stage = "inherited") -> Result:
     return Result(trial, Architecture(1, 1, 1, 1, 1 + trial), stage, score, {}, 0, 0, 0, 1.0, 1, 1)
 
 
-SCORED = [result(trial, score) for trial, score in enumerate([0.1, 0.5, 0.3, 0.4, 0.9, 0.2])]
+def ladder(count: int) -> Ladder:
+    known = Ladder(SEARCH)
+    for trial, score in enumerate(SCORES[:count]):
+        known.add_scored(result(trial, score))
+    return known
+
+
+def due(known: Ladder, *, is_complete: bool = False) -> list[int]:
+    """Everyone who is due, taken one after another."""
+    found = []
+    while (entry := known.next_training(is_complete=is_complete, fits=lambda architecture: True)) is not None:
+        found.append(entry.trial)
+        known.take(entry.trial)
+    return found
 
 
 def test_nobody_is_promoted_before_a_round_is_complete() -> None:
-    assert next_training(SEARCH, scored=SCORED[:3], taken=(), is_complete=False) is None
+    assert due(ladder(3)) == []
 
 
 def test_the_share_of_a_round_is_promoted_best_first() -> None:
-    first = next_training(SEARCH, scored=SCORED[:4], taken=(), is_complete=False)
-    second = next_training(SEARCH, scored=SCORED[:4], taken=(1,), is_complete=False)
-    assert first is not None and first.trial == 1
-    assert second is not None and second.trial == 3
-    assert next_training(SEARCH, scored=SCORED[:4], taken=(1, 3), is_complete=False) is None
+    assert due(ladder(4)) == [1, 3]
+
+
+def test_the_best_of_all_rounds_is_promoted_not_the_best_of_the_last() -> None:
+    known = ladder(4)
+    known.take(1)
+    known.take(0)
+    for trial, score in ((4, 0.2), (5, 0.1), (6, 0.35), (7, 0.0)):
+        known.add_scored(result(trial, score))
+    assert due(known) == [3, 6]
 
 
 def test_a_last_incomplete_round_counts_when_nobody_else_comes() -> None:
-    last = next_training(SEARCH, scored=SCORED, taken=(1, 3), is_complete=True)
-    assert last is not None and last.trial == 4
+    assert due(ladder(6), is_complete=True) == [4, 1, 3]
+
+
+def test_whose_training_was_stopped_is_due_again() -> None:
+    known = ladder(4)
+    assert due(known) == [1, 3]
+    known.give_back(1)
+    assert due(known) == [1]
+
+
+def test_who_does_not_fit_is_passed_over() -> None:
+    known = ladder(4)
+    found = known.next_training(is_complete=False, fits=lambda architecture: architecture.mapping_width != 2)
+    assert found is not None and found.trial == 3
 
 
 def test_full_training_goes_by_trained_scores_first_and_never_mixes_them_with_inherited_ones() -> None:
-    trained = [result(3, 0.2, "trained"), result(1, 0.6, "trained")]
-    assert [entry.trial for entry in promotion_order(scored=SCORED, trained=trained)] == [1, 3, 4, 2, 5, 0]
+    known = ladder(6)
+    known.add_trained(result(3, 0.2, "trained"))
+    known.add_trained(result(1, 0.6, "trained"))
+    assert [entry.trial for entry in known.promotion_order()] == [1, 3, 4, 2, 5, 0]
 
 
 def test_of_equal_scores_the_earlier_trial_wins() -> None:

@@ -1,0 +1,186 @@
+"""Keeps the slots of all devices busy with the jobs of a plan, within every device's memory budget."""
+
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+
+from nas.execution import Ended, Executor, Ledger, WaitingLine
+from nas.failures import FailurePolicy
+from nas.planning import Plan
+from nas.results import Failure, Job, Result, Stage
+
+_WAIT_SECONDS = 0.2
+_QUICK_SECONDS = 3.0
+"""After an interruption, jobs that end within this time are not stopped."""
+
+
+class Dispatcher:
+    """Runs plans, one after another.
+
+    Args:
+        executor: Runs jobs.
+        budget_bytes: Of each device.
+        idle_bytes: What a worker process holds without a job.
+        policy: Judges failures.
+        runs_alone: Whether a job is to have a whole device, because it ran out of memory beside others.
+        take: Makes a result durable, and shows it.
+        show: Told of a job and what became of it, where that is no result.
+        now: A monotonic clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        executor: Executor,
+        budget_bytes: int,
+        idle_bytes: int,
+        policy: FailurePolicy,
+        runs_alone: Callable[[Job], bool],
+        take: Callable[[Result], None],
+        show: Callable[[Failure, str], None],
+        now: Callable[[], float],
+    ) -> None:
+        self._executor = executor
+        self._budget_bytes = budget_bytes
+        self._idle_bytes = idle_bytes
+        self._policy = policy
+        self._runs_alone = runs_alone
+        self._take = take
+        self._show = show
+        self._now = now
+        self._ledgers: dict[str, Ledger] = {}
+        self._line = WaitingLine()
+        self._waiting: dict[Hashable, Job] = {}
+        self._places: dict[tuple[int, Stage], str] = {}
+        self._look_at_devices()
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Of all devices: what running jobs may reach and idle workers hold."""
+        return sum(ledger.reserved_bytes for ledger in self._ledgers.values())
+
+    @property
+    def slot_count(self) -> int:
+        return sum(ledger.slot_count for ledger in self._ledgers.values())
+
+    def run(
+        self,
+        plan: Plan,
+        *,
+        is_over: Callable[[], bool],
+        is_interrupted: Callable[[], bool] = lambda: False,
+        in_rounds: bool = False,
+        on_turn: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Keep the slots busy until there is nothing more to do or the phase is over.
+
+        What is still running then is stopped, put back, and stays to be done.
+
+        Args:
+            plan: What to run.
+            is_over: Whether the phase has to end now.
+            is_interrupted: Whether it has to end as soon as what is quick has ended.
+            in_rounds: Ask the plan only when everything that it wanted before has ended.
+            on_turn: Called in every turn of the loop.
+
+        Raises:
+            TrainingError: If training fails the same way again and again.
+        """
+        self._executor.stop_when(is_over)
+        try:
+            while not is_over() and not is_interrupted():
+                self._look_at_devices()
+                self._start_jobs(plan, in_rounds=in_rounds)
+                if not self._executor.running and not self._line:
+                    break
+                self._collect(plan)
+                on_turn()
+            until = self._now() + _QUICK_SECONDS
+            while is_interrupted() and not is_over() and self._executor.running and self._now() < until:
+                self._collect(plan)
+        finally:
+            # Also when something went wrong: what has come back meanwhile is kept.
+            for ended in self._executor.stop_running():
+                self._end(plan, ended)
+            for key in list(self._waiting):
+                self._line.remove(key)
+                plan.put_back(self._waiting.pop(key))
+        self._policy.settle()
+
+    def _look_at_devices(self) -> None:
+        """Open a ledger for every device that has come, and close those of devices that are gone."""
+        devices = {device.name: device for device in self._executor.devices}
+        for name in self._ledgers.keys() - devices.keys():
+            del self._ledgers[name]
+        for name in devices.keys() - self._ledgers.keys():
+            ledger = Ledger(self._budget_bytes, devices[name].slot_count, self._idle_bytes)
+            # All workers start at once where there is room for them, so that the first jobs need not wait in turn.
+            room = self._budget_bytes // self._idle_bytes if self._idle_bytes else ledger.slot_count
+            ledger.idle_count = min(ledger.slot_count, max(room, 1))
+            self._executor.start_workers(name, ledger.idle_count)
+            self._ledgers[name] = ledger
+
+    def _start_jobs(self, plan: Plan, *, in_rounds: bool) -> None:
+        while True:
+            while (admitted := self._line.admit_next(self._ledgers)) is not None:
+                key, device, ended = admitted
+                self._submit(self._waiting.pop(key), device, ended)
+            busy = len(self._executor.running)
+            if in_rounds:
+                wants_more = not busy and not self._line
+            else:
+                # Beside those for the free slots some more, of which one may fit where the first does not.
+                wants_more = busy < self.slot_count and len(self._line) < 2 * self.slot_count
+            jobs = plan.next_jobs() if wants_more else []
+            if not jobs:
+                return
+            for job in jobs:
+                self._waiting[job.key] = job
+                self._line.add(job.key, self._reservation(job))
+
+    def _reservation(self, job: Job) -> int:
+        """What the ledger reserves: a job that ran out of memory is tried once more with a whole device."""
+        return self._budget_bytes if any(map(self._runs_alone, job.members)) else job.reserved_bytes
+
+    def _submit(self, job: Job, device: str, ended_count: int) -> None:
+        if ended_count:
+            self._executor.end_idle(device, ended_count)
+        self._places[job.key] = device
+        self._executor.submit(job, device, self._reservation(job))
+
+    def _collect(self, plan: Plan) -> None:
+        for ended in self._executor.wait(_WAIT_SECONDS):
+            self._end(plan, ended)
+
+    def _end(self, plan: Plan, ended: Ended) -> None:
+        ledger = self._ledgers.get(self._places.pop(ended.job.key))
+        if ledger is not None and ledger.holds(ended.job.key):
+            ledger.release(ended.job.key, process_lives=ended.process_lives)
+        came = set()
+        for outcome in ended.outcomes:
+            if isinstance(outcome, Result):
+                came.add((outcome.trial, outcome.stage))
+                self._policy.settle()
+                self._take(outcome)
+                plan.took(outcome)
+            else:
+                came.add(outcome.job.key)
+                # Of members that went down together nobody knows whose doing it was; each is tried by itself.
+                is_shared = not ended.process_lives and len(ended.job.members) > 1
+                self._judge(plan, _shared(outcome, ended.job) if is_shared else outcome)
+        for member in ended.job.members:
+            if member.key not in came:
+                plan.put_back(member)
+
+    def _judge(self, plan: Plan, failure: Failure) -> None:
+        verdict = self._policy.judge(failure)
+        self._show(failure, verdict)
+        if verdict == "rejected":
+            plan.rejected(failure)
+        else:
+            plan.put_back(replace(failure.job, companions=()))
+
+
+def _shared(failure: Failure, job: Job) -> Failure:
+    """The failure of one member of a job whose worker died: it may have been another's."""
+    others = tuple(member for member in job.members if member.key != failure.job.key)
+    return replace(failure, job=replace(failure.job, companions=others))

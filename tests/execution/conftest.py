@@ -1,0 +1,29 @@
+"""What workers of the little project need, with a supernet that was not trained."""
+
+import pytest
+
+from nas.config import load_config
+from nas.execution import WorkerSetup
+from nas.fusion import build_supernet
+from nas.preparation import prepare
+from nas.progress import build_reporter
+from nas.runs import hand_over
+from nas.weights import save_weights
+from tests.project import Project
+
+
+@pytest.fixture(scope="session")
+def setup(project: Project, tmp_path_factory: pytest.TempPathFactory) -> WorkerSetup:
+    config = load_config(project.root / "search.yaml")
+    with build_reporter() as reporter:
+        prepared = prepare(config, source="", cache_directory=tmp_path_factory.mktemp("cache"), reporter=reporter)
+    setup = hand_over(config, prepared, tmp_path_factory.mktemp("run"), thread_count=1)
+    supernet = build_supernet(
+        image_encoder=prepared.image_encoder,
+        text_encoder=prepared.text_encoder,
+        space=config.space,
+        class_count=3,
+        seed=0,
+    )
+    save_weights(setup.supernet_path, supernet, steps="5")
+    return setup
