@@ -122,7 +122,8 @@ class Trainer:
         self.model = model
         self.recipe = recipe
         self.step_count = step_count
-        self.weights = weights
+        self.device = next(model.parameters()).device
+        self.weights = None if weights is None else weights.to(self.device)
         self.optimizer = _optimizer(model, recipe)
 
     def step(
@@ -149,7 +150,7 @@ class Trainer:
 
     def total_weight(self, labels: NDArray[np.int64]) -> float:
         """What the losses of samples with these labels are divided by: the sum of their classes' weights."""
-        return float(len(labels)) if self.weights is None else float(self.weights[torch.from_numpy(labels)].sum())
+        return float(len(labels)) if self.weights is None else float(self.weights.cpu()[torch.from_numpy(labels)].sum())
 
     def accumulate_gradients(
         self, parts: Iterable[Batch], total_weight: float, architecture: Architecture | None = None
@@ -167,7 +168,8 @@ class Trainer:
             The loss, 0-dimensional.
         """
         losses = []
-        for batch in parts:
+        for part in parts:
+            batch = part.to(self.device)
             logits = self.model(_features(batch), architecture)
             share = cross_entropy(
                 logits,
@@ -179,7 +181,7 @@ class Trainer:
             share = share / total_weight
             torch.autograd.backward(share)
             losses.append(share.detach())
-            del batch, logits, share  # before the next is read
+            del part, batch, logits, share  # before the next is read
         return torch.stack(losses).sum()
 
     def apply(self, index: int, loss: float, architectures: Sequence[Architecture]) -> None:
@@ -336,16 +338,17 @@ def predict_population(
         Stopped: If `should_stop` said so.
     """
     logits = [torch.empty(len(split), supernet.image_classifier.out_features) for _ in architectures]
+    device = next(supernet.parameters()).device
     batches = list(evaluation_batches(split.text_lengths, batch_size))
     for fusion_layer in sorted({architecture.fusion_layer for architecture in architectures}):
         chosen = [place for place, entry in enumerate(architectures) if entry.fusion_layer == fusion_layer]
         for indices in batches:
             if should_stop():
                 raise Stopped
-            features = _features(split.batch(indices, fusion_layer))
+            features = _features(split.batch(indices, fusion_layer).to(device))
             outcome = supernet.population_logits(features, [architectures[place] for place in chosen])
             for place, values in zip(chosen, outcome, strict=True):
-                logits[place][torch.from_numpy(indices)] = values
+                logits[place][torch.from_numpy(indices)] = values.cpu()
     return logits
 
 

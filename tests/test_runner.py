@@ -170,6 +170,21 @@ def test_candidates_that_cannot_fit_are_recorded_once_and_never_trained(
         assert all(result.predicted_peak_bytes <= limit for result in study.results("inherited"))
 
 
+def test_with_accumulation_what_is_too_large_is_trained_in_micro_batches(
+    project: Project, finished: tuple[Path, str], machine: Machine, tmp_path: Path
+) -> None:
+    peaks = sorted(result.predicted_peak_bytes for result in results_of(finished[0])["inherited"])
+    source = project.write("accumulate.yaml", **{"budget.when_too_large": "accumulate"})
+    output = search(source, tmp_path / "run", machine, memory_bytes=peaks[len(peaks) // 2])
+    results = results_of(tmp_path / "run")
+    cut = [result for result in results["inherited"] if result.micro_batches > 1]
+    assert cut and len(results["inherited"]) == 8 and "micro-batches" in output
+    # The sampled supernet was trained in parts as well, so that weights and scores differ by rounding alone.
+    whole = {result.architecture: result.score for result in results_of(finished[0])["inherited"]}
+    same = [result for result in results["inherited"] if result.architecture in whole]
+    assert same and all(result.score == pytest.approx(whole[result.architecture], abs=0.1) for result in same)
+
+
 def test_a_budget_in_which_nothing_fits_is_refused_and_leaves_the_reason(
     project: Project, machine: Machine, tmp_path: Path
 ) -> None:
@@ -226,6 +241,27 @@ def test_the_time_budget_ends_the_search_and_keeps_the_running_for_later(
     assert "no finalist was finished within the budget" in output
     go_on(tmp_path / "run", machine, trials=8)
     assert [len(entries) for entries in results_of(tmp_path / "run").values()] == [8, 4, 2]
+
+
+def test_the_same_search_in_its_directory_goes_on_and_another_is_refused_key_by_key(
+    project: Project, finished: tuple[Path, str], machine: Machine, tmp_path: Path
+) -> None:
+    shutil.copytree(finished[0], tmp_path / "run")
+    output = search(project.root / "search.yaml", tmp_path / "run", machine, trials=9)
+    assert "holds this search already; it goes on" in output and "9 architectures scored" in output
+    other = project.write("other.yaml", **{"space.query_prompts": [1, 2, 4], "recipe.epochs": 5})
+    with pytest.raises(StudyError) as refused:
+        search(other, tmp_path / "run", machine)
+    assert "recipe.epochs" in str(refused.value) and "space.query_prompts" in str(refused.value)
+    assert "new directory (--run-dir)" in str(refused.value)
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("epochs: 4", "epochs: 6"))
+    with pytest.raises(StudyError, match=r"recipe\.epochs"):
+        go_on(tmp_path / "run", machine)
+
+
+def test_the_start_says_what_is_kept_for_whom(finished: tuple[Path, str]) -> None:
+    assert "1 worker(s) on 1 device(s); a candidate needs" in finished[1]
 
 
 def test_a_directory_in_use_or_of_something_else_is_not_overwritten(

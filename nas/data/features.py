@@ -43,6 +43,23 @@ class Batch:
     image_attention: DataAttention | None = None
     text_attention: DataAttention | None = None
 
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device."""
+
+        def moved(attention: DataAttention | None) -> DataAttention | None:
+            if attention is None:
+                return None
+            return DataAttention(attention.attended.to(device), attention.logsumexp.to(device))
+
+        return Batch(
+            image_tokens=self.image_tokens.to(device),
+            text_tokens=self.text_tokens.to(device),
+            text_mask=None if self.text_mask is None else self.text_mask.to(device),
+            labels=self.labels.to(device),
+            image_attention=moved(self.image_attention),
+            text_attention=moved(self.text_attention),
+        )
+
 
 class FeatureSplit:
     """Features of one split, read from memory-mapped files.

@@ -38,13 +38,17 @@ def save_tail(encoder: FrozenEncoder, start: int, path: Path) -> None:
         torch.save(tensors, temporary)
 
 
-def load_tail(config: PreTrainedConfig, start: int, path: Path) -> FrozenEncoder:
+_CPU = torch.device("cpu")
+
+
+def load_tail(config: PreTrainedConfig, start: int, path: Path, device: torch.device = _CPU) -> FrozenEncoder:
     """An encoder whose layers from `start` on are mapped from a file; those below, and the embedding, are not there.
 
     Args:
         config: The encoder's configuration.
         start: As it was saved.
         path: What `save_tail` wrote.
+        device: Where its weights are to be; on the CPU they stay mapped.
 
     Raises:
         EncoderError: If the file is missing, damaged, or of another encoder or start.
@@ -59,5 +63,6 @@ def load_tail(config: PreTrainedConfig, start: int, path: Path) -> FrozenEncoder
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if shapes != {name: tuple(tensor.shape) for name, tensor in expected.items()}:
         raise EncoderError(f"{path}: holds other weights than the layers from {start} on of a {config.model_type} need")
-    encoder.model.load_state_dict(tensors, strict=False, assign=True)
+    weights = {name: tensor.to(device) for name, tensor in tensors.items()}
+    encoder.model.load_state_dict(weights, strict=False, assign=True)
     return encoder

@@ -17,7 +17,7 @@ from nas.encoders import load_tail
 from nas.execution.base import SupernetOrder, SupernetProgress
 from nas.fusion import PMF, build_model, build_supernet, extract
 from nas.gradient_group import GradientGroup
-from nas.memory import MemoryWatch, keep_freed_memory, release_freed_memory
+from nas.memory import AllocatorWatch, MemoryWatch, keep_freed_memory, release_freed_memory
 from nas.metrics import evaluate_logits
 from nas.results import Failure, Job, Result
 from nas.supernet_training import train_supernet
@@ -101,8 +101,9 @@ class CandidateWorker:
         keep_freed_memory()
         self.setup = setup
         self._on_exceeded = on_exceeded
+        self._device = torch.device(setup.device)
         self._image_encoder, self._text_encoder = (
-            load_tail(config, start, path)
+            load_tail(config, start, path, self._device)
             for config, start, path in zip(
                 (setup.image_config, setup.text_config), setup.first_layers, setup.frozen_paths, strict=True
             )
@@ -177,7 +178,7 @@ class CandidateWorker:
 
         validation = self._store.splits["validation"]
         try:
-            with MemoryWatch(limit_bytes=limit_bytes, on_exceeded=note_exceeded) as watch:
+            with self._watch(limit_bytes, note_exceeded) as watch:
                 logits = self._score(job, is_stopped) if job.stage == "inherited" else [self._train(job, is_stopped)]
         finally:
             release_freed_memory()  # what an idle worker holds is counted as well
@@ -203,6 +204,15 @@ class CandidateWorker:
             )
         return results
 
+    def _watch(self, limit_bytes: int | None, on_exceeded: Callable[[int], None]) -> MemoryWatch | AllocatorWatch:
+        """Measures the peak and holds the process to its grant: the allocator itself does so on a GPU."""
+        if self._device.type == "cpu":
+            return MemoryWatch(limit_bytes, on_exceeded)
+        total_bytes = torch.cuda.get_device_properties(self._device).total_memory
+        share = 1.0 if limit_bytes is None else min(limit_bytes / total_bytes, 1.0)
+        torch.cuda.set_per_process_memory_fraction(share, self._device)
+        return AllocatorWatch(self._device)
+
     def _score(self, job: Job, should_stop: Callable[[], bool]) -> list[Tensor]:
         """Logits on validation of every member, with the supernet's weights as they are."""
         logits: dict[int, Tensor] = {}
@@ -225,7 +235,7 @@ class CandidateWorker:
 
     def _train(self, job: Job, should_stop: Callable[[], bool]) -> Tensor:
         """Logits on validation after training."""
-        model = self._fresh_model(job) if job.stage == "full" else extract(self._inherited(), job.architecture)
+        model = self._fresh_model(job) if job.stage == "full" else self._slice(job)
         train(
             model=model,
             split=self._store.splits["train"],
@@ -241,6 +251,9 @@ class CandidateWorker:
             save_weights(self.setup.weights_path(job.trial), model)
         return logits
 
+    def _slice(self, job: Job) -> PMF:
+        return extract(self._inherited(), job.architecture).to(self._device)
+
     def _fresh_model(self, job: Job) -> PMF:
         return build_model(
             image_encoder=self._image_encoder,
@@ -248,7 +261,7 @@ class CandidateWorker:
             architecture=job.architecture,
             class_count=len(self._store.class_names),
             seed=seed_from(job.seed, "weights"),
-        )
+        ).to(self._device)
 
     def train_supernet(
         self,
@@ -301,7 +314,7 @@ class CandidateWorker:
             space=self.setup.config.space,
             class_count=len(self._store.class_names),
             seed=seed,
-        )
+        ).to(self._device)
 
     def _inherited(self) -> PMF:
         """The trained supernet."""

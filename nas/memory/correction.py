@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterable
 
+from nas.memory.prediction import PeakPrediction
 from nas.units import format_bytes
 
 _AGREEING = 20
@@ -23,7 +24,7 @@ class PeakCorrection:
     def __init__(self, pairs: Iterable[tuple[int, int]] = ()) -> None:
         self._pairs = list(pairs)
 
-    def add(self, predicted_bytes: int, measured_bytes: int) -> None:
+    def observe(self, predicted_bytes: int, measured_bytes: int) -> None:
         """One more finished training.
 
         Args:
@@ -38,9 +39,9 @@ class PeakCorrection:
         largest = max((measured - predicted for predicted, measured in self._pairs), default=0)
         return largest if largest > 0 or len(self._pairs) >= _AGREEING else 0
 
-    def corrected(self, predicted_bytes: int) -> int:
-        """A prediction with what was learned."""
-        return max(predicted_bytes + self.correction_bytes, 0)
+    def corrected(self, prediction: PeakPrediction) -> int:
+        """The predicted peak with what was learned, in bytes."""
+        return max(prediction.peak_bytes + self.correction_bytes, 0)
 
     def summary(self) -> str:
         """One line for the report."""

@@ -1,8 +1,8 @@
 """The peak of any architecture from the traces of a few, exactly, or not at all.
 
-A size in a step is a product of lengths, of which M_qcp, M_fcp and h come into each at most once and never two of them
-into one. So with L_f, M_qp and the batch given, and as long as the same operations are done in the same order, the bytes
-of every storage are affine in (M_qcp, M_fcp, h), and four traces determine them all. The fifth is the check.
+The size of a tensor is a product of lengths, of which M_qcp, M_fcp and h come into each at most once, and never two of
+them into one. So with L_f, M_qp and the batch given, and as long as the same operations are done in the same order, the
+bytes of every storage are affine in (M_qcp, M_fcp, h), and four traces determine them all. A fifth is the check.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,9 @@
 """Predict the peak bytes of a candidate's training, and of a supernet step, without running them."""
 
+import bisect
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedConfig
 
 from nas.config import FeaturesConfig, RecipeConfig
@@ -76,8 +76,8 @@ class _Step:
 class MemoryModel:
     """Predicts peaks of two encoders on one recipe.
 
-    A prediction depends on the arguments alone, never on what was asked before: what is remembered saves time. The first
-    architectures of an L_f, an M_qp and a batch size cost some rehearsals, the others under a millisecond.
+    A prediction depends on the arguments alone, never on what was asked before: what is remembered saves time. The
+    first architectures of an L_f, an M_qp and a batch size cost some rehearsals, the others less than a millisecond.
 
     The optimiser's own step is not looked at: when it comes, the activations are gone.
 
@@ -168,6 +168,13 @@ class MemoryModel:
         )
         return self._with_step(held, architecture, micro_batches, budget_bytes, is_slice=True)
 
+    @property
+    def ways_to_cut(self) -> list[int]:
+        """Counts of micro-batches above 1, ascending, each the least for its size of the largest one."""
+        size = self._recipe.batch_size
+        counts = {-(-size // count): count for count in range(size, 1, -1)}
+        return sorted(counts.values())
+
     def most_fitting(self, architecture: Architecture, budget_bytes: int) -> int | None:
         """The fewest micro-batches with which training the architecture stays within a budget.
 
@@ -179,14 +186,12 @@ class MemoryModel:
             prediction = self.predict(architecture, micro_batches=count, budget_bytes=budget_bytes)
             return prediction.peak_bytes <= budget_bytes
 
-        most = self._recipe.batch_size
-        if fits(1) or not fits(most):
-            return 1 if fits(1) else None
-        too_few = 1  # smaller micro-batches never need more
-        while most - too_few > 1:
-            middle = (most + too_few) // 2
-            too_few, most = (too_few, middle) if fits(middle) else (middle, most)
-        return most
+        if fits(1):
+            return 1
+        ways = self.ways_to_cut
+        # Smaller micro-batches never need more.
+        first = bisect.bisect_left(ways, True, key=fits)
+        return ways[first] if first < len(ways) else None
 
     def _with_step(
         self,

@@ -1,0 +1,149 @@
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nas.memory import MemoryModel
+from nas.space import Architecture
+from tests.memory.tiny_memory import SPACE, memory_model, real_model, real_peak
+
+ARCHITECTURES = [
+    Architecture(2, 1, 0, 0, 4),
+    Architecture(1, 4, 4, 4, 16),
+    Architecture(0, 2, 0, 3, 64),
+    Architecture(0, 16, 8, 8, 16),
+]
+LOSSES = 16
+"""Bytes of the losses of earlier micro-batches, which a prediction leaves out, one tensor of 4 bytes each."""
+
+
+def directly(memory: MemoryModel, architecture: Architecture, micro_batches: int = 1) -> int:
+    """Step bytes where the budget is exactly the interpolated peak: nothing is nearer."""
+    near = memory.predict(architecture, micro_batches=micro_batches).peak_bytes
+    return memory.predict(architecture, micro_batches=micro_batches, budget_bytes=near).step_bytes
+
+
+@pytest.mark.parametrize("attention", [False, True], ids=["tokens", "attention"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+def test_the_predicted_peak_of_a_step_is_the_real_one_to_the_byte(architecture: Architecture, attention: bool) -> None:
+    measured = real_peak(real_model(architecture), architecture, [6], attention=attention)
+    memory = memory_model(attention)
+    assert memory.predict(architecture).step_bytes == measured
+    assert directly(memory, architecture) == measured
+
+
+@pytest.mark.parametrize(("micro_batches", "sizes"), [(2, [3, 3]), (4, [2, 2, 1, 1])])
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+def test_micro_batches_are_predicted_with_the_gradients_that_are_held(
+    architecture: Architecture, micro_batches: int, sizes: list[int]
+) -> None:
+    measured = real_peak(real_model(architecture), architecture, sizes)
+    predicted = memory_model().predict(architecture, micro_batches=micro_batches).step_bytes
+    assert measured - LOSSES <= predicted <= measured
+
+
+@pytest.mark.parametrize("architecture", [SPACE.largest, SPACE.smallest, Architecture(1, 2, 0, 2, 16)], ids=str)
+def test_a_supernet_step_is_predicted_with_gradients_as_large_as_the_supernet(architecture: Architecture) -> None:
+    supernet = real_model(SPACE.largest)
+    prediction = memory_model().predict_supernet(architecture)
+    assert prediction.step_bytes == real_peak(supernet, architecture, [6])
+    weights = 4 * sum(parameter.numel() for parameter in supernet.parameters())
+    assert prediction.supernet_bytes == prediction.summed_bytes == weights
+    assert prediction.optimizer_bytes == 2 * weights
+    assert prediction.trained_bytes == 0
+
+
+def test_interpolated_peaks_of_the_whole_space_are_the_direct_ones() -> None:
+    memory = memory_model()
+    interpolated = {architecture: memory.predict(architecture).step_bytes for architecture in SPACE}
+    assert not memory._direct  # so none of them was rehearsed itself
+    assert {architecture: directly(memory, architecture) for architecture in SPACE} == interpolated
+
+
+@given(
+    architecture=st.builds(
+        Architecture,
+        fusion_layer=st.integers(0, 2),
+        query_prompts=st.integers(1, 20),
+        query_context_prompts=st.integers(0, 20),
+        fusion_context_prompts=st.integers(0, 20),
+        mapping_width=st.integers(1, 100),
+    ),
+    batch_size=st.sampled_from([1, 2, 5]),
+    micro_batches=st.sampled_from([1, 3]),
+    attention=st.booleans(),
+)
+@settings(max_examples=10, deadline=None)
+def test_interpolated_peaks_are_the_direct_ones_for_any_lengths(
+    architecture: Architecture, batch_size: int, micro_batches: int, attention: bool
+) -> None:
+    memory = memory_model(attention, batch_size)
+    interpolated = memory.predict(architecture, micro_batches=micro_batches).step_bytes
+    assert directly(memory, architecture, micro_batches) == interpolated
+
+
+def test_only_candidates_near_the_budget_are_rehearsed_themselves() -> None:
+    memory, architecture = memory_model(), ARCHITECTURES[1]
+    prediction = memory.predict(architecture)
+    memory.predict(architecture, budget_bytes=prediction.peak_bytes + prediction.step_bytes)
+    assert not memory._direct
+    memory.predict(architecture, budget_bytes=prediction.peak_bytes + prediction.step_bytes // 200)
+    assert len(memory._direct) == 1
+
+
+def test_predictions_do_not_depend_on_what_was_asked_before() -> None:
+    forward, backward, architectures = memory_model(), memory_model(), list(SPACE)[::17]
+    first = {architecture: forward.predict(architecture) for architecture in architectures}
+    last = {architecture: backward.predict(architecture) for architecture in reversed(architectures)}
+    assert first == last
+
+
+def test_where_steps_differ_over_a_surface_they_are_rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, architecture = memory_model(), ARCHITECTURES[1]
+    expected = memory.predict(architecture)
+    monkeypatch.setattr("nas.memory.prediction.PeakSurface.of", lambda least, trace: None)
+    assert memory_model().predict(architecture) == expected
+
+
+def test_weights_and_optimizer_state_are_counted() -> None:
+    architecture = ARCHITECTURES[1]
+    prediction = memory_model().predict(architecture)
+    weights = 4 * sum(parameter.numel() for parameter in real_model(architecture).parameters())
+    assert prediction.trained_bytes == weights
+    assert prediction.optimizer_bytes == 2 * weights
+
+
+def test_an_idle_worker_holds_its_process_and_the_supernet() -> None:
+    memory = memory_model()
+    prediction = memory.predict(ARCHITECTURES[0])
+    assert memory.idle_bytes == prediction.process_bytes + prediction.supernet_bytes
+
+
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_every_gene_adds_to_the_peak(micro_batches: int) -> None:
+    memory, base = memory_model(), Architecture(1, 2, 2, 2, 8)
+    for predict in (memory.predict, memory.predict_supernet):
+        peak = predict(base, micro_batches=micro_batches).peak_bytes
+        for gene, value in base.as_dict().items():
+            larger = replace(base, **{gene: value - 1 if gene == "fusion_layer" else value * 2})
+            assert predict(larger, micro_batches=micro_batches).peak_bytes >= peak
+    assert memory.predict(SPACE.largest).peak_bytes > memory.predict(SPACE.smallest).peak_bytes
+
+
+@given(share=st.floats(0, 1.1), architecture=st.sampled_from(ARCHITECTURES[:2]))
+@settings(max_examples=15, deadline=None)
+def test_the_fewest_micro_batches_that_fit_are_found(share: float, architecture: Architecture) -> None:
+    memory = MEMORY
+    peaks = {count: memory.predict(architecture, micro_batches=count).peak_bytes for count in range(1, 7)}
+    budget = round(peaks[6] + share * (peaks[1] - peaks[6])) - 1000
+    fitting = [count for count, peak in peaks.items() if peak <= budget]
+    assert memory.most_fitting(architecture, budget) == (min(fitting) if fitting else None)
+
+
+MEMORY = memory_model()
+
+
+def test_batches_are_cut_in_every_way_that_makes_them_smaller() -> None:
+    assert memory_model(batch_size=12).ways_to_cut == [2, 3, 4, 6, 12]
+    assert memory_model(batch_size=1).ways_to_cut == []
