@@ -85,7 +85,7 @@ class Dispatcher:
         Raises:
             TrainingError: If training fails the same way again and again.
         """
-        self._executor.stop_when(is_over)
+        self._executor.stop_when(lambda: is_over() or is_interrupted())
         try:
             while not is_over() and not is_interrupted():
                 self._look_at_devices()

@@ -119,8 +119,9 @@ def export(
             shutil.rmtree(directory)
         temporary.rename(directory)
         sync_directory(directory.parent)
-    except OSError as error:
-        raise ExportError(f"{directory}: the model cannot be written: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:  # a full disk is either
+        reason = getattr(error, "strerror", None) or error
+        raise ExportError(f"{directory}: the model cannot be written: {reason}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

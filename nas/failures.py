@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal
 
-from nas.errors import TrainingError
+from nas.errors import ExecutionError, TrainingError
 from nas.results import Failure, Job, Stage
 
 SAME_FAILURES = 3
@@ -39,7 +39,10 @@ class FailurePolicy:
         Raises:
             TrainingError: If the same thing happens to one candidate after the other, so that the cause lies outside
                 them; they are not recorded then, and a resume tries them again.
+            ExecutionError: If the cause certainly lies outside it: a full disk, a damaged file.
         """
+        if failure.kind == "surroundings":
+            raise ExecutionError(failure.reason)
         if failure.job.companions or failure.kind == "outside":
             return "put back"
         if failure.kind == "memory":

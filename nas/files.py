@@ -27,7 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary name to write a file under, which takes the place of `path` once all of it is on the disk.
 
     Raises:
-        OSError: If the disk is full or the folder cannot be written; the old file is then untouched.
+        OSError: If the disk is full or the folder cannot be written; names the file, and the old one is untouched.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -35,9 +35,12 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        # A write that fails names no file, and the temporary name means nothing to anybody.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
-    sync_directory(path.parent)
 
 
 def sync_directory(directory: Path) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from nas.errors import NasError, TrainingError
 from nas.space import Architecture
 
 Stage = Literal["inherited", "trained", "full"]
@@ -91,9 +92,10 @@ class Result:
         return cls(**{**values, "architecture": Architecture(**values["architecture"])})
 
 
-FailureKind = Literal["error", "crash", "memory", "outside"]
-"""How a job failed: an error in its code; its worker crashed by its own doing; it ran out of memory; or its worker was
-ended from outside (a kill, a lost node), which says nothing about it."""
+FailureKind = Literal["error", "crash", "memory", "outside", "surroundings"]
+"""How a job failed: an error in its code; its worker crashed by its own doing; it ran out of memory; its worker was
+ended from outside (a kill, a lost node), which says nothing about it; or a file that every job needs cannot be used (a
+full disk, a damaged supernet), which says nothing about it either, and is no better for the next one."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ class Failure:
         text = " ".join(str(error).split())
         if is_out_of_memory(error):
             return cls(job, "memory", "out of memory", text, measured_peak_bytes)
+        if isinstance(error, OSError | NasError) and not isinstance(error, TrainingError):
+            return cls(job, "surroundings", type(error).__name__, text)
         return cls(job, "error", type(error).__name__, f"{type(error).__name__}: {text}")
 
 

@@ -1,5 +1,6 @@
 """A run directory: start a search in one, or go on with it."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -20,6 +21,7 @@ from nas.execution import FROZEN, Executor, Placement, WorkerSetup
 from nas.files import default_cache_directory, write_atomically
 from nas.fusion import first_fusing_layers
 from nas.interruption import Interrupted, interruptible
+from nas.lease import LockFile
 from nas.memory import keep_freed_memory
 from nas.preparation import Prepared, prepare
 from nas.progress import Reporter
@@ -136,6 +138,7 @@ def start(source: Path, directory: Path, overrides: Overrides, machine: Machine,
         raise StudyError(f"{directory}: is not empty; name another folder")
     prepared = prepare(config, source=str(source), cache_directory=machine.cache, reporter=reporter)
     directory.mkdir(parents=True, exist_ok=True)
+    _clear_left_over(directory)
     run = Run(
         config=config,
         class_names=prepared.store.class_names,
@@ -150,6 +153,18 @@ def _is_left_over(path: Path) -> bool:
     """Whether a file is all that a start which was killed, or refused its budget, has left."""
     written = (CONFIG, *FROZEN)
     return path.name in (LOCK, *FROZEN) or path.name.startswith((JOURNAL, *(f".{name}." for name in written)))
+
+
+def _clear_left_over(directory: Path) -> None:
+    """Remove the journal of a start that was killed, or refused its budget: it belongs to a run that never was.
+
+    Raises:
+        StudyError: If that start is still under way.
+    """
+    with contextlib.closing(LockFile(directory / LOCK)):
+        if not (directory / CONFIG).exists():
+            for path in directory.glob(f"{JOURNAL}*"):
+                path.unlink()
 
 
 def resume(directory: Path, overrides: Overrides, machine: Machine, reporter: Reporter) -> None:

@@ -1,13 +1,18 @@
-"""Trained weights as safetensors files."""
+"""Trained weights as safetensors files, with a checksum, since the format has none."""
 
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from nas.errors import StudyError
 from nas.files import write_atomically
 from nas.fusion import PMF
+
+_CHECKSUM = "crc32"
 
 
 def save_weights(path: Path, model: PMF, **metadata: str) -> None:
@@ -20,6 +25,7 @@ def save_weights(path: Path, model: PMF, **metadata: str) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {**metadata, _CHECKSUM: _checksum(tensors)}
     write_atomically(path, safetensors.torch.save(tensors, metadata=metadata))
 
 
@@ -30,8 +36,21 @@ def load_weights(path: Path, model: PMF) -> dict[str, str]:
         StudyError: If the file is missing, damaged, or of another architecture.
     """
     try:
-        model.load_state_dict(safetensors.torch.load_file(path))
+        tensors = safetensors.torch.load_file(path)
         with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
+            metadata = dict(file.metadata() or {})
+        if metadata.pop(_CHECKSUM, None) != _checksum(tensors):
+            raise SafetensorError("they are not what was written there")
+        model.load_state_dict(tensors)
+        return metadata
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise StudyError(f"{path}: these weights cannot be loaded: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise StudyError(f"{path}: these weights cannot be loaded: {reason}; put back a copy of the file") from error
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 of names and content."""
+    value = 0
+    for name in sorted(tensors):
+        value = zlib.crc32(tensors[name].cpu().numpy().tobytes(), zlib.crc32(name.encode(), value))
+    return str(value)

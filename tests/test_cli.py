@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nas.cli import main
-from tests.conftest import Project
+from tests.project import Project
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -6,7 +6,7 @@ import yaml
 from nas.config import FeaturesConfig, config_as_dict, load_config, parse_config
 from nas.errors import ConfigError
 from nas.units import BYTES_FORM
-from tests.conftest import Project
+from tests.project import Project
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

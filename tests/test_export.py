@@ -13,7 +13,7 @@ from nas.export import assemble, describe, export, open_exported
 from nas.fusion import PMF, base_features, build_model
 from nas.fusion.classification import PMFForClassification
 from nas.space import Architecture
-from tests.conftest import Project
+from tests.project import Project
 
 ARCHITECTURES = [Architecture(1, 2, 2, 1, 8), Architecture(0, 1, 0, 0, 4)]
 IMAGES = [Image.new("RGB", (20, 20), colour) for colour in ((200, 10, 10), (10, 200, 10), (5, 5, 5))]

@@ -1,10 +1,5 @@
-"""A real driver with real Ray workers, killed by `kill -9` in each phase of its search, and resumed."""
+"""A real driver with real Ray workers, killed by `kill -9`, and resumed; benchmarks/faults.py does it 100 times."""
 
-import os
-import re
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,78 +8,65 @@ import pytest
 
 from nas.runs import open_study, read_run
 from tests.project import Project
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-TRIAL = re.compile(r"^trial (\d+) (inherited|trained|full) accuracy=([\d.]+)", re.MULTILINE)
+from tests.real_driver import PHASES, TRIAL, RealDriver
 
 pytestmark = pytest.mark.slow
 
-MOMENTS = {
-    "supernet training": "supernet: ",
-    "candidates running": "trial 1 ",
-    "finalists": "phase: finalists",
-}
 
-
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "run_search.py", *map(str, arguments)]
-
-
-def ray_processes() -> set[int]:
-    """Processes of Ray's own programs and workers."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                text = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if text.startswith(b"ray::") or b"/raylet/raylet" in text or b"gcs_server" in text:
-                found.add(int(entry.name))
-    return found
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_ray_is_left() -> Iterator[None]:
-    """Ray's own processes notice that their driver was killed and end, if not at once."""
-    before = ray_processes()
-    yield
+@pytest.fixture
+def drivers() -> Iterator[list[RealDriver]]:
+    """Those of a test; Ray's own processes notice that their driver was killed and end, if not at once."""
+    drivers: list[RealDriver] = []
+    yield drivers
     deadline = time.monotonic() + 120
-    while (left := ray_processes() - before) and time.monotonic() < deadline:
+    while (left := [driver.processes() for driver in drivers if driver.processes()]) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert not left
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("phase", ["supernet", "finalists"])
 def test_a_killed_search_ends_complete_with_nothing_finished_lost(
-    project: Project, tmp_path: Path, moment: str
+    project: Project, tmp_path: Path, drivers: list[RealDriver], phase: str
 ) -> None:
     source = project.write(
-        f"{moment.replace(' ', '_')}.yaml", **{"supernet.steps": 150, "recipe.epochs": 60, "search.finalists": 3}
+        f"killed_in_{phase}.yaml", **{"supernet.steps": 150, "recipe.epochs": 60, "search.finalists": 2}
     )
-    run, log = tmp_path / "run", tmp_path / "log"
-    common = ["--workers", "2", "--cache-dir", tmp_path / "cache"]
-    with log.open("w") as file:
-        driver = subprocess.Popen(
-            command("search", source, "--run-dir", run, *common), stdout=file, stderr=file, cwd=REPOSITORY
-        )
-        deadline = time.monotonic() + 180
-        while MOMENTS[moment] not in log.read_text() and driver.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        os.kill(driver.pid, signal.SIGKILL)
-        driver.wait()
-    said = TRIAL.findall(log.read_text())
-    assert MOMENTS[moment] in log.read_text() and "exported model" not in log.read_text()
+    run, common = tmp_path / "run", ["--cache-dir", tmp_path / "cache"]
+    killed = RealDriver("search", source, "--run-dir", run, "--workers", "2", *common, directory=tmp_path / "killed")
+    drivers.append(killed)
+    assert killed.wait_for(PHASES[phase])
+    killed.kill()
+    assert "exported model" not in killed.output and not killed.errors
 
-    resumed = subprocess.run(
-        command("resume", run, *common), capture_output=True, text=True, check=False, cwd=REPOSITORY
-    )
-    assert resumed.returncode == 0, resumed.stderr
-    assert "exported model" in resumed.stdout
+    resumed = RealDriver("resume", run, "--workers", "0", *common, directory=tmp_path / "resumed")
+    drivers.append(resumed)
+    assert resumed.finish() == 0, resumed.errors
+    assert "exported model" in resumed.output
+    said, later = (TRIAL.findall(driver.output) for driver in drivers)
     with open_study(run, read_run(run)) as study:
-        assert [len(study.results(stage)) for stage in ("inherited", "trained", "full")] == [8, 4, 3]
+        assert [len(study.results(stage)) for stage in ("inherited", "trained", "full")] == [8, 4, 2]
         assert study.running == {} and study.rejections == []
         for trial, stage, score in said:
-            kept = study.result(stage, int(trial))  # type: ignore[arg-type]
+            kept = study.result(stage, int(trial))
             assert kept is not None and f"{kept.score:.4f}" == score
-    assert not {entry[:2] for entry in said} & {entry[:2] for entry in TRIAL.findall(resumed.stdout)}
+    assert not {entry[:2] for entry in said} & {entry[:2] for entry in later}
+
+
+def test_killed_workers_end_neither_the_supernet_nor_the_search(
+    project: Project, tmp_path: Path, drivers: list[RealDriver]
+) -> None:
+    source = project.write("killed_workers.yaml", **{"supernet.steps": 150, "supernet.architectures_per_step": 2})
+    run = tmp_path / "run"
+    common = ["--workers", "2", "--cache-dir", tmp_path / "cache"]
+    driver = RealDriver("search", source, "--run-dir", run, *common, directory=tmp_path / "driver")
+    drivers.append(driver)
+    assert driver.wait_for(PHASES["supernet"])
+    assert driver.kill_worker(0) and driver.kill_worker(1)
+    assert driver.wait_for(PHASES["candidates"])
+    assert driver.kill_worker(1)
+    assert driver.finish() == 0, driver.errors
+    assert "supernet: its worker was killed from outside; it goes on from its last checkpoint" in driver.output
+    assert not driver.errors and "raylet" not in driver.output
+    with open_study(run, read_run(run)) as study:
+        assert [len(study.results(stage)) for stage in ("inherited", "trained", "full")] == [8, 4, 2]
+        assert study.running == {} and study.rejections == []

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,23 @@ def without_measurements(results: dict[str, list[Result]]) -> list[dict[str, Any
 def finished(project: Project, machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     directory = tmp_path_factory.mktemp("runs") / "whole"
     return directory, search(project.root / "search.yaml", directory, machine)
+
+
+def test_a_study_in_a_database_is_the_same_and_is_found_again(
+    project: Project, finished: tuple[Path, str], machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = replace(machine, storage="sqlite:///study.db")
+    search(project.root / "search.yaml", tmp_path / "run", kept, trials=4)
+    monkeypatch.chdir(project.root)
+    go_on(tmp_path / "run", machine, trials=8)  # where the database is, the run knows
+    scored = results_of(tmp_path / "run")["inherited"]
+    assert [(entry.trial, entry.architecture, entry.score) for entry in scored] == [
+        (entry.trial, entry.architecture, entry.score) for entry in results_of(finished[0])["inherited"]
+    ]
+    with pytest.raises(StudyError, match=r"--storage sqlite:///other\.db: the run .* keeps its study in sqlite:///"):
+        go_on(tmp_path / "run", replace(machine, storage="sqlite:///other.db"))
+    assert not (project.root / "other.db").exists()
 
 
 def test_a_search_scores_trains_and_finishes_as_many_as_configured(finished: tuple[Path, str]) -> None:

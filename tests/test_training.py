@@ -27,7 +27,7 @@ from nas.training import (
     predict_population,
     train,
 )
-from tests.conftest import Project
+from tests.project import Project
 
 ARCHITECTURE = Architecture(1, 2, 2, 1, 8)
 

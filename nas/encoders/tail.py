@@ -34,8 +34,13 @@ def save_tail(encoder: FrozenEncoder, start: int, path: Path) -> None:
     # Not safetensors: in a file of torch's every tensor starts at a multiple of 64 bytes, without which products with
     # mapped weights take twice as long. Clones, because a view would bring all of what it looks at.
     tensors = {name: tensor.clone() for name, tensor in tail_weights(encoder, start).items()}
-    with replacing(path) as temporary:
-        torch.save(tensors, temporary)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(tensors, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # torch finds its own words for a full disk
+                raise error.__context__ from None
+            raise
 
 
 _CPU = torch.device("cpu")

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 import os
 import shutil
 import socket
@@ -149,6 +150,17 @@ def _read_death_here(path: Path, was_memory_killed: bool) -> Death:
     return read_death(path, was_memory_killed=was_memory_killed)
 
 
+def _is_lost(reference: Any) -> bool:
+    """Whether a call that has ended did so by the death of its worker."""
+    try:
+        ray.get(reference)
+    except RayActorError:
+        return True
+    except RayTaskError:
+        return False
+    return False
+
+
 def _forget_run(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
@@ -161,6 +173,10 @@ def _connect(address: str | None, placement: Placement) -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray prints the trace of an error that nobody has asked for; here every one that matters is asked for.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    # Deaths of workers are told in words of our own; Ray prints its own even without `log_to_driver`.
+    ray._private.worker._worker_logs_enabled = False
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is not None:
         try:
@@ -517,19 +533,38 @@ class RayExecutor(Executor):
                 self._start(place, slot)
         first = members[0][1].actor
         is_alone = len({place.name for place, _ in members}) == 1
-        address = ray.get(first.group_address.remote(is_alone=is_alone))
+        try:
+            address = ray.get(first.group_address.remote(is_alone=is_alone))
+        except RayActorError as error:  # it was killed while it had nothing to do
+            self._note_death(*members[0], error)
+            raise
         references = [
             slot.actor.train_supernet.remote(order, rank, len(members), address)
             for rank, (_, slot) in enumerate(members)
         ]
-        pending, is_stopping = references, False
+        pending, is_stopping, lost_at = references, False, math.inf
         while pending:
-            _, pending = ray.wait(pending, num_returns=len(pending), timeout=0.2)
-            on_progress(ray.get(first.progress.remote()))
+            ready, pending = ray.wait(pending, num_returns=len(pending), timeout=0.2)
+            if any(map(_is_lost, ready)):
+                lost_at = min(lost_at, time.monotonic())
+            if time.monotonic() - lost_at > _STOP_SECONDS:
+                # Who was killed before it came to the group is waited for by the others, for minutes.
+                for (_, slot), reference in zip(members, references, strict=True):
+                    if reference in pending:
+                        ray.kill(slot.actor)
+            try:
+                progress = ray.get(first.progress.remote())
+            except RayActorError:
+                continue  # its part comes back as lost, too
+            on_progress(progress)
             if should_stop() and not is_stopping:
                 first.stop.remote()
                 is_stopping = True
         return self._supernet_outcome(members, references)
+
+    def _note_death(self, place: _NodePlace, slot: _Slot, error: RayError) -> None:
+        self._last_death = self._death(None, place, slot, error).reason
+        slot.actor = None
 
     def _supernet_outcome(self, members: Sequence[tuple[_NodePlace, _Slot]], references: Sequence[Any]) -> int:
         """Steps done; the true cause where one process has failed and the others with it."""
@@ -542,8 +577,8 @@ class RayExecutor(Executor):
             except RayTaskError as error:
                 causes.append(error.cause)
             except RayActorError as error:
-                self._last_death = self._death(None, place, slot, error).reason
-                slot.actor, failed = None, error
+                self._note_death(place, slot, error)
+                failed = error
         if failed is not None:
             raise failed
         if causes:

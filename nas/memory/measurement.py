@@ -25,7 +25,9 @@ def private_bytes() -> int:
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-_MAPPED_FROM_BYTES = 128 * 2**10
+_MAPPED_FROM_BYTES = 32 * 2**10
+"""Of a base step of 31 MiB, 3.5 MiB were holes between smaller tensors at 128 KiB, 0.9 at 32 KiB, none at 8 KiB; every
+mapping takes a call of the system."""
 
 
 def keep_freed_memory() -> None:

@@ -115,14 +115,15 @@ class MemoryModel:
         self._class_count = class_count
         self._features = features
         self._supernet = supernet
-        self._process_bytes = process_bytes
+        self.process_bytes = process_bytes
+        """Set it to what a worker holds that has loaded encoders and given back what it freed, once that is known."""
         self._surfaces: dict[_Step, PeakSurface | None] = {}
         self._direct: dict[_Step, int] = {}
 
     @property
     def idle_bytes(self) -> int:
         """What a worker holds that has nothing to do: its process and the supernet."""
-        return self._process_bytes + self._weight_bytes(self._supernet)
+        return self.process_bytes + self._weight_bytes(self._supernet)
 
     def predict(
         self, architecture: Architecture, *, micro_batches: int = 1, budget_bytes: int | None = None
@@ -138,7 +139,7 @@ class MemoryModel:
         """
         trained = self._weight_bytes(architecture)
         held = PeakPrediction(
-            process_bytes=self._process_bytes,
+            process_bytes=self.process_bytes,
             supernet_bytes=self._weight_bytes(self._supernet),
             trained_bytes=trained,
             optimizer_bytes=trained * _STATE_TENSORS[self._recipe.optimizer],
@@ -159,7 +160,7 @@ class MemoryModel:
         """
         weights = self._weight_bytes(self._supernet)
         held = PeakPrediction(
-            process_bytes=self._process_bytes,
+            process_bytes=self.process_bytes,
             supernet_bytes=weights,
             trained_bytes=0,
             optimizer_bytes=weights * _STATE_TENSORS[self._recipe.optimizer],

@@ -65,6 +65,25 @@ class Evolution(Strategy):
         return self.space.sample(rng)
 
 
+class _WholeSpaceSampler(optuna.samplers.TPESampler):
+    """Optuna's, told which parameters there are; else a new sampler compares those of all trials to find out.
+
+    Args:
+        seed: Decides what it draws.
+        distributions: Of all parameters; every trial has them all.
+    """
+
+    def __init__(self, seed: int, distributions: dict[str, Any]) -> None:
+        super().__init__(seed=seed, multivariate=True)
+        self._relative = {
+            name: distribution for name, distribution in sorted(distributions.items()) if not distribution.single()
+        }
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+        del study, trial
+        return self._relative
+
+
 class TreeParzen(Strategy):
     """Optuna's multivariate tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011), on a study in memory."""
 
@@ -89,7 +108,7 @@ class TreeParzen(Strategy):
 
     def propose(self, rng: random.Random) -> Architecture:
         # A sampler of its own for each proposal: what it draws depends on the seed and the scores, not on former draws.
-        self._study.sampler = optuna.samplers.TPESampler(seed=rng.randrange(2**31), multivariate=True)
+        self._study.sampler = _WholeSpaceSampler(rng.randrange(2**31), self._distributions)
         trial = self._study.ask(self._distributions)
         self._study.tell(trial, state=optuna.trial.TrialState.FAIL)  # proposals live in the caller's study, not here
         return Architecture(**trial.params)

@@ -14,7 +14,7 @@ import torch
 from nas.config import FeaturesConfig, load_config
 from nas.data import FeatureStore, Preprocessor, feature_writing, open_images, open_or_build, read_manifest
 from nas.encoders import load_encoder, load_image_processor, load_tokenizer
-from tests.conftest import Project
+from tests.project import Project
 
 
 def parts(project: Project) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from nas.data import FeatureStore, feature_cache, feature_files, feature_writing
 from nas.errors import DataError
 from nas.files import write_atomically
 from nas.units import format_bytes
-from tests.conftest import Project
 from tests.data.building import build, parts
+from tests.project import Project
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -16,8 +16,8 @@ from nas.data.augmentation import augmented
 from nas.errors import DataError
 from nas.fusion import base_features
 from nas.fusion.attention import data_attention
-from tests.conftest import build_project
 from tests.data.building import build, parts
+from tests.project import build_project
 
 
 @pytest.fixture(scope="module")

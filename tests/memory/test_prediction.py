@@ -120,6 +120,14 @@ def test_an_idle_worker_holds_its_process_and_the_supernet() -> None:
     assert memory.idle_bytes == prediction.process_bytes + prediction.supernet_bytes
 
 
+def test_a_measured_process_takes_the_place_of_the_cautious_default() -> None:
+    memory = memory_model()
+    before, idle = memory.predict(ARCHITECTURES[0]), memory.idle_bytes
+    memory.process_bytes = 1000
+    assert memory.predict(ARCHITECTURES[0]) == replace(before, process_bytes=1000)
+    assert memory.idle_bytes == idle - before.process_bytes + 1000
+
+
 @pytest.mark.parametrize("micro_batches", [1, 3])
 def test_every_gene_adds_to_the_peak(micro_batches: int) -> None:
     memory, base = memory_model(), Architecture(1, 2, 2, 2, 8)

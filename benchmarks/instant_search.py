@@ -1,0 +1,295 @@
+"""Searches whose workers answer at once, so that what is left is the driver's work.
+
+A whole search (`nas.runner.Search`) of the demo with its own encoders, features, memory budget and predictions, a
+journal on disk and two Ray workers; only what a worker does is left out.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TextIO
+
+from benchmarks.models import DEMO
+from nas.budget import TimeAccount
+from nas.config import Config, config_as_dict, load_config
+from nas.execution import (
+    CandidateWorker,
+    Device,
+    Ended,
+    Executor,
+    Placement,
+    SupernetOrder,
+    SupernetProgress,
+    WorkerSetup,
+)
+from nas.execution.ray_workers import RayExecutor
+from nas.files import default_cache_directory
+from nas.interruption import Interruption
+from nas.preparation import Prepared, prepare
+from nas.progress import LineReporter, Reporter
+from nas.results import Job, Result
+from nas.runner import Search
+from nas.runs import hand_over
+from nas.space import GENES, SearchSpace
+from nas.study import Study
+
+WORKERS = 2
+LARGER: dict[str, tuple[int, ...]] = {
+    "query_context_prompts": tuple(range(9)),
+    "fusion_context_prompts": tuple(range(9)),
+    "mapping_width": tuple(range(12, 385, 12)),
+}
+"""Together with the demo's other genes 31,104 architectures."""
+
+
+def configuration(strategy: str, together: int, trials: int) -> Config:
+    """The demo with a larger space and a budget of so many trials."""
+    config = load_config(DEMO)
+    return replace(
+        config,
+        space=SearchSpace({**config.space.choices, **LARGER}),
+        search=replace(config.search, strategy=strategy, scored_together=together),
+        budget=replace(config.budget, time_seconds=None, trials=trials),
+    )
+
+
+def search(config: Config, directory: Path) -> dict[str, float]:
+    """Run the whole search; returns its figures."""
+    with (directory / "search.log").open("w") as log:
+        reporter = Timeline(log)
+        prepared = demo(config, reporter)
+        setup = hand_over(config, prepared, directory, thread_count=1)
+        setup.supernet_path.touch()  # is there, so it is not trained; instant workers do not read it
+        started = time.perf_counter()
+        for architecture in SearchSpace({**config.space.choices, "mapping_width": LARGER["mapping_width"][:1]}):
+            prepared.memory.predict(architecture)
+        warm_up_seconds = time.perf_counter() - started
+        placement = Placement(worker_count=WORKERS, most_by_memory=WORKERS, threads=1)
+        with opened(config, directory) as study:
+            executor = RayExecutor(setup, placement=placement, factory=InstantWorker)
+            try:
+                assembled(config, prepared, setup, study, executor, reporter).run()
+            finally:
+                executor.close()
+            trials = config.budget.trials or 0
+            promoted = int(trials * config.search.training_share)
+            if (study.count("inherited"), study.count("trained")) != (trials, promoted):
+                raise SystemExit(f"{study.count('inherited')} of {trials} trials ended: not what was to be measured")
+    early = trials // 10
+    first, last = reporter.cost(early - early // 2, early), reporter.cost(trials - early // 2, trials)
+    return {
+        f"milliseconds_per_trial_at_{early}": first.milliseconds,
+        f"milliseconds_per_trial_at_{trials}": last.milliseconds,
+        "ratio": last.milliseconds / first.milliseconds,
+        f"processor_milliseconds_per_trial_at_{early}": first.processor_milliseconds,
+        f"processor_milliseconds_per_trial_at_{trials}": last.processor_milliseconds,
+        "warm_up_seconds": warm_up_seconds,
+        "resident_bytes": resident_bytes(),
+        "resident_growth_bytes": last.resident_bytes - first.resident_bytes,
+    }
+
+
+def resume_seconds(config: Config, directory: Path) -> float:
+    """From opening the study of an earlier process until the first new proposal would start."""
+    with (directory / "resume.log").open("w") as log:
+        reporter = Timeline(log)
+        prepared = demo(config, reporter)
+        setup = hand_over(config, prepared, directory, thread_count=1)
+        executor = FirstProposal()
+        started = time.perf_counter()
+        with opened(config, directory) as study:
+            try:
+                assembled(config, prepared, setup, study, executor, reporter).run()
+            except ProposalReady as ready:
+                return ready.at - started
+    raise SystemExit("the continued search proposed nothing")
+
+
+def demo(config: Config, reporter: Reporter) -> Prepared:
+    return prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
+
+
+@contextmanager
+def opened(config: Config, directory: Path) -> Iterator[Study]:
+    with Study(directory, config.space, name="driver", config=config_as_dict(config)) as study:
+        yield study
+
+
+def assembled(
+    config: Config, prepared: Prepared, setup: WorkerSetup, study: Study, executor: Executor, reporter: Reporter
+) -> Search:
+    return Search(
+        config=config,
+        prepared=prepared,
+        setup=setup,
+        study=study,
+        executor=executor,
+        account=TimeAccount(setup.run_directory / "time.json"),
+        interruption=Interruption(),
+        reporter=reporter,
+    )
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When so many trials had ended.
+
+    Args:
+        trials: How many.
+        seconds: On a clock.
+        processor_seconds: That this process had computed.
+        resident_bytes: That it held.
+    """
+
+    trials: int
+    seconds: float
+    processor_seconds: float
+    resident_bytes: int
+
+    @classmethod
+    def now(cls, trials: int) -> "Moment":
+        return cls(trials, time.perf_counter(), time.process_time(), resident_bytes())
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Means over some trials, and the memory at their end."""
+
+    milliseconds: float
+    processor_milliseconds: float
+    resident_bytes: int
+
+
+class Timeline(LineReporter):
+    """Writes the log of a search, as without a terminal, and notes when which trial had ended."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._moments = [Moment.now(0)]
+
+    def progress(self, phase: str, done: int, total: int | None, detail: str = "") -> None:
+        super().progress(phase, done, total, detail)
+        if phase == "candidates" and done > self._moments[-1].trials:
+            self._moments.append(Moment.now(done))
+
+    def cost(self, after: int, until: int) -> Cost:
+        """Of the trials from the one after `after` to `until`, by the number that had ended."""
+        begin, end = self._at(after), self._at(until)
+        count = end.trials - begin.trials
+        return Cost(
+            milliseconds=1e3 * (end.seconds - begin.seconds) / count,
+            processor_milliseconds=1e3 * (end.processor_seconds - begin.processor_seconds) / count,
+            resident_bytes=end.resident_bytes,
+        )
+
+    def _at(self, trials: int) -> Moment:
+        return next(moment for moment in self._moments if moment.trials >= trials)
+
+
+def resident_bytes() -> int:
+    """Of this process (Linux)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/self/status has no line VmRSS")
+
+
+class InstantWorker(CandidateWorker):
+    """Answers every job at once: nothing is loaded, scored or trained."""
+
+    def __init__(self, setup: WorkerSetup, on_exceeded: Callable[[int, int], None] | None = None) -> None:
+        del on_exceeded
+        self.setup = setup
+
+    def stop(self) -> None:
+        pass
+
+    def outcomes(
+        self, job: Job, *, limit_bytes: int | None, should_stop: Callable[[], bool] = lambda: False
+    ) -> list[Result]:
+        del limit_bytes, should_stop
+        return [self._result(member) for member in job.members]
+
+    def _result(self, job: Job) -> Result:
+        score = self._score_by_formula(job)
+        return Result(
+            trial=job.trial,
+            architecture=job.architecture,
+            stage=job.stage,
+            score=score,
+            metrics={"accuracy": score, "balanced_accuracy": score, "macro_f1": score},
+            step_count=job.step_count,
+            supernet_steps=self.setup.config.supernet.steps,
+            seed=job.seed,
+            seconds=0.001,
+            predicted_peak_bytes=job.predicted_peak_bytes,
+            measured_peak_bytes=job.predicted_peak_bytes,
+            micro_batches=job.micro_batches,
+        )
+
+    def _score_by_formula(self, job: Job) -> float:
+        """Highest in the middle of the space, with some noise: a strategy that learns converges, and repeats itself."""
+        choices, architecture = self.setup.config.space.choices, job.architecture.as_dict()
+        places = [choices[gene].index(architecture[gene]) / (len(choices[gene]) - 1) for gene in GENES]
+        return 0.9 - sum((place - 0.5) ** 2 for place in places) / 2 + random.Random(job.seed).uniform(0, 0.1)
+
+
+class ProposalReady(Exception):
+    """A search wants to start its first new candidate.
+
+    Args:
+        at: When, by `time.perf_counter`.
+    """
+
+    def __init__(self, at: float) -> None:
+        super().__init__(at)
+        self.at = at
+
+
+class FirstProposal(Executor):
+    """Ends the search, by `ProposalReady`, when it submits the first new candidate; runs nothing."""
+
+    @property
+    def devices(self) -> Sequence[Device]:
+        return [Device("none", slot_count=WORKERS, process_count=0)]
+
+    @property
+    def running(self) -> list[Job]:
+        return []
+
+    def submit(self, job: Job, device: str, grant_bytes: int) -> None:
+        del device, grant_bytes
+        if job.stage != "inherited":
+            raise RuntimeError(f"{job.key} was to be done by the first search")
+        raise ProposalReady(time.perf_counter())
+
+    def wait(self, timeout_seconds: float) -> list[Ended]:
+        raise NotImplementedError
+
+    def stop_running(self) -> list[Ended]:
+        return []
+
+    def stop_when(self, should_stop: Callable[[], bool]) -> None:
+        pass
+
+    def start_workers(self, device: str, count: int) -> None:
+        pass
+
+    def end_idle(self, device: str, count: int) -> None:
+        pass
+
+    def train_supernet(
+        self,
+        order: SupernetOrder,
+        *,
+        process_count: int,
+        should_stop: Callable[[], bool],
+        on_progress: Callable[[SupernetProgress], None],
+    ) -> int:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass

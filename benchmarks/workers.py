@@ -1,0 +1,286 @@
+"""Candidates an hour with one worker and with two, of one thread each, and what the second one adds to the memory.
+
+The demo with its real features, encoders and jobs: groups of candidates that are scored together with inherited
+weights, and trainings of promoted ones, in the proportion of `search_spaces/demo.yaml`. The list of jobs is fixed and
+the same for both; `Dispatcher`, ledger and Ray run it. The supernet's weights are those of a fresh one, since the cost
+of a job does not depend on its numbers.
+
+Both workers live all the time. Where one is measured, the other has nothing to do and computes nothing. Before the
+first measurement both together have run the list, so that no start and no first reading of a file is counted. One
+worker and two take turns, and which of them begins alternates; `speedup` is the median of the rounds, and
+`lowest_speedup` to `highest_speedup` say how steady the machine was. A list ends when its last job has ended: at its
+end one of two workers waits for the other, as in a search. A candidate is one that is scored; its share of a training
+is part of its cost.
+
+Memory, when both have run everything: `private_bytes` is what a worker alone holds (its own anonymous pages, the
+supernet's weights among them); `weights_bytes` and `features_bytes` are the frozen weights and base features that it
+maps and has touched, `…_shared_bytes` what of that the same pages serve the other worker too. So a second worker adds
+its private bytes and what it maps without sharing: `bytes_added_by_second_worker`.
+
+Run: python -m benchmarks.workers [--rounds 3] [--blocks 4] [--json FILE] [--quick]
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.models import DEMO
+from nas.config import Config, load_config
+from nas.dispatch import Dispatcher
+from nas.execution import CandidateWorker, Placement, WorkerSetup
+from nas.execution.ray_workers import RayExecutor
+from nas.failures import FailurePolicy
+from nas.files import default_cache_directory
+from nas.fusion import build_supernet
+from nas.planning import Plan
+from nas.preparation import Prepared, prepare
+from nas.progress import build_reporter
+from nas.report import table
+from nas.results import Failure, Job, Result, Stage
+from nas.runs import hand_over
+from nas.space import Architecture
+from nas.training import architecture_seed
+from nas.units import format_bytes
+from nas.weights import save_weights
+
+WORKERS = 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--blocks", type=int, default=4, help="each as many candidates as the demo's round_size")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--quick", action="store_true", help="one round of a few jobs: shows that the script works")
+    options = parser.parse_args()
+    config = load_config(DEMO)
+    with build_reporter() as reporter, tempfile.TemporaryDirectory() as name:
+        prepared = prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
+        setup = with_supernet(config, prepared, Path(name))
+        jobs = job_list(config, prepared, 1 if options.quick else options.blocks)
+        if options.quick:
+            jobs = [jobs[0], jobs[1], jobs[-2], jobs[-1]]
+        executor = RayExecutor(
+            setup, placement=Placement(worker_count=WORKERS, most_by_memory=WORKERS, threads=1), factory=KnownWorker
+        )
+        try:
+            figures = measured(config, prepared, executor, jobs, 1 if options.quick else options.rounds)
+            figures |= memory(setup)
+        finally:
+            executor.close()
+    show(figures)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1))
+
+
+def with_supernet(config: Config, prepared: Prepared, directory: Path) -> WorkerSetup:
+    """What workers need, with a fresh supernet."""
+    setup = hand_over(config, prepared, directory, thread_count=1)
+    supernet = build_supernet(
+        image_encoder=prepared.image_encoder,
+        text_encoder=prepared.text_encoder,
+        space=config.space,
+        class_count=len(prepared.store.class_names),
+        seed=0,
+    )
+    save_weights(setup.supernet_path, supernet, steps="0")
+    return setup
+
+
+def job_list(config: Config, prepared: Prepared, blocks: int) -> list[Job]:
+    """As a search makes them, in its proportions: first groups to be scored, then trainings."""
+    rng, search = random.Random(0), config.search
+    chosen: dict[Architecture, None] = {}
+    while len(chosen) < blocks * search.round_size:
+        chosen.setdefault(config.space.sample(rng))
+    trained = round(len(chosen) * search.training_share)
+
+    def job(trial: int, architecture: Architecture, stage: Stage) -> Job:
+        return Job(
+            trial=trial,
+            architecture=architecture,
+            stage=stage,
+            step_count=search.training_steps if stage == "trained" else 0,
+            seed=architecture_seed(config.seed, stage, architecture),
+            predicted_peak_bytes=prepared.memory.predict(architecture).peak_bytes,
+        )
+
+    scored = [job(trial, architecture, "inherited") for trial, architecture in enumerate(chosen)]
+    size = search.scored_together
+    groups = [scored[first : first + size] for first in range(0, len(scored), size)]
+    trainings = [job(trial, architecture, "trained") for trial, architecture in list(enumerate(chosen))[:trained]]
+    # Trainings first: the jobs at the end are short, so that one worker waits little for the other.
+    return [*trainings, *(replace(group[0], companions=tuple(group[1:])) for group in groups)]
+
+
+class JobList(Plan):
+    """A list of jobs, of which so many may run at once.
+
+    Args:
+        jobs: In their order.
+        width: Workers in use.
+    """
+
+    def __init__(self, jobs: Sequence[Job], width: int) -> None:
+        self._waiting = list(jobs)
+        self._width = width
+        self._out = 0
+        self.results: list[Result] = []
+        self._left = {job.key: len(job.members) for job in jobs}
+        self._place = {member.key: job.key for job in jobs for member in job.members}
+
+    def next_jobs(self) -> list[Job]:
+        if not self._waiting or self._out >= self._width:
+            return []
+        self._out += 1
+        return [self._waiting.pop(0)]
+
+    def took(self, result: Result) -> None:
+        self.results.append(result)
+        key = self._place[result.trial, result.stage]
+        self._left[key] -= 1
+        self._out -= not self._left[key]
+
+    def rejected(self, failure: Failure) -> None:
+        raise SystemExit(f"{failure.job.key}: {failure.reason}")
+
+    def put_back(self, job: Job) -> None:
+        raise SystemExit(f"{job.key} was put back: that is not what was to be measured")
+
+
+def measured(
+    config: Config, prepared: Prepared, executor: RayExecutor, jobs: Sequence[Job], rounds: int
+) -> dict[str, Any]:
+    """Candidates an hour with one worker and with two."""
+    candidates = sum(len(job.members) for job in jobs if job.stage == "inherited")
+    dispatcher = build_dispatcher(config, prepared, executor)
+    run(dispatcher, jobs, WORKERS)  # a warm-up of both
+    seconds: dict[int, list[float]] = {1: [], WORKERS: []}
+    for index in range(rounds):
+        for width in (1, WORKERS) if index % 2 == 0 else (WORKERS, 1):
+            seconds[width].append(run(dispatcher, jobs, width))
+    speedups = [one / two for one, two in zip(seconds[1], seconds[WORKERS], strict=True)]
+    return {
+        "speedup": statistics.median(speedups),
+        "lowest_speedup": min(speedups),
+        "highest_speedup": max(speedups),
+        "candidates_per_hour_with_1": 3600 * candidates / statistics.median(seconds[1]),
+        f"candidates_per_hour_with_{WORKERS}": 3600 * candidates / statistics.median(seconds[WORKERS]),
+        "candidates": candidates,
+        "trainings": sum(job.stage == "trained" for job in jobs),
+        "rounds": rounds,
+        "threads_per_worker": 1,
+        "cores": os.cpu_count(),
+        "seconds": {str(width): values for width, values in seconds.items()},
+    }
+
+
+def build_dispatcher(config: Config, prepared: Prepared, executor: RayExecutor) -> Dispatcher:
+    def refuse(failure: Failure) -> None:
+        raise SystemExit(f"{failure.job.key}: {failure.reason}")
+
+    return Dispatcher(
+        executor=executor,
+        budget_bytes=config.budget.memory_bytes,
+        idle_bytes=prepared.memory.idle_bytes,
+        policy=FailurePolicy(was_alone=lambda job: False, try_alone=lambda job: None, record=refuse),
+        runs_alone=lambda job: False,
+        take=lambda result: None,
+        show=lambda failure, verdict: refuse(failure),
+        now=time.monotonic,
+    )
+
+
+def run(dispatcher: Dispatcher, jobs: Sequence[Job], width: int) -> float:
+    """Seconds until all jobs have ended."""
+    plan = JobList(jobs, width)
+    started = time.perf_counter()
+    dispatcher.run(plan, is_over=lambda: False)
+    seconds = time.perf_counter() - started
+    if len(plan.results) != sum(len(job.members) for job in jobs):
+        raise SystemExit(f"{len(plan.results)} results: not what was to be measured")
+    return seconds
+
+
+class KnownWorker(CandidateWorker):
+    """Leaves a file that is named after its process."""
+
+    def __init__(self, setup: WorkerSetup, on_exceeded: Callable[[int, int], None] | None = None) -> None:
+        super().__init__(setup, on_exceeded)
+        (setup.run_directory / f"{os.getpid()}.process").touch()
+
+
+def memory(setup: WorkerSetup) -> dict[str, Any]:
+    """What each worker holds, and what of it is there once for both."""
+    workers = [int(path.stem) for path in sorted(setup.run_directory.glob("*.process"))]
+    if len(workers) != WORKERS:
+        raise SystemExit(f"{len(workers)} worker processes: not what was to be measured")
+    weights, features = [str(path) for path in setup.frozen_paths], [f"{setup.feature_directory}/"]
+    held = []
+    for process in workers:
+        mapped = mappings(process)
+        entry = {"private_bytes": sum(sizes["Anonymous"] for sizes in mapped.values())}
+        for name, places in (("weights", weights), ("features", features)):
+            parts = [sizes for path, sizes in mapped.items() if path.startswith(tuple(places))]
+            if not parts:
+                raise SystemExit(f"process {process} maps no {name}: nothing is shared")
+            entry[f"{name}_bytes"] = sum(sizes["Rss"] for sizes in parts)
+            entry[f"{name}_shared_bytes"] = sum(sizes["Shared_Clean"] + sizes["Shared_Dirty"] for sizes in parts)
+        held.append(entry)
+    second = held[-1]
+    alone = sum(second[f"{name}_bytes"] - second[f"{name}_shared_bytes"] for name in ("weights", "features"))
+    return {
+        "bytes_added_by_second_worker": second["private_bytes"] + alone,
+        "bytes_shared_with_first_worker": second["weights_shared_bytes"] + second["features_shared_bytes"],
+        "workers": held,
+    }
+
+
+def mappings(process: int) -> dict[str, dict[str, int]]:
+    """Bytes of a process by the file that they are mapped from; anonymous memory under the empty name (Linux)."""
+    found: dict[str, dict[str, int]] = {}
+    sizes: dict[str, int] = {}
+    for line in Path(f"/proc/{process}/smaps").read_text().splitlines():
+        name, *rest = line.split(maxsplit=5)
+        if not name.endswith(":"):  # a mapping begins: address, permissions, offset, device, inode, path
+            path = rest[4] if len(rest) == 5 else ""
+            sizes = found.setdefault(path if path.startswith("/") else "", {})
+        elif rest[-1] == "kB":
+            sizes[name[:-1]] = sizes.get(name[:-1], 0) + int(rest[0]) * 1024
+    return found
+
+
+def show(figures: dict[str, Any]) -> None:
+    held = figures["workers"]
+    rows = [
+        ("candidates an hour", *(f"{figures[f'candidates_per_hour_with_{count}']:.0f}" for count in (1, WORKERS))),
+        (
+            "speedup",
+            "",
+            f"{figures['speedup']:.2f} ({figures['lowest_speedup']:.2f} to {figures['highest_speedup']:.2f})",
+        ),
+    ]
+    print(table(("", "1 worker", f"{WORKERS} workers"), rows))
+    print()
+    names = {
+        "private_bytes": "private",
+        "weights_bytes": "frozen weights, mapped",
+        "weights_shared_bytes": "of these shared",
+        "features_bytes": "features, mapped",
+        "features_shared_bytes": "of these shared",
+    }
+    rows = [(shown, *(format_bytes(entry[name]) for entry in held)) for name, shown in names.items()]
+    print(table(("", "first worker", "second worker"), rows))
+    print(f"a second worker adds {format_bytes(figures['bytes_added_by_second_worker'])}")
+
+
+if __name__ == "__main__":
+    main()
