@@ -30,7 +30,7 @@ from nas.files import default_cache_directory
 from nas.interruption import Interruption
 from nas.preparation import Prepared, prepare
 from nas.progress import LineReporter, Reporter
-from nas.results import Job, Result
+from nas.results import Failure, Job, Result
 from nas.runner import Search
 from nas.runs import hand_over
 from nas.space import GENES, SearchSpace
@@ -209,7 +209,7 @@ class InstantWorker(CandidateWorker):
 
     def outcomes(
         self, job: Job, *, limit_bytes: int | None, should_stop: Callable[[], bool] = lambda: False
-    ) -> list[Result]:
+    ) -> list[Result | Failure]:
         del limit_bytes, should_stop
         return [self._result(member) for member in job.members]
 
