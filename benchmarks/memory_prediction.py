@@ -85,14 +85,14 @@ def main() -> None:
 def run_size(size: str, policy: str, quick: bool) -> dict[str, Any]:
     """Measure and predict all cases of a size; print a table."""
     config = load_config(SPACES[size])
-    chosen = cases(size, config, 3 if quick else 44)
+    chosen = cases(size, config, 3 if quick else 42)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         save_encoders(size, config, Path(folder))
         for case in chosen:
             model = memory_model(size, config, case.batch_size, case.text_tokens)
             prediction = model.predict(case.architecture)
-            predicted = prediction.trained_bytes + prediction.optimizer_bytes + prediction.step_bytes
+            predicted = prediction.peak_bytes - prediction.process_bytes - prediction.supernet_bytes
             measured = measure_apart(size, policy, case, folder)
             rows.append((case, predicted, measured["step_bytes"], measured["process_bytes"]))
             print(f"{len(rows)}/{len(chosen)} {case.architecture} B={case.batch_size} T={case.text_tokens}", flush=True)

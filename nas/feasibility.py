@@ -16,10 +16,12 @@ class Fit:
     Args:
         peak_bytes: Of its training, predicted.
         micro_batches: Parts that every batch is cut into.
+        correction_bytes: What measured peaks have added to the prediction, or taken from it.
     """
 
     peak_bytes: int
     micro_batches: int
+    correction_bytes: int = 0
 
 
 class Feasibility:
@@ -50,13 +52,19 @@ class Feasibility:
         """How the architecture fits alone; None if it does not."""
         if architecture in self._outgrown:
             return None
-        peak_bytes = self._peak_bytes(architecture, 1)
-        if peak_bytes <= self._budget.memory_bytes:
-            return Fit(peak_bytes, 1)
+        correction_bytes = 0 if self._correction is None else self._correction.correction_bytes
+        budget_bytes = self._budget.memory_bytes - correction_bytes
+        # Directly where it is near the budget.
+        peak_bytes = self._memory.predict(architecture, budget_bytes=budget_bytes).peak_bytes
+        if peak_bytes <= budget_bytes:
+            return Fit(peak_bytes, 1, correction_bytes)
         if self._budget.when_too_large == "reject":
             return None
-        parts = self._memory.most_fitting(architecture, self._budget.memory_bytes - self._correction_bytes)
-        return None if parts is None else Fit(self._peak_bytes(architecture, parts), parts)
+        parts = self._memory.most_fitting(architecture, budget_bytes)
+        if parts is None:
+            return None
+        prediction = self._memory.predict(architecture, micro_batches=parts, budget_bytes=budget_bytes)
+        return Fit(prediction.peak_bytes, parts, correction_bytes)
 
     def fits(self, architecture: Architecture) -> bool:
         return self.fit(architecture) is not None
@@ -67,24 +75,13 @@ class Feasibility:
             return True
         if architecture not in self._recorded:
             self._recorded.add(architecture)
-            peak_bytes = self._peak_bytes(architecture, 1)
+            peak_bytes = self._memory.predict(architecture).peak_bytes
             reason = (
                 f"predicted peak {format_bytes(peak_bytes)} ({peak_bytes} bytes), budget "
                 f"{format_bytes(self._budget.memory_bytes)}"
             )
             self._study.reject_infeasible(architecture, reason, peak_bytes)
         return False
-
-    @property
-    def _correction_bytes(self) -> int:
-        return 0 if self._correction is None else self._correction.correction_bytes
-
-    def _peak_bytes(self, architecture: Architecture, parts: int) -> int:
-        """Predicted, and corrected; directly where it is near the budget."""
-        correction = self._correction_bytes
-        budget_bytes = self._budget.memory_bytes - correction
-        prediction = self._memory.predict(architecture, micro_batches=parts, budget_bytes=budget_bytes)
-        return prediction.peak_bytes + correction
 
     def outgrew(self, architecture: Architecture) -> None:
         """It ran out of memory although it was alone: it does not fit, whatever is predicted."""

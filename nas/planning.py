@@ -50,6 +50,7 @@ class JobMaker:
             seed=architecture_seed(self._seed, stage, architecture),
             predicted_peak_bytes=fit.peak_bytes,
             micro_batches=fit.micro_batches,
+            correction_bytes=fit.correction_bytes,
         )
 
 

@@ -24,6 +24,7 @@ class Job:
         seed: Decides fresh weights and the order of samples.
         predicted_peak_bytes: Of this candidate alone.
         micro_batches: Parts that every batch is cut into, so that it fits.
+        correction_bytes: What measured peaks have added to the prediction, or taken from it.
         companions: Candidates that are scored together with it, at the same stage; only for `inherited`.
     """
 
@@ -34,6 +35,7 @@ class Job:
     seed: int
     predicted_peak_bytes: int
     micro_batches: int = 1
+    correction_bytes: int = 0
     companions: tuple["Job", ...] = ()
 
     @property
@@ -49,7 +51,7 @@ class Job:
     @property
     def reserved_bytes(self) -> int:
         """What the ledger reserves: members take turns, so that is the largest of their peaks."""
-        return max(member.predicted_peak_bytes for member in self.members)
+        return max(member.predicted_peak_bytes + member.correction_bytes for member in self.members)
 
 
 @dataclass(frozen=True)

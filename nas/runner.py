@@ -284,9 +284,7 @@ class Search:
         if best is None or result.score > best.score:
             self._best[result.stage] = result
         if result.stage != "inherited":  # scoring needs less than what is predicted
-            memory = self.prepared.memory
-            predicted = memory.predict(result.architecture, micro_batches=result.micro_batches).peak_bytes
-            self.correction.observe(predicted, result.measured_peak_bytes)
+            self.correction.observe(result.predicted_peak_bytes, result.measured_peak_bytes)
 
     def _show_failure(self, failure: Failure, verdict: str) -> None:
         said = {"put back": "put back", "try alone": "put back, to be tried once more alone", "rejected": "failed"}

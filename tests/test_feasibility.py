@@ -65,7 +65,7 @@ def test_with_accumulation_the_largest_micro_batches_that_fit_are_taken() -> Non
 
 def test_what_was_measured_corrects_what_is_predicted() -> None:
     found, _ = feasibility(150, "accumulate", PeakCorrection([(100, 110)]))
-    assert found.fit(SMALL) == Fit(120, 1) and found.fit(LARGE) == Fit(143, 3)
+    assert found.fit(SMALL) == Fit(110, 1, 10) and found.fit(LARGE) == Fit(133, 3, 10)
 
 
 def test_who_ran_out_of_memory_alone_does_not_fit_until_there_is_more() -> None:

@@ -22,7 +22,10 @@ class PeakCorrection:
     """
 
     def __init__(self, pairs: Iterable[tuple[int, int]] = ()) -> None:
-        self._pairs = list(pairs)
+        self._pairs: list[tuple[int, int]] = []
+        self._largest: int | None = None
+        for predicted_bytes, measured_bytes in pairs:
+            self.observe(predicted_bytes, measured_bytes)
 
     def observe(self, predicted_bytes: int, measured_bytes: int) -> None:
         """One more finished training.
@@ -32,11 +35,13 @@ class PeakCorrection:
             measured_bytes: Its peak.
         """
         self._pairs.append((predicted_bytes, measured_bytes))
+        difference = measured_bytes - predicted_bytes
+        self._largest = difference if self._largest is None else max(self._largest, difference)
 
     @property
     def correction_bytes(self) -> int:
         """What is added to predictions; below 0 where all were too high."""
-        largest = max((measured - predicted for predicted, measured in self._pairs), default=0)
+        largest = self._largest or 0
         return largest if largest > 0 or len(self._pairs) >= _AGREEING else 0
 
     def corrected(self, prediction: PeakPrediction) -> int:

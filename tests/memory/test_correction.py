@@ -15,6 +15,7 @@ def prediction(peak_bytes: int) -> PeakPrediction:
         optimizer_bytes=0,
         summed_bytes=0,
         step_bytes=0,
+        allocator_bytes=0,
     )
 
 
