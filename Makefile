@@ -30,7 +30,7 @@ lint: install
 	.venv/bin/mypy --strict nas
 
 test: lint
-	.venv/bin/pytest
+	.venv/bin/pytest --numprocesses 2 --dist loadfile
 
 clean:
 	rm -rf .venv

@@ -1,5 +1,6 @@
 """Trained weights as safetensors files, with a checksum, since the format has none."""
 
+import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from nas.errors import StudyError
 from nas.files import write_atomically
 from nas.fusion import PMF
 
+_FACTS = "facts"
 _CHECKSUM = "crc32"
 
 
@@ -25,8 +27,9 @@ def save_weights(path: Path, model: PMF, **metadata: str) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    metadata = {**metadata, _CHECKSUM: _checksum(tensors)}
-    write_atomically(path, safetensors.torch.save(tensors, metadata=metadata))
+    # One text, since safetensors writes several in any order, and equal weights are to make equal files.
+    facts = json.dumps({**metadata, _CHECKSUM: _checksum(tensors)}, sort_keys=True)
+    write_atomically(path, safetensors.torch.save(tensors, metadata={_FACTS: facts}))
 
 
 def load_weights(path: Path, model: PMF) -> dict[str, str]:
@@ -38,12 +41,12 @@ def load_weights(path: Path, model: PMF) -> dict[str, str]:
     try:
         tensors = safetensors.torch.load_file(path)
         with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
+            metadata: dict[str, str] = json.loads((file.metadata() or {}).get(_FACTS, "{}"))
         if metadata.pop(_CHECKSUM, None) != _checksum(tensors):
-            raise SafetensorError("they are not what was written there")
+            raise ValueError("they are not what was written there")
         model.load_state_dict(tensors)
         return metadata
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise StudyError(f"{path}: these weights cannot be loaded: {reason}; put back a copy of the file") from error
 

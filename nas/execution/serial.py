@@ -1,12 +1,13 @@
 """Runs jobs in this very process, one after another: for tests, debugging and machines without Ray."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from nas.execution.base import Device, Ended, Executor, SupernetOrder, SupernetProgress
 from nas.execution.worker import CandidateWorker, WorkerSetup
 from nas.gradient_group import Alone
 from nas.memory import private_bytes
-from nas.results import Job
+from nas.results import Failure, Job, Result
 from nas.training import Stopped
 
 HERE = "this process"
@@ -58,7 +59,14 @@ class SerialExecutor(Executor):
             outcomes = self._worker.outcomes(job, limit_bytes=limit_bytes, should_stop=self._should_stop)
         except Stopped:
             outcomes = []
-        return [Ended(job, tuple(outcomes), process_lives=True)]
+        return [Ended(job, tuple(map(self._without_driver, outcomes)), process_lives=True)]
+
+    def _without_driver(self, outcome: Result | Failure) -> Result | Failure:
+        """With the peak of what this process holds as a worker."""
+        measured = outcome.measured_peak_bytes
+        return (
+            outcome if measured is None else replace(outcome, measured_peak_bytes=max(measured - self._driver_bytes, 0))
+        )
 
     def stop_running(self) -> list[Ended]:
         if self._job is None:

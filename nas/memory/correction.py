@@ -52,7 +52,7 @@ class PeakCorrection:
         """One line for the report."""
         if not self._pairs:
             return "predicted peaks: none measured"
-        errors = [abs(predicted - measured) / measured for predicted, measured in self._pairs]
+        errors = [abs(predicted - measured) / predicted for predicted, measured in self._pairs]
         under = max(0, *(measured - predicted for predicted, measured in self._pairs))
         correction = self.correction_bytes
         return (

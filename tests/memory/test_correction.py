@@ -48,6 +48,6 @@ def test_the_report_says_how_good_predictions_were() -> None:
     assert PeakCorrection().summary() == "predicted peaks: none measured"
     text = PeakCorrection([(90 * MIB, 100 * MIB), (120 * MIB, 100 * MIB), (100 * MIB, 100 * MIB)]).summary()
     assert text == (
-        "predicted peaks: 3 measured, median error 10.0%, largest under-prediction 10.00 MiB, later predictions "
+        "predicted peaks: 3 measured, median error 11.1%, largest under-prediction 10.00 MiB, later predictions "
         "corrected by +10.00 MiB"
     )
