@@ -351,8 +351,8 @@ class Bench:
         with tmpfs(self.work / "disk", total // 10) as disk:
             run, said, refusals = disk / "run", [], 0
             cache = disk / "cache"
-            # For: no features; no frozen weights; no supernet; no results; no exported model; everything.
-            for share in (0.2, 0.75, 0.9, 1.05, 1.2, 20.0):
+            # Room for: no features; no frozen weights; no supernet; no exported model; everything.
+            for share in (0.2, 0.75, 0.95, 1.2, 20.0):
                 resize(disk, int(total * share))
                 driver = self.drive(run, 2, cache)
                 what = f"disk of {int(total * share) // 1024} KiB"

@@ -46,7 +46,7 @@ CLASSES = {"base": 101, "demo": 15}
 TEXT_TOKENS = {"base": (128, 128, 77, 40, 16), "demo": (24, 24, 16, 8)}
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 POLICIES = {"mapped": map_large_tensors, "kept": keep_freed_memory}
-MOST_LAYER_SAMPLES = {"base": 100, "demo": 10_000}
+MOST_LAYER_SAMPLES = {"base": 64, "demo": 10_000}
 """Fusing layers × samples of a case: more would take minutes."""
 
 
@@ -95,7 +95,11 @@ def run_size(size: str, policy: str, quick: bool) -> dict[str, Any]:
             predicted = prediction.peak_bytes - prediction.process_bytes - prediction.supernet_bytes
             measured = measure_apart(size, policy, case, folder)
             rows.append((case, predicted, measured["step_bytes"], measured["process_bytes"]))
-            print(f"{len(rows)}/{len(chosen)} {case.architecture} B={case.batch_size} T={case.text_tokens}", flush=True)
+            figure = f"{predicted / measured['step_bytes'] - 1:+.1%}"
+            print(
+                f"{len(rows)}/{len(chosen)} {case.architecture} B={case.batch_size} T={case.text_tokens}: {figure}",
+                flush=True,
+            )
     errors = [abs(predicted - measured) / measured for _, predicted, measured, _ in rows]
     header = ("architecture", "B", "T", "predicted", "measured", "error")
     shown = [

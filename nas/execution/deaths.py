@@ -45,6 +45,8 @@ class DeathNote:
         """From now on this process notes crashes and exits that its code asks for."""
         # Kept open: a crashing process can write to an open file and do little else.
         self._trace = self._path.with_suffix(".trace").open("w")
+        # Anew, if it was enabled before: others may have put handlers of their own in place since.
+        faulthandler.disable()
         faulthandler.enable(self._trace, all_threads=False)
         leave = os._exit
 
