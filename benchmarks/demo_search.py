@@ -16,7 +16,7 @@ from nas.budget import parse_budget
 from nas.metrics import standard_error
 from nas.progress import build_reporter
 from nas.report import table
-from nas.runs import CONFIG, Machine, Overrides, default_cache_directory, resume, start
+from nas.runs import CONFIG, Machine, Overrides, resume, start
 
 
 def main() -> None:
@@ -71,8 +71,7 @@ def run(directory: Path, seed: int, budget: str) -> dict[str, Any]:
     """Search with one seed, or finish the search that is there; returns its report."""
     seconds, trials = parse_budget(budget)
     overrides = Overrides(time_seconds=seconds, trials=trials, seed=seed)
-    cores = os.cpu_count() or 1
-    machine = Machine(worker_count=cores, threads_per_worker=1, cache_directory=default_cache_directory())
+    machine = Machine(worker_count=os.cpu_count() or 1)
     if not (directory / "report.json").exists():
         with build_reporter() as reporter:
             if (directory / CONFIG).exists():

@@ -14,10 +14,11 @@ from pathlib import Path
 from benchmarks.models import DEMO
 from benchmarks.recipe_stability import train_all
 from nas.config import load_config
+from nas.files import default_cache_directory
 from nas.preparation import prepare
 from nas.progress import build_reporter
 from nas.report import table
-from nas.runs import default_cache_directory, hand_over
+from nas.runs import hand_over
 from nas.training import full_step_count
 
 

@@ -12,12 +12,14 @@ from pathlib import Path
 
 from benchmarks.models import DEMO
 from nas.config import load_config
-from nas.execution import WorkerSetup
+from nas.execution import Placement, WorkerSetup
+from nas.execution.ray_workers import RayExecutor
+from nas.files import default_cache_directory
 from nas.preparation import prepare
 from nas.progress import build_reporter
 from nas.report import table
 from nas.results import Job, Result
-from nas.runs import build_executor, default_cache_directory, hand_over
+from nas.runs import hand_over
 from nas.space import Architecture
 from nas.training import full_step_count
 
@@ -72,12 +74,15 @@ def main() -> None:
 def train_all(setup: WorkerSetup, runs: list[tuple[Architecture, int]], steps: int, workers: int) -> list[Result]:
     """Train every architecture in full with its seed, on Ray workers, and return the results in the order given."""
     jobs = [Job(number, architecture, "full", steps, seed, 0) for number, (architecture, seed) in enumerate(runs)]
-    executor, waiting, results = build_executor(setup, workers), list(jobs), {}
+    placement = Placement(worker_count=workers, most_by_memory=workers, threads=1)
+    executor, waiting = RayExecutor(setup, placement=placement), list(jobs)
+    results: dict[int, Result] = {}
+    (device,) = executor.devices
     try:
         while len(results) < len(jobs):
-            while waiting and len(executor.running) < executor.slot_count:
-                executor.submit(waiting.pop(0))
-            for outcome in executor.wait(5.0):
+            while waiting and len(executor.running) < device.slot_count:
+                executor.submit(waiting.pop(0), device.name, setup.config.budget.memory_bytes)
+            for outcome in (outcome for ended in executor.wait(5.0) for outcome in ended.outcomes):
                 if not isinstance(outcome, Result):
                     raise RuntimeError(f"{outcome.job.architecture}: {outcome.reason}")
                 results[outcome.trial] = outcome
