@@ -23,22 +23,22 @@ from nas.runs import hand_over
 from nas.space import Architecture
 from nas.training import full_step_count
 
+QUICK_STEPS = 10
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5, help="of the default architecture (default: 5)")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="2 seeds and one epoch: shows that the script works")
+    parser.add_argument("--quick", action="store_true", help="2 seeds and a few steps: shows that the script works")
     options = parser.parse_args()
     config = load_config(DEMO)
     seeds = 2 if options.quick else options.seeds
-    if options.quick:
-        config = replace(config, recipe=replace(config.recipe, epochs=1))
     with build_reporter() as reporter, tempfile.TemporaryDirectory() as directory:
         prepared = prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
         setup = hand_over(config, prepared, Path(directory), thread_count=1)
-        steps = full_step_count(config.recipe, len(prepared.store.splits["train"]))
+        steps = QUICK_STEPS if options.quick else full_step_count(config.recipe, len(prepared.store.splits["train"]))
         default = prepared.default
         others = [
             replace(default, fusion_layer=layer)
