@@ -267,7 +267,7 @@ class FirstProposal(Executor):
         raise ProposalReady(time.perf_counter())
 
     def wait(self, timeout_seconds: float) -> list[Ended]:
-        raise NotImplementedError
+        raise RuntimeError(f"nothing was started that could be waited for, not even {timeout_seconds} seconds")
 
     def stop_running(self) -> list[Ended]:
         return []
@@ -289,7 +289,8 @@ class FirstProposal(Executor):
         should_stop: Callable[[], bool],
         on_progress: Callable[[SupernetProgress], None],
     ) -> int:
-        raise NotImplementedError
+        del order, process_count, should_stop, on_progress
+        raise RuntimeError("the first search has left a supernet; nobody trains another")
 
     def close(self) -> None:
         pass

@@ -141,6 +141,11 @@ class Search:
         is_there = self.setup.supernet_path.exists()
         if is_there and (self.study.count("inherited") or not self.setup.checkpoint_path.exists()):
             return
+        if count := self.study.count("inherited"):
+            raise StudyError(
+                f"{self.setup.supernet_path}: is missing; {count} scores were made with it, which another would not "
+                "be comparable with; put back a copy of the file, or search in a new run directory (--run-dir)"
+            )
         total = self.config.supernet.steps
         process_count = self._supernet_processes()
         order = self._supernet_order()

@@ -169,7 +169,7 @@ class SimulatedExecutor(Executor):
         should_stop: Callable[[], bool],
         on_progress: Callable[[SupernetProgress], None],
     ) -> int:
-        raise NotImplementedError
+        raise AssertionError("a search without training trains no supernet")
 
     def close(self) -> None:
         pass

@@ -542,7 +542,7 @@ class RayExecutor(Executor):
             slot.actor.train_supernet.remote(order, rank, len(members), address)
             for rank, (_, slot) in enumerate(members)
         ]
-        pending, is_stopping, lost_at = references, False, math.inf
+        pending, lost_at = references, math.inf
         while pending:
             ready, pending = ray.wait(pending, num_returns=len(pending), timeout=0.2)
             if any(map(_is_lost, ready)):
@@ -557,9 +557,8 @@ class RayExecutor(Executor):
             except RayActorError:
                 continue  # its part comes back as lost, too
             on_progress(progress)
-            if should_stop() and not is_stopping:
-                first.stop.remote()
-                is_stopping = True
+            if should_stop():
+                first.stop.remote()  # again and again: one that comes before the training begins is not heard
         return self._supernet_outcome(members, references)
 
     def _note_death(self, place: _NodePlace, slot: _Slot, error: RayError) -> None:

@@ -113,6 +113,7 @@ class CandidateWorker:
         self._supernet_steps = 0
         self._stop = threading.Event()
         self._exceeded_bytes = 0
+        self._peak_bytes = 0
 
     def stop(self) -> None:
         """Ask the running job to end at its next step; it raises `nas.training.Stopped`."""
@@ -137,10 +138,10 @@ class CandidateWorker:
             raise
         except GrantExceeded as error:
             if not job.companions:
-                return [Failure(job, "memory", "out of memory", str(error), self._exceeded_bytes)]
+                return [Failure(job, "memory", "out of memory", str(error), self._peak_bytes)]
         except Exception as error:  # whatever it is, it belongs to the candidate; whoever submitted it decides
             if not job.companions:
-                return [Failure.of(job, error, self._exceeded_bytes)]
+                return [Failure.of(job, error, self._peak_bytes)]
         return [
             outcome
             for member in job.members
@@ -177,10 +178,12 @@ class CandidateWorker:
                 self._on_exceeded(held_bytes, limit_bytes or 0)
 
         validation = self._store.splits["validation"]
+        watch = self._watch(limit_bytes, note_exceeded)
         try:
-            with self._watch(limit_bytes, note_exceeded) as watch:
+            with watch:
                 logits = self._score(job, is_stopped) if job.stage == "inherited" else [self._train(job, is_stopped)]
         finally:
+            self._peak_bytes = watch.peak_bytes
             release_freed_memory()  # what an idle worker holds is counted as well
         seconds = (time.monotonic() - started) / len(logits)
         results = []
@@ -198,7 +201,7 @@ class CandidateWorker:
                     seed=member.seed,
                     seconds=seconds,
                     predicted_peak_bytes=member.predicted_peak_bytes,
-                    measured_peak_bytes=watch.peak_bytes,
+                    measured_peak_bytes=self._peak_bytes,
                     micro_batches=member.micro_batches,
                 )
             )

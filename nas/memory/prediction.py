@@ -178,7 +178,7 @@ class MemoryModel:
         return self._with_step(held, architecture, micro_batches, budget_bytes, is_slice=True)
 
     @property
-    def ways_to_cut(self) -> list[int]:
+    def _ways_to_cut(self) -> list[int]:
         """Counts of micro-batches above 1, ascending, each the least for its size of the largest one."""
         size = self._recipe.batch_size
         counts = {-(-size // count): count for count in range(size, 1, -1)}
@@ -197,7 +197,7 @@ class MemoryModel:
 
         if fits(1):
             return 1
-        ways = self.ways_to_cut
+        ways = self._ways_to_cut
         # Smaller micro-batches never need more.
         first = bisect.bisect_left(ways, True, key=fits)
         return ways[first] if first < len(ways) else None

@@ -31,10 +31,6 @@ class Ladder:
         self._taken: set[int] = set()
         self._best_first: list[tuple[float, int]] = []
 
-    @property
-    def scored_count(self) -> int:
-        return len(self._scored)
-
     def add_scored(self, result: Result) -> None:
         """Take an inherited score into account."""
         self._scored[result.trial] = result

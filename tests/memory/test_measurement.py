@@ -55,7 +55,6 @@ def test_passing_the_limit_is_told_once_from_another_thread() -> None:
     assert watch.peak_bytes >= held
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(("policy", "keeps"), [("keep_freed_memory", True), ("map_large_tensors", False)])
 def test_freed_memory_is_kept_or_goes_back_and_is_no_reason_to_exceed_a_limit(policy: str, keeps: bool) -> None:
     code = f"""

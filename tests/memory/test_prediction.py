@@ -153,5 +153,5 @@ MEMORY = memory_model()
 
 
 def test_batches_are_cut_in_every_way_that_makes_them_smaller() -> None:
-    assert memory_model(batch_size=12).ways_to_cut == [2, 3, 4, 6, 12]
-    assert memory_model(batch_size=1).ways_to_cut == []
+    assert memory_model(batch_size=12)._ways_to_cut == [2, 3, 4, 6, 12]
+    assert memory_model(batch_size=1)._ways_to_cut == []
