@@ -33,6 +33,7 @@ from nas.config import Config, load_config
 from nas.data import Batch
 from nas.encoders import FrozenEncoder, load_tail, resolve_checkpoint, save_tail
 from nas.encoders.loading import load_config as load_encoder_config
+from nas.execution import process_environment
 from nas.fusion import build_model
 from nas.fusion.attention import DataAttention
 from nas.memory import MemoryModel, keep_freed_memory, map_large_tensors, release_freed_memory
@@ -236,13 +237,7 @@ def measure_apart(size: str, policy: str, case: Case, folder: str) -> dict[str, 
         "text_tokens": case.text_tokens,
         "folder": folder,
     }
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "MALLOC_ARENA_MAX": "1",
-        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
-    }
+    environment = {**os.environ, **process_environment(1)}
     command = [sys.executable, "-m", "benchmarks.memory_prediction", "--case", json.dumps(arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -52,7 +52,7 @@ def main() -> None:
         architecture = config.space.sample(rng)
         if architecture not in architectures:
             architectures.append(architecture)
-    keep_freed_memory()  # as the search's workers do; both sides gain
+    keep_freed_memory()  # so that paging is no part of the comparison; both sides gain
 
     rounds = 1 if options.quick else 3
     together, alone, difference = [], [], 0.0

@@ -226,7 +226,7 @@ def main() -> None:
     options = parser.parse_args()
     threads = options.threads or (1 if options.size == "demo" else torch.get_num_threads())
     torch.set_num_threads(threads)
-    keep_freed_memory()  # as the search's workers do; both sides gain
+    keep_freed_memory()  # so that paging is no part of the comparison; both sides gain
     batch = options.batch or (32 if options.size == "demo" else 8)
     case = demo_case(batch) if options.size == "demo" else random_case(options.size, batch, options.device)
     with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bfloat16"):

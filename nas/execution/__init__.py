@@ -3,7 +3,7 @@
 from nas.execution.base import Device, Ended, Executor, SupernetOrder, SupernetProgress
 from nas.execution.ledger import Ledger, WaitingLine
 from nas.execution.placement import Placement
-from nas.execution.worker import FROZEN, CandidateWorker, WorkerSetup, full_weights_path
+from nas.execution.worker import FROZEN, CandidateWorker, WorkerSetup, full_weights_path, process_environment
 
 __all__ = [
     "FROZEN",
@@ -18,4 +18,5 @@ __all__ = [
     "WaitingLine",
     "WorkerSetup",
     "full_weights_path",
+    "process_environment",
 ]

@@ -25,7 +25,7 @@ from nas.execution.base import Device, Ended, Executor, SupernetOrder, SupernetP
 from nas.execution.deaths import Death, DeathNote, memory_kill_count, read_death
 from nas.execution.node import receive, settle
 from nas.execution.placement import Node, Placement, Share, cpu_share
-from nas.execution.worker import FROZEN, SUPERNET, CandidateWorker, WorkerSetup
+from nas.execution.worker import FROZEN, SUPERNET, CandidateWorker, WorkerSetup, process_environment
 from nas.files import default_cache_directory, write_atomically
 from nas.gradient_group import GroupBroken, distributed_group, free_address
 from nas.results import Failure, Job, Result
@@ -356,11 +356,6 @@ class RayExecutor(Executor):
     def _start(self, place: _NodePlace, slot: _Slot) -> None:
         setup, share = place.setup, place.share
         slot.note_path = setup.run_directory / _NOTES / f"{os.getpid()}-{next(self._numbers)}.json"
-        # Threads are set before torch is imported in a worker.
-        environment = {name: str(share.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-        # One arena for all threads of a worker: the C library gives no other one's memory back between jobs.
-        environment["MALLOC_ARENA_MAX"] = "1"
-        environment["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "128"  # programs of 0.6 MB; by default 1,024 of them
         actor: Any = ray.remote(_Actor)
         slot.actor = actor.options(
             num_cpus=cpu_share(place.cpu_count, share),
@@ -369,7 +364,7 @@ class RayExecutor(Executor):
             max_task_retries=0,
             max_concurrency=4,
             scheduling_strategy=_on(place.name),
-            runtime_env={"env_vars": environment},
+            runtime_env={"env_vars": process_environment(share.threads)},
         ).remote(self._factory, setup, slot.note_path)
         slot.actor.prepare.remote()
 

@@ -1,6 +1,7 @@
 """What a worker does with a job, wherever it runs: score a slice, train a slice, or train from fresh weights."""
 
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from nas.encoders import load_tail
 from nas.execution.base import SupernetOrder, SupernetProgress
 from nas.fusion import PMF, build_model, build_supernet, extract
 from nas.gradient_group import GradientGroup
-from nas.memory import AllocatorWatch, MemoryWatch, keep_freed_memory, release_freed_memory
+from nas.memory import AllocatorWatch, MemoryWatch, map_large_tensors, release_freed_memory
 from nas.metrics import evaluate_logits
 from nas.results import Failure, Job, Result
 from nas.supernet_training import train_supernet
@@ -80,6 +81,25 @@ class WorkerSetup:
         return full_weights_path(self.run_directory, trial)
 
 
+def process_environment(thread_count: int) -> dict[str, str]:
+    """Environment variables of a worker process; they have to be there before it starts.
+
+    Args:
+        thread_count: Threads of its computations.
+    """
+    tunables = [entry for entry in os.environ.get("GLIBC_TUNABLES", "").split(":") if entry]
+    return {
+        "OMP_NUM_THREADS": str(thread_count),
+        "MKL_NUM_THREADS": str(thread_count),
+        # One arena for all threads: the C library gives no other one's memory back between jobs.
+        "MALLOC_ARENA_MAX": "1",
+        # Large tensors are paged in anew all the time (map_large_tensors): in large pages, where the system has them.
+        "GLIBC_TUNABLES": ":".join([*tunables, "glibc.malloc.hugetlb=1"]),
+        # Programs of 0.6 MB; by default 1,024 of them.
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
+    }
+
+
 class GrantExceeded(Exception):
     """The process holds more memory than it was granted."""
 
@@ -98,7 +118,7 @@ class CandidateWorker:
 
     def __init__(self, setup: WorkerSetup, on_exceeded: Callable[[int, int], None] | None = None) -> None:
         torch.set_num_threads(setup.thread_count)
-        keep_freed_memory()
+        map_large_tensors()
         self.setup = setup
         self._on_exceeded = on_exceeded
         self._device = torch.device(setup.device)

@@ -42,8 +42,8 @@ def keep_freed_memory() -> None:
 def map_large_tensors() -> None:
     """Let every large tensor have pages of its own, which go back when it is freed: no more is held than tensors need.
 
-    Costs what `keep_freed_memory` saves, a fifth of the time of a base step; half of that where the process was started
-    with `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`.
+    Costs what `keep_freed_memory` saves, a fifth of the time of a training step; less than half of that where the
+    process was started with `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, as workers are.
     """
     _set_malloc_options(mapped_from=_MAPPED_FROM_BYTES)
 
