@@ -6,7 +6,7 @@ journal on disk and two Ray workers; only what a worker does is left out.
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -285,11 +285,12 @@ class FirstProposal(Executor):
         self,
         order: SupernetOrder,
         *,
-        process_count: int,
+        processes: Mapping[str, int],
+        grant_bytes: int,
         should_stop: Callable[[], bool],
         on_progress: Callable[[SupernetProgress], None],
     ) -> int:
-        del order, process_count, should_stop, on_progress
+        del order, processes, grant_bytes, should_stop, on_progress
         raise RuntimeError("the first search has left a supernet; nobody trains another")
 
     def close(self) -> None:

@@ -1,14 +1,17 @@
 """Keeps the slots of all devices busy with the jobs of a plan, within every device's memory budget."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
-from nas.execution import Ended, Executor, Ledger, WaitingLine
+from nas.errors import TrainingError
+from nas.execution import Ended, Executor, Ledger, SupernetOrder, SupernetProgress, WaitingLine, WorkerLost
 from nas.failures import FailurePolicy
 from nas.planning import Plan
 from nas.results import Failure, Job, Result, Stage
 
 _WAIT_SECONDS = 0.2
+_SUPERNET_DEATHS = 3
 _QUICK_SECONDS = 3.0
 """After an interruption, jobs that end within this time are not stopped."""
 
@@ -105,6 +108,82 @@ class Dispatcher:
                 self._line.remove(key)
                 plan.put_back(self._waiting.pop(key))
         self._policy.settle()
+
+    def train_supernet(
+        self,
+        order: SupernetOrder,
+        *,
+        process_count: int,
+        peak_bytes: int,
+        should_stop: Callable[[], bool],
+        on_progress: Callable[[SupernetProgress], None],
+        on_lost: Callable[[str], None],
+    ) -> tuple[int, int]:
+        """Train the supernet in several processes, from its last checkpoint where one of them is lost.
+
+        Args:
+            order: What may be sampled.
+            process_count: That share the work, at most; fewer where slots or memory are fewer.
+            peak_bytes: Predicted for each of them.
+            should_stop: Training then ends early, saved.
+            on_progress: Told now and then.
+            on_lost: Told why a process was lost.
+
+        Returns:
+            Steps done in all, and how many processes have shared them.
+
+        Raises:
+            TrainingError: If it cannot be trained, or its processes die again and again.
+        """
+        deaths = 0
+        while True:
+            try:
+                with self._together(process_count, min(peak_bytes, self._budget_bytes)) as (processes, grant_bytes):
+                    done = self._executor.train_supernet(
+                        order,
+                        processes=processes,
+                        grant_bytes=grant_bytes,
+                        should_stop=should_stop,
+                        on_progress=on_progress,
+                    )
+                    return done, sum(processes.values())
+            except WorkerLost as error:
+                deaths += 1
+                if deaths > _SUPERNET_DEATHS:
+                    raise TrainingError(
+                        f"the supernet could not be trained: its workers died {deaths} times: {error}"
+                    ) from error
+                on_lost(str(error))
+
+    @contextmanager
+    def _together(self, process_count: int, peak_bytes: int) -> Iterator[tuple[Mapping[str, int], int]]:
+        """Reserve what so many processes may reach, or as many of them as there is room for; no job may run.
+
+        Gives how many each device has room for, and what each of them may hold: of a device they have all that the
+        idle ones leave.
+        """
+        self._look_at_devices()
+        reserved: list[tuple[str, Hashable]] = []
+        # One device after another: processes that are near each other exchange their gradients faster.
+        for name, ledger in self._ledgers.items():
+            while len(reserved) < process_count and (ended := ledger.processes_in_the_way(peak_bytes)) is not None:
+                key: Hashable = ("together", len(reserved))
+                ledger.admit(key, peak_bytes)
+                reserved.append((name, key))
+                if ended:
+                    self._executor.end_idle(name, ended)
+        processes: dict[str, int] = {}
+        for name, _ in reserved:
+            processes[name] = processes.get(name, 0) + 1
+        rooms = []
+        for name, count in processes.items():
+            ledger = self._ledgers[name]
+            rooms.append((ledger.budget_bytes - ledger.idle_count * ledger.idle_bytes) // count)
+        try:
+            yield processes, min(rooms)
+        finally:
+            for name, key in reserved:
+                self._ledgers[name].release(key, process_lives=True)
 
     def _look_at_devices(self) -> None:
         """Open a ledger for every device that has come, and close those of devices that are gone."""

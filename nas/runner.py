@@ -147,7 +147,6 @@ class Search:
                 "be comparable with; put back a copy of the file, or search in a new run directory (--run-dir)"
             )
         total = self.config.supernet.steps
-        process_count = self._supernet_processes()
         order = self._supernet_order()
 
         def should_stop() -> bool:
@@ -160,19 +159,17 @@ class Search:
             text = f"loss {progress.loss:.3f}{self._time_left_text()}"
             self.reporter.progress("supernet", progress.done, total, text)
 
-        done = self.executor.train_supernet(
-            order, process_count=process_count, should_stop=should_stop, on_progress=on_progress
+        done, process_count = self._dispatcher.train_supernet(
+            order,
+            process_count=self.config.supernet.architectures_per_step,
+            peak_bytes=self.prepared.memory.predict_supernet(self.config.space.largest).peak_bytes,
+            should_stop=should_stop,
+            on_progress=on_progress,
+            on_lost=lambda reason: self.reporter.note(f"supernet: {reason}; it goes on from its last checkpoint"),
         )
         ended = "" if done == total else f", ended early (of {total} steps)"
         shared = f" by {process_count} processes" if process_count > 1 else ""
         self.reporter.note(f"supernet: {done} steps{shared}, {format_seconds(self.account.spent_seconds)} spent{ended}")
-
-    def _supernet_processes(self) -> int:
-        """How many processes share the work: as many as there are architectures in a step, slots, and memory for."""
-        peak_bytes = self.prepared.memory.predict_supernet(self.config.space.largest).peak_bytes
-        room = max(self.config.budget.memory_bytes // peak_bytes, 1)
-        hosts = sum(min(device.slot_count, room) for device in self.executor.devices)
-        return max(min(self.config.supernet.architectures_per_step, hosts), 1)
 
     def _supernet_order(self) -> SupernetOrder:
         """What fits, of everything that the training will ask for: workers cannot predict."""

@@ -108,7 +108,7 @@ class RealDriver:
 
     def workers(self) -> list[int]:
         """Processes that run candidates now."""
-        return sorted(process for process, title in self.processes().items() if title.startswith("ray::_Actor"))
+        return sorted(process for process, title in self.processes().items() if title.startswith("ray::Actor"))
 
     def seconds_until_workers_end(self, timeout_seconds: float = 10.0) -> float | None:
         """How long its workers are still there; None for longer than that."""

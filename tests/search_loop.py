@@ -1,7 +1,7 @@
 """A search without training: real study, strategy, plans and dispatcher; scores come from a formula."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -165,7 +165,8 @@ class SimulatedExecutor(Executor):
         self,
         order: SupernetOrder,
         *,
-        process_count: int,
+        processes: Mapping[str, int],
+        grant_bytes: int,
         should_stop: Callable[[], bool],
         on_progress: Callable[[SupernetProgress], None],
     ) -> int:

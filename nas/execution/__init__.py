@@ -1,6 +1,6 @@
 """Runs jobs: in this process or in Ray workers, under a memory budget."""
 
-from nas.execution.base import Device, Ended, Executor, SupernetOrder, SupernetProgress
+from nas.execution.base import Device, Ended, Executor, SupernetOrder, SupernetProgress, WorkerLost
 from nas.execution.ledger import Ledger, WaitingLine
 from nas.execution.placement import Placement
 from nas.execution.worker import FROZEN, CandidateWorker, WorkerSetup, full_weights_path, process_environment
@@ -16,6 +16,7 @@ __all__ = [
     "SupernetOrder",
     "SupernetProgress",
     "WaitingLine",
+    "WorkerLost",
     "WorkerSetup",
     "full_weights_path",
     "process_environment",

@@ -70,6 +70,10 @@ class SupernetProgress:
     loss: float
 
 
+class WorkerLost(Exception):
+    """A process that worked with others has died; says why."""
+
+
 class Executor(ABC):
     """Runs jobs in the slots of devices, one job a slot."""
 
@@ -121,7 +125,8 @@ class Executor(ABC):
         self,
         order: SupernetOrder,
         *,
-        process_count: int,
+        processes: Mapping[str, int],
+        grant_bytes: int,
         should_stop: Callable[[], bool],
         on_progress: Callable[[SupernetProgress], None],
     ) -> int:
@@ -129,7 +134,8 @@ class Executor(ABC):
 
         Args:
             order: What may be sampled.
-            process_count: Worker processes that share the work, at most.
+            processes: How many of each device's worker processes share the work, by its name.
+            grant_bytes: What each of them may hold.
             should_stop: Training then ends early, saved.
             on_progress: Told now and then.
 
@@ -138,6 +144,7 @@ class Executor(ABC):
 
         Raises:
             NasError: If it cannot be trained.
+            WorkerLost: If one of the processes died; called again, it goes on from the last checkpoint.
         """
 
     @abstractmethod

@@ -12,11 +12,13 @@ class Node:
         name: Its identity.
         cpu_count: Cores.
         gpu_count: Graphics processors; where there are any, workers compute on them, one each.
+        host: Address by which other nodes reach it.
     """
 
     name: str
     cpu_count: int
     gpu_count: int
+    host: str = "127.0.0.1"
 
 
 @dataclass(frozen=True)

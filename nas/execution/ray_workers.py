@@ -6,9 +6,8 @@ import math
 import os
 import shutil
 import socket
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,90 +16,26 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError, RayTaskError
-from ray.util import get_node_ip_address
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas.errors import ExecutionError, NasError, TrainingError
-from nas.execution.base import Device, Ended, Executor, SupernetOrder, SupernetProgress
-from nas.execution.deaths import Death, DeathNote, memory_kill_count, read_death
+from nas.execution.actor import Actor, WorkerFactory
+from nas.execution.base import Device, Ended, Executor, SupernetOrder, SupernetProgress, WorkerLost
+from nas.execution.deaths import Death, memory_kill_count, read_death
 from nas.execution.node import receive, settle
 from nas.execution.placement import Node, Placement, Share, cpu_share
 from nas.execution.worker import FROZEN, SUPERNET, CandidateWorker, WorkerSetup, process_environment
 from nas.files import default_cache_directory, write_atomically
-from nas.gradient_group import GroupBroken, distributed_group, free_address
+from nas.gradient_group import GroupBroken
 from nas.results import Failure, Job, Result
-from nas.training import Stopped
 
 _NOTES = "workers"
 _STOP_SECONDS = 3.0
 _LOOK_SECONDS = 5.0  # how often nodes are counted anew
 _NOTE_SECONDS = 20.0
 _CONNECT_SECONDS = 10.0
-_GROUP_SECONDS = 300.0  # a process of a group that falls silent for so long is taken for lost
-_SUPERNET_DEATHS = 3
 _SILENT_DEATHS = 10
 """A candidate whose workers die this often without a trace is no longer taken for unlucky."""
-
-WorkerFactory = Callable[[WorkerSetup, Callable[[int, int], None]], CandidateWorker]
-
-
-class _Actor:
-    """One worker process; `stop` and `progress` are served while `run` is under way."""
-
-    def __init__(self, factory: WorkerFactory, setup: WorkerSetup, note_path: Path) -> None:
-        self._factory = factory
-        self._setup = setup
-        self._note = DeathNote(note_path)
-        self._note.begin()
-        self._built: CandidateWorker | None = None
-        self._building = threading.Lock()
-        self._progress = SupernetProgress(0, 0.0)
-
-    def prepare(self) -> None:
-        """Load what every job needs, before the first one asks."""
-        self._worker()
-
-    def _worker(self) -> CandidateWorker:
-        with self._building:
-            if self._built is None:
-                self._built = self._factory(self._setup, self._note.end_for_memory)
-            return self._built
-
-    def run(self, job: Job, grant_bytes: int) -> tuple[Result | Failure, ...]:
-        """What the job's members came to; nothing where it was stopped."""
-        try:
-            return tuple(self._worker().outcomes(job, limit_bytes=grant_bytes))
-        except Stopped:
-            return ()
-        except (Exception, SystemExit) as error:  # the worker itself could not be made, or its code wants to end it
-            return tuple(Failure.of(member, error, 0) for member in job.members)
-
-    def weights(self, trial: int) -> NDArray[np.uint8]:
-        """Content of the file that a full training has left."""
-        return np.fromfile(self._setup.weights_path(trial), dtype=np.uint8)
-
-    def stop(self) -> None:
-        if self._built is not None:
-            self._built.stop()
-
-    def group_address(self, *, is_alone: bool) -> str:
-        """Where the processes of a group meet: on this host, or as other hosts reach it."""
-        return free_address() if is_alone else free_address(str(get_node_ip_address()))
-
-    def train_supernet(self, order: SupernetOrder, rank: int, size: int, address: str) -> int:
-        """This process's part in the training of the supernet; returns the steps done."""
-        worker = self._worker()  # before others begin to wait for this one
-        with distributed_group(rank=rank, size=size, address=address, timeout_seconds=_GROUP_SECONDS) as group:
-            return worker.train_supernet(order, group, on_progress=self._note_progress)
-
-    def _note_progress(self, progress: SupernetProgress) -> None:
-        self._progress = progress
-
-    def progress(self) -> SupernetProgress:
-        return self._progress
-
-    def supernet(self) -> NDArray[np.uint8]:
-        return np.fromfile(self._setup.supernet_path, dtype=np.uint8)
 
 
 @dataclass
@@ -115,19 +50,18 @@ class _Slot:
 
 @dataclass
 class _NodePlace:
-    """A node with what is known of it.
+    """A node that takes part.
 
     Args:
-        name: Ray's identity of it.
+        node: As Ray describes it.
         share: What it gives.
         setup: What its workers are given.
         is_here: Whether the driver runs on it, so that its files are the driver's.
         slots: One a worker.
     """
 
-    name: str
+    node: Node
     share: Share
-    cpu_count: int
     setup: WorkerSetup
     is_here: bool
     slots: list[_Slot] = field(default_factory=list)
@@ -264,6 +198,7 @@ class RayExecutor(Executor):
                 name=entry["NodeID"],
                 cpu_count=int(entry["Resources"].get("CPU", 0)),
                 gpu_count=int(entry["Resources"].get("GPU", 0)),
+                host=entry["NodeManagerAddress"],
             )
             for entry in ray.nodes()
             if entry["Alive"] and entry["Resources"].get("CPU", 0) >= 1
@@ -316,7 +251,7 @@ class RayExecutor(Executor):
     def _welcome(self, node: Node, share: Share, setup: WorkerSetup, *, is_here: bool) -> None:
         device = "cuda:0" if share.uses_gpus else "cpu"
         setup = replace(setup, thread_count=share.threads, device=device)
-        place = _NodePlace(node.name, share, node.cpu_count, setup, is_here, has_supernet=is_here)
+        place = _NodePlace(node, share, setup, is_here, has_supernet=is_here)
         for index in range(share.worker_count):
             # Workers on the host's memory share a device; one on a graphics processor has a device of its own.
             place.slots.append(_Slot(f"{node.name[:8]}" + (f" GPU {index}" if share.uses_gpus else "")))
@@ -325,7 +260,7 @@ class RayExecutor(Executor):
             self._on_note(f"node {node.name[:8]} takes part with {share.worker_count} worker(s)")
 
     def _forget(self, place: _NodePlace) -> None:
-        self._on_note(f"node {place.name[:8]} was lost with {len(place.slots)} worker(s)")
+        self._on_note(f"node {place.node.name[:8]} was lost with {len(place.slots)} worker(s)")
         for slot in place.slots:
             slot.actor = None
 
@@ -356,14 +291,14 @@ class RayExecutor(Executor):
     def _start(self, place: _NodePlace, slot: _Slot) -> None:
         setup, share = place.setup, place.share
         slot.note_path = setup.run_directory / _NOTES / f"{os.getpid()}-{next(self._numbers)}.json"
-        actor: Any = ray.remote(_Actor)
+        actor: Any = ray.remote(Actor)
         slot.actor = actor.options(
-            num_cpus=cpu_share(place.cpu_count, share),
+            num_cpus=cpu_share(place.node.cpu_count, share),
             num_gpus=1 if share.uses_gpus else 0,
             max_restarts=0,
             max_task_retries=0,
             max_concurrency=4,
-            scheduling_strategy=_on(place.name),
+            scheduling_strategy=_on(place.node.name),
             runtime_env={"env_vars": process_environment(share.threads)},
         ).remote(self._factory, setup, slot.note_path)
         slot.actor.prepare.remote()
@@ -405,7 +340,7 @@ class RayExecutor(Executor):
     def _bring_supernet(self, place: _NodePlace) -> None:
         """To another node than the driver's; once a node, whatever the number of its workers."""
         content = ray.put(np.fromfile(self._setup.supernet_path, dtype=np.uint8))
-        task = ray.remote(receive).options(num_cpus=0, max_retries=0, scheduling_strategy=_on(place.name))
+        task = ray.remote(receive).options(num_cpus=0, max_retries=0, scheduling_strategy=_on(place.node.name))
         try:
             ray.get(task.remote(place.setup.run_directory, SUPERNET, content))
         except RayTaskError:
@@ -471,18 +406,18 @@ class RayExecutor(Executor):
         was_memory_killed = isinstance(error, OutOfMemoryError) or (place.is_here and kills > self._memory_kills)
         self._memory_kills = kills
         self._look_at_nodes()
-        if place.name not in self._nodes or slot.note_path is None:
-            return Death("outside", "node lost", f"its node {place.name[:8]} was lost")
+        if place.node.name not in self._nodes or slot.note_path is None:
+            return Death("outside", "node lost", f"its node {place.node.name[:8]} was lost")
         if place.is_here:
             death = read_death(slot.note_path, was_memory_killed=was_memory_killed)
         else:
             task: Any = ray.remote(_read_death_here)
-            task = task.options(num_cpus=0, max_retries=0, scheduling_strategy=_on(place.name))
+            task = task.options(num_cpus=0, max_retries=0, scheduling_strategy=_on(place.node.name))
             try:
                 reference = task.remote(slot.note_path, was_memory_killed)
                 death = ray.get(reference, timeout=_NOTE_SECONDS)
             except (RayError, GetTimeoutError):
-                return Death("outside", "node lost", f"its node {place.name[:8]} was lost")
+                return Death("outside", "node lost", f"its node {place.node.name[:8]} was lost")
         if death.kind == "outside" and job is not None:
             self._silent_deaths[job.key] = self._silent_deaths.get(job.key, 0) + 1
             if self._silent_deaths[job.key] >= _SILENT_DEATHS:
@@ -496,45 +431,36 @@ class RayExecutor(Executor):
         self,
         order: SupernetOrder,
         *,
-        process_count: int,
-        should_stop: Callable[[], bool],
-        on_progress: Callable[[SupernetProgress], None],
-    ) -> int:
-        deaths = 0
-        while True:
-            try:
-                return self._train_supernet_once(order, process_count, should_stop, on_progress)
-            except RayActorError as error:
-                deaths += 1
-                if deaths > _SUPERNET_DEATHS:
-                    raise TrainingError(
-                        f"the supernet could not be trained: its workers died {deaths} times: {self._last_death}"
-                    ) from error
-                self._on_note(f"supernet: {self._last_death}; it goes on from its last checkpoint")
-
-    def _train_supernet_once(
-        self,
-        order: SupernetOrder,
-        process_count: int,
+        processes: Mapping[str, int],
+        grant_bytes: int,
         should_stop: Callable[[], bool],
         on_progress: Callable[[SupernetProgress], None],
     ) -> int:
         self._look_at_nodes()
-        # Nodes of the driver first: there is the checkpoint, which the first process reads and writes.
-        places = sorted(self._nodes.values(), key=lambda place: not place.is_here)
-        members = [(place, slot) for place in places for slot in place.slots][:process_count]
+        slots = [(place, slot) for place in self._nodes.values() for slot in place.slots]
+        slots.sort(key=lambda member: member[1].actor is None)  # those that are there need not be started
+        members = [
+            member
+            for name, count in processes.items()
+            for member in [(place, slot) for place, slot in slots if slot.device == name][:count]
+        ]
+        # The driver's node first: there is the checkpoint, which the first process reads and writes.
+        members.sort(key=lambda member: not member[0].is_here)
+        if len(members) < sum(processes.values()):
+            raise WorkerLost("a node of its workers was lost")
         for place, slot in members:
             if slot.actor is None:
                 self._start(place, slot)
-        first = members[0][1].actor
-        is_alone = len({place.name for place, _ in members}) == 1
+        first_place, first_slot = members[0]
+        first = first_slot.actor
+        is_alone = all(place is first_place for place, _ in members)
         try:
-            address = ray.get(first.group_address.remote(is_alone=is_alone))
+            address = ray.get(first.group_address.remote(None if is_alone else first_place.node.host))
         except RayActorError as error:  # it was killed while it had nothing to do
-            self._note_death(*members[0], error)
-            raise
+            self._note_death(first_place, first_slot, error)
+            raise WorkerLost(self._last_death) from error
         references = [
-            slot.actor.train_supernet.remote(order, rank, len(members), address)
+            slot.actor.train_supernet.remote(order, rank, len(members), address, grant_bytes)
             for rank, (_, slot) in enumerate(members)
         ]
         pending, lost_at = references, math.inf
@@ -574,7 +500,7 @@ class RayExecutor(Executor):
                 self._note_death(place, slot, error)
                 failed = error
         if failed is not None:
-            raise failed
+            raise WorkerLost(self._last_death) from failed
         if causes:
             # Who only says that another has failed does not know why.
             cause = next((cause for cause in causes if not isinstance(cause, GroupBroken)), causes[0])
@@ -599,7 +525,7 @@ class RayExecutor(Executor):
         away = [place for place in self._nodes.values() if not place.is_here]
         tasks = [
             ray.remote(_forget_run)
-            .options(num_cpus=0, max_retries=0, scheduling_strategy=_on(place.name))
+            .options(num_cpus=0, max_retries=0, scheduling_strategy=_on(place.node.name))
             .remote(place.setup.run_directory)
             for place in away
         ]

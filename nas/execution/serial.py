@@ -1,10 +1,11 @@
 """Runs jobs in this very process, one after another: for tests, debugging and machines without Ray."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from nas.errors import TrainingError
 from nas.execution.base import Device, Ended, Executor, SupernetOrder, SupernetProgress
-from nas.execution.worker import CandidateWorker, WorkerSetup
+from nas.execution.worker import CandidateWorker, GrantExceeded, WorkerSetup
 from nas.gradient_group import Alone
 from nas.memory import private_bytes
 from nas.results import Failure, Job, Result
@@ -78,12 +79,22 @@ class SerialExecutor(Executor):
         self,
         order: SupernetOrder,
         *,
-        process_count: int,
+        processes: Mapping[str, int],
+        grant_bytes: int,
         should_stop: Callable[[], bool],
         on_progress: Callable[[SupernetProgress], None],
     ) -> int:
-        del process_count  # this one
-        return self._worker.train_supernet(order, Alone(), should_stop=should_stop, on_progress=on_progress)
+        del processes  # this one
+        try:
+            return self._worker.train_supernet(
+                order,
+                Alone(),
+                limit_bytes=self._driver_bytes + grant_bytes,
+                should_stop=should_stop,
+                on_progress=on_progress,
+            )
+        except GrantExceeded as error:
+            raise TrainingError(f"the supernet could not be trained: out of memory: {error}") from error
 
     def close(self) -> None:
         self._job = None

@@ -4,7 +4,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -184,27 +185,9 @@ class CandidateWorker:
             TrainingError: If training diverged.
         """
         started = time.monotonic()
-        self._stop.clear()
-        self._exceeded_bytes = 0
-
-        def is_stopped() -> bool:
-            if self._exceeded_bytes:
-                raise GrantExceeded(f"{self._exceeded_bytes} bytes held, {limit_bytes} granted")
-            return self._stop.is_set() or should_stop()
-
-        def note_exceeded(held_bytes: int) -> None:
-            self._exceeded_bytes = held_bytes
-            if self._on_exceeded is not None:
-                self._on_exceeded(held_bytes, limit_bytes or 0)
-
         validation = self._store.splits["validation"]
-        watch = self._watch(limit_bytes, note_exceeded)
-        try:
-            with watch:
-                logits = self._score(job, is_stopped) if job.stage == "inherited" else [self._train(job, is_stopped)]
-        finally:
-            self._peak_bytes = watch.peak_bytes
-            release_freed_memory()  # what an idle worker holds is counted as well
+        with self._granted(limit_bytes, should_stop) as is_stopped:
+            logits = self._score(job, is_stopped) if job.stage == "inherited" else [self._train(job, is_stopped)]
         seconds = (time.monotonic() - started) / len(logits)
         results = []
         for member, values in zip(job.members, logits, strict=True):
@@ -226,6 +209,30 @@ class CandidateWorker:
                 )
             )
         return results
+
+    @contextmanager
+    def _granted(self, limit_bytes: int | None, should_stop: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
+        """Holds this process to its grant; gives what is to be asked before every step."""
+        self._stop.clear()
+        self._exceeded_bytes = 0
+
+        def is_stopped() -> bool:
+            if self._exceeded_bytes:
+                raise GrantExceeded(f"{self._exceeded_bytes} bytes held, {limit_bytes} granted")
+            return self._stop.is_set() or should_stop()
+
+        def note_exceeded(held_bytes: int) -> None:
+            self._exceeded_bytes = held_bytes
+            if self._on_exceeded is not None:
+                self._on_exceeded(held_bytes, limit_bytes or 0)
+
+        watch = self._watch(limit_bytes, note_exceeded)
+        try:
+            with watch:
+                yield is_stopped
+        finally:
+            self._peak_bytes = watch.peak_bytes
+            release_freed_memory()  # what an idle worker holds is counted as well
 
     def _watch(self, limit_bytes: int | None, on_exceeded: Callable[[int], None]) -> MemoryWatch | AllocatorWatch:
         """Measures the peak and holds the process to its grant: the allocator itself does so on a GPU."""
@@ -291,18 +298,37 @@ class CandidateWorker:
         order: SupernetOrder,
         group: GradientGroup,
         *,
+        limit_bytes: int | None,
         on_progress: Callable[[SupernetProgress], None],
         should_stop: Callable[[], bool] = lambda: False,
     ) -> int:
         """This process's part in training the supernet; the first of the group writes checkpoints and the result.
 
+        Args:
+            order: What may be sampled.
+            group: The processes that share the work.
+            limit_bytes: Private memory that this process may hold meanwhile.
+            on_progress: Told after every step.
+            should_stop: Asked before every step, beside `stop`; training then ends early, saved.
+
         Returns:
             Steps done in all.
 
         Raises:
+            GrantExceeded: If it held more than it may.
             NasError: If it cannot be trained.
         """
-        self._stop.clear()
+        self._supernet = None  # the next job reads what is saved here
+        with self._granted(limit_bytes, should_stop) as is_stopped:
+            return self._train_supernet(order, group, on_progress, is_stopped)
+
+    def _train_supernet(
+        self,
+        order: SupernetOrder,
+        group: GradientGroup,
+        on_progress: Callable[[SupernetProgress], None],
+        should_stop: Callable[[], bool],
+    ) -> int:
         setup, config = self.setup, self.setup.config
         supernet = self._build_supernet(seed_from(config.seed, "supernet"))
         done = train_supernet(
@@ -318,16 +344,13 @@ class CandidateWorker:
             group=group,
             checkpoint=setup.checkpoint_path,
             checkpoint_steps=config.supernet.checkpoint_steps,
-            should_stop=lambda: self._stop.is_set() or should_stop(),
+            should_stop=should_stop,
             on_step=lambda step, loss: on_progress(SupernetProgress(step, loss)),
         )
         if group.rank == 0:
             save_weights(setup.supernet_path, supernet, steps=str(done))
             if done == config.supernet.steps:
                 setup.checkpoint_path.unlink()
-        self._supernet = None  # the next job reads what was saved
-        del supernet
-        release_freed_memory()
         return done
 
     def _build_supernet(self, seed: int) -> PMF:

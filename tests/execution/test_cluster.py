@@ -59,7 +59,7 @@ def test_a_search_on_two_nodes_of_which_one_is_lost_ends_with_every_trial_accoun
     node = cluster.add_node(num_cpus=1, env_vars={"XDG_CACHE_HOME": str(tmp_path / "other")})
     log = LosesNode(cluster, node)
     machine = Machine(ray_address=cluster.address)
-    # The other node does not see the driver's features: it has to build its own.
+    # On one machine the other node finds the driver's features; where it does not: tests/execution/test_node.py.
     start(source, tmp_path / "run", Overrides(), machine, LineReporter(log))
     assert "takes part with 1 worker(s)" in log.getvalue() and "was lost with 1 worker(s)" in log.getvalue()
     assert "exported model" in log.getvalue()

@@ -140,7 +140,7 @@ def worker_process_ids() -> list[int]:
                 command = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if command.startswith(b"ray::_Actor.run"):
+            if command.startswith(b"ray::Actor.run"):
                 found.append(int(entry.name))
     return found
 
