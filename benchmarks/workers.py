@@ -194,7 +194,7 @@ def build_dispatcher(config: Config, prepared: Prepared, executor: RayExecutor) 
         policy=FailurePolicy(was_alone=lambda job: False, try_alone=lambda job: None, record=refuse),
         runs_alone=lambda job: False,
         take=lambda result: None,
-        show=lambda failure, verdict: refuse(failure),
+        show=lambda failure, verdict: print(f"{failure.job.key} {verdict}: {failure.reason}", flush=True),
         now=time.monotonic,
     )
 

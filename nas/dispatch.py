@@ -190,7 +190,7 @@ class Dispatcher:
         devices = {device.name: device for device in self._executor.devices}
         for name in self._ledgers.keys() - devices.keys():
             del self._ledgers[name]
-        for name in devices.keys() - self._ledgers.keys():
+        for name in [name for name in devices if name not in self._ledgers]:
             ledger = Ledger(self._budget_bytes, devices[name].slot_count, self._idle_bytes)
             # All workers start at once where there is room for them, so that the first jobs need not wait in turn.
             room = self._budget_bytes // self._idle_bytes if self._idle_bytes else ledger.slot_count

@@ -1,7 +1,7 @@
 """A worker process as others call it: jobs, the supernet, and being stopped while one of them is under way."""
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -33,22 +33,25 @@ class Actor:
         self._setup = setup
         self._note = DeathNote(note_path)
         self._note.begin()
+        # All computing is done by one thread: Ray calls from several, and oneDNN and MKL keep working memory for each.
+        self._computing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="computing")
         self._built: CandidateWorker | None = None
-        self._building = threading.Lock()
         self._progress = SupernetProgress(0, 0.0)
 
     def prepare(self) -> None:
         """Load what every job needs, before the first one asks."""
-        self._worker()
+        self._computing.submit(self._worker).result()
 
     def _worker(self) -> CandidateWorker:
-        with self._building:
-            if self._built is None:
-                self._built = self._factory(self._setup, self._note.end_for_memory)
-            return self._built
+        if self._built is None:
+            self._built = self._factory(self._setup, self._note.end_for_memory)
+        return self._built
 
     def run(self, job: Job, grant_bytes: int) -> tuple[Result | Failure, ...]:
         """What the job's members came to; nothing where it was stopped."""
+        return self._computing.submit(self._run, job, grant_bytes).result()
+
+    def _run(self, job: Job, grant_bytes: int) -> tuple[Result | Failure, ...]:
         try:
             return tuple(self._worker().outcomes(job, limit_bytes=grant_bytes))
         except Stopped:
@@ -70,6 +73,9 @@ class Actor:
 
     def train_supernet(self, order: SupernetOrder, rank: int, size: int, address: str, grant_bytes: int) -> int:
         """This process's part in the training of the supernet; returns the steps done."""
+        return self._computing.submit(self._train_supernet, order, rank, size, address, grant_bytes).result()
+
+    def _train_supernet(self, order: SupernetOrder, rank: int, size: int, address: str, grant_bytes: int) -> int:
         worker = self._worker()  # before others begin to wait for this one
         with distributed_group(rank=rank, size=size, address=address, timeout_seconds=_GROUP_SECONDS) as group:
             return worker.train_supernet(order, group, limit_bytes=grant_bytes, on_progress=self._note_progress)

@@ -19,9 +19,10 @@ from nas.training import Trainer
 _STATE_TENSORS = {"sgd": 1, "adamw": 2}
 """Optimiser state, in tensors as large as the parameter."""
 
-PROCESS_BYTES = 550 * 2**20
-"""Private memory of a worker beside all tensors, until one was measured; cautious. Linux x86-64, torch 2.13: 275 MiB
-after the imports, 20 to 30 MiB of oneDNN's programs (at most 80), Ray, thread pools."""
+PROCESS_BYTES = 500 * 2**20
+"""Private memory of a worker beside all tensors, until one was measured; cautious. Linux x86-64, torch 2.13, Ray 2.60:
+350 MiB when it has loaded encoders, 60 more with its first job, then up to 80 of oneDNN's programs; 465 after 40 jobs
+of the demo."""
 
 ALLOCATOR_BYTES = 2**20
 """Holes between tensors too small to have pages of their own: measured peaks of 44 base steps with
