@@ -167,6 +167,7 @@ def measured(
     for index in range(rounds):
         for width in (1, WORKERS) if index % 2 == 0 else (WORKERS, 1):
             seconds[width].append(run(dispatcher, jobs, width))
+            print(f"round {index + 1} of {rounds}: {width} at work, {seconds[width][-1]:.0f} s", flush=True)
     speedups = [one / two for one, two in zip(seconds[1], seconds[WORKERS], strict=True)]
     return {
         "speedup": statistics.median(speedups),

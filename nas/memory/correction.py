@@ -3,7 +3,6 @@
 import statistics
 from collections.abc import Iterable
 
-from nas.memory.prediction import PeakPrediction
 from nas.units import format_bytes
 
 _AGREEING = 20
@@ -43,10 +42,6 @@ class PeakCorrection:
         """What is added to predictions; below 0 where all were too high."""
         largest = self._largest or 0
         return largest if largest > 0 or len(self._pairs) >= _AGREEING else 0
-
-    def corrected(self, prediction: PeakPrediction) -> int:
-        """The predicted peak with what was learned, in bytes."""
-        return max(prediction.peak_bytes + self.correction_bytes, 0)
 
     def summary(self) -> str:
         """One line for the report."""
