@@ -1,0 +1,5 @@
+"""PMF-Bench: architectures of the demo's space, each trained from fresh weights in full, in the manner of NAS-Bench."""
+
+from benchmarks.pmf_bench.table import Row, Table, read_table
+
+__all__ = ["Row", "Table", "read_table"]

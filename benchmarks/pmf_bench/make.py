@@ -1,0 +1,285 @@
+"""Makes the table: trains architectures of the demo's space in full, from fresh weights, in the project's own workers.
+
+160 architectures: the 32 corners of the space, PMF's default, and for every L_f as many others as make up its third,
+drawn from equal shares of their order by trainable parameters. Seeds 0 and 1 for all, 2 and 3 as well for 40 of them,
+spread in the same way: they tell how well two seeds rank (`kendall_tau_ceiling`).
+
+Every training is in the table when the next one starts, so this can be stopped and started again at any time. What
+makes a number another one (recipe, data, encoders) is in the table too, and a table of others is refused.
+
+Run: python -m benchmarks.pmf_bench.make [--table FILE] [--workers 2] [--quick]
+"""
+
+import argparse
+import itertools
+import random
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.models import DEMO
+from benchmarks.pmf_bench.table import TABLE, Row, Table, read_table
+from nas.config import Config, config_as_dict, load_config
+from nas.data import Dataset, FeatureStore, open_images, open_or_build, read_manifest
+from nas.dispatch import Dispatcher
+from nas.execution import CandidateWorker, Placement, WorkerSetup
+from nas.execution.ray_workers import RayExecutor
+from nas.failures import FailurePolicy
+from nas.files import default_cache_directory
+from nas.fusion import trainable_parameter_count
+from nas.metrics import evaluate_logits
+from nas.planning import Plan
+from nas.preparation import Prepared, prepare
+from nas.progress import Reporter, build_reporter
+from nas.results import Failure, Job, Result
+from nas.runs import hand_over
+from nas.space import GENES, Architecture, SearchSpace
+from nas.training import architecture_seed, full_step_count, predict_logits
+from nas.units import format_seconds
+from nas.weights import load_weights
+
+ARCHITECTURES, REPEATED = 160, 40
+SEEDS, MORE_SEEDS = (0, 1), (2, 3)
+
+_TEST = "test "
+"""Marks a metric of the test split on its way from a worker."""
+
+Training = tuple[Architecture, int]
+"""An architecture and the seed to train it with."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, default=TABLE, help="begun anew where there is none")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="two trainings of two steps, kept nowhere")
+    options = parser.parse_args()
+    config = load_config(DEMO)
+    with build_reporter() as reporter, tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "table.json" if options.quick else options.table
+        prepared = prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
+        made_with = facts(config, prepared)
+        table = read_table(path) if path.exists() else Table(made_with, [])
+        if table.made_with != made_with:
+            raise SystemExit(f"{path}: was made with {table.made_with}; expected {made_with}; make another by --table")
+        wanted = trainings(config.space, prepared)
+        steps = full_step_count(config.recipe, len(prepared.store.splits["train"]))
+        if options.quick:
+            wanted, steps = wanted[:2], 2
+        plan = TablePlan(wanted, table, path, prepared, steps, reporter)
+        setup = hand_over(config, prepared, Path(name), thread_count=1)
+        executor = RayExecutor(
+            setup,
+            placement=Placement(worker_count=options.workers, most_by_memory=options.workers, threads=1),
+            factory=partial(TableWorker, test_features=test_features(config, prepared, reporter).directory),
+        )
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            dispatcher(config, prepared, executor, reporter).run(plan, is_over=lambda: False)
+        except KeyboardInterrupt:
+            reporter.note("stopped; every finished training is in the table")
+        finally:
+            executor.close()
+        reporter.note(f"{len(plan.rows)} of {len(wanted)} trainings are in {path}")
+
+
+def facts(config: Config, prepared: Prepared) -> dict[str, Any]:
+    """What the numbers depend on."""
+    values = config_as_dict(config)
+    return {
+        "space": values["space"],
+        "recipe": values["recipe"],
+        "features": prepared.store.directory.name,
+        "torch": torch.__version__.split("+")[0],
+        "threads": 1,
+    }
+
+
+def trainings(space: SearchSpace, prepared: Prepared) -> list[Training]:
+    """What is trained, in this order."""
+    chosen = architectures(space, prepared.default, partial(parameter_count, prepared))
+    random.Random(0).shuffle(chosen)  # so that half a table is a fair one
+    pairs = [(architecture, seed) for architecture in chosen for seed in SEEDS]
+    return pairs + [(architecture, seed) for architecture in chosen[:REPEATED] for seed in MORE_SEEDS]
+
+
+def architectures(
+    space: SearchSpace, default: Architecture, size: Callable[[Architecture], int], count: int = ARCHITECTURES
+) -> list[Architecture]:
+    """The corners of a space, the default, and others, spread evenly over L_f and, within it, over their size.
+
+    Args:
+        space: Whose.
+        default: PMF's.
+        size: Of an architecture, by which they are spread.
+        count: How many in all.
+    """
+    rng = random.Random(0)
+    ends = {gene: {space.choices[gene][0], space.choices[gene][-1]} for gene in GENES}
+    chosen = [entry for entry in space if all(getattr(entry, gene) in ends[gene] for gene in GENES)]
+    chosen.append(default)
+    layers = space.choices["fusion_layer"]
+    for place, layer in enumerate(layers):
+        share = count // len(layers) + (place < count % len(layers))
+        missing = share - sum(entry.fusion_layer == layer for entry in chosen)
+        rest = sorted((entry for entry in space if entry.fusion_layer == layer and entry not in chosen), key=size)
+        cuts = [round(index * len(rest) / missing) for index in range(missing + 1)]
+        chosen += [rng.choice(rest[start:stop]) for start, stop in itertools.pairwise(cuts)]
+    return chosen
+
+
+def parameter_count(prepared: Prepared, architecture: Architecture) -> int:
+    """Trainable parameters."""
+    image, text = prepared.image_encoder, prepared.text_encoder
+    return trainable_parameter_count(
+        image_width=image.width,
+        text_width=text.width,
+        fusing_layers=min(image.depth, text.depth) - architecture.fusion_layer,
+        architecture=architecture,
+        class_count=len(prepared.store.class_names),
+    )
+
+
+def test_features(config: Config, prepared: Prepared, reporter: Reporter) -> FeatureStore:
+    """Features of the test split, in a store of their own: the one of train and validation is a search's."""
+    dataset = read_manifest(config.data, ["test"], prepared.store.class_names)
+    return open_or_build(
+        dataset=Dataset(dataset.class_names, {"test": dataset.splits["test"]}),
+        images=open_images(Path(config.data.images)),
+        preprocessor=prepared.preprocessor,
+        image_encoder=prepared.image_encoder,
+        text_encoder=prepared.text_encoder,
+        fusion_layers=sorted({*config.space.choices["fusion_layer"], prepared.default.fusion_layer}),
+        features=config.features,
+        cache_directory=default_cache_directory(),
+        on_progress=lambda done, total: reporter.progress("features of test", done, total),
+        on_note=reporter.note,
+    )
+
+
+class TableWorker(CandidateWorker):
+    """Evaluates on test what it has trained.
+
+    Args:
+        test_features: A complete feature store of the test split.
+    """
+
+    def __init__(
+        self, setup: WorkerSetup, on_exceeded: Callable[[int, int], None] | None = None, *, test_features: Path
+    ) -> None:
+        super().__init__(setup, on_exceeded)
+        self._test = FeatureStore(test_features, (self._image_encoder, self._text_encoder)).splits["test"]
+
+    def run(
+        self, job: Job, *, limit_bytes: int | None, should_stop: Callable[[], bool] = lambda: False
+    ) -> list[Result]:
+        (result,) = super().run(job, limit_bytes=limit_bytes, should_stop=should_stop)
+        weights = self.setup.weights_path(job.trial)
+        model = self._fresh_model(job)
+        load_weights(weights, model)
+        weights.unlink()
+        logits = predict_logits(model, self._test, batch_size=self._batch_size(job), should_stop=should_stop)
+        test = evaluate_logits(logits, torch.from_numpy(self._test.labels))
+        return [replace(result, metrics=result.metrics | {f"{_TEST}{name}": value for name, value in test.items()})]
+
+
+class TablePlan(Plan):
+    """The trainings that are not in the table yet; each is written when it has ended.
+
+    Args:
+        wanted: All of them, in their order.
+        table: What is there.
+        path: Of the table.
+        prepared: Encoders, features and memory predictions.
+        step_count: Of a training.
+        reporter: Told what ends.
+    """
+
+    def __init__(
+        self,
+        wanted: Sequence[Training],
+        table: Table,
+        path: Path,
+        prepared: Prepared,
+        step_count: int,
+        reporter: Reporter,
+    ) -> None:
+        self.rows = list(table.rows)
+        there = {(row.architecture, row.seed) for row in self.rows}
+        self._table, self._path, self._prepared = table, path, prepared
+        self._step_count = step_count
+        self._reporter = reporter
+        self._total = len(wanted)
+        self._waiting = {trial: pair for trial, pair in enumerate(wanted) if pair not in there}
+        self._out: dict[int, int] = {}
+
+    def next_jobs(self) -> list[Job]:
+        if not self._waiting:
+            return []
+        trial = min(self._waiting)
+        architecture, seed = self._waiting.pop(trial)
+        self._out[trial] = seed
+        return [
+            Job(
+                trial=trial,
+                architecture=architecture,
+                stage="full",
+                step_count=self._step_count,
+                seed=architecture_seed(seed, "table", architecture),  # a search's finalists have other seeds
+                predicted_peak_bytes=self._prepared.memory.predict(architecture).peak_bytes,
+            )
+        ]
+
+    def took(self, result: Result) -> None:
+        test = {name.removeprefix(_TEST): value for name, value in result.metrics.items() if name.startswith(_TEST)}
+        self.rows.append(
+            Row(
+                architecture=result.architecture,
+                seed=self._out.pop(result.trial),
+                validation={name: value for name, value in result.metrics.items() if not name.startswith(_TEST)},
+                test=test,
+                trainable_parameters=parameter_count(self._prepared, result.architecture),
+                predicted_peak_bytes=result.predicted_peak_bytes,
+                measured_peak_bytes=result.measured_peak_bytes,
+                seconds=round(result.seconds, 2),
+            )
+        )
+        Table(self._table.made_with, self.rows).write(self._path)
+        row = self.rows[-1]
+        self._reporter.note(
+            f"{len(self.rows)} of {self._total}: {row.architecture} seed {row.seed}: validation accuracy "
+            f"{row.validation['accuracy']:.4f}, {format_seconds(row.seconds)}"
+        )
+
+    def rejected(self, failure: Failure) -> None:
+        raise SystemExit(f"{failure.job.architecture}: {failure.reason}")
+
+    def put_back(self, job: Job) -> None:
+        self._waiting[job.trial] = (job.architecture, self._out.pop(job.trial))
+
+
+def dispatcher(config: Config, prepared: Prepared, executor: RayExecutor, reporter: Reporter) -> Dispatcher:
+    def refuse(failure: Failure) -> None:
+        raise SystemExit(f"{failure.job.architecture}: {failure.reason}")
+
+    return Dispatcher(
+        executor=executor,
+        budget_bytes=config.budget.memory_bytes,
+        idle_bytes=prepared.memory.idle_bytes,
+        policy=FailurePolicy(was_alone=lambda job: False, try_alone=lambda job: None, record=refuse),
+        runs_alone=lambda job: False,
+        take=lambda result: None,
+        show=lambda failure, verdict: reporter.note(f"{failure.job.architecture} {verdict}: {failure.reason}"),
+        now=time.monotonic,
+    )
+
+
+if __name__ == "__main__":
+    main()
