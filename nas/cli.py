@@ -1,4 +1,4 @@
-"""The command line: search, resume, export, evaluate, predict."""
+"""The command line: space, search, resume, export, evaluate, predict."""
 
 import argparse
 import os
@@ -67,6 +67,15 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
+    space = command(
+        "space",
+        "Show what a search file searches, and how much of it fits the memory budget.",
+        "space search_spaces/demo.yaml --memory-budget 560MiB",
+        _space,
+    )
+    space.add_argument("space", type=Path, metavar="SPACE.yaml", help="what to search, on which data")
+    _add_memory_budget(space)
+
     search = command(
         "search",
         "Search, within a budget, and export the best model.",
@@ -132,6 +141,10 @@ def _add_budget(parser: argparse.ArgumentParser) -> None:
         metavar="BUDGET",
         help="time (4m, 2h) or trials in all (200), in place of the file's; give it twice for both",
     )
+    _add_memory_budget(parser)
+
+
+def _add_memory_budget(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory-budget",
         metavar="BYTES",
@@ -167,7 +180,7 @@ def _overrides(options: argparse.Namespace) -> "Overrides":
 
     time_seconds: float | None = None
     trials: int | None = None
-    for text in options.budget or ():
+    for text in getattr(options, "budget", None) or ():
         seconds, count = parse_budget(text)
         time_seconds, trials = seconds or time_seconds, count or trials
     memory_bytes: int | None = None
@@ -195,6 +208,18 @@ def _machine(options: argparse.Namespace) -> "Machine":
         ray_address=options.ray_address,
         storage=options.storage,
     )
+
+
+def _space(options: argparse.Namespace) -> None:
+    from nas.config import load_config
+    from nas.preparation import predict_memory
+    from nas.progress import build_reporter
+    from nas.space_summary import describe_space
+
+    config = _overrides(options).apply(load_config(options.space))
+    with build_reporter() as reporter:
+        memory, default = predict_memory(config, source=str(options.space))
+        describe_space(config, memory, default, reporter)
 
 
 def _search(options: argparse.Namespace) -> None:

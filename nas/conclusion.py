@@ -20,6 +20,7 @@ from nas.preparation import Prepared
 from nas.progress import Reporter
 from nas.report import table
 from nas.results import Result
+from nas.space import Architecture
 from nas.units import format_bytes
 from nas.weights import load_weights
 
@@ -191,7 +192,7 @@ def _row(entry: dict[str, Any], metric: str) -> Sequence[str]:
     # The binomial error holds for a share of samples, not for averages over classes.
     error = f" ± {standard_error(share, count):.4f}" if metric == "accuracy" else ""
     return (
-        " ".join(f"{gene}={value}" for gene, value in entry["architecture"].items()),
+        str(Architecture.from_dict(entry["architecture"])),
         f"{entry['validation'][metric]:.4f}",
         f"{share:.4f}{error}",
         f"{entry['trainable_parameters']:,}",

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from nas.errors import ConfigError
-from nas.space import GENES, SMALLEST_LEGAL, SearchSpace
+from nas.space import GENES, PER, SMALLEST_LEGAL, Per, SearchSpace
 from nas.units import parse_bytes, parse_seconds
 
 STRATEGIES = ("evolution", "tpe", "random")
@@ -397,9 +397,30 @@ def _features(section: _Section) -> FeaturesConfig:
 
 
 def _space(section: _Section) -> SearchSpace:
-    space = SearchSpace({gene: section.integers(gene, SMALLEST_LEGAL[gene]) for gene in GENES})
+    choices: dict[str, tuple[int, ...]] = {}
+    per: dict[str, Per] = {}
+    for gene in GENES:
+        if gene != "fusion_layer" and section.values is not None and isinstance(section.values.get(gene), dict):
+            free = section.section(gene)
+            choices[gene] = free.integers("choices", SMALLEST_LEGAL[gene])
+            shared = free.text("per", choices=PER, default="model")
+            per[gene] = next((known for known in PER if known == shared), "model")
+            free.reject_unknown_keys()
+        else:
+            choices[gene] = section.integers(gene, SMALLEST_LEGAL[gene])
+    is_free = any(shared != "model" for shared in per.values())
+    least = choices["fusion_layer"][-1] + 1
+    depth: int | None = None
+    if section.get("depth", None, "") is not None:
+        depth = section.integer("depth", least)
+    elif is_free:
+        section.problems.append(
+            f"{section.path}.depth: is missing; expected the number of layers of the shallower encoder, since "
+            f"{', '.join(gene for gene in per if per[gene] != 'model')} can differ within a model"
+        )
+        depth = least
     section.reject_unknown_keys()
-    return space
+    return SearchSpace(choices, per, depth)
 
 
 def _recipe(section: _Section) -> RecipeConfig:
@@ -511,10 +532,18 @@ def _with_unit(section: _Section, key: str, parse: Any, default: str | None = No
 def config_as_dict(config: Config) -> dict[str, Any]:
     """The configuration as plain values that `parse_config` reads back to an equal one."""
     values = dataclasses.asdict(config)
-    values["space"] = {gene: list(config.space.choices[gene]) for gene in GENES}
+    values["space"] = _space_as_dict(config.space)
     features, budget = values["features"], values["budget"]
     features["disk"] = f"{features.pop('disk_bytes')}B"
     time_seconds, memory_bytes = budget.pop("time_seconds"), budget.pop("memory_bytes")
     budget["time"] = None if time_seconds is None else f"{time_seconds:f}s"
     budget["memory"] = f"{memory_bytes}B"
+    return values
+
+
+def _space_as_dict(space: SearchSpace) -> dict[str, Any]:
+    values: dict[str, Any] = {} if space.depth is None else {"depth": space.depth}
+    for gene in GENES:
+        choices = list(space.choices[gene])
+        values[gene] = {"choices": choices, "per": space.per[gene]} if gene in space.per else choices
     return values

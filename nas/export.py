@@ -21,7 +21,7 @@ from nas.errors import ExportError
 from nas.files import sync_directory, write_atomically
 from nas.fusion import PMF
 from nas.fusion.classification import PMFConfig, PMFForClassification
-from nas.space import Architecture
+from nas.space import GENES, Architecture, shown
 
 _EVALUATION_BATCH = 32
 
@@ -196,9 +196,11 @@ def _model_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
             if isinstance(value, Mapping):
                 yield from rows(value, f"{prefix}{name} ")
             else:
-                shown = f"{value:.4f}" if isinstance(value, float) else str(value)
-                yield f"| {(prefix + name).replace('_', ' ')} | {shown} |"
+                text = f"{value:.4f}" if isinstance(value, float) else str(value)
+                yield f"| {(prefix + name).replace('_', ' ')} | {text} |"
 
+    architecture = Architecture.from_dict(config["architecture"])
+    genes = {gene: shown(getattr(architecture, gene)) for gene in GENES}
     return f"""---
 library_name: transformers
 ---
@@ -209,7 +211,7 @@ and whose prompts, mappings and classifiers were then trained from fresh weights
 
 | gene | value |
 | --- | --- |
-{chr(10).join(rows(Architecture(**config["architecture"]).as_dict()))}
+{chr(10).join(rows(genes))}
 
 | fact | value |
 | --- | --- |

@@ -15,7 +15,8 @@ def evaluate_logits(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
     Returns:
         From 0 to 1 and better when higher: `accuracy` (share of samples), `balanced_accuracy` (mean over classes of
-        their recall) and `macro_f1` (mean over classes of their F1). Better when lower: `cross_entropy` (nats a sample).
+        their recall) and `macro_f1` (mean over classes of their F1). Better when lower: `cross_entropy`, in nats a
+        sample.
     """
     classes = logits.shape[1]
     predicted = logits.argmax(dim=1)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from PIL import Image
 from transformers import PreTrainedConfig
 
 from nas.config import Config
@@ -25,6 +27,7 @@ from nas.space import Architecture, default_architecture
 from nas.units import format_bytes
 
 _LISTED = 5
+_TOKENISED_TOGETHER = 1024
 
 
 @dataclass(frozen=True)
@@ -62,25 +65,13 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
         EncoderError: If an encoder cannot be loaded.
         DataError: If the data cannot be used.
     """
-    checkpoints = [resolve_checkpoint(name, Path.cwd()) for name in (config.encoders.image, config.encoders.text)]
-    image_encoder, text_encoder = load_encoder(checkpoints[0], "image"), load_encoder(checkpoints[1], "text")
-    _check_space(config, source, image_encoder, text_encoder)
-    preprocessor = Preprocessor(
-        image_processor=load_image_processor(checkpoints[0]),
-        tokenizer=load_tokenizer(checkpoints[1]),
-        max_text_tokens=config.data.max_text_tokens,
-    )
+    image_encoder, text_encoder, preprocessor = _load(config, source)
     images = open_images(Path(config.data.images))
     # All splits are checked now, so that nothing is found wrong at the end; the search is handed train and validation.
     whole = read_manifest(config.data, SPLITS)
     whole = _readable(whole, images, config.data.skip_unreadable_images, cache_directory, reporter)
     dataset = Dataset(whole.class_names, {split: whole.splits[split] for split in ("train", "validation")})
-    default = default_architecture(
-        image_depth=image_encoder.depth,
-        text_depth=text_encoder.depth,
-        image_width=image_encoder.width,
-        text_width=text_encoder.width,
-    )
+    default = _default(image_encoder, text_encoder)
     store = open_or_build(
         dataset=dataset,
         images=images,
@@ -105,20 +96,84 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
         preprocessor=preprocessor,
         store=store,
         default=default,
-        memory=_memory_model(config, image_encoder.config, text_encoder.config, store, longest),
+        memory=_memory_model(
+            config,
+            (image_encoder.config, text_encoder.config),
+            token_counts=(store.splits["train"].image_token_count, longest),
+            class_count=len(store.class_names),
+        ),
+    )
+
+
+def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Architecture]:
+    """Predicts peaks of a search without its images and features; beside it PMF's default for its encoders.
+
+    Args:
+        config: Of the search.
+        source: Its file, for messages.
+
+    Raises:
+        ConfigError: If the space does not fit the encoders.
+        EncoderError: If an encoder cannot be loaded.
+        DataError: If the manifest cannot be used.
+    """
+    image_encoder, text_encoder, preprocessor = _load(config, source)
+    dataset = read_manifest(config.data, ("train", "validation"))
+    with torch.inference_mode():
+        image_tokens = image_encoder.embed(preprocessor.pixel_values([Image.new("RGB", (64, 64))]))
+    longest = max(
+        len(ids)
+        for samples in dataset.splits.values()
+        for start in range(0, len(samples), _TOKENISED_TOGETHER)
+        for ids in preprocessor.token_ids(samples.texts[start : start + _TOKENISED_TOGETHER])
+    )
+    memory = _memory_model(
+        config,
+        (image_encoder.config, text_encoder.config),
+        token_counts=(int(image_tokens.shape[1]), longest),
+        class_count=len(dataset.class_names),
+    )
+    return memory, _default(image_encoder, text_encoder)
+
+
+def _load(config: Config, source: str) -> tuple[FrozenEncoder, FrozenEncoder, Preprocessor]:
+    """The encoders, and what prepares their inputs."""
+    checkpoints = [resolve_checkpoint(name, Path.cwd()) for name in (config.encoders.image, config.encoders.text)]
+    image_encoder, text_encoder = load_encoder(checkpoints[0], "image"), load_encoder(checkpoints[1], "text")
+    _check_space(config, source, image_encoder, text_encoder)
+    preprocessor = Preprocessor(
+        image_processor=load_image_processor(checkpoints[0]),
+        tokenizer=load_tokenizer(checkpoints[1]),
+        max_text_tokens=config.data.max_text_tokens,
+    )
+    return image_encoder, text_encoder, preprocessor
+
+
+def _default(image_encoder: FrozenEncoder, text_encoder: FrozenEncoder) -> Architecture:
+    return default_architecture(
+        image_depth=image_encoder.depth,
+        text_depth=text_encoder.depth,
+        image_width=image_encoder.width,
+        text_width=text_encoder.width,
     )
 
 
 def _memory_model(
-    config: Config, image_config: PreTrainedConfig, text_config: PreTrainedConfig, store: FeatureStore, longest: int
+    config: Config,
+    encoders: tuple[PreTrainedConfig, PreTrainedConfig],
+    *,
+    token_counts: tuple[int, int],
+    class_count: int,
 ) -> MemoryModel:
+    image_config, text_config = encoders
+    image_token_count, text_token_count = token_counts
     return MemoryModel(
         image_config=image_config,
         text_config=text_config,
         recipe=config.recipe,
-        image_token_count=store.splits["train"].image_token_count,
-        text_token_count=longest,
-        class_count=len(store.class_names),
+        image_token_count=image_token_count,
+        text_token_count=text_token_count,
+        class_count=class_count,
         features=config.features,
         supernet=config.space.largest,
     )
@@ -133,6 +188,11 @@ def _check_space(config: Config, source: str, image_encoder: FrozenEncoder, text
         problems.append(
             f"data.max_text_tokens: {config.data.max_text_tokens} is not allowed; expected at most {positions}, the "
             "positions of the text encoder"
+        )
+    if config.space.depth not in (None, shallower):
+        problems.append(
+            f"space.depth: {config.space.depth} is not allowed; expected {shallower}, since the encoders have "
+            f"{image_encoder.depth} and {text_encoder.depth} layers"
         )
     if latest >= shallower:
         problems.append(

@@ -4,13 +4,12 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from nas.files import write_atomically
 from nas.results import STAGES, Result
-from nas.space import GENES
+from nas.space import GENES, Architecture, shown
 from nas.study import Rejection, Study
 
 _METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
@@ -34,7 +33,9 @@ _COLUMNS = (
 _MEASURED = ("seconds", "predicted_peak_bytes", "measured_peak_bytes")
 """What of a result is not the same twice; predictions contain the measured constant of a process."""
 
-_genes = attrgetter(*GENES)
+
+def _genes(architecture: Architecture) -> list[str]:
+    return [shown(getattr(architecture, gene)) for gene in GENES]
 
 
 def write_results(path: Path, study: Study) -> None:

@@ -87,11 +87,11 @@ class Result:
     micro_batches: int = 1
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "architecture": self.architecture.as_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Result":
-        return cls(**{**values, "architecture": Architecture(**values["architecture"])})
+        return cls(**{**values, "architecture": Architecture.from_dict(values["architecture"])})
 
 
 FailureKind = Literal["error", "crash", "memory", "outside", "surroundings"]

@@ -1,45 +1,143 @@
 """The search space of PMF architectures: what may be chosen, and one choice. No torch here.
 
-An architecture is five numbers (section 3 of Li et al., CVPR 2023, arXiv 2304.06306): the layer `L_f` at which fusion
-starts, the lengths of the three kinds of prompt (`M_qp`, `M_qcp`, `M_fcp`), and the width `h` of the mappings.
+An architecture is five genes (section 3 of Li et al., CVPR 2023, arXiv 2304.06306): the layer `L_f` at which fusion
+starts, the lengths of the three kinds of prompt (`M_qp`, `M_qcp`, `M_fcp`), and the width `h` of the mappings. The
+paper has one value of each for the whole model. Here a gene may be free in every fusing layer, in both directions, or
+both, as AutoFormer's (Chen et al., ICCV 2021) are in every layer.
 """
 
 import itertools
 import math
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, field, fields
+from functools import cached_property, total_ordering
+from typing import Any, Literal
+
+PerLayer = tuple[tuple[int, int], ...]
+Lengths = int | PerLayer
+"""A gene of an architecture: one value for the whole model, or a pair for every fusing layer, the first one first:
+image → text and text → image."""
+
+Per = Literal["model", "layer", "direction", "layer_and_direction"]
+PER: tuple[Per, ...] = ("model", "layer", "direction", "layer_and_direction")
+"""What a gene of a space has a value for."""
+
+DIRECTIONS = ("image_to_text", "text_to_image")
 
 
-@dataclass(frozen=True, order=True)
-class Architecture:
-    """One PMF architecture; hashable, and equal architectures compare equal.
+@dataclass(frozen=True)
+class Sizes:
+    """One direction of one fusing layer.
 
     Args:
-        fusion_layer: `L_f`, the number of layers of the shallower encoder that run before fusion starts; 0 fuses all.
-        query_prompts: `M_qp`, rows that collect what one modality tells the other; at least 1.
-        query_context_prompts: `M_qcp`, rows of context beside them; 0 is allowed.
-        fusion_context_prompts: `M_fcp`, rows of context in the receiving modality; 0 is allowed.
-        mapping_width: `h`, hidden width of the mapping Linear-ReLU-Linear between the modalities.
+        query_prompts: `M_qp`, rows that collect what one modality tells the other.
+        query_context_prompts: `M_qcp`, rows of context beside them.
+        fusion_context_prompts: `M_fcp`, rows of context in the receiving modality.
+        mapping_width: `h`, hidden width of the mapping Linear-ReLU-Linear.
     """
 
-    fusion_layer: int
     query_prompts: int
     query_context_prompts: int
     fusion_context_prompts: int
     mapping_width: int
 
-    def as_dict(self) -> dict[str, int]:
-        return {gene: getattr(self, gene) for gene in GENES}
+
+@total_ordering
+@dataclass(frozen=True)
+class Architecture:
+    """One PMF architecture; hashable. Two ways to write one architecture are equal: only what it uses is in it.
+
+    Args:
+        fusion_layer: `L_f`, the number of layers of the shallower encoder that run before fusion starts; 0 fuses all.
+        query_prompts: `M_qp`; at least 1.
+        query_context_prompts: `M_qcp`; 0 is allowed.
+        fusion_context_prompts: `M_fcp`; 0 is allowed.
+        mapping_width: `h`.
+
+    Raises:
+        ValueError: If genes that differ between layers do so for different numbers of layers.
+    """
+
+    fusion_layer: int
+    query_prompts: Lengths
+    query_context_prompts: Lengths
+    fusion_context_prompts: Lengths
+    mapping_width: Lengths
+
+    def __post_init__(self) -> None:
+        for gene in GENES[1:]:
+            object.__setattr__(self, gene, _canonical(getattr(self, gene)))
+        counts = {len(value) for value in self._lengths if not isinstance(value, int)}
+        if len(counts) > 1:
+            raise ValueError(f"genes speak of different numbers of fusing layers, {sorted(counts)}: {self}")
+
+    @property
+    def _lengths(self) -> tuple[Lengths, ...]:
+        return self.query_prompts, self.query_context_prompts, self.fusion_context_prompts, self.mapping_width
+
+    @property
+    def layer_count(self) -> int | None:
+        """Fusing layers, where a gene differs between layers or directions; None where any number will do."""
+        return next((len(value) for value in self._lengths if not isinstance(value, int)), None)
+
+    def at(self, index: int) -> tuple[Sizes, Sizes]:
+        """Both directions, image → text and text → image, of a fusing layer, counted from the first one."""
+        image_to_text, text_to_image = (
+            Sizes(*(value if isinstance(value, int) else value[index][direction] for value in self._lengths))
+            for direction in range(len(DIRECTIONS))
+        )
+        return image_to_text, text_to_image
+
+    def as_dict(self) -> dict[str, int | list[list[int]]]:
+        """Genes by name, as JSON has them."""
+        values: dict[str, int | list[list[int]]] = {"fusion_layer": self.fusion_layer}
+        for gene, value in zip(GENES[1:], self._lengths, strict=True):
+            values[gene] = value if isinstance(value, int) else [list(pair) for pair in value]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Architecture":
+        """What `as_dict` gave."""
+        return cls(**values)
+
+    def __lt__(self, other: object) -> bool:
+        """By L_f, then by the other genes in their order."""
+        if not isinstance(other, Architecture):
+            return NotImplemented
+        return self._order < other._order
+
+    @property
+    def _order(self) -> tuple[int | tuple[int, ...], ...]:
+        flat = ((value,) if isinstance(value, int) else tuple(itertools.chain(*value)) for value in self._lengths)
+        return self.fusion_layer, *flat
 
     def __str__(self) -> str:
-        return (
-            f"L_f={self.fusion_layer} M_qp={self.query_prompts} M_qcp={self.query_context_prompts} "
-            f"M_fcp={self.fusion_context_prompts} h={self.mapping_width}"
-        )
+        names = ("M_qp", "M_qcp", "M_fcp", "h")
+        genes = (f"{name}={shown(value)}" for name, value in zip(names, self._lengths, strict=True))
+        return " ".join([f"L_f={self.fusion_layer}", *genes])
 
 
-GENES: tuple[str, ...] = tuple(field.name for field in fields(Architecture))
+def _canonical(value: Lengths) -> Lengths:
+    """As tuples, and one number where all are the same; lists, as JSON has them, are taken too."""
+    if isinstance(value, int):
+        return value
+    pairs = tuple((int(first), int(second)) for first, second in value)
+    different = set(itertools.chain(*pairs))
+    return different.pop() if len(different) == 1 else pairs
+
+
+def shown(value: Lengths) -> str:
+    """A gene for people: `4`; `4,8` where layers differ; `4/8` where directions do; `4/8,2/2` where both do."""
+    if isinstance(value, int):
+        return str(value)
+    if all(first == second for first, second in value):
+        return ",".join(str(first) for first, _ in value)
+    texts = [f"{first}/{second}" for first, second in value]
+    return texts[0] if len(set(texts)) == 1 else ",".join(texts)
+
+
+GENES: tuple[str, ...] = tuple(entry.name for entry in fields(Architecture))
 """Names of the genes, in the order of `Architecture`'s fields."""
 
 SMALLEST_LEGAL: Mapping[str, int] = {
@@ -58,17 +156,54 @@ def default_architecture(*, image_depth: int, text_depth: int, image_width: int,
 
 
 @dataclass(frozen=True)
+class Variable:
+    """One thing that is chosen: a gene, or what it is in one fusing layer, in one direction, or in both.
+
+    Args:
+        gene: Which.
+        choices: Allowed values, ascending.
+        layer: Of the shallower encoder, counted from 0; None where all fusing layers share it. It is chosen in vain,
+            and not part of the architecture, where fusion starts behind that layer.
+        direction: Index into `DIRECTIONS`; None where both share it.
+    """
+
+    gene: str
+    choices: tuple[int, ...]
+    layer: int | None = None
+    direction: int | None = None
+
+    @property
+    def name(self) -> str:
+        """For instance `mapping_width.layer_4.image_to_text`."""
+        parts = [self.gene]
+        if self.layer is not None:
+            parts.append(f"layer_{self.layer}")
+        if self.direction is not None:
+            parts.append(DIRECTIONS[self.direction])
+        return ".".join(parts)
+
+    def is_active(self, fusion_layer: int) -> bool:
+        """Whether an architecture that starts to fuse there has it."""
+        return self.layer is None or self.layer >= fusion_layer
+
+
+@dataclass(frozen=True)
 class SearchSpace:
-    """The values that each gene may take, ascending and without repetition.
+    """The values that each gene may take, ascending and without repetition, and what it has a value for.
 
     Args:
         choices: Gene name → allowed values, for exactly the genes in `GENES`.
+        per: Gene name → whether it is shared by the model (those that are not named), or free.
+        depth: Layers of the shallower encoder; only needed where a gene is free.
 
     Raises:
-        ValueError: If a gene is missing, unknown, empty, not ascending or below what PMF allows.
+        ValueError: If a gene is missing, unknown, empty, not ascending or below what PMF allows, if `fusion_layer` is
+            to be free, or if the depth is needed and missing, or leaves no layer to fuse.
     """
 
     choices: Mapping[str, tuple[int, ...]]
+    per: Mapping[str, Per] = field(default_factory=dict)
+    depth: int | None = None
 
     def __post_init__(self) -> None:
         if set(self.choices) != set(GENES):
@@ -79,11 +214,104 @@ class SearchSpace:
                     f"{gene}: values must be ascending, distinct and at least {SMALLEST_LEGAL[gene]}, "
                     f"got {list(values)}"
                 )
+        free = {gene: per for gene, per in self.per.items() if per != "model"}
+        object.__setattr__(self, "per", free)
+        if not set(free) <= set(GENES[1:]) or not set(free.values()) <= set(PER):
+            raise ValueError(f"only {list(GENES[1:])} can be free, per one of {list(PER)}; got {free}")
+        if free and (self.depth is None or self.depth <= self.choices["fusion_layer"][-1]):
+            raise ValueError(
+                f"{', '.join(free)}: free, so the depth must be given, above the latest fusion layer, got {self.depth}"
+            )
+
+    @cached_property
+    def variables(self) -> tuple[Variable, ...]:
+        """Everything that is chosen: `fusion_layer`, then gene by gene, layer by layer, direction by direction."""
+        chosen = [Variable("fusion_layer", self.choices["fusion_layer"])]
+        for gene in GENES[1:]:
+            per = self.per.get(gene, "model")
+            layers = self._layers if "layer" in per else [None]
+            directions = range(len(DIRECTIONS)) if "direction" in per else [None]
+            chosen += [
+                Variable(gene, self.choices[gene], layer, direction)
+                for layer, direction in itertools.product(layers, directions)
+            ]
+        return tuple(chosen)
+
+    @property
+    def _layers(self) -> range:
+        """Layers of the shallower encoder that can be fusing layers."""
+        assert self.depth is not None
+        return range(self.choices["fusion_layer"][0], self.depth)
+
+    def encode(self, architecture: Architecture) -> dict[str, int]:
+        """The architecture as values of the variables that it has, by their names.
+
+        Raises:
+            ValueError: If it is not in the space.
+        """
+        values = self._read(architecture)
+        if values is None:
+            raise ValueError(f"{architecture} is not in the space")
+        return values
+
+    def _read(self, architecture: Architecture) -> dict[str, int] | None:
+        first = architecture.fusion_layer
+        count = None if self.depth is None else self.depth - first
+        if first not in self.choices["fusion_layer"] or architecture.layer_count not in (None, count):
+            return None
+        values = {"fusion_layer": first}
+        for variable in self.variables[1:]:
+            if variable.is_active(first):
+                value: Lengths = getattr(architecture, variable.gene)
+                if not isinstance(value, int):
+                    index = 0 if variable.layer is None else variable.layer - first
+                    value = value[index][variable.direction or 0]
+                if value not in variable.choices:
+                    return None
+                values[variable.name] = value
+        return values if self.decode(values) == architecture else None
+
+    def decode(self, values: Mapping[str, int]) -> Architecture:
+        """The architecture with these values of variables; those that it does not have may be missing.
+
+        Raises:
+            KeyError: If one that it has is missing.
+        """
+        first = values["fusion_layer"]
+        genes: list[Lengths] = []
+        for gene in GENES[1:]:
+            if gene not in self.per:
+                genes.append(values[gene])
+                continue
+            sites = {
+                (variable.layer, variable.direction): values[variable.name]
+                for variable in self._of_gene[gene]
+                if variable.is_active(first)
+            }
+            has_layers, has_directions = "layer" in self.per[gene], "direction" in self.per[gene]
+            assert self.depth is not None
+            genes.append(
+                tuple(
+                    (
+                        sites[layer if has_layers else None, 0 if has_directions else None],
+                        sites[layer if has_layers else None, 1 if has_directions else None],
+                    )
+                    for layer in range(first, self.depth)
+                )
+            )
+        return Architecture(first, *genes)
+
+    @cached_property
+    def _of_gene(self) -> Mapping[str, list[Variable]]:
+        return {gene: [variable for variable in self.variables if variable.gene == gene] for gene in GENES}
 
     @property
     def size(self) -> int:
         """How many architectures the space holds."""
-        return math.prod(len(self.choices[gene]) for gene in GENES)
+        return sum(
+            math.prod(len(variable.choices) for variable in self.variables[1:] if variable.is_active(fusion_layer))
+            for fusion_layer in self.choices["fusion_layer"]
+        )
 
     @property
     def largest(self) -> Architecture:
@@ -96,26 +324,37 @@ class SearchSpace:
         return Architecture(self.choices["fusion_layer"][-1], *(self.choices[gene][0] for gene in GENES[1:]))
 
     def __contains__(self, architecture: object) -> bool:
-        return isinstance(architecture, Architecture) and all(
-            value in self.choices[gene] for gene, value in zip(GENES, astuple(architecture), strict=True)
-        )
+        return isinstance(architecture, Architecture) and self._read(architecture) is not None
 
     def __iter__(self) -> Iterator[Architecture]:
-        return (Architecture(*values) for values in itertools.product(*(self.choices[gene] for gene in GENES)))
+        for fusion_layer in self.choices["fusion_layer"]:
+            active = [variable for variable in self.variables[1:] if variable.is_active(fusion_layer)]
+            names = [variable.name for variable in active]
+            for values in itertools.product(*(variable.choices for variable in active)):
+                yield self.decode({"fusion_layer": fusion_layer, **dict(zip(names, values, strict=True))})
 
     def sample(self, rng: random.Random) -> Architecture:
-        """Draw every gene uniformly."""
-        return Architecture(*(rng.choice(self.choices[gene]) for gene in GENES))
+        """Draw every variable uniformly."""
+        return self.decode({variable.name: rng.choice(variable.choices) for variable in self.variables})
 
     def mutate(self, architecture: Architecture, rng: random.Random, probability: float) -> Architecture:
-        """Redraw each gene with the given probability."""
-        return Architecture(
-            *(
-                rng.choice(self.choices[gene]) if rng.random() < probability else value
-                for gene, value in architecture.as_dict().items()
-            )
+        """Redraw each variable with the given probability; those that it did not have and now has are drawn."""
+        values = self.encode(architecture)
+        return self.decode(
+            {
+                variable.name: rng.choice(variable.choices)
+                if rng.random() < probability or variable.name not in values
+                else values[variable.name]
+                for variable in self.variables
+            }
         )
 
     def cross(self, first: Architecture, second: Architecture, rng: random.Random) -> Architecture:
-        """Take each gene from one of two parents, uniformly."""
-        return Architecture(*(rng.choice(pair) for pair in zip(astuple(first), astuple(second), strict=True)))
+        """Take each variable from one of two parents, uniformly; from the one that has it where only one does."""
+        parents = self.encode(first), self.encode(second)
+        values = {}
+        for variable in self.variables:
+            there = [parent[variable.name] for parent in parents if variable.name in parent]
+            # One that neither has is in vain: L_f is that of a parent.
+            values[variable.name] = rng.choice(there or variable.choices)
+        return self.decode(values)

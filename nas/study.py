@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.changes import differences
 from nas.errors import StudyError
 from nas.results import STAGES, Job, Result, Stage
-from nas.space import GENES, Architecture, SearchSpace
+from nas.space import Architecture, SearchSpace
 from nas.storage import open_store
 
 RejectionStatus = Literal["failed", "infeasible"]
@@ -94,8 +94,9 @@ class Study:
         note: Callable[[str], object] = lambda text: None,
     ) -> None:
         self._distributions: dict[str, BaseDistribution] = {
-            gene: CategoricalDistribution(space.choices[gene]) for gene in GENES
+            variable.name: CategoricalDistribution(variable.choices) for variable in space.variables
         }
+        self._space = space
         self._results: dict[Stage, dict[int, Result]] = {stage: {} for stage in STAGES}
         self._ordered: dict[Stage, list[Result]] = {stage: [] for stage in STAGES}  # the same by number
         self._rejections: list[Rejection] = []
@@ -145,7 +146,7 @@ class Study:
             self._rejections.append(
                 Rejection(
                     trial=int(known.get("trial", trial.number)),
-                    architecture=Architecture(**trial.params),
+                    architecture=self._space.decode(trial.params),
                     stage=stage,
                     status=known["status"],
                     reason=known["reason"],
@@ -154,7 +155,7 @@ class Study:
                 )
             )
         elif trial.state == TrialState.RUNNING:
-            self._running[trial.number] = Architecture(**trial.params)
+            self._running[trial.number] = self._space.decode(trial.params)
             self._trial_ids[trial.number] = trial._trial_id
             self._interruptions[trial.number] = int(known.get("interrupted", 0))
 
@@ -269,6 +270,7 @@ class Study:
 
     def _template(self, architecture: Architecture, state: TrialState, attributes: Mapping[str, Any]) -> FrozenTrial:
         now = datetime.now()
+        values = self._space.encode(architecture)
         return FrozenTrial(
             number=-1,  # number and id are given by the storage
             trial_id=-1,
@@ -276,8 +278,8 @@ class Study:
             value=None,
             datetime_start=now,
             datetime_complete=now if state.is_finished() else None,
-            params=architecture.as_dict(),
-            distributions=self._distributions,
+            params=values,
+            distributions={name: self._distributions[name] for name in values},
             user_attrs=dict(attributes),
             system_attrs={},
             intermediate_values={},

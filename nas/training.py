@@ -360,5 +360,7 @@ def seed_from(*parts: int | str) -> int:
 
 def architecture_seed(seed: int, stage: str, architecture: Architecture) -> int:
     """The seed of one candidate at one stage: depends on the search's seed, the stage and the architecture alone."""
-    genes: Sequence[int] = list(architecture.as_dict().values())
+    genes: list[int | str] = []
+    for value in architecture.as_dict().values():
+        genes.append(value if isinstance(value, int) else str(value))
     return seed_from(seed, stage, *genes)

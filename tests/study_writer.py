@@ -13,7 +13,7 @@ from nas.results import Result
 from nas.space import GENES, SearchSpace
 from nas.study import Study
 
-SPACE = SearchSpace(dict.fromkeys(GENES, (1, 2, 3)))
+SPACE = SearchSpace(dict.fromkeys(GENES, (1, 2, 3)), {"query_prompts": "layer_and_direction"}, depth=4)
 
 
 def main(directory: str, name: str, url: str, count: int) -> None:

@@ -103,7 +103,19 @@ def test_a_space_too_deep_for_the_encoders_is_refused(
     assert "data.max_text_tokens: 64 is not allowed; expected at most 20" in error
 
 
-@pytest.mark.parametrize("command", [[], ["search"], ["resume"], ["export"], ["evaluate"], ["predict"]])
+def test_a_space_of_another_depth_than_the_encoders_is_refused(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = project.write(
+        "other_depth.yaml", **{"space.depth": 5, "space.mapping_width": {"choices": [4, 8], "per": "layer"}}
+    )
+    assert main(["space", str(other)]) == 2
+    assert (
+        "space.depth: 5 is not allowed; expected 3, since the encoders have 4 and 3 layers" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("command", [[], ["space"], ["search"], ["resume"], ["export"], ["evaluate"], ["predict"]])
 def test_every_help_shows_an_example_without_loading_torch(command: list[str]) -> None:
     code = (
         "import sys\nfrom nas.cli import main\ntry:\n    main(sys.argv[1:])\nfinally:\n"

@@ -11,7 +11,7 @@ from tests.project import Project
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("name", ["demo.yaml", "pmf_base.yaml"])
+@pytest.mark.parametrize("name", ["demo.yaml", "demo_per_layer.yaml", "pmf_base.yaml"])
 def test_the_shipped_files_are_valid(name: str) -> None:
     config = load_config(REPOSITORY / "search_spaces" / name)
     assert config.space.size > 100
@@ -53,6 +53,44 @@ def test_every_problem_is_reported_at_once_with_key_value_and_what_is_allowed(pr
         "budget.time: expected numbers with units from",
     ):
         assert expected in message
+
+
+def test_a_gene_can_be_free_and_the_configuration_survives_being_written(project: Project) -> None:
+    source = project.write(
+        "free.yaml",
+        **{
+            "space.depth": 3,
+            "space.query_prompts": {"choices": [1, 2], "per": "layer"},
+            "space.mapping_width": {"choices": [4, 8], "per": "layer_and_direction"},
+            "space.fusion_context_prompts": {"choices": [0, 1]},
+        },
+    )
+    config = load_config(source)
+    assert config.space.per == {"query_prompts": "layer", "mapping_width": "layer_and_direction"}
+    assert config.space.depth == 3 and config.space.choices["fusion_context_prompts"] == (0, 1)
+    assert parse_config(config_as_dict(config), source="", base_directory=Path()) == config
+
+
+def test_a_free_gene_without_depth_and_other_mistakes_in_it_are_reported(project: Project) -> None:
+    source = project.write(
+        "wrong_free.yaml",
+        **{
+            "space.query_prompts": {"choices": [2, 1], "per": "layers", "form": "round"},
+            "space.query_context_prompts": {"choices": [0, 1], "per": "direction"},
+            "space.mapping_width": {"choices": [4], "per": "layer"},
+        },
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_config(source)
+    for expected in (
+        "space.query_prompts.choices: [2, 1] is not allowed",
+        "space.query_prompts.per: 'layers' is not allowed; expected one of model, layer, direction",
+        "space.query_prompts.form: unknown key",
+        "space.depth: is missing; expected the number of layers of the shallower encoder, since "
+        "query_context_prompts, mapping_width can differ within a model",
+    ):
+        assert expected in str(caught.value)
+    assert len(caught.value.problems) == 4
 
 
 @pytest.mark.parametrize("section", ["data", "encoders", "space", "recipe", "supernet", "search", "budget"])

@@ -15,7 +15,11 @@ from nas.fusion.classification import PMFForClassification
 from nas.space import Architecture
 from tests.project import Project
 
-ARCHITECTURES = [Architecture(1, 2, 2, 1, 8), Architecture(0, 1, 0, 0, 4)]
+ARCHITECTURES = [
+    Architecture(1, 2, 2, 1, 8),
+    Architecture(0, 1, 0, 0, 4),
+    Architecture(1, ((2, 1), (3, 3)), 2, ((0, 1), (0, 1)), ((8, 4), (2, 6))),
+]
 IMAGES = [Image.new("RGB", (20, 20), colour) for colour in ((200, 10, 10), (10, 200, 10), (5, 5, 5))]
 TEXTS = ["apple boat", "cat", "dog egg fox apple"]
 

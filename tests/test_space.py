@@ -1,19 +1,35 @@
+import json
+import pickle
 import random
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.space import GENES, SMALLEST_LEGAL, Architecture, SearchSpace
+from nas.space import GENES, PER, SMALLEST_LEGAL, Architecture, Per, SearchSpace, Sizes, shown
+
+CHOICES = dict.fromkeys(GENES, (1, 2, 3))
 
 
 @st.composite
 def spaces(draw: st.DrawFn) -> SearchSpace:
-    choices = {}
+    choices: dict[str, tuple[int, ...]] = {}
     for gene in GENES:
-        values = st.integers(min_value=SMALLEST_LEGAL[gene], max_value=20)
+        values = st.integers(min_value=SMALLEST_LEGAL[gene], max_value=6 if gene == "fusion_layer" else 20)
         choices[gene] = tuple(sorted(draw(st.sets(values, min_size=1, max_size=4))))
-    return SearchSpace(choices)
+    per = {gene: draw(st.sampled_from(PER)) for gene in GENES[1:]}
+    return SearchSpace(choices, per, depth=choices["fusion_layer"][-1] + draw(st.integers(1, 2)))
+
+
+@st.composite
+def small_spaces(draw: st.DrawFn) -> SearchSpace:
+    """With few enough architectures to look at all."""
+    few = st.sets(st.integers(1, 9), min_size=1, max_size=2)
+    choices = {gene: tuple(sorted(draw(few))) for gene in GENES}
+    choices["fusion_layer"] = draw(st.sampled_from([(0,), (1,), (0, 1)]))
+    free = draw(st.permutations(GENES[1:]))[:2]
+    return SearchSpace(choices, {gene: draw(st.sampled_from(PER)) for gene in free}, depth=2)
 
 
 @given(spaces(), st.integers(0, 1000))
@@ -24,28 +40,139 @@ def test_sampling_mutation_and_crossover_stay_in_the_space(space: SearchSpace, s
         assert child in space
 
 
-@given(spaces())
+@given(spaces(), st.integers(0, 1000))
+def test_every_variable_of_a_child_comes_from_a_parent_that_has_it(space: SearchSpace, seed: int) -> None:
+    rng = random.Random(seed)
+    parents = [space.sample(rng), space.sample(rng)]
+    child = space.cross(*parents, rng)
+    encoded = [space.encode(parent) for parent in parents]
+    for name, value in space.encode(child).items():
+        assert value in [parent[name] for parent in encoded if name in parent]
+
+
+@given(small_spaces())
 def test_a_space_holds_as_many_architectures_as_it_says(space: SearchSpace) -> None:
     everyone = list(space)
     assert len(everyone) == len(set(everyone)) == space.size
-    assert space.largest in space and space.smallest in space
+    assert space.largest in everyone and space.smallest in everyone
+
+
+@given(spaces(), st.integers(0, 1000))
+def test_an_architecture_is_what_its_variables_say(space: SearchSpace, seed: int) -> None:
+    architecture = space.sample(random.Random(seed))
+    values = space.encode(architecture)
+    first = architecture.fusion_layer
+    assert set(values) == {variable.name for variable in space.variables if variable.is_active(first)}
+    assert space.decode(values) == architecture
+    # What is chosen in vain makes no other architecture.
+    for filler in range(2):
+        others = {variable.name: variable.choices[-filler] for variable in space.variables}
+        assert space.decode(others | values) == architecture
+    assert space.depth is not None
+    for index in range(space.depth - first):
+        for direction, sizes in enumerate(architecture.at(index)):
+            for variable in space.variables[1:]:
+                if variable.layer in (None, first + index) and variable.direction in (None, direction):
+                    assert getattr(sizes, variable.gene) == values[variable.name]
 
 
 @given(spaces(), st.integers(0, 1000))
 def test_the_largest_contains_every_architecture(space: SearchSpace, seed: int) -> None:
     architecture = space.sample(random.Random(seed))
     assert space.largest.fusion_layer <= architecture.fusion_layer
-    for gene in GENES[1:]:
-        assert getattr(space.smallest, gene) <= getattr(architecture, gene) <= getattr(space.largest, gene)
+    least, most = space.smallest.at(0)[0], space.largest.at(0)[0]
+    assert space.depth is not None
+    for index in range(space.depth - architecture.fusion_layer):
+        for sizes in architecture.at(index):
+            for gene in GENES[1:]:
+                assert getattr(least, gene) <= getattr(sizes, gene) <= getattr(most, gene)
+
+
+@given(spaces(), st.integers(0, 1000))
+def test_architectures_survive_json_and_pickle_and_spaces_pickle(space: SearchSpace, seed: int) -> None:
+    architecture = space.sample(random.Random(seed))
+    assert Architecture.from_dict(json.loads(json.dumps(architecture.as_dict()))) == architecture
+    assert pickle.loads(pickle.dumps(architecture)) == architecture
+    assert pickle.loads(pickle.dumps(space)) == space
+
+
+def test_one_architecture_written_in_two_ways_is_one() -> None:
+    free = Architecture(1, ((4, 4), (4, 4)), 2, ((0, 3), (0, 3)), 8)
+    plain = Architecture(1, 4, 2, ((0, 3), (0, 3)), ((8, 8), (8, 8)))
+    assert free == plain and hash(free) == hash(plain)
+    assert free.query_prompts == 4 and free.layer_count == 2 and Architecture(1, 4, 2, 0, 8).layer_count is None
+    assert free.at(1) == (Sizes(4, 2, 0, 8), Sizes(4, 2, 3, 8))
+
+
+def test_a_gene_is_shown_as_briefly_as_it_can_be() -> None:
+    assert str(Architecture(1, 4, ((1, 1), (2, 2)), ((0, 3), (0, 3)), ((8, 8), (8, 9)))) == (
+        "L_f=1 M_qp=4 M_qcp=1,2 M_fcp=0/3 h=8/8,8/9"
+    )
+    assert shown(7) == "7"
+
+
+def test_architectures_have_one_order() -> None:
+    chosen = [Architecture(1, 4, ((1, 1), (2, 2)), 0, 8), Architecture(1, 4, 1, 0, 8), Architecture(0, 9, 9, 9, 9)]
+    assert sorted(chosen) == [chosen[2], chosen[1], chosen[0]]
+
+
+def test_genes_that_speak_of_different_layers_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"different numbers of fusing layers, \[1, 2\]"):
+        Architecture(0, ((1, 2), (1, 3)), ((1, 2),), 0, 8)
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        Architecture(4, 1, 1, 1, 1),
+        Architecture(1, 4, 1, 1, 1),
+        Architecture(1, ((1, 2),) * 3, 1, 1, 1),  # directions share query prompts
+        Architecture(1, 1, 1, ((1, 2), (1, 2), (1, 3)), 1),  # layers share fusion context prompts
+        Architecture(1, ((1, 1), (2, 2)), 1, 1, 1),  # of another depth
+    ],
+    ids=str,
+)
+def test_what_the_space_does_not_hold_is_not_in_it(stranger: Architecture) -> None:
+    space = SearchSpace(
+        {**CHOICES, "fusion_layer": (1, 2)}, {"query_prompts": "layer", "fusion_context_prompts": "direction"}, depth=4
+    )
+    assert Architecture(1, ((1, 1), (2, 2), (3, 3)), 1, ((1, 2),) * 3, 1) in space
+    assert stranger not in space and "a text" not in space
+    with pytest.raises(ValueError, match="is not in the space"):
+        space.encode(stranger)
+
+
+def test_variables_are_named_by_what_they_are_for() -> None:
+    per: dict[str, Per] = {"query_prompts": "layer", "mapping_width": "layer_and_direction"}
+    space = SearchSpace({**CHOICES, "fusion_layer": (1, 2)}, per, depth=3)
+    assert [variable.name for variable in space.variables] == [
+        "fusion_layer",
+        *("query_prompts.layer_1", "query_prompts.layer_2"),
+        "query_context_prompts",
+        "fusion_context_prompts",
+        *("mapping_width.layer_1.image_to_text", "mapping_width.layer_1.text_to_image"),
+        *("mapping_width.layer_2.image_to_text", "mapping_width.layer_2.text_to_image"),
+    ]
+    assert space.size == 3 * 3 * (3**2 * 3**4 + 3 * 3**2)
 
 
 def test_mutation_with_probability_zero_changes_nothing() -> None:
-    space = SearchSpace(dict.fromkeys(GENES, (1, 2, 3)))
-    architecture = Architecture(1, 2, 3, 1, 2)
-    assert space.mutate(architecture, random.Random(0), 0.0) == architecture
+    for per in get_args(Per):
+        space = SearchSpace(CHOICES, dict.fromkeys(GENES[1:], per), depth=4)
+        architecture = space.sample(random.Random(0))
+        assert space.mutate(architecture, random.Random(0), 0.0) == architecture
 
 
 @pytest.mark.parametrize("values", [(), (2, 1), (1, 1), (0, 1)])
 def test_unusable_values_are_refused(values: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="query_prompts: values must be ascending"):
         SearchSpace({**dict.fromkeys(GENES, (1, 2)), "query_prompts": values})
+
+
+def test_a_free_gene_needs_the_depth() -> None:
+    with pytest.raises(ValueError, match="mapping_width: free, so the depth must be given, above the latest fusion"):
+        SearchSpace(CHOICES, {"mapping_width": "layer"})
+    with pytest.raises(ValueError, match="got 3"):
+        SearchSpace(CHOICES, {"mapping_width": "direction"}, depth=3)
+    with pytest.raises(ValueError, match="can be free"):
+        SearchSpace(CHOICES, {"fusion_layer": "layer"}, depth=4)

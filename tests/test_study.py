@@ -31,14 +31,15 @@ from hypothesis import strategies as st
 from nas.errors import StudyError
 from nas.lease import Holder
 from nas.results import STAGES, Job, Result, Stage
-from nas.space import GENES, Architecture, SearchSpace
+from nas.space import Architecture
 from nas.storage import JOURNAL
 from nas.study import Rejection, Study
 from tests.postgresql import PASSWORD, running_server
+from tests.study_writer import SPACE
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SPACE = SearchSpace(dict.fromkeys(GENES, (1, 2, 3)))
-FIRST, SECOND, THIRD = Architecture(1, 1, 1, 1, 1), Architecture(1, 2, 1, 1, 1), Architecture(1, 3, 1, 1, 1)
+FIRST, SECOND = Architecture(1, 1, 1, 1, 1), Architecture(1, 2, 1, 1, 1)
+THIRD = Architecture(1, ((1, 2), (3, 1), (2, 2)), 1, 1, 1)
 
 
 def with_driver(url: str) -> str:
@@ -288,7 +289,7 @@ def test_optuna_sees_every_candidate_with_its_score_and_choices(place: Place) ->
         inherited, full = (place.optuna_study(stage) for stage in ("inherited", "full"))
     assert full.best_value == 0.4 and inherited.best_value == 0.9
     states = [(trial.state.name, trial.params) for trial in inherited.trials]
-    architectures = [FIRST.as_dict(), SECOND.as_dict(), THIRD.as_dict()]
+    architectures = [SPACE.encode(architecture) for architecture in (FIRST, SECOND, THIRD)]
     assert states == list(zip(["COMPLETE", "FAIL", "RUNNING"], architectures, strict=True))
     assert inherited.trials[1].user_attrs["status"] == "infeasible"
     assert inherited.trials[0].distributions["mapping_width"].choices == (1, 2, 3)  # type: ignore[attr-defined]

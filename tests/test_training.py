@@ -216,6 +216,7 @@ MIXED = [
     Architecture(1, 2, 0, 1, 8),
     Architecture(0, 1, 2, 1, 4),
     Architecture(2, 2, 2, 0, 8),
+    Architecture(1, ((1, 2), (2, 1)), ((0, 2), (1, 0)), ((1, 0), (0, 1)), ((4, 8), (2, 3))),
 ]
 
 

@@ -42,7 +42,7 @@ class Row:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Row":
-        return cls(**{**values, "architecture": Architecture(**values["architecture"])})
+        return cls(**{**values, "architecture": Architecture.from_dict(values["architecture"])})
 
 
 class Table:

@@ -27,7 +27,7 @@ class PMFConfig(PreTrainedConfig):
 
     image_config: dict[str, Any] | None = None
     text_config: dict[str, Any] | None = None
-    architecture: dict[str, int] | None = None
+    architecture: dict[str, int | list[list[int]]] | None = None
     max_text_tokens: int = 512
 
 
@@ -50,7 +50,7 @@ class PMFForClassification(PreTrainedModel):
         self.pmf = PMF(
             image_encoder=self.image_encoder,
             text_encoder=self.text_encoder,
-            architecture=Architecture(**config.architecture),
+            architecture=Architecture.from_dict(config.architecture),
             class_count=int(config.num_labels or 0),
         )
         self.post_init()  # type: ignore[no-untyped-call]

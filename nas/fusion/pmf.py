@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from nas.encoders import FrozenEncoder
 from nas.fusion.attention import DataAttention
 from nas.fusion.stages import DataRows, DirectionWeights, Modality, Side, read_data
-from nas.space import Architecture
+from nas.space import Architecture, Sizes
 
 PROMPT_STANDARD_DEVIATION = 0.02
 
@@ -66,27 +66,27 @@ class Direction(nn.Module):
     Args:
         width_from: Hidden width of the modality that tells.
         width_to: Hidden width of the modality that is told.
-        architecture: Gives the prompt lengths and the mapping width.
+        sizes: Prompt lengths and mapping width.
     """
 
-    def __init__(self, *, width_from: int, width_to: int, architecture: Architecture) -> None:
+    def __init__(self, *, width_from: int, width_to: int, sizes: Sizes) -> None:
         super().__init__()
-        self.query_prompts = nn.Parameter(torch.empty(architecture.query_prompts, width_from))
-        self.query_context_prompts = nn.Parameter(torch.empty(architecture.query_context_prompts, width_from))
-        self.fusion_context_prompts = nn.Parameter(torch.empty(architecture.fusion_context_prompts, width_to))
-        self.inner = nn.Linear(width_from, architecture.mapping_width)
-        self.outer = nn.Linear(architecture.mapping_width, width_to)
+        self.query_prompts = nn.Parameter(torch.empty(sizes.query_prompts, width_from))
+        self.query_context_prompts = nn.Parameter(torch.empty(sizes.query_context_prompts, width_from))
+        self.fusion_context_prompts = nn.Parameter(torch.empty(sizes.fusion_context_prompts, width_to))
+        self.inner = nn.Linear(width_from, sizes.mapping_width)
+        self.outer = nn.Linear(sizes.mapping_width, width_to)
         for prompts in (self.query_prompts, self.query_context_prompts, self.fusion_context_prompts):
             if prompts.numel():
                 nn.init.normal_(prompts, std=PROMPT_STANDARD_DEVIATION)
 
-    def weights(self, architecture: Architecture) -> DirectionWeights:
+    def weights(self, sizes: Sizes) -> DirectionWeights:
         """The first M rows of every prompt and the first h units of the mapping, as views that pass gradients on."""
-        width = architecture.mapping_width
+        width = sizes.mapping_width
         return DirectionWeights(
-            query_prompts=self.query_prompts[: architecture.query_prompts],
-            query_context_prompts=self.query_context_prompts[: architecture.query_context_prompts],
-            fusion_context_prompts=self.fusion_context_prompts[: architecture.fusion_context_prompts],
+            query_prompts=self.query_prompts[: sizes.query_prompts],
+            query_context_prompts=self.query_context_prompts[: sizes.query_context_prompts],
+            fusion_context_prompts=self.fusion_context_prompts[: sizes.fusion_context_prompts],
             inner_weight=self.inner.weight[:width],
             inner_bias=self.inner.bias[:width],
             outer_weight=self.outer.weight[:, :width],
@@ -95,15 +95,21 @@ class Direction(nn.Module):
 
 
 class FusionLayer(nn.Module):
-    """The trained tensors of one fusing layer."""
+    """The trained tensors of one fusing layer.
 
-    def __init__(self, *, image_width: int, text_width: int, architecture: Architecture) -> None:
+    Args:
+        image_width: D_img.
+        text_width: D_txt.
+        sizes: Image → text and text → image.
+    """
+
+    def __init__(self, *, image_width: int, text_width: int, sizes: tuple[Sizes, Sizes]) -> None:
         super().__init__()
-        self.image_to_text = Direction(width_from=image_width, width_to=text_width, architecture=architecture)
-        self.text_to_image = Direction(width_from=text_width, width_to=image_width, architecture=architecture)
+        self.image_to_text = Direction(width_from=image_width, width_to=text_width, sizes=sizes[0])
+        self.text_to_image = Direction(width_from=text_width, width_to=image_width, sizes=sizes[1])
 
-    def weights(self, architecture: Architecture) -> FusionLayerWeights:
-        return FusionLayerWeights(self.image_to_text.weights(architecture), self.text_to_image.weights(architecture))
+    def weights(self, sizes: tuple[Sizes, Sizes]) -> FusionLayerWeights:
+        return FusionLayerWeights(self.image_to_text.weights(sizes[0]), self.text_to_image.weights(sizes[1]))
 
 
 def read_first_layer(
@@ -213,14 +219,17 @@ class PMF(nn.Module):
             raise ValueError(
                 f"fusion_layer must be 0 to {shallower - 1} for these encoders, got {architecture.fusion_layer}"
             )
-        if architecture.query_prompts < 1 or architecture.mapping_width < 1:
+        fusing = shallower - architecture.fusion_layer
+        if architecture.layer_count not in (None, fusing):
+            raise ValueError(f"{architecture} has {architecture.layer_count} fusing layers, these encoders {fusing}")
+        sizes = [architecture.at(index) for index in range(fusing)]
+        if any(side.query_prompts < 1 or side.mapping_width < 1 for layer in sizes for side in layer):
             raise ValueError(f"query_prompts and mapping_width must be at least 1, got {architecture}")
         self.architecture = architecture
         # A tuple keeps the frozen encoders out of parameters() and state_dict().
         self._encoders = (image_encoder, text_encoder)
         self.fusion_layers = nn.ModuleList(
-            FusionLayer(image_width=image_encoder.width, text_width=text_encoder.width, architecture=architecture)
-            for _ in range(shallower - architecture.fusion_layer)
+            FusionLayer(image_width=image_encoder.width, text_width=text_encoder.width, sizes=layer) for layer in sizes
         )
         self.image_classifier = nn.Linear(image_encoder.width, class_count)
         self.text_classifier = nn.Linear(text_encoder.width, class_count)
@@ -266,14 +275,18 @@ class PMF(nn.Module):
         """
         with torch.no_grad():
             features = features.to(self.image_classifier.weight.dtype)
-            layers = self._layers(replace(self.architecture, fusion_layer=architectures[0].fusion_layer))
-            shared = read_first_layer(*self._encoders, layers[0], features, len(layers))
+            fusing = len(self._layers(architectures[0]))
+            place = len(self.fusion_layers) - fusing
+            first: FusionLayer = self.fusion_layers[place]  # type: ignore[assignment]
+            whole = first.weights(self.architecture.at(place))
+            shared = read_first_layer(*self._encoders, whole, features, fusing)
             return [self._classify(*fuse(self._layers(architecture), lambda: shared)) for architecture in architectures]
 
     def _layers(self, architecture: Architecture) -> list[FusionLayerWeights]:
         """Slices of the fusing layers of an architecture."""
         skipped = architecture.fusion_layer - self.architecture.fusion_layer
-        return [layer.weights(architecture) for layer in list(self.fusion_layers)[skipped:]]  # type: ignore[operator]
+        layers = list(self.fusion_layers)[skipped:]
+        return [layer.weights(architecture.at(index)) for index, layer in enumerate(layers)]  # type: ignore[operator]
 
     def _classify(self, image_readout: Tensor, text_readout: Tensor) -> Tensor:
         logits: Tensor = (self.image_classifier(image_readout) + self.text_classifier(text_readout)) / 2
@@ -318,9 +331,15 @@ def trainable_parameter_count(
     *, image_width: int, text_width: int, fusing_layers: int, architecture: Architecture, class_count: int
 ) -> int:
     """Closed form of the number of trained scalars (pinned to the published counts in the tests)."""
-    both, width = image_width + text_width, architecture.mapping_width
-    prompts = both * (
-        architecture.query_prompts + architecture.query_context_prompts + architecture.fusion_context_prompts
+
+    def direction(sizes: Sizes, width_from: int, width_to: int) -> int:
+        queries = (sizes.query_prompts + sizes.query_context_prompts) * width_from
+        prompts = queries + sizes.fusion_context_prompts * width_to
+        return prompts + sizes.mapping_width * (width_from + width_to + 1) + width_to
+
+    layers = (architecture.at(index) for index in range(fusing_layers))
+    fused = sum(
+        direction(to_text, image_width, text_width) + direction(to_image, text_width, image_width)
+        for to_text, to_image in layers
     )
-    mappings = 2 * width * both + 2 * width + both
-    return fusing_layers * (prompts + mappings) + both * class_count + 2 * class_count
+    return fused + (image_width + text_width + 2) * class_count

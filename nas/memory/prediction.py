@@ -225,6 +225,8 @@ class MemoryModel:
         return replace(held, step_bytes=self._direct[step])
 
     def _interpolated(self, step: _Step) -> int | None:
+        if step.architecture.layer_count is not None:
+            return None  # where layers differ, hardly two architectures lie on one surface
         key = replace(step, architecture=surface_key(step.architecture))
         if key not in self._surfaces:
             self._surfaces[key] = PeakSurface.of(
@@ -290,8 +292,12 @@ class MemoryModel:
 
     def _weight_bytes(self, architecture: Architecture) -> int:
         """Of the trained weights of an architecture; they are float32."""
+        return 4 * self.parameter_count(architecture)
+
+    def parameter_count(self, architecture: Architecture) -> int:
+        """Trainable parameters."""
         fusing = min(self._image_encoder.depth, self._text_encoder.depth) - architecture.fusion_layer
-        return 4 * trainable_parameter_count(
+        return trainable_parameter_count(
             image_width=self._image_encoder.width,
             text_width=self._text_encoder.width,
             fusing_layers=fusing,

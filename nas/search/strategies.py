@@ -8,7 +8,7 @@ import optuna
 
 from nas.config import EvolutionConfig
 from nas.search.base import Strategy
-from nas.space import GENES, Architecture, SearchSpace
+from nas.space import Architecture, SearchSpace
 from nas.training import seed_from
 
 
@@ -98,20 +98,22 @@ class TreeParzen(Strategy):
         super().__init__(space=space, seed=seed, is_feasible=is_feasible, first=first)
         self._study = optuna.create_study(direction="maximize")
         self._distributions: dict[str, Any] = {
-            gene: optuna.distributions.CategoricalDistribution(space.choices[gene]) for gene in GENES
+            variable.name: optuna.distributions.CategoricalDistribution(variable.choices)
+            for variable in space.variables
         }
+        self._unused = {variable.name: variable.choices[0] for variable in space.variables}
 
     def learn(self, architecture: Architecture, score: float) -> None:
-        self._study.add_trial(
-            optuna.trial.create_trial(params=architecture.as_dict(), distributions=self._distributions, value=score)
-        )
+        # Optuna's multivariate estimator looks at variables that all trials have, so those in vain get a value too.
+        values = self._unused | self.space.encode(architecture)
+        self._study.add_trial(optuna.trial.create_trial(params=values, distributions=self._distributions, value=score))
 
     def propose(self, rng: random.Random) -> Architecture:
         # A sampler of its own for each proposal: what it draws depends on the seed and the scores, not on former draws.
         self._study.sampler = _WholeSpaceSampler(rng.randrange(2**31), self._distributions)
         trial = self._study.ask(self._distributions)
         self._study.tell(trial, state=optuna.trial.TrialState.FAIL)  # proposals live in the caller's study, not here
-        return Architecture(**trial.params)
+        return self.space.decode(trial.params)
 
 
 def build_strategy(

@@ -23,6 +23,8 @@ ARCHITECTURES = [
     Architecture(0, 2, 3, 1, 6),
     Architecture(1, 7, 1, 2, 6),  # more rows than a head is wide: keys and values instead of absorbed projections
     Architecture(2, 9, 0, 0, 6),
+    Architecture(1, ((2, 5), (4, 1)), ((0, 2), (3, 0)), ((2, 0), (0, 1)), ((6, 3), (2, 9))),  # all genes free
+    Architecture(0, ((1, 3),) * 3, 2, ((0, 0), (1, 1), (4, 4)), 7),  # free in directions, not, in layers, not
 ]
 
 
@@ -106,6 +108,25 @@ def test_parameter_counts_equal_the_published_ones(classes: int, width: int, map
         class_count=classes,
     )
     assert count == expected
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+def test_parameter_counts_equal_what_is_there(architecture: Architecture) -> None:
+    model = model_of(architecture)
+    image, text = model.encoders
+    count = trainable_parameter_count(
+        image_width=image.width,
+        text_width=text.width,
+        fusing_layers=3 - architecture.fusion_layer,
+        architecture=architecture,
+        class_count=6,
+    )
+    assert count == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_genes_of_another_number_of_layers_are_refused() -> None:
+    with pytest.raises(ValueError, match="has 1 fusing layers, these encoders 2"):
+        model_of(Architecture(1, ((2, 5),), 1, 1, 4))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)

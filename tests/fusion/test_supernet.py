@@ -7,19 +7,24 @@ from torch.nn.functional import cross_entropy
 from nas.encoders.bert import BertEncoder
 from nas.encoders.vit import ViTEncoder
 from nas.fusion import PMF, base_features, build_supernet, extract
-from nas.space import Architecture, SearchSpace
+from nas.space import GENES, Architecture, SearchSpace
 from tests.tiny import bert_model, raw_batch, vit_model
 
-SPACE = SearchSpace(
-    {
-        "fusion_layer": (0, 1, 2),
-        "query_prompts": (1, 2, 4),
-        "query_context_prompts": (0, 1, 3),
-        "fusion_context_prompts": (0, 2),
-        "mapping_width": (2, 5, 9),
-    }
-)
-SOME = [SPACE.smallest, SPACE.largest, *(SPACE.sample(random.Random(seed)) for seed in range(4))]
+CHOICES = {
+    "fusion_layer": (0, 1, 2),
+    "query_prompts": (1, 2, 4),
+    "query_context_prompts": (0, 1, 3),
+    "fusion_context_prompts": (0, 2),
+    "mapping_width": (2, 5, 9),
+}
+SPACE = SearchSpace(CHOICES)
+FREE = SearchSpace(CHOICES, dict.fromkeys(GENES[1:], "layer_and_direction"), depth=3)
+SOME = [
+    SPACE.smallest,
+    SPACE.largest,
+    *(SPACE.sample(random.Random(seed)) for seed in range(4)),
+    *(FREE.sample(random.Random(seed)) for seed in range(8)),
+]
 
 
 def supernet(dtype: torch.dtype = torch.float64) -> PMF:
@@ -64,6 +69,7 @@ OF_EVERY_LAYER = [
     *(Architecture(layer, 4, 3, 2, 9) for layer in (0, 1, 2)),
     *(Architecture(layer, 1, 0, 0, 2) for layer in (0, 1, 2)),
     *(Architecture(layer, 2, 1, 2, 5) for layer in (0, 1, 2)),
+    *(FREE.sample(random.Random(seed)) for seed in range(8)),
 ]
 
 

@@ -13,6 +13,7 @@ ARCHITECTURES = [
     Architecture(1, 4, 4, 4, 16),
     Architecture(0, 2, 0, 3, 64),
     Architecture(0, 16, 8, 8, 16),
+    Architecture(1, ((1, 16), (4, 2)), ((0, 2), (3, 0)), ((2, 0), (0, 1)), ((16, 4), (2, 64))),
 ]
 LOSSES = 16
 """Bytes of the losses of earlier micro-batches, which a prediction leaves out, one tensor of 4 bytes each."""

@@ -10,6 +10,11 @@ from nas.space import GENES, Architecture, SearchSpace
 
 SPACE = SearchSpace({**dict.fromkeys(GENES, (1, 2, 3, 4)), "fusion_layer": (0, 1)})
 SMALL = SearchSpace({**dict.fromkeys(GENES, (1, 2)), "fusion_layer": (0,)})
+FREE = SearchSpace(
+    {**dict.fromkeys(GENES, (1, 2)), "fusion_layer": (0, 1), "mapping_width": (4,)},
+    {"query_prompts": "layer_and_direction"},
+    depth=2,
+)
 
 
 def build(
@@ -39,14 +44,16 @@ def ask(strategy: Strategy) -> Architecture:
     return architecture
 
 
+@pytest.mark.parametrize("space", [SMALL, FREE], ids=["shared", "free"])
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_no_architecture_is_proposed_twice_and_the_end_of_the_space_is_said(name: str) -> None:
-    strategy = build(name, SMALL)
+def test_no_architecture_is_proposed_twice_and_the_end_of_the_space_is_said(name: str, space: SearchSpace) -> None:
+    strategy = build(name, space)
     seen = []
     while (architecture := strategy.ask()) is not None:
+        assert architecture in space
         seen.append(architecture)
-        strategy.tell(architecture, score(architecture))
-    assert len(seen) == len(set(seen)) == SMALL.size
+        strategy.tell(architecture, len(seen) % 7)
+    assert len(seen) == len(set(seen)) == space.size
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
