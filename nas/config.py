@@ -18,7 +18,7 @@ from nas.errors import ConfigError
 from nas.space import GENES, PER, SMALLEST_LEGAL, Per, SearchSpace
 from nas.units import parse_bytes, parse_seconds
 
-STRATEGIES = ("evolution", "tpe", "random")
+STRATEGIES = ("evolution", "regularized_evolution", "nsga2", "tpe", "gp", "random", "grid")
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 FEATURE_DTYPES = ("float16", "float32")
 WHEN_TOO_LARGE = ("reject", "accumulate")
@@ -116,13 +116,19 @@ class SupernetConfig:
 
 @dataclass(frozen=True)
 class EvolutionConfig:
-    """AutoFormer's evolution: each generation keeps `parents` and adds children by crossover, mutation and chance."""
+    """AutoFormer's evolution: each generation keeps `parents` and adds children by crossover, mutation and chance.
+
+    Of `screened` children a response surface, fitted to all scores so far, picks the one that is proposed; 1 proposes
+    each. `population` is also that of the other evolutions; `regularized_evolution` takes its parent from a sample of
+    `parents`.
+    """
 
     population: int
     parents: int
     crossover_share: float
     mutation_share: float
     mutation_probability: float
+    screened: int
 
 
 @dataclass(frozen=True)
@@ -479,6 +485,7 @@ def _search(section: _Section) -> SearchConfig:
             crossover_share=evolution.number("crossover_share", 0, 1, default=0.5),
             mutation_share=evolution.number("mutation_share", 0, 1, default=0.5),
             mutation_probability=evolution.number("mutation_probability", 0, 1, default=0.3),
+            screened=evolution.integer("screened", 1, default=24),
         ),
     )
     if config.evolution.parents > config.evolution.population:

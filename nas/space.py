@@ -172,7 +172,7 @@ class Variable:
     layer: int | None = None
     direction: int | None = None
 
-    @property
+    @cached_property
     def name(self) -> str:
         """For instance `mapping_width.layer_4.image_to_text`."""
         parts = [self.gene]
@@ -348,6 +348,17 @@ class SearchSpace:
                 for variable in self.variables
             }
         )
+
+    def neighbour(self, architecture: Architecture, rng: random.Random) -> Architecture:
+        """Change one variable that the architecture has to another value; those that it thereby gets are drawn."""
+        values = self.encode(architecture)
+        changeable = [variable for variable in self.variables if variable.name in values and len(variable.choices) > 1]
+        if not changeable:
+            return architecture
+        chosen = rng.choice(changeable)
+        others = [value for value in chosen.choices if value != values[chosen.name]]
+        drawn = {variable.name: rng.choice(variable.choices) for variable in self.variables}
+        return self.decode(drawn | values | {chosen.name: rng.choice(others)})
 
     def cross(self, first: Architecture, second: Architecture, rng: random.Random) -> Architecture:
         """Take each variable from one of two parents, uniformly; from the one that has it where only one does."""

@@ -128,20 +128,23 @@ def peer(run: Run, rank: int, size: int, address: str, path: Path) -> None:
             fault(supernet)
         return 1
 
-    with distributed_group(rank=rank, size=size, address=address, timeout_seconds=PEER_SECONDS) as group:
-        try:
-            outcome.done, outcome.losses = train(
-                replace(run, checkpoint=checkpoint),
-                supernet,
-                should_stop=should_stop,
-                micro_batches=micro_batches,
-                group=group,
-            )
-        except Exception as error:  # and stays in the group's context: closing it must not depend on leaving that
-            outcome.error = error
-            if isinstance(error, MemoryError):
-                time.sleep(2)
-            outcome.ended_at = time.monotonic()
+    try:
+        with distributed_group(rank=rank, size=size, address=address, timeout_seconds=PEER_SECONDS) as group:
+            try:
+                outcome.done, outcome.losses = train(
+                    replace(run, checkpoint=checkpoint),
+                    supernet,
+                    should_stop=should_stop,
+                    micro_batches=micro_batches,
+                    group=group,
+                )
+            except Exception as error:  # and stays in the group's context: closing it must not depend on leaving that
+                outcome.error = error
+                if isinstance(error, MemoryError):
+                    time.sleep(2)
+                outcome.ended_at = time.monotonic()
+    except GroupBroken as error:  # another one was gone before this one had joined
+        outcome.error = error
     outcome.state = dict(supernet.state_dict())
     assert rank == 0 or not checkpoint.exists()
     torch.save(outcome, path)

@@ -1,7 +1,7 @@
 """Decides which architecture to score next, and who is promoted."""
 
 from nas.search.base import Strategy
+from nas.search.choice import build_strategy
 from nas.search.ladder import Ladder, ranked
-from nas.search.strategies import build_strategy
 
 __all__ = ["Ladder", "Strategy", "build_strategy", "ranked"]

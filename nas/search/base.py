@@ -1,19 +1,24 @@
-"""What every strategy offers: ask for an architecture, tell its score. A strategy never runs anything.
+"""What every strategy offers: ask for an architecture, tell what came out. A strategy never runs anything.
 
-What a strategy proposes depends on the space, the seed, the number of the proposal and the scores told before, so it
-has no other state: a resumed search tells the stored scores again, in order, and goes on.
+What a strategy proposes depends on the space, the seed, the number of the proposal and on what it was told before, in
+that order, and on nothing else. So its state is what was proposed and told, and one that is given the same goes on in
+the same way.
 """
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from nas.space import Architecture, SearchSpace
 from nas.training import seed_from
 
+Values = tuple[float, ...]
+"""One number an objective, each better when higher."""
+
 _ATTEMPTS = 10
 _NEIGHBOURS = 10
-_NEIGHBOUR = 0.3  # probability of each gene to change
+_NEIGHBOUR = 0.3  # probability of each variable to change
 _ENUMERABLE = 200_000
 
 
@@ -22,7 +27,7 @@ class Strategy(ABC):
 
     Args:
         space: What may be chosen.
-        seed: Same seed and same scores, same proposals.
+        seed: Same seed and same values, same proposals.
         is_feasible: Whether an architecture fits the memory budget alone.
         first: Proposed first, where feasible and in the space.
     """
@@ -40,6 +45,7 @@ class Strategy(ABC):
         self.is_feasible = is_feasible
         self._first = [architecture for architecture in first if architecture in space]
         self._proposed: dict[Architecture, None] = {}
+        self._told: list[tuple[Architecture, Values]] = []
 
     def ask(self) -> Architecture | None:
         """The next architecture to score; None when every feasible one has been proposed."""
@@ -47,30 +53,66 @@ class Strategy(ABC):
         for architecture in self._first:
             if self._is_new(architecture):
                 return self._remember(architecture)
-        for _ in range(_ATTEMPTS):
-            proposal = self.propose(rng)
-            # A strategy that has converged repeats itself; a neighbour of what it wants says more than a random one.
-            for architecture in (proposal, *(self.space.mutate(proposal, rng, _NEIGHBOUR) for _ in range(_NEIGHBOURS))):
-                if self._is_new(architecture):
-                    return self._remember(architecture)
+        for architecture in self.candidates(rng):
+            if self._is_new(architecture):
+                return self._remember(architecture)
         return self._any_new(rng)
 
-    def tell(self, architecture: Architecture, score: float) -> None:
-        """Learn the score (higher is better) of an architecture; also of one that an earlier session proposed."""
+    def tell(self, architecture: Architecture, *values: float) -> None:
+        """Learn what came out of an architecture; also of one that an earlier session proposed.
+
+        Args:
+            architecture: Which.
+            values: One an objective, each better when higher; always as many.
+        """
         self.mark_proposed(architecture)
-        self.learn(architecture, score)
+        self._told.append((architecture, tuple(float(value) for value in values)))
+        self.learn(*self._told[-1])
 
     def mark_proposed(self, architecture: Architecture) -> None:
-        """Never propose this one again, whether its score is known or not."""
+        """Never propose this one again, whether its values are known or not."""
         self._proposed.setdefault(architecture)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next proposals depend on beside the arguments, as JSON has it."""
+        return {
+            "proposed": [architecture.as_dict() for architecture in self._proposed],
+            "told": [[architecture.as_dict(), list(values)] for architecture, values in self._told],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on as the strategy that gave this state would have.
+
+        Raises:
+            ValueError: If this one was used already.
+        """
+        if self._proposed:
+            raise ValueError("a strategy that has proposed something cannot take the state of another")
+        for proposed in state["proposed"]:
+            self.mark_proposed(Architecture.from_dict(proposed))
+        for architecture, values in state["told"]:
+            self.tell(Architecture.from_dict(architecture), *values)
+
+    @abstractmethod
+    def learn(self, architecture: Architecture, values: Values) -> None:
+        """Take values into account."""
 
     @abstractmethod
     def propose(self, rng: random.Random) -> Architecture:
         """One proposal, which may be known or infeasible."""
 
-    @abstractmethod
-    def learn(self, architecture: Architecture, score: float) -> None:
-        """Take a score into account."""
+    def candidates(self, rng: random.Random) -> Iterator[Architecture]:
+        """Proposals, the most wanted first; the first one that is new and feasible is taken."""
+        for _ in range(_ATTEMPTS):
+            proposal = self.propose(rng)
+            yield proposal
+            # A strategy that has converged repeats itself; a neighbour of what it wants says more than a random one.
+            for _ in range(_NEIGHBOURS):
+                yield self.space.mutate(proposal, rng, _NEIGHBOUR)
+
+    def is_known(self, architecture: Architecture) -> bool:
+        """Whether it was proposed before."""
+        return architecture in self._proposed
 
     def _remember(self, architecture: Architecture) -> Architecture:
         self._proposed[architecture] = None

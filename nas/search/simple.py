@@ -1,0 +1,71 @@
+"""Strategies that learn nothing: random search and a grid."""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Sequence
+
+from nas.search.base import Strategy, Values
+from nas.space import Architecture, SearchSpace
+
+
+class RandomSearch(Strategy):
+    """Every variable drawn uniformly."""
+
+    def propose(self, rng: random.Random) -> Architecture:
+        return self.space.sample(rng)
+
+    def learn(self, architecture: Architecture, values: Values) -> None:
+        del architecture, values
+
+
+class Grid(Strategy):
+    """All architectures, coarse before fine: first the ends of every variable, then their middles, and so on."""
+
+    def __init__(
+        self,
+        *,
+        space: SearchSpace,
+        seed: int,
+        is_feasible: Callable[[Architecture], bool],
+        first: Sequence[Architecture] = (),
+    ) -> None:
+        super().__init__(space=space, seed=seed, is_feasible=is_feasible, first=first)
+        self._places = self._everyone()
+
+    def candidates(self, rng: random.Random) -> Iterator[Architecture]:
+        del rng
+        return self._places  # goes on where it was left: what it has passed is known, or does not fit
+
+    def propose(self, rng: random.Random) -> Architecture:
+        raise NotImplementedError("a grid has one order, and is not asked for single proposals")
+
+    def learn(self, architecture: Architecture, values: Values) -> None:
+        del architecture, values
+
+    def _everyone(self) -> Iterator[Architecture]:
+        orders = [_coarse_first(variable.choices) for variable in self.space.variables]
+        names = [variable.name for variable in self.space.variables]
+        counts = sorted({count for order in orders for count, _ in order})
+        for count in counts:
+            # Those that have a value of this level, and none of a later one.
+            known = [[value for level, value in order if level <= count] for order in orders]
+            levels = [{value: level for level, value in order} for order in orders]
+            for values in itertools.product(*known):
+                if count in (level[value] for level, value in zip(levels, values, strict=True)):
+                    yield self.space.decode(dict(zip(names, values, strict=True)))
+
+
+def _coarse_first(choices: Sequence[int]) -> list[tuple[int, int]]:
+    """Level and value of every choice: the ends have level 0, the middle 1, the middles of the halves 2."""
+    found = {0: 0, len(choices) - 1: 0}
+    gaps, level = [(0, len(choices) - 1)], 0
+    while gaps:
+        level += 1
+        halves = []
+        for start, stop in gaps:
+            if stop - start > 1:
+                middle = (start + stop) // 2
+                found[middle] = level
+                halves += [(start, middle), (middle, stop)]
+        gaps = halves
+    return [(level, choices[place]) for place, level in found.items()]
