@@ -18,8 +18,15 @@ def test_every_command_is_one(command: str) -> None:
     assert callable(_parser().parse_args(shlex.split(command)).run)
 
 
-def test_all_five_commands_are_shown() -> None:
-    assert {command.split()[0] for command in COMMANDS} == {"search", "resume", "export", "evaluate", "predict"}
+def test_all_six_commands_are_shown() -> None:
+    shown = {command.split()[0] for command in COMMANDS}
+    assert shown == {"space", "search", "resume", "export", "evaluate", "predict"}
+
+
+def test_every_measurement_is_run_by_ci() -> None:
+    programs = re.findall(r"^python -m (\S+)", README, re.MULTILINE)
+    run = (REPOSITORY / ".ci" / "run").read_text()
+    assert programs and {name for name in programs if not re.search(rf"\b{re.escape(name)}\b", run)} == set()
 
 
 def test_every_make_target_exists() -> None:
