@@ -308,13 +308,22 @@ class Bench:
 
     # Damage
 
-    def state(self, name: str, pattern: str) -> tuple[Path, list[tuple[str, str, str]]]:
-        """A run directory whose driver was killed at a line of its output, and what that one had said."""
+    def state(self, name: str, pattern: str, file: str | None = None) -> tuple[Path, list[tuple[str, str, str]]]:
+        """A run directory whose driver was killed at a line of its output, and what that one had said.
+
+        Args:
+            name: For people, and of the directory.
+            pattern: The line.
+            file: Waited for behind the line, and there when the driver is dead.
+        """
         run = self.work / name
         driver = self.drive(run, 2)
-        if not driver.wait_for(pattern, _SESSION_SECONDS):
-            raise SystemExit(f"the search for {name} has failed:\n{driver.output}\n{driver.errors}")
+        is_there = driver.wait_for(pattern, _SESSION_SECONDS)
+        while is_there and file is not None and driver.is_running and not (run / file).exists():
+            time.sleep(0.005)
         driver.kill()
+        if not is_there or (file is not None and not (run / file).exists()):
+            raise SystemExit(f"the search for {name} has failed:\n{driver.output}\n{driver.errors}")
         self.check_workers_go(driver, name)
         return run, TRIAL.findall(driver.output)
 
@@ -420,7 +429,7 @@ def quick_damages(finished: Path) -> list[Damage]:
 
 def other_damages(bench: Bench, finished: Path) -> list[Damage]:
     """Those that take searches in the middle of something."""
-    early, early_said = bench.state("killed in supernet", r"^supernet: [1-9]\d+/")
+    early, early_said = bench.state("killed in supernet", PHASES["supernet"], "supernet_checkpoint.pt")
     late, late_said = bench.state("killed in candidates", r"^trial 5 inherited")
     best = json.loads((finished / "report.json").read_text())["best"]["trial"]
     weights = f"full/trial_{best}.safetensors"
