@@ -20,6 +20,7 @@ from nas.units import parse_bytes, parse_seconds
 
 STRATEGIES = ("evolution", "regularized_evolution", "nsga2", "tpe", "gp", "random", "grid")
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+SAMPLINGS = ("uniform", "sandwich", "balanced")
 FEATURE_DTYPES = ("float16", "float32")
 WHEN_TOO_LARGE = ("reject", "accumulate")
 
@@ -106,12 +107,16 @@ class SupernetConfig:
     """How long the weight-sharing supernet is trained, and how often it is saved.
 
     In every step `architectures_per_step` sampled architectures are trained, each on a batch of its own, and their
-    gradients are summed; workers share them.
+    gradients are summed; workers share them. `sampling` says which: every value as likely as any other (`uniform`), the
+    largest, the smallest and random ones between (`sandwich`), or so that rarely used weights get their share
+    (`balanced`). With `sandwich`, `distillation` is the part of the loss of all others that compares with the largest.
     """
 
     steps: int
     architectures_per_step: int
     checkpoint_steps: int
+    sampling: str
+    distillation: float
 
 
 @dataclass(frozen=True)
@@ -464,7 +469,13 @@ def _supernet(section: _Section) -> SupernetConfig:
         steps=section.integer("steps", 1),
         architectures_per_step=section.integer("architectures_per_step", 1, default=1),
         checkpoint_steps=section.integer("checkpoint_steps", 1, default=100),
+        sampling=section.text("sampling", choices=SAMPLINGS, default="uniform"),
+        distillation=section.number("distillation", 0, 1, default=0.0),
     )
+    if config.sampling == "sandwich" and config.architectures_per_step < 3:
+        section.problem("architectures_per_step", config.architectures_per_step, "at least 3 with sampling: sandwich")
+    if config.distillation and config.sampling != "sandwich":
+        section.problem("distillation", config.distillation, "0 without sampling: sandwich")
     section.reject_unknown_keys()
     return config
 

@@ -6,7 +6,6 @@ configuration and from what the study holds, so a killed search goes on from the
 
 import json
 import math
-import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +28,8 @@ from nas.results import STAGES, Failure, Result, Stage
 from nas.search import Ladder, build_strategy, ranked
 from nas.space import Architecture
 from nas.study import Study
-from nas.supernet_training import sample_feasible
-from nas.training import full_step_count, seed_from
+from nas.supernet_sampling import build_sampler
+from nas.training import full_step_count
 from nas.units import format_bytes, format_seconds
 
 _RESULTS_SECONDS = 5.0
@@ -194,9 +193,15 @@ class Search:
             parts[architecture] = fit.micro_batches
             return True
 
-        for index in range(config.supernet.steps * config.supernet.architectures_per_step):
-            rng = random.Random(seed_from(config.seed, "supernet architecture", index))
-            sample_feasible(config.space, rng, is_feasible)
+        sampler = build_sampler(
+            config.supernet.sampling,
+            space=config.space,
+            count=config.supernet.architectures_per_step,
+            seed=config.seed,
+            is_feasible=is_feasible,
+        )
+        for step in range(config.supernet.steps):
+            sampler.step(step)
         return SupernetOrder(frozenset(feasible), parts)
 
     # Phases

@@ -1,4 +1,4 @@
-"""Train the weight-sharing supernet: sampled architectures in every step (single-path one-shot, Guo et al., ECCV 2020).
+"""Train the weight-sharing supernet: sampled architectures in every step.
 
 Several processes share the architectures of a step. What a step does depends on the seed and its number alone, never on
 how many processes there are: every architecture's gradients are computed apart and summed in one order by everybody, so
@@ -6,7 +6,6 @@ that all processes hold the same weights to the last bit, and the same as one pr
 """
 
 import io
-import random
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,55 +16,36 @@ from torch import Tensor, nn
 
 from nas.config import RecipeConfig
 from nas.data import FeatureSplit
-from nas.errors import BudgetError, StudyError
+from nas.errors import StudyError
 from nas.files import write_atomically
 from nas.fusion import PMF
 from nas.gradient_group import Alone, GradientGroup
-from nas.space import Architecture, SearchSpace
+from nas.space import Architecture
+from nas.supernet_sampling import Sampler
 from nas.training import BatchSchedule, Samples, Trainer, class_weights, seed_from
-
-_ATTEMPTS = 1000
-
-
-def sample_feasible(
-    space: SearchSpace, rng: random.Random, is_feasible: Callable[[Architecture], bool]
-) -> Architecture:
-    """A uniformly drawn architecture that fits.
-
-    Raises:
-        BudgetError: If none was found; the smallest is named.
-    """
-    for _ in range(_ATTEMPTS):
-        architecture = space.sample(rng)
-        if is_feasible(architecture):
-            return architecture
-    if is_feasible(space.smallest):
-        return space.smallest
-    raise BudgetError(f"no architecture of the space fits the memory budget, not even the smallest ({space.smallest})")
 
 
 def train_supernet(
     *,
     supernet: PMF,
     split: FeatureSplit,
-    space: SearchSpace,
+    sampler: Sampler,
     recipe: RecipeConfig,
     step_count: int,
-    architectures_per_step: int,
     seed: int,
-    is_feasible: Callable[[Architecture], bool],
     checkpoint: Path,
     checkpoint_steps: int,
     should_stop: Callable[[], bool],
     on_step: Callable[[int, float], None],
+    distillation: float = 0.0,
     micro_batches: Callable[[Architecture], int] = lambda architecture: 1,
     group: GradientGroup | None = None,
 ) -> int:
     """Train in place, going on from the checkpoint if there is one.
 
     The same steps follow whether or not it was interrupted, and with any number of processes: architecture j of step s
-    is drawn, and trained on a batch of its own, by number s · K + j alone. A step's loss is the weighted sum over all
-    its samples, divided by their total weight.
+    is trained on a batch of its own, number s · K + j. A step's loss is the weighted sum over all its samples, divided
+    by their total weight.
 
     Every process of a group calls this with the same arguments, apart from what is named below. Process r of W computes
     the architectures r, r + W, r + 2 W, ... of a step before it waits for the others, and keeps their gradients until
@@ -75,16 +55,16 @@ def train_supernet(
     Args:
         supernet: Fresh weights of the space's largest architecture; those of rank 0 are everybody's.
         split: Training samples.
-        space: Sampled uniformly.
+        sampler: Draws the K architectures of every step.
         recipe: Optimiser and schedule, which spans `step_count`.
         step_count: Steps in all.
-        architectures_per_step: K.
-        seed: Decides samples and architectures.
-        is_feasible: Only these are sampled; has to say the same on every process.
+        seed: Decides samples.
         checkpoint: File of weights, optimiser state and step, replaced as training goes on. Used by rank 0 alone.
         checkpoint_steps: How often.
         should_stop: Asked before every step; if any process says so, training ends early in all, saved.
         on_step: Told steps done and the last loss, on rank 0.
+        distillation: Part of the loss of all but the first architecture of a step that compares with what the first
+            one says of the same samples (in-place distillation; Yu and Huang, ICCV 2019).
         micro_batches: Parts that the batch of an architecture is cut into; changes memory, and no result beyond
             rounding.
         group: The processes that train together; by default this one alone. Closed by an error.
@@ -94,7 +74,7 @@ def train_supernet(
 
     Raises:
         BudgetError: If no architecture fits.
-        StudyError: If the checkpoint is damaged, or of another `step_count` or `architectures_per_step`.
+        StudyError: If the checkpoint is damaged, or of another `step_count` or K.
         TrainingError: If the loss is not finite.
         GroupBroken: If another process of the group failed or died.
     """
@@ -102,15 +82,14 @@ def train_supernet(
     weights = class_weights(split.labels, supernet.image_classifier.out_features, recipe.class_weights)
     trainer = Trainer(model=supernet, recipe=recipe, step_count=step_count, weights=weights)
     schedule = BatchSchedule(len(split), recipe.batch_size, seed_from(seed, "supernet samples"))
-    checkpoints = _Checkpoints(checkpoint, trainer, architectures_per_step)
+    checkpoints = _Checkpoints(checkpoint, trainer, sampler.count)
     try:
         step = _start(checkpoints, group)
         while step < step_count and not group.agree(should_stop()):
-            numbers = range(step * architectures_per_step, (step + 1) * architectures_per_step)
-            drawn = [random.Random(seed_from(seed, "supernet architecture", number)) for number in numbers]
-            architectures = [sample_feasible(space, rng, is_feasible) for rng in drawn]
+            architectures = sampler.step(step)
+            numbers = range(step * sampler.count, (step + 1) * sampler.count)
             batches = [schedule.samples(split, number) for number in numbers]
-            loss = _sum_gradients(trainer, architectures, batches, micro_batches, group)
+            loss = _sum_gradients(trainer, architectures, batches, micro_batches, group, distillation)
             trainer.apply(step, loss, architectures)
             step += 1
             if group.rank == 0:
@@ -142,6 +121,7 @@ def _sum_gradients(
     batches: Sequence[Samples],
     micro_batches: Callable[[Architecture], int],
     group: GradientGroup,
+    distillation: float,
 ) -> float:
     """Give every parameter its gradient of a step's loss, the same to the last bit in every process; the loss."""
     total_weight = sum(trainer.total_weight(samples.labels) for samples in batches)
@@ -150,8 +130,14 @@ def _sum_gradients(
         """Gradients of this process's share, and the loss behind them."""
         for place in range(group.rank, len(architectures), group.size):
             architecture = architectures[place]
-            parts = batches[place].parts(architecture.fusion_layer, micro_batches(architecture))
-            loss = trainer.accumulate_gradients(parts, total_weight, architecture)
+            count = micro_batches(architecture)
+            if place and distillation:
+                teacher = architectures[0]  # asked anew by every process that needs it, so that none waits for another
+                lessons = trainer.lessons(batches[place].parts(teacher.fusion_layer, count), teacher)
+            else:
+                lessons = None
+            parts = batches[place].parts(architecture.fusion_layer, count)
+            loss = trainer.accumulate_gradients(parts, total_weight, architecture, lessons, distillation)
             yield _taken(used_parameters(trainer.model, architecture), loss)
 
     trainer.optimizer.zero_grad(set_to_none=True)

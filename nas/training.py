@@ -153,7 +153,12 @@ class Trainer:
         return float(len(labels)) if self.weights is None else float(self.weights.cpu()[torch.from_numpy(labels)].sum())
 
     def accumulate_gradients(
-        self, parts: Iterable[Batch], total_weight: float, architecture: Architecture | None = None
+        self,
+        parts: Iterable[Batch],
+        total_weight: float,
+        architecture: Architecture | None = None,
+        lessons: Sequence[Tensor] | None = None,
+        distillation: float = 0.0,
     ) -> Tensor:
         """Forward and backward, the part of a step that decides its peak of memory; adds to the gradients there are.
 
@@ -163,12 +168,14 @@ class Trainer:
             parts: Micro-batches, read one at a time.
             total_weight: Of all samples of the step.
             architecture: The slice; the model's own architecture by default.
+            lessons: Of every micro-batch, the probabilities that a teacher gives its classes, (B, C).
+            distillation: Part of the loss that compares with them, instead of with the labels.
 
         Returns:
             The loss, 0-dimensional.
         """
         losses = []
-        for part in parts:
+        for index, part in enumerate(parts):
             batch = part.to(self.device)
             logits = self.model(_features(batch), architecture)
             share = cross_entropy(
@@ -178,11 +185,23 @@ class Trainer:
                 label_smoothing=self.recipe.label_smoothing,
                 reduction="sum",
             )
+            if lessons is not None:
+                share = (1.0 - distillation) * share + distillation * self._distance(logits, lessons[index], batch)
             share = share / total_weight
             torch.autograd.backward(share)
             losses.append(share.detach())
             del part, batch, logits, share  # before the next is read
         return torch.stack(losses).sum()
+
+    @torch.no_grad()
+    def lessons(self, parts: Iterable[Batch], teacher: Architecture) -> list[Tensor]:
+        """What a slice says of a batch: probabilities of the classes, (B, C) of every micro-batch."""
+        return [self.model(_features(part.to(self.device)), teacher).softmax(dim=1) for part in parts]
+
+    def _distance(self, logits: Tensor, lesson: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy with a teacher's probabilities, weighted as the labels' is, summed."""
+        distances = cross_entropy(logits, lesson, reduction="none")
+        return (distances if self.weights is None else distances * self.weights[batch.labels]).sum()
 
     def apply(self, index: int, loss: float, architectures: Sequence[Architecture]) -> None:
         """Change the weights by the gradients that were accumulated.

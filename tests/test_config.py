@@ -93,6 +93,28 @@ def test_a_free_gene_without_depth_and_other_mistakes_in_it_are_reported(project
     assert len(caught.value.problems) == 4
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"supernet.sampling": "sandwich"},
+            "supernet.architectures_per_step: 1 is not allowed; expected at least 3 with sampling: sandwich",
+        ),
+        (
+            {"supernet.distillation": 0.5},
+            "supernet.distillation: 0.5 is not allowed; expected 0 without sampling: sandwich",
+        ),
+        ({"supernet.sampling": "fair"}, "'fair' is not allowed; expected one of uniform, sandwich, balanced"),
+    ],
+)
+def test_samplings_of_the_supernet_have_their_conditions(
+    project: Project, changes: dict[str, object], expected: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(project.write("sampling.yaml", **changes))
+    assert expected in str(caught.value) and len(caught.value.problems) == 1
+
+
 @pytest.mark.parametrize("section", ["data", "encoders", "space", "recipe", "supernet", "search", "budget"])
 def test_a_missing_section_is_one_problem(project: Project, section: str) -> None:
     values = project.values()

@@ -25,7 +25,8 @@ from nas.gradient_group import GroupBroken, distributed_group, free_address
 from nas.preparation import prepare
 from nas.progress import LineReporter
 from nas.space import Architecture
-from nas.supernet_training import sample_feasible, train_supernet, used_parameters
+from nas.supernet_sampling import Sampler, build_sampler
+from nas.supernet_training import train_supernet, used_parameters
 from nas.training import BatchSchedule, Trainer, class_weights, learning_rate_factor, seed_from
 from tests.project import Project
 from tests.tiny import bert_model, vit_model
@@ -46,6 +47,8 @@ class Run:
         stop: Rank → steps after which it asks to stop.
         faults: Rank → what goes wrong when it computes its share for the first time.
         least_fusion_layer: Architectures that start to fuse before it are not sampled.
+        sampling: Of the architectures.
+        distillation: Part of the loss.
     """
 
     config: Config
@@ -55,6 +58,8 @@ class Run:
     stop: dict[int, int] = field(default_factory=dict)
     faults: dict[int, Callable[[PMF], None]] = field(default_factory=dict)
     least_fusion_layer: int = 0
+    sampling: str = "uniform"
+    distillation: float = 0.0
 
 
 @dataclass
@@ -87,6 +92,16 @@ def unbalanced_split(store: Path) -> FeatureSplit:
     return split
 
 
+def sampler_of(run: Run) -> Sampler:
+    return build_sampler(
+        run.sampling,
+        space=run.config.space,
+        count=run.architectures_per_step,
+        seed=7,
+        is_feasible=lambda architecture: architecture.fusion_layer >= run.least_fusion_layer,
+    )
+
+
 def train(run: Run, supernet: PMF, **changes: Any) -> tuple[int, list[float]]:
     """Train as a run says; steps done and losses."""
     losses: list[float] = []
@@ -94,12 +109,11 @@ def train(run: Run, supernet: PMF, **changes: Any) -> tuple[int, list[float]]:
         **{
             "supernet": supernet,
             "split": unbalanced_split(run.store),
-            "space": run.config.space,
+            "sampler": sampler_of(run),
             "recipe": run.config.recipe,
             "step_count": STEPS,
-            "architectures_per_step": run.architectures_per_step,
             "seed": 7,
-            "is_feasible": lambda architecture: architecture.fusion_layer >= run.least_fusion_layer,
+            "distillation": run.distillation,
             "checkpoint": run.checkpoint,
             "checkpoint_steps": 2,
             "should_stop": lambda: False,
@@ -227,6 +241,15 @@ def alone(run: Run, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return build
 
 
+def test_sandwich_and_distillation_come_to_the_same_in_two_processes_to_the_bit(run: Run, tmp_path: Path) -> None:
+    run = replace(run, sampling="sandwich", distillation=0.5)
+    finished(train_together(run, 2, tmp_path / "peers"))
+    together = checkpointed(run.checkpoint)
+    run.checkpoint.unlink()
+    train(run, fresh_supernet(run.config))
+    assert_identical(together, checkpointed(run.checkpoint))
+
+
 @pytest.mark.parametrize(("size", "architectures_per_step"), [(2, 3), (3, 3), (3, 4), (3, 2)])
 def test_any_number_of_processes_comes_to_the_same_to_the_bit(
     run: Run, alone: Callable[..., dict[str, Any]], tmp_path: Path, size: int, architectures_per_step: int
@@ -243,16 +266,18 @@ def test_any_number_of_processes_comes_to_the_same_to_the_bit(
 def drawn(run: Run, step: int) -> list[tuple[int, Architecture]]:
     """Number and architecture of everything that a step trains."""
     count = run.architectures_per_step
-    return [
-        (number, run.config.space.sample(random.Random(seed_from(7, "supernet architecture", number))))
-        for number in range(step * count, (step + 1) * count)
-    ]
+    return list(zip(range(step * count, (step + 1) * count), sampler_of(run).step(step), strict=True))
 
 
 def plain_loss(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float) -> Tensor:
-    """Weighted and smoothed cross entropies, each spelled out, over their total weight."""
+    """Weighted and smoothed cross entropies, each spelled out, summed."""
     target = torch.nn.functional.one_hot(labels, 3) * (1 - smoothing) + smoothing / 3
-    return -(logits.log_softmax(dim=1) * weights * target).sum() / weights[labels].sum()
+    return -(logits.log_softmax(dim=1) * weights * target).sum()
+
+
+def distance(logits: Tensor, taught: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Weighted cross entropies with what a teacher says, spelled out, summed."""
+    return -(logits.log_softmax(dim=1) * taught.softmax(dim=1)).sum(dim=1) @ weights[labels]
 
 
 @pytest.fixture
@@ -265,8 +290,14 @@ def double_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("double_weights")
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_step_is_one_step_on_the_loss_of_all_its_samples_together(run: Run, optimizer: str) -> None:
+@pytest.mark.parametrize(
+    ("optimizer", "sampling", "distillation"),
+    [("sgd", "uniform", 0.0), ("adamw", "balanced", 0.0), ("adamw", "sandwich", 0.0), ("sgd", "sandwich", 0.4)],
+)
+def test_a_step_is_one_step_on_the_loss_of_all_its_samples_together(
+    run: Run, optimizer: str, sampling: str, distillation: float
+) -> None:
+    run = replace(run, sampling=sampling, distillation=distillation)
     recipe: RecipeConfig = replace(run.config.recipe, optimizer=optimizer, depth_scaling=0.5)
     run = replace(run, config=replace(run.config, recipe=recipe))
     trained = fresh_supernet(run.config, dtype=torch.float64)
@@ -284,13 +315,25 @@ def test_a_step_is_one_step_on_the_loss_of_all_its_samples_together(run: Run, op
     )
     schedule = BatchSchedule(len(split), recipe.batch_size, seed_from(7, "supernet samples"))
     for step in range(STEPS):
-        logits, labels, scales = [], [], []
-        for number, architecture in drawn(run, step):
+        doubled, losses_of_all, total, scales = weights.double(), [], 0.0, []
+        chosen = drawn(run, step)
+
+        def logits_of(number: int, architecture: Architecture) -> tuple[Tensor, Tensor]:
             batch = split.batch(schedule.indices(number), architecture.fusion_layer)
-            logits.append(supernet(Features(batch.image_tokens, batch.text_tokens, batch.text_mask), architecture))
-            labels.append(batch.labels)
+            features = Features(batch.image_tokens, batch.text_tokens, batch.text_mask)
+            return supernet(features, architecture), batch.labels
+
+        for place, (number, architecture) in enumerate(chosen):
+            logits, labels = logits_of(number, architecture)
+            loss = plain_loss(logits, labels, doubled, recipe.label_smoothing)
+            if place and distillation:
+                taught, _ = logits_of(number, chosen[0][1])
+                apart = distance(logits, taught.detach(), labels, doubled)
+                loss = (1 - distillation) * loss + distillation * apart
+            losses_of_all.append(loss)
+            total += float(doubled[labels].sum())
             scales.append((3 - architecture.fusion_layer) ** -0.5)
-        loss = plain_loss(torch.cat(logits), torch.cat(labels), weights.double(), recipe.label_smoothing)
+        loss = torch.stack(losses_of_all).sum() / total
         assert losses[step] == pytest.approx(loss.item(), rel=1e-6)
         plain.zero_grad()
         loss.backward()
@@ -463,23 +506,18 @@ def test_a_damaged_checkpoint_is_one_error_that_names_it_or_harmless(run: Run) -
 @pytest.mark.parametrize(
     ("changes", "there", "here"),
     [
-        ({"step_count": STEPS + 1}, f"supernet.steps {STEPS}", f"supernet.steps {STEPS + 1}"),
-        ({"architectures_per_step": 2}, "supernet.architectures_per_step 3", "supernet.architectures_per_step 2"),
+        ((STEPS + 1, 3), f"supernet.steps {STEPS}", f"supernet.steps {STEPS + 1}"),
+        ((STEPS, 2), "supernet.architectures_per_step 3", "supernet.architectures_per_step 2"),
     ],
 )
 def test_a_checkpoint_of_another_configuration_is_refused(
-    run: Run, changes: dict[str, int], there: str, here: str
+    run: Run, changes: tuple[int, int], there: str, here: str
 ) -> None:
     train(run, fresh_supernet(run.config), should_stop=lambda: True)
     with pytest.raises(StudyError, match=f"{run.checkpoint}: .* made with .*{there}.*; expected .*{here}"):
-        train(run, fresh_supernet(run.config), **changes)
+        train(replace(run, architectures_per_step=changes[1]), fresh_supernet(run.config), step_count=changes[0])
 
 
-def test_a_supernet_is_trained_only_on_what_fits(run: Run) -> None:
-    def is_feasible(architecture: Architecture) -> bool:
-        return architecture.mapping_width == 4
-
-    rng = random.Random(0)
-    assert {sample_feasible(run.config.space, rng, is_feasible).mapping_width for _ in range(20)} == {4}
+def test_a_supernet_of_which_nothing_fits_is_an_error(run: Run) -> None:
     with pytest.raises(BudgetError, match=r"not even the smallest \("):
-        train(run, fresh_supernet(run.config), is_feasible=lambda architecture: False)
+        train(replace(run, least_fusion_layer=9), fresh_supernet(run.config))

@@ -22,6 +22,7 @@ from nas.gradient_group import GradientGroup
 from nas.memory import AllocatorWatch, MemoryWatch, map_large_tensors, release_freed_memory
 from nas.metrics import evaluate_logits
 from nas.results import Failure, Job, Result
+from nas.supernet_sampling import build_sampler
 from nas.supernet_training import train_supernet
 from nas.training import Stopped, predict_logits, predict_population, seed_from, train
 from nas.weights import load_weights, save_weights
@@ -334,12 +335,17 @@ class CandidateWorker:
         done = train_supernet(
             supernet=supernet,
             split=self._store.splits["train"],
-            space=config.space,
+            sampler=build_sampler(
+                config.supernet.sampling,
+                space=config.space,
+                count=config.supernet.architectures_per_step,
+                seed=config.seed,
+                is_feasible=order.is_feasible,
+            ),
             recipe=config.recipe,
             step_count=config.supernet.steps,
-            architectures_per_step=config.supernet.architectures_per_step,
             seed=config.seed,
-            is_feasible=order.is_feasible,
+            distillation=config.supernet.distillation,
             micro_batches=order.parts,
             group=group,
             checkpoint=setup.checkpoint_path,
