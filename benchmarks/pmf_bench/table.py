@@ -74,6 +74,10 @@ class Table:
             if all(seed in rows for seed in wanted)
         }
 
+    def rows_of(self, metric: str, split: str = "validation") -> list[tuple[Architecture, float]]:
+        """Every training's architecture and metric."""
+        return [(row.architecture, getattr(row, split)[metric]) for row in self.rows]
+
     def seed_deviation(self, metric: str, split: str = "validation") -> float:
         """Standard deviation over seeds of one architecture, pooled over all with more than one seed."""
         squares, freedom = 0.0, 0

@@ -1,0 +1,185 @@
+"""Strategies compared: how soon each finds the best, on the table, its surrogate, and functions on a larger space.
+
+An evaluation is one noisy score, as one training would give it (`benchmarks.pmf_bench.landscapes`). Every strategy runs
+with the same seeds, its configuration as in `search_spaces/demo.yaml`, and nobody is given first candidates.
+
+- regret: the best mean there is, less the mean of the architecture whose score is the best so far.
+- evaluations_to_top_1_percent: until an architecture has been evaluated whose mean is among the best hundredth of the
+  space; the median over seeds. Seeds that never get there count as one more than all evaluations.
+- worse_than_random: one-sided Mann-Whitney test of these evaluations, below 0.05 after Holm's correction.
+
+Intervals are 95 % of the bootstrap over seeds.
+
+Run: python -m benchmarks.strategies [--seeds 50] [--evaluations 100] [--strategy NAME ...] [--table FILE] [--json FILE]
+     [--quick]
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import mannwhitneyu
+
+from benchmarks.models import DEMO
+from benchmarks.pmf_bench.landscapes import Landscape, landscapes
+from benchmarks.pmf_bench.table import TABLE
+from nas.config import STRATEGIES, load_config
+from nas.report import table
+from nas.search import build_strategy
+
+_SHOWN = (10, 25, 50, 100)
+
+
+@dataclass(frozen=True)
+class Course:
+    """One search.
+
+    Args:
+        regret: After every evaluation.
+        reached_top: Evaluations until the best hundredth was reached; one more than all if it was not.
+    """
+
+    regret: list[float]
+    reached_top: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--evaluations", type=int, default=100)
+    parser.add_argument("--strategy", choices=STRATEGIES, nargs="+", default=list(STRATEGIES))
+    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--quick", action="store_true", help="3 seeds of 15 evaluations: shows that the script works")
+    options = parser.parse_args()
+    seeds, evaluations = (3, 15) if options.quick else (options.seeds, options.evaluations)
+    # Forked processes would inherit locks; what each needs is read from the table once.
+    context = multiprocessing.get_context("spawn")
+    figures: dict[str, Any] = {"seeds": seeds, "evaluations": evaluations, "landscapes": {}}
+    with context.Pool(os.cpu_count()) as pool:
+        for place, landscape in enumerate(known(options.table)):
+            courses = {}
+            for name in options.strategy:
+                work = [(options.table, place, name, seed, evaluations) for seed in range(seeds)]
+                courses[name] = pool.starmap(course_of, work, chunksize=1)
+                print(f"{landscape.name}: {name} ended", flush=True)
+            figures["landscapes"][landscape.name] = summary(landscape, courses, evaluations)
+            show(landscape.name, figures["landscapes"][landscape.name])
+    of_surrogate = figures["landscapes"]["surrogate"]["strategies"]
+    figures["evaluations_to_top_1_percent"] = {
+        name: entry["evaluations_to_top_1_percent"] for name, entry in of_surrogate.items()
+    }
+    figures["default_strategy"] = load_config(DEMO).search.strategy
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1))
+
+
+@cache
+def known(path: Path) -> list[Landscape]:
+    """Read, and fitted, once a process."""
+    return landscapes(path)
+
+
+def course_of(path: Path, place: int, name: str, seed: int, evaluations: int) -> Course:
+    """One search of one strategy on one landscape."""
+    return course(known(path)[place], name, seed, evaluations)
+
+
+def course(landscape: Landscape, name: str, seed: int, evaluations: int) -> Course:
+    """Ask, evaluate, tell."""
+    strategy = build_strategy(
+        name,
+        space=landscape.space,
+        seed=seed,
+        is_feasible=landscape.knows,
+        evolution=load_config(DEMO).search.evolution,
+    )
+    best_score, best_mean, highest_mean = float("-inf"), float("-inf"), float("-inf")
+    regret: list[float] = []
+    reached = evaluations + 1
+    for count in range(1, evaluations + 1):
+        architecture = strategy.ask()
+        if architecture is None:
+            regret += [regret[-1]] * (evaluations - len(regret))
+            break
+        score, mean = landscape.evaluate(architecture, seed), landscape.mean(architecture)
+        strategy.tell(architecture, score)
+        if score > best_score:
+            best_score, best_mean = score, mean
+        highest_mean = max(highest_mean, mean)
+        if highest_mean >= landscape.top:
+            reached = min(reached, count)
+        regret.append(landscape.best - best_mean)
+    return Course(regret, reached)
+
+
+def summary(landscape: Landscape, courses: dict[str, Sequence[Course]], evaluations: int) -> dict[str, Any]:
+    """Figures of one landscape."""
+    found: dict[str, Any] = {}
+    chance = [course.reached_top for course in courses.get("random", [])]
+    for name, runs in courses.items():
+        reached = [run.reached_top for run in runs]
+        regret = np.array([run.regret for run in runs])
+        shown = [count for count in _SHOWN if count <= evaluations]
+        found[name] = {
+            "evaluations_to_top_1_percent": float(np.median(reached)),
+            "evaluations_interval": interval(np.array(reached, float), "median"),
+            "share_that_reached_it": float(np.mean(np.array(reached) <= evaluations)),
+            "regret": {str(count): float(regret[:, count - 1].mean()) for count in shown},
+            "regret_interval": {str(count): interval(regret[:, count - 1], "mean") for count in shown},
+        }
+        if chance and name != "random":
+            worse = mannwhitneyu(reached, chance, alternative="greater").pvalue
+            found[name]["p_worse_than_random"] = float(worse)
+    tested = sorted((name for name in found if name != "random" and chance), key=lambda name: p_value(found, name))
+    is_worse = True
+    for place, name in enumerate(tested):
+        is_worse = is_worse and p_value(found, name) * (len(tested) - place) < 0.05
+        found[name]["worse_than_random"] = is_worse
+    return {"noise": landscape.noise, "best": landscape.best, "top_1_percent": landscape.top, "strategies": found}
+
+
+def p_value(found: dict[str, Any], name: str) -> float:
+    value: float = found[name]["p_worse_than_random"]
+    return value
+
+
+def interval(values: NDArray[np.float64], statistic: str) -> tuple[float, float]:
+    """95 % of the bootstrap."""
+    drawn = np.random.default_rng(0).choice(values, (2000, len(values)))
+    statistics = np.median(drawn, axis=1) if statistic == "median" else drawn.mean(axis=1)
+    low, high = np.quantile(statistics, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def show(name: str, figures: dict[str, Any]) -> None:
+    print(
+        f"\n{name}: best {figures['best']:.4f}, top hundredth from {figures['top_1_percent']:.4f}, one evaluation ± ",
+        end="",
+    )
+    print(f"{figures['noise']:.4f}")
+    counts = list(next(iter(figures["strategies"].values()))["regret"])
+    rows = []
+    for strategy, entry in figures["strategies"].items():
+        low, high = entry["evaluations_interval"]
+        regrets = []
+        for count in counts:
+            least, most = entry["regret_interval"][count]
+            regrets.append(f"{entry['regret'][count]:.4f} ({least:.4f}-{most:.4f})")
+        worse = "" if "worse_than_random" not in entry else "yes" if entry["worse_than_random"] else "no"
+        reached = f"{entry['evaluations_to_top_1_percent']:.0f} ({low:.0f}-{high:.0f})"
+        rows.append((strategy, reached, f"{entry['share_that_reached_it']:.0%}", worse, *regrets))
+    header = ("strategy", "evaluations to top 1 %", "reached", "worse than random", *(f"regret at {c}" for c in counts))
+    print(table(header, rows), flush=True)
+
+
+if __name__ == "__main__":
+    main()
