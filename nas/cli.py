@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from nas.budget import parse_budget
 from nas.config import STRATEGIES, ColumnsConfig, DataConfig
-from nas.errors import BudgetError, DataError, NasError
+from nas.errors import ArgumentError, BudgetError, DataError, NasError
 from nas.interruption import Interrupted
 from nas.units import parse_bytes
 
 if TYPE_CHECKING:
+    from nas.objectives import Pick
     from nas.runs import Machine, Overrides
 
 PROGRAM = "run_search.py"
@@ -106,7 +108,16 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="of a search")
     export.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
     export.add_argument("--storage", metavar="URL", help="in place of the one that the run was started with")
-    export.add_argument("--trial", type=int, metavar="N", help="which candidate (default: the best on validation)")
+    which = export.add_mutually_exclusive_group()
+    which.add_argument("--trial", type=int, metavar="N", help="which candidate")
+    which.add_argument(
+        "--pick",
+        nargs="+",
+        default=["best"],
+        metavar="HOW",
+        help="of those trained in full: best (the highest metric; default), knee (of the front of all objectives), or "
+        "smallest-within 0.01 (the fewest trainable parameters with a metric at most so much lower)",
+    )
 
     evaluate = command(
         "evaluate",
@@ -245,19 +256,26 @@ def _resume(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from nas.conclusion import ModelParts, export_result, find_full_result, read_report
+    from nas.conclusion import ModelParts, export_result, find_full_result, picked_result, read_report
     from nas.execution import full_weights_path
     from nas.export import describe
     from nas.runs import open_study, read_run
-    from nas.search import ranked
 
+    how, within = _pick(options.pick)
     run = read_run(options.run_dir)
     config = run.config
     with open_study(options.run_dir, run, storage=options.storage) as study:
-        result = find_full_result(options.run_dir, ranked(study.results("full")), options.trial)
+        results = study.results("full")
+    if options.trial is not None or not results:
+        find_full_result(options.run_dir, results, options.trial)  # before anything is loaded
+    parts = ModelParts.load(config, run.class_names)
+    if options.trial is not None:
+        result = find_full_result(options.run_dir, results, options.trial)
+    else:
+        result = picked_result(options.run_dir, config, parts, results, how, within)
     facts = export_result(
         options.output,
-        parts=ModelParts.load(config, run.class_names),
+        parts=parts,
         weights=full_weights_path(options.run_dir, result.trial),
         result=result,
         objective=config.search.objective,
@@ -266,6 +284,24 @@ def _export(options: argparse.Namespace) -> None:
         if entry["result"] == result.as_dict():  # its test metrics are known
             describe(options.output, facts | {key: entry[key] for key in ("test", "test_samples")})
     print(f"exported model: {options.output} (trial {result.trial}, {result.architecture})")
+
+
+def _pick(words: Sequence[str]) -> tuple["Pick", float]:
+    """What `--pick` says.
+
+    Raises:
+        BudgetError: If it is none of the ways to pick.
+    """
+    if list(words) == ["best"]:
+        return "best", 0.0
+    if list(words) == ["knee"]:
+        return "knee", 0.0
+    if len(words) == 2 and words[0] == "smallest-within" and re.fullmatch(r"\d+(\.\d+)?", words[1]):
+        return "smallest-within", float(words[1])
+    raise ArgumentError(
+        f"--pick {' '.join(words)}: expected best, knee, or smallest-within and how much lower the metric may be, for "
+        "instance smallest-within 0.01"
+    )
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 
-from nas.config import Config, DataConfig
+from nas.config import Config, DataConfig, objectives_of
 from nas.data import open_images, read_manifest
 from nas.encoders import FrozenEncoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
 from nas.errors import StudyError
 from nas.export import assemble, describe, export, logits_of_samples, open_exported
 from nas.files import write_atomically
-from nas.fusion import build_model
+from nas.fusion import build_model, trainable_parameter_count
 from nas.metrics import evaluate_logits, standard_error
+from nas.objectives import Pick, pick
 from nas.preparation import Prepared
 from nas.progress import Reporter
 from nas.report import table
@@ -198,6 +199,50 @@ def _row(entry: dict[str, Any], metric: str) -> Sequence[str]:
         f"{entry['trainable_parameters']:,}",
         f"{format_bytes(entry['measured_peak_bytes'])} (predicted {format_bytes(entry['predicted_peak_bytes'])})",
     )
+
+
+class _KnownCosts:
+    """Costs of candidates that were trained in full.
+
+    Args:
+        parts: Their encoders.
+        results: Of their trainings.
+    """
+
+    def __init__(self, parts: ModelParts, results: Sequence[Result]) -> None:
+        self._parts = parts
+        self._peak_bytes = {result.architecture: result.predicted_peak_bytes for result in results}
+
+    def parameter_count(self, architecture: Architecture) -> int:
+        image, text = self._parts.image_encoder, self._parts.text_encoder
+        return trainable_parameter_count(
+            image_width=image.width,
+            text_width=text.width,
+            fusing_layers=min(image.depth, text.depth) - architecture.fusion_layer,
+            architecture=architecture,
+            class_count=len(self._parts.class_names),
+        )
+
+    def architecture_bytes(self, architecture: Architecture) -> int:
+        return self._peak_bytes[architecture]
+
+
+def picked_result(
+    directory: Path, config: Config, parts: ModelParts, results: Sequence[Result], how: Pick, within: float
+) -> Result:
+    """One of the fully trained candidates; see `nas.objectives.pick`.
+
+    Raises:
+        StudyError: If none meets the bounds of the search.
+    """
+    costs = _KnownCosts(parts, results)
+    found = pick(results, objectives_of(config.search, costs), how, size=costs.parameter_count, within=within)
+    if found is None:
+        bounds = ", ".join(map(str, config.search.constraints))
+        raise StudyError(
+            f"{directory}: no candidate that was trained in full meets {bounds}; --trial exports one anyway"
+        )
+    return found
 
 
 def find_full_result(directory: Path, results: Sequence[Result], trial: int | None) -> Result:

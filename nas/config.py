@@ -15,11 +15,11 @@ from typing import Any
 import yaml
 
 from nas.errors import ConfigError
+from nas.objectives import COSTS, METRICS, Constraint, CostModel, Objectives
 from nas.space import GENES, PER, SMALLEST_LEGAL, Per, SearchSpace
 from nas.units import parse_bytes, parse_seconds
 
 STRATEGIES = ("evolution", "regularized_evolution", "nsga2", "tpe", "gp", "random", "grid")
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 SAMPLINGS = ("uniform", "sandwich", "balanced")
 FEATURE_DTYPES = ("float16", "float32")
 WHEN_TOO_LARGE = ("reject", "accumulate")
@@ -140,6 +140,9 @@ class EvolutionConfig:
 class SearchConfig:
     """What is maximised, by which strategy, and how promising candidates are promoted.
 
+    `objective` is the metric. Beside it `costs` may be minimised, which gives a front instead of one answer; bounds on
+    either are `constraints`. Latency is that of `latency_batch` samples.
+
     Every candidate is scored with inherited weights, `scored_together` of them at a time, which share what is equal; of
     each `round_size` scored ones the best `training_share` is trained for `training_steps`; the best `finalists` of
     those are trained in full from fresh weights.
@@ -147,6 +150,9 @@ class SearchConfig:
 
     strategy: str
     objective: str
+    costs: tuple[str, ...]
+    constraints: tuple[Constraint, ...]
+    latency_batch: int
     scored_together: int
     round_size: int
     training_share: float
@@ -357,6 +363,12 @@ def parse_config(values: Any, *, source: str, base_directory: Path) -> Config:
             "deterministic: true is not allowed with budget.time or without budget.trials; expected a budget in trials "
             "alone (--budget 200), since how many fit into a time is not the same twice"
         )
+    asks_latency = "latency" in (*config.search.costs, *(entry.quantity for entry in config.search.constraints))
+    if config.deterministic and asks_latency:
+        problems.append(
+            "search.objective and search.constraints: latency is not allowed with deterministic: true; it is measured, "
+            "and not the same twice"
+        )
     root.reject_unknown_keys()
     if problems:
         raise ConfigError(source, problems)
@@ -482,9 +494,13 @@ def _supernet(section: _Section) -> SupernetConfig:
 
 def _search(section: _Section) -> SearchConfig:
     evolution = section.section("evolution", default={})
+    objective, *costs = _objectives(section)
     config = SearchConfig(
         strategy=section.text("strategy", choices=STRATEGIES),
-        objective=section.text("objective", choices=METRICS),
+        objective=objective,
+        costs=tuple(costs),
+        constraints=_constraints(section),
+        latency_batch=section.integer("latency_batch", 1, default=1),
         scored_together=section.integer("scored_together", 1, default=1),
         round_size=section.integer("round_size", 1),
         training_share=section.number("training_share", 0, 1),
@@ -512,6 +528,33 @@ def _search(section: _Section) -> SearchConfig:
     evolution.reject_unknown_keys()
     section.reject_unknown_keys()
     return config
+
+
+def _objectives(section: _Section) -> list[str]:
+    allowed = f"one of {', '.join(METRICS)}, or a list that begins with one and goes on with any of {', '.join(COSTS)}"
+    value = section.get("objective", _MISSING, allowed)
+    if value is _MISSING:
+        return [METRICS[0]]
+    names = value if isinstance(value, list) else [value]
+    is_known = all(isinstance(name, str) for name in names) and bool(names) and names[0] in METRICS
+    if is_known and set(names[1:]) <= set(COSTS) and len(set(names)) == len(names):
+        return list(names)
+    section.problem("objective", value, allowed)
+    return [METRICS[0]]
+
+
+def _constraints(section: _Section) -> tuple[Constraint, ...]:
+    value = section.get("constraints", [], "")
+    if not isinstance(value, list):
+        section.problem("constraints", value, "a list of bounds, for instance [peak_memory <= 2GiB]")
+        return ()
+    found = []
+    for entry in value:
+        try:
+            found.append(Constraint.parse(str(entry)))
+        except ValueError as error:
+            section.problems.append(f"{section.path}.constraints: {error}")
+    return tuple(found)
 
 
 def _budget(section: _Section) -> BudgetConfig:
@@ -547,10 +590,19 @@ def _with_unit(section: _Section, key: str, parse: Any, default: str | None = No
     return number
 
 
+def objectives_of(search: SearchConfig, model: CostModel | None = None) -> Objectives:
+    """What a search wants; `model` knows the costs, where there are any."""
+    return Objectives(search.objective, search.costs, search.constraints, model)
+
+
 def config_as_dict(config: Config) -> dict[str, Any]:
     """The configuration as plain values that `parse_config` reads back to an equal one."""
     values = dataclasses.asdict(config)
     values["space"] = _space_as_dict(config.space)
+    search = values["search"]
+    search["objective"] = [search["objective"], *search.pop("costs")] if search["costs"] else search["objective"]
+    search.pop("costs", None)
+    search["constraints"] = [str(constraint) for constraint in config.search.constraints]
     features, budget = values["features"], values["budget"]
     features["disk"] = f"{features.pop('disk_bytes')}B"
     time_seconds, memory_bytes = budget.pop("time_seconds"), budget.pop("memory_bytes")

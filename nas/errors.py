@@ -51,5 +51,9 @@ class ExecutionError(NasError):
     """Workers cannot be started: no such Ray cluster, or no node that can run them."""
 
 
+class ArgumentError(NasError):
+    """An argument of a command is not one of those allowed."""
+
+
 class ExportError(NasError):
     """A model cannot be exported, or an exported model cannot be loaded."""

@@ -1,9 +1,12 @@
 """Whether an architecture's training fits the memory budget of a device alone, and how: whole batches or parts."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nas.config import BudgetConfig
 from nas.memory import MemoryModel, PeakCorrection
+from nas.objectives import Constraint
 from nas.space import Architecture
 from nas.study import Study
 from nas.units import format_bytes
@@ -32,12 +35,22 @@ class Feasibility:
         budget: Of a device, and what is done with who does not fit with whole batches.
         correction: What measurements say of the predictions; None to let nothing measured play a part.
         study: Remembers who does not fit.
+        constraints: Bounds; those on what is known without running it make it not fit.
     """
 
     def __init__(
-        self, *, memory: MemoryModel, budget: BudgetConfig, correction: PeakCorrection | None, study: Study
+        self,
+        *,
+        memory: MemoryModel,
+        budget: BudgetConfig,
+        correction: PeakCorrection | None,
+        study: Study,
+        constraints: Sequence[Constraint] = (),
     ) -> None:
         self._memory = memory
+        bounds = {constraint.quantity: constraint.bound for constraint in constraints}
+        self._most_bytes = int(min(budget.memory_bytes, bounds.get("peak_memory", math.inf)))
+        self._most_parameters = bounds.get("trainable_parameters", math.inf)
         self._budget = budget
         self._correction = correction
         self._study = study
@@ -52,8 +65,10 @@ class Feasibility:
         """How the architecture fits alone; None if it does not."""
         if architecture in self._outgrown:
             return None
+        if self._has_too_many_parameters(architecture):
+            return None
         correction_bytes = 0 if self._correction is None else self._correction.correction_bytes
-        budget_bytes = self._budget.memory_bytes - correction_bytes
+        budget_bytes = self._most_bytes - correction_bytes
         # Directly where it is near the budget.
         peak_bytes = self._memory.predict(architecture, budget_bytes=budget_bytes).peak_bytes
         if peak_bytes <= budget_bytes:
@@ -78,10 +93,17 @@ class Feasibility:
             peak_bytes = self._memory.predict(architecture).peak_bytes
             reason = (
                 f"predicted peak {format_bytes(peak_bytes)} ({peak_bytes} bytes), budget "
-                f"{format_bytes(self._budget.memory_bytes)}"
+                f"{format_bytes(self._most_bytes)}"
             )
+            if self._has_too_many_parameters(architecture):
+                count = self._memory.parameter_count(architecture)
+                reason = f"{count:,} trainable parameters, allowed {self._most_parameters:,.0f}"
             self._study.reject_infeasible(architecture, reason, peak_bytes)
         return False
+
+    def _has_too_many_parameters(self, architecture: Architecture) -> bool:
+        most = self._most_parameters
+        return not math.isinf(most) and self._memory.parameter_count(architecture) > most
 
     def outgrew(self, architecture: Architecture) -> None:
         """It ran out of memory although it was alone: it does not fit, whatever is predicted."""

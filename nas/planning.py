@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from nas.config import Config
 from nas.feasibility import Feasibility
+from nas.objectives import Objectives
 from nas.progress import Reporter
 from nas.results import Failure, Job, Result, Stage
 from nas.search import Ladder, Strategy
@@ -83,6 +84,8 @@ class CandidatePlan(Plan):
         strategy: Proposes; is told the scores here.
         ladder: Promotes; is told the scores here.
         jobs: Makes jobs.
+        feasibility: How candidates fit.
+        objectives: What strategies are told of a result.
         reporter: Told that the space is exhausted.
     """
 
@@ -95,9 +98,12 @@ class CandidatePlan(Plan):
         ladder: Ladder,
         jobs: JobMaker,
         feasibility: Feasibility,
+        objectives: Objectives,
         reporter: Reporter,
     ) -> None:
         self._config = config
+        self._objectives = objectives
+        self._worst: tuple[float, ...] | None = None
         self._study = study
         self._strategy = strategy
         self._ladder = ladder
@@ -135,9 +141,18 @@ class CandidatePlan(Plan):
     def tell(self) -> None:
         """Tell strategy and ladder what has come in since, in the order of the trials."""
         for result in sorted(self._untold, key=lambda entry: entry.trial):
-            self._strategy.tell(result.architecture, result.score)
+            self._strategy.tell(result.architecture, *self._told(result))
             self._ladder.add_scored(result)
         self._untold.clear()
+
+    def _told(self, result: Result) -> tuple[float, ...]:
+        """What a strategy is told: of who breaks a bound that only results show, the worst so far."""
+        values = self._objectives.values(result)
+        worst = values if self._worst is None else tuple(map(min, self._worst, values))
+        if not self._objectives.is_eligible(result):
+            return worst
+        self._worst = worst
+        return values
 
     def next_jobs(self) -> list[Job]:
         return self._next_round() if self._config.deterministic else self._next_one()

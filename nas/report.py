@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from nas.files import write_atomically
+from nas.objectives import METRICS
 from nas.results import STAGES, Result
 from nas.space import GENES, Architecture, shown
 from nas.study import Rejection, Study
 
-_METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 _COLUMNS = (
     "trial",
     "stage",
@@ -20,7 +20,7 @@ _COLUMNS = (
     "status",
     *GENES,
     "score",
-    *_METRICS,
+    *METRICS,
     "training_steps",
     "supernet_steps",
     "seed",
@@ -28,9 +28,10 @@ _COLUMNS = (
     "seconds",
     "predicted_peak_bytes",
     "measured_peak_bytes",
+    "latency_seconds",
     "reason",
 )
-_MEASURED = ("seconds", "predicted_peak_bytes", "measured_peak_bytes")
+_MEASURED = ("seconds", "latency_seconds", "predicted_peak_bytes", "measured_peak_bytes")
 """What of a result is not the same twice; predictions contain the measured constant of a process."""
 
 
@@ -66,7 +67,7 @@ def _finished_row(result: Result, round_index: int | str) -> tuple[object, ...]:
         "finished",
         *_genes(result.architecture),
         result.score,
-        *(result.metrics.get(name, "") for name in _METRICS),
+        *(result.metrics.get(name, "") for name in METRICS),
         result.step_count,
         result.supernet_steps,
         result.seed,
@@ -74,12 +75,13 @@ def _finished_row(result: Result, round_index: int | str) -> tuple[object, ...]:
         round(result.seconds, 3),
         result.predicted_peak_bytes,
         result.measured_peak_bytes,
+        result.latency_seconds,  # None is written as an empty field
         "",
     )
 
 
 def _rejected_row(rejection: Rejection, round_index: int | str) -> tuple[object, ...]:
-    unknown = [""] * (6 + len(_METRICS))  # score, metrics, steps, seed, micro-batches and time
+    unknown = [""] * (6 + len(METRICS))  # score, metrics, steps, seed, micro-batches and time
     return (
         rejection.trial,
         rejection.stage,
@@ -88,7 +90,8 @@ def _rejected_row(rejection: Rejection, round_index: int | str) -> tuple[object,
         *_genes(rejection.architecture),
         *unknown,
         rejection.predicted_peak_bytes,
-        rejection.measured_peak_bytes,  # None is written as an empty field
+        rejection.measured_peak_bytes,
+        "",
         rejection.reason,
     )
 

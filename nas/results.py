@@ -71,6 +71,7 @@ class Result:
         predicted_peak_bytes: Private memory of the worker, predicted.
         measured_peak_bytes: The same, measured.
         micro_batches: Parts that every batch was cut into.
+        latency_seconds: Of a forward pass from the base features, where a search asks for it.
     """
 
     trial: int
@@ -85,6 +86,7 @@ class Result:
     predicted_peak_bytes: int
     measured_peak_bytes: int
     micro_batches: int = 1
+    latency_seconds: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "architecture": self.architecture.as_dict()}

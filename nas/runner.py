@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas.budget import Deadlines, TimeAccount
-from nas.config import Config
+from nas.config import Config, objectives_of
 from nas.dispatch import Dispatcher
 from nas.errors import StudyError
 from nas.execution import Executor, SupernetOrder, SupernetProgress, WorkerSetup
@@ -20,12 +20,13 @@ from nas.feasibility import Feasibility
 from nas.files import write_atomically
 from nas.interruption import Interruption
 from nas.memory import PeakCorrection
+from nas.objectives import pick
 from nas.planning import DEFAULT_TRIAL, CandidatePlan, DefaultPlan, FinalistPlan, JobMaker, Plan
 from nas.preparation import Prepared
 from nas.progress import Reporter
 from nas.report import write_results
 from nas.results import STAGES, Failure, Result, Stage
-from nas.search import Ladder, build_strategy, ranked
+from nas.search import Ladder, build_strategy
 from nas.space import Architecture
 from nas.study import Study
 from nas.supernet_sampling import build_sampler
@@ -95,7 +96,9 @@ class Search:
             # A deterministic search lets nothing measured play a part.
             correction=None if config.deterministic else self.correction,
             study=study,
+            constraints=config.search.constraints,
         )
+        self.objectives = objectives_of(config.search, prepared.memory)
         self._jobs = JobMaker(config, self.feasibility)
         self._policy = FailurePolicy(
             was_alone=study.was_out_of_memory, try_alone=study.mark_out_of_memory, record=self._record_failure
@@ -129,7 +132,7 @@ class Search:
         finally:
             self.account.stop()
             write_results(self.setup.run_directory / "results.csv", self.study)
-        best = next(iter(ranked(self.study.results("full"))), None)
+        best = pick(self.study.results("full"), self.objectives, "best", size=self.prepared.memory.parameter_count)
         default = None if best is None or self.interruption.is_requested else self._train_default()
         return Outcome(best=best, default=default)
 
@@ -207,7 +210,7 @@ class Search:
     # Phases
 
     def _run_candidates(self) -> Ladder:
-        config, ladder = self.config, Ladder(self.config.search)
+        config, ladder = self.config, Ladder(self.config.search, self.objectives)
         strategy = build_strategy(
             config.search.strategy,
             space=config.space,
@@ -223,6 +226,7 @@ class Search:
             ladder=ladder,
             jobs=self._jobs,
             feasibility=self.feasibility,
+            objectives=self.objectives,
             reporter=self.reporter,
         )
         self._run_phase("candidates", plan, self.deadlines.candidates_seconds)

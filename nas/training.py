@@ -5,6 +5,7 @@ is found from the seed alone, so that a training stopped at step k goes on as if
 """
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -369,6 +370,32 @@ def predict_population(
             for place, values in zip(chosen, outcome, strict=True):
                 logits[place][torch.from_numpy(indices)] = values.cpu()
     return logits
+
+
+@torch.inference_mode()
+def forward_seconds(
+    model: PMF, split: FeatureSplit, architecture: Architecture, batch_size: int, repetitions: int = 15
+) -> float:
+    """Seconds of one forward pass from features that are in memory, the least of several.
+
+    Args:
+        model: A model or a supernet.
+        split: Its first samples are taken.
+        architecture: The slice.
+        batch_size: How many samples.
+        repetitions: How many passes, after two that are not counted.
+    """
+    device = next(model.parameters()).device
+    features = _features(split.batch(np.arange(batch_size), architecture.fusion_layer).to(device))
+    least = math.inf
+    for index in range(repetitions + 2):
+        started = time.perf_counter()
+        model(features, architecture)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if index >= 2:
+            least = min(least, time.perf_counter() - started)
+    return least
 
 
 def seed_from(*parts: int | str) -> int:

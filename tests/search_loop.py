@@ -13,6 +13,7 @@ from nas.dispatch import Dispatcher
 from nas.execution import Device, Ended, Executor, SupernetOrder, SupernetProgress
 from nas.failures import FailurePolicy
 from nas.feasibility import Feasibility, Fit
+from nas.objectives import Objectives
 from nas.planning import CandidatePlan, FinalistPlan, JobMaker, Plan
 from nas.progress import Reporter
 from nas.report import canonical_results
@@ -24,6 +25,7 @@ from nas.training import seed_from
 from tests.project import SEARCH
 
 FULL_STEPS = 10
+OBJECTIVES = Objectives("accuracy")
 
 
 class Killed(BaseException):
@@ -213,7 +215,7 @@ def search(directory: Path, config: Config, executor: SimulatedExecutor, budget_
             show=lambda failure, verdict: None,
             now=lambda: 0.0,
         )
-        jobs, ladder = JobMaker(config, cast(Feasibility, feasibility)), Ladder(config.search)
+        jobs, ladder = JobMaker(config, cast(Feasibility, feasibility)), Ladder(config.search, OBJECTIVES)
         strategy = build_strategy(
             config.search.strategy,
             space=config.space,
@@ -228,6 +230,7 @@ def search(directory: Path, config: Config, executor: SimulatedExecutor, budget_
             ladder=ladder,
             jobs=jobs,
             feasibility=cast(Feasibility, feasibility),
+            objectives=OBJECTIVES,
             reporter=Silent(),
         )
         plans: list[Plan] = [

@@ -66,6 +66,7 @@ def test_a_finalist_is_exported_by_its_number_and_others_are_not(
         (["search", "{search}", "--cache-dir", "{search}", "--workers", "0"], "the features cannot be stored"),
         (["resume", "no_run"], "no_run: holds no run"),
         (["export", "no_run", "--output", "x"], "no_run: holds no run"),
+        (["export", "no_run", "--output", "x", "--pick", "worst"], "--pick worst: expected best, knee, or smallest-"),
         (["evaluate", "no_model", "--data", "x.csv"], "no_model: is no exported model"),
         (["predict", "no_model", "--image", "none.png", "--text", "x"], "none.png: there is no such image"),
     ],

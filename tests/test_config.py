@@ -115,6 +115,41 @@ def test_samplings_of_the_supernet_have_their_conditions(
     assert expected in str(caught.value) and len(caught.value.problems) == 1
 
 
+def test_objectives_and_bounds_survive_being_written(project: Project) -> None:
+    source = project.write(
+        "costs.yaml",
+        **{
+            "search.objective": ["macro_f1", "peak_memory", "latency"],
+            "search.constraints": ["peak_memory <= 1.5GiB", "latency <= 0.03ms", "trainable_parameters <= 500k"],
+        },
+    )
+    config = load_config(source)
+    assert (config.search.objective, config.search.costs) == ("macro_f1", ("peak_memory", "latency"))
+    assert [constraint.bound for constraint in config.search.constraints] == [3 * 2**29, 0.03e-3, 500_000]
+    assert parse_config(config_as_dict(config), source="", base_directory=Path()) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"search.objective": ["latency", "accuracy"]}, "a list that begins with one and goes on with any of"),
+        ({"search.objective": ["accuracy", "accuracy"]}, "search.objective: ['accuracy', 'accuracy'] is not allowed"),
+        ({"search.objective": []}, "search.objective: [] is not allowed"),
+        ({"search.constraints": "latency <= 1s"}, "expected a list of bounds"),
+        ({"search.constraints": ["latency >= 1s"]}, "search.constraints: expected one of peak_memory"),
+        ({"search.constraints": ["latency <= 1"]}, "search.constraints: expected latency with a number with ms or s"),
+        (
+            {"search.objective": ["accuracy", "latency"], "deterministic": True},
+            "latency is not allowed with deterministic: true",
+        ),
+    ],
+)
+def test_objectives_that_cannot_be_are_refused(project: Project, changes: dict[str, object], expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(project.write("objectives.yaml", **changes))
+    assert expected in str(caught.value) and len(caught.value.problems) == 1
+
+
 @pytest.mark.parametrize("section", ["data", "encoders", "space", "recipe", "supernet", "search", "budget"])
 def test_a_missing_section_is_one_problem(project: Project, section: str) -> None:
     values = project.values()

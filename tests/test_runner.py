@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from nas.cli import main
+from nas.config import load_config
 from nas.errors import BudgetError, DataError, NasError, StudyError, TrainingError
 from nas.execution import CandidateWorker
+from nas.preparation import predict_memory
 from nas.progress import LineReporter
 from nas.results import Job, Result
 from nas.runs import Machine, Overrides, open_study, read_run, resume, start
@@ -201,6 +205,38 @@ def test_with_accumulation_what_is_too_large_is_trained_in_micro_batches(
     whole = {result.architecture: result.score for result in results_of(finished[0])["inherited"]}
     same = [result for result in results["inherited"] if result.architecture in whole]
     assert same and all(result.score == pytest.approx(whole[result.architecture], abs=0.1) for result in same)
+
+
+def test_costs_are_objectives_and_bounds_are_kept(project: Project, machine: Machine, tmp_path: Path) -> None:
+    plain = load_config(project.root / "search.yaml")
+    memory, _ = predict_memory(plain, source="")
+    bound = memory.parameter_count(plain.space.largest) - 1  # which is among the first that are proposed
+    source = project.write(
+        "costly.yaml",
+        **{
+            "search.objective": ["accuracy", "latency", "trainable_parameters"],
+            "search.constraints": [f"trainable_parameters <= {bound}", "latency <= 1s", "accuracy >= 0"],
+            "search.strategy": "nsga2",
+            "search.latency_batch": 2,
+        },
+    )
+    run = tmp_path / "run"
+    search(source, run, machine)
+    results = results_of(run)
+    assert [len(results[stage]) for stage in ("inherited", "trained", "full")] == [8, 4, 2]
+    for result in (entry for stage in results.values() for entry in stage):
+        assert memory.parameter_count(result.architecture) <= bound
+        assert result.latency_seconds is not None and 0 < result.latency_seconds < 1
+    with open_study(run, read_run(run)) as study:
+        too_large = [entry for entry in study.rejections if f"trainable parameters, allowed {bound:,}" in entry.reason]
+        assert too_large and all(memory.parameter_count(entry.architecture) > bound for entry in too_large)
+    for how in (["best"], ["knee"], ["smallest-within", "1"]):
+        model = tmp_path / how[0]
+        assert main(["export", str(run), "--output", str(model), "--pick", *how]) == 0
+    described = yaml.safe_load((tmp_path / "smallest-within" / "architecture.yaml").read_text())
+    assert described["trainable_parameters"] == min(
+        memory.parameter_count(result.architecture) for result in results["full"]
+    )
 
 
 def test_a_budget_in_which_nothing_fits_is_refused_and_leaves_the_reason(

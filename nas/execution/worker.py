@@ -24,7 +24,7 @@ from nas.metrics import evaluate_logits
 from nas.results import Failure, Job, Result
 from nas.supernet_sampling import build_sampler
 from nas.supernet_training import train_supernet
-from nas.training import Stopped, predict_logits, predict_population, seed_from, train
+from nas.training import Stopped, forward_seconds, predict_logits, predict_population, seed_from, train
 from nas.weights import load_weights, save_weights
 
 FROZEN = ("image_encoder.pt", "text_encoder.pt")
@@ -189,9 +189,10 @@ class CandidateWorker:
         validation = self._store.splits["validation"]
         with self._granted(limit_bytes, should_stop) as is_stopped:
             logits = self._score(job, is_stopped) if job.stage == "inherited" else [self._train(job, is_stopped)]
+            latencies = [self._latency_seconds(member) for member in job.members]
         seconds = (time.monotonic() - started) / len(logits)
         results = []
-        for member, values in zip(job.members, logits, strict=True):
+        for member, values, latency in zip(job.members, logits, latencies, strict=True):
             metrics = evaluate_logits(values, torch.from_numpy(validation.labels))
             results.append(
                 Result(
@@ -207,9 +208,23 @@ class CandidateWorker:
                     predicted_peak_bytes=member.predicted_peak_bytes,
                     measured_peak_bytes=self._peak_bytes,
                     micro_batches=member.micro_batches,
+                    latency_seconds=latency,
                 )
             )
         return results
+
+    def _latency_seconds(self, job: Job) -> float | None:
+        """Of a forward pass from the base features, in which alone architectures differ; None where nobody asks.
+
+        The least of several: what others do on the machine can only make it longer.
+        """
+        search = self.setup.config.search
+        if "latency" not in (*search.costs, *(constraint.quantity for constraint in search.constraints)):
+            return None
+        split = self._store.splits["validation"]
+        size = min(search.latency_batch, len(split))
+        model = self._fresh_model(job) if job.stage == "full" else self._inherited()
+        return forward_seconds(model, split, job.architecture, size)
 
     @contextmanager
     def _granted(self, limit_bytes: int | None, should_stop: Callable[[], bool]) -> Iterator[Callable[[], bool]]:

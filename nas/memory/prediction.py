@@ -185,6 +185,10 @@ class MemoryModel:
         counts = {-(-size // count): count for count in range(size, 1, -1)}
         return sorted(counts.values())
 
+    def architecture_bytes(self, architecture: Architecture) -> int:
+        """Predicted peak of training it, without the process and the supernet, which every candidate needs."""
+        return self.predict(architecture).peak_bytes - self.idle_bytes
+
     def most_fitting(self, architecture: Architecture, budget_bytes: int) -> int | None:
         """The fewest micro-batches with which training the architecture stays within a budget.
 

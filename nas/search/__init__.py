@@ -2,6 +2,6 @@
 
 from nas.search.base import Strategy
 from nas.search.choice import build_strategy
-from nas.search.ladder import Ladder, ranked
+from nas.search.ladder import Ladder
 
-__all__ = ["Ladder", "Strategy", "build_strategy", "ranked"]
+__all__ = ["Ladder", "Strategy", "build_strategy"]

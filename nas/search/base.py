@@ -10,11 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from nas.pareto import Values
 from nas.space import Architecture, SearchSpace
 from nas.training import seed_from
-
-Values = tuple[float, ...]
-"""One number an objective, each better when higher."""
 
 _ATTEMPTS = 10
 _NEIGHBOURS = 10

@@ -8,7 +8,8 @@ from typing import Any
 
 import optuna
 
-from nas.search.base import Strategy, Values
+from nas.pareto import Values
+from nas.search.base import Strategy
 from nas.space import Architecture, SearchSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from nas.config import EvolutionConfig
-from nas.search.base import Strategy, Values
-from nas.search.pareto import ranks
+from nas.pareto import Values, ranks
+from nas.search.base import Strategy
 from nas.search.response import ResponseSurface
 from nas.space import Architecture, SearchSpace
 

@@ -5,27 +5,25 @@ Everyone is scored with inherited weights; the promising are trained for a while
 
 import heapq
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from nas.config import SearchConfig
+from nas.objectives import Objectives
 from nas.results import Result
 from nas.space import Architecture
 
 
-def ranked(results: Sequence[Result]) -> list[Result]:
-    """Best first; of equal scores the earlier candidate first."""
-    return sorted(results, key=lambda result: (-result.score, result.trial))
-
-
 class Ladder:
-    """Knows the scores so far, and who is due to be trained; what it says takes no longer when there are many.
+    """Knows the scores so far, and who is due to be trained; of one objective it says so as fast when there are many.
 
     Args:
         search: The rules: of every `round_size` scored candidates `training_share` are trained for a while.
+        objectives: Who is better than whom.
     """
 
-    def __init__(self, search: SearchConfig) -> None:
+    def __init__(self, search: SearchConfig, objectives: Objectives) -> None:
         self._search = search
+        self._objectives = objectives
         self._scored: dict[int, Result] = {}
         self._trained: dict[int, Result] = {}
         self._taken: set[int] = set()
@@ -62,6 +60,10 @@ class Ladder:
         share = self._search.round_size * self._search.training_share
         if len(self._taken) >= round(share * (rounds if is_complete else math.floor(rounds))):
             return None
+        if self._objectives.costs or self._objectives.constraints:
+            order = self._objectives.ranked(list(self._scored.values()))
+            waiting = (result for result in order if result.trial not in self._taken)
+            return next((result for result in waiting if fits(result.architecture)), None)
         while self._best_first:
             trial = self._best_first[0][1]
             if trial not in self._taken and fits(self._scored[trial].architecture):
@@ -72,4 +74,4 @@ class Ladder:
     def promotion_order(self) -> list[Result]:
         """Who is to be trained in full, first to last: by trained score, and after those by inherited score."""
         rest = [result for trial, result in self._scored.items() if trial not in self._trained]
-        return [*ranked(list(self._trained.values())), *ranked(rest)]
+        return [*self._objectives.ranked(list(self._trained.values())), *self._objectives.ranked(rest)]

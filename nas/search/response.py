@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from nas.search.base import Values
+from nas.pareto import Values
 from nas.space import Architecture, SearchSpace
 
 _SHARES = (0.35, 0.35, 0.3)

@@ -4,7 +4,8 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 
-from nas.search.base import Strategy, Values
+from nas.pareto import Values
+from nas.search.base import Strategy
 from nas.space import Architecture, SearchSpace
 
 

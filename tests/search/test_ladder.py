@@ -1,9 +1,10 @@
 from nas.config import EvolutionConfig, SearchConfig
+from nas.objectives import Objectives
 from nas.results import Result, Stage
-from nas.search import Ladder, ranked
+from nas.search import Ladder
 from nas.space import Architecture
 
-SEARCH = SearchConfig("random", "accuracy", 1, 4, 0.5, 10, 3, EvolutionConfig(4, 2, 0.5, 0.5, 0.2, 1))
+SEARCH = SearchConfig("random", "accuracy", (), (), 1, 1, 4, 0.5, 10, 3, EvolutionConfig(4, 2, 0.5, 0.5, 0.2, 1))
 SCORES = [0.1, 0.5, 0.3, 0.4, 0.9, 0.2]
 
 
@@ -12,7 +13,7 @@ def result(trial: int, score: float, stage: Stage = "inherited") -> Result:
 
 
 def ladder(count: int) -> Ladder:
-    known = Ladder(SEARCH)
+    known = Ladder(SEARCH, Objectives("accuracy"))
     for trial, score in enumerate(SCORES[:count]):
         known.add_scored(result(trial, score))
     return known
@@ -69,4 +70,23 @@ def test_full_training_goes_by_trained_scores_first_and_never_mixes_them_with_in
 
 
 def test_of_equal_scores_the_earlier_trial_wins() -> None:
-    assert [entry.trial for entry in ranked([result(2, 0.5), result(0, 0.5), result(1, 0.7)])] == [1, 0, 2]
+    known = Ladder(SEARCH, Objectives("accuracy"))
+    for trial, score in ((2, 0.5), (0, 0.5), (1, 0.7)):
+        known.add_scored(result(trial, score))
+    assert [entry.trial for entry in known.promotion_order()] == [1, 0, 2]
+
+
+def test_with_several_objectives_the_front_is_promoted_first() -> None:
+    class Width:
+        def parameter_count(self, architecture: Architecture) -> int:
+            (sizes, _) = architecture.at(0)
+            return sizes.mapping_width
+
+        def architecture_bytes(self, architecture: Architecture) -> int:
+            raise AssertionError("nobody asked for memory")
+
+    known = Ladder(SEARCH, Objectives("accuracy", ["trainable_parameters"], (), Width()))
+    # Trial t has 1 + t units: the front is 0 (smallest) and 3 (best); 1 and 2 are no better than 0 and larger.
+    for trial, score in ((0, 0.5), (1, 0.4), (2, 0.5), (3, 0.9)):
+        known.add_scored(result(trial, score))
+    assert set(due(known, is_complete=True)) == {0, 3}

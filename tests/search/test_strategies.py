@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from nas.config import STRATEGIES, EvolutionConfig
+from nas.pareto import fronts
 from nas.search import Strategy, build_strategy
-from nas.search.pareto import fronts
 from nas.space import GENES, Architecture, SearchSpace
 
 SPACE = SearchSpace({**dict.fromkeys(GENES, (1, 2, 3, 4)), "fusion_layer": (0, 1)})

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from nas.search.base import Values
+Values = tuple[float, ...]
+"""One number an objective, each better when higher."""
 
 
 def dominates(first: Values, second: Values) -> bool:
