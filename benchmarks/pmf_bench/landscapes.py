@@ -8,6 +8,7 @@ training is.
 
 import functools
 import random
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, spearmanr
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from sklearn.model_selection import KFold
@@ -149,7 +151,10 @@ def fitted(rows: Sequence[tuple[Architecture, float]]) -> GaussianProcessRegress
     kernel = ConstantKernel(1.0) * Matern([1.0] * 5, (0.1, 100.0), nu=2.5) + WhiteKernel(0.5, (1e-3, 10.0))
     process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=2, random_state=0)
     inputs = features([architecture for architecture, _ in rows])
-    return process.fit(inputs, [value for _, value in rows])
+    with warnings.catch_warnings():
+        # A gene that says nothing has no length within any bounds.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return process.fit(inputs, [value for _, value in rows])
 
 
 def surrogate(table: Table) -> Landscape:
