@@ -45,28 +45,42 @@ class TimeAccount:
         self._path = path
         self._now = now
         self._spent = 0.0
+        self._phases: dict[str, float] = {}
+        self._phase = ""
         self._since: float | None = None
         self._saved_at = -_SAVE_SECONDS
         if path.exists():
             try:
-                self._spent = float(json.loads(path.read_text())["spent_seconds"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise StudyError(f'{path}: is damaged; expected {{"spent_seconds": number}}') from error
+                values = json.loads(path.read_text())
+                self._spent = float(values["spent_seconds"])
+                self._phases = {str(name): float(seconds) for name, seconds in values["phases"].items()}
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                expected = '{"spent_seconds": number, "phases": {name: number}}'
+                raise StudyError(f"{path}: is damaged; expected {expected}") from error
 
     @property
     def spent_seconds(self) -> float:
         """Running time so far, this session's included."""
         return self._spent + (0.0 if self._since is None else self._now() - self._since)
 
-    def start(self) -> None:
-        """Let the time run."""
-        if self._since is None:
-            self._since = self._now()
+    @property
+    def phases(self) -> dict[str, float]:
+        """The same by phase, in the order in which they began."""
+        running = self.spent_seconds - self._spent
+        return self._phases | ({self._phase: self._phases.get(self._phase, 0.0) + running} if running else {})
+
+    def start(self, phase: str) -> None:
+        """Let the time run, as that of a phase; it may run already."""
+        self._settle()
+        self._phase, self._since = phase, self._now()
 
     def stop(self) -> None:
         """Stop the time and save it."""
-        self._spent, self._since = self.spent_seconds, None
+        self._settle()
         self.save()
+
+    def _settle(self) -> None:
+        self._phases, self._spent, self._since = self.phases, self.spent_seconds, None
 
     def tick(self) -> None:
         """Save now and then, so that a killed driver's time is counted."""
@@ -74,7 +88,9 @@ class TimeAccount:
             self.save()
 
     def save(self) -> None:
-        write_atomically(self._path, json.dumps({"spent_seconds": round(self.spent_seconds, 3)}).encode())
+        phases = {name: round(seconds, 3) for name, seconds in self.phases.items()}
+        values = {"spent_seconds": round(self.spent_seconds, 3), "phases": phases}
+        write_atomically(self._path, json.dumps(values).encode())
         self._saved_at = self._now()
 
 

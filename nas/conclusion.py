@@ -12,6 +12,7 @@ from nas.config import Config, DataConfig, objectives_of
 from nas.data import open_images, read_manifest
 from nas.encoders import FrozenEncoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
 from nas.errors import StudyError
+from nas.evidence import Evidence
 from nas.export import assemble, describe, export, logits_of_samples, open_exported
 from nas.files import write_atomically
 from nas.fusion import build_model, trainable_parameter_count
@@ -28,6 +29,7 @@ from nas.weights import load_weights
 REPORT = "report.json"
 BEST = "best"
 DEFAULT = "default"
+EVIDENCE = "evidence.json"
 
 
 @dataclass(frozen=True)
@@ -126,13 +128,15 @@ def conclude(
     *,
     best: Result,
     default: Result | None,
+    evidence: Evidence,
     parts: ModelParts,
     weights_path: Callable[[int], Path],
     reporter: Reporter,
 ) -> None:
     """Export winner and default, evaluate both on test through the reloaded models, and show them side by side.
 
-    A model whose test metrics are in the report already is not evaluated again.
+    A model whose test metrics are in the report already is not evaluated again. What is known about how far to trust
+    the answer is shown below, and written beside the report.
     """
     path = directory / REPORT
     report = read_report(directory)
@@ -169,6 +173,11 @@ def conclude(
             ],
         )
     )
+    reporter.note("")
+    reporter.note("how far to trust this:")
+    for line in evidence.lines():
+        reporter.note(f"- {line}")
+    write_atomically(directory / EVIDENCE, json.dumps(evidence.as_dict(), indent=1).encode())
     reporter.note("")
     reporter.note(f"exported model: {directory / BEST}")
     reporter.note(f'use it: python run_search.py predict {directory / BEST} --image FILE --text "..."')

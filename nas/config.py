@@ -145,7 +145,8 @@ class SearchConfig:
 
     Every candidate is scored with inherited weights, `scored_together` of them at a time, which share what is equal; of
     each `round_size` scored ones the best `training_share` is trained for `training_steps`; the best `finalists` of
-    those are trained in full from fresh weights.
+    those are trained in full from fresh weights. The best of these, and PMF's default, are trained with
+    `confirmation_seeds` seeds in all, on top of the budget, so that it is known how far to trust the answer.
     """
 
     strategy: str
@@ -158,6 +159,7 @@ class SearchConfig:
     training_share: float
     training_steps: int
     finalists: int
+    confirmation_seeds: int
     evolution: EvolutionConfig
 
 
@@ -506,6 +508,7 @@ def _search(section: _Section) -> SearchConfig:
         training_share=section.number("training_share", 0, 1),
         training_steps=section.integer("training_steps", 1),
         finalists=section.integer("finalists", 1),
+        confirmation_seeds=section.integer("confirmation_seeds", 1, default=3),
         evolution=EvolutionConfig(
             population=evolution.integer("population", 2, default=20),
             parents=evolution.integer("parents", 1, default=5),

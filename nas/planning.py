@@ -7,7 +7,7 @@ it and however long that takes.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from nas.config import Config
@@ -38,8 +38,10 @@ class JobMaker:
         self._seed = config.seed
         self._feasibility = feasibility
 
-    def job(self, trial: int, architecture: Architecture, stage: Stage, step_count: int) -> Job | None:
-        """One stage of one candidate; None if it does not fit."""
+    def job(
+        self, trial: int, architecture: Architecture, stage: Stage, step_count: int, *, repetition: int = 0
+    ) -> Job | None:
+        """One stage of one candidate; None if it does not fit. Every repetition has a seed of its own."""
         fit = self._feasibility.fit(architecture)
         if fit is None:
             return None
@@ -48,7 +50,9 @@ class JobMaker:
             architecture=architecture,
             stage=stage,
             step_count=step_count,
-            seed=architecture_seed(self._seed, stage, architecture),
+            seed=architecture_seed(
+                self._seed, f"{stage}, repetition {repetition}" if repetition else stage, architecture
+            ),
             predicted_peak_bytes=fit.peak_bytes,
             micro_batches=fit.micro_batches,
             correction_bytes=fit.correction_bytes,
@@ -338,25 +342,25 @@ class FinalistPlan(Plan):
         self._tried.discard(job.trial)
 
 
-class DefaultPlan(Plan):
-    """Trains PMF's default in full, once.
+class ListedPlan(Plan):
+    """Trainings for comparison, which are no candidates of the search.
 
     Args:
-        job: That does it.
+        jobs: All of them.
     """
 
-    def __init__(self, job: Job) -> None:
-        self._waiting = [job]
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._waiting = list(jobs)
 
     def next_jobs(self) -> list[Job]:
-        jobs, self._waiting = self._waiting, []
+        jobs, self._waiting = self._waiting[:1], self._waiting[1:]
         return jobs
 
     def took(self, result: Result) -> None:
         del result  # it is in its file
 
     def rejected(self, failure: Failure) -> None:
-        del failure  # there is no default to compare with then
+        del failure  # there is less to compare with then
 
     def put_back(self, job: Job) -> None:
         self._waiting.append(job)

@@ -7,11 +7,13 @@ configuration and from what the study holds, so a killed search goes on from the
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nas.budget import Deadlines, TimeAccount
 from nas.config import Config, objectives_of
+from nas.confirmation import CONFIRMATION, Repetitions
 from nas.dispatch import Dispatcher
 from nas.errors import StudyError
 from nas.execution import Executor, SupernetOrder, SupernetProgress, WorkerSetup
@@ -21,11 +23,11 @@ from nas.files import write_atomically
 from nas.interruption import Interruption
 from nas.memory import PeakCorrection
 from nas.objectives import pick
-from nas.planning import DEFAULT_TRIAL, CandidatePlan, DefaultPlan, FinalistPlan, JobMaker, Plan
+from nas.planning import DEFAULT_TRIAL, CandidatePlan, FinalistPlan, JobMaker, ListedPlan, Plan
 from nas.preparation import Prepared
 from nas.progress import Reporter
 from nas.report import write_results
-from nas.results import STAGES, Failure, Result, Stage
+from nas.results import STAGES, Failure, Job, Result, Stage
 from nas.search import Ladder, build_strategy
 from nas.space import Architecture
 from nas.study import Study
@@ -44,10 +46,14 @@ class Outcome:
     Args:
         best: The best full training on validation; None if none was finished.
         default: PMF's default, trained the same way; None if it cannot fit, fails, or has nothing to be compared with.
+        best_again: The best, trained with further seeds.
+        default_again: The default, likewise.
     """
 
     best: Result | None
     default: Result | None
+    best_again: Sequence[Result] = ()
+    default_again: Sequence[Result] = ()
 
 
 class Search:
@@ -116,6 +122,8 @@ class Search:
         self._full_steps = full_step_count(config.recipe, len(prepared.store.splits["train"]))
         self._results_due_at = -math.inf
         self._default_has_failed = False
+        self._repetitions = Repetitions(setup.run_directory / CONFIRMATION)
+        self._repeated: dict[int, int] = {}  # trial of a repetition → its number
 
     def run(self) -> Outcome:
         """Search until the budget is spent, nothing is left to do, or somebody interrupts.
@@ -124,17 +132,27 @@ class Search:
             TrainingError: If training fails the same way again and again.
             StudyError: If another driver has taken the study over.
         """
-        self.account.start()
         try:
+            self.account.start("supernet")
             self._train_supernet()
+            self.account.start("candidates")
             ladder = self._run_candidates()
+            self.account.start("finalists")
             self._run_finalists(ladder)
         finally:
             self.account.stop()
             write_results(self.setup.run_directory / "results.csv", self.study)
         best = pick(self.study.results("full"), self.objectives, "best", size=self.prepared.memory.parameter_count)
-        default = None if best is None or self.interruption.is_requested else self._train_default()
-        return Outcome(best=best, default=default)
+        if best is None or self.interruption.is_requested:
+            return Outcome(best=best, default=None)
+        default = self._train_default()
+        self._train_again([best] if default is None else [best, default])
+        return Outcome(
+            best=best,
+            default=default,
+            best_again=self._again(best),
+            default_again=() if default is None else self._again(default),
+        )
 
     # Supernet
 
@@ -275,6 +293,9 @@ class Search:
         """Make a result durable, then tell whoever wants to know."""
         if result.trial == DEFAULT_TRIAL:
             write_atomically(self._default_path, json.dumps(result.as_dict()).encode())
+        elif result.trial < DEFAULT_TRIAL:
+            self._repetitions.add(self._repeated[result.trial], result)
+            self.setup.weights_path(result.trial).unlink(missing_ok=True)  # its score is all that is wanted
         else:
             self.study.finish(result)
             self._learn(result)
@@ -305,8 +326,8 @@ class Search:
         job = failure.job
         if failure.kind == "memory":
             self.feasibility.outgrew(job.architecture)
-        if job.trial == DEFAULT_TRIAL:
-            self._default_has_failed = True
+        if job.trial <= DEFAULT_TRIAL:
+            self._default_has_failed |= job.trial == DEFAULT_TRIAL
             return
         self.study.reject(
             job,
@@ -355,7 +376,7 @@ class Search:
                 f"PMF's default ({self.prepared.default}) is trained for comparison, on top of the budget"
             )
             self._dispatcher.run(
-                DefaultPlan(job), is_over=lambda: False, is_interrupted=lambda: self.interruption.is_requested
+                ListedPlan([job]), is_over=lambda: False, is_interrupted=lambda: self.interruption.is_requested
             )
             if self._default_has_failed or not self._default_path.exists():
                 return None
@@ -364,6 +385,34 @@ class Search:
         except (ValueError, TypeError, KeyError) as error:
             raise StudyError(f"{self._default_path}: is damaged ({error}); delete it to have it made again") from error
 
+    # The best and the default again, with further seeds
+
+    def _train_again(self, results: Sequence[Result]) -> None:
+        """Train what these have trained with further seeds, as far as that was not done; on top of the budget."""
+        numbers = range(1, self.config.search.confirmation_seeds)
+        jobs: list[Job] = []
+        for architecture in dict.fromkeys(result.architecture for result in results):
+            for number in numbers:
+                if self._repetitions.get(architecture, number) is None:
+                    trial = DEFAULT_TRIAL - 1 - len(jobs)
+                    job = self._jobs.job(trial, architecture, "full", self._full_steps, repetition=number)
+                    if job is not None:
+                        jobs.append(job)
+                        self._repeated[trial] = number
+        if jobs:
+            self.reporter.note(
+                f"the best and PMF's default are trained with {self.config.search.confirmation_seeds} seeds each, on "
+                "top of the budget: how much is luck?"
+            )
+            self._dispatcher.run(
+                ListedPlan(jobs), is_over=lambda: False, is_interrupted=lambda: self.interruption.is_requested
+            )
+
+    def _again(self, result: Result) -> list[Result]:
+        numbers = range(1, self.config.search.confirmation_seeds)
+        found = [self._repetitions.get(result.architecture, number) for number in numbers]
+        return [entry for entry in found if entry is not None]
+
 
 def _name(trial: int) -> str:
-    return "default" if trial == DEFAULT_TRIAL else str(trial)
+    return "default" if trial == DEFAULT_TRIAL else "again" if trial < DEFAULT_TRIAL else str(trial)

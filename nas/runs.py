@@ -17,6 +17,7 @@ from nas.conclusion import ModelParts, conclude
 from nas.config import Config, config_as_dict, load_config, parse_config
 from nas.encoders import save_tail
 from nas.errors import BudgetError, ConfigError, StudyError
+from nas.evidence import gathered
 from nas.execution import FROZEN, Executor, Placement, WorkerSetup
 from nas.files import default_cache_directory, write_atomically
 from nas.fusion import first_fusing_layers
@@ -297,6 +298,13 @@ def _search(run: Run, prepared: Prepared, directory: Path, machine: Machine, rep
             directory,
             best=outcome.best,
             default=outcome.default,
+            evidence=gathered(
+                config.search.objective,
+                {stage: study.results(stage) for stage in STAGES},
+                best=[outcome.best, *outcome.best_again],
+                default=[] if outcome.default is None else [outcome.default, *outcome.default_again],
+                phases=account.phases,
+            ),
             parts=ModelParts.of(prepared, config),
             weights_path=setup.weights_path,
             reporter=reporter,

@@ -30,21 +30,37 @@ def test_only_running_time_counts_and_it_is_summed_over_sessions(tmp_path: Path)
     clock = Clock()
     first = TimeAccount(tmp_path / "time.json", clock)
     clock.seconds = 5
-    first.start()
+    first.start("candidates")
     clock.seconds = 15
     first.stop()
     clock.seconds = 100
     assert first.spent_seconds == 10
     second = TimeAccount(tmp_path / "time.json", clock)
-    second.start()
+    second.start("candidates")
     clock.seconds = 107
     assert second.spent_seconds == 17
+
+
+def test_time_is_counted_by_phase_over_sessions(tmp_path: Path) -> None:
+    clock = Clock()
+    first = TimeAccount(tmp_path / "time.json", clock)
+    first.start("supernet")
+    clock.seconds = 3
+    first.start("candidates")
+    clock.seconds = 10
+    first.stop()
+    second = TimeAccount(tmp_path / "time.json", clock)
+    second.start("candidates")
+    clock.seconds = 12
+    second.start("finalists")
+    clock.seconds = 17
+    assert second.phases == {"supernet": 3, "candidates": 9, "finalists": 5} and second.spent_seconds == 17
 
 
 def test_a_killed_drivers_time_is_counted_to_its_last_tick(tmp_path: Path) -> None:
     clock = Clock()
     killed = TimeAccount(tmp_path / "time.json", clock)
-    killed.start()
+    killed.start("candidates")
     for second in range(30):
         clock.seconds = second
         killed.tick()

@@ -1,6 +1,7 @@
 """The whole loop on a little project, in this process; Ray has its own test in tests/execution."""
 
 import csv
+import hashlib
 import io
 import json
 import shutil
@@ -18,6 +19,7 @@ from nas.errors import BudgetError, DataError, NasError, StudyError, TrainingErr
 from nas.execution import CandidateWorker
 from nas.preparation import predict_memory
 from nas.progress import LineReporter
+from nas.report import canonical_results
 from nas.results import Job, Result
 from nas.runs import Machine, Overrides, open_study, read_run, resume, start
 from nas.training import Trainer
@@ -207,6 +209,59 @@ def test_with_accumulation_what_is_too_large_is_trained_in_micro_batches(
     assert same and all(result.score == pytest.approx(whole[result.architecture], abs=0.1) for result in same)
 
 
+def test_best_and_default_are_trained_with_more_seeds_and_it_is_said_how_far_to_trust_them(
+    project: Project, machine: Machine, tmp_path: Path
+) -> None:
+    source = project.write("confirmed.yaml", **{"search.confirmation_seeds": 3})
+    run = tmp_path / "run"
+    said = search(source, run, machine)
+    kept = json.loads((run / "confirmation.json").read_text())
+    results = [Result.from_dict(entry["result"]) for entry in kept]
+    best = max(results_of(run)["full"], key=lambda result: (result.score, -result.trial)).architecture
+    default = Result.from_dict(json.loads((run / "default.json").read_text()))
+    assert [(entry.architecture, item["repetition"]) for entry, item in zip(results, kept, strict=True)] == [
+        (architecture, number) for architecture in (best, default.architecture) for number in (1, 2)
+    ]
+    assert len({entry.seed for entry in results}) == 4
+    evidence = json.loads((run / "evidence.json").read_text())
+    scores = [entry.score for entry in results if entry.architecture == default.architecture]
+    assert evidence["default"]["scores"] == [default.score, *scores]
+    assert list(evidence["phases"]) == ["supernet", "candidates", "finalists"]
+    assert evidence["trainings"] == {"inherited": 8, "trained": 4, "full": 2}
+    assert [entry["count"] for entry in evidence["agreements"]] == [4, 2, 2]
+    assert said.count("again full accuracy=") == 4 and "how far to trust this:" in said
+    assert "over 3 seeds" in said
+    left = {path.name for path in (run / "full").iterdir()}
+    assert not any("-2" in name or "-5" in name for name in left)
+    assert "again full" not in go_on(run, machine), "it is done once"
+
+
+def test_nothing_of_the_test_split_can_reach_the_search(own_project: Project, machine: Machine, tmp_path: Path) -> None:
+    """With other test labels, texts and images, every score and weight of the search is the same to the last bit."""
+    source = own_project.write("honest.yaml", **{"search.confirmation_seeds": 2})
+    found = []
+    for name in ("before", "after"):
+        search(source, tmp_path / name, machine, deterministic=True)
+        with open_study(tmp_path / name, read_run(tmp_path / name)) as study:
+            found.append(canonical_results(study))
+        files = ["supernet.safetensors", "best/model.safetensors", "default/model.safetensors"]
+        found[-1] += "".join(hashlib.sha256((tmp_path / name / file).read_bytes()).hexdigest() for file in files)
+        with own_project.manifest.open() as file:
+            rows = list(csv.DictReader(file))
+        tested = [row for row in rows if row["split"] == "test"]
+        labels = [row["label"] for row in tested]
+        for row, label in zip(tested, [*labels[1:], labels[0]], strict=True):
+            row.update(label=label, text=f"{label} {label} {label}", image=rows[0]["image"])
+        with own_project.manifest.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    assert found[0] == found[1]
+    reports = [json.loads((tmp_path / name / "report.json").read_text())["best"] for name in ("before", "after")]
+    assert reports[0]["test"] != reports[1]["test"], "or the test split would not have changed"
+    assert reports[0]["validation"] == reports[1]["validation"]
+
+
 def test_costs_are_objectives_and_bounds_are_kept(project: Project, machine: Machine, tmp_path: Path) -> None:
     plain = load_config(project.root / "search.yaml")
     memory, _ = predict_memory(plain, source="")
@@ -390,6 +445,7 @@ def test_a_supernet_cut_short_goes_on_with_more_time(project: Project, machine: 
         ("config.yaml", "search: [", "is damaged; expected what `search` wrote there"),
         ("report.json", "{", "report.json: is damaged"),
         ("default.json", "{}", "default.json: is damaged"),
+        ("confirmation.json", "[{}]", "confirmation.json: is damaged"),
         ("time.json", "[]", "time.json: is damaged"),
     ],
 )
