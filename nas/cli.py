@@ -93,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         help="same trials and values for any number of workers; wants a budget in trials",
     )
+    search.add_argument(
+        "--warm-start", type=Path, metavar="RUN_DIR", help="score first what this earlier run has found to be the best"
+    )
     search.add_argument("--run-dir", type=Path, help="where everything is kept (default: runs/NAME-SEED of the file)")
     _add_budget(search)
     _add_machine(search)
@@ -207,6 +210,7 @@ def _overrides(options: argparse.Namespace) -> "Overrides":
         strategy=getattr(options, "strategy", None),
         seed=getattr(options, "seed", None),
         deterministic=getattr(options, "deterministic", None),
+        warm_start=getattr(options, "warm_start", None),
     )
 
 

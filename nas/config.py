@@ -16,7 +16,7 @@ import yaml
 
 from nas.errors import ConfigError
 from nas.objectives import COSTS, METRICS, Constraint, CostModel, Objectives
-from nas.space import GENES, PER, SMALLEST_LEGAL, Per, SearchSpace
+from nas.space import GENES, PER, SMALLEST_LEGAL, Architecture, Per, SearchSpace
 from nas.units import parse_bytes, parse_seconds
 
 STRATEGIES = ("evolution", "regularized_evolution", "nsga2", "tpe", "gp", "random", "grid")
@@ -146,7 +146,8 @@ class SearchConfig:
     Every candidate is scored with inherited weights, `scored_together` of them at a time, which share what is equal; of
     each `round_size` scored ones the best `training_share` is trained for `training_steps`; the best `finalists` of
     those are trained in full from fresh weights. The best of these, and PMF's default, are trained with
-    `confirmation_seeds` seeds in all, on top of the budget, so that it is known how far to trust the answer.
+    `confirmation_seeds` seeds in all, on top of the budget, so that it is known how far to trust the answer. The
+    architectures in `first` are scored first, after PMF's default, the smallest and the largest that fits.
     """
 
     strategy: str
@@ -160,6 +161,7 @@ class SearchConfig:
     training_steps: int
     finalists: int
     confirmation_seeds: int
+    first: tuple[Architecture, ...]
     evolution: EvolutionConfig
 
 
@@ -346,15 +348,16 @@ def parse_config(values: Any, *, source: str, base_directory: Path) -> Config:
     """
     problems: list[str] = []
     root = _Section(values, "", problems)
+    space = _space(root.section("space"))
     config = Config(
         name=root.text("name"),
         data=_data(root.section("data"), base_directory),
         encoders=_encoders(root.section("encoders"), base_directory),
         features=_features(root.section("features", default={})),
-        space=_space(root.section("space")),
+        space=space,
         recipe=_recipe(root.section("recipe")),
         supernet=_supernet(root.section("supernet")),
-        search=_search(root.section("search")),
+        search=_search(root.section("search"), space),
         budget=_budget(root.section("budget")),
         seed=root.integer("seed", 0, 2**31 - 1, default=0),
         deterministic=root.boolean("deterministic", False),
@@ -494,7 +497,7 @@ def _supernet(section: _Section) -> SupernetConfig:
     return config
 
 
-def _search(section: _Section) -> SearchConfig:
+def _search(section: _Section, space: SearchSpace) -> SearchConfig:
     evolution = section.section("evolution", default={})
     objective, *costs = _objectives(section)
     config = SearchConfig(
@@ -509,6 +512,7 @@ def _search(section: _Section) -> SearchConfig:
         training_steps=section.integer("training_steps", 1),
         finalists=section.integer("finalists", 1),
         confirmation_seeds=section.integer("confirmation_seeds", 1, default=3),
+        first=_first(section, space),
         evolution=EvolutionConfig(
             population=evolution.integer("population", 2, default=20),
             parents=evolution.integer("parents", 1, default=5),
@@ -560,6 +564,21 @@ def _constraints(section: _Section) -> tuple[Constraint, ...]:
     return tuple(found)
 
 
+def _first(section: _Section, space: SearchSpace) -> tuple[Architecture, ...]:
+    allowed = f"a list of architectures of the space, each a mapping of {', '.join(GENES)}"
+    value = section.get("first", [], allowed)
+    found = []
+    for entry in value if isinstance(value, list) else [value]:
+        try:
+            architecture = Architecture.from_dict(entry)
+            space.encode(architecture)
+        except (TypeError, ValueError, IndexError):
+            section.problem("first", entry, allowed)
+        else:
+            found.append(architecture)
+    return tuple(found)
+
+
 def _budget(section: _Section) -> BudgetConfig:
     config = BudgetConfig(
         time_seconds=_with_unit(section, "time", parse_seconds),
@@ -605,6 +624,7 @@ def config_as_dict(config: Config) -> dict[str, Any]:
     search = values["search"]
     search["objective"] = [search["objective"], *search.pop("costs")] if search["costs"] else search["objective"]
     search.pop("costs", None)
+    search["first"] = [architecture.as_dict() for architecture in config.search.first]
     search["constraints"] = [str(constraint) for constraint in config.search.constraints]
     features, budget = values["features"], values["budget"]
     features["disk"] = f"{features.pop('disk_bytes')}B"

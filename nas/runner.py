@@ -235,7 +235,7 @@ class Search:
             seed=config.seed,
             is_feasible=self.feasibility.record_unless_fits,
             evolution=config.search.evolution,
-            first=(self.prepared.default, config.space.smallest, config.space.largest),
+            first=self._first(),
         )
         plan = CandidatePlan(
             config=config,
@@ -250,6 +250,12 @@ class Search:
         self._run_phase("candidates", plan, self.deadlines.candidates_seconds)
         plan.tell()
         return ladder
+
+    def _first(self) -> list[Architecture]:
+        """Proposed before all others: PMF's default, the smallest, the largest that fits, and what the file names."""
+        space = self.config.space
+        largest = space.largest_of(self.feasibility.fits) or space.largest
+        return [self.prepared.default, space.smallest, largest, *self.config.search.first]
 
     def _run_finalists(self, ladder: Ladder) -> None:
         plan = FinalistPlan(

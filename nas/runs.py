@@ -24,10 +24,12 @@ from nas.fusion import first_fusing_layers
 from nas.interruption import Interrupted, interruptible
 from nas.lease import LockFile
 from nas.memory import keep_freed_memory
+from nas.objectives import Objectives
 from nas.preparation import Prepared, prepare
 from nas.progress import Reporter
 from nas.results import STAGES
 from nas.runner import Search
+from nas.space import Architecture, SearchSpace
 from nas.storage import JOURNAL, LOCK, kept_url, without_password
 from nas.study import Study
 from nas.units import format_bytes, format_seconds
@@ -46,6 +48,7 @@ class Overrides:
     strategy: str | None = None
     seed: int | None = None
     deterministic: bool | None = None
+    warm_start: Path | None = None
 
     def apply(self, config: Config) -> Config:
         """A budget that was given replaces the file's whole budget of time and trials.
@@ -58,14 +61,34 @@ class Overrides:
             budget = replace(budget, time_seconds=self.time_seconds, trials=self.trials)
         if self.memory_bytes is not None:
             budget = replace(budget, memory_bytes=self.memory_bytes)
+        search = config.search if self.strategy is None else replace(config.search, strategy=self.strategy)
+        if self.warm_start is not None:
+            search = replace(search, first=(*search.first, *best_of_run(self.warm_start, config.space)))
         changed = replace(
             config,
             budget=budget,
-            search=config.search if self.strategy is None else replace(config.search, strategy=self.strategy),
+            search=search,
             seed=config.seed if self.seed is None else self.seed,
             deterministic=config.deterministic if self.deterministic is None else self.deterministic,
         )
         return parse_config(config_as_dict(changed), source="the command line", base_directory=Path.cwd())
+
+
+def best_of_run(directory: Path, space: SearchSpace) -> list[Architecture]:
+    """What an earlier run has found: its best of each stage, as far as they are in this space.
+
+    Raises:
+        StudyError: If the directory holds no run, another driver works on it, or nothing it has found is in the space.
+    """
+    run = read_run(directory)
+    objectives = Objectives(run.config.search.objective)
+    with open_study(directory, run) as study:
+        ranked = [objectives.ranked(study.results(stage)) for stage in reversed(STAGES)]
+    best = dict.fromkeys(results[0].architecture for results in ranked if results)
+    found = [architecture for architecture in best if architecture in space]
+    if not found:
+        raise StudyError(f"--warm-start {directory}: nothing that was found there is in this space")
+    return found
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ both, as AutoFormer's (Chen et al., ICCV 2021) are in every layer.
 import itertools
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property, total_ordering
 from typing import Any, Literal
@@ -22,6 +22,8 @@ image → text and text → image."""
 Per = Literal["model", "layer", "direction", "layer_and_direction"]
 PER: tuple[Per, ...] = ("model", "layer", "direction", "layer_and_direction")
 """What a gene of a space has a value for."""
+
+_LEVELS = 16
 
 DIRECTIONS = ("image_to_text", "text_to_image")
 
@@ -317,6 +319,19 @@ class SearchSpace:
     def largest(self) -> Architecture:
         """Earliest fusion, most prompts, widest mapping: contains every other architecture as a prefix slice."""
         return Architecture(self.choices["fusion_layer"][0], *(self.choices[gene][-1] for gene in GENES[1:]))
+
+    def largest_of(self, fits: Callable[[Architecture], bool]) -> Architecture | None:
+        """The largest that fits, of those whose genes all stand at the same share of their choices; None if none does.
+
+        Where two start to fuse in different layers, and neither contains the other, it is the one with longer prompts.
+        """
+        for level in range(_LEVELS, -1, -1):
+            sizes = [self.choices[gene][round(level / _LEVELS * (len(self.choices[gene]) - 1))] for gene in GENES[1:]]
+            for fusion_layer in self.choices["fusion_layer"]:
+                candidate = Architecture(fusion_layer, *sizes)
+                if fits(candidate):
+                    return candidate
+        return None
 
     @property
     def smallest(self) -> Architecture:

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 
 from nas.errors import BudgetError
-from nas.space import GENES, Architecture, SearchSpace, Variable
+from nas.space import Architecture, SearchSpace, Variable
 from nas.training import seed_from
 
 _ATTEMPTS = 1000
-_LEVELS = 16
 
 
 def sample_feasible(
@@ -97,18 +96,8 @@ class Sandwich(Sampler):
 
     @cached_property
     def largest(self) -> Architecture:
-        """Of those that fit: all prompts and mappings at the same share of their choices, as high as can be.
-
-        Where two start to fuse in different layers and neither contains the other, it is the one with longer prompts.
-        """
-        choices = self.space.choices
-        for level in range(_LEVELS, -1, -1):
-            sizes = [choices[gene][round(level / _LEVELS * (len(choices[gene]) - 1))] for gene in GENES[1:]]
-            for fusion_layer in choices["fusion_layer"]:
-                candidate = Architecture(fusion_layer, *sizes)
-                if self.is_feasible(candidate):
-                    return candidate
-        return self.smallest
+        """Of those that fit; see `SearchSpace.largest_of`."""
+        return self.space.largest_of(self.is_feasible) or self.smallest
 
 
 class Balanced(Sampler):

@@ -5,6 +5,7 @@ import yaml
 
 from nas.config import FeaturesConfig, config_as_dict, load_config, parse_config
 from nas.errors import ConfigError
+from nas.space import Architecture
 from nas.units import BYTES_FORM
 from tests.project import Project
 
@@ -120,6 +121,7 @@ def test_objectives_and_bounds_survive_being_written(project: Project) -> None:
         "costs.yaml",
         **{
             "search.objective": ["macro_f1", "peak_memory", "latency"],
+            "search.first": [Architecture(1, 2, 0, 1, 8).as_dict()],
             "search.constraints": ["peak_memory <= 1.5GiB", "latency <= 0.03ms", "trainable_parameters <= 500k"],
         },
     )
@@ -134,6 +136,11 @@ def test_objectives_and_bounds_survive_being_written(project: Project) -> None:
     [
         ({"search.objective": ["latency", "accuracy"]}, "a list that begins with one and goes on with any of"),
         ({"search.objective": ["accuracy", "accuracy"]}, "search.objective: ['accuracy', 'accuracy'] is not allowed"),
+        (
+            {"search.first": [{"fusion_layer": 1}]},
+            "search.first: {'fusion_layer': 1} is not allowed; expected a list of",
+        ),
+        ({"search.first": 3}, "search.first: 3 is not allowed; expected a list of architectures of the space"),
         ({"search.objective": []}, "search.objective: [] is not allowed"),
         ({"search.constraints": "latency <= 1s"}, "expected a list of bounds"),
         ({"search.constraints": ["latency >= 1s"]}, "search.constraints: expected one of peak_memory"),

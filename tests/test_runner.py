@@ -262,10 +262,27 @@ def test_nothing_of_the_test_split_can_reach_the_search(own_project: Project, ma
     assert reports[0]["validation"] == reports[1]["validation"]
 
 
+def test_a_warm_start_scores_first_what_an_earlier_run_has_found(
+    project: Project, finished: tuple[Path, str], machine: Machine, tmp_path: Path
+) -> None:
+    earlier = results_of(finished[0])
+    best = [max(earlier[stage], key=lambda result: (result.score, -result.trial)) for stage in ("full", "trained")]
+    source, run = project.write("warm.yaml", **{"search.strategy": "random"}), tmp_path / "run"
+    search(source, run, machine, warm_start=finished[0], seed=5)
+    scored = [result.architecture for result in results_of(run)["inherited"]]
+    space = load_config(source).space
+    given = dict.fromkeys([space.smallest, space.largest, *(result.architecture for result in best)])
+    assert scored[: len(given)] == list(given)
+    assert "nothing to do" not in go_on(run, machine), "the run knows what it was given"
+    other = project.write("elsewhere.yaml", **{"space.mapping_width": [5, 6]})
+    with pytest.raises(StudyError, match=r"--warm-start .*: nothing that was found there is in this space"):
+        search(other, tmp_path / "other", machine, warm_start=finished[0])
+
+
 def test_costs_are_objectives_and_bounds_are_kept(project: Project, machine: Machine, tmp_path: Path) -> None:
     plain = load_config(project.root / "search.yaml")
     memory, _ = predict_memory(plain, source="")
-    bound = memory.parameter_count(plain.space.largest) - 1  # which is among the first that are proposed
+    bound = sorted(memory.parameter_count(architecture) for architecture in plain.space)[plain.space.size // 2]
     source = project.write(
         "costly.yaml",
         **{

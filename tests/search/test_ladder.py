@@ -4,7 +4,7 @@ from nas.results import Result, Stage
 from nas.search import Ladder
 from nas.space import Architecture
 
-SEARCH = SearchConfig("random", "accuracy", (), (), 1, 1, 4, 0.5, 10, 3, 1, EvolutionConfig(4, 2, 0.5, 0.5, 0.2, 1))
+SEARCH = SearchConfig("random", "accuracy", (), (), 1, 1, 4, 0.5, 10, 3, 1, (), EvolutionConfig(4, 2, 0.5, 0.5, 0.2, 1))
 SCORES = [0.1, 0.5, 0.3, 0.4, 0.9, 0.2]
 
 
