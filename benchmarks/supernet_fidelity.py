@@ -1,0 +1,224 @@
+"""Do scores of the supernet rank architectures as full training does? Kendall's tau against the table, by sampling.
+
+Every supernet is trained on the same number of batches of one architecture each, whatever it makes of them: `uniform`
+and `balanced` take a step for each, `sandwich` sums the gradients of four in a step, of which one is the largest and
+one the smallest, and takes a quarter as many steps. On average its draws fuse in as many layers as those of the others,
+so that costs are equal, but for distillation, which asks the largest once more for every other one.
+
+Then all architectures of the table are scored by their accuracy on validation: with inherited weights as they are, and
+after the short training of the search. Compared is with the mean over the table's seeds 0 and 1:
+
+- kendall_tau: after short training, with the demo's own settings of the supernet.
+- kendall_tau_inherited: the same without training.
+- kendall_tau_ceiling: of the means over the seeds 0 and 1 and those over 2 and 3, where all four are there.
+- within_fusion_layer: each among architectures of one L_f alone, which is harder: most of the rest is which L_f.
+
+Run: python -m benchmarks.supernet_fidelity [--batches 180 360 720] [--seeds 1] [--table FILE] [--json FILE] [--quick]
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import kendalltau
+
+from benchmarks.models import DEMO
+from benchmarks.pmf_bench.landscapes import METRIC
+from benchmarks.pmf_bench.table import TABLE, Table, read_table
+from nas.config import Config, load_config
+from nas.execution import CandidateWorker, SupernetOrder, WorkerSetup
+from nas.files import default_cache_directory
+from nas.gradient_group import Alone
+from nas.preparation import prepare
+from nas.progress import build_reporter
+from nas.report import table
+from nas.results import Job, Stage
+from nas.runs import hand_over
+from nas.space import Architecture
+from nas.training import architecture_seed
+
+_SANDWICH = 4
+
+Scores = dict[Architecture, float]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train the supernet.
+
+    Args:
+        sampling: Of architectures.
+        distillation: Part of the loss.
+        batches: Of one architecture each, in all.
+        seed: Of the search.
+    """
+
+    sampling: str
+    distillation: float
+    batches: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return self.sampling + (f", distillation {self.distillation:g}" if self.distillation else "")
+
+    def applied(self, config: Config) -> Config:
+        """The configuration with it."""
+        together = _SANDWICH if self.sampling == "sandwich" else 1
+        supernet = replace(
+            config.supernet,
+            sampling=self.sampling,
+            distillation=self.distillation,
+            architectures_per_step=together,
+            steps=self.batches // together,
+        )
+        return replace(config, supernet=supernet, seed=self.seed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, nargs="+", default=[180, 360, 720], help="of one architecture each")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--quick", action="store_true", help="8 batches, 6 architectures: shows that the script works")
+    options = parser.parse_args()
+    config, known = load_config(DEMO), read_table(options.table)
+    truth = known.means(METRIC)
+    chosen = list(truth)
+    lengths = options.batches
+    if options.quick:
+        chosen, lengths = chosen[:6], [8]
+        config = replace(config, search=replace(config.search, training_steps=2))
+    ways = [("uniform", 0.0), ("balanced", 0.0), ("sandwich", 0.0), ("sandwich", 0.5)]
+    variants = [
+        Variant(sampling, distillation, count, seed)
+        for count in lengths
+        for sampling, distillation in ways
+        for seed in range(1 if options.quick else options.seeds)
+    ]
+    with build_reporter() as reporter, tempfile.TemporaryDirectory() as name:
+        prepared = prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
+        work = []
+        for index, variant in enumerate(variants):
+            directory = Path(name) / str(index)
+            directory.mkdir()
+            work.append((hand_over(variant.applied(config), prepared, directory, thread_count=1), chosen))
+        measured = []
+        with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+            for variant, scores in zip(variants, pool.imap(scored, work), strict=True):
+                entry = compared(variant, scores, truth)
+                measured.append(entry)
+                reporter.note(
+                    f"{variant.name}, {variant.batches} batches, seed {variant.seed}: tau "
+                    f"{entry['kendall_tau_inherited']:.3f} inherited, {entry['kendall_tau']:.3f} after short training"
+                )
+    figures = summary(config, known, measured)
+    show(figures)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1))
+
+
+def scored(work: tuple[WorkerSetup, Sequence[Architecture]]) -> dict[Stage, Scores]:
+    """Train a supernet, and score architectures with it, in a process of its own."""
+    setup, architectures = work
+    config, worker = setup.config, CandidateWorker(setup)
+    worker.train_supernet(SupernetOrder(None, {}), Alone(), limit_bytes=None, on_progress=lambda progress: None)
+    found: dict[Stage, Scores] = {"inherited": {}, "trained": {}}
+    for stage, steps in (("inherited", 0), ("trained", config.search.training_steps)):
+        for trial, architecture in enumerate(architectures):
+            seed = architecture_seed(config.seed, stage, architecture)
+            (result,) = worker.run(Job(trial, architecture, stage, steps, seed, 0), limit_bytes=None)
+            found[stage][architecture] = result.score
+    return found
+
+
+def compared(variant: Variant, scores: Mapping[Stage, Scores], truth: Scores) -> dict[str, Any]:
+    """Rank correlations of one supernet's scores with the table."""
+    return {
+        "sampling": variant.name,
+        "batches": variant.batches,
+        "seed": variant.seed,
+        "kendall_tau": tau(scores["trained"], truth),
+        "kendall_tau_inherited": tau(scores["inherited"], truth),
+        "within_fusion_layer": {
+            stage: {str(layer): tau(of_layer(scores[stage], layer), truth) for layer in layers_of(scores[stage])}
+            for stage in ("trained", "inherited")
+        },
+    }
+
+
+def tau(scores: Scores, truth: Scores) -> float:
+    """Kendall's tau-b over architectures that have both."""
+    both = [architecture for architecture in scores if architecture in truth]
+    return float(kendalltau([scores[entry] for entry in both], [truth[entry] for entry in both]).statistic)
+
+
+def layers_of(scores: Scores) -> list[int]:
+    return sorted({architecture.fusion_layer for architecture in scores})
+
+
+def of_layer(scores: Scores, layer: int) -> Scores:
+    return {architecture: score for architecture, score in scores.items() if architecture.fusion_layer == layer}
+
+
+def summary(config: Config, known: Table, measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Figures; those of the demo's own settings stand out."""
+    first, second = known.means(METRIC), known.means(METRIC, seeds=(2, 3))
+    supernet = config.supernet
+    own = Variant(supernet.sampling, supernet.distillation, supernet.steps * supernet.architectures_per_step, 0)
+    of_own = [entry for entry in measured if (entry["sampling"], entry["batches"]) == (own.name, own.batches)]
+    return {
+        "architectures": len(first),
+        "seed_deviation": known.seed_deviation(METRIC),
+        "deviation_over_architectures": statistics.stdev(first.values()),
+        "default": {"sampling": own.name, "batches": own.batches},
+        "kendall_tau": statistics.fmean(entry["kendall_tau"] for entry in of_own) if of_own else None,
+        "kendall_tau_inherited": (
+            statistics.fmean(entry["kendall_tau_inherited"] for entry in of_own) if of_own else None
+        ),
+        "kendall_tau_ceiling": tau(second, first) if second else None,
+        "architectures_of_ceiling": len(second),
+        "ceiling_within_fusion_layer": {str(layer): tau(of_layer(second, layer), first) for layer in layers_of(second)},
+        "variants": list(measured),
+    }
+
+
+def show(figures: dict[str, Any]) -> None:
+    rows = []
+    for entry in figures["variants"]:
+        within = entry["within_fusion_layer"]
+        texts = [", ".join(f"{value:.2f}" for value in within[stage].values()) for stage in ("inherited", "trained")]
+        rows.append(
+            (
+                entry["sampling"],
+                str(entry["batches"]),
+                str(entry["seed"]),
+                f"{entry['kendall_tau_inherited']:.3f}",
+                texts[0],
+                f"{entry['kendall_tau']:.3f}",
+                texts[1],
+            )
+        )
+    print()
+    header = ("sampling", "batches", "seed", "inherited", "within each L_f", "after short training", "within each L_f")
+    print(table(header, rows))
+    print()
+    alone = ("architectures", "seed_deviation", "deviation_over_architectures", "architectures_of_ceiling")
+    shown = (*alone, "kendall_tau_ceiling", "kendall_tau_inherited", "kendall_tau")
+    print(table(("figure", "value"), [(name, _text(figures[name])) for name in shown]))
+
+
+def _text(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4g}"
+
+
+if __name__ == "__main__":
+    main()
