@@ -8,6 +8,7 @@ the same way.
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from nas.pareto import Values
@@ -20,8 +21,9 @@ _NEIGHBOUR = 0.3  # probability of each variable to change
 _ENUMERABLE = 200_000
 
 
-class Strategy(ABC):
-    """Proposes architectures that were not proposed before and can fit.
+@dataclass(frozen=True)
+class Task:
+    """What a strategy is to search.
 
     Args:
         space: What may be chosen.
@@ -30,24 +32,29 @@ class Strategy(ABC):
         first: Proposed first, where feasible and in the space.
     """
 
-    def __init__(
-        self,
-        *,
-        space: SearchSpace,
-        seed: int,
-        is_feasible: Callable[[Architecture], bool],
-        first: Sequence[Architecture] = (),
-    ) -> None:
-        self.space = space
-        self.seed = seed
-        self.is_feasible = is_feasible
-        self._first = [architecture for architecture in first if architecture in space]
+    space: SearchSpace
+    seed: int
+    is_feasible: Callable[[Architecture], bool]
+    first: Sequence[Architecture] = ()
+
+
+class Strategy(ABC):
+    """Proposes architectures that were not proposed before and can fit.
+
+    Args:
+        task: What to search.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.space = task.space
+        self._task = task
+        self._first = [architecture for architecture in task.first if architecture in task.space]
         self._proposed: dict[Architecture, None] = {}
         self._told: list[tuple[Architecture, Values]] = []
 
     def ask(self) -> Architecture | None:
         """The next architecture to score; None when every feasible one has been proposed."""
-        rng = random.Random(seed_from(self.seed, "ask", len(self._proposed)))
+        rng = random.Random(seed_from(self._task.seed, "ask", len(self._proposed)))
         for architecture in self._first:
             if self._is_new(architecture):
                 return self._remember(architecture)
@@ -96,17 +103,8 @@ class Strategy(ABC):
         """Take values into account."""
 
     @abstractmethod
-    def propose(self, rng: random.Random) -> Architecture:
-        """One proposal, which may be known or infeasible."""
-
     def candidates(self, rng: random.Random) -> Iterator[Architecture]:
         """Proposals, the most wanted first; the first one that is new and feasible is taken."""
-        for _ in range(_ATTEMPTS):
-            proposal = self.propose(rng)
-            yield proposal
-            # A strategy that has converged repeats itself; a neighbour of what it wants says more than a random one.
-            for _ in range(_NEIGHBOURS):
-                yield self.space.mutate(proposal, rng, _NEIGHBOUR)
 
     def is_known(self, architecture: Architecture) -> bool:
         """Whether it was proposed before."""
@@ -117,7 +115,7 @@ class Strategy(ABC):
         return architecture
 
     def _is_new(self, architecture: Architecture) -> bool:
-        return architecture not in self._proposed and self.is_feasible(architecture)
+        return architecture not in self._proposed and self._task.is_feasible(architecture)
 
     def _any_new(self, rng: random.Random) -> Architecture | None:
         """A random new architecture; looks at all of them before it says that there is none."""
@@ -129,3 +127,19 @@ class Strategy(ABC):
             candidates = (self.space.sample(rng) for _ in range(_ENUMERABLE))
         found = next((architecture for architecture in candidates if self._is_new(architecture)), None)
         return None if found is None else self._remember(found)
+
+
+class Proposer(Strategy):
+    """A strategy that makes one proposal at a time, which may be known or infeasible."""
+
+    @abstractmethod
+    def propose(self, rng: random.Random) -> Architecture:
+        """One proposal."""
+
+    def candidates(self, rng: random.Random) -> Iterator[Architecture]:
+        for _ in range(_ATTEMPTS):
+            proposal = self.propose(rng)
+            yield proposal
+            # A strategy that has converged repeats itself; a neighbour of what it wants says more than a random one.
+            for _ in range(_NEIGHBOURS):
+                yield self.space.mutate(proposal, rng, _NEIGHBOUR)

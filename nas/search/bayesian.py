@@ -3,39 +3,31 @@
 import random
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import optuna
 
 from nas.pareto import Values
-from nas.search.base import Strategy
-from nas.space import Architecture, SearchSpace
+from nas.search.base import Proposer, Task
+from nas.space import Architecture
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 Distributions = dict[str, optuna.distributions.BaseDistribution]
 
 
-class _OptunaStrategy(Strategy):
+class _OptunaStrategy(Proposer):
     """A sampler of Optuna, which is shown every variable as the place of its value among the choices."""
 
-    def __init__(
-        self,
-        *,
-        space: SearchSpace,
-        seed: int,
-        is_feasible: Callable[[Architecture], bool],
-        first: Sequence[Architecture] = (),
-    ) -> None:
-        super().__init__(space=space, seed=seed, is_feasible=is_feasible, first=first)
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
         self._study: optuna.Study | None = None
         # As numbers: that 4 lies between 2 and 8 is worth knowing. Variables with one choice are no choice.
-        self._free = [variable for variable in space.variables if len(variable.choices) > 1]
+        self._free = [variable for variable in self.space.variables if len(variable.choices) > 1]
         self._distributions: Distributions = {
             variable.name: optuna.distributions.IntDistribution(0, len(variable.choices) - 1) for variable in self._free
         }
-        self._fixed = {variable.name: variable.choices[0] for variable in space.variables}
+        self._fixed = {variable.name: variable.choices[0] for variable in self.space.variables}
 
     @abstractmethod
     def sampler(self, seed: int) -> optuna.samplers.BaseSampler:

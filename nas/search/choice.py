@@ -3,19 +3,19 @@
 from collections.abc import Callable, Sequence
 
 from nas.config import EvolutionConfig
-from nas.search.base import Strategy
+from nas.search.base import Strategy, Task
 from nas.search.bayesian import GaussianProcess, TreeParzen
 from nas.search.evolution import NSGA2, Evolution, RegularizedEvolution
 from nas.search.simple import Grid, RandomSearch
 from nas.space import Architecture, SearchSpace
 from nas.training import seed_from
 
-_EVOLVING: dict[str, Callable[..., Strategy]] = {
+_EVOLVING: dict[str, Callable[[Task, EvolutionConfig], Strategy]] = {
     "evolution": Evolution,
     "regularized_evolution": RegularizedEvolution,
     "nsga2": NSGA2,
 }
-_OTHERS: dict[str, Callable[..., Strategy]] = {
+_OTHERS: dict[str, Callable[[Task], Strategy]] = {
     "tpe": TreeParzen,
     "gp": GaussianProcess,
     "random": RandomSearch,
@@ -34,12 +34,20 @@ def build_strategy(
 ) -> Strategy:
     """The strategy of that name.
 
+    Args:
+        name: One of `nas.config.STRATEGIES`.
+        space: What may be chosen.
+        seed: Same seed and same values, same proposals.
+        is_feasible: Whether an architecture fits the memory budget alone.
+        evolution: Sizes and shares, for those that evolve.
+        first: Proposed first, where feasible and in the space.
+
     Raises:
         ValueError: If there is none.
     """
-    seed = seed_from(seed, "strategy", name)
+    task = Task(space, seed_from(seed, "strategy", name), is_feasible, first)
     if name in _EVOLVING:
-        return _EVOLVING[name](space=space, seed=seed, is_feasible=is_feasible, evolution=evolution, first=first)
+        return _EVOLVING[name](task, evolution)
     if name in _OTHERS:
-        return _OTHERS[name](space=space, seed=seed, is_feasible=is_feasible, first=first)
+        return _OTHERS[name](task)
     raise ValueError(f"no strategy {name!r}; there are {', '.join([*_EVOLVING, *_OTHERS])}")

@@ -1,50 +1,21 @@
 """Evolution: AutoFormer's with a response surface, regularized evolution, and NSGA-II."""
 
 import random
-from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from nas.config import EvolutionConfig
 from nas.pareto import Values, ranks
-from nas.search.base import Strategy
+from nas.search.base import Proposer, Task
 from nas.search.response import ResponseSurface
-from nas.space import Architecture, SearchSpace
+from nas.space import Architecture
 
 _BEFORE_SCREENING = 4
 """Told before a response surface has a say."""
 
 
-class _Evolving(Strategy):
-    """What the strategies here have in common.
-
-    Args:
-        evolution: Sizes and shares.
-    """
-
-    def __init__(
-        self,
-        *,
-        space: SearchSpace,
-        seed: int,
-        is_feasible: Callable[[Architecture], bool],
-        evolution: EvolutionConfig,
-        first: Sequence[Architecture] = (),
-    ) -> None:
-        super().__init__(space=space, seed=seed, is_feasible=is_feasible, first=first)
-        self._evolution = evolution
-
-    @abstractmethod
-    def child(self, rng: random.Random) -> Architecture:
-        """One child of those that are parents now; a random architecture while nobody is."""
-
-    def propose(self, rng: random.Random) -> Architecture:
-        return self.child(rng)
-
-
-class Evolution(_Evolving):
+class Evolution(Proposer):
     """Evolution as in AutoFormer (Chen et al., ICCV 2021, section 3.3), bounded, its children screened.
 
     The first generation is random. Each later one has as parents the best of all told so far; a child is a crossover of
@@ -54,19 +25,12 @@ class Evolution(_Evolving):
     (Thompson sampling); how much each objective counts is drawn anew each time.
     """
 
-    def __init__(
-        self,
-        *,
-        space: SearchSpace,
-        seed: int,
-        is_feasible: Callable[[Architecture], bool],
-        evolution: EvolutionConfig,
-        first: Sequence[Architecture] = (),
-    ) -> None:
-        super().__init__(space=space, seed=seed, is_feasible=is_feasible, evolution=evolution, first=first)
+    def __init__(self, task: Task, evolution: EvolutionConfig) -> None:
+        super().__init__(task)
+        self._evolution = evolution
         self._generation: dict[Architecture, Values] = {}
         self._parents: dict[Architecture, Values] = {}
-        self._surface = ResponseSurface(space) if evolution.screened > 1 else None
+        self._surface = ResponseSurface(self.space) if evolution.screened > 1 else None
 
     def learn(self, architecture: Architecture, values: Values) -> None:
         """Values count once their generation is complete; the best of all so far are the next one's parents."""
@@ -82,8 +46,8 @@ class Evolution(_Evolving):
     def propose(self, rng: random.Random) -> Architecture:
         surface = self._surface
         if surface is None or surface.count < _BEFORE_SCREENING:
-            return self.child(rng)
-        children = {self.child(rng): None for _ in range(self._evolution.screened)}
+            return self._child(rng)
+        children = {self._child(rng): None for _ in range(self._evolution.screened)}
         new = [child for child in children if not self.is_known(child)]
         if not new:
             return next(iter(children))
@@ -91,7 +55,8 @@ class Evolution(_Evolving):
         weights = np.array([rng.expovariate(1.0) for _ in range(drawn.shape[1])])
         return new[int((drawn @ weights).argmax())]
 
-    def child(self, rng: random.Random) -> Architecture:
+    def _child(self, rng: random.Random) -> Architecture:
+        """One child of those that are parents now; a random architecture while nobody is."""
         parents = list(self._parents)
         if not parents:
             return self.space.sample(rng)
@@ -103,28 +68,21 @@ class Evolution(_Evolving):
         return self.space.sample(rng)
 
 
-class RegularizedEvolution(_Evolving):
+class RegularizedEvolution(Proposer):
     """Aging evolution (Real et al., AAAI 2019, algorithm 1): the best of a random sample has a child, the oldest dies.
 
     A child differs from its parent in one variable.
     """
 
-    def __init__(
-        self,
-        *,
-        space: SearchSpace,
-        seed: int,
-        is_feasible: Callable[[Architecture], bool],
-        evolution: EvolutionConfig,
-        first: Sequence[Architecture] = (),
-    ) -> None:
-        super().__init__(space=space, seed=seed, is_feasible=is_feasible, evolution=evolution, first=first)
+    def __init__(self, task: Task, evolution: EvolutionConfig) -> None:
+        super().__init__(task)
+        self._evolution = evolution
         self._population: deque[tuple[Architecture, Values]] = deque(maxlen=evolution.population)
 
     def learn(self, architecture: Architecture, values: Values) -> None:
         self._population.append((architecture, values))
 
-    def child(self, rng: random.Random) -> Architecture:
+    def propose(self, rng: random.Random) -> Architecture:
         if len(self._population) < self._evolution.population:
             return self.space.sample(rng)
         sample = dict(rng.sample(list(self._population), self._evolution.parents))
@@ -132,22 +90,15 @@ class RegularizedEvolution(_Evolving):
         return self.space.neighbour(parent, rng)
 
 
-class NSGA2(_Evolving):
+class NSGA2(Proposer):
     """NSGA-II (Deb et al., IEEE TEC 2002): generations, elitist by front and crowding, parents by binary tournament.
 
-    Uniform crossover, then one variable in the middle is redrawn. With one objective an elitist genetic algorithm.
+    Uniform crossover, then one variable is redrawn on average. With one objective an elitist genetic algorithm.
     """
 
-    def __init__(
-        self,
-        *,
-        space: SearchSpace,
-        seed: int,
-        is_feasible: Callable[[Architecture], bool],
-        evolution: EvolutionConfig,
-        first: Sequence[Architecture] = (),
-    ) -> None:
-        super().__init__(space=space, seed=seed, is_feasible=is_feasible, evolution=evolution, first=first)
+    def __init__(self, task: Task, evolution: EvolutionConfig) -> None:
+        super().__init__(task)
+        self._evolution = evolution
         self._generation: dict[Architecture, Values] = {}
         self._parents: list[Architecture] = []
         self._known: dict[Architecture, Values] = {}
@@ -160,7 +111,7 @@ class NSGA2(_Evolving):
         self._known, self._generation = dict(chosen), {}
         self._parents = [architecture for architecture, _ in chosen]
 
-    def child(self, rng: random.Random) -> Architecture:
+    def propose(self, rng: random.Random) -> Architecture:
         if not self._parents:
             return self.space.sample(rng)
         # Parents stand in their order, so the one that stands before is the better one.

@@ -2,14 +2,14 @@
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from nas.pareto import Values
-from nas.search.base import Strategy
-from nas.space import Architecture, SearchSpace
+from nas.search.base import Proposer, Strategy, Task
+from nas.space import Architecture
 
 
-class RandomSearch(Strategy):
+class RandomSearch(Proposer):
     """Every variable drawn uniformly."""
 
     def propose(self, rng: random.Random) -> Architecture:
@@ -22,23 +22,13 @@ class RandomSearch(Strategy):
 class Grid(Strategy):
     """All architectures, coarse before fine: first the ends of every variable, then their middles, and so on."""
 
-    def __init__(
-        self,
-        *,
-        space: SearchSpace,
-        seed: int,
-        is_feasible: Callable[[Architecture], bool],
-        first: Sequence[Architecture] = (),
-    ) -> None:
-        super().__init__(space=space, seed=seed, is_feasible=is_feasible, first=first)
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
         self._places = self._everyone()
 
     def candidates(self, rng: random.Random) -> Iterator[Architecture]:
         del rng
         return self._places  # goes on where it was left: what it has passed is known, or does not fit
-
-    def propose(self, rng: random.Random) -> Architecture:
-        raise NotImplementedError("a grid has one order, and is not asked for single proposals")
 
     def learn(self, architecture: Architecture, values: Values) -> None:
         del architecture, values
