@@ -270,8 +270,6 @@ def _export(options: argparse.Namespace) -> None:
     config = run.config
     with open_study(options.run_dir, run, storage=options.storage) as study:
         results = study.results("full")
-    if options.trial is not None or not results:
-        find_full_result(options.run_dir, results, options.trial)  # before anything is loaded
     parts = ModelParts.load(config, run.class_names)
     if options.trial is not None:
         result = find_full_result(options.run_dir, results, options.trial)
@@ -294,7 +292,7 @@ def _pick(words: Sequence[str]) -> tuple["Pick", float]:
     """What `--pick` says.
 
     Raises:
-        BudgetError: If it is none of the ways to pick.
+        ArgumentError: If it is none of the ways to pick.
     """
     if list(words) == ["best"]:
         return "best", 0.0

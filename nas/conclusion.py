@@ -242,8 +242,10 @@ def picked_result(
     """One of the fully trained candidates; see `nas.objectives.pick`.
 
     Raises:
-        StudyError: If none meets the bounds of the search.
+        StudyError: If nothing was trained in full, or nothing that meets the bounds of the search.
     """
+    if not results:
+        raise StudyError(f"{directory}: no finalist was trained in full, so there is nothing to export")
     costs = _KnownCosts(parts, results)
     found = pick(results, objectives_of(config.search, costs), how, size=costs.parameter_count, within=within)
     if found is None:
@@ -254,17 +256,16 @@ def picked_result(
     return found
 
 
-def find_full_result(directory: Path, results: Sequence[Result], trial: int | None) -> Result:
-    """The fully trained candidate of that number, by default the best.
+def find_full_result(directory: Path, results: Sequence[Result], trial: int) -> Result:
+    """The fully trained candidate of that number.
 
     Raises:
         StudyError: If there is none; names those that there are.
     """
-    if trial is None and results:
-        return results[0]
     for result in results:
         if result.trial == trial:
             return result
     known = ", ".join(str(result.trial) for result in results) or "none"
-    wanted = "no finalist" if trial is None else f"trial {trial} was not"
-    raise StudyError(f"{directory}: {wanted} trained in full, so there is nothing to export; trained in full: {known}")
+    raise StudyError(
+        f"{directory}: trial {trial} was not trained in full, so there is nothing to export; trained in full: {known}"
+    )

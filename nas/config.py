@@ -164,6 +164,11 @@ class SearchConfig:
     first: tuple[Architecture, ...]
     evolution: EvolutionConfig
 
+    @property
+    def wants_latency(self) -> bool:
+        """Whether latency has to be measured."""
+        return "latency" in (*self.costs, *(constraint.quantity for constraint in self.constraints))
+
 
 @dataclass(frozen=True)
 class BudgetConfig:
@@ -368,8 +373,7 @@ def parse_config(values: Any, *, source: str, base_directory: Path) -> Config:
             "deterministic: true is not allowed with budget.time or without budget.trials; expected a budget in trials "
             "alone (--budget 200), since how many fit into a time is not the same twice"
         )
-    asks_latency = "latency" in (*config.search.costs, *(entry.quantity for entry in config.search.constraints))
-    if config.deterministic and asks_latency:
+    if config.deterministic and config.search.wants_latency:
         problems.append(
             "search.objective and search.constraints: latency is not allowed with deterministic: true; it is measured, "
             "and not the same twice"

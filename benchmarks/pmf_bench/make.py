@@ -15,7 +15,6 @@ import itertools
 import random
 import signal
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,14 +25,12 @@ import torch
 
 from benchmarks.models import DEMO
 from benchmarks.pmf_bench.table import TABLE, Row, Table, read_table
+from benchmarks.workers import build_dispatcher
 from nas.config import Config, config_as_dict, load_config
 from nas.data import Dataset, FeatureStore, open_images, open_or_build, read_manifest
-from nas.dispatch import Dispatcher
 from nas.execution import CandidateWorker, Placement, WorkerSetup
 from nas.execution.ray_workers import RayExecutor
-from nas.failures import FailurePolicy
 from nas.files import default_cache_directory
-from nas.fusion import trainable_parameter_count
 from nas.metrics import evaluate_logits
 from nas.planning import Plan
 from nas.preparation import Prepared, prepare
@@ -82,7 +79,7 @@ def main() -> None:
         )
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            dispatcher(config, prepared, executor, reporter).run(plan, is_over=lambda: False)
+            build_dispatcher(config, prepared, executor).run(plan, is_over=lambda: False)
         except KeyboardInterrupt:
             reporter.note("stopped; every finished training is in the table")
         finally:
@@ -104,7 +101,7 @@ def facts(config: Config, prepared: Prepared) -> dict[str, Any]:
 
 def trainings(space: SearchSpace, prepared: Prepared) -> list[Training]:
     """What is trained, in this order."""
-    chosen = architectures(space, prepared.default, partial(parameter_count, prepared))
+    chosen = architectures(space, prepared.default, prepared.memory.parameter_count)
     random.Random(0).shuffle(chosen)  # so that half a table is a fair one
     pairs = [(architecture, seed) for architecture in chosen for seed in SEEDS]
     return pairs + [(architecture, seed) for architecture in chosen[:REPEATED] for seed in MORE_SEEDS]
@@ -133,18 +130,6 @@ def architectures(
         cuts = [round(index * len(rest) / missing) for index in range(missing + 1)]
         chosen += [rng.choice(rest[start:stop]) for start, stop in itertools.pairwise(cuts)]
     return chosen
-
-
-def parameter_count(prepared: Prepared, architecture: Architecture) -> int:
-    """Trainable parameters."""
-    image, text = prepared.image_encoder, prepared.text_encoder
-    return trainable_parameter_count(
-        image_width=image.width,
-        text_width=text.width,
-        fusing_layers=min(image.depth, text.depth) - architecture.fusion_layer,
-        architecture=architecture,
-        class_count=len(prepared.store.class_names),
-    )
 
 
 def test_features(config: Config, prepared: Prepared, reporter: Reporter) -> FeatureStore:
@@ -245,7 +230,7 @@ class TablePlan(Plan):
                 seed=self._out.pop(result.trial),
                 validation={name: value for name, value in result.metrics.items() if not name.startswith(_TEST)},
                 test=test,
-                trainable_parameters=parameter_count(self._prepared, result.architecture),
+                trainable_parameters=self._prepared.memory.parameter_count(result.architecture),
                 predicted_peak_bytes=result.predicted_peak_bytes,
                 measured_peak_bytes=result.measured_peak_bytes,
                 seconds=round(result.seconds, 2),
@@ -263,22 +248,6 @@ class TablePlan(Plan):
 
     def put_back(self, job: Job) -> None:
         self._waiting[job.trial] = (job.architecture, self._out.pop(job.trial))
-
-
-def dispatcher(config: Config, prepared: Prepared, executor: RayExecutor, reporter: Reporter) -> Dispatcher:
-    def refuse(failure: Failure) -> None:
-        raise SystemExit(f"{failure.job.architecture}: {failure.reason}")
-
-    return Dispatcher(
-        executor=executor,
-        budget_bytes=config.budget.memory_bytes,
-        idle_bytes=prepared.memory.idle_bytes,
-        policy=FailurePolicy(was_alone=lambda job: False, try_alone=lambda job: None, record=refuse),
-        runs_alone=lambda job: False,
-        take=lambda result: None,
-        show=lambda failure, verdict: reporter.note(f"{failure.job.architecture} {verdict}: {failure.reason}"),
-        now=time.monotonic,
-    )
 
 
 if __name__ == "__main__":

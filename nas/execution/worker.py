@@ -219,7 +219,7 @@ class CandidateWorker:
         The least of several: what others do on the machine can only make it longer.
         """
         search = self.setup.config.search
-        if "latency" not in (*search.costs, *(constraint.quantity for constraint in search.constraints)):
+        if not search.wants_latency:
             return None
         split = self._store.splits["validation"]
         size = min(search.latency_batch, len(split))
