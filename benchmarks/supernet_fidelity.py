@@ -5,15 +5,17 @@ and `balanced` take a step for each, `sandwich` sums the gradients of four in a 
 one the smallest, and takes a quarter as many steps. On average its draws fuse in as many layers as those of the others,
 so that costs are equal, but for distillation, which asks the largest once more for every other one.
 
-Then all architectures of the table are scored by their accuracy on validation: with inherited weights as they are, and
-after the short training of the search. Compared is with the mean over the table's seeds 0 and 1:
+Then all architectures of the table are scored on validation, by their accuracy and by their cross-entropy: with
+inherited weights as they are, and after the short training of the search. Compared is with the mean accuracy over the
+table's seeds 0 and 1:
 
-- kendall_tau: after short training, with the demo's own settings of the supernet.
+- kendall_tau: after short training, with the demo's own settings of supernet and score.
 - kendall_tau_inherited: the same without training.
 - kendall_tau_ceiling: of the means over the seeds 0 and 1 and those over 2 and 3, where all four are there.
 - within_fusion_layer: each among architectures of one L_f alone, which is harder: most of the rest is which L_f.
 
-Run: python -m benchmarks.supernet_fidelity [--batches 180 360 720] [--seeds 1] [--table FILE] [--json FILE] [--quick]
+Run: python -m benchmarks.supernet_fidelity [--sampling NAME ...] [--batches 360] [--seeds 1] [--architectures 160]
+     [--table FILE] [--json FILE] [--quick]
 """
 
 import argparse
@@ -22,7 +24,7 @@ import multiprocessing
 import os
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,21 @@ from nas.training import architecture_seed
 
 _SANDWICH = 4
 
+WAYS = {
+    "uniform": ("uniform", 0.0),
+    "balanced": ("balanced", 0.0),
+    "sandwich": ("sandwich", 0.0),
+    "distilled_sandwich": ("sandwich", 0.5),
+}
+"""What `--sampling` says → sampling, and the part that distillation has in the loss."""
+
+MEASURES = {"accuracy": 1.0, "cross_entropy": -1.0}
+"""What scores are made of, with a sign that makes higher better."""
+
 Scores = dict[Architecture, float]
+
+Scored = dict[Stage, dict[str, Scores]]
+"""Stage → measure → scores."""
 
 
 @dataclass(frozen=True)
@@ -84,25 +100,24 @@ class Variant:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", type=int, nargs="+", default=[180, 360, 720], help="of one architecture each")
+    parser.add_argument("--sampling", choices=WAYS, nargs="+", default=list(WAYS))
+    parser.add_argument("--batches", type=int, nargs="+", default=[360], help="of one architecture each")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--architectures", type=int, help="so many, taken evenly from the table; default: all")
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--quick", action="store_true", help="8 batches, 6 architectures: shows that the script works")
     options = parser.parse_args()
     config, known = load_config(DEMO), read_table(options.table)
     truth = known.means(METRIC)
-    chosen = list(truth)
-    lengths = options.batches
+    lengths, seeds, count = options.batches, options.seeds, options.architectures or len(truth)
     if options.quick:
-        chosen, lengths = chosen[:6], [8]
+        lengths, seeds, count = [8], 1, 6
         config = replace(config, search=replace(config.search, training_steps=2))
-    ways = [("uniform", 0.0), ("balanced", 0.0), ("sandwich", 0.0), ("sandwich", 0.5)]
+    everyone = list(truth)
+    chosen = [everyone[place * len(everyone) // count] for place in range(count)]
     variants = [
-        Variant(sampling, distillation, count, seed)
-        for count in lengths
-        for sampling, distillation in ways
-        for seed in range(1 if options.quick else options.seeds)
+        Variant(*WAYS[way], batches, seed) for batches in lengths for way in options.sampling for seed in range(seeds)
     ]
     with build_reporter() as reporter, tempfile.TemporaryDirectory() as name:
         prepared = prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
@@ -116,43 +131,49 @@ def main() -> None:
             for variant, scores in zip(variants, pool.imap(scored, work), strict=True):
                 entry = compared(variant, scores, truth)
                 measured.append(entry)
+                taus = entry["scores"][METRIC]
                 reporter.note(
                     f"{variant.name}, {variant.batches} batches, seed {variant.seed}: tau "
-                    f"{entry['kendall_tau_inherited']:.3f} inherited, {entry['kendall_tau']:.3f} after short training"
+                    f"{taus['kendall_tau_inherited']:.3f} inherited, {taus['kendall_tau']:.3f} after short training"
                 )
-    figures = summary(config, known, measured)
+    figures = summary(config, known, measured, count)
     show(figures)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
 
 
-def scored(work: tuple[WorkerSetup, Sequence[Architecture]]) -> dict[Stage, Scores]:
+def scored(work: tuple[WorkerSetup, Sequence[Architecture]]) -> Scored:
     """Train a supernet, and score architectures with it, in a process of its own."""
     setup, architectures = work
     config, worker = setup.config, CandidateWorker(setup)
-    worker.train_supernet(SupernetOrder(None, {}), Alone(), limit_bytes=None, on_progress=lambda progress: None)
-    found: dict[Stage, Scores] = {"inherited": {}, "trained": {}}
+    worker.train_supernet(SupernetOrder(None, {}, 0), Alone(), limit_bytes=None, on_progress=lambda progress: None)
+    found: Scored = {"inherited": {name: {} for name in MEASURES}, "trained": {name: {} for name in MEASURES}}
     for stage, steps in (("inherited", 0), ("trained", config.search.training_steps)):
         for trial, architecture in enumerate(architectures):
             seed = architecture_seed(config.seed, stage, architecture)
             (result,) = worker.run(Job(trial, architecture, stage, steps, seed, 0), limit_bytes=None)
-            found[stage][architecture] = result.score
+            for name, sign in MEASURES.items():
+                found[stage][name][architecture] = sign * result.metrics[name]
     return found
 
 
-def compared(variant: Variant, scores: Mapping[Stage, Scores], truth: Scores) -> dict[str, Any]:
+def compared(variant: Variant, scores: Scored, truth: Scores) -> dict[str, Any]:
     """Rank correlations of one supernet's scores with the table."""
-    return {
-        "sampling": variant.name,
-        "batches": variant.batches,
-        "seed": variant.seed,
-        "kendall_tau": tau(scores["trained"], truth),
-        "kendall_tau_inherited": tau(scores["inherited"], truth),
-        "within_fusion_layer": {
-            stage: {str(layer): tau(of_layer(scores[stage], layer), truth) for layer in layers_of(scores[stage])}
-            for stage in ("trained", "inherited")
-        },
+    of_measures = {
+        name: {
+            "kendall_tau": tau(scores["trained"][name], truth),
+            "kendall_tau_inherited": tau(scores["inherited"][name], truth),
+            "within_fusion_layer": {
+                stage: {
+                    str(layer): tau(of_layer(scores[stage][name], layer), truth)
+                    for layer in layers_of(scores[stage][name])
+                }
+                for stage in scores
+            },
+        }
+        for name in MEASURES
     }
+    return {"sampling": variant.name, "batches": variant.batches, "seed": variant.seed, "scores": of_measures}
 
 
 def tau(scores: Scores, truth: Scores) -> float:
@@ -169,21 +190,23 @@ def of_layer(scores: Scores, layer: int) -> Scores:
     return {architecture: score for architecture, score in scores.items() if architecture.fusion_layer == layer}
 
 
-def summary(config: Config, known: Table, measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summary(config: Config, known: Table, measured: Sequence[dict[str, Any]], count: int) -> dict[str, Any]:
     """Figures; those of the demo's own settings stand out."""
     first, second = known.means(METRIC), known.means(METRIC, seeds=(2, 3))
     supernet = config.supernet
     own = Variant(supernet.sampling, supernet.distillation, supernet.steps * supernet.architectures_per_step, 0)
-    of_own = [entry for entry in measured if (entry["sampling"], entry["batches"]) == (own.name, own.batches)]
+    scores = [
+        entry["scores"][METRIC]
+        for entry in measured
+        if (entry["sampling"], entry["batches"]) == (own.name, own.batches)
+    ]
     return {
-        "architectures": len(first),
+        "architectures": count,
         "seed_deviation": known.seed_deviation(METRIC),
         "deviation_over_architectures": statistics.stdev(first.values()),
-        "default": {"sampling": own.name, "batches": own.batches},
-        "kendall_tau": statistics.fmean(entry["kendall_tau"] for entry in of_own) if of_own else None,
-        "kendall_tau_inherited": (
-            statistics.fmean(entry["kendall_tau_inherited"] for entry in of_own) if of_own else None
-        ),
+        "default": {"sampling": own.name, "batches": own.batches, "score": METRIC},
+        "kendall_tau": mean_of(scores, "kendall_tau"),
+        "kendall_tau_inherited": mean_of(scores, "kendall_tau_inherited"),
         "kendall_tau_ceiling": tau(second, first) if second else None,
         "architectures_of_ceiling": len(second),
         "ceiling_within_fusion_layer": {str(layer): tau(of_layer(second, layer), first) for layer in layers_of(second)},
@@ -191,24 +214,32 @@ def summary(config: Config, known: Table, measured: Sequence[dict[str, Any]]) ->
     }
 
 
+def mean_of(entries: Sequence[dict[str, Any]], name: str) -> float | None:
+    return statistics.fmean(entry[name] for entry in entries) if entries else None
+
+
 def show(figures: dict[str, Any]) -> None:
     rows = []
     for entry in figures["variants"]:
-        within = entry["within_fusion_layer"]
-        texts = [", ".join(f"{value:.2f}" for value in within[stage].values()) for stage in ("inherited", "trained")]
-        rows.append(
-            (
-                entry["sampling"],
-                str(entry["batches"]),
-                str(entry["seed"]),
-                f"{entry['kendall_tau_inherited']:.3f}",
-                texts[0],
-                f"{entry['kendall_tau']:.3f}",
-                texts[1],
+        for name, found in entry["scores"].items():
+            within = found["within_fusion_layer"]
+            texts = [
+                ", ".join(f"{value:.2f}" for value in within[stage].values()) for stage in ("inherited", "trained")
+            ]
+            rows.append(
+                (
+                    entry["sampling"],
+                    str(entry["batches"]),
+                    str(entry["seed"]),
+                    name,
+                    f"{found['kendall_tau_inherited']:.3f}",
+                    texts[0],
+                    f"{found['kendall_tau']:.3f}",
+                    texts[1],
+                )
             )
-        )
     print()
-    header = ("sampling", "batches", "seed", "inherited", "within each L_f", "after short training", "within each L_f")
+    header = ("sampling", "batches", "seed", "score", "inherited", "of each L_f", "after short training", "of each L_f")
     print(table(header, rows))
     print()
     alone = ("architectures", "seed_deviation", "deviation_over_architectures", "architectures_of_ceiling")

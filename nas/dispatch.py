@@ -7,6 +7,7 @@ from dataclasses import replace
 from nas.errors import TrainingError
 from nas.execution import Ended, Executor, Ledger, SupernetOrder, SupernetProgress, WaitingLine, WorkerLost
 from nas.failures import FailurePolicy
+from nas.memory import bytes_with_holes
 from nas.planning import Plan
 from nas.results import Failure, Job, Result, Stage
 
@@ -114,7 +115,6 @@ class Dispatcher:
         order: SupernetOrder,
         *,
         process_count: int,
-        peak_bytes: int,
         should_stop: Callable[[], bool],
         on_progress: Callable[[SupernetProgress], None],
         on_lost: Callable[[str], None],
@@ -124,7 +124,6 @@ class Dispatcher:
         Args:
             order: What may be sampled.
             process_count: That share the work, at most; fewer where slots or memory are fewer.
-            peak_bytes: Predicted for each of them.
             should_stop: Training then ends early, saved.
             on_progress: Told now and then.
             on_lost: Told why a process was lost.
@@ -138,7 +137,10 @@ class Dispatcher:
         deaths = 0
         while True:
             try:
-                with self._together(process_count, min(peak_bytes, self._budget_bytes)) as (processes, grant_bytes):
+                with self._together(process_count, min(order.peak_bytes, self._budget_bytes)) as (
+                    processes,
+                    grant_bytes,
+                ):
                     done = self._executor.train_supernet(
                         order,
                         processes=processes,
@@ -217,8 +219,15 @@ class Dispatcher:
                 self._line.add(job.key, self._reservation(job))
 
     def _reservation(self, job: Job) -> int:
-        """What the ledger reserves: a job that ran out of memory is tried once more with a whole device."""
-        return self._budget_bytes if any(map(self._runs_alone, job.members)) else job.reserved_bytes
+        """What the ledger reserves: what a job needs, and more where every slot could have more.
+
+        A job that ran out of memory is tried once more with a whole device.
+        """
+        if any(map(self._runs_alone, job.members)):
+            return self._budget_bytes
+        ample_bytes = bytes_with_holes(job.reserved_bytes)
+        most_slots = max((ledger.slot_count for ledger in self._ledgers.values()), default=1)
+        return ample_bytes if ample_bytes * most_slots <= self._budget_bytes else job.reserved_bytes
 
     def _submit(self, job: Job, device: str, ended_count: int) -> None:
         if ended_count:

@@ -31,8 +31,9 @@ _COLUMNS = (
     "latency_seconds",
     "reason",
 )
-_MEASURED = ("seconds", "latency_seconds", "predicted_peak_bytes", "measured_peak_bytes")
-"""What of a result is not the same twice; predictions contain the measured constant of a process."""
+_MEASURED = ("seconds", "latency_seconds", "predicted_peak_bytes", "measured_peak_bytes", "kept_freed_memory")
+"""What of a result is not the same twice; predictions contain the measured constant of a process, and how much room
+there is depends on the number of workers."""
 
 
 def _genes(architecture: Architecture) -> list[str]:

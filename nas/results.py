@@ -50,7 +50,7 @@ class Job:
 
     @property
     def reserved_bytes(self) -> int:
-        """What the ledger reserves: members take turns, so that is the largest of their peaks."""
+        """What it needs: members take turns, so that is the largest of their peaks."""
         return max(member.predicted_peak_bytes + member.correction_bytes for member in self.members)
 
 
@@ -72,6 +72,8 @@ class Result:
         measured_peak_bytes: The same, measured.
         micro_batches: Parts that every batch was cut into.
         latency_seconds: Of a forward pass from the base features, where a search asks for it.
+        kept_freed_memory: Whether the worker had room to keep what it freed; if so, its peak says nothing of the
+            prediction.
     """
 
     trial: int
@@ -87,6 +89,7 @@ class Result:
     measured_peak_bytes: int
     micro_batches: int = 1
     latency_seconds: float | None = None
+    kept_freed_memory: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "architecture": self.architecture.as_dict()}

@@ -182,7 +182,6 @@ class Search:
         done, process_count = self._dispatcher.train_supernet(
             order,
             process_count=self.config.supernet.architectures_per_step,
-            peak_bytes=self.prepared.memory.predict_supernet(self.config.space.largest).peak_bytes,
             should_stop=should_stop,
             on_progress=on_progress,
             on_lost=lambda reason: self.reporter.note(f"supernet: {reason}; it goes on from its last checkpoint"),
@@ -196,8 +195,9 @@ class Search:
         config, memory = self.config, self.prepared.memory
         budget_bytes = config.budget.memory_bytes
         # Every gene only adds tensors, so where the largest fits, all do.
-        if memory.predict_supernet(config.space.largest).peak_bytes <= budget_bytes:
-            return SupernetOrder(None, {})
+        largest_bytes = memory.predict_supernet(config.space.largest).peak_bytes
+        if largest_bytes <= budget_bytes:
+            return SupernetOrder(None, {}, largest_bytes)
         feasible: set[Architecture] = set()
         parts: dict[Architecture, int] = {}
 
@@ -223,7 +223,7 @@ class Search:
         )
         for step in range(config.supernet.steps):
             sampler.step(step)
-        return SupernetOrder(frozenset(feasible), parts)
+        return SupernetOrder(frozenset(feasible), parts, budget_bytes)
 
     # Phases
 
@@ -321,7 +321,8 @@ class Search:
         best = self._best.get(result.stage)
         if best is None or result.score > best.score:
             self._best[result.stage] = result
-        if result.stage != "inherited":  # scoring needs less than what is predicted
+        # Scoring needs less than what is predicted, and what is kept is more.
+        if result.stage != "inherited" and not result.kept_freed_memory:
             self.correction.observe(result.predicted_peak_bytes, result.measured_peak_bytes)
 
     def _show_failure(self, failure: Failure, verdict: str) -> None:

@@ -8,12 +8,11 @@ from typing import Any, cast
 
 import yaml
 
-from nas.config import Config, config_as_dict, parse_config
+from nas.config import Config, config_as_dict, objectives_of, parse_config
 from nas.dispatch import Dispatcher
 from nas.execution import Device, Ended, Executor, SupernetOrder, SupernetProgress
 from nas.failures import FailurePolicy
 from nas.feasibility import Feasibility, Fit
-from nas.objectives import Objectives
 from nas.planning import CandidatePlan, FinalistPlan, JobMaker, Plan
 from nas.progress import Reporter
 from nas.report import canonical_results
@@ -25,7 +24,6 @@ from nas.training import seed_from
 from tests.project import SEARCH
 
 FULL_STEPS = 10
-OBJECTIVES = Objectives("accuracy")
 
 
 class Killed(BaseException):
@@ -82,8 +80,25 @@ class SizedFeasibility:
         self.outgrown.add(architecture)
 
 
+class SizedCosts:
+    """Costs by the same formula."""
+
+    def parameter_count(self, architecture: Architecture) -> int:
+        return total(architecture.as_dict())
+
+    def architecture_bytes(self, architecture: Architecture) -> int:
+        return peak_bytes(architecture)
+
+
 def peak_bytes(architecture: Architecture) -> int:
-    return 10 + 3 * sum(architecture.as_dict().values())
+    return 10 + 3 * total(architecture.as_dict())
+
+
+def total(values: Any) -> int:
+    """The sum of all numbers, those of single layers and directions too."""
+    if isinstance(values, int):
+        return values
+    return sum(map(total, values.values() if isinstance(values, dict) else values))
 
 
 def score(job: Job) -> float:
@@ -215,7 +230,8 @@ def search(directory: Path, config: Config, executor: SimulatedExecutor, budget_
             show=lambda failure, verdict: None,
             now=lambda: 0.0,
         )
-        jobs, ladder = JobMaker(config, cast(Feasibility, feasibility)), Ladder(config.search, OBJECTIVES)
+        objectives = objectives_of(config.search, SizedCosts())
+        jobs, ladder = JobMaker(config, cast(Feasibility, feasibility)), Ladder(config.search, objectives)
         strategy = build_strategy(
             config.search.strategy,
             space=config.space,
@@ -230,7 +246,7 @@ def search(directory: Path, config: Config, executor: SimulatedExecutor, budget_
             ladder=ladder,
             jobs=jobs,
             feasibility=cast(Feasibility, feasibility),
-            objectives=OBJECTIVES,
+            objectives=objectives,
             reporter=Silent(),
         )
         plans: list[Plan] = [

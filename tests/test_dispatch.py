@@ -1,5 +1,9 @@
-"""Who takes part in the supernet's training, and what becomes of it when they die; jobs: tests/test_planning.py."""
+"""Who takes part in the supernet's training, and what becomes of it when they die; how much jobs are granted.
 
+More about jobs: tests/test_planning.py.
+"""
+
+import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,9 +13,14 @@ from nas.dispatch import Dispatcher
 from nas.errors import TrainingError
 from nas.execution import Device, SupernetOrder, WorkerLost
 from nas.failures import FailurePolicy
+from nas.memory import PROCESS_BYTES, bytes_with_holes
+from nas.planning import Plan
+from nas.results import Failure, Job, Result
+from nas.space import Architecture
 from tests.search_loop import SimulatedExecutor
 
 BUDGET_BYTES, IDLE_BYTES = 1000, 100
+MIB = 2**20
 
 
 class Group(SimulatedExecutor):
@@ -50,10 +59,29 @@ class Group(SimulatedExecutor):
         return 7
 
 
-def dispatcher(executor: Group) -> Dispatcher:
+class OneAfterAnother(Plan):
+    """Jobs with these needs."""
+
+    def __init__(self, *needs: int) -> None:
+        self._jobs = [Job(trial, Architecture(0, 1, 0, 0, 4), "full", 1, 0, need) for trial, need in enumerate(needs)]
+
+    def next_jobs(self) -> list[Job]:
+        return [self._jobs.pop(0)] if self._jobs else []
+
+    def took(self, result: Result) -> None:
+        pass
+
+    def rejected(self, failure: Failure) -> None:
+        raise AssertionError(failure)
+
+    def put_back(self, job: Job) -> None:
+        raise AssertionError(job)
+
+
+def dispatcher(executor: SimulatedExecutor, budget_bytes: int = BUDGET_BYTES) -> Dispatcher:
     return Dispatcher(
         executor=executor,
-        budget_bytes=BUDGET_BYTES,
+        budget_bytes=budget_bytes,
         idle_bytes=IDLE_BYTES,
         policy=FailurePolicy(was_alone=lambda job: False, try_alone=lambda job: None, record=lambda failure: None),
         runs_alone=lambda job: False,
@@ -68,9 +96,8 @@ def trained(executor: Group, process_count: int, peak_bytes: int) -> tuple[int, 
     under_test = dispatcher(executor)
     before = under_test.reserved_bytes
     done, shared_by = under_test.train_supernet(
-        SupernetOrder(None, {}),
+        SupernetOrder(None, {}, peak_bytes),
         process_count=process_count,
-        peak_bytes=peak_bytes,
         should_stop=lambda: False,
         on_progress=lambda progress: None,
         on_lost=lost.append,
@@ -125,3 +152,28 @@ def test_who_is_lost_with_a_node_is_replaced_by_another() -> None:
     executor = Loses({"host": 1, "other": 1})
     assert trained(executor, 1, 100) == (7, 1, ["its node was lost"])
     assert executor.asked == [({"host": 1}, 1000), ({"other": 1}, 1000)]
+
+
+@pytest.mark.parametrize(
+    ("budget_bytes", "ample"),
+    [
+        (2 * PROCESS_BYTES + 320 * MIB, [True, False]),  # room for twice 160 MiB of tensors with their holes
+        (2 * PROCESS_BYTES + 319 * MIB, [False, False]),
+        (2 * PROCESS_BYTES + 700 * MIB, [True, True]),
+    ],
+)
+def test_a_job_is_granted_room_to_keep_what_it_frees_where_every_slot_could_have_it(
+    budget_bytes: int, ample: list[bool]
+) -> None:
+    needs = [PROCESS_BYTES + 100 * MIB, PROCESS_BYTES + 200 * MIB]
+    granted = []
+
+    class Notes(SimulatedExecutor):
+        def submit(self, job: Job, device: str, grant_bytes: int) -> None:
+            granted.append(grant_bytes)
+            super().submit(job, device, grant_bytes)
+
+    executor = Notes([2], random.Random(0))
+    dispatcher(executor, budget_bytes).run(OneAfterAnother(*needs), is_over=lambda: False)
+    assert granted == [bytes_with_holes(need) if more else need for need, more in zip(needs, ample, strict=True)]
+    assert executor.most_granted <= budget_bytes

@@ -42,17 +42,31 @@ def interrupted(config: Config, directory: Path, chance: random.Random, budget_b
             continue
 
 
+FREE: dict[str, object] = {
+    "space__depth": 3,
+    "space__query_prompts": {"choices": [1, 2], "per": "layer_and_direction"},
+    "space__query_context_prompts": {"choices": [0, 2], "per": "layer"},
+    "space__mapping_width": {"choices": [4, 8], "per": "direction"},
+    "search__objective": ["accuracy", "trainable_parameters", "peak_memory"],
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "budget_bytes"), [({}, 40), (FREE, 80)], ids=["one objective", "free genes, three objectives"]
+)
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_deterministic_search_is_the_same_for_any_workers_kills_and_order(strategy: str) -> None:
-    config = deterministic(search__strategy=strategy)
-    expected = undisturbed(config, budget_bytes=40)
+def test_a_deterministic_search_is_the_same_for_any_workers_kills_and_order(
+    strategy: str, changes: dict[str, object], budget_bytes: int
+) -> None:
+    config = deterministic(search__strategy=strategy, **changes)
+    expected = undisturbed(config, budget_bytes)
     assert expected.count("infeasible")
 
-    @settings(max_examples=12, deadline=None)
+    @settings(max_examples=2 if strategy == "gp" else 8, deadline=None)  # which takes its time to propose
     @given(st.integers(0, 10**6))
     def same(seed: int) -> None:
         with tempfile.TemporaryDirectory() as directory:
-            assert interrupted(config, Path(directory), random.Random(seed), budget_bytes=40) == expected
+            assert interrupted(config, Path(directory), random.Random(seed), budget_bytes) == expected
 
     same()
 

@@ -45,10 +45,12 @@ class SupernetOrder:
     Args:
         feasible: Those that fit, of all that will be asked for; None if all do.
         micro_batches: Parts that the batches of some are cut into; of the others none are cut.
+        peak_bytes: Predicted for each process that shares the work.
     """
 
     feasible: frozenset[Architecture] | None
     micro_batches: Mapping[Architecture, int]
+    peak_bytes: int
 
     def is_feasible(self, architecture: Architecture) -> bool:
         return self.feasible is None or architecture in self.feasible

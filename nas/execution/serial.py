@@ -1,14 +1,13 @@
 """Runs jobs in this very process, one after another: for tests, debugging and machines without Ray."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from nas.errors import TrainingError
 from nas.execution.base import Device, Ended, Executor, SupernetOrder, SupernetProgress
 from nas.execution.worker import CandidateWorker, GrantExceeded, WorkerSetup
 from nas.gradient_group import Alone
 from nas.memory import private_bytes
-from nas.results import Failure, Job, Result
+from nas.results import Job
 from nas.training import Stopped
 
 HERE = "this process"
@@ -22,8 +21,8 @@ class SerialExecutor(Executor):
     """
 
     def __init__(self, setup: WorkerSetup) -> None:
-        self._driver_bytes = private_bytes()
-        self._worker = CandidateWorker(setup)
+        # What this process holds as a driver belongs to no budget.
+        self._worker = CandidateWorker(setup, base_bytes=private_bytes())
         self._job: tuple[Job, int] | None = None
         self._should_stop: Callable[[], bool] = lambda: False
 
@@ -55,19 +54,10 @@ class SerialExecutor(Executor):
             return []
         (job, grant_bytes), self._job = self._job, None
         try:
-            # What this process holds as a driver belongs to no budget; the grant is for what it holds as a worker.
-            limit_bytes = self._driver_bytes + grant_bytes
-            outcomes = self._worker.outcomes(job, limit_bytes=limit_bytes, should_stop=self._should_stop)
+            outcomes = self._worker.outcomes(job, limit_bytes=grant_bytes, should_stop=self._should_stop)
         except Stopped:
             outcomes = []
-        return [Ended(job, tuple(map(self._without_driver, outcomes)), process_lives=True)]
-
-    def _without_driver(self, outcome: Result | Failure) -> Result | Failure:
-        """With the peak of what this process holds as a worker."""
-        measured = outcome.measured_peak_bytes
-        return (
-            outcome if measured is None else replace(outcome, measured_peak_bytes=max(measured - self._driver_bytes, 0))
-        )
+        return [Ended(job, tuple(outcomes), process_lives=True)]
 
     def stop_running(self) -> list[Ended]:
         if self._job is None:
@@ -89,7 +79,7 @@ class SerialExecutor(Executor):
             return self._worker.train_supernet(
                 order,
                 Alone(),
-                limit_bytes=self._driver_bytes + grant_bytes,
+                limit_bytes=grant_bytes,
                 should_stop=should_stop,
                 on_progress=on_progress,
             )

@@ -19,7 +19,14 @@ from nas.encoders import load_tail
 from nas.execution.base import SupernetOrder, SupernetProgress
 from nas.fusion import PMF, build_model, build_supernet, extract
 from nas.gradient_group import GradientGroup
-from nas.memory import AllocatorWatch, MemoryWatch, map_large_tensors, release_freed_memory
+from nas.memory import (
+    AllocatorWatch,
+    MemoryWatch,
+    bytes_with_holes,
+    keep_freed_memory,
+    map_large_tensors,
+    release_freed_memory,
+)
 from nas.metrics import evaluate_logits
 from nas.results import Failure, Job, Result
 from nas.supernet_sampling import build_sampler
@@ -95,7 +102,7 @@ def process_environment(thread_count: int) -> dict[str, str]:
         "MKL_NUM_THREADS": str(thread_count),
         # One arena for all threads: the C library gives no other one's memory back between jobs.
         "MALLOC_ARENA_MAX": "1",
-        # Large tensors are paged in anew all the time (map_large_tensors): in large pages, where the system has them.
+        # Where memory is short, large tensors are paged in anew all the time: in large pages, where there are any.
         "GLIBC_TUNABLES": ":".join([*tunables, "glibc.malloc.hugetlb=1"]),
         # Programs of 0.6 MB; by default 1,024 of them.
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
@@ -116,13 +123,21 @@ class CandidateWorker:
         setup: What it needs to know.
         on_exceeded: Called, from another thread, with the bytes held and granted when a job holds more than its grant;
             by default the job ends at its next step.
+        base_bytes: Private memory of this process that is not the worker's: neither limited nor part of a peak.
     """
 
-    def __init__(self, setup: WorkerSetup, on_exceeded: Callable[[int, int], None] | None = None) -> None:
+    def __init__(
+        self,
+        setup: WorkerSetup,
+        on_exceeded: Callable[[int, int], None] | None = None,
+        *,
+        base_bytes: int = 0,
+    ) -> None:
         torch.set_num_threads(setup.thread_count)
         map_large_tensors()
         self.setup = setup
         self._on_exceeded = on_exceeded
+        self._base_bytes = base_bytes
         self._device = torch.device(setup.device)
         self._image_encoder, self._text_encoder = (
             load_tail(config, start, path, self._device)
@@ -187,7 +202,7 @@ class CandidateWorker:
         """
         started = time.monotonic()
         validation = self._store.splits["validation"]
-        with self._granted(limit_bytes, should_stop) as is_stopped:
+        with self._granted(limit_bytes, job.reserved_bytes, should_stop) as is_stopped:
             logits = self._score(job, is_stopped) if job.stage == "inherited" else [self._train(job, is_stopped)]
             latencies = [self._latency_seconds(member) for member in job.members]
         seconds = (time.monotonic() - started) / len(logits)
@@ -209,6 +224,7 @@ class CandidateWorker:
                     measured_peak_bytes=self._peak_bytes,
                     micro_batches=member.micro_batches,
                     latency_seconds=latency,
+                    kept_freed_memory=self._keeps_freed_memory,
                 )
             )
         return results
@@ -227,10 +243,17 @@ class CandidateWorker:
         return forward_seconds(model, split, job.architecture, size)
 
     @contextmanager
-    def _granted(self, limit_bytes: int | None, should_stop: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
-        """Holds this process to its grant; gives what is to be asked before every step."""
+    def _granted(
+        self, limit_bytes: int | None, needed_bytes: int, should_stop: Callable[[], bool]
+    ) -> Iterator[Callable[[], bool]]:
+        """Holds this process to its grant; gives what is to be asked before every step.
+
+        Where the grant has room for it, freed memory is kept, which is faster.
+        """
         self._stop.clear()
         self._exceeded_bytes = 0
+        self._keeps_freed_memory = limit_bytes is None or limit_bytes >= bytes_with_holes(needed_bytes)
+        (keep_freed_memory if self._keeps_freed_memory else map_large_tensors)()
 
         def is_stopped() -> bool:
             if self._exceeded_bytes:
@@ -238,22 +261,22 @@ class CandidateWorker:
             return self._stop.is_set() or should_stop()
 
         def note_exceeded(held_bytes: int) -> None:
-            self._exceeded_bytes = held_bytes
+            self._exceeded_bytes = held_bytes - self._base_bytes
             if self._on_exceeded is not None:
-                self._on_exceeded(held_bytes, limit_bytes or 0)
+                self._on_exceeded(self._exceeded_bytes, limit_bytes or 0)
 
         watch = self._watch(limit_bytes, note_exceeded)
         try:
             with watch:
                 yield is_stopped
         finally:
-            self._peak_bytes = watch.peak_bytes
+            self._peak_bytes = max(watch.peak_bytes - self._base_bytes, 0)
             release_freed_memory()  # what an idle worker holds is counted as well
 
     def _watch(self, limit_bytes: int | None, on_exceeded: Callable[[int], None]) -> MemoryWatch | AllocatorWatch:
         """Measures the peak and holds the process to its grant: the allocator itself does so on a GPU."""
         if self._device.type == "cpu":
-            return MemoryWatch(limit_bytes, on_exceeded)
+            return MemoryWatch(None if limit_bytes is None else self._base_bytes + limit_bytes, on_exceeded)
         total_bytes = torch.cuda.get_device_properties(self._device).total_memory
         share = 1.0 if limit_bytes is None else min(limit_bytes / total_bytes, 1.0)
         torch.cuda.set_per_process_memory_fraction(share, self._device)
@@ -335,7 +358,7 @@ class CandidateWorker:
             NasError: If it cannot be trained.
         """
         self._supernet = None  # the next job reads what is saved here
-        with self._granted(limit_bytes, should_stop) as is_stopped:
+        with self._granted(limit_bytes, order.peak_bytes, should_stop) as is_stopped:
             return self._train_supernet(order, group, on_progress, is_stopped)
 
     def _train_supernet(

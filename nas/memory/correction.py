@@ -46,7 +46,7 @@ class PeakCorrection:
     def summary(self) -> str:
         """One line for the report."""
         if not self._pairs:
-            return "predicted peaks: none measured"
+            return "predicted peaks: no training to compare them with (those that kept what they freed do not count)"
         errors = [abs(predicted - measured) / predicted for predicted, measured in self._pairs]
         under = max(0, *(measured - predicted for predicted, measured in self._pairs))
         correction = self.correction_bytes

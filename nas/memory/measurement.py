@@ -32,9 +32,10 @@ _MAPPED_FROM_BYTES = 128 * 2**10
 def keep_freed_memory() -> None:
     """Let this process keep what it frees, where the C library can, until `release_freed_memory`.
 
-    Else large tensors go back to the system when they are freed, and every new one is paged in anew: a tenth to a fifth
-    of the time of a training step. What is kept has holes that fit no later tensor: at base size a step then touches 20
-    to 40 % more memory than its tensors need at once, and not twice the same. The holes can be given back at any time.
+    Else large tensors go back to the system when they are freed, and every new one is paged in anew: a tenth to a half
+    of the time of a training step, the more the smaller its tensors and the dearer the pages of a virtual machine. What
+    is kept has holes that fit no later tensor: a step then touches 20 to 75 % more memory than its tensors need at
+    once, and not twice the same. The holes can be given back at any time.
     """
     _set_malloc_options(mapped_from=2**30)
 
@@ -42,8 +43,8 @@ def keep_freed_memory() -> None:
 def map_large_tensors() -> None:
     """Let every large tensor have pages of its own, which go back when it is freed: no more is held than tensors need.
 
-    Costs what `keep_freed_memory` saves, a fifth of the time of a training step; less than half of that where the
-    process was started with `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, as workers are.
+    Costs what `keep_freed_memory` saves; of large tensors less than half of that where the process was started with
+    `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, as workers are.
     """
     _set_malloc_options(mapped_from=_MAPPED_FROM_BYTES)
 

@@ -132,17 +132,20 @@ def test_idle_workers_end_and_start_again_when_they_are_needed(ray_workers: Exec
 
 
 def worker_process_ids() -> list[int]:
-    """Processes of this user that are Ray's actors of this test."""
-    found = []
+    """Processes that are actors of the Ray that this process has started, and of no other one."""
+    parents, commands = {}, {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                command = (entry / "cmdline").read_bytes()
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                commands[int(entry.name)] = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if command.startswith(b"ray::Actor.run"):
-                found.append(int(entry.name))
-    return found
+    return [
+        process
+        for process, command in commands.items()
+        if command.startswith(b"ray::Actor.run") and parents.get(parents[process]) == os.getpid()
+    ]
 
 
 def test_a_killed_worker_is_replaced_and_its_job_comes_back(ray_workers: Executor) -> None:

@@ -1,0 +1,43 @@
+"""What a worker does with its grant; what it computes: test_executors.py."""
+
+from dataclasses import replace
+
+import pytest
+
+from nas.execution import CandidateWorker, WorkerSetup
+from nas.memory import PROCESS_BYTES, bytes_with_holes, private_bytes
+from nas.results import Failure, Result
+from tests.execution.jobs import job
+
+NEED_BYTES = PROCESS_BYTES + 100 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("limit_bytes", "policy"),
+    [
+        (bytes_with_holes(NEED_BYTES), "keep_freed_memory"),
+        (bytes_with_holes(NEED_BYTES) - 1, "map_large_tensors"),
+        (None, "keep_freed_memory"),
+    ],
+)
+def test_freed_memory_is_kept_where_the_grant_has_room_for_it(
+    setup: WorkerSetup, monkeypatch: pytest.MonkeyPatch, limit_bytes: int | None, policy: str
+) -> None:
+    worker = CandidateWorker(setup, base_bytes=private_bytes())
+    called = []
+    for name in ("keep_freed_memory", "map_large_tensors"):
+        monkeypatch.setattr(f"nas.execution.worker.{name}", lambda name=name: called.append(name))
+    asked = replace(job(0, "trained", 2), predicted_peak_bytes=NEED_BYTES)
+    (outcome,) = worker.outcomes(asked, limit_bytes=limit_bytes)
+    assert called == [policy]
+    assert isinstance(outcome, Result) and outcome.kept_freed_memory == (policy == "keep_freed_memory")
+
+
+def test_what_the_process_held_before_is_neither_limited_nor_measured(setup: WorkerSetup) -> None:
+    held = private_bytes()
+    assert held > 100 * 2**20
+    (outcome,) = CandidateWorker(setup, base_bytes=held).outcomes(job(0, "trained", 2), limit_bytes=held // 2)
+    assert isinstance(outcome, Result) and outcome.measured_peak_bytes < held // 2
+    (outcome,) = CandidateWorker(setup).outcomes(job(0, "trained", 2), limit_bytes=held // 2)
+    assert isinstance(outcome, Failure) and outcome.kind == "memory"
+    assert outcome.measured_peak_bytes is not None and outcome.measured_peak_bytes > held // 2
