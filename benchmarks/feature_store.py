@@ -23,9 +23,10 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from benchmarks.models import DEMO, demo_encoders, random_encoders
 from nas.config import Config, load_config
-from nas.data import Dataset, FeatureStore, Preprocessor, Samples, open_images, open_or_build, read_manifest
+from nas.data import Dataset, FeatureStore, Preprocessor, Samples, open_images_of, open_or_build, read_data
 from nas.encoders import FrozenEncoder, load_tokenizer, resolve_checkpoint
 from nas.fusion import build_model, first_fusing_layers
+from nas.losses import Loss
 from nas.memory import keep_freed_memory
 from nas.report import table
 from nas.space import default_architecture
@@ -44,11 +45,11 @@ def main() -> None:
     config = load_config(DEMO)
     image, text, preprocessor = base_encoders(config) if options.size == "base" else demo_encoders(config)
     count = 64 if options.quick else 192 if options.size == "base" else None
-    samples = read_manifest(config.data, ("train",))
+    samples = read_data(config.data, ("train",))
     train = samples.splits["train"]
     chosen = train if count is None else _first(train, count)
     dataset = Dataset(samples.class_names, {"train": chosen})
-    images = open_images(Path(config.data.images))
+    images = open_images_of(config.data)
     shallower = min(image.depth, text.depth)
     fusion_layers = (shallower - 3, shallower - 2, shallower - 1)
 
@@ -142,7 +143,7 @@ def read_and_train(
         class_count=len(store.class_names),
         seed=0,
     )
-    trainer = Trainer(model=model, recipe=config.recipe, step_count=10, weights=None)
+    trainer = Trainer(model=model, recipe=config.recipe, step_count=10, loss=Loss(None, config.recipe.label_smoothing))
     seconds = []
     for step in range(8):
         parts = list(schedule.samples(split, step).parts(fusion_layer))

@@ -36,6 +36,7 @@ from nas.encoders.loading import load_config as load_encoder_config
 from nas.execution import process_environment
 from nas.fusion import build_model
 from nas.fusion.attention import DataAttention
+from nas.losses import Loss
 from nas.memory import MemoryModel, keep_freed_memory, map_large_tensors, release_freed_memory
 from nas.report import table
 from nas.space import Architecture
@@ -269,7 +270,7 @@ def measure(
             class_count=CLASSES[size],
             seed=0,
         )
-        trainer = Trainer(model=model, recipe=recipe, step_count=count, weights=None)
+        trainer = Trainer(model=model, recipe=recipe, step_count=count, loss=Loss(None, recipe.label_smoothing))
         for index in range(count):
             parts = (
                 batch((image, text), architecture, config, batch_size, (image_tokens(configs[0]), text_tokens))

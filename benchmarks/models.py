@@ -45,9 +45,10 @@ def random_encoders(size: str) -> tuple[FrozenEncoder, FrozenEncoder]:
 def demo_encoders(config: Config) -> tuple[FrozenEncoder, FrozenEncoder, Preprocessor]:
     """The demo's, with what prepares their inputs."""
     names = [resolve_checkpoint(name, Path.cwd()) for name in (config.encoders.image, config.encoders.text)]
+    text_encoder = load_encoder(names[1], "text")
     preprocessor = Preprocessor(
         image_processor=load_image_processor(names[0]),
         tokenizer=load_tokenizer(names[1]),
-        max_text_tokens=config.data.max_text_tokens,
+        max_text_tokens=config.data.max_text_tokens or text_encoder.max_text_tokens,
     )
-    return load_encoder(names[0], "image"), load_encoder(names[1], "text"), preprocessor
+    return load_encoder(names[0], "image"), text_encoder, preprocessor

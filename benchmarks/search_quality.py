@@ -37,7 +37,7 @@ from benchmarks.pmf_bench.landscapes import METRIC, Surrogate
 from benchmarks.pmf_bench.table import TABLE, read_table
 from nas.budget import parse_budget
 from nas.config import Config, config_as_dict, load_config
-from nas.data import open_images, read_manifest
+from nas.data import open_images_of, read_data
 from nas.export import logits_of_samples, open_exported
 from nas.progress import build_reporter
 from nas.report import table
@@ -85,7 +85,7 @@ def search_file(directory: Path, split: str) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     manifest, source = directory / "manifest.csv", directory / "search.yaml"
     column = config.data.columns.split
-    with Path(config.data.manifest).open(newline="") as file:
+    with Path(config.data.location).open(newline="") as file:
         rows = list(csv.DictReader(file))
     kept = [row for row in rows if row[column] != "test"]
     kept += [row | {column: "test"} for row in rows if row[column] == "validation"]
@@ -146,8 +146,8 @@ def right(config: Config, split: str, models: list[Path]) -> Correct:
     rows = []
     for model in models:
         exported = open_exported(model)
-        samples = read_manifest(config.data, (split,), class_names=exported.class_names).splits[split]
-        logits = logits_of_samples(exported, samples, open_images(Path(config.data.images)))
+        samples = read_data(config.data, (split,), class_names=exported.class_names).splits[split]
+        logits = logits_of_samples(exported, samples, open_images_of(config.data))
         rows.append((logits.argmax(dim=1) == torch.from_numpy(samples.labels)).numpy().astype(np.float64))
     return np.stack(rows)
 

@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy, linear
 from benchmarks.models import DEMO, demo_encoders, random_encoders
 from benchmarks.straightforward import StraightforwardPMF, frozen_parameters
 from nas.config import load_config
-from nas.data import open_images, read_manifest
+from nas.data import open_images_of, read_data
 from nas.encoders.frozen import product
 from nas.fusion import PMF, Features, base_features, build_model, first_fusing_layers
 from nas.fusion.attention import data_attention
@@ -71,10 +71,10 @@ def random_case(size: str, batch: int, device: str) -> Case:
 def demo_case(batch: int) -> Case:
     """The demo's encoders, PMF's default with two fusing layers, and its first training batch."""
     config = load_config(DEMO)
-    samples = read_manifest(config.data, ("train",)).splits["train"]
+    samples = read_data(config.data, ("train",)).splits["train"]
     chosen = BatchSchedule(len(samples), batch, seed=0).indices(0)
     image, text, preprocessor = demo_encoders(config)
-    images = open_images(Path(config.data.images))
+    images = open_images_of(config.data)
     ids, mask = preprocessor.tokens([samples.texts[index] for index in chosen])
     model = build_model(
         image_encoder=image,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.budget import parse_budget
-from nas.config import STRATEGIES, ColumnsConfig, DataConfig
+from nas.config import COLUMNS, READERS, STRATEGIES, parse_data
 from nas.errors import ArgumentError, BudgetError, DataError, NasError
 from nas.interruption import Interrupted
 from nas.units import parse_bytes
@@ -124,15 +124,18 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = command(
         "evaluate",
-        "Measure an exported model on a manifest.",
+        "Measure an exported model on a data set.",
         "evaluate runs/demo/best --data demo/data/manifest.csv --images demo/data/images.zip",
         _evaluate,
     )
     evaluate.add_argument("model", type=Path, metavar="DIR", help="an exported model")
-    evaluate.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="CSV or JSON Lines")
+    evaluate.add_argument("--data", type=Path, required=True, metavar="PATH", help="a manifest, or a data set's folder")
+    evaluate.add_argument("--reader", choices=READERS, default="manifest", help="form of the data (default: manifest)")
     evaluate.add_argument("--images", type=Path, help="folder or ZIP of its images (default: the manifest's folder)")
     evaluate.add_argument("--split", choices=("train", "validation", "test"), default="test")
-    for column in ("image", "text", "label", "split"):
+    evaluate.add_argument("--texts", choices=("titles", "pages"), default="titles", help=argparse.SUPPRESS)
+    evaluate.add_argument("--label-separator", default="|", metavar="TEXT", help=argparse.SUPPRESS)
+    for column in COLUMNS:
         evaluate.add_argument(f"--{column}-column", default=column, metavar="NAME", help=argparse.SUPPRESS)
 
     predict = command(
@@ -310,18 +313,18 @@ def _evaluate(options: argparse.Namespace) -> None:
     from nas.conclusion import evaluate_exported
     from nas.metrics import standard_error
 
-    data = DataConfig(
-        manifest=str(options.data),
-        images=str(options.images or options.data.parent),
-        columns=ColumnsConfig(
-            image=options.image_column,
-            text=options.text_column,
-            label=options.label_column,
-            split=options.split_column,
-        ),
-        max_text_tokens=0,  # the exported model's own is used
-        skip_unreadable_images=False,
-    )
+    columns = {name: getattr(options, f"{name}_column") for name in COLUMNS}
+    place = {"manifest" if options.reader == "manifest" else "folder": str(options.data)}
+    if options.images is not None:
+        place["images"] = str(options.images)
+    values = {
+        "reader": options.reader,
+        **place,
+        "columns": columns,
+        "label_separator": options.label_separator,
+        "texts": options.texts,
+    }
+    data = parse_data(values, source="--data", base_directory=Path.cwd())
     metrics, count = evaluate_exported(options.model, data, options.split)
     for name, value in metrics.items():
         # The binomial error holds for a share of samples, not for averages over classes.
@@ -337,7 +340,8 @@ def _predict(options: argparse.Namespace) -> None:
         raise DataError(f"{options.image}: there is no such image")
     exported = open_exported(options.model)
     image = open_images(options.image.parent).open(options.image.name)
-    probabilities = exported.logits([image], [options.text])[0].softmax(dim=0)
+    probabilities = exported.probabilities([image], [options.text])[0]
     values, indices = probabilities.topk(min(max(options.top, 1), len(exported.class_names)))
     for value, index in zip(values.tolist(), indices.tolist(), strict=True):
-        print(f"{exported.class_names[index]}: {value:.4f}")
+        there = " yes" if exported.has_several_labels and value > exported.threshold else ""
+        print(f"{exported.class_names[index]}: {value:.4f}{there}")

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from nas.config import Config, DataConfig, objectives_of
-from nas.data import open_images, read_manifest
+from nas.data import open_images_of, read_data
 from nas.encoders import FrozenEncoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
 from nas.errors import StudyError
 from nas.evidence import Evidence
@@ -44,7 +44,7 @@ class ModelParts:
     max_text_tokens: int
 
     @classmethod
-    def of(cls, prepared: Prepared, config: Config) -> "ModelParts":
+    def of(cls, prepared: Prepared) -> "ModelParts":
         """The parts of a search that is open."""
         return cls(
             image_encoder=prepared.image_encoder,
@@ -52,7 +52,7 @@ class ModelParts:
             image_processor=prepared.preprocessor.image_processor,
             tokenizer=prepared.preprocessor.tokenizer,
             class_names=prepared.store.class_names,
-            max_text_tokens=config.data.max_text_tokens,
+            max_text_tokens=prepared.preprocessor.max_text_tokens,
         )
 
     @classmethod
@@ -60,13 +60,14 @@ class ModelParts:
         """The parts of a search that is not open, from its encoders' checkpoints."""
         image = resolve_checkpoint(config.encoders.image, Path.cwd())
         text = resolve_checkpoint(config.encoders.text, Path.cwd())
+        text_encoder = load_encoder(text, "text")
         return cls(
             image_encoder=load_encoder(image, "image"),
-            text_encoder=load_encoder(text, "text"),
+            text_encoder=text_encoder,
             image_processor=load_image_processor(image),
             tokenizer=load_tokenizer(text),
             class_names=class_names,
-            max_text_tokens=config.data.max_text_tokens,
+            max_text_tokens=config.data.max_text_tokens or text_encoder.max_text_tokens,
         )
 
 
@@ -91,6 +92,7 @@ def export_result(target: Path, *, parts: ModelParts, weights: Path, result: Res
         trained=trained,
         class_names=parts.class_names,
         max_text_tokens=parts.max_text_tokens,
+        threshold=result.metrics.get("threshold"),
     )
     facts = {
         "trial": result.trial,
@@ -114,12 +116,15 @@ def evaluate_exported(directory: Path, data: DataConfig, split: str) -> tuple[di
         DataError: If the data cannot be used, or has labels that the model does not know.
     """
     exported = open_exported(directory)
-    samples = read_manifest(data, (split,), class_names=exported.class_names).splits[split]
-    images = open_images(Path(data.images))
+    several = exported.has_several_labels
+    data = replace(data, labels="several" if several else "one")
+    samples = read_data(data, (split,), class_names=exported.class_names).splits[split]
+    images = open_images_of(data)
     if data.skip_unreadable_images:
         samples = samples.without(images.unreadable(samples.images))
     logits = logits_of_samples(exported, samples, images)
-    return evaluate_logits(logits, torch.from_numpy(samples.labels)), len(samples)
+    threshold = exported.threshold if several else None
+    return evaluate_logits(logits, torch.from_numpy(samples.labels), threshold), len(samples)
 
 
 def conclude(

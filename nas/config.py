@@ -21,29 +21,63 @@ from nas.units import parse_bytes, parse_seconds
 
 STRATEGIES = ("evolution", "regularized_evolution", "nsga2", "tpe", "gp", "random", "grid")
 SAMPLINGS = ("uniform", "sandwich", "balanced")
+COLUMNS = ("image", "text", "label", "split")
+READERS = ("manifest", "image_folder", "datasets", "food101", "mm_imdb", "snli_ve")
 FEATURE_DTYPES = ("float16", "float32")
 WHEN_TOO_LARGE = ("reject", "accumulate")
 
 
 @dataclass(frozen=True)
 class ColumnsConfig:
-    """Names of the manifest's columns."""
+    """Names of the columns of a manifest; without one of splits, `held_out` says which samples are for what."""
 
     image: str
     text: str
     label: str
-    split: str
+    split: str | None
+
+
+@dataclass(frozen=True)
+class HeldOutConfig:
+    """What is taken from train for splits that a data set does not have: a share below 1, or so many images."""
+
+    validation: float
+    test: float
+    seed: int
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where samples come from: `manifest` is CSV or JSON Lines, `images` the folder or ZIP that its paths lead into."""
+    """Where samples come from.
 
-    manifest: str
-    images: str
+    `reader` is the form in which they are distributed. `manifest` is a CSV, TSV, JSON Lines or Parquet file, whose
+    image paths lead into `images`, a folder or a ZIP; all others are a `folder`. `columns` belong to manifest,
+    image_folder and datasets; there, with `labels: several`, a sample may have any number of them, in a list or parted
+    by `label_separator`. `texts` are those of food101: titles or pages. Longer texts are cut to `max_text_tokens`; with
+    null to what the text encoder can read.
+    """
+
+    reader: str
+    manifest: str | None
+    folder: str | None
+    images: str | None
     columns: ColumnsConfig
-    max_text_tokens: int
+    labels: str
+    label_separator: str
+    held_out: HeldOutConfig
+    texts: str
+    max_text_tokens: int | None
     skip_unreadable_images: bool
+
+    @property
+    def location(self) -> str:
+        """The file or folder, for messages."""
+        return self.manifest or self.folder or ""
+
+    @property
+    def has_several_labels(self) -> bool:
+        """Whether a sample may have several labels."""
+        return self.labels == "several" or self.reader == "mm_imdb"
 
 
 @dataclass(frozen=True)
@@ -378,6 +412,12 @@ def parse_config(values: Any, *, source: str, base_directory: Path) -> Config:
             "search.objective and search.constraints: latency is not allowed with deterministic: true; it is measured, "
             "and not the same twice"
         )
+    asked = (config.search.objective, *(constraint.quantity for constraint in config.search.constraints))
+    if config.data.has_several_labels and "balanced_accuracy" in asked:
+        problems.append(
+            "search.objective and search.constraints: balanced_accuracy is not allowed where samples have several "
+            "labels; expected macro_f1, micro_f1, mean_average_precision or accuracy"
+        )
     root.reject_unknown_keys()
     if problems:
         raise ConfigError(source, problems)
@@ -390,21 +430,72 @@ def _local(name: str, base_directory: Path) -> str:
 
 
 def _data(section: _Section, base_directory: Path) -> DataConfig:
+    reader = section.text("reader", choices=READERS, default="manifest")
+    manifest = folder = images = None
+    if reader == "manifest":
+        manifest = _local(section.text("manifest"), base_directory)
+        default = str(Path(manifest).parent)
+        images = _local(section.text("images", default=default), base_directory)
+        _unused(section, reader, "folder")
+    else:
+        folder = _local(section.text("folder"), base_directory)
+        _unused(section, reader, "manifest", "images")
     columns = section.section("columns", default={})
-    manifest = _local(section.text("manifest"), base_directory)
-    images = section.text("images", default=str(Path(manifest).parent))
+    names = {
+        field.name: columns.text(field.name, default=field.name)
+        for field in dataclasses.fields(ColumnsConfig)
+        if field.name != "split"
+    }
+    split = None if columns.get("split", "split", "") is None else columns.text("split", default="split")
+    held_out = section.section("held_out", default={})
     config = DataConfig(
+        reader=reader,
         manifest=manifest,
-        images=_local(images, base_directory),
-        columns=ColumnsConfig(
-            **{field.name: columns.text(field.name, default=field.name) for field in dataclasses.fields(ColumnsConfig)}
+        folder=folder,
+        images=images,
+        columns=ColumnsConfig(**names, split=split),
+        labels=section.text("labels", choices=("one", "several"), default="one"),
+        label_separator=section.text("label_separator", default="|"),
+        held_out=HeldOutConfig(
+            validation=_amount(held_out, "validation", 5000.0 if reader == "food101" else 0.0),
+            test=_amount(held_out, "test", 0.0),
+            seed=held_out.integer("seed", 0, default=0),
         ),
-        max_text_tokens=section.integer("max_text_tokens", 2),
+        texts=section.text("texts", choices=("titles", "pages"), default="titles"),
+        max_text_tokens=_optional_integer(section, "max_text_tokens", 2),
         skip_unreadable_images=section.boolean("skip_unreadable_images", False),
     )
+    held_out.reject_unknown_keys()
     columns.reject_unknown_keys()
     section.reject_unknown_keys()
     return config
+
+
+def parse_data(values: Any, *, source: str, base_directory: Path) -> DataConfig:
+    """Check what a file has under `data`; see `load_config`.
+
+    Raises:
+        ConfigError: Lists every problem.
+    """
+    problems: list[str] = []
+    config = _data(_Section(values, "data", problems), base_directory)
+    if problems:
+        raise ConfigError(source, problems)
+    return config
+
+
+def _unused(section: _Section, reader: str, *keys: str) -> None:
+    for key in keys:
+        if section.get(key, None, "") is not None:
+            section.problem(key, section.get(key, None, ""), f"nothing with reader: {reader}")
+
+
+def _amount(section: _Section, key: str, default: float) -> float:
+    """A share below 1, or a whole number."""
+    value = section.number(key, 0, default=default)
+    if value >= 1 and value != int(value):
+        section.problem(key, value, "a share below 1, or a whole number of images")
+    return value
 
 
 def _encoders(section: _Section, base_directory: Path) -> EncodersConfig:
@@ -483,6 +574,10 @@ def _recipe(section: _Section) -> RecipeConfig:
 
 def _optional_number(section: _Section, key: str) -> float | None:
     return None if section.get(key, None, "") is None else section.number(key, 0, positive=True)
+
+
+def _optional_integer(section: _Section, key: str, minimum: int) -> int | None:
+    return None if section.get(key, None, "") is None else section.integer(key, minimum)
 
 
 def _supernet(section: _Section) -> SupernetConfig:

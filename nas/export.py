@@ -20,7 +20,7 @@ from nas.encoders import FrozenEncoder, load_image_processor, load_tokenizer
 from nas.errors import ExportError
 from nas.files import sync_directory, write_atomically
 from nas.fusion import PMF
-from nas.fusion.classification import PMFConfig, PMFForClassification
+from nas.fusion.classification import MULTI_LABEL, PMFConfig, PMFForClassification
 from nas.space import GENES, Architecture, shown
 
 _EVALUATION_BATCH = 32
@@ -40,6 +40,21 @@ class ExportedModel:
     preprocessor: Preprocessor
     class_names: tuple[str, ...]
 
+    @property
+    def has_several_labels(self) -> bool:
+        """Whether a sample may have several labels."""
+        return str(self.model.config.problem_type) == MULTI_LABEL
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which a label is said to be there, where a sample may have several."""
+        return float(self.model.config.threshold)
+
+    def probabilities(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
+        """Of every class, (B, C): of one of them, or, where a sample may have several labels, of each by itself."""
+        logits = self.logits(images, texts)
+        return logits.sigmoid() if self.has_several_labels else logits.softmax(dim=1)
+
     @torch.inference_mode()
     def logits(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
         """Images and their texts → (B, C)."""
@@ -55,8 +70,12 @@ def assemble(
     trained: PMF,
     class_names: Sequence[str],
     max_text_tokens: int,
+    threshold: float | None = None,
 ) -> PMFForClassification:
-    """A complete classifier from two frozen encoders and the trained tensors between them."""
+    """A complete classifier from two frozen encoders and the trained tensors between them.
+
+    With a threshold, from which a label is said to be there, a sample may have several labels.
+    """
     config = PMFConfig(
         image_config=_encoder_dict(image_encoder),
         text_config=_encoder_dict(text_encoder),
@@ -64,6 +83,8 @@ def assemble(
         max_text_tokens=max_text_tokens,
         id2label=dict(enumerate(class_names)),
         label2id={name: index for index, name in enumerate(class_names)},
+        problem_type="single_label_classification" if threshold is None else MULTI_LABEL,
+        threshold=0.5 if threshold is None else threshold,
     )
     model = PMFForClassification(config)
     model.image_encoder.load_state_dict(image_encoder.state_dict())

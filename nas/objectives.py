@@ -11,8 +11,8 @@ from nas.results import Result
 from nas.space import Architecture
 from nas.units import format_bytes, parse_bytes
 
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
-"""On validation; better when higher."""
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "mean_average_precision")
+"""On validation; better when higher. Where samples may have several labels, there is no balanced accuracy."""
 
 COSTS = ("peak_memory", "trainable_parameters", "latency")
 """Of a candidate: predicted bytes of its training; their number; measured seconds of a forward pass from the base

@@ -15,9 +15,10 @@ from nas.data import (
     ImageSource,
     Preprocessor,
     find_unreadable,
-    open_images,
+    open_images_of,
     open_or_build,
-    read_manifest,
+    read_data,
+    summary,
 )
 from nas.encoders import FrozenEncoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
 from nas.errors import ConfigError, DataError
@@ -66,9 +67,11 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
         DataError: If the data cannot be used.
     """
     image_encoder, text_encoder, preprocessor = _load(config, source)
-    images = open_images(Path(config.data.images))
+    images = open_images_of(config.data)
     # All splits are checked now, so that nothing is found wrong at the end; the search is handed train and validation.
-    whole = read_manifest(config.data, SPLITS)
+    whole = read_data(config.data, SPLITS)
+    for line in [*summary(whole), _cut_texts(whole, preprocessor)]:
+        reporter.note(line)
     whole = _readable(whole, images, config.data.skip_unreadable_images, cache_directory, reporter)
     dataset = Dataset(whole.class_names, {split: whole.splits[split] for split in ("train", "validation")})
     default = _default(image_encoder, text_encoder)
@@ -118,7 +121,7 @@ def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Archite
         DataError: If the manifest cannot be used.
     """
     image_encoder, text_encoder, preprocessor = _load(config, source)
-    dataset = read_manifest(config.data, ("train", "validation"))
+    dataset = read_data(config.data, ("train", "validation"))
     with torch.inference_mode():
         image_tokens = image_encoder.embed(preprocessor.pixel_values([Image.new("RGB", (64, 64))]))
     longest = max(
@@ -144,7 +147,7 @@ def _load(config: Config, source: str) -> tuple[FrozenEncoder, FrozenEncoder, Pr
     preprocessor = Preprocessor(
         image_processor=load_image_processor(checkpoints[0]),
         tokenizer=load_tokenizer(checkpoints[1]),
-        max_text_tokens=config.data.max_text_tokens,
+        max_text_tokens=config.data.max_text_tokens or text_encoder.max_text_tokens,
     )
     return image_encoder, text_encoder, preprocessor
 
@@ -176,6 +179,7 @@ def _memory_model(
         class_count=class_count,
         features=config.features,
         supernet=config.space.largest,
+        has_several_labels=config.data.has_several_labels,
     )
 
 
@@ -184,7 +188,7 @@ def _check_space(config: Config, source: str, image_encoder: FrozenEncoder, text
     latest = config.space.choices["fusion_layer"][-1]
     problems = []
     positions = text_encoder.max_text_tokens
-    if config.data.max_text_tokens > positions:
+    if (config.data.max_text_tokens or 0) > positions:
         problems.append(
             f"data.max_text_tokens: {config.data.max_text_tokens} is not allowed; expected at most {positions}, the "
             "positions of the text encoder"
@@ -201,6 +205,16 @@ def _check_space(config: Config, source: str, image_encoder: FrozenEncoder, text
         )
     if problems:
         raise ConfigError(source, problems)
+
+
+def _cut_texts(dataset: Dataset, preprocessor: Preprocessor) -> str:
+    """How many texts are longer than what is read of them."""
+    cut = total = 0
+    for samples in dataset.splits.values():
+        for start in range(0, len(samples), _TOKENISED_TOGETHER):
+            cut += preprocessor.cut_count(samples.texts[start : start + _TOKENISED_TOGETHER])
+        total += len(samples)
+    return f"{cut / total:.1%} of all texts are cut to {preprocessor.max_text_tokens} tokens"
 
 
 def _readable(dataset: Dataset, images: ImageSource, skip: bool, cache_directory: Path, reporter: Reporter) -> Dataset:

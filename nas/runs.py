@@ -328,7 +328,7 @@ def _search(run: Run, prepared: Prepared, directory: Path, machine: Machine, rep
                 default=[] if outcome.default is None else [outcome.default, *outcome.default_again],
                 phases=account.phases,
             ),
-            parts=ModelParts.of(prepared, config),
+            parts=ModelParts.of(prepared),
             weights_path=setup.weights_path,
             reporter=reporter,
         )

@@ -20,9 +20,10 @@ from nas.errors import StudyError
 from nas.files import write_atomically
 from nas.fusion import PMF
 from nas.gradient_group import Alone, GradientGroup
+from nas.losses import loss_of
 from nas.space import Architecture
 from nas.supernet_sampling import Sampler
-from nas.training import BatchSchedule, Samples, Trainer, class_weights, seed_from
+from nas.training import BatchSchedule, Samples, Trainer, seed_from
 
 
 def train_supernet(
@@ -79,8 +80,8 @@ def train_supernet(
         GroupBroken: If another process of the group failed or died.
     """
     group = group or Alone()
-    weights = class_weights(split.labels, supernet.image_classifier.out_features, recipe.class_weights)
-    trainer = Trainer(model=supernet, recipe=recipe, step_count=step_count, weights=weights)
+    minimised = loss_of(recipe, split.labels, supernet.image_classifier.out_features)
+    trainer = Trainer(model=supernet, recipe=recipe, step_count=step_count, loss=minimised)
     schedule = BatchSchedule(len(split), recipe.batch_size, seed_from(seed, "supernet samples"))
     checkpoints = _Checkpoints(checkpoint, trainer, sampler.count)
     try:
@@ -124,7 +125,7 @@ def _sum_gradients(
     distillation: float,
 ) -> float:
     """Give every parameter its gradient of a step's loss, the same to the last bit in every process; the loss."""
-    total_weight = sum(trainer.total_weight(samples.labels) for samples in batches)
+    total_weight = sum(trainer.loss.total_weight(samples.labels) for samples in batches)
 
     def computed() -> Iterator[Tensor]:
         """Gradients of this process's share, and the loss behind them."""

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from nas.config import RecipeConfig
 from nas.data import Batch, FeatureSplit
+from nas.data.samples import Labels
 from nas.errors import TrainingError
 from nas.fusion import PMF, Features
+from nas.losses import Loss, loss_of, probabilities
 from nas.space import Architecture
 
 
@@ -75,8 +76,8 @@ class Samples:
     views: NDArray[np.int64] | None
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        """Class indices, (B,)."""
+    def labels(self) -> Labels:
+        """Of the samples, (B,) or (B, C)."""
         return self.split.labels[self.indices]
 
     def parts(self, fusion_layer: int, count: int = 1) -> Iterator[Batch]:
@@ -84,14 +85,6 @@ class Samples:
         cuts = np.array_split(np.arange(len(self.indices)), min(count, len(self.indices)))
         for cut in cuts:
             yield self.split.batch(self.indices[cut], fusion_layer, None if self.views is None else self.views[cut])
-
-
-def class_weights(labels: NDArray[np.int64], class_count: int, kind: str) -> Tensor | None:
-    """Weight N / (C · count) of every class (design of the PMF paper's unbalanced data sets), or None for `none`."""
-    if kind == "none":
-        return None
-    counts = np.bincount(labels, minlength=class_count)
-    return torch.tensor(len(labels) / (class_count * np.maximum(counts, 1)), dtype=torch.float32)
 
 
 def learning_rate_factor(step: int, step_count: int, recipe: RecipeConfig) -> float:
@@ -116,15 +109,15 @@ class Trainer:
         model: Its parameters are trained in place.
         recipe: Optimiser, learning rates, schedule.
         step_count: Length of the whole training, which the schedule spans.
-        weights: Loss weight of every class, (C,), or None.
+        loss: What is minimised.
     """
 
-    def __init__(self, *, model: PMF, recipe: RecipeConfig, step_count: int, weights: Tensor | None) -> None:
+    def __init__(self, *, model: PMF, recipe: RecipeConfig, step_count: int, loss: Loss) -> None:
         self.model = model
         self.recipe = recipe
         self.step_count = step_count
         self.device = next(model.parameters()).device
-        self.weights = None if weights is None else weights.to(self.device)
+        self.loss = loss.to(self.device)
         self.optimizer = _optimizer(model, recipe)
 
     def step(
@@ -135,7 +128,7 @@ class Trainer:
         Args:
             index: Number of the step, from 0.
             parts: The batch, in one or more micro-batches, at the fusion layer of the architecture that is trained.
-            total_weight: Of all of them, from `total_weight`.
+            total_weight: Of all of them, from `Loss.total_weight`.
             architecture: The slice to train; the model's own architecture by default.
 
         Returns:
@@ -148,10 +141,6 @@ class Trainer:
         loss = float(self.accumulate_gradients(parts, total_weight, architecture))
         self.apply(index, loss, [architecture or self.model.architecture])
         return loss
-
-    def total_weight(self, labels: NDArray[np.int64]) -> float:
-        """What the losses of samples with these labels are divided by: the sum of their classes' weights."""
-        return float(len(labels)) if self.weights is None else float(self.weights.cpu()[torch.from_numpy(labels)].sum())
 
     def accumulate_gradients(
         self,
@@ -179,15 +168,10 @@ class Trainer:
         for index, part in enumerate(parts):
             batch = part.to(self.device)
             logits = self.model(_features(batch), architecture)
-            share = cross_entropy(
-                logits,
-                batch.labels,
-                weight=self.weights,
-                label_smoothing=self.recipe.label_smoothing,
-                reduction="sum",
-            )
+            share = self.loss.summed(logits, batch.labels)
             if lessons is not None:
-                share = (1.0 - distillation) * share + distillation * self._distance(logits, lessons[index], batch)
+                distance = self.loss.distance(logits, lessons[index], batch.labels)
+                share = (1.0 - distillation) * share + distillation * distance
             share = share / total_weight
             torch.autograd.backward(share)
             losses.append(share.detach())
@@ -197,12 +181,8 @@ class Trainer:
     @torch.no_grad()
     def lessons(self, parts: Iterable[Batch], teacher: Architecture) -> list[Tensor]:
         """What a slice says of a batch: probabilities of the classes, (B, C) of every micro-batch."""
-        return [self.model(_features(part.to(self.device)), teacher).softmax(dim=1) for part in parts]
-
-    def _distance(self, logits: Tensor, lesson: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy with a teacher's probabilities, weighted as the labels' is, summed."""
-        distances = cross_entropy(logits, lesson, reduction="none")
-        return (distances if self.weights is None else distances * self.weights[batch.labels]).sum()
+        batches = (part.to(self.device) for part in parts)
+        return [probabilities(self.model(_features(batch), teacher), batch.labels) for batch in batches]
 
     def apply(self, index: int, loss: float, architectures: Sequence[Architecture]) -> None:
         """Change the weights by the gradients that were accumulated.
@@ -287,16 +267,15 @@ def train(
         Stopped: If `should_stop` said so.
         TrainingError: If the loss is not finite.
     """
-    weights = class_weights(split.labels, model.image_classifier.out_features, recipe.class_weights)
-    trainer = Trainer(model=model, recipe=recipe, step_count=step_count, weights=weights)
+    loss = loss_of(recipe, split.labels, model.image_classifier.out_features)
+    trainer = Trainer(model=model, recipe=recipe, step_count=step_count, loss=loss)
     schedule = BatchSchedule(len(split), recipe.batch_size, seed)
     for step in range(step_count):
         if should_stop():
             raise Stopped
         samples = schedule.samples(split, step)
         parts = samples.parts(model.architecture.fusion_layer, micro_batches)
-        loss = trainer.step(step, parts, trainer.total_weight(samples.labels))
-        on_step(step + 1, loss)
+        on_step(step + 1, trainer.step(step, parts, loss.total_weight(samples.labels)))
 
 
 def evaluation_batches(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:

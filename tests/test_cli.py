@@ -138,3 +138,48 @@ def test_run_search_is_the_same_program(project: Project) -> None:
         cwd=REPOSITORY,
     )
     assert done.returncode == 2 and done.stderr.startswith("error: no_run: holds no run")
+
+
+def test_a_data_set_with_several_labels_from_search_to_prediction(
+    own_project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = own_project.manifest.read_text().splitlines()
+    rows = [row.replace("green", "green|cold").replace("blue", "blue|cold") for row in table]
+    own_project.manifest.write_text("\n".join(row.replace(",red,", ",,") for row in rows) + "\n")
+    source = own_project.write(
+        "several.yaml",
+        **{
+            "data.labels": "several",
+            "data.max_text_tokens": None,
+            "search.objective": "micro_f1",
+            "supernet.sampling": "sandwich",
+            "supernet.architectures_per_step": 3,
+            "supernet.distillation": 0.5,
+            "recipe.class_weights": "inverse_frequency",
+            "recipe.epochs": 8,
+        },
+    )
+    run = tmp_path / "run"
+    arguments = ["--run-dir", str(run), "--workers", "0", "--cache-dir", str(tmp_path / "cache"), "--budget", "4"]
+    assert main(["search", str(source), *arguments]) == 0
+    assert "1.33 labels each" in capsys.readouterr().out
+    report = json.loads((run / "report.json").read_text())["best"]
+    assert report["validation"]["micro_f1"] > 0.9 and "threshold" not in report["test"]
+
+    data = ["--data", str(own_project.manifest), "--images", str(own_project.images)]
+    assert main(["evaluate", str(run / "best"), *data]) == 0
+    said = dict(line.split(" (")[0].split(" ±")[0].split(": ") for line in capsys.readouterr().out.splitlines())
+    assert {name: float(value) for name, value in said.items()} == pytest.approx(report["test"], abs=1e-6)
+
+    seen = []
+    for picture in ("000.png", "001.png", "002.png"):  # red, green, blue
+        image = str(own_project.images / picture)
+        assert main(["predict", str(run / "best"), "--image", image, "--text", "apple"]) == 0
+        seen.append({line.split(":")[0] for line in capsys.readouterr().out.splitlines() if line.endswith(" yes")})
+    assert seen == [set(), {"green", "cold"}, {"blue", "cold"}]
+
+
+def test_balanced_accuracy_of_several_labels_is_refused(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    source = project.write("both.yaml", **{"data.labels": "several", "search.objective": "balanced_accuracy"})
+    assert main(["search", str(source), "--workers", "0"]) == 2
+    assert "balanced_accuracy is not allowed where samples have several labels" in capsys.readouterr().err

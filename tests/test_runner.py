@@ -444,7 +444,7 @@ def test_an_unusable_test_split_is_found_before_the_search(
     own_project: Project, machine: Machine, tmp_path: Path
 ) -> None:
     own_project.manifest.write_text(own_project.manifest.read_text().replace(",test", ",train"))
-    with pytest.raises(DataError, match="no row has split 'test'"):
+    with pytest.raises(DataError, match="there is no sample in the test split"):
         search(own_project.root / "search.yaml", tmp_path / "run", machine)
     assert not (tmp_path / "run").exists()
 

@@ -22,12 +22,13 @@ from nas.encoders.vit import ViTEncoder
 from nas.errors import BudgetError, StudyError, TrainingError
 from nas.fusion import PMF, Features, build_supernet
 from nas.gradient_group import GroupBroken, distributed_group, free_address
+from nas.losses import Loss, class_weights, loss_of
 from nas.preparation import prepare
 from nas.progress import LineReporter
 from nas.space import Architecture
 from nas.supernet_sampling import Sampler, build_sampler
 from nas.supernet_training import train_supernet, used_parameters
-from nas.training import BatchSchedule, Trainer, class_weights, learning_rate_factor, seed_from
+from nas.training import BatchSchedule, Trainer, learning_rate_factor, seed_from
 from tests.project import Project
 from tests.tiny import bert_model, vit_model
 
@@ -284,7 +285,7 @@ def distance(logits: Tensor, taught: Tensor, labels: Tensor, weights: Tensor) ->
 def double_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Class weights for a supernet in float64, whose rounding hides nothing."""
     monkeypatch.setattr(
-        "nas.supernet_training.class_weights",
+        "nas.losses.class_weights",
         lambda *arguments: cast(Tensor, class_weights(*arguments)).double(),
     )
 
@@ -347,15 +348,14 @@ def test_a_step_is_one_step_on_the_loss_of_all_its_samples_together(
 
 def test_one_architecture_a_step_is_a_plain_training_of_it(run: Run) -> None:
     supernet, split, recipe = fresh_supernet(run.config), unbalanced_split(run.store), run.config.recipe
-    weights = class_weights(split.labels, 3, recipe.class_weights)
-    trainer = Trainer(model=supernet, recipe=recipe, step_count=STEPS, weights=weights)
+    trainer = Trainer(model=supernet, recipe=recipe, step_count=STEPS, loss=loss_of(recipe, split.labels, 3))
     schedule = BatchSchedule(len(split), recipe.batch_size, seed_from(7, "supernet samples"))
     run, losses = replace(run, architectures_per_step=1), []
     for step in range(STEPS):
         ((number, architecture),) = drawn(run, step)
         samples = schedule.samples(split, number)
         parts = samples.parts(architecture.fusion_layer)
-        losses.append(trainer.step(step, parts, trainer.total_weight(samples.labels), architecture))
+        losses.append(trainer.step(step, parts, trainer.loss.total_weight(samples.labels), architecture))
     done, trained_losses = train(run, fresh_supernet(run.config))
     assert (done, trained_losses) == (STEPS, losses)
     state = checkpointed(run.checkpoint)
@@ -382,7 +382,9 @@ def test_micro_batches_change_nothing_beyond_rounding(run: Run) -> None:
 
 def test_the_parameters_of_an_architecture_are_those_that_get_a_gradient(run: Run) -> None:
     supernet, split = fresh_supernet(run.config), unbalanced_split(run.store)
-    trainer = Trainer(model=supernet, recipe=run.config.recipe, step_count=1, weights=None)
+    trainer = Trainer(
+        model=supernet, recipe=run.config.recipe, step_count=1, loss=Loss(None, run.config.recipe.label_smoothing)
+    )
     for architecture in run.config.space:
         trainer.optimizer.zero_grad()
         trainer.accumulate_gradients([split.batch([0, 1], architecture.fusion_layer)], 2.0, architecture)

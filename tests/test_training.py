@@ -13,6 +13,7 @@ from nas.config import Config, load_config
 from nas.data import FeatureSplit
 from nas.errors import TrainingError
 from nas.fusion import PMF, Features, build_model, build_supernet
+from nas.losses import Loss
 from nas.preparation import Prepared, prepare
 from nas.progress import LineReporter
 from nas.space import Architecture
@@ -21,7 +22,6 @@ from nas.training import (
     Stopped,
     Trainer,
     architecture_seed,
-    class_weights,
     learning_rate_factor,
     predict_logits,
     predict_population,
@@ -74,24 +74,19 @@ def test_a_split_smaller_than_a_batch_is_one_batch() -> None:
     assert BatchSchedule(5, 8, 0).indices(2).size == 5
 
 
-def test_class_weights_are_the_inverse_frequency() -> None:
-    weights = class_weights(np.array([0, 0, 0, 1]), 2, "inverse_frequency")
-    assert weights is not None
-    assert weights.tolist() == pytest.approx([4 / (2 * 3), 4 / (2 * 1)])
-    assert class_weights(np.array([0, 1]), 2, "none") is None
-
-
 def test_a_weighted_batch_loss_is_the_weighted_sum_over_the_total_weight(
     split: FeatureSplit, config: Config, fresh: Callable[..., PMF]
 ) -> None:
     model, weights = fresh(), torch.tensor([0.5, 2.0, 1.0])
-    trainer = Trainer(model=model, recipe=config.recipe, step_count=1, weights=weights)
+    trainer = Trainer(
+        model=model, recipe=config.recipe, step_count=1, loss=Loss(weights, config.recipe.label_smoothing)
+    )
     batch = split.batch([0, 1, 2, 3], 1)
     logits = model(Features(batch.image_tokens, batch.text_tokens, batch.text_mask)).detach()
     each = cross_entropy(logits, batch.labels, reduction="none")
     expected = (each * weights[batch.labels]).sum() / weights[batch.labels].sum()
     torch.testing.assert_close(
-        trainer.accumulate_gradients([batch], trainer.total_weight(batch.labels.numpy())), expected
+        trainer.accumulate_gradients([batch], trainer.loss.total_weight(batch.labels.numpy())), expected
     )
 
 
@@ -103,8 +98,8 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch(
     samples = BatchSchedule(len(split), 7, seed=5).samples(split, 1)
     outcomes = []
     for parts in (1, count):
-        trainer = Trainer(model=fresh(), recipe=recipe, step_count=1, weights=torch.tensor([0.5, 2.0, 1.0]))
-        weight = trainer.total_weight(samples.labels)
+        trainer = Trainer(model=fresh(), recipe=recipe, step_count=1, loss=Loss(torch.tensor([0.5, 2.0, 1.0]), 0.1))
+        weight = trainer.loss.total_weight(samples.labels)
         loss = trainer.accumulate_gradients(samples.parts(1, parts), weight)
         outcomes.append((loss, [parameter.grad for parameter in trainer.model.parameters()]))
     (whole_loss, whole), (cut_loss, cut) = outcomes

@@ -27,7 +27,7 @@ from benchmarks.models import DEMO
 from benchmarks.pmf_bench.table import TABLE, Row, Table, read_table
 from benchmarks.workers import build_dispatcher
 from nas.config import Config, config_as_dict, load_config
-from nas.data import Dataset, FeatureStore, open_images, open_or_build, read_manifest
+from nas.data import Dataset, FeatureStore, open_images_of, open_or_build, read_data
 from nas.execution import CandidateWorker, Placement, WorkerSetup
 from nas.execution.ray_workers import RayExecutor
 from nas.files import default_cache_directory
@@ -134,10 +134,10 @@ def architectures(
 
 def test_features(config: Config, prepared: Prepared, reporter: Reporter) -> FeatureStore:
     """Features of the test split, in a store of their own: the one of train and validation is a search's."""
-    dataset = read_manifest(config.data, ["test"], prepared.store.class_names)
+    dataset = read_data(config.data, ["test"], prepared.store.class_names)
     return open_or_build(
         dataset=Dataset(dataset.class_names, {"test": dataset.splits["test"]}),
-        images=open_images(Path(config.data.images)),
+        images=open_images_of(config.data),
         preprocessor=prepared.preprocessor,
         image_encoder=prepared.image_encoder,
         text_encoder=prepared.text_encoder,

@@ -3,9 +3,10 @@
 from nas.data.feature_cache import open_or_build
 from nas.data.features import Batch, FeatureSplit, FeatureStore
 from nas.data.images import ImageSource, open_images
-from nas.data.manifest import SPLITS, Dataset, Samples, read_manifest
 from nas.data.preprocessing import Preprocessor
 from nas.data.readability import find_unreadable
+from nas.data.reading import open_images_of, read_data
+from nas.data.samples import SPLITS, Dataset, Samples, summary
 
 __all__ = [
     "SPLITS",
@@ -18,6 +19,8 @@ __all__ = [
     "Samples",
     "find_unreadable",
     "open_images",
+    "open_images_of",
     "open_or_build",
-    "read_manifest",
+    "read_data",
+    "summary",
 ]

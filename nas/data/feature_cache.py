@@ -19,8 +19,8 @@ from nas.data.feature_files import FORMAT, complete, damage
 from nas.data.feature_inputs import Sources
 from nas.data.features import FeatureStore
 from nas.data.images import ImageSource
-from nas.data.manifest import Dataset
 from nas.data.preprocessing import Preprocessor
+from nas.data.samples import Dataset
 from nas.encoders import FrozenEncoder, weights_digest
 from nas.errors import DataError
 from nas.files import sync_directory

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from nas.data.augmentation import augmented
 from nas.data.images import ImageSource
-from nas.data.manifest import Dataset, Samples
 from nas.data.preprocessing import Preprocessor
+from nas.data.samples import Dataset, Samples
 from nas.encoders import FrozenEncoder
 from nas.errors import DataError
 
@@ -90,7 +90,7 @@ class SplitInputs:
         self._stops = np.cumsum(self.text_lengths[self.order])
         self._starts = self._stops - self.text_lengths[self.order]
 
-    def small_arrays(self) -> dict[str, NDArray[np.int64]]:
+    def small_arrays(self) -> dict[str, NDArray[np.int64] | NDArray[np.float32]]:
         """Labels, and where each sample's image and text are."""
         position = {name: index for index, name in enumerate(self.images)}
         starts = np.empty_like(self._starts)

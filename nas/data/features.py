@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nas.data.feature_files import Contents, read_contents
 from nas.data.feature_plan import attended_name, logsumexp_name, tokens_name
+from nas.data.samples import Labels
 from nas.encoders import FrozenEncoder
 from nas.errors import DataError
 from nas.fusion.attention import DataAttention
@@ -31,7 +32,7 @@ class Batch:
         image_tokens: z, (B, S, D_img), in the store's type (float32 where they were computed from an earlier layer's).
         text_tokens: t, (B, T, D_txt), likewise.
         text_mask: (B, T), true where there is a token; None where nothing is padded.
-        labels: Class indices, int64, (B,).
+        labels: Class indices, int64, (B,); or 1 for each label that a sample has, float32, (B, C).
         image_attention: What z attends to in itself at the first fusing layer, where that is stored.
         text_attention: What t attends to in itself, likewise.
     """
@@ -91,7 +92,7 @@ class FeatureSplit:
         self._text_starts: NDArray[np.int64] = np.load(directory / "text_starts.npy")
         self.text_lengths: NDArray[np.int64] = np.load(directory / "text_lengths.npy")
         """Tokens of every sample's text, (N,)."""
-        self.labels: NDArray[np.int64] = np.load(directory / "labels.npy")
+        self.labels: Labels = np.load(directory / "labels.npy")
 
     def _mapped(self, name: str) -> NDArray[Any]:
         # As a plain array: numpy's own class for memory maps makes every operation slower.

@@ -16,7 +16,7 @@ from nas.errors import DataError
 
 _UNREADABLE = (
     OSError,
-    KeyError,
+    LookupError,
     SyntaxError,
     ValueError,
     EOFError,
@@ -25,7 +25,7 @@ _UNREADABLE = (
     zipfile.BadZipFile,
     Image.DecompressionBombError,
 )
-"""What Pillow and zipfile raise for files that are missing, cut off, damaged, encrypted or far too large."""
+"""What Pillow, zipfile and data sets raise for files that are missing, cut off, damaged, encrypted or far too large."""
 _CHECKED_TOGETHER = 256
 
 

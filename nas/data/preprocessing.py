@@ -39,6 +39,11 @@ class Preprocessor:
         encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_text_tokens)
         return [np.array(ids, dtype=np.int32) for ids in encoded["input_ids"]]
 
+    def cut_count(self, texts: Sequence[str]) -> int:
+        """How many of the texts are longer than `max_text_tokens`."""
+        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_text_tokens + 1)
+        return sum(len(ids) > self.max_text_tokens for ids in encoded["input_ids"])
+
     def padded(self, token_ids: Sequence[NDArray[np.int32]]) -> tuple[Tensor, Tensor]:
         """Token ids of each text → what `tokens` returns; padding stands behind the tokens."""
         longest = max(len(ids) for ids in token_ids)

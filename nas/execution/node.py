@@ -50,7 +50,7 @@ def _features(setup: WorkerSetup, cache_directory: Path) -> Path:
     directory = prepared.store.directory
     if directory.name != setup.feature_directory.name:
         raise DataError(
-            f"{setup.config.data.manifest}: data or encoders are others here than where the search was started "
+            f"{setup.config.data.location}: data or encoders are others here than where the search was started "
             f"(features {directory.name}, expected {setup.feature_directory.name})"
         )
     return directory.resolve()

@@ -1,16 +1,19 @@
 """PMF as a Hugging Face model: raw images and texts in, class logits out, `from_pretrained` and `save_pretrained`."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nas.encoders import build_encoder
 from nas.fusion.pmf import PMF, base_features
 from nas.space import Architecture
+
+MULTI_LABEL: Literal["multi_label_classification"] = "multi_label_classification"
+"""What `problem_type` is where a sample may have several labels; transformers' own name."""
 
 
 class PMFConfig(PreTrainedConfig):
@@ -21,6 +24,8 @@ class PMFConfig(PreTrainedConfig):
         text_config: The text encoder's.
         architecture: Gene name → value.
         max_text_tokens: Texts were cut to this many tokens in training.
+        threshold: Probability from which a label is said to be there, where a sample may have several
+            (`problem_type` is `MULTI_LABEL`).
     """
 
     model_type = "pmf"
@@ -29,6 +34,7 @@ class PMFConfig(PreTrainedConfig):
     text_config: dict[str, Any] | None = None
     architecture: dict[str, int | list[list[int]]] | None = None
     max_text_tokens: int = 512
+    threshold: float = 0.5
 
 
 class PMFForClassification(PreTrainedModel):
@@ -68,7 +74,7 @@ class PMFForClassification(PreTrainedModel):
             pixel_values: (B, 3, height, width), from the image processor in the model's folder.
             input_ids: (B, T), from the tokenizer there.
             attention_mask: (B, T), 1 or true where there is a token; all of them by default.
-            labels: Class indices (B,), for a loss.
+            labels: For a loss: class indices (B,), or 1 for each label that a sample has, float, (B, C).
 
         Returns:
             `logits` (B, C), and `loss` where labels were given.
@@ -79,9 +85,13 @@ class PMFForClassification(PreTrainedModel):
         )
         logits = self.pmf(features)
         return SequenceClassifierOutput(
-            loss=None if labels is None else cross_entropy(logits, labels),
+            loss=None if labels is None else self._loss(logits, labels),
             logits=logits,
         )
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        several = self.config.problem_type == MULTI_LABEL
+        return binary_cross_entropy_with_logits(logits, labels) if several else cross_entropy(logits, labels)
 
 
 AutoConfig.register("pmf", PMFConfig, exist_ok=True)

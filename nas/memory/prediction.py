@@ -4,6 +4,7 @@ import bisect
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedConfig
 
 from nas.config import FeaturesConfig, RecipeConfig
@@ -11,6 +12,7 @@ from nas.data import Batch
 from nas.encoders import build_encoder
 from nas.fusion import PMF, trainable_parameter_count
 from nas.fusion.attention import DataAttention
+from nas.losses import Loss
 from nas.memory.interpolation import PeakSurface, surface_key
 from nas.memory.rehearsal import Rehearsal, Trace
 from nas.space import Architecture
@@ -107,6 +109,7 @@ class MemoryModel:
         features: Type of the tokens that are read, and whether their attention is read with them.
         supernet: The space's largest architecture, whose weights a worker holds beside the candidate's.
         process_bytes: What a worker holds before it trains.
+        has_several_labels: Whether a sample may have several labels.
     """
 
     def __init__(
@@ -121,6 +124,7 @@ class MemoryModel:
         features: FeaturesConfig,
         supernet: Architecture,
         process_bytes: int = PROCESS_BYTES,
+        has_several_labels: bool = False,
     ) -> None:
         self._rehearsal = Rehearsal()
         with self._rehearsal:
@@ -129,6 +133,7 @@ class MemoryModel:
         self._recipe = recipe
         self._tokens = (image_token_count, text_token_count)
         self._class_count = class_count
+        self._has_several_labels = has_several_labels
         self._features = features
         self._supernet = supernet
         self.process_bytes = process_bytes
@@ -270,7 +275,9 @@ class MemoryModel:
             if not step.is_first:
                 for parameter in model.parameters():
                     parameter.grad = torch.empty_like(parameter)
-            trainer = Trainer(model=model, recipe=self._recipe, step_count=1, weights=None)
+            trainer = Trainer(
+                model=model, recipe=self._recipe, step_count=1, loss=Loss(None, self._recipe.label_smoothing)
+            )
             self._rehearsal.start()
             parts = (self._batch(step) for _ in range(1))  # held by the step alone, as it reads it
             trainer.accumulate_gradients(parts, self._recipe.batch_size, step.architecture)
@@ -298,10 +305,15 @@ class MemoryModel:
             image_tokens=tokens[0],
             text_tokens=tokens[1],
             text_mask=torch.ones(step.size, self._tokens[1], dtype=torch.bool),
-            labels=torch.zeros(step.size, dtype=torch.int64),
+            labels=self._labels(step.size),
             image_attention=attention[0],
             text_attention=attention[1],
         )
+
+    def _labels(self, count: int) -> Tensor:
+        if self._has_several_labels:
+            return torch.zeros(count, self._class_count)
+        return torch.zeros(count, dtype=torch.int64)
 
     def _weight_bytes(self, architecture: Architecture) -> int:
         """Of the trained weights of an architecture; they are float32."""

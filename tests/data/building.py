@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from nas.config import FeaturesConfig, load_config
-from nas.data import FeatureStore, Preprocessor, feature_writing, open_images, open_or_build, read_manifest
+from nas.data import FeatureStore, Preprocessor, feature_writing, open_images_of, open_or_build, read_data
 from nas.encoders import load_encoder, load_image_processor, load_tokenizer
 from tests.project import Project
 
@@ -21,12 +21,12 @@ def parts(project: Project) -> dict[str, Any]:
     """Everything that `open_or_build` takes besides how features are stored, and where."""
     config = load_config(project.root / "search.yaml")
     return {
-        "dataset": read_manifest(config.data, ("train", "validation")),
-        "images": open_images(Path(config.data.images)),
+        "dataset": read_data(config.data, ("train", "validation")),
+        "images": open_images_of(config.data),
         "preprocessor": Preprocessor(
             image_processor=load_image_processor(config.encoders.image),
             tokenizer=load_tokenizer(config.encoders.text),
-            max_text_tokens=config.data.max_text_tokens,
+            max_text_tokens=8,
         ),
         "image_encoder": load_encoder(config.encoders.image, "image"),
         "text_encoder": load_encoder(config.encoders.text, "text"),

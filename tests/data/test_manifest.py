@@ -1,34 +1,29 @@
 import json
+import resource
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from pyarrow import Table, parquet
 
-from nas.config import ColumnsConfig, DataConfig
-from nas.data import read_manifest
+from nas.config import DataConfig
+from nas.data import read_data, summary
 from nas.errors import DataError
-
-
-def config_of(path: Path, **columns: str) -> DataConfig:
-    names = {"image": "image", "text": "text", "label": "label", "split": "split"} | columns
-    return DataConfig(
-        manifest=str(path),
-        images=str(path.parent),
-        columns=ColumnsConfig(**names),
-        max_text_tokens=8,
-        skip_unreadable_images=False,
-    )
+from tests.data.folders import config_of
 
 
 def write(path: Path, *lines: str) -> DataConfig:
     path.write_text("\n".join(lines) + "\n")
-    return config_of(path)
+    return config_of("manifest", path)
 
 
 ROWS = ["a.png,first,cat,train", 'b.png,"a, b and ""c""",dog,train', "c.png,,cat,val", "d.png,x,dog,test"]
 
 
 def test_csv_rows_land_in_their_splits(tmp_path: Path) -> None:
-    dataset = read_manifest(write(tmp_path / "m.csv", "image,text,label,split", *ROWS), ("train", "validation"))
+    dataset = read_data(write(tmp_path / "m.csv", "image,text,label,split", *ROWS), ("train", "validation"))
     assert dataset.class_names == ("cat", "dog")
     assert dataset.splits["train"].texts == ("first", 'a, b and "c"')
     assert dataset.splits["train"].labels.tolist() == [0, 1]
@@ -40,8 +35,9 @@ def test_json_lines_and_other_column_names(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     rows = [{"file": "a.png", "title": "x", "class": name, "part": "train"} for name in ("cat", "dog")]
     path.write_text("\n".join(json.dumps(row) for row in rows))
-    config = config_of(path, image="file", text="title", label="class", split="part")
-    assert read_manifest(config, ("train",)).splits["train"].images == ("a.png", "a.png")
+    columns = {"image": "file", "text": "title", "label": "class", "split": "part"}
+    config = config_of("manifest", path, columns=columns)
+    assert read_data(config, ("train",)).splits["train"].images == ("a.png", "a.png")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +49,7 @@ def test_json_lines_and_other_column_names(tmp_path: Path) -> None:
         (["image,text,label,split", ",b,c,train"], "row 2: image is empty"),
         (["image,text,label,split", "a,b,c"], "row 2: has more or fewer values than the header has columns"),
         (["image,text,label,split", "a,b,c,train"], r"the train split has 1 class\(es\)"),
-        (["image,text,label,split", "a,b,c,train", "a,b,d,train"], "no row has split 'validation'"),
+        (["image,text,label,split", "a,b,c,train", "a,b,d,train"], "there is no sample in the validation split"),
         (
             ["image,text,label,split", "a,b,c,train", "a,b,d,train", "a,b,e,validation"],
             r"row 4: label 'e' is none of the 2 known classes \(c, d\)",
@@ -63,7 +59,7 @@ def test_json_lines_and_other_column_names(tmp_path: Path) -> None:
 def test_unusable_rows_name_file_and_row(tmp_path: Path, lines: list[str], message: str) -> None:
     config = write(tmp_path / "m.csv", *lines)
     with pytest.raises(DataError, match=message) as caught:
-        read_manifest(config, ("train", "validation"))
+        read_data(config, ("train", "validation"))
     assert str(tmp_path / "m.csv") in str(caught.value)
 
 
@@ -71,9 +67,97 @@ def test_a_line_that_is_no_json_is_named(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_text('{"image": "a", "text": "b", "label": "c", "split": "train"}\n{"image": \n')
     with pytest.raises(DataError, match="row 2: is not JSON"):
-        read_manifest(config_of(path), ("train",))
+        read_data(config_of("manifest", path), ("train",))
 
 
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
-        read_manifest(config_of(tmp_path / "none.csv"), ("train",))
+        read_data(config_of("manifest", tmp_path / "none.csv"), ("train",))
+
+
+def test_tab_separated_and_parquet_are_the_same(tmp_path: Path) -> None:
+    header, *rows = ["image\ttext\tlabel\tsplit", "a.png\tone, two\tcat\ttrain", "b.png\t\tdog\ttrain"]
+    read = [read_data(write(tmp_path / "m.tsv", header, *rows), ("train",))]
+    values = dict(zip(header.split("\t"), zip(*(row.split("\t") for row in rows), strict=True), strict=True))
+    parquet.write_table(Table.from_pydict({**values, "more": [1, 2]}), tmp_path / "m.parquet")
+    read.append(read_data(config_of("manifest", tmp_path / "m.parquet"), ("train",)))
+    for data in read:
+        assert data.splits["train"].images == ("a.png", "b.png")
+        assert data.splits["train"].texts == ("one, two", "") and data.splits["train"].labels.tolist() == [0, 1]
+
+
+def test_a_damaged_parquet_file_and_one_without_a_column_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    parquet.write_table(Table.from_pydict({"image": ["a"], "text": ["b"]}), path)
+    with pytest.raises(DataError, match=r"m\.parquet: there is no column 'label', 'split'; the header has image, text"):
+        read_data(config_of("manifest", path), ("train",))
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(DataError, match=r"m\.parquet: the manifest cannot be read"):
+        read_data(config_of("manifest", path), ("train",))
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_samples_may_have_several_labels_or_none(tmp_path: Path, form: str) -> None:
+    path = tmp_path / f"m.{form}"
+    labels = [["cat", "dog"], ["dog"], [], ["cat", "cat"]]
+    rows: list[dict[str, Any]] = [
+        {"image": f"{index}.png", "text": "x", "label": names, "split": "train"} for index, names in enumerate(labels)
+    ]
+    if form == "csv":
+        path.write_text(
+            "image,text,label,split\n" + "".join(f"{i}.png,x,{' ; '.join(n)},train\n" for i, n in enumerate(labels))
+        )
+    elif form == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        parquet.write_table(Table.from_pylist(rows), path)
+    data = read_data(config_of("manifest", path, labels="several", label_separator=";"), ("train",))
+    assert data.class_names == ("cat", "dog")
+    assert data.splits["train"].labels.dtype == np.float32
+    assert data.splits["train"].labels.tolist() == [[1, 1], [0, 1], [0, 0], [1, 0]]
+    assert "2 classes of 2 (cat) to 2 (cat)" in summary(data)[0] and "1.00 labels each" in summary(data)[0]
+
+
+def test_without_a_column_of_splits_shares_are_held_out_by_image_and_class(tmp_path: Path) -> None:
+    rows = [f"{index // 2}.png,{index},{'dog' if index % 8 < 2 else 'cat'}" for index in range(160)]
+    write(tmp_path / "m.csv", "image,text,label", *rows)
+    values = {"columns": {"split": None}, "held_out": {"validation": 0.2, "test": 8, "seed": 3}}
+    config = config_of("manifest", tmp_path / "m.csv", **values)
+    data = read_data(config, ("train", "validation", "test"))
+    assert {name: len(samples) for name, samples in data.splits.items()} == {"train": 112, "validation": 32, "test": 16}
+    for samples in data.splits.values():
+        assert Counter(samples.labels.tolist())[1] == len(samples) / 4
+        assert set(Counter(samples.images).values()) == {2}, "both samples of an image are in one split"
+    again = read_data(config, ("train", "validation", "test"))
+    assert again.splits["test"].images == data.splits["test"].images
+
+
+def test_the_same_sample_in_two_splits_is_refused(tmp_path: Path) -> None:
+    config = write(tmp_path / "m.csv", "image,text,label,split", *ROWS, "a.png,first,cat,test")
+    with pytest.raises(
+        DataError, match=r"1 sample\(s\) are in more than one split: a\.png with one text \(train, row 2"
+    ):
+        read_data(config, ("train", "validation"))
+
+
+def test_the_summary_says_what_there_is(tmp_path: Path) -> None:
+    config = write(tmp_path / "m.csv", "image,text,label,split", *ROWS, "a.png,one two three,cat,train")
+    assert summary(read_data(config, ("train", "validation"))) == [
+        "train: 3 samples, 2 images, 2 classes of 1 (dog) to 2 (cat), texts of 1 to 4 words, 3 in the middle",
+        "validation: 1 samples, 1 images, 2 classes of 0 (dog) to 1 (cat), texts of 0 to 0 words, 0 in the middle, "
+        "1 empty",
+    ]
+
+
+def test_a_hundred_thousand_rows_take_seconds_and_bounded_memory(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    with path.open("w") as file:
+        file.write("image,text,label,split\n")
+        for index in range(100_000):
+            file.write(f"folder/{index:06}.jpg,a text of some words {index},class {index % 50},train\n")
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    data = read_data(config_of("manifest", path), ("train",))
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    assert len(data.splits["train"]) == 100_000
+    assert after.ru_utime - before.ru_utime < 10  # of the processor; it takes less than 1
+    assert (after.ru_maxrss - before.ru_maxrss) * 1024 < 300 * 2**20

@@ -10,6 +10,7 @@ from nas.data import Batch
 from nas.encoders import FrozenEncoder, build_encoder
 from nas.fusion import PMF, build_model
 from nas.fusion.attention import DataAttention
+from nas.losses import Loss
 from nas.memory import MemoryModel, PeakTracker
 from nas.space import Architecture, SearchSpace
 from nas.training import Trainer
@@ -102,7 +103,7 @@ def real_batch(size: int, *, attention: bool) -> Batch:
 
 def real_peak(model: PMF, architecture: Architecture, sizes: list[int], *, attention: bool = False) -> int:
     """Bytes of real tensors alive at the peak of forward and backward over micro-batches, without weights."""
-    trainer = Trainer(model=model, recipe=RECIPE, step_count=1, weights=None)
+    trainer = Trainer(model=model, recipe=RECIPE, step_count=1, loss=Loss(None, RECIPE.label_smoothing))
     stores = attention and architecture.fusion_layer < 2  # with one fusing layer nobody reads it
     weights = [*model.parameters(), *model.encoders[0].parameters(), *model.encoders[1].parameters()]
     with PeakTracker(weights) as tracker:

@@ -1,0 +1,127 @@
+"""UPMC Food-101 (Wang et al., ICME Workshops 2015), as it is distributed: dishes with the web pages they were found on.
+
+    images/{train,test}/<class>/<name>.jpg
+    texts/{train,test}_titles.csv          no header; image name, title, class
+    texts_txt/<class>/<name>.txt           texts of the pages, in place of the titles
+
+There is no validation split: `data.held_out.validation` takes one from train.
+"""
+
+import csv
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from nas.config import DataConfig
+from nas.data.samples import Found, Sample
+from nas.errors import DataError
+
+_SPLITS = ("train", "test")
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+Text = tuple[str, str]
+"""A text, and where it was found."""
+
+Key = tuple[str, str]
+"""Class and name, which an image and its text share."""
+
+
+def images_of_food101(config: DataConfig) -> Path:
+    """Where image paths lead."""
+    return Path(config.folder or "") / "images"
+
+
+def find_in_food101(config: DataConfig) -> Found:
+    """Images that have a text; others, and texts without image, are counted and left out.
+
+    Raises:
+        DataError: If the folder has another form; names file and line.
+    """
+    root, folder = Path(config.folder or ""), images_of_food101(config)
+    images = {split: {_key(path): path for path in _images(folder / split)} for split in _SPLITS}
+    classes = tuple(sorted({name for found in images.values() for name, _ in found}))
+    texts: Mapping[str, Mapping[Key, Text | Path]]
+    if config.texts == "pages":
+        pages = _pages(root / "texts_txt")
+        texts = dict.fromkeys(_SPLITS, pages)
+        lonely = sum(key not in images["train"] and key not in images["test"] for key in pages)
+    else:
+        texts = {split: _titles(root / "texts" / f"{split}_titles.csv", classes) for split in _SPLITS}
+        lonely = sum(key not in images[split] for split in _SPLITS for key in texts[split])
+    splits: dict[str, list[Sample]] = {}
+    for split in _SPLITS:
+        splits[split] = [
+            Sample(path.relative_to(folder).as_posix(), text, (key[0],), place)
+            for key, path in sorted(images[split].items())
+            if (entry := texts[split].get(key)) is not None
+            for text, place in [_read(entry)]
+            if text
+        ]
+    without = sum(len(images[split]) - len(splits[split]) for split in _SPLITS)
+    left_out = {"images without text": without, "texts without image": lonely}
+    return Found(
+        str(root), splits, class_names=classes, left_out={reason: count for reason, count in left_out.items() if count}
+    )
+
+
+def _key(path: Path) -> Key:
+    return path.parent.name, path.stem
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    try:
+        for of_class in sorted(path for path in folder.iterdir() if path.is_dir()):
+            yield from (path for path in sorted(of_class.iterdir()) if path.suffix.lower() in _SUFFIXES)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror}); expected a folder for every class") from error
+
+
+def _pages(folder: Path) -> dict[Key, Path]:
+    """Files of texts; some are named after the whole image file, its suffix included."""
+    try:
+        classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror}); expected a folder for every class") from error
+    found = {}
+    for of_class in classes:
+        for path in of_class.glob("*.txt"):
+            stem = Path(path.stem)
+            found[of_class.name, stem.stem if stem.suffix.lower() in _SUFFIXES else path.stem] = path
+    return found
+
+
+def _read(entry: Text | Path) -> Text:
+    if not isinstance(entry, Path):
+        return entry
+    try:
+        return " ".join(entry.read_text(encoding="utf-8", errors="replace").split()), entry.name
+    except OSError as error:
+        raise DataError(f"{entry}: cannot be read: {error.strerror}") from error
+
+
+def _titles(path: Path, classes: tuple[str, ...]) -> dict[Key, Text]:
+    """Titles by class and name. Those with commas are not in quotes everywhere: what is between first and last is one.
+
+    Raises:
+        DataError: If a row has fewer than three values, or a class of which there is no image.
+    """
+    known = set(classes)
+    found: dict[Key, Text] = {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file)
+            for row in rows:
+                if not row:
+                    continue
+                place = f"row {rows.line_num}"
+                if len(row) < 3:
+                    raise DataError(f"{path}, {place}: has {len(row)} value(s); expected image name, title, class")
+                name, *title, of_class = row
+                if of_class.strip() not in known:
+                    raise DataError(
+                        f"{path}, {place}: class {of_class.strip()!r} has no folder of images; expected one of "
+                        f"{len(classes)} ({', '.join(classes[:5])}, …)"
+                    )
+                found[of_class.strip(), Path(name.strip()).stem] = ",".join(title).strip(), f"{path.name}, {place}"
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    return found

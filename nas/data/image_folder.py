@@ -1,0 +1,61 @@
+"""Hugging Face's image folder: pictures beside a `metadata.csv` (or .jsonl, .parquet) that names them by `file_name`.
+
+One such file for each split, in a folder named after it, or one for all, with or without a column of splits.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from nas.config import DataConfig
+from nas.data.manifest import as_text, rows_of, sample_of, split_of
+from nas.data.samples import SPLIT_NAMES, SPLITS, Found, Sample
+from nas.errors import DataError
+
+FILE_NAME = "file_name"
+_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+
+
+def images_of_image_folder(config: DataConfig) -> Path:
+    """Where image paths lead."""
+    return Path(config.folder or "")
+
+
+def find_in_image_folder(config: DataConfig) -> Found:
+    """Every row of every metadata file.
+
+    Raises:
+        DataError: If there is none, or it cannot be used; names file and row.
+    """
+    root = images_of_image_folder(config)
+    files = _metadata(root)
+    splits: dict[str, list[Sample]] = {split: [] for split in SPLITS}
+    for split, path in files:
+        column = None if split else config.columns.split
+        columns = replace(config.columns, image=FILE_NAME, split=column)
+        read = replace(config, columns=columns)
+        for number, row in rows_of(path, columns):
+            name = as_text(row[FILE_NAME])
+            image = (path.parent / name).relative_to(root).as_posix() if name else None
+            sample = sample_of(row, read, path, number, image)
+            where = f"{path.relative_to(root)}, row {number}"
+            splits[split or split_of(row, columns, where)].append(sample._replace(place=where))
+    return Found(str(root), splits, has_several_labels=config.labels == "several")
+
+
+def _metadata(root: Path) -> list[tuple[str | None, Path]]:
+    """Metadata files with the split that their folder names, if it does."""
+    try:
+        folders = sorted(path for path in root.iterdir() if path.is_dir())
+    except OSError as error:
+        raise DataError(f"{root}: cannot be read: {error.strerror}") from error
+    found: list[tuple[str | None, Path]] = []
+    for split, folder in [(None, root), *((SPLIT_NAMES.get(path.name.lower()), path) for path in folders)]:
+        if split is None and folder != root:
+            continue
+        there = [folder / name for name in _FILES if (folder / name).is_file()]
+        if len(there) > 1:
+            raise DataError(f"{folder}: has {' and '.join(path.name for path in there)}; expected one of them")
+        found += [(split, path) for path in there]
+    if not found:
+        raise DataError(f"{root}: there is no {', '.join(_FILES[:-1])} or {_FILES[-1]}, here or in a folder of a split")
+    return found

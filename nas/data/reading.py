@@ -1,0 +1,65 @@
+"""Data sets, in whatever form they are distributed."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nas.config import DataConfig
+from nas.data.food101 import find_in_food101, images_of_food101
+from nas.data.image_folder import find_in_image_folder, images_of_image_folder
+from nas.data.images import ImageSource, open_images
+from nas.data.manifest import find_in_manifest
+from nas.data.mm_imdb import find_in_mm_imdb, images_of_mm_imdb
+from nas.data.samples import Dataset, Found, assemble
+from nas.data.saved_datasets import SavedImages, find_in_saved
+from nas.data.snli_ve import find_in_snli_ve, images_of_snli_ve
+from nas.data.splitting import complete
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One form of data sets.
+
+    Args:
+        find: Finds all samples.
+        images: Folder or ZIP that their image paths lead into.
+    """
+
+    find: Callable[[DataConfig], Found]
+    images: Callable[[DataConfig], Path]
+
+
+_READERS: Mapping[str, Reader] = {
+    "manifest": Reader(find_in_manifest, lambda config: Path(config.images or "")),
+    "image_folder": Reader(find_in_image_folder, images_of_image_folder),
+    "food101": Reader(find_in_food101, images_of_food101),
+    "mm_imdb": Reader(find_in_mm_imdb, images_of_mm_imdb),
+    "snli_ve": Reader(find_in_snli_ve, images_of_snli_ve),
+}
+
+
+def read_data(config: DataConfig, splits: Collection[str], class_names: tuple[str, ...] | None = None) -> Dataset:
+    """Read a data set as a whole, check it, and keep the wanted splits.
+
+    Args:
+        config: Names its form, and where it lies.
+        splits: Which of train, validation and test are wanted.
+        class_names: The classes in order, where a model has fixed them; otherwise those of the data set.
+
+    Raises:
+        DataError: If it cannot be read or used; names file and row.
+    """
+    find = find_in_saved if config.reader == "datasets" else _READERS[config.reader].find
+    found = find(config)
+    return assemble(replace(found, splits=complete(found.source, found.splits, config.held_out)), splits, class_names)
+
+
+def open_images_of(config: DataConfig) -> ImageSource:
+    """Where the images of a data set lie.
+
+    Raises:
+        DataError: If there are none.
+    """
+    if config.reader == "datasets":
+        return SavedImages(Path(config.folder or ""), config.columns.image)
+    return open_images(_READERS[config.reader].images(config))

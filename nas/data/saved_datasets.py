@@ -1,0 +1,115 @@
+"""What Hugging Face's `datasets` has saved by `save_to_disk`, with its pictures inside."""
+
+import io
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from nas.config import DataConfig
+from nas.data.images import ImageSource
+from nas.data.manifest import as_text, labels_of, split_of
+from nas.data.samples import SPLIT_NAMES, SPLITS, Found, Sample
+from nas.errors import DataError
+
+_TOGETHER = 1000
+
+
+class SavedImages(ImageSource):
+    """Pictures of a saved data set; their names are part and row: `train/17`.
+
+    Args:
+        location: The folder.
+        column: Of the pictures.
+    """
+
+    def __init__(self, location: Path, column: str) -> None:
+        self.location = location
+        self._column = column
+
+    def fingerprint(self, name: str) -> str | None:
+        part, _, row = name.rpartition("/")
+        data = _parts(self.location).get(part)
+        return None if data is None or int(row) >= len(data) else str(data._fingerprint)
+
+    def _read(self, name: str) -> Image.Image:
+        part, _, row = name.rpartition("/")
+        value = _undecoded(self.location, part, self._column)[int(row)][self._column]
+        if value["bytes"] is not None:
+            return Image.open(io.BytesIO(value["bytes"]))
+        return Image.open(value["path"])
+
+
+def find_in_saved(config: DataConfig) -> Found:
+    """Every row of every part.
+
+    Raises:
+        DataError: If the folder cannot be read, or lacks a column; names part and row.
+    """
+    root, columns = Path(config.folder or ""), config.columns
+    splits: dict[str, list[Sample]] = {split: [] for split in SPLITS}
+    for part, data in _parts(root).items():
+        own = SPLIT_NAMES.get(part.lower())
+        if part and own is None:
+            raise DataError(f"{root}: a part is named {part!r}; expected one of {', '.join(SPLITS)}")
+        column = None if part else columns.split
+        wanted = [name for name in (columns.image, columns.text, columns.label, column) if name is not None]
+        missing = [name for name in wanted if name not in data.column_names]
+        if missing:
+            raise DataError(
+                f"{root}: there is no column {', '.join(map(repr, missing))}; there are {', '.join(data.column_names)}"
+            )
+        names = _label_names(data.features[columns.label])
+        kept = data.select_columns([name for name in wanted if name != columns.image])
+        number = 0
+        for batch in kept.iter(_TOGETHER):
+            for values in zip(*batch.values(), strict=True):
+                row = dict(zip(batch, values, strict=True))
+                where = f"{part or 'data'}, row {number}"
+                labels = labels_of(_named(row[columns.label], names), config)
+                if config.labels == "one" and not labels:
+                    raise DataError(f"{root}, {where}: {columns.label} is empty; every row needs a label")
+                split = own or split_of(row, columns, f"{root}, {where}")
+                splits[split].append(Sample(f"{part}/{number}", as_text(row[columns.text]), labels, where))
+                number += 1
+    return Found(str(root), splits, has_several_labels=config.labels == "several")
+
+
+@cache
+def _parts(root: Path) -> Mapping[str, Any]:
+    """Data sets by the name of their split; one without splits has the name ''."""
+    try:
+        from datasets import DatasetDict, load_from_disk  # noqa: PLC0415 (an extra)
+    except ImportError as error:
+        raise DataError(f"{root}: needs another package; run pip install 'pmf-nas[datasets]'") from error
+    try:
+        whole = load_from_disk(str(root))
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{root}: is no data set that datasets has saved: {error}") from error
+    return dict(whole) if isinstance(whole, DatasetDict) else {"": whole}
+
+
+@cache
+def _undecoded(root: Path, part: str, column: str) -> Any:
+    from datasets import Image as Picture  # noqa: PLC0415 (an extra)
+
+    return _parts(root)[part].select_columns([column]).cast_column(column, Picture(decode=False))
+
+
+def _label_names(feature: Any) -> list[str] | None:
+    """Names of classes that are kept as numbers, alone or in lists; None where labels are texts."""
+    for entry in (feature, getattr(feature, "feature", None)):
+        names = getattr(entry, "names", None)
+        if names is not None:
+            return list(names)
+    return None
+
+
+def _named(value: Any, names: list[str] | None) -> Any:
+    if names is None or value is None:
+        return value
+    if isinstance(value, list):
+        return [names[index] for index in value]
+    return names[value] if value >= 0 else None  # -1: a label that was kept secret

@@ -1,0 +1,64 @@
+"""SNLI-VE (Xie et al., 2019), as it is distributed: whether a sentence follows from a picture of Flickr30k.
+
+snli_ve_{train,dev,test}.jsonl     Flickr30K_ID, sentence2, gold_label a line
+flickr30k_images/<id>.jpg
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from nas.config import DataConfig
+from nas.data.samples import Found, Sample
+from nas.errors import DataError
+
+LABELS = ("contradiction", "entailment", "neutral")
+UNDECIDED = "-"
+"""The gold label of SNLI's sentences whose annotators did not agree."""
+
+_FILES = {"train": "train", "validation": "dev", "test": "test"}
+_KEYS = ("Flickr30K_ID", "sentence2", "gold_label")
+
+
+def images_of_snli_ve(config: DataConfig) -> Path:
+    """Where image paths lead."""
+    return Path(config.folder or "") / "flickr30k_images"
+
+
+def find_in_snli_ve(config: DataConfig) -> Found:
+    """All sentences with a gold label; many share a picture.
+
+    Raises:
+        DataError: If a file is missing, or a line is not as expected; names file and line.
+    """
+    root, left_out = Path(config.folder or ""), Counter[str]()
+    splits: dict[str, list[Sample]] = {}
+    for split, name in _FILES.items():
+        path = root / f"snli_ve_{name}.jsonl"
+        splits[split] = []
+        try:
+            with path.open(encoding="utf-8") as file:
+                for number, line in enumerate(file, start=1):
+                    if not line.strip():
+                        continue
+                    place = f"{path.name}, row {number}"
+                    image, text, label = _values(root, place, line)
+                    if label == UNDECIDED or not text:
+                        left_out["sentences without gold label" if label == UNDECIDED else "empty sentences"] += 1
+                        continue
+                    splits[split].append(Sample(f"{image.removesuffix('.jpg')}.jpg", text, (label,), place))
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: cannot be read: {error}") from error
+    return Found(str(root), splits, class_names=LABELS, left_out=dict(left_out))
+
+
+def _values(root: Path, place: str, line: str) -> tuple[str, str, str]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{root}, {place}: is not JSON: {error}") from error
+    missing = [key for key in _KEYS if not isinstance(row, dict) or key not in row]
+    if missing:
+        raise DataError(f"{root}, {place}: there is no key {', '.join(map(repr, missing))}")
+    image, text, label = (str(row[key]).strip() for key in _KEYS)
+    return image, text, label

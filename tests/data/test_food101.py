@@ -1,0 +1,93 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from nas.data import open_images_of, read_data, summary
+from nas.errors import DataError
+from tests.data.folders import config_of, food101, lines, picture
+
+ALL = ("train", "validation", "test")
+HELD_OUT = {"validation": 3}
+
+
+def test_titles_with_commas_and_quotes(tmp_path: Path) -> None:
+    food101(tmp_path)
+    config = config_of("food101", tmp_path, held_out=HELD_OUT)
+    data = read_data(config, ALL)
+    assert data.class_names == ("apple_pie", "churros", "pho")
+    assert {split: len(samples) for split, samples in data.splits.items()} == {"train": 9, "validation": 3, "test": 3}
+    assert data.splits["test"].images[1] == "test/churros/churros_test0.jpg"
+    assert data.splits["test"].texts[1] == 'churros, "the best" 0'
+    assert data.splits["test"].labels.tolist() == [0, 1, 2]
+    assert open_images_of(config).unreadable(data.splits["train"].images) == []
+    assert data.left_out == {}
+
+
+def test_validation_has_its_share_of_every_class_and_the_same_every_time(tmp_path: Path) -> None:
+    food101(tmp_path)
+    config = config_of("food101", tmp_path, held_out=HELD_OUT)
+    first, second = read_data(config, ALL), read_data(config, ALL)
+    assert Counter(first.splits["validation"].labels.tolist()) == {0: 1, 1: 1, 2: 1}
+    assert first.splits["validation"].images == second.splits["validation"].images
+    assert not set(first.splits["validation"].images) & set(first.splits["train"].images)
+    other = read_data(config_of("food101", tmp_path, held_out=HELD_OUT | {"seed": 1}), ALL)
+    assert other.splits["validation"].images != first.splits["validation"].images
+
+
+def test_five_thousand_are_taken_where_the_file_says_nothing(tmp_path: Path) -> None:
+    food101(tmp_path)
+    with pytest.raises(DataError, match=r"data\.held_out\.validation takes 5000 images of 12 in train; expected fewer"):
+        read_data(config_of("food101", tmp_path), ALL)
+
+
+@pytest.mark.parametrize("ending", [".txt", ".jpg.txt"])
+def test_pages_in_place_of_titles(tmp_path: Path, ending: str) -> None:
+    food101(tmp_path)
+    for path in tmp_path.glob("texts_txt/*/*.txt"):
+        path.rename(path.with_name(path.name.removesuffix(".txt") + ending))
+    data = read_data(config_of("food101", tmp_path, texts="pages", held_out=HELD_OUT), ALL)
+    assert data.splits["test"].texts == tuple(f"all about {dish} page 0" for dish in data.class_names)
+    assert len(data.splits["train"]) == 9
+
+
+@pytest.mark.parametrize("texts", ["titles", "pages"])
+def test_what_has_no_partner_is_counted_and_left_out(tmp_path: Path, texts: str) -> None:
+    food101(tmp_path)
+    picture(tmp_path / "images" / "train" / "pho" / "pho_alone.jpg")
+    title = tmp_path / "texts" / "test_titles.csv"
+    title.write_text(title.read_text() + "gone.jpg,a title,pho\n" + "pho_empty.jpg,,pho\n")
+    picture(tmp_path / "images" / "test" / "pho" / "pho_empty.jpg")
+    lines(tmp_path / "texts_txt" / "pho" / "gone.txt", "a page")
+    lines(tmp_path / "texts_txt" / "pho" / "pho_empty.txt", " ")
+    data = read_data(config_of("food101", tmp_path, texts=texts, held_out=HELD_OUT), ALL)
+    assert data.left_out == {"images without text": 2, "texts without image": 1}
+    assert summary(data)[-1] == "left out: 2 images without text, 1 texts without image"
+    assert sum(map(len, data.splits.values())) == 15
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("pho_1.jpg,only two", r"train_titles\.csv, row 1: has 2 value\(s\); expected image name, title, class"),
+        ("pho_1.jpg,a title,soup", r"train_titles\.csv, row 1: class 'soup' has no folder of images"),
+    ],
+)
+def test_a_row_that_is_none_is_named(tmp_path: Path, row: str, message: str) -> None:
+    food101(tmp_path, {"train": [row]})
+    with pytest.raises(DataError, match=message):
+        read_data(config_of("food101", tmp_path), ALL)
+
+
+def test_titles_with_commas_but_without_quotes(tmp_path: Path) -> None:
+    food101(tmp_path, {"test": [f"{dish}_test0.jpg,one, two,{dish}" for dish in ("apple_pie", "churros", "pho")]})
+    data = read_data(config_of("food101", tmp_path, held_out=HELD_OUT), ALL)
+    assert set(data.splits["test"].texts) == {"one, two"}
+
+
+@pytest.mark.parametrize("missing", ["images/test", "texts/train_titles.csv"])
+def test_what_is_missing_of_the_folder_is_named(tmp_path: Path, missing: str) -> None:
+    food101(tmp_path)
+    (tmp_path / missing).rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=f"{missing}: cannot be read"):
+        read_data(config_of("food101", tmp_path), ALL)

@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import pytest
+
+from nas.data import open_images_of, read_data
+from nas.errors import DataError
+from tests.data.folders import config_of, lines, picture
+
+
+def folder(root: Path) -> None:
+    for split, names in (("train", ("a", "b")), ("val", ("c",)), ("test", ("d",))):
+        rows = [f"deep/{name}.png,a text of {name},{'cat' if name in 'ad' else 'dog'}" for name in names]
+        lines(root / split / "metadata.csv", "file_name,text,label", *rows)
+        for name in names:
+            picture(root / split / "deep" / f"{name}.png")
+
+
+def test_every_split_has_its_folder_and_metadata(tmp_path: Path) -> None:
+    folder(tmp_path)
+    config = config_of("image_folder", tmp_path)
+    data = read_data(config, ("train", "validation", "test"))
+    assert data.splits["train"].images == ("train/deep/a.png", "train/deep/b.png")
+    assert data.splits["validation"].texts == ("a text of c",)
+    assert data.splits["test"].labels.tolist() == [0]
+    assert open_images_of(config).unreadable(data.splits["train"].images) == []
+
+
+def test_one_file_for_all_splits(tmp_path: Path) -> None:
+    rows = ["1.png,x,cat,train", "2.png,y,dog,train", "3.png,z,cat,dev"]
+    lines(tmp_path / "metadata.csv", "file_name,caption,kind,part", *rows)
+    columns = {"text": "caption", "label": "kind", "split": "part"}
+    data = read_data(config_of("image_folder", tmp_path, columns=columns), ("train", "validation"))
+    assert data.splits["validation"].images == ("3.png",)
+    with pytest.raises(DataError, match=r"metadata\.csv: there is no column 'split'"):
+        read_data(config_of("image_folder", tmp_path, columns=columns | {"split": "split"}), ("train",))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (",x,cat", r"metadata\.csv, row 3: file_name is empty"),
+        ("e.png,x,", r"metadata\.csv, row 3: label is empty"),
+        ("e.png,x,cow", r"val/metadata\.csv, row 3: label 'cow' is none of the 2 known classes \(cat, dog\)"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(tmp_path: Path, row: str, message: str) -> None:
+    folder(tmp_path)
+    path = tmp_path / "val" / "metadata.csv"
+    path.write_text(path.read_text() + row + "\n")
+    with pytest.raises(DataError, match=message):
+        read_data(config_of("image_folder", tmp_path), ("train", "validation"))
+
+
+def test_a_folder_without_metadata_or_with_two_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no metadata\.csv, metadata\.jsonl or metadata\.parquet, here or in"):
+        read_data(config_of("image_folder", tmp_path), ("train",))
+    folder(tmp_path)
+    lines(tmp_path / "train" / "metadata.jsonl", "{}")
+    with pytest.raises(DataError, match=r"train: has metadata\.csv and metadata\.jsonl; expected one of them"):
+        read_data(config_of("image_folder", tmp_path), ("train",))
+    with pytest.raises(DataError, match="none: cannot be read"):
+        read_data(config_of("image_folder", tmp_path / "none"), ("train",))

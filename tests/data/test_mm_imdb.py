@@ -1,0 +1,87 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nas.data import open_images_of, read_data, summary
+from nas.data.mm_imdb import GENRES
+from nas.errors import DataError
+from tests.data.folders import config_of, film, lines, mm_imdb
+
+ALL = ("train", "validation", "test")
+
+
+def add_to_train(root: Path, number: str, **values: Any) -> None:
+    film(root, number, **values)
+    splits = json.loads((root / "split.json").read_text())
+    splits["train"].append(number)
+    lines(root / "split.json", json.dumps(splits))
+
+
+def test_films_have_their_longest_plot_and_all_their_genres(tmp_path: Path) -> None:
+    mm_imdb(tmp_path)
+    config = config_of("mm_imdb", tmp_path)
+    data = read_data(config, ALL)
+    assert data.class_names == GENRES and len(GENRES) == 23
+    assert {split: len(samples) for split, samples in data.splits.items()} == {"train": 4, "validation": 1, "test": 1}
+    train = data.splits["train"]
+    assert train.texts[2] == "a much longer plot of 0002" and train.images[2] == "0002.jpeg"
+    assert train.labels.dtype == np.float32 and train.labels.shape == (4, 23)
+    assert [GENRES[index] for index in np.flatnonzero(train.labels[2])] == ["Film-Noir", "War"]
+    assert open_images_of(config).unreadable(train.images) == []
+    assert "1.50 labels each" in summary(data)[0]
+
+
+def test_films_of_rare_genres_and_without_plot_are_left_out_and_named(tmp_path: Path) -> None:
+    mm_imdb(tmp_path)
+    for number, genres in enumerate((["News", "Drama"], ["Adult"], ["Reality-TV"], ["Talk-Show", "Comedy"], ["News"])):
+        add_to_train(tmp_path, f"1{number}", genres=genres)
+    add_to_train(tmp_path, "20", plot=[])
+    add_to_train(tmp_path, "21", genres=[])
+    data = read_data(config_of("mm_imdb", tmp_path), ALL)
+    assert len(data.splits["train"]) == 4
+    assert data.left_out == {
+        "films with News": 2,
+        "films with Adult": 1,
+        "films with Reality-TV": 1,
+        "films with Talk-Show": 1,
+        "films without plot": 1,
+        "films without genre": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"genres": ["Drama", "Opera"]}, r"0001\.json: genre 'Opera' is none of the 23 known ones \(Action, "),
+        ({"genres": "Drama"}, r"0001\.json: genres is 'Drama'; expected a list of texts"),
+        ({"plot": [1]}, r"0001\.json: plot is \[1\]; expected a list of texts"),
+    ],
+)
+def test_a_film_that_cannot_be_used_is_named(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    mm_imdb(tmp_path)
+    film(tmp_path, "0001", **values)
+    with pytest.raises(DataError, match=message):
+        read_data(config_of("mm_imdb", tmp_path), ALL)
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    mm_imdb(tmp_path)
+    (tmp_path / "dataset" / "0004.jpeg").unlink()
+    config = config_of("mm_imdb", tmp_path)
+    assert open_images_of(config).unreadable(read_data(config, ALL).splits["validation"].images) == ["0004.jpeg"]
+    (tmp_path / "dataset" / "0004.json").unlink()
+    with pytest.raises(DataError, match=r"0004\.json: cannot be read"):
+        read_data(config, ALL)
+    (tmp_path / "split.json").write_text("[")
+    with pytest.raises(DataError, match=r"split\.json: is not JSON"):
+        read_data(config, ALL)
+
+
+def test_a_film_in_two_splits_is_refused(tmp_path: Path) -> None:
+    mm_imdb(tmp_path)
+    lines(tmp_path / "split.json", json.dumps({"train": ["0000", "0001"], "dev": ["0001"], "test": ["0002"]}))
+    with pytest.raises(DataError, match=r"1 sample\(s\) are in more than one split: 0001\.jpeg with one text \(train"):
+        read_data(config_of("mm_imdb", tmp_path), ALL)

@@ -1,0 +1,67 @@
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from PIL import Image
+
+from nas.data import open_images_of, read_data
+from nas.errors import DataError
+from tests.data.folders import config_of
+
+LABELS = datasets.ClassLabel(names=["cat", "dog"])
+
+
+def part(labels: list[Any], kind: Any = LABELS, **more: Any) -> datasets.Dataset:
+    """Rows with pictures whose red says which they are."""
+    values = {
+        "image": [Image.new("RGB", (5, 4), (10 * index, 0, 0)) for index in range(len(labels))],
+        "text": [f"text {index} of {len(labels)}" for index in range(len(labels))],
+        "label": labels,
+        **more,
+    }
+    kinds = {"image": datasets.Image(), "text": datasets.Value("string"), "label": kind}
+    kinds |= {name: datasets.Value("string") for name in more}
+    return datasets.Dataset.from_dict(values, datasets.Features(kinds))
+
+
+def test_parts_are_splits_and_pictures_are_read_from_them(tmp_path: Path) -> None:
+    parts = {"train": part([0, 1, 1]), "validation": part([1]), "test": part([0, 1])}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    config = config_of("datasets", tmp_path / "saved")
+    data = read_data(config, ("train", "validation", "test"))
+    assert data.class_names == ("cat", "dog")
+    assert data.splits["train"].texts[2] == "text 2 of 3" and data.splits["train"].labels.tolist() == [0, 1, 1]
+    images = open_images_of(config)
+    assert images.open(data.splits["train"].images[2]).getpixel((0, 0)) == (20, 0, 0)
+    assert images.unreadable([*data.splits["test"].images, "test/2", "none/0"]) == ["test/2", "none/0"]
+    assert images.fingerprint("train/0") and images.fingerprint("train/3") is None
+
+
+def test_one_part_with_a_column_of_splits_and_labels_as_texts(tmp_path: Path) -> None:
+    saved = part(["b", "a", "a"], datasets.Value("string"), part=["train", "train", "val"])
+    saved.save_to_disk(tmp_path / "saved")
+    config = config_of("datasets", tmp_path / "saved", columns={"split": "part"})
+    data = read_data(config, ("train", "validation"))
+    assert data.class_names == ("a", "b") and data.splits["train"].labels.tolist() == [1, 0]
+    assert open_images_of(config).open(data.splits["validation"].images[0]).getpixel((0, 0)) == (20, 0, 0)
+
+
+def test_several_labels(tmp_path: Path) -> None:
+    part([[0, 1], [], [1]], datasets.List(LABELS)).save_to_disk(tmp_path / "saved")
+    values = {"labels": "several", "columns": {"split": None}}
+    data = read_data(config_of("datasets", tmp_path / "saved", **values), ("train",))
+    assert data.splits["train"].labels.tolist() == [[1, 1], [0, 0], [0, 1]]
+
+
+def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="none: is no data set that datasets has saved"):
+        read_data(config_of("datasets", tmp_path / "none"), ("train",))
+    datasets.DatasetDict({"train": part([0, 1, -1])}).save_to_disk(tmp_path / "secret")
+    with pytest.raises(DataError, match="train, row 2: label is empty"):
+        read_data(config_of("datasets", tmp_path / "secret"), ("train",))
+    with pytest.raises(DataError, match="there is no column 'kind'; there are image, text, label"):
+        read_data(config_of("datasets", tmp_path / "secret", columns={"label": "kind"}), ("train",))
+    datasets.DatasetDict({"unsupervised": part([0, 1])}).save_to_disk(tmp_path / "other")
+    with pytest.raises(DataError, match="a part is named 'unsupervised'; expected one of train, validation, test"):
+        read_data(config_of("datasets", tmp_path / "other"), ("train",))

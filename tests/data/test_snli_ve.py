@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pytest
+
+from nas.data import open_images_of, read_data
+from nas.errors import DataError
+from tests.data.folders import config_of, lines, sentence, snli_ve
+
+ALL = ("train", "validation", "test")
+
+
+def test_sentences_share_their_pictures(tmp_path: Path) -> None:
+    snli_ve(tmp_path)
+    config = config_of("snli_ve", tmp_path)
+    data = read_data(config, ALL)
+    assert data.class_names == ("contradiction", "entailment", "neutral")
+    train = data.splits["train"]
+    assert train.images == ("11.jpg",) * 3 + ("12.jpg",) * 3
+    assert train.texts[4] == "neutral of 12" and train.labels.tolist() == [1, 2, 0] * 2
+    assert open_images_of(config).unreadable(train.images) == []
+
+
+def test_sentences_that_nobody_agreed_on_are_counted_and_left_out(tmp_path: Path) -> None:
+    snli_ve(tmp_path)
+    rows = [sentence("13.jpg"), sentence("13", "so?", "-"), sentence("13", " "), sentence("13", "no", "neutral")]
+    lines(tmp_path / "snli_ve_dev.jsonl", *rows)
+    data = read_data(config_of("snli_ve", tmp_path), ALL)
+    assert data.splits["validation"].images == ("13.jpg",) * 2
+    assert data.left_out == {"sentences without gold label": 1, "empty sentences": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"Flickr30K_ID": "13"', r"snli_ve_dev\.jsonl, row 1: is not JSON"),
+        ('{"Flickr30K_ID": "13"}', r"snli_ve_dev\.jsonl, row 1: there is no key 'sentence2', 'gold_label'"),
+        (sentence("13", label="perhaps"), r"snli_ve_dev\.jsonl, row 1: label 'perhaps' is none of the 3 known classes"),
+        (sentence("11", "neutral of 11"), r"1 sample\(s\) are in more than one split: 11\.jpg with one text"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, row: str, message: str) -> None:
+    snli_ve(tmp_path)
+    lines(tmp_path / "snli_ve_dev.jsonl", row)
+    with pytest.raises(DataError, match=message):
+        read_data(config_of("snli_ve", tmp_path), ALL)
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    snli_ve(tmp_path)
+    (tmp_path / "flickr30k_images" / "12.jpg").unlink()
+    config = config_of("snli_ve", tmp_path)
+    names = sorted(set(read_data(config, ALL).splits["train"].images))
+    assert open_images_of(config).unreadable(names) == ["12.jpg"]
+    (tmp_path / "snli_ve_test.jsonl").unlink()
+    with pytest.raises(DataError, match=r"snli_ve_test\.jsonl: cannot be read"):
+        read_data(config, ALL)
