@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,17 +13,30 @@ from tests.project import Project
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("name", ["demo.yaml", "demo_per_layer.yaml", "pmf_base.yaml"])
-def test_the_shipped_files_are_valid(name: str) -> None:
-    config = load_config(REPOSITORY / "search_spaces" / name)
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "search_spaces").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_shipped_files_are_valid(path: Path) -> None:
+    config = load_config(path)
     assert config.space.size > 100
 
 
-def test_the_base_file_has_the_papers_recipe() -> None:
-    config = load_config(REPOSITORY / "search_spaces" / "pmf_base.yaml")
-    assert config.recipe.optimizer == "sgd"
-    assert (config.recipe.momentum, config.recipe.weight_decay) == (0.9, 1e-4)
-    assert (config.encoders.image, config.encoders.text) == ("google/vit-base-patch16-224-in21k", "bert-base-uncased")
+@pytest.mark.parametrize(
+    ("name", "batch_size", "class_weights"),
+    [
+        ("pmf_base", 32, "inverse_frequency"),
+        ("pmf_large", 32, "inverse_frequency"),
+        ("food101", 32, "inverse_frequency"),
+        ("mm_imdb", 32, "inverse_frequency"),
+        ("snli_ve", 64, "none"),
+    ],
+)
+def test_files_for_the_papers_data_have_its_recipe_and_encoders(name: str, batch_size: int, class_weights: str) -> None:
+    config = load_config(REPOSITORY / "search_spaces" / f"{name}.yaml")
+    recipe, size = config.recipe, "large" if name == "pmf_large" else "base"
+    assert (recipe.optimizer, recipe.momentum, recipe.weight_decay) == ("sgd", 0.9, 1e-4)
+    assert (recipe.batch_size, recipe.class_weights) == (batch_size, class_weights)
+    assert config.encoders.image == f"google/vit-{size}-patch16-224-in21k"
+    assert config.encoders.text == f"bert-{size}-uncased"
+    assert config.data.reader == (name if name in ("food101", "mm_imdb", "snli_ve") else "manifest")
 
 
 def test_every_problem_is_reported_at_once_with_key_value_and_what_is_allowed(project: Project) -> None:
@@ -220,3 +234,40 @@ def test_relative_paths_are_meant_from_the_files_folder(project: Project) -> Non
     config = load_config(project.write("paths.yaml"))
     assert config.data.manifest == str(project.manifest)
     assert config.encoders.image == str(project.root / "vit")
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (
+            {"reader": "food102"},
+            "data.reader: 'food102' is not allowed; expected one of manifest, image_folder, datasets",
+        ),
+        ({"reader": "food101"}, "data.folder: is missing; expected a text"),
+        (
+            {"reader": "snli_ve", "folder": "x", "manifest": "y"},
+            "data.manifest: 'y' is not allowed; expected nothing with reader: snli_ve",
+        ),
+        ({"manifest": "x", "folder": "y"}, "data.folder: 'y' is not allowed; expected nothing with reader: manifest"),
+        ({"manifest": "x", "labels": "two"}, "data.labels: 'two' is not allowed; expected one of one, several"),
+        (
+            {"manifest": "x", "held_out": {"validation": 1.5}},
+            "data.held_out.validation: 1.5 is not allowed; expected a share below 1, or a whole number of images",
+        ),
+        ({"manifest": "x", "held_out": {"dev": 1}}, "data.held_out.dev: unknown key"),
+        ({"manifest": "x", "max_text_tokens": 1}, "data.max_text_tokens: 1 is not allowed; expected a whole number of"),
+    ],
+)
+def test_wrong_data_sections_name_the_key(project: Project, data: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(project.values() | {"data": data}, source="file", base_directory=project.root)
+    assert any(found.startswith(problem) for found in caught.value.problems), caught.value.problems
+
+
+def test_a_folder_of_a_distributed_data_set_and_what_is_held_out(project: Project) -> None:
+    data = {"reader": "food101", "folder": "food", "texts": "pages"}
+    config = parse_config(project.values() | {"data": data}, source="file", base_directory=project.root)
+    assert config.data.folder == str(project.root / "food") and config.data.max_text_tokens is None
+    assert (config.data.held_out.validation, config.data.held_out.test) == (5000, 0)
+    again = parse_config(config_as_dict(config), source="file", base_directory=project.root)
+    assert again == config
