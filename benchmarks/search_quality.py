@@ -58,11 +58,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs") / "search_quality", help="where the runs lie")
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="one seed, 40 seconds: shows that the script works")
+    parser.add_argument("--quick", action="store_true", help="one seed, 4 architectures: shows that the script works")
     options = parser.parse_args()
-    seeds, budget = ([0], "40s") if options.quick else (options.seeds, options.budget)
+    seeds, budget = ([0], "4") if options.quick else (options.seeds, options.budget)
     directory = options.runs / f"{options.split}-{budget}"
-    source = search_file(directory, options.split)
+    source = search_file(directory, options.split, is_quick=options.quick)
     config = load_config(source)
     own = config.search.strategy
     found: dict[str, list[Path]] = {own: [], "random": []}
@@ -77,14 +77,30 @@ def main() -> None:
         options.json.write_text(json.dumps(figures, indent=1))
 
 
-def search_file(directory: Path, split: str) -> Path:
+def search_file(directory: Path, split: str, *, is_quick: bool) -> Path:
     """The demo's search file; for development with validation in the place of the test split."""
-    if split == "test":
+    if split == "test" and not is_quick:
         return DEMO
     config = load_config(DEMO)
+    if is_quick:
+        config = replace(
+            config,
+            recipe=replace(config.recipe, epochs=1),
+            supernet=replace(config.supernet, steps=10),
+            search=replace(config.search, confirmation_seeds=1, training_steps=2, finalists=1, round_size=4),
+        )
     directory.mkdir(parents=True, exist_ok=True)
-    manifest, source = directory / "manifest.csv", directory / "search.yaml"
-    column = config.data.columns.split
+    source = directory / "search.yaml"
+    if split == "validation":
+        manifest = str(without_test(config, directory).resolve())
+        config = replace(config, data=replace(config.data, manifest=manifest, allow_duplicates=True))
+    source.write_text(yaml.safe_dump(config_as_dict(config), sort_keys=False))
+    return source
+
+
+def without_test(config: Config, directory: Path) -> Path:
+    """A manifest in which validation stands for test as well."""
+    manifest, column = directory / "manifest.csv", config.data.columns.split
     with Path(config.data.location).open(newline="") as file:
         rows = list(csv.DictReader(file))
     kept = [row for row in rows if row[column] != "test"]
@@ -93,9 +109,7 @@ def search_file(directory: Path, split: str) -> Path:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(kept)
-    values = config_as_dict(replace(config, data=replace(config.data, manifest=str(manifest.resolve()))))
-    source.write_text(yaml.safe_dump(values, sort_keys=False))
-    return source
+    return manifest
 
 
 def search(source: Path, directory: Path, strategy: str, seed: int, budget: str) -> None:

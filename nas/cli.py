@@ -323,6 +323,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         "columns": columns,
         "label_separator": options.label_separator,
         "texts": options.texts,
+        "allow_duplicates": True,  # one split is looked at alone
     }
     data = parse_data(values, source="--data", base_directory=Path.cwd())
     metrics, count = evaluate_exported(options.model, data, options.split)

@@ -53,8 +53,8 @@ class DataConfig:
     `reader` is the form in which they are distributed. `manifest` is a CSV, TSV, JSON Lines or Parquet file, whose
     image paths lead into `images`, a folder or a ZIP; all others are a `folder`. `columns` belong to manifest,
     image_folder and datasets; there, with `labels: several`, a sample may have any number of them, in a list or parted
-    by `label_separator`. `texts` are those of food101: titles or pages. Longer texts are cut to `max_text_tokens`; with
-    null to what the text encoder can read.
+    by `label_separator`. A sample in two splits is refused unless `allow_duplicates`. `texts` are those of food101:
+    titles or pages. Longer texts are cut to `max_text_tokens`; with null to what the text encoder can read.
     """
 
     reader: str
@@ -68,6 +68,7 @@ class DataConfig:
     texts: str
     max_text_tokens: int | None
     skip_unreadable_images: bool
+    allow_duplicates: bool
 
     @property
     def location(self) -> str:
@@ -464,6 +465,7 @@ def _data(section: _Section, base_directory: Path) -> DataConfig:
         texts=section.text("texts", choices=("titles", "pages"), default="titles"),
         max_text_tokens=_optional_integer(section, "max_text_tokens", 2),
         skip_unreadable_images=section.boolean("skip_unreadable_images", False),
+        allow_duplicates=section.boolean("allow_duplicates", False),
     )
     held_out.reject_unknown_keys()
     columns.reject_unknown_keys()

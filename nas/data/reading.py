@@ -51,7 +51,8 @@ def read_data(config: DataConfig, splits: Collection[str], class_names: tuple[st
     """
     find = find_in_saved if config.reader == "datasets" else _READERS[config.reader].find
     found = find(config)
-    return assemble(replace(found, splits=complete(found.source, found.splits, config.held_out)), splits, class_names)
+    found = replace(found, splits=complete(found.source, found.splits, config.held_out))
+    return assemble(found, splits, class_names, allow_duplicates=config.allow_duplicates)
 
 
 def open_images_of(config: DataConfig) -> ImageSource:

@@ -92,20 +92,29 @@ class Dataset:
         class_names: In the order of their indices.
         splits: By name.
         left_out: Why samples were left out → how many, of all splits.
+        duplicate_count: Samples that are in more than one split.
     """
 
     class_names: tuple[str, ...]
     splits: Mapping[str, Samples]
     left_out: Mapping[str, int] = field(default_factory=dict)
+    duplicate_count: int = 0
 
 
-def assemble(found: Found, splits: Collection[str], class_names: tuple[str, ...] | None = None) -> Dataset:
+def assemble(
+    found: Found,
+    splits: Collection[str],
+    class_names: tuple[str, ...] | None = None,
+    *,
+    allow_duplicates: bool = False,
+) -> Dataset:
     """The wanted splits of what a reader has found, checked as a whole.
 
     Args:
         found: By a reader.
         splits: Which of train, validation and test are wanted.
         class_names: The classes in order, where a model has fixed them.
+        allow_duplicates: Whether a sample may be in more than one split.
 
     Raises:
         DataError: If a wanted split is empty, a label is none of the classes, or a sample is in two splits.
@@ -116,7 +125,13 @@ def assemble(found: Found, splits: Collection[str], class_names: tuple[str, ...]
         if not found.splits.get(split):
             raise DataError(f"{found.source}: there is no sample in the {split} split")
     _check_labels(found, splits, class_names)
-    _check_duplicates(found)
+    twice = _duplicates(found)
+    if twice and not allow_duplicates:
+        listed = ", ".join(twice[:LISTED]) + (", …" if len(twice) > LISTED else "")
+        raise DataError(
+            f"{found.source}: {len(twice)} sample(s) are in more than one split: {listed} (set data.allow_duplicates: "
+            "true to use them all the same)"
+        )
     return Dataset(
         class_names=class_names,
         splits={
@@ -128,6 +143,7 @@ def assemble(found: Found, splits: Collection[str], class_names: tuple[str, ...]
             for split in splits
         },
         left_out=found.left_out,
+        duplicate_count=len(twice),
     )
 
 
@@ -151,8 +167,8 @@ def _check_labels(found: Found, splits: Collection[str], class_names: Sequence[s
                     )
 
 
-def _check_duplicates(found: Found) -> None:
-    """The same image with the same text in two splits would be learned in one and asked in the other."""
+def _duplicates(found: Found) -> list[str]:
+    """The same image with the same text in two splits, which would be learned in one and asked in the other."""
     first: dict[tuple[str, str], tuple[str, str]] = {}
     twice: list[str] = []
     for split, samples in found.splits.items():
@@ -160,9 +176,7 @@ def _check_duplicates(found: Found) -> None:
             place = first.setdefault((sample.image, sample.text), (split, sample.place))
             if place[0] != split:
                 twice.append(f"{sample.image} with one text ({place[0]}, {place[1]}; {split}, {sample.place})")
-    if twice:
-        listed = ", ".join(twice[:LISTED]) + (", …" if len(twice) > LISTED else "")
-        raise DataError(f"{found.source}: {len(twice)} sample(s) are in more than one split: {listed}")
+    return twice
 
 
 def _labels(samples: Sequence[Sample], index: Mapping[str, int], has_several: bool) -> Labels:
@@ -192,6 +206,8 @@ def summary(dataset: Dataset) -> list[str]:
             parts.append(f"{float(samples.labels.sum(axis=1).mean()):.2f} labels each")
         empty = int((words == 0).sum())
         lines.append(", ".join(parts) + (f", {empty} empty" if empty else ""))
+    if dataset.duplicate_count:
+        lines.append(f"{dataset.duplicate_count} samples are in more than one split")
     if dataset.left_out:
         lines.append("left out: " + ", ".join(f"{count} {reason}" for reason, count in dataset.left_out.items()))
     return lines

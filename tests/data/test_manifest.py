@@ -138,6 +138,8 @@ def test_the_same_sample_in_two_splits_is_refused(tmp_path: Path) -> None:
         DataError, match=r"1 sample\(s\) are in more than one split: a\.png with one text \(train, row 2"
     ):
         read_data(config, ("train", "validation"))
+    config = config_of("manifest", tmp_path / "m.csv", allow_duplicates=True)
+    assert summary(read_data(config, ("train",)))[-1] == "1 samples are in more than one split"
 
 
 def test_the_summary_says_what_there_is(tmp_path: Path) -> None:
