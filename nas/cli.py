@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.budget import parse_budget
-from nas.config import COLUMNS, READERS, STRATEGIES, parse_data
+from nas.config import COLUMNS, LABELLED_READERS, READERS, STRATEGIES, parse_data
 from nas.errors import ArgumentError, BudgetError, DataError, NasError
 from nas.interruption import Interrupted
 from nas.units import parse_bytes
@@ -130,13 +130,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("model", type=Path, metavar="DIR", help="an exported model")
     evaluate.add_argument("--data", type=Path, required=True, metavar="PATH", help="a manifest, or a data set's folder")
-    evaluate.add_argument("--reader", choices=READERS, default="manifest", help="form of the data (default: manifest)")
+    evaluate.add_argument("--reader", choices=READERS, help="form of the data (default: that of the model's own)")
     evaluate.add_argument("--images", type=Path, help="folder or ZIP of its images (default: the manifest's folder)")
     evaluate.add_argument("--split", choices=("train", "validation", "test"), default="test")
-    evaluate.add_argument("--texts", choices=("titles", "pages"), default="titles", help=argparse.SUPPRESS)
-    evaluate.add_argument("--label-separator", default="|", metavar="TEXT", help=argparse.SUPPRESS)
     for column in COLUMNS:
-        evaluate.add_argument(f"--{column}-column", default=column, metavar="NAME", help=argparse.SUPPRESS)
+        evaluate.add_argument(f"--{column}-column", metavar="NAME", help=argparse.SUPPRESS)
 
     predict = command(
         "predict",
@@ -147,7 +145,13 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("model", type=Path, metavar="DIR", help="an exported model")
     predict.add_argument("--image", type=Path, required=True, metavar="FILE")
     predict.add_argument("--text", required=True)
-    predict.add_argument("--top", type=int, default=5, metavar="K", help="how many classes to show (default: 5)")
+    predict.add_argument(
+        "--top",
+        type=int,
+        default=5,
+        metavar="K",
+        help="how many classes to show (default: 5), of several labels also all that are there",
+    )
     return parser
 
 
@@ -284,6 +288,7 @@ def _export(options: argparse.Namespace) -> None:
         weights=full_weights_path(options.run_dir, result.trial),
         result=result,
         objective=config.search.objective,
+        data=config.data,
     )
     for entry in read_report(options.run_dir).values():
         if entry["result"] == result.as_dict():  # its test metrics are known
@@ -311,20 +316,21 @@ def _pick(words: Sequence[str]) -> tuple["Pick", float]:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from nas.conclusion import evaluate_exported
+    from nas.export import exported_form
     from nas.metrics import standard_error
 
-    columns = {name: getattr(options, f"{name}_column") for name in COLUMNS}
-    place = {"manifest" if options.reader == "manifest" else "folder": str(options.data)}
+    form = exported_form(options.model)
+    reader = options.reader or form["reader"]
+    if reader != form["reader"]:
+        form = {"reader": reader, "labels": form["labels"]} if reader in LABELLED_READERS else {"reader": reader}
+    place = {"manifest" if reader == "manifest" else "folder": str(options.data)}
     if options.images is not None:
         place["images"] = str(options.images)
-    values = {
-        "reader": options.reader,
-        **place,
-        "columns": columns,
-        "label_separator": options.label_separator,
-        "texts": options.texts,
-        "allow_duplicates": True,  # one split is looked at alone
-    }
+    given = {name: getattr(options, f"{name}_column") for name in COLUMNS}
+    columns = {**form.get("columns", {}), **{name: value for name, value in given.items() if value is not None}}
+    values = {**form, **place, "allow_duplicates": True}  # one split is looked at alone
+    if columns:
+        values["columns"] = columns
     data = parse_data(values, source="--data", base_directory=Path.cwd())
     metrics, count = evaluate_exported(options.model, data, options.split)
     for name, value in metrics.items():
@@ -342,7 +348,8 @@ def _predict(options: argparse.Namespace) -> None:
     exported = open_exported(options.model)
     image = open_images(options.image.parent).open(options.image.name)
     probabilities = exported.probabilities([image], [options.text])[0]
-    values, indices = probabilities.topk(min(max(options.top, 1), len(exported.class_names)))
-    for value, index in zip(values.tolist(), indices.tolist(), strict=True):
-        there = " yes" if exported.has_several_labels and value > exported.threshold else ""
-        print(f"{exported.class_names[index]}: {value:.4f}{there}")
+    values, indices = probabilities.sort(descending=True)
+    for place, (value, index) in enumerate(zip(values.tolist(), indices.tolist(), strict=True)):
+        is_there = exported.has_several_labels and value > exported.threshold
+        if is_there or place < max(options.top, 1):
+            print(f"{exported.class_names[index]}: {value:.4f}{' yes' if is_there else ''}")

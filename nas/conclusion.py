@@ -71,7 +71,9 @@ class ModelParts:
         )
 
 
-def export_result(target: Path, *, parts: ModelParts, weights: Path, result: Result, objective: str) -> dict[str, Any]:
+def export_result(
+    target: Path, *, parts: ModelParts, weights: Path, result: Result, objective: str, data: DataConfig
+) -> dict[str, Any]:
     """Export a fully trained candidate; returns the facts that were written with it.
 
     Raises:
@@ -103,6 +105,8 @@ def export_result(target: Path, *, parts: ModelParts, weights: Path, result: Res
         "trainable_parameters": sum(parameter.numel() for parameter in trained.parameters()),
         "predicted_peak_bytes": result.predicted_peak_bytes,
         "measured_peak_bytes": result.measured_peak_bytes,
+        "kept_freed_memory": result.kept_freed_memory,
+        "data": data.form(),
     }
     export(target, model=model, image_processor=parts.image_processor, tokenizer=parts.tokenizer, facts=facts)
     return facts
@@ -156,6 +160,7 @@ def conclude(
             weights=weights_path(result.trial),
             result=result,
             objective=config.search.objective,
+            data=config.data,
         )
         if is_done:
             facts |= {key: report[role][key] for key in ("test", "test_samples")}
@@ -211,8 +216,14 @@ def _row(entry: dict[str, Any], metric: str) -> Sequence[str]:
         f"{entry['validation'][metric]:.4f}",
         f"{share:.4f}{error}",
         f"{entry['trainable_parameters']:,}",
-        f"{format_bytes(entry['measured_peak_bytes'])} (predicted {format_bytes(entry['predicted_peak_bytes'])})",
+        _peaks(entry),
     )
+
+
+def _peaks(entry: dict[str, Any]) -> str:
+    """What is needed, and what was held: more than that where a worker had room to keep what it freed."""
+    needed, held = format_bytes(entry["predicted_peak_bytes"]), format_bytes(entry["measured_peak_bytes"])
+    return f"{needed} needed, {held} held" + (" with room to spare" if entry["kept_freed_memory"] else "")
 
 
 class _KnownCosts:

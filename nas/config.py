@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from nas.units import parse_bytes, parse_seconds
 STRATEGIES = ("evolution", "regularized_evolution", "nsga2", "tpe", "gp", "random", "grid")
 SAMPLINGS = ("uniform", "sandwich", "balanced")
 COLUMNS = ("image", "text", "label", "split")
-READERS = ("manifest", "image_folder", "datasets", "food101", "mm_imdb", "snli_ve")
+LABELLED_READERS = ("manifest", "image_folder", "datasets")
+"""Those whose columns and labels the search file describes; the others' are known."""
+READERS = (*LABELLED_READERS, "food101", "mm_imdb", "snli_ve")
 FEATURE_DTYPES = ("float16", "float32")
 WHEN_TOO_LARGE = ("reject", "accumulate")
 
@@ -53,7 +55,8 @@ class DataConfig:
     `reader` is the form in which they are distributed. `manifest` is a CSV, TSV, JSON Lines or Parquet file, whose
     image paths lead into `images`, a folder or a ZIP; all others are a `folder`. `columns` belong to manifest,
     image_folder and datasets; there, with `labels: several`, a sample may have any number of them, in a list or parted
-    by `label_separator`. A sample in two splits is refused unless `allow_duplicates`. `texts` are those of food101:
+    by `label_separator`. `held_out` says what is taken from train for splits that are not there. A sample in two
+    splits, told by its image's path and its text, is refused unless `allow_duplicates`. `texts` are those of food101:
     titles or pages. Longer texts are cut to `max_text_tokens`; with null to what the text encoder can read.
     """
 
@@ -79,6 +82,11 @@ class DataConfig:
     def has_several_labels(self) -> bool:
         """Whether a sample may have several labels."""
         return self.labels == "several" or self.reader == "mm_imdb"
+
+    def form(self) -> dict[str, Any]:
+        """Everything but where it lies, as a search file has it: so a later evaluation reads it in the same way."""
+        kept = ("reader", "labels", "label_separator", "held_out", "columns", "texts")
+        return {name: value for name, value in dataclasses.asdict(self).items() if name in kept}
 
 
 @dataclass(frozen=True)
@@ -441,6 +449,10 @@ def _data(section: _Section, base_directory: Path) -> DataConfig:
     else:
         folder = _local(section.text("folder"), base_directory)
         _unused(section, reader, "manifest", "images")
+    if reader not in LABELLED_READERS:
+        _unused(section, reader, "labels", "label_separator", "columns", defaults=_LABELLED_DEFAULTS)
+    if reader != "food101":
+        _unused(section, reader, "texts", defaults={"texts": "titles"})
     columns = section.section("columns", default={})
     names = {
         field.name: columns.text(field.name, default=field.name)
@@ -486,10 +498,19 @@ def parse_data(values: Any, *, source: str, base_directory: Path) -> DataConfig:
     return config
 
 
-def _unused(section: _Section, reader: str, *keys: str) -> None:
+_LABELLED_DEFAULTS = {
+    "labels": "one",
+    "label_separator": "|",
+    "columns": {name: name for name in COLUMNS},
+}
+
+
+def _unused(section: _Section, reader: str, *keys: str, defaults: Mapping[str, Any] | None = None) -> None:
+    """A key that a reader has no use for may only say what it would be without it."""
     for key in keys:
-        if section.get(key, None, "") is not None:
-            section.problem(key, section.get(key, None, ""), f"nothing with reader: {reader}")
+        value = section.get(key, None, "")
+        if value is not None and value != (defaults or {}).get(key):
+            section.problem(key, value, f"nothing with reader: {reader}")
 
 
 def _amount(section: _Section, key: str, default: float) -> float:

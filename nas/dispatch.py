@@ -55,6 +55,7 @@ class Dispatcher:
         self._line = WaitingLine()
         self._waiting: dict[Hashable, Job] = {}
         self._places: dict[tuple[int, Stage], str] = {}
+        self._largest_bytes = 0
         self._look_at_devices()
 
     @property
@@ -201,11 +202,28 @@ class Dispatcher:
             self._ledgers[name] = ledger
 
     def _start_jobs(self, plan: Plan, *, in_rounds: bool) -> None:
+        starting: list[tuple[Job, str]] = []
+        try:
+            self._admit_jobs(plan, starting, in_rounds=in_rounds)
+        except BaseException:
+            for job, device in starting:
+                self._ledgers[device].release(job.key, process_lives=True)
+                plan.put_back(job)
+            raise
+        for job, device in starting:  # all of them are admitted, so none is kept out by what another does not need
+            self._widen(job, self._ledgers[device])
+            self._places[job.key] = device
+            self._executor.submit(job, device, self._ledgers[device].granted(job.key))
+
+    def _admit_jobs(self, plan: Plan, starting: list[tuple[Job, str]], *, in_rounds: bool) -> None:
+        """Ask the plan for jobs, and add those that can start now, with their devices."""
         while True:
             while (admitted := self._line.admit_next(self._ledgers)) is not None:
-                key, device, ended = admitted
-                self._submit(self._waiting.pop(key), device, ended)
-            busy = len(self._executor.running)
+                key, device, ended_count = admitted
+                starting.append((self._waiting.pop(key), device))
+                if ended_count:
+                    self._executor.end_idle(device, ended_count)
+            busy = len(self._executor.running) + len(starting)
             if in_rounds:
                 wants_more = not busy and not self._line
             else:
@@ -217,23 +235,21 @@ class Dispatcher:
             for job in jobs:
                 self._waiting[job.key] = job
                 self._line.add(job.key, self._reservation(job))
+                self._largest_bytes = max(self._largest_bytes, job.reserved_bytes)
 
     def _reservation(self, job: Job) -> int:
-        """What the ledger reserves: what a job needs, and more where every slot could have more.
+        """What a job waits for: a job that ran out of memory is tried once more with a whole device."""
+        return self._budget_bytes if any(map(self._runs_alone, job.members)) else job.reserved_bytes
 
-        A job that ran out of memory is tried once more with a whole device.
+    def _widen(self, job: Job, ledger: Ledger) -> None:
+        """Grant a job more than it needs, so that its worker can keep what it frees, where that is in nobody's way.
+
+        Even if every other slot had the largest job so far.
         """
-        if any(map(self._runs_alone, job.members)):
-            return self._budget_bytes
         ample_bytes = bytes_with_holes(job.reserved_bytes)
-        most_slots = max((ledger.slot_count for ledger in self._ledgers.values()), default=1)
-        return ample_bytes if ample_bytes * most_slots <= self._budget_bytes else job.reserved_bytes
-
-    def _submit(self, job: Job, device: str, ended_count: int) -> None:
-        if ended_count:
-            self._executor.end_idle(device, ended_count)
-        self._places[job.key] = device
-        self._executor.submit(job, device, self._reservation(job))
+        others_bytes = (ledger.slot_count - 1) * self._largest_bytes
+        if ledger.granted(job.key) < ample_bytes and ample_bytes + others_bytes <= ledger.budget_bytes:
+            ledger.extend(job.key, ample_bytes)
 
     def _collect(self, plan: Plan) -> None:
         for ended in self._executor.wait(_WAIT_SECONDS):

@@ -23,6 +23,9 @@ from nas.fusion import PMF
 from nas.fusion.classification import MULTI_LABEL, PMFConfig, PMFForClassification
 from nas.space import GENES, Architecture, shown
 
+DESCRIPTION = "architecture.yaml"
+"""What is known of an exported model, beside it."""
+
 _EVALUATION_BATCH = 32
 
 
@@ -116,7 +119,8 @@ def export(
         model: What.
         image_processor: Of the image encoder.
         tokenizer: Of the text encoder.
-        facts: Plain values by name, for the model card and for `architecture.yaml` beside the genes.
+        facts: Plain values by name, for the model card and for `architecture.yaml` beside the genes; `data`, the form
+            of the data, for the latter alone.
 
     Raises:
         ExportError: If the folder holds something else, or cannot be written.
@@ -124,7 +128,7 @@ def export(
     directory = Path(os.path.abspath(directory))
     if directory.exists() and not directory.is_dir():
         raise ExportError(f"{directory}: is a file; name a folder")
-    if directory.exists() and any(directory.iterdir()) and not (directory / "architecture.yaml").is_file():
+    if directory.exists() and any(directory.iterdir()) and not (directory / DESCRIPTION).is_file():
         raise ExportError(f"{directory}: is not empty and holds no exported model; name another folder")
     temporary = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
     try:
@@ -156,11 +160,32 @@ def describe(directory: Path, facts: Mapping[str, Any]) -> None:
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         description = {"architecture": config["architecture"], **facts}
-        card = _model_card(config, facts)
-        write_atomically(directory / "architecture.yaml", yaml.safe_dump(description, sort_keys=False).encode())
+        card = _model_card(config, {name: value for name, value in facts.items() if name != "data"})
+        write_atomically(directory / DESCRIPTION, yaml.safe_dump(description, sort_keys=False).encode())
         write_atomically(directory / "README.md", card.encode())
     except OSError as error:
         raise ExportError(f"{directory}: the model cannot be described: {error.strerror or error}") from error
+
+
+def exported_form(directory: Path) -> dict[str, Any]:
+    """The form of the data that an exported model was trained on: keys and values of a search file's `data`.
+
+    Raises:
+        ExportError: If the folder's `architecture.yaml` cannot be read.
+    """
+    _check_exported(directory)
+    path = directory / DESCRIPTION
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        form: dict[str, Any] = dict(values["data"])
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ExportError(f"{path}: does not say what data the model was trained on: {error}") from error
+    return form
+
+
+def _check_exported(directory: Path) -> None:
+    if not (directory / "config.json").is_file():
+        raise ExportError(f"{directory}: is no exported model (a file config.json is expected there)")
 
 
 def open_exported(directory: Path) -> ExportedModel:
@@ -169,8 +194,7 @@ def open_exported(directory: Path) -> ExportedModel:
     Raises:
         ExportError: If it is no exported model.
     """
-    if not (directory / "config.json").is_file():
-        raise ExportError(f"{directory}: is no exported model (a file config.json is expected there)")
+    _check_exported(directory)
     try:
         kind = json.loads((directory / "config.json").read_text()).get("model_type")
         if kind != PMFConfig.model_type:
@@ -220,6 +244,11 @@ def _model_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
                 text = f"{value:.4f}" if isinstance(value, float) else str(value)
                 yield f"| {(prefix + name).replace('_', ' ')} | {text} |"
 
+    usage = (
+        "print([name for name, value in zip(exported.class_names, probabilities) if value > exported.threshold])"
+        if config.get("problem_type") == MULTI_LABEL
+        else "print(exported.class_names[probabilities.argmax()])"
+    )
     architecture = Architecture.from_dict(config["architecture"])
     genes = {gene: shown(getattr(architecture, gene)) for gene in GENES}
     return f"""---
@@ -248,7 +277,7 @@ from PIL import Image
 from nas.export import open_exported
 
 exported = open_exported(Path("this folder"))
-logits = exported.logits([Image.open("picture.png").convert("RGB")], ["a text"])
-print(exported.class_names[logits.argmax()])
+probabilities = exported.probabilities([Image.open("picture.png").convert("RGB")], ["a text"])[0]
+{usage}
 ```
 """

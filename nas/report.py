@@ -28,6 +28,7 @@ _COLUMNS = (
     "seconds",
     "predicted_peak_bytes",
     "measured_peak_bytes",
+    "kept_freed_memory",
     "latency_seconds",
     "reason",
 )
@@ -76,6 +77,7 @@ def _finished_row(result: Result, round_index: int | str) -> tuple[object, ...]:
         round(result.seconds, 3),
         result.predicted_peak_bytes,
         result.measured_peak_bytes,
+        result.kept_freed_memory,
         result.latency_seconds,  # None is written as an empty field
         "",
     )
@@ -92,6 +94,7 @@ def _rejected_row(rejection: Rejection, round_index: int | str) -> tuple[object,
         *unknown,
         rejection.predicted_peak_bytes,
         rejection.measured_peak_bytes,
+        "",
         "",
         rejection.reason,
     )

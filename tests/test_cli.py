@@ -140,6 +140,25 @@ def test_run_search_is_the_same_program(project: Project) -> None:
     assert done.returncode == 2 and done.stderr.startswith("error: no_run: holds no run")
 
 
+def test_what_was_held_out_in_the_search_is_held_out_in_an_evaluation(
+    own_project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = [row.rpartition(",")[0] for row in own_project.manifest.read_text().splitlines()]
+    own_project.manifest.write_text("\n".join(table) + "\n")
+    held_out = {"validation": 0.2, "test": 9, "seed": 4}
+    changes = {"data.columns": {"split": None}, "data.held_out": held_out, "recipe.epochs": 1}
+    run = tmp_path / "run"
+    arguments = ["--run-dir", str(run), "--workers", "0", "--cache-dir", str(tmp_path / "cache"), "--budget", "3"]
+    assert main(["search", str(own_project.write("held.yaml", **changes)), *arguments]) == 0
+    assert "test: 9 samples" in capsys.readouterr().out
+    report = json.loads((run / "report.json").read_text())["best"]
+    data = ["--data", str(own_project.manifest), "--images", str(own_project.images)]
+    for split, count in (("validation", 12), ("test", 9)):
+        assert main(["evaluate", str(run / "best"), *data, "--split", split]) == 0
+        printed = capsys.readouterr().out.splitlines()[0]
+        assert printed.startswith(f"accuracy: {report[split]['accuracy']:.6f} ") and f"({count} samples)" in printed
+
+
 def test_a_data_set_with_several_labels_from_search_to_prediction(
     own_project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

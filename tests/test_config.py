@@ -254,6 +254,11 @@ def test_relative_paths_are_meant_from_the_files_folder(project: Project) -> Non
             {"manifest": "x", "held_out": {"validation": 1.5}},
             "data.held_out.validation: 1.5 is not allowed; expected a share below 1, or a whole number of images",
         ),
+        (
+            {"reader": "snli_ve", "folder": "x", "labels": "several"},
+            "data.labels: 'several' is not allowed; expected nothing with reader: snli_ve",
+        ),
+        ({"manifest": "x", "texts": "pages"}, "data.texts: 'pages' is not allowed; expected nothing with reader"),
         ({"manifest": "x", "held_out": {"dev": 1}}, "data.held_out.dev: unknown key"),
         ({"manifest": "x", "max_text_tokens": 1}, "data.max_text_tokens: 1 is not allowed; expected a whole number of"),
     ],

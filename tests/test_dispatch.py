@@ -157,12 +157,12 @@ def test_who_is_lost_with_a_node_is_replaced_by_another() -> None:
 @pytest.mark.parametrize(
     ("budget_bytes", "ample"),
     [
-        (2 * PROCESS_BYTES + 320 * MIB, [True, False]),  # room for twice 160 MiB of tensors with their holes
-        (2 * PROCESS_BYTES + 319 * MIB, [False, False]),
+        (2 * PROCESS_BYTES + 360 * MIB, [True, False]),  # 160 MiB of tensors with their holes beside 200
+        (2 * PROCESS_BYTES + 359 * MIB, [False, False]),
         (2 * PROCESS_BYTES + 700 * MIB, [True, True]),
     ],
 )
-def test_a_job_is_granted_room_to_keep_what_it_frees_where_every_slot_could_have_it(
+def test_a_job_is_granted_room_to_keep_what_it_frees_where_that_keeps_nobody_out(
     budget_bytes: int, ample: list[bool]
 ) -> None:
     needs = [PROCESS_BYTES + 100 * MIB, PROCESS_BYTES + 200 * MIB]

@@ -110,6 +110,29 @@ def test_running_jobs_never_pass_the_budget_of_their_device(tmp_path: Path) -> N
     assert 60 < executor.most_granted <= 120
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_nor_do_they_with_room_to_keep_what_they_free_and_devices_that_are_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr("nas.dispatch.bytes_with_holes", lambda peak: round(1.6 * peak))
+    wide = Counter[bool]()
+
+    class Notes(SimulatedExecutor):
+        def submit(self, job: Job, device: str, grant_bytes: int) -> None:
+            assert grant_bytes in (job.reserved_bytes, round(1.6 * job.reserved_bytes))
+            wide[grant_bytes > job.reserved_bytes] += 1
+            super().submit(job, device, grant_bytes)
+
+    def lose() -> None:
+        if sum(wide.values()) == 12 and len(executor.devices) == 2:
+            executor.lose("device 0")
+
+    executor = Notes([4, 2], random.Random(seed), on_end=lose)
+    search(tmp_path, config_with(budget__trials=30, search__scored_together=1), executor, budget_bytes=110)
+    assert 60 < executor.most_granted <= 110
+    assert wide[True] and wide[False]
+
+
 def test_a_candidate_that_runs_out_of_memory_is_tried_once_more_alone_and_then_infeasible(tmp_path: Path) -> None:
     config, tries = config_with(budget__trials=8), list[tuple[int, int]]()
 

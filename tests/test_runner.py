@@ -415,6 +415,19 @@ def test_a_smaller_memory_budget_leaves_out_what_no_longer_fits_and_a_larger_tak
     assert len({result.architecture for result in results}) == len(results) == 48  # the whole space
 
 
+def test_only_workers_that_give_back_what_they_free_correct_predictions(
+    project: Project, finished: tuple[Path, str], machine: Machine, tmp_path: Path
+) -> None:
+    directory, output = finished
+    assert all(result.kept_freed_memory for stage in results_of(directory).values() for result in stage)
+    assert "predicted peaks: no training to compare them with" in output
+    largest = max(result.predicted_peak_bytes for stage in results_of(directory).values() for result in stage)
+    output = search(project.root / "search.yaml", tmp_path / "run", machine, memory_bytes=largest, trials=4)
+    trained = results_of(tmp_path / "run")["trained"]
+    assert trained and not any(result.kept_freed_memory for result in trained)
+    assert f"predicted peaks: {len(trained) + 2} measured" in output  # two finalists as well
+
+
 def test_a_default_that_cannot_be_trained_does_not_cost_the_answer(
     project: Project, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,8 @@
 drawn from equal shares of their order by trainable parameters. Seeds 0 and 1 for all, 2 and 3 as well for 40 of them,
 spread in the same way: they tell how well two seeds rank (`kendall_tau_ceiling`).
 
-Every training is in the table when the next one starts, so this can be stopped and started again at any time. What
+Every training is in the table when the next one starts, so this can be stopped and started again at any time. Peaks are
+measured at the end, in a few steps of each architecture. What
 makes a number another one (recipe, data, encoders) is in the table too, and a table of others is refused.
 
 Run: python -m benchmarks.pmf_bench.make [--table FILE] [--workers 2] [--quick]
@@ -31,6 +32,7 @@ from nas.data import Dataset, FeatureStore, open_images_of, open_or_build, read_
 from nas.execution import CandidateWorker, Placement, WorkerSetup
 from nas.execution.ray_workers import RayExecutor
 from nas.files import default_cache_directory
+from nas.memory import bytes_with_holes
 from nas.metrics import evaluate_logits
 from nas.planning import Plan
 from nas.preparation import Prepared, prepare
@@ -44,6 +46,12 @@ from nas.weights import load_weights
 
 ARCHITECTURES, REPEATED = 160, 40
 SEEDS, MORE_SEEDS = (0, 1), (2, 3)
+
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "cross_entropy")
+"""Kept of each training."""
+
+_PEAK_STEPS = 3
+"""Of the trainings in which peaks are measured; the largest batch of a training is not much larger than others."""
 
 _TEST = "test "
 """Marks a metric of the test split on its way from a worker."""
@@ -80,6 +88,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             build_dispatcher(config, prepared, executor).run(plan, is_over=lambda: False)
+            build_dispatcher(config, prepared, executor).run(PeakPlan(plan), is_over=lambda: False)
         except KeyboardInterrupt:
             reporter.note("stopped; every finished training is in the table")
         finally:
@@ -150,7 +159,7 @@ def test_features(config: Config, prepared: Prepared, reporter: Reporter) -> Fea
 
 
 class TableWorker(CandidateWorker):
-    """Evaluates on test what it has trained.
+    """Evaluates on test what it has trained; measures peaks.
 
     Args:
         test_features: A complete feature store of the test split.
@@ -165,6 +174,12 @@ class TableWorker(CandidateWorker):
     def run(
         self, job: Job, *, limit_bytes: int | None, should_stop: Callable[[], bool] = lambda: False
     ) -> list[Result]:
+        if job.step_count == _PEAK_STEPS:
+            # With less than it takes to keep what it frees.
+            limit_bytes = bytes_with_holes(job.reserved_bytes) - 1
+            results = super().run(job, limit_bytes=limit_bytes, should_stop=should_stop)
+            self.setup.weights_path(job.trial).unlink()
+            return results
         (result,) = super().run(job, limit_bytes=limit_bytes, should_stop=should_stop)
         weights = self.setup.weights_path(job.trial)
         model = self._fresh_model(job)
@@ -211,36 +226,41 @@ class TablePlan(Plan):
         trial = min(self._waiting)
         architecture, seed = self._waiting.pop(trial)
         self._out[trial] = seed
-        return [
-            Job(
-                trial=trial,
-                architecture=architecture,
-                stage="full",
-                step_count=self._step_count,
-                seed=architecture_seed(seed, "table", architecture),  # a search's finalists have other seeds
-                predicted_peak_bytes=self._prepared.memory.predict(architecture).peak_bytes,
-            )
-        ]
+        return [self.job(trial, architecture, self._step_count, seed)]
 
     def took(self, result: Result) -> None:
-        test = {name.removeprefix(_TEST): value for name, value in result.metrics.items() if name.startswith(_TEST)}
         self.rows.append(
             Row(
                 architecture=result.architecture,
                 seed=self._out.pop(result.trial),
-                validation={name: value for name, value in result.metrics.items() if not name.startswith(_TEST)},
-                test=test,
+                validation={name: result.metrics[name] for name in METRICS},
+                test={name: result.metrics[_TEST + name] for name in METRICS},
                 trainable_parameters=self._prepared.memory.parameter_count(result.architecture),
                 predicted_peak_bytes=result.predicted_peak_bytes,
-                measured_peak_bytes=result.measured_peak_bytes,
+                measured_peak_bytes=None,
                 seconds=round(result.seconds, 2),
             )
         )
-        Table(self._table.made_with, self.rows).write(self._path)
+        self.write()
         row = self.rows[-1]
         self._reporter.note(
             f"{len(self.rows)} of {self._total}: {row.architecture} seed {row.seed}: validation accuracy "
             f"{row.validation['accuracy']:.4f}, {format_seconds(row.seconds)}"
+        )
+
+    def write(self) -> None:
+        """What there is, to the file."""
+        Table(self._table.made_with, self.rows).write(self._path)
+
+    def job(self, trial: int, architecture: Architecture, step_count: int, seed: int) -> Job:
+        """A training."""
+        return Job(
+            trial=trial,
+            architecture=architecture,
+            stage="full",
+            step_count=step_count,
+            seed=architecture_seed(seed, "table", architecture),  # a search's finalists have other seeds
+            predicted_peak_bytes=self._prepared.memory.predict(architecture).peak_bytes,
         )
 
     def rejected(self, failure: Failure) -> None:
@@ -248,6 +268,40 @@ class TablePlan(Plan):
 
     def put_back(self, job: Job) -> None:
         self._waiting[job.trial] = (job.architecture, self._out.pop(job.trial))
+
+
+class PeakPlan(Plan):
+    """Peaks of the architectures in a table that have none yet.
+
+    Args:
+        plan: Has the table's rows.
+    """
+
+    def __init__(self, plan: TablePlan) -> None:
+        self._plan = plan
+        missing = dict.fromkeys(row.architecture for row in plan.rows if row.measured_peak_bytes is None)
+        self._waiting = dict(enumerate(missing))
+
+    def next_jobs(self) -> list[Job]:
+        if not self._waiting:
+            return []
+        trial = min(self._waiting)
+        return [self._plan.job(trial, self._waiting.pop(trial), _PEAK_STEPS, seed=0)]
+
+    def took(self, result: Result) -> None:
+        self._plan.rows = [
+            replace(row, measured_peak_bytes=result.measured_peak_bytes)
+            if row.architecture == result.architecture
+            else row
+            for row in self._plan.rows
+        ]
+        self._plan.write()
+
+    def rejected(self, failure: Failure) -> None:
+        self._plan.rejected(failure)
+
+    def put_back(self, job: Job) -> None:
+        self._waiting[job.trial] = job.architecture
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ class Row:
         test: The same on test. Nothing is chosen by them.
         trainable_parameters: How many.
         predicted_peak_bytes: Private memory of the worker, predicted.
-        measured_peak_bytes: The same, measured.
+        measured_peak_bytes: The same, measured in a few steps by a worker that gives back what it frees; None if that
+            was not done yet.
         seconds: Of the training and its evaluation on validation, on a machine that may do other work.
     """
 
@@ -37,7 +38,7 @@ class Row:
     test: Mapping[str, float]
     trainable_parameters: int
     predicted_peak_bytes: int
-    measured_peak_bytes: int
+    measured_peak_bytes: int | None
     seconds: float
 
     @classmethod

@@ -7,12 +7,11 @@
 There is no validation split: `data.held_out.validation` takes one from train.
 """
 
-import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from nas.config import DataConfig
-from nas.data.samples import Found, Sample
+from nas.data.samples import LISTED, Found, Sample
 from nas.errors import DataError
 
 _SPLITS = ("train", "test")
@@ -99,7 +98,10 @@ def _read(entry: Text | Path) -> Text:
 
 
 def _titles(path: Path, classes: tuple[str, ...]) -> dict[Key, Text]:
-    """Titles by class and name. Those with commas are not in quotes everywhere: what is between first and last is one.
+    """Titles by class and name.
+
+    Titles with commas or quotes are not in quotes everywhere, and one that only begins with a quote would swallow the
+    rows behind it: what stands between the first and the last comma of a line is the title.
 
     Raises:
         DataError: If a row has fewer than three values, or a class of which there is no image.
@@ -107,21 +109,27 @@ def _titles(path: Path, classes: tuple[str, ...]) -> dict[Key, Text]:
     known = set(classes)
     found: dict[Key, Text] = {}
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file)
-            for row in rows:
-                if not row:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
                     continue
-                place = f"row {rows.line_num}"
-                if len(row) < 3:
-                    raise DataError(f"{path}, {place}: has {len(row)} value(s); expected image name, title, class")
-                name, *title, of_class = row
-                if of_class.strip() not in known:
+                place = f"{path.name}, row {number}"
+                name, first, rest = line.strip().partition(",")
+                title, last, of_class = (part.strip() for part in rest.rpartition(","))
+                if not first or not last:
+                    raise DataError(f"{path}, row {number}: expected image name, title, class, got {line.strip()!r}")
+                if of_class not in known:
                     raise DataError(
-                        f"{path}, {place}: class {of_class.strip()!r} has no folder of images; expected one of "
-                        f"{len(classes)} ({', '.join(classes[:5])}, …)"
+                        f"{path}, row {number}: class {of_class!r} has no folder of images; expected one of "
+                        f"{len(classes)} ({', '.join(classes[:LISTED])}, …)"
                     )
-                found[of_class.strip(), Path(name.strip()).stem] = ",".join(title).strip(), f"{path.name}, {place}"
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+                found[of_class, Path(name).stem] = _unquoted(title), place
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     return found
+
+
+def _unquoted(title: str) -> str:
+    if len(title) > 1 and title[0] == title[-1] == '"':
+        return title[1:-1].replace('""', '"').strip()
+    return title

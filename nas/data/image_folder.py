@@ -3,11 +3,12 @@
 One such file for each split, in a folder named after it, or one for all, with or without a column of splits.
 """
 
+import posixpath
 from dataclasses import replace
 from pathlib import Path
 
 from nas.config import DataConfig
-from nas.data.manifest import as_text, rows_of, sample_of, split_of
+from nas.data.manifest import rows_of, sample_of, split_of
 from nas.data.samples import SPLIT_NAMES, SPLITS, Found, Sample
 from nas.errors import DataError
 
@@ -34,10 +35,12 @@ def find_in_image_folder(config: DataConfig) -> Found:
         columns = replace(config.columns, image=FILE_NAME, split=column)
         read = replace(config, columns=columns)
         for number, row in rows_of(path, columns):
-            name = as_text(row[FILE_NAME])
-            image = (path.parent / name).relative_to(root).as_posix() if name else None
-            sample = sample_of(row, read, path, number, image)
             where = f"{path.relative_to(root)}, row {number}"
+            sample = sample_of(row, read, path, number)
+            if Path(sample.image).is_absolute():
+                raise DataError(f"{root / where}: {FILE_NAME} is {sample.image!r}; expected a path from its own folder")
+            inside = posixpath.join(path.parent.relative_to(root).as_posix(), sample.image)
+            sample = sample._replace(image=posixpath.normpath(inside))
             splits[split or split_of(row, columns, where)].append(sample._replace(place=where))
     return Found(str(root), splits, has_several_labels=config.labels == "several")
 

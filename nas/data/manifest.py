@@ -2,6 +2,7 @@
 
 import csv
 import json
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,29 +32,40 @@ def find_in_manifest(config: DataConfig) -> Found:
     return Found(str(path), splits, has_several_labels=config.labels == "several")
 
 
-def sample_of(row: Mapping[str, Any], config: DataConfig, path: Path, number: int, image: str | None = None) -> Sample:
-    """The sample of a row; `image` is its path where that is not what the row says.
+def sample_of(row: Mapping[str, Any], config: DataConfig, path: Path, number: int) -> Sample:
+    """The sample of a row.
 
     Raises:
-        DataError: If it has no image, or no label where it needs one.
+        DataError: If it has no image, no label where it needs one, or something else than texts.
     """
     columns = config.columns
     place = f"row {number}"
-    labels = labels_of(row[columns.label], config)
-    name = as_text(row[columns.image])
+    where = f"{path}, {place}"
+    labels = labels_of(row[columns.label], config, where)
+    name = as_text(row[columns.image], f"{where}: {columns.image}")
     for column, is_empty in ((columns.image, not name), (columns.label, config.labels == "one" and not labels)):
         if is_empty:
-            raise DataError(f"{path}, {place}: {column} is empty; every row needs an image and a label")
-    return Sample(image or name, as_text(row[columns.text]), labels, place)
+            raise DataError(f"{where}: {column} is empty; every row needs an image and a label")
+    # Two ways to write one path are one image.
+    return Sample(posixpath.normpath(name), as_text(row[columns.text], f"{where}: {columns.text}"), labels, place)
 
 
-def labels_of(value: Any, config: DataConfig) -> tuple[str, ...]:
-    """Labels of a cell: a list, or a text; with several, parted by the separator."""
+def labels_of(value: Any, config: DataConfig, where: str) -> tuple[str, ...]:
+    """Labels of a cell: a list, or a text; with several, parted by the separator.
+
+    Raises:
+        DataError: If they are no texts, or a list where each sample has one label.
+    """
+    name = f"{where}: {config.columns.label}"
     if config.labels == "one":
-        text = as_text(value)
+        if isinstance(value, list | tuple):
+            raise DataError(f"{name} is a list; expected one label (set data.labels: several to allow more)")
+        text = as_text(value, name)
         return (text,) if text else ()
-    values = value if isinstance(value, Sequence) and not isinstance(value, str) else None
-    parts = as_text(value).split(config.label_separator) if values is None else map(as_text, values)
+    if isinstance(value, list | tuple):
+        parts = [as_text(part, name) for part in value]
+    else:
+        parts = as_text(value, name).split(config.label_separator)
     return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
 
 
@@ -65,16 +77,24 @@ def split_of(row: Mapping[str, Any], columns: ColumnsConfig, where: str) -> str:
     """
     if columns.split is None:
         return "train"
-    split = SPLIT_NAMES.get(as_text(row[columns.split]).lower())
+    name = as_text(row[columns.split], f"{where}: {columns.split}")
+    split = SPLIT_NAMES.get(name.lower())
     if split is None:
-        raise DataError(
-            f"{where}: {columns.split} is {as_text(row[columns.split])!r}; expected one of {', '.join(SPLITS)}"
-        )
+        raise DataError(f"{where}: {columns.split} is {name!r}; expected one of {', '.join(SPLITS)}")
     return split
 
 
-def as_text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+def as_text(value: Any, where: str) -> str:
+    """A cell as text: numbers as they are written, nothing as the empty text.
+
+    Raises:
+        DataError: If it is neither.
+    """
+    if value is None:
+        return ""
+    if not isinstance(value, str | int | float):
+        raise DataError(f"{where} is {type(value).__name__}; expected a text")
+    return str(value).strip()
 
 
 def rows_of(path: Path, columns: ColumnsConfig) -> Iterator[Row]:

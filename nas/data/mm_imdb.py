@@ -61,7 +61,7 @@ def find_in_mm_imdb(config: DataConfig) -> Found:
     for name, ids in _splits(root / "split.json").items():
         for number in ids:
             path = images_of_mm_imdb(config) / f"{number}.json"
-            film = _json(path)
+            film = _mapping(path)
             genres, plot = _genres(path, film), _plot(path, film)
             rare = [genre for genre in RARE_GENRES if genre in genres]
             if rare or not genres or not plot:
@@ -72,10 +72,9 @@ def find_in_mm_imdb(config: DataConfig) -> Found:
 
 
 def _splits(path: Path) -> dict[str, list[str]]:
-    values = _json(path)
-    unknown = [name for name in values if name not in SPLIT_NAMES] if isinstance(values, dict) else ["no mapping"]
-    if unknown or not all(isinstance(ids, list) for ids in values.values()):
-        raise DataError(f"{path}: expected lists of ids under train, dev and test, got {', '.join(map(str, values))}")
+    values = _mapping(path)
+    if not all(name in SPLIT_NAMES and isinstance(ids, list) for name, ids in values.items()):
+        raise DataError(f"{path}: expected lists of ids under train, dev and test, got {', '.join(values)}")
     return {SPLIT_NAMES[name]: [str(number) for number in ids] for name, ids in values.items()}
 
 
@@ -97,10 +96,13 @@ def _plot(path: Path, film: dict[str, Any]) -> str:
     return max(plots, key=len, default="").strip()
 
 
-def _json(path: Path) -> Any:
+def _mapping(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise DataError(f"{path}: is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: holds {type(values).__name__}; expected keys and values")
+    return values

@@ -10,7 +10,7 @@ from nas.data.image_folder import find_in_image_folder, images_of_image_folder
 from nas.data.images import ImageSource, open_images
 from nas.data.manifest import find_in_manifest
 from nas.data.mm_imdb import find_in_mm_imdb, images_of_mm_imdb
-from nas.data.samples import Dataset, Found, assemble
+from nas.data.samples import Dataset, Found, assemble, classes_of_train
 from nas.data.saved_datasets import SavedImages, find_in_saved
 from nas.data.snli_ve import find_in_snli_ve, images_of_snli_ve
 from nas.data.splitting import complete
@@ -51,8 +51,11 @@ def read_data(config: DataConfig, splits: Collection[str], class_names: tuple[st
     """
     find = find_in_saved if config.reader == "datasets" else _READERS[config.reader].find
     found = find(config)
-    found = replace(found, splits=complete(found.source, found.splits, config.held_out))
-    return assemble(found, splits, class_names, allow_duplicates=config.allow_duplicates)
+    whole = complete(found.source, found.splits, config.held_out, splits)
+    # Classes are those of train as it is distributed, whatever is held out of it.
+    names = class_names or found.class_names or classes_of_train(found)
+    found = replace(found, splits=whole)
+    return assemble(found, splits, names, allow_duplicates=config.allow_duplicates)
 
 
 def open_images_of(config: DataConfig) -> ImageSource:

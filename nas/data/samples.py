@@ -104,22 +104,21 @@ class Dataset:
 def assemble(
     found: Found,
     splits: Collection[str],
-    class_names: tuple[str, ...] | None = None,
+    class_names: tuple[str, ...],
     *,
-    allow_duplicates: bool = False,
+    allow_duplicates: bool,
 ) -> Dataset:
     """The wanted splits of what a reader has found, checked as a whole.
 
     Args:
         found: By a reader.
         splits: Which of train, validation and test are wanted.
-        class_names: The classes in order, where a model has fixed them.
+        class_names: The classes in order.
         allow_duplicates: Whether a sample may be in more than one split.
 
     Raises:
         DataError: If a wanted split is empty, a label is none of the classes, or a sample is in two splits.
     """
-    class_names = class_names or found.class_names or _classes_of_train(found)
     index = {name: position for position, name in enumerate(class_names)}
     for split in splits:
         if not found.splits.get(split):
@@ -147,7 +146,12 @@ def assemble(
     )
 
 
-def _classes_of_train(found: Found) -> tuple[str, ...]:
+def classes_of_train(found: Found) -> tuple[str, ...]:
+    """The sorted labels of train.
+
+    Raises:
+        DataError: If there are fewer than two.
+    """
     names = tuple(sorted({label for sample in found.splits.get("train", ()) for label in sample.labels}))
     if len(names) < 2:
         raise DataError(f"{found.source}: the train split has {len(names)} class(es); at least 2 are needed")

@@ -37,6 +37,8 @@ class SavedImages(ImageSource):
     def _read(self, name: str) -> Image.Image:
         part, _, row = name.rpartition("/")
         value = _undecoded(self.location, part, self._column)[int(row)][self._column]
+        if value is None:
+            raise ValueError("there is no picture")
         if value["bytes"] is not None:
             return Image.open(io.BytesIO(value["bytes"]))
         return Image.open(value["path"])
@@ -68,11 +70,18 @@ def find_in_saved(config: DataConfig) -> Found:
             for values in zip(*batch.values(), strict=True):
                 row = dict(zip(batch, values, strict=True))
                 where = f"{part or 'data'}, row {number}"
-                labels = labels_of(_named(row[columns.label], names), config)
+                labels = labels_of(_named(row[columns.label], names), config, f"{root}, {where}")
                 if config.labels == "one" and not labels:
                     raise DataError(f"{root}, {where}: {columns.label} is empty; every row needs a label")
                 split = own or split_of(row, columns, f"{root}, {where}")
-                splits[split].append(Sample(f"{part}/{number}", as_text(row[columns.text]), labels, where))
+                splits[split].append(
+                    Sample(
+                        f"{part}/{number}",
+                        as_text(row[columns.text], f"{root}, {where}: {columns.text}"),
+                        labels,
+                        where,
+                    )
+                )
                 number += 1
     return Found(str(root), splits, has_several_labels=config.labels == "several")
 
@@ -88,7 +97,8 @@ def _parts(root: Path) -> Mapping[str, Any]:
         whole = load_from_disk(str(root))
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{root}: is no data set that datasets has saved: {error}") from error
-    return dict(whole) if isinstance(whole, DatasetDict) else {"": whole}
+    parts = whole if isinstance(whole, DatasetDict) else {"": whole}
+    return {name: part.with_format(None) for name, part in parts.items()}  # as numbers and texts, not as arrays
 
 
 @cache

@@ -1,26 +1,31 @@
 """Splits for data sets that have none, or no validation: seeded, with the shares of all classes kept."""
 
 import random
-from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Hashable, Mapping, Sequence
 
 from nas.config import HeldOutConfig
 from nas.data.samples import Sample
 from nas.errors import DataError
 
 
-def complete(source: str, splits: Mapping[str, Sequence[Sample]], held_out: HeldOutConfig) -> dict[str, list[Sample]]:
+def complete(
+    source: str, splits: Mapping[str, Sequence[Sample]], held_out: HeldOutConfig, wanted: Collection[str]
+) -> dict[str, list[Sample]]:
     """Splits with those that are missing taken from train, as the search file says.
 
     Args:
         source: Of the samples, for messages.
         splits: As they are distributed; without a split of their own, all in train.
         held_out: How much of train to take.
+        wanted: Where they are all there, and train is none of them, nothing is taken.
 
     Raises:
         DataError: If that leaves nothing to train with.
     """
     whole = {name: list(samples) for name, samples in splits.items()}
+    if "train" not in wanted and all(whole.get(name) for name in wanted):
+        return whole
     train = whole.get("train", [])
     image_count = len({sample.image for sample in train})
     for name, amount in (("test", held_out.test), ("validation", held_out.validation)):
@@ -44,18 +49,21 @@ def _held_out(samples: Sequence[Sample], count: int, seed: int) -> tuple[list[Sa
     for sample in samples:
         groups[sample.image].append(sample)
     images = list(groups)
-    chosen = stratified([groups[image][0].labels for image in images], count, seed)
+    counts = Counter(label for sample in samples for label in sample.labels)
+    # Of several labels the rarest: it is the one that a split could lack.
+    strata = [min(groups[image][0].labels, key=lambda label: (counts[label], label), default="") for image in images]
+    chosen = stratified(strata, count, seed)
     away = {images[position] for position in chosen}
     stay = [sample for sample in samples if sample.image not in away]
     return stay, [sample for sample in samples if sample.image in away]
 
 
 def stratified(strata: Sequence[Hashable], count: int, seed: int) -> set[int]:
-    """Positions of `count` items, of every stratum as many as its share, to within one.
+    """Positions of `count` items, of every stratum as many as its share, to within one, but never all of it.
 
     Args:
         strata: Of every item, (N,).
-        count: At most N.
+        count: Fewer are taken where every stratum has but one item left.
         seed: Decides which.
     """
     members: dict[Hashable, list[int]] = defaultdict(list)
@@ -67,6 +75,9 @@ def stratified(strata: Sequence[Hashable], count: int, seed: int) -> set[int]:
     order = list(members)
     rng.shuffle(order)  # so that of equal remainders not always the first ones get more
     order.sort(key=lambda stratum: taken[stratum] - exact[stratum])
-    for stratum in order[: count - sum(taken.values())]:
-        taken[stratum] += 1
+    missing = count - sum(taken.values())
+    while missing and (free := [stratum for stratum in order if taken[stratum] < len(members[stratum]) - 1]):
+        for stratum in free[:missing]:
+            taken[stratum] += 1
+        missing = count - sum(taken.values())
     return {position for stratum in members for position in rng.sample(members[stratum], taken[stratum])}

@@ -71,6 +71,17 @@ class Ledger:
         self._reserved[key] = peak_bytes
         return ended
 
+    def extend(self, key: Hashable, peak_bytes: int) -> bool:
+        """Reserve more for a job that was admitted, if there is room for it; returns whether there was."""
+        if self.reserved_bytes + peak_bytes - self._reserved[key] > self.budget_bytes:
+            return False
+        self._reserved[key] = peak_bytes
+        return True
+
+    def granted(self, key: Hashable) -> int:
+        """What is reserved for a job."""
+        return self._reserved[key]
+
     def release(self, key: Hashable, *, process_lives: bool) -> None:
         """Give back what a job had reserved; its process is idle now, or has ended."""
         del self._reserved[key]

@@ -252,7 +252,8 @@ class CandidateWorker:
         """
         self._stop.clear()
         self._exceeded_bytes = 0
-        self._keeps_freed_memory = limit_bytes is None or limit_bytes >= bytes_with_holes(needed_bytes)
+        is_ample = limit_bytes is None or limit_bytes >= bytes_with_holes(needed_bytes)
+        self._keeps_freed_memory = is_ample and self._device.type == "cpu"
         (keep_freed_memory if self._keeps_freed_memory else map_large_tensors)()
 
         def is_stopped() -> bool:

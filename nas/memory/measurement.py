@@ -94,13 +94,13 @@ class MemoryWatch:
 
     def _look(self) -> None:
         held = private_bytes()
+        self.peak_bytes = max(self.peak_bytes, held)
         if self._limit_bytes is not None and held > self._limit_bytes and not self._is_told:
             release_freed_memory()
             held = private_bytes()
             if held > self._limit_bytes:
                 self._is_told = True
                 self._on_exceeded(held)
-        self.peak_bytes = max(self.peak_bytes, held)
 
     def __enter__(self) -> "MemoryWatch":
         self._look()

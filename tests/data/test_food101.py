@@ -69,7 +69,7 @@ def test_what_has_no_partner_is_counted_and_left_out(tmp_path: Path, texts: str)
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("pho_1.jpg,only two", r"train_titles\.csv, row 1: has 2 value\(s\); expected image name, title, class"),
+        ("pho_1.jpg,only two", r"train_titles\.csv, row 1: expected image name, title, class, got 'pho_1"),
         ("pho_1.jpg,a title,soup", r"train_titles\.csv, row 1: class 'soup' has no folder of images"),
     ],
 )
@@ -91,3 +91,20 @@ def test_what_is_missing_of_the_folder_is_named(tmp_path: Path, missing: str) ->
     (tmp_path / missing).rename(tmp_path / "elsewhere")
     with pytest.raises(DataError, match=f"{missing}: cannot be read"):
         read_data(config_of("food101", tmp_path), ALL)
+
+
+def test_a_title_that_only_begins_with_a_quote_is_one_title(tmp_path: Path) -> None:
+    rows = [
+        'apple_pie_test0.jpg,"Best pie ever,apple_pie',
+        "churros_test0.jpg,plain,churros",
+        'pho_test0.jpg,so "good",pho',
+    ]
+    food101(tmp_path, {"test": rows})
+    data = read_data(config_of("food101", tmp_path, held_out=HELD_OUT), ALL)
+    assert data.splits["test"].texts == ('"Best pie ever', "plain", 'so "good"')
+
+
+def test_a_split_that_is_there_needs_nothing_held_out(tmp_path: Path) -> None:
+    food101(tmp_path)
+    data = read_data(config_of("food101", tmp_path), ("test",), class_names=("apple_pie", "churros", "pho"))
+    assert len(data.splits["test"]) == 3

@@ -40,6 +40,7 @@ def test_one_file_for_all_splits(tmp_path: Path) -> None:
     [
         (",x,cat", r"metadata\.csv, row 3: file_name is empty"),
         ("e.png,x,", r"metadata\.csv, row 3: label is empty"),
+        ("/tmp/e.png,x,cat", r"metadata\.csv, row 3: file_name is '/tmp/e\.png'; expected a path from its own folder"),
         ("e.png,x,cow", r"val/metadata\.csv, row 3: label 'cow' is none of the 2 known classes \(cat, dog\)"),
     ],
 )

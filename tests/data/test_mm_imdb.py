@@ -85,3 +85,14 @@ def test_a_film_in_two_splits_is_refused(tmp_path: Path) -> None:
     lines(tmp_path / "split.json", json.dumps({"train": ["0000", "0001"], "dev": ["0001"], "test": ["0002"]}))
     with pytest.raises(DataError, match=r"1 sample\(s\) are in more than one split: 0001\.jpeg with one text \(train"):
         read_data(config_of("mm_imdb", tmp_path), ALL)
+
+
+def test_files_that_hold_something_else_are_named(tmp_path: Path) -> None:
+    mm_imdb(tmp_path)
+    lines(tmp_path / "dataset" / "0002.json", "[]")
+    with pytest.raises(DataError, match=r"0002\.json: holds list; expected keys and values"):
+        read_data(config_of("mm_imdb", tmp_path), ALL)
+    for text, message in (("5", "holds int; expected keys"), ('{"train": 1}', "expected lists of ids under train")):
+        lines(tmp_path / "split.json", text)
+        with pytest.raises(DataError, match=message):
+            read_data(config_of("mm_imdb", tmp_path), ALL)

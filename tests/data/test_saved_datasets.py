@@ -52,6 +52,19 @@ def test_several_labels(tmp_path: Path) -> None:
     values = {"labels": "several", "columns": {"split": None}}
     data = read_data(config_of("datasets", tmp_path / "saved", **values), ("train",))
     assert data.splits["train"].labels.tolist() == [[1, 1], [0, 0], [0, 1]]
+    with pytest.raises(DataError, match="data, row 0: label is a list; expected one label"):
+        read_data(config_of("datasets", tmp_path / "saved", columns={"split": None}), ("train",))
+
+
+def test_arrays_in_place_of_lists_and_missing_pictures(tmp_path: Path) -> None:
+    values = part([[0, 1], [1], [0]], datasets.List(LABELS)).to_list()
+    values[1]["image"] = None
+    saved = datasets.Dataset.from_list(values, part([[0]], datasets.List(LABELS)).features)
+    saved.with_format("numpy").save_to_disk(tmp_path / "saved")
+    config = config_of("datasets", tmp_path / "saved", labels="several", columns={"split": None})
+    data = read_data(config, ("train",))
+    assert data.splits["train"].labels.tolist() == [[1, 1], [0, 1], [1, 0]]
+    assert open_images_of(config).unreadable(data.splits["train"].images) == ["/1"]
 
 
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
