@@ -52,6 +52,7 @@ def test_every_candidate_and_stage_is_a_row_with_what_is_known_of_it(tmp_path: P
         "seconds": "2.062",
         "predicted_peak_bytes": "100",
         "measured_peak_bytes": "90",
+        "kept_freed_memory": "False",
     }
     infeasible = {"status": "infeasible", "predicted_peak_bytes": "1000000000", "reason": "predicted {}"}
     tried = {"status": "infeasible", "predicted_peak_bytes": "100", "reason": "ran out, twice"}
@@ -68,7 +69,7 @@ def test_every_candidate_and_stage_is_a_row_with_what_is_known_of_it(tmp_path: P
 def test_the_canonical_results_of_equal_searches_are_equal_whatever_was_measured(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    slow = {"seconds": 99.0, "measured_peak_bytes": 12345, "predicted_peak_bytes": 678}
+    slow = {"seconds": 99.0, "measured_peak_bytes": 12345, "predicted_peak_bytes": 678, "kept_freed_memory": True}
     with fill(tmp_path / "a") as first, fill(tmp_path / "b", order=(2, 0), **slow) as second:
         assert canonical_results(first) == canonical_results(second)
         expected = canonical_results(first)
