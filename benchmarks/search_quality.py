@@ -69,7 +69,7 @@ def main() -> None:
     for seed in seeds:
         for strategy, runs in found.items():
             runs.append(directory / f"{strategy}-{seed}")
-            search(source, runs[-1], strategy, seed, budget)
+            search(source, runs[-1], strategy, seed, budget, Machine(worker_count=0 if options.quick else None))
     figures = compared(config, options.split, options.table, found[own], found["random"])
     figures |= {"split": options.split, "budget": budget, "seeds": seeds, "strategy": own}
     show(figures)
@@ -114,7 +114,7 @@ def without_test(config: Config, directory: Path) -> Path:
     return manifest
 
 
-def search(source: Path, directory: Path, strategy: str, seed: int, budget: str) -> None:
+def search(source: Path, directory: Path, strategy: str, seed: int, budget: str, machine: Machine) -> None:
     """Search, or finish the search that is there."""
     if (directory / "report.json").exists():
         return
@@ -123,9 +123,9 @@ def search(source: Path, directory: Path, strategy: str, seed: int, budget: str)
     with build_reporter() as reporter:
         reporter.note(f"{strategy}, seed {seed}")
         if (directory / CONFIG).exists():
-            resume(directory, replace(overrides, seed=None, strategy=None), Machine(), reporter)
+            resume(directory, replace(overrides, seed=None, strategy=None), machine, reporter)
         else:
-            start(source, directory, overrides, Machine(), reporter)
+            start(source, directory, overrides, machine, reporter)
     if not (directory / "report.json").exists():
         raise SystemExit(f"{directory}: no finalist was finished within {budget}; give a larger --budget")
 
