@@ -1,6 +1,5 @@
 """Samples of a data set, however it is distributed: what readers find, and what is made of it."""
 
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -223,11 +222,3 @@ def class_counts(labels: Labels, class_count: int) -> NDArray[np.int64]:
         counts: NDArray[np.int64] = labels.sum(axis=0, dtype=np.float64).astype(np.int64)
         return counts
     return np.bincount(labels.astype(np.int64), minlength=class_count)
-
-
-def by_reason(reasons: Sequence[str]) -> dict[str, int]:
-    """Counted, in the order of their first appearance."""
-    counted: dict[str, int] = defaultdict(int)
-    for reason in reasons:
-        counted[reason] += 1
-    return dict(counted)
