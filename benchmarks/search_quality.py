@@ -12,8 +12,9 @@ texts.
 Intervals are 95 % of the paired bootstrap: items and seeds are drawn anew, and both models of a pair are asked for the
 same items.
 
-With `--split validation`, for development, no search is given the test split: validation stands in its place, so its
-figures are too high. `--split test` is for the end, once.
+No search is given the test split: validation stands in its place. `--split` says on which items the exported models are
+then compared: validation, for development, where figures are too high, since answers were chosen there; test, for the
+end, once. Searches that are there already are not run again.
 
 Run: python -m benchmarks.search_quality [--split validation|test] [--budget 4m] [--seeds 0 1 2 3 4] [--runs DIR]
      [--table FILE] [--json FILE] [--quick]
@@ -61,8 +62,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, 4 architectures: shows that the script works")
     options = parser.parse_args()
     seeds, budget = ([0], "4") if options.quick else (options.seeds, options.budget)
-    directory = options.runs / f"{options.split}-{budget}"
-    source = search_file(directory, options.split, is_quick=options.quick)
+    directory = options.runs / budget
+    source = search_file(directory, is_quick=options.quick)
     config = load_config(source)
     own = config.search.strategy
     found: dict[str, list[Path]] = {own: [], "random": []}
@@ -70,15 +71,16 @@ def main() -> None:
         for strategy, runs in found.items():
             runs.append(directory / f"{strategy}-{seed}")
             search(source, runs[-1], strategy, seed, budget, Machine(worker_count=0 if options.quick else None))
-    figures = compared(config, options.split, options.table, found[own], found["random"])
+    asked = load_config(DEMO) if options.split == "test" else config
+    figures = compared(asked, options.split, options.table, found[own], found["random"])
     figures |= {"split": options.split, "budget": budget, "seeds": seeds, "strategy": own}
     show(figures)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
 
 
-def search_file(directory: Path, split: str, *, is_quick: bool) -> Path:
-    """The demo's search file; for development with validation in the place of the test split.
+def search_file(directory: Path, *, is_quick: bool) -> Path:
+    """The demo's search file, with validation in the place of the test split.
 
     Answers are not trained with more seeds: that comes after the search, and is no part of the answer.
     """
@@ -93,10 +95,12 @@ def search_file(directory: Path, split: str, *, is_quick: bool) -> Path:
         )
     directory.mkdir(parents=True, exist_ok=True)
     source = directory / "search.yaml"
-    if split == "validation":
-        manifest = str(without_test(config, directory).resolve())
-        config = replace(config, data=replace(config.data, manifest=manifest, allow_duplicates=True))
-    source.write_text(yaml.safe_dump(config_as_dict(config), sort_keys=False))
+    manifest = str(without_test(config, directory).resolve())
+    config = replace(config, data=replace(config.data, manifest=manifest, allow_duplicates=True))
+    content = yaml.safe_dump(config_as_dict(config), sort_keys=False)
+    if source.exists() and source.read_text() != content:
+        raise SystemExit(f"{directory}: its searches were made with another search file; delete them, or give --runs")
+    source.write_text(content)
     return source
 
 
