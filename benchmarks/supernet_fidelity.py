@@ -9,7 +9,7 @@ Then all architectures of the table are scored on validation, by their accuracy 
 inherited weights as they are, and after the short training of the search. Compared is with the mean accuracy over the
 table's seeds 0 and 1:
 
-- kendall_tau: after short training, with the demo's own settings of supernet and score.
+- kendall_tau: after short training, with the demo's own settings of supernet and score (`search.score`).
 - kendall_tau_inherited: the same without training.
 - kendall_tau_ceiling: of the means over the seeds 0 and 1 and those over 2 and 3, where all four are there.
 - within_fusion_layer: each among architectures of one L_f alone, which is harder: most of the rest is which L_f.
@@ -131,7 +131,7 @@ def main() -> None:
             for variant, scores in zip(variants, pool.imap(scored, work), strict=True):
                 entry = compared(variant, scores, truth)
                 measured.append(entry)
-                taus = entry["scores"][METRIC]
+                taus = entry["scores"][score_name(config)]
                 reporter.note(
                     f"{variant.name}, {variant.batches} batches, seed {variant.seed}: tau "
                     f"{taus['kendall_tau_inherited']:.3f} inherited, {taus['kendall_tau']:.3f} after short training"
@@ -196,7 +196,7 @@ def summary(config: Config, known: Table, measured: Sequence[dict[str, Any]], co
     supernet = config.supernet
     own = Variant(supernet.sampling, supernet.distillation, supernet.steps * supernet.architectures_per_step, 0)
     scores = [
-        entry["scores"][METRIC]
+        entry["scores"][score_name(config)]
         for entry in measured
         if (entry["sampling"], entry["batches"]) == (own.name, own.batches)
     ]
@@ -204,7 +204,7 @@ def summary(config: Config, known: Table, measured: Sequence[dict[str, Any]], co
         "architectures": count,
         "seed_deviation": known.seed_deviation(METRIC),
         "deviation_over_architectures": statistics.stdev(first.values()),
-        "default": {"sampling": own.name, "batches": own.batches, "score": METRIC},
+        "default": {"sampling": own.name, "batches": own.batches, "score": score_name(config)},
         "kendall_tau": mean_of(scores, "kendall_tau"),
         "kendall_tau_inherited": mean_of(scores, "kendall_tau_inherited"),
         "kendall_tau_ceiling": tau(second, first) if second else None,
@@ -212,6 +212,11 @@ def summary(config: Config, known: Table, measured: Sequence[dict[str, Any]], co
         "ceiling_within_fusion_layer": {str(layer): tau(of_layer(second, layer), first) for layer in layers_of(second)},
         "variants": list(measured),
     }
+
+
+def score_name(config: Config) -> str:
+    """What the demo ranks candidates by before they are trained in full."""
+    return config.search.score_name("inherited")
 
 
 def mean_of(entries: Sequence[dict[str, Any]], name: str) -> float | None:

@@ -16,11 +16,13 @@ import yaml
 
 from nas.errors import ConfigError
 from nas.objectives import COSTS, METRICS, Constraint, CostModel, Objectives
+from nas.results import Stage
 from nas.space import GENES, PER, SMALLEST_LEGAL, Architecture, Per, SearchSpace
 from nas.units import parse_bytes, parse_seconds
 
 STRATEGIES = ("evolution", "regularized_evolution", "nsga2", "tpe", "gp", "random", "grid")
 SAMPLINGS = ("uniform", "sandwich", "balanced")
+SCORES = ("objective", "cross_entropy")
 COLUMNS = ("image", "text", "label", "split")
 LABELLED_READERS = ("manifest", "image_folder", "datasets")
 """Those whose columns and labels the search file describes; the others' are known."""
@@ -184,7 +186,8 @@ class SearchConfig:
     """What is maximised, by which strategy, and how promising candidates are promoted.
 
     `objective` is the metric. Beside it `costs` may be minimised, which gives a front instead of one answer; bounds on
-    either are `constraints`. Latency is that of `latency_batch` samples.
+    either are `constraints`. Latency is that of `latency_batch` samples. Before they are trained in full, candidates
+    are compared by that metric, or, with `score: cross_entropy`, by how little of it they have, which is less coarse.
 
     Every candidate is scored with inherited weights, `scored_together` of them at a time, which share what is equal; of
     each `round_size` scored ones the best `training_share` is trained for `training_steps`; the best `finalists` of
@@ -195,6 +198,7 @@ class SearchConfig:
 
     strategy: str
     objective: str
+    score: str
     costs: tuple[str, ...]
     constraints: tuple[Constraint, ...]
     latency_batch: int
@@ -206,6 +210,15 @@ class SearchConfig:
     confirmation_seeds: int
     first: tuple[Architecture, ...]
     evolution: EvolutionConfig
+
+    def score_name(self, stage: Stage) -> str:
+        """Which metric is a candidate's score at a stage; of cross-entropy less is better, so it is negated."""
+        return self.objective if stage == "full" or self.score == "objective" else self.score
+
+    def score_of(self, stage: Stage, metrics: Mapping[str, float]) -> float:
+        """A candidate's score at a stage; higher is better."""
+        name = self.score_name(stage)
+        return -metrics[name] if name == "cross_entropy" else metrics[name]
 
     @property
     def wants_latency(self) -> bool:
@@ -627,6 +640,7 @@ def _search(section: _Section, space: SearchSpace) -> SearchConfig:
         objective=objective,
         costs=tuple(costs),
         constraints=_constraints(section),
+        score=section.text("score", choices=SCORES, default="objective"),
         latency_batch=section.integer("latency_batch", 1, default=1),
         scored_together=section.integer("scored_together", 1, default=1),
         round_size=section.integer("round_size", 1),

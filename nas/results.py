@@ -62,7 +62,7 @@ class Result:
         trial: Number of the candidate.
         architecture: What was run.
         stage: How the score was obtained.
-        score: The objective on validation; higher is better.
+        score: On validation, higher is better: the objective, or before full training what `search.score` says.
         metrics: All metrics on validation.
         step_count: Training steps of this stage.
         supernet_steps: Steps of the supernet whose weights were inherited; 0 for `full`.

@@ -305,8 +305,9 @@ class Search:
         else:
             self.study.finish(result)
             self._learn(result)
+        score_name = self.config.search.score_name(result.stage)
         self.reporter.note(
-            f"trial {_name(result.trial)} {result.stage} {self.config.search.objective}={result.score:.4f} "
+            f"trial {_name(result.trial)} {result.stage} {score_name}={result.score:.4f} "
             f"{result.architecture} {result.seconds:.1f}s peak {format_bytes(result.measured_peak_bytes)}"
             + (f" in {result.micro_batches} micro-batches" if result.micro_batches > 1 else "")
         )

@@ -311,6 +311,19 @@ def test_costs_are_objectives_and_bounds_are_kept(project: Project, machine: Mac
     )
 
 
+def test_candidates_can_be_compared_by_cross_entropy(project: Project, machine: Machine, tmp_path: Path) -> None:
+    source = project.write("smooth.yaml", **{"search.score": "cross_entropy"})
+    output = search(source, tmp_path / "run", machine)
+    assert "inherited cross_entropy=-" in output and "full accuracy=0." in output
+    results = results_of(tmp_path / "run")
+    for result in results["inherited"] + results["trained"]:
+        assert result.score == -result.metrics["cross_entropy"]
+    assert all(result.score == result.metrics["accuracy"] for result in results["full"])
+    promoted = {result.trial for result in results["full"]}
+    ranked = sorted(results["trained"], key=lambda result: result.metrics["cross_entropy"])
+    assert promoted == {result.trial for result in ranked[:2]}
+
+
 def test_a_budget_in_which_nothing_fits_is_refused_and_leaves_the_reason(
     project: Project, machine: Machine, tmp_path: Path
 ) -> None:

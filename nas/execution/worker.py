@@ -214,7 +214,7 @@ class CandidateWorker:
                     trial=member.trial,
                     architecture=member.architecture,
                     stage=member.stage,
-                    score=metrics[self.setup.config.search.objective],
+                    score=self.setup.config.search.score_of(member.stage, metrics),
                     metrics=metrics,
                     step_count=member.step_count,
                     supernet_steps=0 if job.stage == "full" else self._supernet_steps,
