@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.models import DEMO
+from benchmarks.models import DEMO, few_samples
 from benchmarks.recipe_stability import QUICK_STEPS, train_all
 from nas.config import load_config
 from nas.files import default_cache_directory
@@ -29,13 +29,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--quick", action="store_true", help="2 seeds and a few steps: shows that the script works")
     options = parser.parse_args()
-    config, seeds = load_config(DEMO), 2 if options.quick else options.seeds
+    seeds = 2 if options.quick else options.seeds
     accuracy: dict[str, list[float]] = {}
     for dtype in ("float16", "float32"):
-        typed = replace(config, features=replace(config.features, dtype=dtype))
-        with build_reporter() as reporter, tempfile.TemporaryDirectory() as directory:
+        with build_reporter() as reporter, tempfile.TemporaryDirectory() as name:
+            directory = Path(name)
+            config = few_samples(directory) if options.quick else load_config(DEMO)
+            typed = replace(config, features=replace(config.features, dtype=dtype))
             prepared = prepare(typed, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
-            setup = hand_over(typed, prepared, Path(directory), thread_count=1)
+            setup = hand_over(typed, prepared, directory, thread_count=1)
             steps = QUICK_STEPS if options.quick else full_step_count(typed.recipe, len(prepared.store.splits["train"]))
             runs = [(prepared.default, seed) for seed in range(seeds)]
             accuracy[dtype] = [result.score for result in train_all(setup, runs, steps, options.workers)]

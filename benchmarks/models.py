@@ -1,11 +1,14 @@
-"""Encoders that several measurements share."""
+"""Encoders and data that several measurements share."""
 
+import csv
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from transformers import BertConfig, ViTConfig
 
-from nas.config import Config
+from nas.config import Config, load_config
 from nas.data import Preprocessor
 from nas.encoders import (
     FrozenEncoder,
@@ -52,3 +55,23 @@ def demo_encoders(config: Config) -> tuple[FrozenEncoder, FrozenEncoder, Preproc
         max_text_tokens=config.data.max_text_tokens or text_encoder.max_text_tokens,
     )
     return load_encoder(names[0], "image"), text_encoder, preprocessor
+
+
+def few_samples(directory: Path) -> Config:
+    """The demo with four samples of each class and split, for measurements that only show that they work."""
+    config = load_config(DEMO)
+    manifest, columns = directory / "few.csv", config.data.columns
+    with Path(config.data.location).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    taken: Counter[tuple[str, str]] = Counter()
+    kept = []
+    for row in rows:
+        place = row[columns.split or ""], row[columns.label]
+        taken[place] += 1
+        if taken[place] <= 4:
+            kept.append(row)
+    with manifest.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(kept)
+    return replace(config, data=replace(config.data, manifest=str(manifest.resolve())))

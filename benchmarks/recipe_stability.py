@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.models import DEMO
+from benchmarks.models import DEMO, few_samples
 from nas.config import load_config
 from nas.execution import Placement, WorkerSetup
 from nas.execution.ray_workers import RayExecutor
@@ -33,11 +33,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--quick", action="store_true", help="2 seeds and a few steps: shows that the script works")
     options = parser.parse_args()
-    config = load_config(DEMO)
     seeds = 2 if options.quick else options.seeds
-    with build_reporter() as reporter, tempfile.TemporaryDirectory() as directory:
+    with build_reporter() as reporter, tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        config = few_samples(directory) if options.quick else load_config(DEMO)
         prepared = prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
-        setup = hand_over(config, prepared, Path(directory), thread_count=1)
+        setup = hand_over(config, prepared, directory, thread_count=1)
         steps = QUICK_STEPS if options.quick else full_step_count(config.recipe, len(prepared.store.splits["train"]))
         default = prepared.default
         others = [

@@ -33,7 +33,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from benchmarks.models import DEMO
+from benchmarks.models import DEMO, few_samples
 from benchmarks.pmf_bench.landscapes import METRIC, Surrogate
 from benchmarks.pmf_bench.table import TABLE, read_table
 from nas.budget import parse_budget
@@ -84,7 +84,8 @@ def search_file(directory: Path, *, is_quick: bool) -> Path:
 
     Answers are not trained with more seeds: that comes after the search, and is no part of the answer.
     """
-    config = load_config(DEMO)
+    directory.mkdir(parents=True, exist_ok=True)
+    config = few_samples(directory) if is_quick else load_config(DEMO)
     config = replace(config, search=replace(config.search, confirmation_seeds=1))
     if is_quick:
         config = replace(
@@ -93,7 +94,6 @@ def search_file(directory: Path, *, is_quick: bool) -> Path:
             supernet=replace(config.supernet, steps=10),
             search=replace(config.search, training_steps=2, finalists=1, round_size=4),
         )
-    directory.mkdir(parents=True, exist_ok=True)
     source = directory / "search.yaml"
     manifest = str(without_test(config, directory).resolve())
     config = replace(config, data=replace(config.data, manifest=manifest, allow_duplicates=True))

@@ -31,7 +31,7 @@ from typing import Any
 
 from scipy.stats import kendalltau
 
-from benchmarks.models import DEMO
+from benchmarks.models import DEMO, few_samples
 from benchmarks.pmf_bench.landscapes import METRIC
 from benchmarks.pmf_bench.table import TABLE, Table, read_table
 from nas.config import Config, load_config
@@ -108,18 +108,20 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--quick", action="store_true", help="8 batches, 6 architectures: shows that the script works")
     options = parser.parse_args()
-    config, known = load_config(DEMO), read_table(options.table)
+    known = read_table(options.table)
     truth = known.means(METRIC)
     lengths, seeds, count = options.batches, options.seeds, options.architectures or len(truth)
     if options.quick:
         lengths, seeds, count = [8], 1, 6
-        config = replace(config, search=replace(config.search, training_steps=2))
     everyone = list(truth)
     chosen = [everyone[place * len(everyone) // count] for place in range(count)]
     variants = [
         Variant(*WAYS[way], batches, seed) for batches in lengths for way in options.sampling for seed in range(seeds)
     ]
     with build_reporter() as reporter, tempfile.TemporaryDirectory() as name:
+        config = few_samples(Path(name)) if options.quick else load_config(DEMO)
+        if options.quick:
+            config = replace(config, search=replace(config.search, training_steps=2))
         prepared = prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
         work = []
         for index, variant in enumerate(variants):

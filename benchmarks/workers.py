@@ -32,7 +32,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.models import DEMO
+from benchmarks.models import DEMO, few_samples
 from nas.config import Config, load_config
 from nas.dispatch import Dispatcher
 from nas.execution import CandidateWorker, Placement, WorkerSetup
@@ -61,8 +61,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--quick", action="store_true", help="one round of a few jobs: shows that the script works")
     options = parser.parse_args()
-    config = load_config(DEMO)
     with build_reporter() as reporter, tempfile.TemporaryDirectory() as name:
+        config = few_samples(Path(name)) if options.quick else load_config(DEMO)
         prepared = prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
         setup = with_supernet(config, prepared, Path(name))
         jobs = job_list(config, prepared, 1 if options.quick else options.blocks)

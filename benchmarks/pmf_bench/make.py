@@ -5,8 +5,8 @@ drawn from equal shares of their order by trainable parameters. Seeds 0 and 1 fo
 spread in the same way: they tell how well two seeds rank (`kendall_tau_ceiling`).
 
 Every training is in the table when the next one starts, so this can be stopped and started again at any time. Peaks are
-measured at the end, in a few steps of each architecture. What
-makes a number another one (recipe, data, encoders) is in the table too, and a table of others is refused.
+measured at the end, in a few steps of each architecture. What makes a number another one (recipe, data, encoders) is in
+the table too, and a table of others is refused.
 
 Run: python -m benchmarks.pmf_bench.make [--table FILE] [--workers 2] [--quick]
 """
@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.models import DEMO
+from benchmarks.models import DEMO, few_samples
 from benchmarks.pmf_bench.table import TABLE, Row, Table, read_table
 from benchmarks.workers import build_dispatcher
 from nas.config import Config, config_as_dict, load_config
@@ -66,8 +66,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="two trainings of two steps, kept nowhere")
     options = parser.parse_args()
-    config = load_config(DEMO)
     with build_reporter() as reporter, tempfile.TemporaryDirectory() as name:
+        config = few_samples(Path(name)) if options.quick else load_config(DEMO)
         path = Path(name) / "table.json" if options.quick else options.table
         prepared = prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
         made_with = facts(config, prepared)
