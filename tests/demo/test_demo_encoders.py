@@ -1,18 +1,13 @@
-"""The demonstration's encoders load, have the stated shape, and know what their card says."""
+"""The demonstration's encoders load and have the stated shape; what they know, `.ci/run` compares with their card."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, ViTModel
 
-from demo.probe import IMAGE_ENCODER, image_features, probe, read_pictures, read_rows
+from demo.probe import IMAGE_ENCODER
 from demo.text_encoder import encode_texts, text_encoder_directory
-
-DATA = Path(__file__).resolve().parents[2] / "demo" / "data"
 
 
 def test_image_encoder_has_the_stated_shape() -> None:
@@ -34,23 +29,3 @@ def test_text_encoder_ignores_padding() -> None:
     beside = encode_texts(["lion", "a much longer title of some other drawing"])
     assert alone.shape == (1, 384)
     assert torch.allclose(alone[0], beside[0], atol=1e-4)
-
-
-@pytest.mark.slow
-def test_probes_are_as_on_the_card() -> None:
-    """The figures are the card's: the encoder beats the untrained one, and both inputs beat either alone."""
-    rows = [row for row in read_rows(DATA) if row["split"] != "test"]
-    pictures = read_pictures(DATA, rows)
-    text = encode_texts([row["text"] for row in rows])
-    image = image_features(pictures, IMAGE_ENCODER)
-    features = {
-        "image": image,
-        "untrained": image_features(pictures, IMAGE_ENCODER, untrained=True),
-        "text": text,
-        "both": torch.cat([image, text], dim=1),
-    }
-    measured = {name: probe(values, rows, "validation")["accuracy"] for name, values in features.items()}
-    card = {"image": 0.365, "untrained": 0.255, "text": 0.511, "both": 0.547}
-    assert measured == pytest.approx(card, abs=0.02)
-    assert measured["image"] > measured["untrained"]
-    assert measured["both"] > max(measured["image"], measured["text"])
