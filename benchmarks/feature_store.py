@@ -24,7 +24,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from benchmarks.models import DEMO, demo_encoders, random_encoders
 from nas.config import Config, load_config
 from nas.data import Dataset, FeatureStore, Preprocessor, Samples, open_images_of, open_or_build, read_data
-from nas.encoders import FrozenEncoder, load_tokenizer, resolve_checkpoint
+from nas.encoders import Encoder, load_tokenizer, resolve_checkpoint
 from nas.fusion import build_model, first_fusing_layers
 from nas.losses import Loss
 from nas.memory import keep_freed_memory
@@ -112,7 +112,7 @@ def _first(samples: Samples, count: int) -> Samples:
     return replace(samples, images=samples.images[:count], texts=samples.texts[:count], labels=samples.labels[:count])
 
 
-def base_encoders(config: Config) -> tuple[FrozenEncoder, FrozenEncoder, Preprocessor]:
+def base_encoders(config: Config) -> tuple[Encoder, Encoder, Preprocessor]:
     """ViT-B and BERT-B with random weights; images are processed for 224 × 224."""
     tokenizer = load_tokenizer(resolve_checkpoint(config.encoders.text, Path.cwd()))  # BERT's own vocabulary
     processor = Preprocessor(image_processor=ViTImageProcessorPil(), tokenizer=tokenizer, max_text_tokens=128)
@@ -120,7 +120,7 @@ def base_encoders(config: Config) -> tuple[FrozenEncoder, FrozenEncoder, Preproc
 
 
 def read_and_train(
-    config: Config, store: FeatureStore, image: FrozenEncoder, text: FrozenEncoder, fusion_layer: int
+    config: Config, store: FeatureStore, image: Encoder, text: Encoder, fusion_layer: int
 ) -> tuple[float, float]:
     """Samples a second: read in random batches, and used up by a training step."""
     split = store.splits["train"]

@@ -31,7 +31,7 @@ from transformers import BertConfig, PreTrainedConfig, ViTConfig
 from benchmarks.models import DEMO, demo_encoders, random_encoders
 from nas.config import Config, load_config
 from nas.data import Batch
-from nas.encoders import FrozenEncoder, load_tail, resolve_checkpoint, save_tail
+from nas.encoders import Encoder, load_tail, resolve_checkpoint, save_tail
 from nas.encoders.loading import load_config as load_encoder_config
 from nas.execution import process_environment
 from nas.fusion import build_model
@@ -291,7 +291,7 @@ def measure(
 
 
 def batch(
-    encoders: tuple[FrozenEncoder, FrozenEncoder],
+    encoders: tuple[Encoder, Encoder],
     architecture: Architecture,
     config: Config,
     size: int,

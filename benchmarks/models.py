@@ -11,7 +11,7 @@ from transformers import BertConfig, ViTConfig
 from nas.config import Config, load_config
 from nas.data import Preprocessor
 from nas.encoders import (
-    FrozenEncoder,
+    Encoder,
     build_encoder,
     load_encoder,
     load_image_processor,
@@ -27,13 +27,13 @@ SIZES: dict[str, dict[str, int]] = {
 """What ViT-B and BERT-B, ViT-L and BERT-L have in common, beside what transformers takes by default."""
 
 
-def empty_encoders(size: str) -> tuple[FrozenEncoder, FrozenEncoder]:
+def empty_encoders(size: str) -> tuple[Encoder, Encoder]:
     """ViT and BERT whose weights are yet to be filled in."""
     image = build_encoder(ViTConfig(attn_implementation="sdpa", **SIZES[size]))  # type: ignore[arg-type]
     return image, build_encoder(BertConfig(attn_implementation="sdpa", **SIZES[size]))  # type: ignore[arg-type]
 
 
-def random_encoders(size: str) -> tuple[FrozenEncoder, FrozenEncoder]:
+def random_encoders(size: str) -> tuple[Encoder, Encoder]:
     """ViT and BERT with random weights of the usual deviation."""
     torch.manual_seed(0)
     encoders = empty_encoders(size)
@@ -45,7 +45,7 @@ def random_encoders(size: str) -> tuple[FrozenEncoder, FrozenEncoder]:
     return encoders
 
 
-def demo_encoders(config: Config) -> tuple[FrozenEncoder, FrozenEncoder, Preprocessor]:
+def demo_encoders(config: Config) -> tuple[Encoder, Encoder, Preprocessor]:
     """The demo's, with what prepares their inputs."""
     names = [resolve_checkpoint(name, Path.cwd()) for name in (config.encoders.image, config.encoders.text)]
     text_encoder = load_encoder(names[1], "text")

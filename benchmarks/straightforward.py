@@ -7,7 +7,7 @@ run without a graph, frozen weights get no gradients. Trained tensors are those 
 import torch
 from torch import Tensor, nn
 
-from nas.encoders import FrozenEncoder
+from nas.encoders import Encoder
 from nas.fusion import PMF
 from nas.fusion.pmf import Direction, FusionLayer
 
@@ -59,7 +59,7 @@ class StraightforwardPMF(nn.Module):
         return logits
 
 
-def frozen_parameters(encoders: tuple[FrozenEncoder, FrozenEncoder]) -> list[nn.Parameter]:
+def frozen_parameters(encoders: tuple[Encoder, Encoder]) -> list[nn.Parameter]:
     """All weights of both encoders."""
     return [parameter for encoder in encoders for parameter in encoder.parameters()]
 

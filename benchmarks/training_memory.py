@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.models import empty_encoders
 from benchmarks.straightforward import StraightforwardPMF
-from nas.encoders import FrozenEncoder, tail_weights
+from nas.encoders import Encoder, tail_weights
 from nas.fusion import PMF, Features, first_fusing_layers
 from nas.memory import PeakTracker
 from nas.report import table
@@ -75,7 +75,7 @@ def raw_inputs(batch: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(batch, 3, 224, 224), torch.ones(batch, TEXT_TOKENS, dtype=torch.int64), torch.zeros(batch).long()
 
 
-def full_fine_tuning(image: FrozenEncoder, text: FrozenEncoder, batch: int) -> int:
+def full_fine_tuning(image: Encoder, text: Encoder, batch: int) -> int:
     """Both encoders and a linear classifier on their CLS rows are trained."""
     weights = [*image.parameters(), *text.parameters()]
     head = nn.Linear(image.width + text.width, CLASSES)
@@ -97,7 +97,7 @@ def full_fine_tuning(image: FrozenEncoder, text: FrozenEncoder, batch: int) -> i
     return peak + 2 * size_of(trained)  # the weights themselves and SGD's momentum
 
 
-def pmf(image: FrozenEncoder, text: FrozenEncoder, batch: int, fusion_layer: int) -> tuple[int, int]:
+def pmf(image: Encoder, text: Encoder, batch: int, fusion_layer: int) -> tuple[int, int]:
     """Straightforward and fast PMF with all M = 4, mapping width half the encoders'."""
     architecture = Architecture(fusion_layer, 4, 4, 4, image.width // 2)
     model = PMF(image_encoder=image, text_encoder=text, architecture=architecture, class_count=CLASSES)

@@ -10,7 +10,7 @@ import torch
 
 from nas.config import Config, DataConfig, objectives_of
 from nas.data import open_images_of, read_data
-from nas.encoders import FrozenEncoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
+from nas.encoders import Encoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
 from nas.errors import StudyError
 from nas.evidence import Evidence
 from nas.export import assemble, describe, export, logits_of_samples, open_exported
@@ -36,8 +36,8 @@ EVIDENCE = "evidence.json"
 class ModelParts:
     """What an exported model holds beside its trained weights."""
 
-    image_encoder: FrozenEncoder
-    text_encoder: FrozenEncoder
+    image_encoder: Encoder
+    text_encoder: Encoder
     image_processor: Any
     tokenizer: Any
     class_names: tuple[str, ...]

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from nas.data import ImageSource, Preprocessor, Samples
-from nas.encoders import FrozenEncoder, load_image_processor, load_tokenizer
+from nas.encoders import Encoder, load_image_processor, load_tokenizer
 from nas.errors import ExportError
 from nas.files import sync_directory, write_atomically
 from nas.fusion import PMF
@@ -68,8 +68,8 @@ class ExportedModel:
 
 def assemble(
     *,
-    image_encoder: FrozenEncoder,
-    text_encoder: FrozenEncoder,
+    image_encoder: Encoder,
+    text_encoder: Encoder,
     trained: PMF,
     class_names: Sequence[str],
     max_text_tokens: int,
@@ -97,7 +97,7 @@ def assemble(
     return model
 
 
-def _encoder_dict(encoder: FrozenEncoder) -> dict[str, Any]:
+def _encoder_dict(encoder: Encoder) -> dict[str, Any]:
     values = encoder.config.to_dict()
     return {
         key: value for key, value in values.items() if key not in ("architectures", "dtype", "transformers_version")

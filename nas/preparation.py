@@ -20,7 +20,7 @@ from nas.data import (
     read_data,
     summary,
 )
-from nas.encoders import FrozenEncoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
+from nas.encoders import Encoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
 from nas.errors import ConfigError, DataError
 from nas.memory import MemoryModel
 from nas.progress import Reporter
@@ -44,8 +44,8 @@ class Prepared:
         memory: Predicts candidates' peaks.
     """
 
-    image_encoder: FrozenEncoder
-    text_encoder: FrozenEncoder
+    image_encoder: Encoder
+    text_encoder: Encoder
     preprocessor: Preprocessor
     store: FeatureStore
     default: Architecture
@@ -139,7 +139,7 @@ def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Archite
     return memory, _default(image_encoder, text_encoder)
 
 
-def _load(config: Config, source: str) -> tuple[FrozenEncoder, FrozenEncoder, Preprocessor]:
+def _load(config: Config, source: str) -> tuple[Encoder, Encoder, Preprocessor]:
     """The encoders, and what prepares their inputs."""
     checkpoints = [resolve_checkpoint(name, Path.cwd()) for name in (config.encoders.image, config.encoders.text)]
     image_encoder, text_encoder = load_encoder(checkpoints[0], "image"), load_encoder(checkpoints[1], "text")
@@ -152,7 +152,7 @@ def _load(config: Config, source: str) -> tuple[FrozenEncoder, FrozenEncoder, Pr
     return image_encoder, text_encoder, preprocessor
 
 
-def _default(image_encoder: FrozenEncoder, text_encoder: FrozenEncoder) -> Architecture:
+def _default(image_encoder: Encoder, text_encoder: Encoder) -> Architecture:
     return default_architecture(
         image_depth=image_encoder.depth,
         text_depth=text_encoder.depth,
@@ -183,7 +183,7 @@ def _memory_model(
     )
 
 
-def _check_space(config: Config, source: str, image_encoder: FrozenEncoder, text_encoder: FrozenEncoder) -> None:
+def _check_space(config: Config, source: str, image_encoder: Encoder, text_encoder: Encoder) -> None:
     shallower = min(image_encoder.depth, text_encoder.depth)
     latest = config.space.choices["fusion_layer"][-1]
     problems = []

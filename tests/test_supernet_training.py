@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nas.config import Config, RecipeConfig, load_config
 from nas.data import FeatureSplit, FeatureStore
-from nas.encoders import FrozenEncoder
+from nas.encoders import Encoder
 from nas.encoders.bert import BertEncoder
 from nas.encoders.vit import ViTEncoder
 from nas.errors import BudgetError, StudyError, TrainingError
@@ -74,7 +74,7 @@ class Outcome:
     ended_at: float = 0.0
 
 
-def encoders(dtype: torch.dtype = torch.float32) -> tuple[FrozenEncoder, FrozenEncoder]:
+def encoders(dtype: torch.dtype = torch.float32) -> tuple[Encoder, Encoder]:
     """Those of the little project."""
     return ViTEncoder(vit_model(depth=4, dtype=dtype)), BertEncoder(bert_model(depth=3, dtype=dtype))
 

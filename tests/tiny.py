@@ -3,7 +3,7 @@
 import torch
 from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 
-from nas.encoders import FrozenEncoder
+from nas.encoders import Encoder
 from nas.encoders.bert import BertEncoder
 from nas.encoders.vit import ViTEncoder
 
@@ -44,7 +44,7 @@ def perturbed(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def encoders(image_depth: int = 4, text_depth: int = 3) -> tuple[FrozenEncoder, FrozenEncoder]:
+def encoders(image_depth: int = 4, text_depth: int = 3) -> tuple[Encoder, Encoder]:
     return ViTEncoder(vit_model(image_depth)), BertEncoder(bert_model(text_depth))
 
 

@@ -25,7 +25,7 @@ from nas.config import FeaturesConfig
 from nas.data.feature_inputs import Sources, SplitInputs, Step, pixel_values, prepared
 from nas.data.feature_plan import ArrayPlan, ModalityPlan, attended_name, choose_plan, logsumexp_name, tokens_name
 from nas.data.feature_writing import ArrayFiles, Checkpoints
-from nas.encoders import FrozenEncoder
+from nas.encoders import Encoder
 from nas.errors import DataError
 from nas.files import sync_directory, write_atomically
 from nas.fusion.attention import data_attention
@@ -74,7 +74,7 @@ class FeatureBuild:
         texts = {name: (int(inputs.text_lengths.sum()),) for name, inputs in splits.items()}
 
         def modality(
-            name: str, encoder: FrozenEncoder, position: int, row_shapes: Mapping[str, tuple[int, ...]]
+            name: str, encoder: Encoder, position: int, row_shapes: Mapping[str, tuple[int, ...]]
         ) -> ModalityPlan:
             return ModalityPlan(
                 name=name,
@@ -205,7 +205,7 @@ def _image_token_count(sources: Sources) -> int:
         return int(encoder.embed(pixels.to(next(encoder.parameters()).device)).shape[1])
 
 
-def _stored(values: Tensor, dtype: str, encoder: FrozenEncoder) -> NDArray[np.generic]:
+def _stored(values: Tensor, dtype: str, encoder: Encoder) -> NDArray[np.generic]:
     lowest, highest = (abs(value.item()) for value in values.aminmax())  # both NaN if any value is
     limit = float(np.finfo(dtype).max)
     if not (lowest <= limit and highest <= limit):

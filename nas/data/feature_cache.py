@@ -21,7 +21,7 @@ from nas.data.features import FeatureStore
 from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
 from nas.data.samples import Dataset
-from nas.encoders import FrozenEncoder, weights_digest
+from nas.encoders import Encoder, weights_digest
 from nas.errors import DataError
 from nas.files import sync_directory
 from nas.fusion import first_fusing_layers
@@ -38,8 +38,8 @@ def open_or_build(
     dataset: Dataset,
     images: ImageSource,
     preprocessor: Preprocessor,
-    image_encoder: FrozenEncoder,
-    text_encoder: FrozenEncoder,
+    image_encoder: Encoder,
+    text_encoder: Encoder,
     fusion_layers: Sequence[int],
     features: FeaturesConfig,
     cache_directory: Path,

@@ -14,7 +14,7 @@ from nas.data.augmentation import augmented
 from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
 from nas.data.samples import Dataset, Samples
-from nas.encoders import FrozenEncoder
+from nas.encoders import Encoder
 from nas.errors import DataError
 
 BATCH_SIZE = 32
@@ -38,8 +38,8 @@ class Sources:
     dataset: Dataset
     images: ImageSource
     preprocessor: Preprocessor
-    image_encoder: FrozenEncoder
-    text_encoder: FrozenEncoder
+    image_encoder: Encoder
+    text_encoder: Encoder
     layers: Mapping[int, tuple[int, int]]
 
 

@@ -17,11 +17,11 @@ from torch import Tensor
 from nas.data.feature_files import Contents, read_contents
 from nas.data.feature_plan import attended_name, logsumexp_name, tokens_name
 from nas.data.samples import Labels
-from nas.encoders import FrozenEncoder
+from nas.encoders import Encoder
 from nas.errors import DataError
 from nas.fusion.attention import DataAttention
 
-Encoders = tuple[FrozenEncoder, FrozenEncoder]
+Encoders = tuple[Encoder, Encoder]
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class FeatureSplit:
 
 
 @torch.no_grad()
-def _computed(encoder: FrozenEncoder, rows: Tensor, mask: Tensor | None, *, start: int, stop: int) -> Tensor:
+def _computed(encoder: Encoder, rows: Tensor, mask: Tensor | None, *, start: int, stop: int) -> Tensor:
     weight = next(encoder.parameters())
     rows = rows.to(device=weight.device, dtype=weight.dtype)
     mask = mask if mask is None else mask.to(weight.device)

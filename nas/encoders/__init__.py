@@ -1,6 +1,6 @@
 """Frozen transformers as stacks of layers, one file per block family."""
 
-from nas.encoders.base import EncoderLayer, FrozenEncoder, KeysValues, padding_bias
+from nas.encoders.base import Encoder, EncoderLayer, KeysValues, padding_bias
 from nas.encoders.loading import (
     build_encoder,
     load_config,
@@ -13,8 +13,8 @@ from nas.encoders.loading import (
 from nas.encoders.tail import load_tail, save_tail, tail_weights
 
 __all__ = [
+    "Encoder",
     "EncoderLayer",
-    "FrozenEncoder",
     "KeysValues",
     "build_encoder",
     "load_config",

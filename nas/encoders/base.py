@@ -217,7 +217,7 @@ def attention(queries: Tensor, context: KeysValues, bias: Tensor | None, scale: 
     return scaled_dot_product_attention(queries, context.keys, context.values, attn_mask=bias, scale=scale)
 
 
-class FrozenEncoder(nn.Module, ABC):
+class Encoder(nn.Module, ABC):
     """A pretrained transformer with every weight frozen and dropout off.
 
     Args:
@@ -236,7 +236,7 @@ class FrozenEncoder(nn.Module, ABC):
         self._layers, self._embedding = tuple(layers), tuple(embedding)
         self.model.requires_grad_(False).eval()
 
-    def train(self, mode: bool = True) -> "FrozenEncoder":
+    def train(self, mode: bool = True) -> "Encoder":
         """Stay in evaluation mode: cached features and shared keys and values are exact only without dropout."""
         del mode
         return super().train(False)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, ElectraConfig, ElectraModel, RobertaConfig, RobertaModel
 
-from nas.encoders.base import FrozenEncoder, PostNormLayer, Projections
+from nas.encoders.base import Encoder, PostNormLayer, Projections
 from nas.encoders.frozen import FrozenFeedForward
 
 
@@ -23,7 +23,7 @@ def _layer(layer: Any, config: BertConfig | RobertaConfig | ElectraConfig) -> Po
     )
 
 
-class BertEncoder(FrozenEncoder):
+class BertEncoder(Encoder):
     """`BertModel` as a stack of layers."""
 
     def __init__(self, model: BertModel | RobertaModel) -> None:
@@ -45,7 +45,7 @@ class RobertaEncoder(BertEncoder):
         return super().max_text_tokens - int(self.model.embeddings.padding_idx) - 1
 
 
-class ElectraEncoder(FrozenEncoder):
+class ElectraEncoder(Encoder):
     """`ElectraModel` as a stack of layers; small ones have embeddings of another width, which are projected."""
 
     def __init__(self, model: ElectraModel) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
-from nas.encoders.base import FrozenEncoder, PreNormLayer, Projections
+from nas.encoders.base import Encoder, PreNormLayer, Projections
 from nas.encoders.frozen import FrozenFeedForward
 
 
@@ -25,7 +25,7 @@ def _layer(layer: Any, config: CLIPVisionConfig | CLIPTextConfig) -> PreNormLaye
     )
 
 
-class CLIPVisionEncoder(FrozenEncoder):
+class CLIPVisionEncoder(Encoder):
     """`CLIPVisionModel` as a stack of layers."""
 
     def __init__(self, model: CLIPVisionModel) -> None:
@@ -41,7 +41,7 @@ class CLIPVisionEncoder(FrozenEncoder):
         return normed
 
 
-class CLIPTextEncoder(FrozenEncoder):
+class CLIPTextEncoder(Encoder):
     """`CLIPTextModel` as a stack of layers."""
 
     # transformers reads the row of the first end-of-text token (in old configurations: of the first of the highest

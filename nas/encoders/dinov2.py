@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-from nas.encoders.base import FrozenEncoder, PreNormLayer, Projections
+from nas.encoders.base import Encoder, PreNormLayer, Projections
 from nas.encoders.frozen import FrozenFeedForward
 
 
@@ -26,7 +26,7 @@ def _layer(layer: Any, config: Dinov2Config | Dinov2WithRegistersConfig) -> PreN
     )
 
 
-class Dinov2Encoder(FrozenEncoder):
+class Dinov2Encoder(Encoder):
     """`Dinov2Model` or `Dinov2WithRegistersModel` as a stack of layers."""
 
     def __init__(self, model: Dinov2Model | Dinov2WithRegistersModel) -> None:

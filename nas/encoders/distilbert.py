@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from transformers import DistilBertConfig, DistilBertModel
 
-from nas.encoders.base import FrozenEncoder, PostNormLayer, Projections
+from nas.encoders.base import Encoder, PostNormLayer, Projections
 from nas.encoders.frozen import FrozenFeedForward
 
 
@@ -22,7 +22,7 @@ def _layer(layer: Any, config: DistilBertConfig) -> PostNormLayer:
     )
 
 
-class DistilBertEncoder(FrozenEncoder):
+class DistilBertEncoder(Encoder):
     """`DistilBertModel` as a stack of layers."""
 
     def __init__(self, model: DistilBertModel) -> None:

@@ -36,7 +36,7 @@ from transformers import (
 from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 
-from nas.encoders.base import FrozenEncoder
+from nas.encoders.base import Encoder
 from nas.encoders.bert import BertEncoder, ElectraEncoder, RobertaEncoder
 from nas.encoders.clip import CLIPTextEncoder, CLIPVisionEncoder
 from nas.encoders.dinov2 import Dinov2Encoder
@@ -190,7 +190,7 @@ def load_config(checkpoint: str, modality: str) -> PreTrainedConfig:
     return config
 
 
-def load_encoder(checkpoint: str, modality: str, dtype: torch.dtype = torch.float32) -> FrozenEncoder:
+def load_encoder(checkpoint: str, modality: str, dtype: torch.dtype = torch.float32) -> Encoder:
     """Open a checkpoint as a frozen encoder.
 
     Args:
@@ -225,18 +225,18 @@ def load_encoder(checkpoint: str, modality: str, dtype: torch.dtype = torch.floa
             f"encoder {checkpoint!r}: {len(unfit)} weights of {type(model).__name__} are missing or have another size "
             f"than its configuration says, {min(unfit)} among them; expected all of them"
         )
-    encoder: FrozenEncoder = family.encoder_class(model)
+    encoder: Encoder = family.encoder_class(model)
     return encoder
 
 
-def build_encoder(config: PreTrainedConfig) -> FrozenEncoder:
+def build_encoder(config: PreTrainedConfig) -> Encoder:
     """A frozen encoder of the given configuration, with weights yet to be filled in."""
     family = FAMILIES[config.model_type]
     config = copy.deepcopy(config)
     # Not every family has every implementation that may be asked for; the model's own attention is never run.
     config._attn_implementation = None
     with no_init_weights():
-        encoder: FrozenEncoder = family.encoder_class(family.model_class(config, **family.options))
+        encoder: Encoder = family.encoder_class(family.model_class(config, **family.options))
     return encoder
 
 
@@ -258,7 +258,7 @@ def load_tokenizer(checkpoint: str) -> Any:
     )
 
 
-def weights_digest(encoder: FrozenEncoder) -> str:
+def weights_digest(encoder: Encoder) -> str:
     """SHA-256 of the configuration and every weight: two encoders with one digest give the same features."""
     digest = hashlib.sha256(json.dumps(encoder.config.to_diff_dict(), sort_keys=True, default=str).encode())
     for name, tensor in sorted(encoder.model.state_dict().items()):

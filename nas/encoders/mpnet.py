@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import MPNetConfig, MPNetModel
 
-from nas.encoders.base import FrozenEncoder, PostNormLayer, Projections
+from nas.encoders.base import Encoder, PostNormLayer, Projections
 from nas.encoders.frozen import FrozenFeedForward
 
 
@@ -24,7 +24,7 @@ def _layer(layer: Any, config: MPNetConfig) -> PostNormLayer:
     )
 
 
-class MPNetEncoder(FrozenEncoder):
+class MPNetEncoder(Encoder):
     """`MPNetModel` as a stack of layers; positions are counted from behind the padding's id."""
 
     def __init__(self, model: MPNetModel) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from nas.encoders.base import FrozenEncoder, PreNormLayer, Projections
+from nas.encoders.base import Encoder, PreNormLayer, Projections
 from nas.encoders.frozen import FrozenFeedForward
 
 
@@ -23,7 +23,7 @@ def _layer(layer: Any, config: SiglipVisionConfig) -> PreNormLayer:
     )
 
 
-class SiglipVisionEncoder(FrozenEncoder):
+class SiglipVisionEncoder(Encoder):
     """`SiglipVisionModel` as a stack of layers."""
 
     readout = "all"

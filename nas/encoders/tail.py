@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from nas.encoders.base import FrozenEncoder
+from nas.encoders.base import Encoder
 from nas.encoders.loading import build_encoder
 from nas.errors import EncoderError
 from nas.files import replacing
 
 
-def tail_weights(encoder: FrozenEncoder, start: int) -> dict[str, Tensor]:
+def tail_weights(encoder: Encoder, start: int) -> dict[str, Tensor]:
     """Weights and buffers, by name, but for those of the embedding and of the layers below `start`."""
     left_out = [*encoder.embedding, *(layer.module for layer in encoder.layers[:start])]
     skipped = {id(tensor) for module in left_out for tensor in [*module.parameters(), *module.buffers()]}
@@ -25,7 +25,7 @@ def tail_weights(encoder: FrozenEncoder, start: int) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in state.items() if id(tensor) not in skipped}
 
 
-def save_tail(encoder: FrozenEncoder, start: int, path: Path) -> None:
+def save_tail(encoder: Encoder, start: int, path: Path) -> None:
     """Write the layers from `start` on and what follows them.
 
     Raises:
@@ -46,7 +46,7 @@ def save_tail(encoder: FrozenEncoder, start: int, path: Path) -> None:
 _CPU = torch.device("cpu")
 
 
-def load_tail(config: PreTrainedConfig, start: int, path: Path, device: torch.device = _CPU) -> FrozenEncoder:
+def load_tail(config: PreTrainedConfig, start: int, path: Path, device: torch.device = _CPU) -> Encoder:
     """An encoder whose layers from `start` on are mapped from a file; those below, and the embedding, are not there.
 
     Args:

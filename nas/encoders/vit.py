@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import DeiTConfig, DeiTModel, ViTConfig, ViTModel
 
-from nas.encoders.base import FrozenEncoder, PreNormLayer, Projections
+from nas.encoders.base import Encoder, PreNormLayer, Projections
 from nas.encoders.frozen import FrozenFeedForward
 
 
@@ -23,7 +23,7 @@ def _layer(layer: Any, config: ViTConfig | DeiTConfig) -> PreNormLayer:
     )
 
 
-class ViTEncoder(FrozenEncoder):
+class ViTEncoder(Encoder):
     """`ViTModel` or `DeiTModel` as a stack of layers."""
 
     def __init__(self, model: ViTModel | DeiTModel) -> None:

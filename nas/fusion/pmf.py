@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from nas.encoders import FrozenEncoder
+from nas.encoders import Encoder
 from nas.fusion.attention import DataAttention
 from nas.fusion.stages import DataRows, DirectionWeights, Modality, Side, read_data
 from nas.space import Architecture, Sizes
@@ -113,8 +113,8 @@ class FusionLayer(nn.Module):
 
 
 def read_first_layer(
-    image_encoder: FrozenEncoder,
-    text_encoder: FrozenEncoder,
+    image_encoder: Encoder,
+    text_encoder: Encoder,
     weights: FusionLayerWeights,
     features: Features,
     fusing: int,
@@ -208,8 +208,8 @@ class PMF(nn.Module):
     def __init__(
         self,
         *,
-        image_encoder: FrozenEncoder,
-        text_encoder: FrozenEncoder,
+        image_encoder: Encoder,
+        text_encoder: Encoder,
         architecture: Architecture,
         class_count: int,
     ) -> None:
@@ -235,7 +235,7 @@ class PMF(nn.Module):
         self.text_classifier = nn.Linear(text_encoder.width, class_count)
 
     @property
-    def encoders(self) -> tuple[FrozenEncoder, FrozenEncoder]:
+    def encoders(self) -> tuple[Encoder, Encoder]:
         """The frozen image and text encoder."""
         return self._encoders
 
@@ -293,9 +293,7 @@ class PMF(nn.Module):
         return logits
 
 
-def first_fusing_layers(
-    image_encoder: FrozenEncoder, text_encoder: FrozenEncoder, fusion_layer: int
-) -> tuple[int, int]:
+def first_fusing_layers(image_encoder: Encoder, text_encoder: Encoder, fusion_layer: int) -> tuple[int, int]:
     """Layers of each encoder that run alone: depth − n each, with n = min(depths) − L_f (paper, section 4.6)."""
     fusing = min(image_encoder.depth, text_encoder.depth) - fusion_layer
     return image_encoder.depth - fusing, text_encoder.depth - fusing
@@ -303,8 +301,8 @@ def first_fusing_layers(
 
 @torch.no_grad()
 def base_features(
-    image_encoder: FrozenEncoder,
-    text_encoder: FrozenEncoder,
+    image_encoder: Encoder,
+    text_encoder: Encoder,
     fusion_layer: int,
     pixel_values: Tensor,
     input_ids: Tensor,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, relu
 
-from nas.encoders import EncoderLayer, FrozenEncoder, KeysValues, padding_bias
+from nas.encoders import Encoder, EncoderLayer, KeysValues, padding_bias
 from nas.encoders.base import merge_heads
 from nas.fusion.attention import (
     DataAttention,
@@ -52,13 +52,13 @@ class Modality:
         bias: Additive bias of the data rows over each other, or None.
     """
 
-    encoder: FrozenEncoder
+    encoder: Encoder
     layout: Layout
     padding: Tensor | None
     bias: Tensor | None
 
     @classmethod
-    def of(cls, encoder: FrozenEncoder, rows: Tensor, mask: Tensor | None) -> "Modality":
+    def of(cls, encoder: Encoder, rows: Tensor, mask: Tensor | None) -> "Modality":
         """With data rows (B, R, D) and that mask."""
         return cls(
             encoder=encoder,

@@ -6,13 +6,13 @@ ones, its mapping the first h units, and fusing layer i has the same weights in 
 
 import torch
 
-from nas.encoders import FrozenEncoder
+from nas.encoders import Encoder
 from nas.fusion.pmf import PMF
 from nas.space import Architecture, SearchSpace
 
 
 def build_supernet(
-    *, image_encoder: FrozenEncoder, text_encoder: FrozenEncoder, space: SearchSpace, class_count: int, seed: int
+    *, image_encoder: Encoder, text_encoder: Encoder, space: SearchSpace, class_count: int, seed: int
 ) -> PMF:
     """The PMF of the space's largest architecture; its forward takes any architecture of the space."""
     return build_model(
@@ -26,8 +26,8 @@ def build_supernet(
 
 def build_model(
     *,
-    image_encoder: FrozenEncoder,
-    text_encoder: FrozenEncoder,
+    image_encoder: Encoder,
+    text_encoder: Encoder,
     architecture: Architecture,
     class_count: int,
     seed: int,

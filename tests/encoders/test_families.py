@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoConfig, BertModel, BertTokenizer, ViTModel
 from transformers.activations import ACT2FN
 
-from nas.encoders import EncoderLayer, FrozenEncoder, build_encoder, load_encoder, load_tokenizer, resolve_checkpoint
+from nas.encoders import Encoder, EncoderLayer, build_encoder, load_encoder, load_tokenizer, resolve_checkpoint
 from nas.encoders.bert import BertEncoder
 from nas.encoders.frozen import ACTIVATIONS, FrozenFeedForward
 from nas.encoders.loading import FAMILIES, load_config
@@ -41,7 +41,7 @@ def assert_equal(got: Tensor, expected: Tensor, tolerance: float = TOLERANCE) ->
     torch.testing.assert_close(got, expected, rtol=0, atol=tolerance)
 
 
-def features(encoder: FrozenEncoder, inputs: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def features(encoder: Encoder, inputs: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Rows behind the last layer, and what a classifier reads of them."""
     rows = encoder.embed(inputs)
     bias = encoder.data_bias(mask, rows.shape[1], rows.dtype)
@@ -297,9 +297,7 @@ def test_real_image_weights_give_the_models_own_rows() -> None:
     assert_equals_the_real_model(encoder, "vit", model, pixels, torch.ones(2, 1, dtype=torch.bool))
 
 
-def assert_equals_the_real_model(
-    encoder: FrozenEncoder, model_type: str, model: Any, inputs: Tensor, mask: Tensor
-) -> None:
+def assert_equals_the_real_model(encoder: Encoder, model_type: str, model: Any, inputs: Tensor, mask: Tensor) -> None:
     family = next(family for family in ALL_FAMILIES if family.model_type == model_type)
     for layer, (rows, expected) in zip(encoder.layers, family.layer_calls(model, inputs, mask), strict=True):
         bias = encoder.data_bias(text_mask(family, mask), rows.shape[1], rows.dtype)

@@ -27,7 +27,7 @@ from transformers import (
     ViTConfig,
 )
 
-from nas.encoders import FrozenEncoder
+from nas.encoders import Encoder
 from nas.encoders.loading import FAMILIES
 from tests.tiny import perturbed
 
@@ -93,8 +93,8 @@ class TinyFamily:
         model = family.model_class(self.config(depth, width, width // 8), **family.options)
         return perturbed(model).to(dtype).eval()
 
-    def encoder(self, model: Any) -> FrozenEncoder:
-        encoder: FrozenEncoder = FAMILIES[self.model_type].encoder_class(model)
+    def encoder(self, model: Any) -> Encoder:
+        encoder: Encoder = FAMILIES[self.model_type].encoder_class(model)
         return encoder
 
     def layers_of(self, model: Any) -> Sequence[torch.nn.Module]:

@@ -7,7 +7,7 @@ from transformers import BertConfig, ViTConfig
 
 from nas.config import FeaturesConfig, LearningRatesConfig, RecipeConfig
 from nas.data import Batch
-from nas.encoders import FrozenEncoder, build_encoder
+from nas.encoders import Encoder, build_encoder
 from nas.fusion import PMF, build_model
 from nas.fusion.attention import DataAttention
 from nas.losses import Loss
@@ -72,7 +72,7 @@ def memory_model(attention: bool = False, batch_size: int = 6) -> MemoryModel:
     )
 
 
-def real_encoders() -> tuple[FrozenEncoder, FrozenEncoder]:
+def real_encoders() -> tuple[Encoder, Encoder]:
     torch.manual_seed(0)
     encoders = build_encoder(IMAGE), build_encoder(TEXT)
     with torch.no_grad():
