@@ -8,6 +8,7 @@ from nas.encoders.loading import (
     load_image_processor,
     load_tokenizer,
     resolve_checkpoint,
+    thawed,
     weights_digest,
 )
 from nas.encoders.tail import load_tail, save_tail, tail_weights
@@ -26,5 +27,6 @@ __all__ = [
     "resolve_checkpoint",
     "save_tail",
     "tail_weights",
+    "thawed",
     "weights_digest",
 ]

@@ -218,7 +218,7 @@ def attention(queries: Tensor, context: KeysValues, bias: Tensor | None, scale: 
 
 
 class Encoder(nn.Module, ABC):
-    """A pretrained transformer with every weight frozen and dropout off.
+    """A pretrained transformer with every weight frozen and dropout off; `thawed` has one to be trained.
 
     Args:
         model: The Hugging Face model that holds the weights; `state_dict` keys are its own, under `model.`.
@@ -237,7 +237,7 @@ class Encoder(nn.Module, ABC):
         self.model.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Encoder":
-        """Stay in evaluation mode: cached features and shared keys and values are exact only without dropout."""
+        """Stay in evaluation mode: stored features and shared keys and values are exact only without dropout."""
         del mode
         return super().train(False)
 

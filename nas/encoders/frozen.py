@@ -1,5 +1,7 @@
 """Products with frozen weights: less time and less memory than autograd's own, the same numbers.
 
+Where the weights are trained, it is autograd's own product.
+
 A frozen weight needs no gradient, so a backward pass is one product with its transpose and nothing of the input has to
 be kept. On CPUs float32 products go through oneDNN, which on many processors is faster than the BLAS behind
 `torch.nn.functional.linear` (twice, on AMD's with AVX-512) and multiplies in float32 as well.
@@ -53,7 +55,9 @@ class _FrozenLinear(torch.autograd.Function):
 
 
 def frozen_linear(rows: Tensor, layer: nn.Linear) -> Tensor:
-    """`layer(rows)` for a layer whose weights are frozen: (…, K) → (…, N)."""
+    """`layer(rows)`, for less where its weights are frozen: (…, K) → (…, N)."""
+    if layer.weight.requires_grad:
+        return linear(rows, layer.weight, layer.bias)
     result: Tensor = _FrozenLinear.apply(autocasted(rows), layer.weight, layer.bias)  # type: ignore[no-untyped-call]
     return result
 
@@ -121,7 +125,7 @@ class _FrozenFeedForward(torch.autograd.Function):
 
 
 class FrozenFeedForward:
-    """outer(activation(inner(x))) with frozen weights, some rows at a time.
+    """outer(activation(inner(x))); where the weights are frozen, some rows at a time.
 
     Exact, since every row stands alone; only `inner(x)` is kept for the backward pass, and freed as that goes on.
 
@@ -139,6 +143,8 @@ class FrozenFeedForward:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """(…, D) → (…, D)."""
+        if self.inner.weight.requires_grad:
+            return frozen_linear(self.activation.forward(frozen_linear(rows, self.inner)), self.outer)
         result: Tensor = _FrozenFeedForward.apply(  # type: ignore[no-untyped-call]
             autocasted(rows), self.inner, self.activation, self.outer
         )

@@ -240,6 +240,24 @@ def build_encoder(config: PreTrainedConfig) -> Encoder:
     return encoder
 
 
+def thawed(encoder: Encoder) -> Encoder:
+    """A copy of an encoder whose weights are trained, from those that it has; dropout stays off.
+
+    Raises:
+        ValueError: If some of its weights are not there, as in `load_tail`.
+    """
+    copied = build_encoder(encoder.config)
+    sources: dict[str, torch.Tensor] = encoder.model.state_dict()
+    if any(tensor.is_meta for tensor in sources.values()):
+        raise ValueError("only a whole encoder can be trained; some layers of this one were not loaded")
+    copied.to(next(encoder.parameters()).dtype)
+    with torch.no_grad():
+        for name, tensor in copied.model.state_dict().items():
+            tensor.copy_(sources[name])
+    copied.model.requires_grad_(True)
+    return copied
+
+
 def load_image_processor(checkpoint: str) -> Any:
     """The image processor that belongs to the checkpoint, on Pillow (torchvision is not needed)."""
     return _load(

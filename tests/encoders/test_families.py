@@ -10,7 +10,17 @@ from torch import Tensor
 from transformers import AutoConfig, BertModel, BertTokenizer, ViTModel
 from transformers.activations import ACT2FN
 
-from nas.encoders import Encoder, EncoderLayer, build_encoder, load_encoder, load_tokenizer, resolve_checkpoint
+from nas.encoders import (
+    Encoder,
+    EncoderLayer,
+    build_encoder,
+    load_encoder,
+    load_tail,
+    load_tokenizer,
+    resolve_checkpoint,
+    save_tail,
+    thawed,
+)
 from nas.encoders.bert import BertEncoder
 from nas.encoders.frozen import ACTIVATIONS, FrozenFeedForward
 from nas.encoders.loading import FAMILIES, load_config
@@ -112,6 +122,31 @@ def test_gradients_of_the_layers_are_the_models(family: TinyFamily) -> None:
         stacked = output[0] if isinstance(output, tuple) else output
     (expected,) = torch.autograd.grad((stacked * weights).sum(), rows)
     assert_equal(got, expected)
+
+
+@every_family
+def test_a_thawed_copy_is_trained_as_the_model_is(family: TinyFamily) -> None:
+    model = family.model()
+    encoder, (inputs, mask) = family.encoder(model), family.batch()
+    copied = thawed(encoder)
+    _, pooled = features(copied, inputs, text_mask(family, mask))
+    weights = torch.randn_like(pooled)
+    torch.autograd.backward((pooled * weights).sum())
+    model.requires_grad_(True)
+    torch.autograd.backward((family.pooled(family.output(model, inputs, mask)) * weights).sum())
+    expected = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    got = {name: parameter.grad for name, parameter in copied.model.named_parameters() if parameter.grad is not None}
+    assert len(expected) > 10 and set(got) == set(expected)
+    for name, gradient in expected.items():
+        assert_equal(got[name], gradient)
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_a_part_of_an_encoder_is_not_thawed(tmp_path: Path) -> None:
+    encoder = BertEncoder(bert_model())
+    save_tail(encoder, 1, tmp_path / "tail.pt")
+    with pytest.raises(ValueError, match="some layers of this one were not loaded"):
+        thawed(load_tail(encoder.config, 1, tmp_path / "tail.pt"))
 
 
 @every_family
