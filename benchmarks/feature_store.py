@@ -25,11 +25,11 @@ from benchmarks.models import DEMO, demo_encoders, random_encoders
 from nas.config import Config, load_config
 from nas.data import Dataset, FeatureStore, Preprocessor, Samples, open_images_of, open_or_build, read_data
 from nas.encoders import Encoder, load_tokenizer, resolve_checkpoint
-from nas.fusion import build_model, first_fusing_layers
+from nas.families import PMFArchitecture, reads_from
+from nas.fusion import build_model, sizes_of
 from nas.losses import Loss
 from nas.memory import keep_freed_memory
 from nas.report import table
-from nas.space import default_architecture
 from nas.training import BatchSchedule, Trainer
 
 BATCH = 32
@@ -60,7 +60,8 @@ def main() -> None:
             preprocessor=preprocessor,
             image_encoder=image,
             text_encoder=text,
-            fusion_layers=fusion_layers,
+            reads=[reads_from(sizes_of(image, text), layer) for layer in fusion_layers],
+            has_attention=True,
             features=config.features,
             cache_directory=directory,
             on_progress=lambda done, total: None,
@@ -74,15 +75,15 @@ def main() -> None:
     ]
     by_length = sorted(chosen.texts, key=lambda entry: len(preprocessor.tokens([entry])[0][0]))
     tokens = [preprocessor.tokens(by_length[start : start + BATCH]) for start in range(0, len(by_length), BATCH)]
-    stops = first_fusing_layers(image, text, fusion_layers[-1])
+    stops = reads_from(sizes_of(image, text), fusion_layers[-1])
 
     def bare() -> None:
         with torch.no_grad():
             for values in pixels:
-                image.run(image.embed(values), None, start=0, stop=stops[0])
+                image.run(image.embed(values), None, start=0, stop=stops.image)
             for ids, mask in tokens:
                 rows = text.embed(ids)
-                text.run(rows, text.data_bias(mask, rows.shape[1], rows.dtype), start=0, stop=stops[1])
+                text.run(rows, text.data_bias(mask, rows.shape[1], rows.dtype), start=0, stop=stops.text)
 
     building, forward = [], []
     with tempfile.TemporaryDirectory() as directory:
@@ -126,27 +127,25 @@ def read_and_train(
     split = store.splits["train"]
     schedule = BatchSchedule(len(split), BATCH, seed=0)
     steps = 60
-
-    def read_all() -> None:
-        for step in range(steps):
-            list(schedule.samples(split, step).parts(fusion_layer))
-
-    read_all()  # a warm-up
-    reading = BATCH * steps / seconds_of(read_all)
-    architecture = default_architecture(
-        image_depth=image.depth, text_depth=text.depth, image_width=image.width, text_width=text.width
-    )
+    architecture = replace(PMFArchitecture.default(sizes_of(image, text)), fusion_layer=fusion_layer)
     model = build_model(
         image_encoder=image,
         text_encoder=text,
-        architecture=replace(architecture, fusion_layer=fusion_layer),
+        architecture=architecture,
         class_count=len(store.class_names),
         seed=0,
     )
+
+    def read_all() -> None:
+        for step in range(steps):
+            list(schedule.samples(split, step).parts(model.reads()))
+
+    read_all()  # a warm-up
+    reading = BATCH * steps / seconds_of(read_all)
     trainer = Trainer(model=model, recipe=config.recipe, step_count=10, loss=Loss(None, config.recipe.label_smoothing))
     seconds = []
     for step in range(8):
-        parts = list(schedule.samples(split, step).parts(fusion_layer))
+        parts = list(schedule.samples(split, step).parts(model.reads()))
         seconds.append(seconds_of(lambda parts=parts, step=step: trainer.step(step, parts, BATCH)))  # type: ignore[misc]
     return reading, BATCH / statistics.median(np.array(seconds[2:]))
 

@@ -26,6 +26,7 @@ from nas.execution import (
     WorkerSetup,
 )
 from nas.execution.ray_workers import RayExecutor
+from nas.families import GENES, PMFArchitecture
 from nas.files import default_cache_directory
 from nas.interruption import Interruption
 from nas.preparation import Prepared, prepare
@@ -33,7 +34,7 @@ from nas.progress import LineReporter, Reporter
 from nas.results import Failure, Job, Result
 from nas.runner import Search
 from nas.runs import hand_over
-from nas.space import GENES, SearchSpace
+from nas.space import SearchSpace
 from nas.study import Study
 
 WORKERS = 2
@@ -50,7 +51,7 @@ def configuration(strategy: str, together: int, trials: int) -> Config:
     config = load_config(DEMO)
     return replace(
         config,
-        space=SearchSpace({**config.space.choices, **LARGER}),
+        space=SearchSpace(PMFArchitecture, {**config.space.choices, **LARGER}),
         search=replace(config.search, strategy=strategy, scored_together=together),
         budget=replace(config.budget, time_seconds=None, trials=trials),
     )
@@ -64,7 +65,9 @@ def search(config: Config, directory: Path) -> dict[str, float]:
         setup = hand_over(config, prepared, directory, thread_count=1)
         setup.supernet_path.touch()  # is there, so it is not trained; instant workers do not read it
         started = time.perf_counter()
-        for architecture in SearchSpace({**config.space.choices, "mapping_width": LARGER["mapping_width"][:1]}):
+        for architecture in SearchSpace(
+            PMFArchitecture, {**config.space.choices, "mapping_width": LARGER["mapping_width"][:1]}
+        ):
             prepared.memory.predict(architecture)
         warm_up_seconds = time.perf_counter() - started
         placement = Placement(worker_count=WORKERS, most_by_memory=WORKERS, threads=1)
@@ -232,7 +235,7 @@ class InstantWorker(CandidateWorker):
 
     def _score_by_formula(self, job: Job) -> float:
         """Highest in the middle of the space, with some noise: a strategy that learns converges, and repeats itself."""
-        choices, architecture = self.setup.config.space.choices, job.architecture.as_dict()
+        choices, architecture = self.setup.config.space.choices, job.architecture.values()
         places = [choices[gene].index(architecture[gene]) / (len(choices[gene]) - 1) for gene in GENES]
         return 0.9 - sum((place - 0.5) ** 2 for place in places) / 2 + random.Random(job.seed).uniform(0, 0.1)
 

@@ -34,6 +34,7 @@ from nas.data import Batch
 from nas.encoders import Encoder, load_tail, resolve_checkpoint, save_tail
 from nas.encoders.loading import load_config as load_encoder_config
 from nas.execution import process_environment
+from nas.families import PMFArchitecture
 from nas.fusion import build_model
 from nas.fusion.attention import DataAttention
 from nas.losses import Loss
@@ -193,7 +194,8 @@ def memory_model(size: str, config: Config, batch_size: int, text_tokens: int) -
         text_token_count=text_tokens,
         class_count=CLASSES[size],
         features=config.features,
-        supernet=config.space.largest,
+        space=config.space,
+        image_shape=(3, image.image_size, image.image_size),
     )
 
 
@@ -259,7 +261,7 @@ def measure(
         load_tail(entry, start, Path(folder) / f"{name}.pt")
         for name, entry, start in zip(("image", "text"), configs, first_layers(configs, config), strict=True)
     )
-    architecture = Architecture(*genes)
+    architecture = PMFArchitecture(*genes)
 
     def steps(count: int) -> None:
         recipe = replace(config.recipe, batch_size=batch_size)

@@ -22,10 +22,10 @@ from torch.nn.functional import cross_entropy
 from benchmarks.models import empty_encoders
 from benchmarks.straightforward import StraightforwardPMF
 from nas.encoders import Encoder, tail_weights
-from nas.fusion import PMF, Features, first_fusing_layers
+from nas.families import PMFArchitecture, reads_from
+from nas.fusion import PMF, Features, sizes_of
 from nas.memory import PeakTracker
 from nas.report import table
-from nas.space import Architecture
 from nas.units import format_bytes
 
 CLASSES, TEXT_TOKENS = 101, 128
@@ -99,7 +99,7 @@ def full_fine_tuning(image: Encoder, text: Encoder, batch: int) -> int:
 
 def pmf(image: Encoder, text: Encoder, batch: int, fusion_layer: int) -> tuple[int, int]:
     """Straightforward and fast PMF with all M = 4, mapping width half the encoders'."""
-    architecture = Architecture(fusion_layer, 4, 4, 4, image.width // 2)
+    architecture = PMFArchitecture(fusion_layer, 4, 4, 4, image.width // 2)
     model = PMF(image_encoder=image, text_encoder=text, architecture=architecture, class_count=CLASSES)
     frozen, trained = [*image.parameters(), *text.parameters()], list(model.parameters())
     pixels, ids, labels = raw_inputs(batch)
@@ -115,7 +115,7 @@ def pmf(image: Encoder, text: Encoder, batch: int, fusion_layer: int) -> tuple[i
         inputs=(features.image_tokens, features.text_tokens),
         weights=frozen + trained,
     )
-    starts = first_fusing_layers(image, text, fusion_layer)
+    starts = reads_from(sizes_of(image, text), fusion_layer)
     needed = [
         tensor
         for encoder, start in zip((image, text), starts, strict=True)

@@ -29,11 +29,11 @@ from benchmarks.straightforward import StraightforwardPMF, frozen_parameters
 from nas.config import load_config
 from nas.data import open_images_of, read_data
 from nas.encoders.frozen import product
-from nas.fusion import PMF, Features, base_features, build_model, first_fusing_layers
+from nas.families import PMFArchitecture, reads_from
+from nas.fusion import PMF, Features, build_model, features_of, sizes_of
 from nas.fusion.attention import data_attention
 from nas.memory import PeakTracker, keep_freed_memory
 from nas.report import table
-from nas.space import Architecture, default_architecture
 from nas.training import BatchSchedule
 from nas.units import format_bytes
 
@@ -60,9 +60,7 @@ class Case:
 def random_case(size: str, batch: int, device: str) -> Case:
     """ViT and BERT with random weights, two fusing layers, all M = 4, h half the width, 128 text tokens."""
     image, text = (encoder.to(device) for encoder in random_encoders(size))
-    architecture = default_architecture(
-        image_depth=image.depth, text_depth=text.depth, image_width=image.width, text_width=text.width
-    )
+    architecture = PMFArchitecture.default(sizes_of(image, text))
     model = build_model(image_encoder=image, text_encoder=text, architecture=architecture, class_count=101, seed=0)
     pixels, ids = torch.randn(batch, 3, 224, 224), torch.randint(1000, 30000, (batch, 128))
     return Case(model.to(device), pixels.to(device), ids.to(device), None, torch.randint(101, (batch,)).to(device))
@@ -79,7 +77,7 @@ def demo_case(batch: int) -> Case:
     model = build_model(
         image_encoder=image,
         text_encoder=text,
-        architecture=Architecture(4, 4, 4, 4, 192),
+        architecture=PMFArchitecture(4, 4, 4, 4, 192),
         class_count=int(samples.labels.max()) + 1,
         seed=0,
     )
@@ -90,7 +88,7 @@ def demo_case(batch: int) -> Case:
 def stored_attention(model: PMF, features: Features) -> Features:
     """The features with what the data rows attend to in themselves at the first fusing layer."""
     image, text = model.encoders
-    image_start, text_start = first_fusing_layers(image, text, model.architecture.fusion_layer)
+    image_start, text_start = reads_from(model.sizes, model.architecture.fusion_layer)
     z, t = features.image_tokens, features.text_tokens
     return replace(
         features,
@@ -242,7 +240,7 @@ def measure(case: Case, pairs: int) -> dict[str, float]:
     """Compare both sides on one case; prints the table and returns the figures."""
     model = case.model
     arguments = (case.pixel_values, case.input_ids, case.text_mask)
-    features = base_features(*model.encoders, model.architecture.fusion_layer, *arguments)
+    features = features_of(model.encoders, model.reads(), *arguments)
     richer = stored_attention(model, features)
     slow_model = StraightforwardPMF(model)
     slow = Step(lambda: slow_model(*arguments), model, case.labels)
@@ -324,7 +322,7 @@ def measure(case: Case, pairs: int) -> dict[str, float]:
 def needed_weights(model: PMF) -> int:
     """Bytes of what the fast path reads: trained parameters, and frozen ones from the first fusing layer on."""
     tensors: list[nn.Parameter | Tensor] = list(model.parameters())
-    starts = first_fusing_layers(*model.encoders, model.architecture.fusion_layer)
+    starts = reads_from(model.sizes, model.architecture.fusion_layer)
     for encoder, start in zip(model.encoders, starts, strict=True):
         for layer in encoder.layers[start:]:
             tensors.extend(layer.module.parameters())

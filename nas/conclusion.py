@@ -15,7 +15,7 @@ from nas.errors import StudyError
 from nas.evidence import Evidence
 from nas.export import assemble, describe, export, logits_of_samples, open_exported
 from nas.files import write_atomically
-from nas.fusion import build_model, trainable_parameter_count
+from nas.fusion import FAMILIES, build_model
 from nas.metrics import evaluate_logits, standard_error
 from nas.objectives import Pick, pick
 from nas.preparation import Prepared
@@ -239,14 +239,10 @@ class _KnownCosts:
         self._peak_bytes = {result.architecture: result.predicted_peak_bytes for result in results}
 
     def parameter_count(self, architecture: Architecture) -> int:
-        image, text = self._parts.image_encoder, self._parts.text_encoder
-        return trainable_parameter_count(
-            image_width=image.width,
-            text_width=text.width,
-            fusing_layers=min(image.depth, text.depth) - architecture.fusion_layer,
-            architecture=architecture,
-            class_count=len(self._parts.class_names),
-        )
+        with torch.device("meta"):
+            return FAMILIES[architecture.family].parameter_count(
+                (self._parts.image_encoder, self._parts.text_encoder), architecture, len(self._parts.class_names)
+            )
 
     def architecture_bytes(self, architecture: Architecture) -> int:
         return self._peak_bytes[architecture]

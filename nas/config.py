@@ -15,9 +15,10 @@ from typing import Any
 import yaml
 
 from nas.errors import ConfigError
+from nas.families import KINDS
 from nas.objectives import COSTS, METRICS, Constraint, CostModel, Objectives
 from nas.results import Stage
-from nas.space import GENES, PER, SMALLEST_LEGAL, Architecture, Per, SearchSpace
+from nas.space import Architecture, Gene, Per, SearchSpace
 from nas.units import parse_bytes, parse_seconds
 
 STRATEGIES = ("evolution", "regularized_evolution", "nsga2", "tpe", "gp", "random", "grid")
@@ -409,7 +410,8 @@ def parse_config(values: Any, *, source: str, base_directory: Path) -> Config:
     """
     problems: list[str] = []
     root = _Section(values, "", problems)
-    space = _space(root.section("space"))
+    kind = KINDS[root.text("family", choices=list(KINDS), default="pmf") or "pmf"]
+    space = _space(root.section("space", default=_MISSING if kind.genes else {}), kind)
     config = Config(
         name=root.text("name"),
         data=_data(root.section("data"), base_directory),
@@ -555,31 +557,36 @@ def _features(section: _Section) -> FeaturesConfig:
     return config
 
 
-def _space(section: _Section) -> SearchSpace:
+def _space(section: _Section, kind: type[Architecture]) -> SearchSpace:
     choices: dict[str, tuple[int, ...]] = {}
     per: dict[str, Per] = {}
-    for gene in GENES:
-        if gene != "fusion_layer" and section.values is not None and isinstance(section.values.get(gene), dict):
-            free = section.section(gene)
-            choices[gene] = free.integers("choices", SMALLEST_LEGAL[gene])
-            shared = free.text("per", choices=PER, default="model")
-            per[gene] = next((known for known in PER if known == shared), "model")
+    for gene in kind.genes:
+        is_mapping = section.values is not None and isinstance(section.values.get(gene.name), dict)
+        if gene.per != ("model",) and is_mapping:
+            free = section.section(gene.name)
+            choices[gene.name] = free.integers("choices", gene.smallest)
+            per[gene.name] = _per(free, gene)
             free.reject_unknown_keys()
         else:
-            choices[gene] = section.integers(gene, SMALLEST_LEGAL[gene])
-    is_free = any(shared != "model" for shared in per.values())
-    least = choices["fusion_layer"][-1] + 1
+            choices[gene.name] = section.integers(gene.name, gene.smallest)
+    layer_gene = kind.layer_gene()
+    least = 1 if layer_gene is None else choices[layer_gene.name][-1] + 1
     depth: int | None = None
     if section.get("depth", None, "") is not None:
         depth = section.integer("depth", least)
-    elif is_free:
+    elif any(shared != "model" for shared in per.values()):
         section.problems.append(
-            f"{section.path}.depth: is missing; expected the number of layers of the shallower encoder, since "
-            f"{', '.join(gene for gene in per if per[gene] != 'model')} can differ within a model"
+            f"{section.path}.depth: is missing; expected the number of layers {kind.layers_counted}, since "
+            f"{', '.join(name for name in per if per[name] != 'model')} can differ within a model"
         )
         depth = least
     section.reject_unknown_keys()
-    return SearchSpace(choices, per, depth)
+    return SearchSpace(kind, choices, per, depth)
+
+
+def _per(section: _Section, gene: Gene) -> Per:
+    shared = section.text("per", choices=gene.per, default="model")
+    return next((known for known in gene.per if known == shared), "model")
 
 
 def _recipe(section: _Section) -> RecipeConfig:
@@ -701,14 +708,14 @@ def _constraints(section: _Section) -> tuple[Constraint, ...]:
 
 
 def _first(section: _Section, space: SearchSpace) -> tuple[Architecture, ...]:
-    allowed = f"a list of architectures of the space, each a mapping of {', '.join(GENES)}"
+    allowed = f"a list of architectures of the space, each a mapping of {', '.join(space.choices)}"
     value = section.get("first", [], allowed)
     found = []
     for entry in value if isinstance(value, list) else [value]:
         try:
-            architecture = Architecture.from_dict(entry)
+            architecture = Architecture.from_dict({"family": space.kind.family, **entry})
             space.encode(architecture)
-        except (TypeError, ValueError, IndexError):
+        except (TypeError, ValueError, IndexError, KeyError):
             section.problem("first", entry, allowed)
         else:
             found.append(architecture)
@@ -756,11 +763,12 @@ def objectives_of(search: SearchConfig, model: CostModel | None = None) -> Objec
 def config_as_dict(config: Config) -> dict[str, Any]:
     """The configuration as plain values that `parse_config` reads back to an equal one."""
     values = dataclasses.asdict(config)
+    values["family"] = config.space.kind.family
     values["space"] = _space_as_dict(config.space)
     search = values["search"]
     search["objective"] = [search["objective"], *search.pop("costs")] if search["costs"] else search["objective"]
     search.pop("costs", None)
-    search["first"] = [architecture.as_dict() for architecture in config.search.first]
+    search["first"] = [architecture.values() for architecture in config.search.first]
     search["constraints"] = [str(constraint) for constraint in config.search.constraints]
     features, budget = values["features"], values["budget"]
     features["disk"] = f"{features.pop('disk_bytes')}B"
@@ -772,7 +780,6 @@ def config_as_dict(config: Config) -> dict[str, Any]:
 
 def _space_as_dict(space: SearchSpace) -> dict[str, Any]:
     values: dict[str, Any] = {} if space.depth is None else {"depth": space.depth}
-    for gene in GENES:
-        choices = list(space.choices[gene])
-        values[gene] = {"choices": choices, "per": space.per[gene]} if gene in space.per else choices
+    for gene, allowed in space.choices.items():
+        values[gene] = {"choices": list(allowed), "per": space.per[gene]} if gene in space.per else list(allowed)
     return values

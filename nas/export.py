@@ -19,9 +19,9 @@ from nas.data import ImageSource, Preprocessor, Samples
 from nas.encoders import Encoder, load_image_processor, load_tokenizer
 from nas.errors import ExportError
 from nas.files import sync_directory, write_atomically
-from nas.fusion import PMF
-from nas.fusion.classification import MULTI_LABEL, PMFConfig, PMFForClassification
-from nas.space import GENES, Architecture, shown
+from nas.fusion import FusionModel
+from nas.fusion.classification import MULTI_LABEL, FusionConfig, FusionForClassification
+from nas.space import Architecture, shown
 
 DESCRIPTION = "architecture.yaml"
 """What is known of an exported model, beside it."""
@@ -39,7 +39,7 @@ class ExportedModel:
         class_names: In the order of the logits.
     """
 
-    model: PMFForClassification
+    model: FusionForClassification
     preprocessor: Preprocessor
     class_names: tuple[str, ...]
 
@@ -70,16 +70,16 @@ def assemble(
     *,
     image_encoder: Encoder,
     text_encoder: Encoder,
-    trained: PMF,
+    trained: FusionModel,
     class_names: Sequence[str],
     max_text_tokens: int,
     threshold: float | None = None,
-) -> PMFForClassification:
+) -> FusionForClassification:
     """A complete classifier from two frozen encoders and the trained tensors between them.
 
     With a threshold, from which a label is said to be there, a sample may have several labels.
     """
-    config = PMFConfig(
+    config = FusionConfig(
         image_config=_encoder_dict(image_encoder),
         text_config=_encoder_dict(text_encoder),
         architecture=trained.architecture.as_dict(),
@@ -89,10 +89,11 @@ def assemble(
         problem_type="single_label_classification" if threshold is None else MULTI_LABEL,
         threshold=0.5 if threshold is None else threshold,
     )
-    model = PMFForClassification(config)
-    model.image_encoder.load_state_dict(image_encoder.state_dict())
-    model.text_encoder.load_state_dict(text_encoder.state_dict())
-    model.pmf.load_state_dict(trained.state_dict())
+    model = FusionForClassification(config)
+    for name, encoder in (("image_encoder", image_encoder), ("text_encoder", text_encoder)):
+        if hasattr(model, name):
+            getattr(model, name).load_state_dict(encoder.state_dict())
+    model.fusion.load_state_dict(trained.state_dict())
     model.train(False)
     return model
 
@@ -107,7 +108,7 @@ def _encoder_dict(encoder: Encoder) -> dict[str, Any]:
 def export(
     directory: Path,
     *,
-    model: PMFForClassification,
+    model: FusionForClassification,
     image_processor: Any,
     tokenizer: Any,
     facts: Mapping[str, Any],
@@ -197,9 +198,9 @@ def open_exported(directory: Path) -> ExportedModel:
     _check_exported(directory)
     try:
         kind = json.loads((directory / "config.json").read_text()).get("model_type")
-        if kind != PMFConfig.model_type:
-            raise ExportError(f"{directory}: model_type is {kind!r}; an exported model has {PMFConfig.model_type!r}")
-        model = PMFForClassification.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
+        if kind != FusionConfig.model_type:
+            raise ExportError(f"{directory}: model_type is {kind!r}; an exported model has {FusionConfig.model_type!r}")
+        model = FusionForClassification.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ExportError(f"{directory}: the model cannot be loaded: {str(error).splitlines()[0]}") from error
     model.train(False)
@@ -250,7 +251,7 @@ def _model_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         else "print(exported.class_names[probabilities.argmax()])"
     )
     architecture = Architecture.from_dict(config["architecture"])
-    genes = {gene: shown(getattr(architecture, gene)) for gene in GENES}
+    genes = {gene.name: shown(getattr(architecture, gene.name)) for gene in architecture.genes}
     return f"""---
 library_name: transformers
 ---

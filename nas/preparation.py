@@ -22,9 +22,10 @@ from nas.data import (
 )
 from nas.encoders import Encoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
 from nas.errors import ConfigError, DataError
+from nas.fusion import sizes_of
 from nas.memory import MemoryModel
 from nas.progress import Reporter
-from nas.space import Architecture, default_architecture
+from nas.space import Architecture, EncoderSizes, Reads, SearchSpace
 from nas.units import format_bytes
 
 _LISTED = 5
@@ -74,22 +75,24 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
         reporter.note(line)
     whole = _readable(whole, images, config.data.skip_unreadable_images, cache_directory, reporter)
     dataset = Dataset(whole.class_names, {split: whole.splits[split] for split in ("train", "validation")})
-    default = _default(image_encoder, text_encoder)
+    sizes = sizes_of(image_encoder, text_encoder)
+    default = config.space.kind.default(sizes)
     store = open_or_build(
         dataset=dataset,
         images=images,
         preprocessor=preprocessor,
         image_encoder=image_encoder,
         text_encoder=text_encoder,
-        fusion_layers=sorted({*config.space.choices["fusion_layer"], default.fusion_layer}),
+        reads=needed_reads(config.space, sizes),
+        has_attention=config.space.kind.reads_attention,
         features=config.features,
         cache_directory=cache_directory,
         on_progress=lambda done, total: reporter.progress("features", done, total),
         on_note=reporter.note,
     )
-    sizes = ", ".join(f"{len(samples)} {name}" for name, samples in dataset.splits.items())
+    counts = ", ".join(f"{len(samples)} {name}" for name, samples in dataset.splits.items())
     reporter.note(
-        f"data: {sizes} samples of {len(dataset.class_names)} classes; features: {format_bytes(store.size_bytes)} "
+        f"data: {counts} samples of {len(dataset.class_names)} classes; features: {format_bytes(store.size_bytes)} "
         f"({store.contents.dtype}, {store.contents.tier}) in {store.directory}"
     )
     longest = max(int(split.text_lengths.max()) for split in store.splits.values())
@@ -102,7 +105,8 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
         memory=_memory_model(
             config,
             (image_encoder.config, text_encoder.config),
-            token_counts=(store.splits["train"].image_token_count, longest),
+            image_shape=_image_shape(preprocessor),
+            token_counts=(store.image_token_count, longest),
             class_count=len(store.class_names),
         ),
     )
@@ -123,7 +127,7 @@ def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Archite
     image_encoder, text_encoder, preprocessor = _load(config, source)
     dataset = read_data(config.data, ("train", "validation"))
     with torch.inference_mode():
-        image_tokens = image_encoder.embed(preprocessor.pixel_values([Image.new("RGB", (64, 64))]))
+        image_tokens = image_encoder.embed(torch.zeros(1, *_image_shape(preprocessor)))
     longest = max(
         len(ids)
         for samples in dataset.splits.values()
@@ -133,10 +137,11 @@ def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Archite
     memory = _memory_model(
         config,
         (image_encoder.config, text_encoder.config),
+        image_shape=_image_shape(preprocessor),
         token_counts=(int(image_tokens.shape[1]), longest),
         class_count=len(dataset.class_names),
     )
-    return memory, _default(image_encoder, text_encoder)
+    return memory, config.space.kind.default(sizes_of(image_encoder, text_encoder))
 
 
 def _load(config: Config, source: str) -> tuple[Encoder, Encoder, Preprocessor]:
@@ -152,19 +157,30 @@ def _load(config: Config, source: str) -> tuple[Encoder, Encoder, Preprocessor]:
     return image_encoder, text_encoder, preprocessor
 
 
-def _default(image_encoder: Encoder, text_encoder: Encoder) -> Architecture:
-    return default_architecture(
-        image_depth=image_encoder.depth,
-        text_depth=text_encoder.depth,
-        image_width=image_encoder.width,
-        text_width=text_encoder.width,
-    )
+def needed_reads(space: SearchSpace, sizes: EncoderSizes) -> list[Reads]:
+    """Where architectures of a space, and its family's default, start to compute."""
+    everyone = [space.kind.default(sizes), *(space.largest_at(layer) for layer in space.first_layers)]
+    return list(dict.fromkeys(architecture.reads(sizes) for architecture in everyone))
+
+
+def first_layers(space: SearchSpace, sizes: EncoderSizes) -> tuple[int, int]:
+    """Of the image and the text encoder, the first layer that is computed in training; the embedding counts as -1."""
+    reads = needed_reads(space, sizes)
+    image = min(sizes.image_depth if entry.image is None else entry.image for entry in reads)
+    text = min(sizes.text_depth if entry.text is None else entry.text for entry in reads)
+    return image, text
+
+
+def _image_shape(preprocessor: Preprocessor) -> tuple[int, ...]:
+    """Of the pixels of an image, as the processor makes them."""
+    return tuple(preprocessor.pixel_values([Image.new("RGB", (64, 64))]).shape[1:])
 
 
 def _memory_model(
     config: Config,
     encoders: tuple[PreTrainedConfig, PreTrainedConfig],
     *,
+    image_shape: tuple[int, ...],
     token_counts: tuple[int, int],
     class_count: int,
 ) -> MemoryModel:
@@ -174,18 +190,20 @@ def _memory_model(
         image_config=image_config,
         text_config=text_config,
         recipe=config.recipe,
+        image_shape=image_shape,
         image_token_count=image_token_count,
         text_token_count=text_token_count,
         class_count=class_count,
         features=config.features,
-        supernet=config.space.largest,
+        space=config.space,
         has_several_labels=config.data.has_several_labels,
     )
 
 
 def _check_space(config: Config, source: str, image_encoder: Encoder, text_encoder: Encoder) -> None:
-    shallower = min(image_encoder.depth, text_encoder.depth)
-    latest = config.space.choices["fusion_layer"][-1]
+    kind, layer_gene = config.space.kind, config.space.kind.layer_gene()
+    depth = kind.depth(sizes_of(image_encoder, text_encoder))
+    latest = config.space.first_layers[-1]
     problems = []
     positions = text_encoder.max_text_tokens
     if (config.data.max_text_tokens or 0) > positions:
@@ -193,14 +211,14 @@ def _check_space(config: Config, source: str, image_encoder: Encoder, text_encod
             f"data.max_text_tokens: {config.data.max_text_tokens} is not allowed; expected at most {positions}, the "
             "positions of the text encoder"
         )
-    if config.space.depth not in (None, shallower):
+    if config.space.depth not in (None, depth):
         problems.append(
-            f"space.depth: {config.space.depth} is not allowed; expected {shallower}, since the encoders have "
+            f"space.depth: {config.space.depth} is not allowed; expected {depth}, since the encoders have "
             f"{image_encoder.depth} and {text_encoder.depth} layers"
         )
-    if latest >= shallower:
+    if layer_gene is not None and latest >= depth:
         problems.append(
-            f"space.fusion_layer: {latest} is not allowed; expected at most {shallower - 1}, since the encoders "
+            f"space.{layer_gene.name}: {latest} is not allowed; expected at most {depth - 1}, since the encoders "
             f"have {image_encoder.depth} and {text_encoder.depth} layers"
         )
     if problems:

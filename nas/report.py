@@ -10,15 +10,11 @@ from typing import Any
 from nas.files import write_atomically
 from nas.objectives import METRICS
 from nas.results import STAGES, Result
-from nas.space import GENES, Architecture, shown
+from nas.space import Architecture, shown
 from nas.study import Rejection, Study
 
-_COLUMNS = (
-    "trial",
-    "stage",
-    "round",
-    "status",
-    *GENES,
+_COLUMNS_BEFORE_GENES = ("trial", "stage", "round", "status")
+_COLUMNS_BEHIND_GENES = (
     "score",
     *METRICS,
     "training_steps",
@@ -38,21 +34,22 @@ there is depends on the number of workers."""
 
 
 def _genes(architecture: Architecture) -> list[str]:
-    return [shown(getattr(architecture, gene)) for gene in GENES]
+    return [shown(getattr(architecture, gene.name)) for gene in architecture.genes]
 
 
-def write_results(path: Path, study: Study) -> None:
+def write_results(path: Path, study: Study, kind: type[Architecture]) -> None:
     """Write one row a candidate and stage, the ones without a score too, as CSV.
 
     Args:
         path: The file, which is replaced as a whole.
         study: Of the run.
+        kind: Of its architectures; their genes are columns.
 
     Raises:
         OSError: If the file cannot be written; the old one is then untouched.
     """
     rounds = study.rounds
-    rows: list[tuple[object, ...]] = [_COLUMNS]
+    rows: list[tuple[object, ...]] = [(*_COLUMNS_BEFORE_GENES, *kind.gene_names(), *_COLUMNS_BEHIND_GENES)]
     for stage in STAGES:
         rows.extend(_finished_row(result, rounds.get(result.trial, "")) for result in study.results(stage))
     rows.extend(_rejected_row(rejection, rounds.get(rejection.trial, "")) for rejection in study.rejections)

@@ -141,7 +141,7 @@ class Search:
             self._run_finalists(ladder)
         finally:
             self.account.stop()
-            write_results(self.setup.run_directory / "results.csv", self.study)
+            self._write_results()
         best = pick(self.study.results("full"), self.objectives, "best", size=self.prepared.memory.parameter_count)
         if best is None or self.interruption.is_requested:
             return Outcome(best=best, default=None)
@@ -313,9 +313,12 @@ class Search:
         )
         started = time.monotonic()
         if started >= self._results_due_at:
-            write_results(self.setup.run_directory / "results.csv", self.study)
+            self._write_results()
             ended = time.monotonic()
             self._results_due_at = ended + max(_RESULTS_SECONDS, _RESULTS_SHARE * (ended - started))
+
+    def _write_results(self) -> None:
+        write_results(self.setup.run_directory / "results.csv", self.study, self.config.space.kind)
 
     def _learn(self, result: Result) -> None:
         """Remember the best, and let a measured peak of a training correct later predictions."""

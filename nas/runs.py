@@ -20,12 +20,12 @@ from nas.errors import BudgetError, ConfigError, StudyError
 from nas.evidence import gathered
 from nas.execution import FROZEN, Executor, Placement, WorkerSetup
 from nas.files import default_cache_directory, write_atomically
-from nas.fusion import first_fusing_layers
+from nas.fusion import sizes_of
 from nas.interruption import Interrupted, interruptible
 from nas.lease import LockFile
 from nas.memory import keep_freed_memory
 from nas.objectives import Objectives
-from nas.preparation import Prepared, prepare
+from nas.preparation import Prepared, first_layers, prepare
 from nas.progress import Reporter
 from nas.results import STAGES
 from nas.runner import Search
@@ -344,12 +344,11 @@ def hand_over(config: Config, prepared: Prepared, directory: Path, thread_count:
         thread_count: Threads of one worker.
     """
     encoders = (prepared.image_encoder, prepared.text_encoder)
-    earliest = min(*config.space.choices["fusion_layer"], prepared.default.fusion_layer)
     setup = WorkerSetup(
         config=config,
         image_config=prepared.image_encoder.config,
         text_config=prepared.text_encoder.config,
-        first_layers=first_fusing_layers(*encoders, earliest),
+        first_layers=first_layers(config.space, sizes_of(*encoders)),
         feature_directory=prepared.store.directory.resolve(),
         run_directory=directory.resolve(),
         thread_count=thread_count,

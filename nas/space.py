@@ -1,23 +1,23 @@
-"""The search space of PMF architectures: what may be chosen, and one choice. No torch here.
+"""Search spaces: what may be chosen, and one choice. No torch here.
 
-An architecture is five genes (section 3 of Li et al., CVPR 2023, arXiv 2304.06306): the layer `L_f` at which fusion
-starts, the lengths of the three kinds of prompt (`M_qp`, `M_qcp`, `M_fcp`), and the width `h` of the mappings. The
-paper has one value of each for the whole model. Here a gene may be free in every fusing layer, in both directions, or
-both, as AutoFormer's (Chen et al., ICCV 2021) are in every layer.
+Every fusion family has genes of its own, in a subclass of `Architecture` beside its model (`nas/fusion/`); PMF's are
+five. A gene has one value for the whole model, as the papers have them, or may be free in every layer, in both
+directions, or both, as AutoFormer's (Chen et al., ICCV 2021) are in every layer.
 """
 
 import itertools
 import math
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property, total_ordering
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
 
 PerLayer = tuple[tuple[int, int], ...]
 Lengths = int | PerLayer
-"""A gene of an architecture: one value for the whole model, or a pair for every fusing layer, the first one first:
-image → text and text → image."""
+"""A gene of an architecture: one value for the whole model, or a pair for every layer that has it, the first one first:
+image → text and text → image; both are equal where a family has no directions."""
 
 Per = Literal["model", "layer", "direction", "layer_and_direction"]
 PER: tuple[Per, ...] = ("model", "layer", "direction", "layer_and_direction")
@@ -29,95 +29,173 @@ DIRECTIONS = ("image_to_text", "text_to_image")
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """One direction of one fusing layer.
+class EncoderSizes:
+    """What a family's default architecture depends on: layers and hidden widths of both encoders."""
 
-    Args:
-        query_prompts: `M_qp`, rows that collect what one modality tells the other.
-        query_context_prompts: `M_qcp`, rows of context beside them.
-        fusion_context_prompts: `M_fcp`, rows of context in the receiving modality.
-        mapping_width: `h`, hidden width of the mapping Linear-ReLU-Linear.
+    image_depth: int
+    text_depth: int
+    image_width: int
+    text_width: int
+
+    @property
+    def shallower(self) -> int:
+        """Layers of the encoder that has fewer."""
+        return min(self.image_depth, self.text_depth)
+
+
+RAW = -1
+"""In place of a layer: pixel values and token ids, where an encoder's own embedding is trained."""
+
+
+class Reads(NamedTuple):
+    """Layers of both encoders whose inputs a model starts from; everything below is a constant of the data.
+
+    The number of layers itself stands for what comes out of the last; None for an encoder that is not used.
     """
 
-    query_prompts: int
-    query_context_prompts: int
-    fusion_context_prompts: int
-    mapping_width: int
+    image: int | None
+    text: int | None
+
+
+@dataclass(frozen=True)
+class Gene:
+    """One thing that a family lets be chosen.
+
+    Args:
+        name: Of the key in a search file, and of the field of the architecture.
+        symbol: For people.
+        smallest: The least value that it can have in any model of the family.
+        per: What it can have values for.
+        is_layer: Whether it is the layer at which something starts; a lower one is a larger model. At most one gene of
+            a family, the first, which is then always the model's.
+    """
+
+    name: str
+    symbol: str
+    smallest: int
+    per: tuple[Per, ...] = ("model",)
+    is_layer: bool = False
 
 
 @total_ordering
-@dataclass(frozen=True)
-class Architecture:
-    """One PMF architecture; hashable. Two ways to write one architecture are equal: only what it uses is in it.
+class Architecture(ABC):
+    """One architecture of a family; hashable. Two ways to write one are equal: only what it uses is in it.
 
-    Args:
-        fusion_layer: `L_f`, the number of layers of the shallower encoder that run before fusion starts; 0 fuses all.
-        query_prompts: `M_qp`; at least 1.
-        query_context_prompts: `M_qcp`; 0 is allowed.
-        fusion_context_prompts: `M_fcp`; 0 is allowed.
-        mapping_width: `h`.
+    Subclasses are frozen dataclasses whose fields are their `genes`, in that order.
 
     Raises:
         ValueError: If genes that differ between layers do so for different numbers of layers.
     """
 
-    fusion_layer: int
-    query_prompts: Lengths
-    query_context_prompts: Lengths
-    fusion_context_prompts: Lengths
-    mapping_width: Lengths
+    family: ClassVar[str]
+    """The family's name in search files."""
+    genes: ClassVar[tuple[Gene, ...]]
+    """What may be chosen."""
+    layers_counted: ClassVar[str] = "of the shallower encoder"
+    """Which layers the layer gene counts, for messages; `depth` has their number."""
+    trains: ClassVar[tuple[str, ...]] = ()
+    """Which encoders' weights are trained: `image`, `text`."""
+    reads_attention: ClassVar[bool] = False
+    """Whether a model makes use of what data rows attend to in themselves, where that is stored."""
+
+    _families: ClassVar[dict[str, type["Architecture"]]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        Architecture._families[cls.family] = cls
 
     def __post_init__(self) -> None:
-        for gene in GENES[1:]:
-            object.__setattr__(self, gene, _canonical(getattr(self, gene)))
-        counts = {len(value) for value in self._lengths if not isinstance(value, int)}
+        for gene in self.genes:
+            if not gene.is_layer:
+                object.__setattr__(self, gene.name, _canonical(getattr(self, gene.name)))
+        counts = {len(value) for value in self.lengths if not isinstance(value, int)}
         if len(counts) > 1:
-            raise ValueError(f"genes speak of different numbers of fusing layers, {sorted(counts)}: {self}")
+            raise ValueError(f"genes speak of different numbers of layers, {sorted(counts)}: {self}")
+
+    @classmethod
+    @abstractmethod
+    def default(cls, sizes: EncoderSizes) -> Self:
+        """The paper's, for two encoders."""
+
+    @classmethod
+    def depth(cls, sizes: EncoderSizes) -> int:
+        """Layers that the layer gene counts; where a gene is free, it is so in those from there on."""
+        return sizes.shallower
+
+    @abstractmethod
+    def reads(self, sizes: EncoderSizes) -> Reads:
+        """Where a model starts to compute; depends on the layer gene alone."""
+
+    def prompted_layers(self, sizes: EncoderSizes) -> int:
+        """n, the layers that each have prompts or mappings: those above amplify what an early one does."""
+        del sizes
+        return 1
+
+    @classmethod
+    def gene_names(cls) -> tuple[str, ...]:
+        """In the order of the fields."""
+        return tuple(gene.name for gene in cls.genes)
+
+    @classmethod
+    def layer_gene(cls) -> Gene | None:
+        """The one that says at which layer something starts."""
+        return cls.genes[0] if cls.genes and cls.genes[0].is_layer else None
 
     @property
-    def _lengths(self) -> tuple[Lengths, ...]:
-        return self.query_prompts, self.query_context_prompts, self.fusion_context_prompts, self.mapping_width
+    def first_layer(self) -> int:
+        """Value of the layer gene; 0 where a family has none."""
+        gene = self.layer_gene()
+        return 0 if gene is None else int(getattr(self, gene.name))
+
+    @property
+    def lengths(self) -> tuple[Lengths, ...]:
+        """Values of the other genes."""
+        return tuple(getattr(self, gene.name) for gene in self.genes if not gene.is_layer)
 
     @property
     def layer_count(self) -> int | None:
-        """Fusing layers, where a gene differs between layers or directions; None where any number will do."""
-        return next((len(value) for value in self._lengths if not isinstance(value, int)), None)
+        """Layers, where a gene differs between layers or directions; None where any number will do."""
+        return next((len(value) for value in self.lengths if not isinstance(value, int)), None)
 
-    def at(self, index: int) -> tuple[Sizes, Sizes]:
-        """Both directions, image → text and text → image, of a fusing layer, counted from the first one."""
-        image_to_text, text_to_image = (
-            Sizes(*(value if isinstance(value, int) else value[index][direction] for value in self._lengths))
-            for direction in range(len(DIRECTIONS))
-        )
-        return image_to_text, text_to_image
+    def value_at(self, name: str, index: int) -> tuple[int, int]:
+        """A gene in both directions in one layer, counted from the first that has it."""
+        value: Lengths = getattr(self, name)
+        return (value, value) if isinstance(value, int) else value[index]
 
-    def as_dict(self) -> dict[str, int | list[list[int]]]:
+    def values(self) -> dict[str, int | list[list[int]]]:
         """Genes by name, as JSON has them."""
-        values: dict[str, int | list[list[int]]] = {"fusion_layer": self.fusion_layer}
-        for gene, value in zip(GENES[1:], self._lengths, strict=True):
-            values[gene] = value if isinstance(value, int) else [list(pair) for pair in value]
-        return values
+        values = ((gene.name, getattr(self, gene.name)) for gene in self.genes)
+        return {name: value if isinstance(value, int) else [list(pair) for pair in value] for name, value in values}
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Architecture":
-        """What `as_dict` gave."""
-        return cls(**values)
+    def as_dict(self) -> dict[str, Any]:
+        """The family and the genes, as JSON has them."""
+        return {"family": self.family, **self.values()}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> "Architecture":
+        """What `as_dict` gave.
+
+        Raises:
+            KeyError: If there is no such family.
+            TypeError: If genes are missing or unknown.
+        """
+        genes = dict(values)
+        build = cast(Callable[..., Architecture], Architecture._families[genes.pop("family")])
+        return build(**genes)
 
     def __lt__(self, other: object) -> bool:
-        """By L_f, then by the other genes in their order."""
+        """By the layer gene, then by the other genes in their order; families by name."""
         if not isinstance(other, Architecture):
             return NotImplemented
         return self._order < other._order
 
     @property
-    def _order(self) -> tuple[int | tuple[int, ...], ...]:
-        flat = ((value,) if isinstance(value, int) else tuple(itertools.chain(*value)) for value in self._lengths)
-        return self.fusion_layer, *flat
+    def _order(self) -> tuple[Any, ...]:
+        flat = ((value,) if isinstance(value, int) else tuple(itertools.chain(*value)) for value in self.lengths)
+        return self.family, self.first_layer, *flat
 
     def __str__(self) -> str:
-        names = ("M_qp", "M_qcp", "M_fcp", "h")
-        genes = (f"{name}={shown(value)}" for name, value in zip(names, self._lengths, strict=True))
-        return " ".join([f"L_f={self.fusion_layer}", *genes])
+        return " ".join(f"{gene.symbol}={shown(getattr(self, gene.name))}" for gene in self.genes) or self.family
 
 
 def _canonical(value: Lengths) -> Lengths:
@@ -139,24 +217,6 @@ def shown(value: Lengths) -> str:
     return texts[0] if len(set(texts)) == 1 else ",".join(texts)
 
 
-GENES: tuple[str, ...] = tuple(entry.name for entry in fields(Architecture))
-"""Names of the genes, in the order of `Architecture`'s fields."""
-
-SMALLEST_LEGAL: Mapping[str, int] = {
-    "fusion_layer": 0,
-    "query_prompts": 1,
-    "query_context_prompts": 0,
-    "fusion_context_prompts": 0,
-    "mapping_width": 1,
-}
-"""The least value that each gene can have in any PMF."""
-
-
-def default_architecture(*, image_depth: int, text_depth: int, image_width: int, text_width: int) -> Architecture:
-    """The PMF paper's default for two encoders: two fusing layers, all prompts 4, width half the larger hidden size."""
-    return Architecture(max(min(image_depth, text_depth) - 2, 0), 4, 4, 4, max(image_width, text_width) // 2)
-
-
 @dataclass(frozen=True)
 class Variable:
     """One thing that is chosen: a gene, or what it is in one fusing layer, in one direction, or in both.
@@ -164,15 +224,17 @@ class Variable:
     Args:
         gene: Which.
         choices: Allowed values, ascending.
-        layer: Of the shallower encoder, counted from 0; None where all fusing layers share it. It is chosen in vain,
-            and not part of the architecture, where fusion starts behind that layer.
+        layer: Of those that the family's layer gene counts, from 0; None where all share it. It is chosen in vain, and
+            not part of the architecture, where the layer gene says a later one.
         direction: Index into `DIRECTIONS`; None where both share it.
+        is_layer: Whether it is the layer gene.
     """
 
     gene: str
     choices: tuple[int, ...]
     layer: int | None = None
     direction: int | None = None
+    is_layer: bool = False
 
     @cached_property
     def name(self) -> str:
@@ -184,9 +246,9 @@ class Variable:
             parts.append(DIRECTIONS[self.direction])
         return ".".join(parts)
 
-    def is_active(self, fusion_layer: int) -> bool:
-        """Whether an architecture that starts to fuse there has it."""
-        return self.layer is None or self.layer >= fusion_layer
+    def is_active(self, first_layer: int) -> bool:
+        """Whether an architecture whose layer gene says this has it."""
+        return self.layer is None or self.layer >= first_layer
 
 
 @dataclass(frozen=True)
@@ -194,42 +256,63 @@ class SearchSpace:
     """The values that each gene may take, ascending and without repetition, and what it has a value for.
 
     Args:
-        choices: Gene name → allowed values, for exactly the genes in `GENES`.
+        kind: Architectures of one family.
+        choices: Gene name → allowed values, for exactly the family's genes.
         per: Gene name → whether it is shared by the model (those that are not named), or free.
-        depth: Layers of the shallower encoder; only needed where a gene is free.
+        depth: Layers that the family's layer gene counts (`Architecture.depth`); only needed where a gene is free.
 
     Raises:
-        ValueError: If a gene is missing, unknown, empty, not ascending or below what PMF allows, if `fusion_layer` is
-            to be free, or if the depth is needed and missing, or leaves no layer to fuse.
+        ValueError: If a gene is missing, unknown, empty, not ascending or below what the family allows, if one is to be
+            free that cannot be, or if the depth is needed and missing, or leaves no layer.
     """
 
+    kind: type[Architecture]
     choices: Mapping[str, tuple[int, ...]]
     per: Mapping[str, Per] = field(default_factory=dict)
     depth: int | None = None
 
     def __post_init__(self) -> None:
-        if set(self.choices) != set(GENES):
-            raise ValueError(f"the genes of a space are {list(GENES)}, got {sorted(self.choices)}")
-        for gene, values in self.choices.items():
-            if not values or list(values) != sorted(set(values)) or values[0] < SMALLEST_LEGAL[gene]:
+        genes = {gene.name: gene for gene in self.kind.genes}
+        if set(self.choices) != set(genes):
+            raise ValueError(f"the genes of a space are {list(genes)}, got {sorted(self.choices)}")
+        for name, values in self.choices.items():
+            smallest = genes[name].smallest
+            if not values or list(values) != sorted(set(values)) or values[0] < smallest:
                 raise ValueError(
-                    f"{gene}: values must be ascending, distinct and at least {SMALLEST_LEGAL[gene]}, "
-                    f"got {list(values)}"
+                    f"{name}: values must be ascending, distinct and at least {smallest}, got {list(values)}"
                 )
-        free = {gene: per for gene, per in self.per.items() if per != "model"}
+        free = {name: per for name, per in self.per.items() if per != "model"}
         object.__setattr__(self, "per", free)
-        if not set(free) <= set(GENES[1:]) or not set(free.values()) <= set(PER):
-            raise ValueError(f"only {list(GENES[1:])} can be free, per one of {list(PER)}; got {free}")
-        if free and (self.depth is None or self.depth <= self.choices["fusion_layer"][-1]):
+        if any(name not in genes or per not in genes[name].per for name, per in free.items()):
+            allowed = {name: list(gene.per) for name, gene in genes.items() if gene.per != ("model",)}
+            raise ValueError(f"only these can be free: {allowed}; got {free}")
+        if free and (self.depth is None or self.depth <= self.first_layers[-1]):
             raise ValueError(
-                f"{', '.join(free)}: free, so the depth must be given, above the latest fusion layer, got {self.depth}"
+                f"{', '.join(free)}: free, so the depth must be given, above the latest first layer, got {self.depth}"
             )
+
+    @property
+    def first_layers(self) -> tuple[int, ...]:
+        """Values of the family's layer gene; 0 alone where it has none."""
+        gene = self.kind.layer_gene()
+        return (0,) if gene is None else self.choices[gene.name]
+
+    @cached_property
+    def _others(self) -> tuple[str, ...]:
+        """Names of the genes but for the layer gene."""
+        return tuple(gene.name for gene in self.kind.genes if not gene.is_layer)
+
+    def _with_layer(self, first_layer: int, values: Mapping[str, Lengths]) -> Architecture:
+        """The architecture with this value of the layer gene, where there is one, and these of the others."""
+        gene, build = self.kind.layer_gene(), cast(Callable[..., Architecture], self.kind)
+        return build(**({} if gene is None else {gene.name: first_layer}), **values)
 
     @cached_property
     def variables(self) -> tuple[Variable, ...]:
-        """Everything that is chosen: `fusion_layer`, then gene by gene, layer by layer, direction by direction."""
-        chosen = [Variable("fusion_layer", self.choices["fusion_layer"])]
-        for gene in GENES[1:]:
+        """Everything that is chosen: the layer gene, then gene by gene, layer by layer, direction by direction."""
+        layer_gene = self.kind.layer_gene()
+        chosen = [] if layer_gene is None else [Variable(layer_gene.name, self.choices[layer_gene.name], is_layer=True)]
+        for gene in self._others:
             per = self.per.get(gene, "model")
             layers = self._layers if "layer" in per else [None]
             directions = range(len(DIRECTIONS)) if "direction" in per else [None]
@@ -239,11 +322,16 @@ class SearchSpace:
             ]
         return tuple(chosen)
 
+    @cached_property
+    def _free(self) -> tuple[Variable, ...]:
+        """Variables but for the layer gene."""
+        return tuple(variable for variable in self.variables if not variable.is_layer)
+
     @property
     def _layers(self) -> range:
-        """Layers of the shallower encoder that can be fusing layers."""
+        """Layers that an architecture can have genes for."""
         assert self.depth is not None
-        return range(self.choices["fusion_layer"][0], self.depth)
+        return range(self.first_layers[0], self.depth)
 
     def encode(self, architecture: Architecture) -> dict[str, int]:
         """The architecture as values of the variables that it has, by their names.
@@ -257,12 +345,16 @@ class SearchSpace:
         return values
 
     def _read(self, architecture: Architecture) -> dict[str, int] | None:
-        first = architecture.fusion_layer
+        first, layer_gene = architecture.first_layer, self.kind.layer_gene()
         count = None if self.depth is None else self.depth - first
-        if first not in self.choices["fusion_layer"] or architecture.layer_count not in (None, count):
+        if (
+            type(architecture) is not self.kind
+            or first not in self.first_layers
+            or architecture.layer_count not in (None, count)
+        ):
             return None
-        values = {"fusion_layer": first}
-        for variable in self.variables[1:]:
+        values = {} if layer_gene is None else {layer_gene.name: first}
+        for variable in self._free:
             if variable.is_active(first):
                 value: Lengths = getattr(architecture, variable.gene)
                 if not isinstance(value, int):
@@ -279,11 +371,12 @@ class SearchSpace:
         Raises:
             KeyError: If one that it has is missing.
         """
-        first = values["fusion_layer"]
-        genes: list[Lengths] = []
-        for gene in GENES[1:]:
+        layer_gene = self.kind.layer_gene()
+        first = 0 if layer_gene is None else values[layer_gene.name]
+        genes: dict[str, Lengths] = {}
+        for gene in self._others:
             if gene not in self.per:
-                genes.append(values[gene])
+                genes[gene] = values[gene]
                 continue
             sites = {
                 (variable.layer, variable.direction): values[variable.name]
@@ -292,61 +385,68 @@ class SearchSpace:
             }
             has_layers, has_directions = "layer" in self.per[gene], "direction" in self.per[gene]
             assert self.depth is not None
-            genes.append(
-                tuple(
-                    (
-                        sites[layer if has_layers else None, 0 if has_directions else None],
-                        sites[layer if has_layers else None, 1 if has_directions else None],
-                    )
-                    for layer in range(first, self.depth)
+            genes[gene] = tuple(
+                (
+                    sites[layer if has_layers else None, 0 if has_directions else None],
+                    sites[layer if has_layers else None, 1 if has_directions else None],
                 )
+                for layer in range(first, self.depth)
             )
-        return Architecture(first, *genes)
+        return self._with_layer(first, genes)
 
     @cached_property
     def _of_gene(self) -> Mapping[str, list[Variable]]:
-        return {gene: [variable for variable in self.variables if variable.gene == gene] for gene in GENES}
+        return {gene: [entry for entry in self.variables if entry.gene == gene] for gene in self.choices}
 
     @property
     def size(self) -> int:
         """How many architectures the space holds."""
         return sum(
-            math.prod(len(variable.choices) for variable in self.variables[1:] if variable.is_active(fusion_layer))
-            for fusion_layer in self.choices["fusion_layer"]
+            math.prod(len(variable.choices) for variable in self._free if variable.is_active(first))
+            for first in self.first_layers
         )
 
     @property
     def largest(self) -> Architecture:
-        """Earliest fusion, most prompts, widest mapping: contains every other architecture as a prefix slice."""
-        return Architecture(self.choices["fusion_layer"][0], *(self.choices[gene][-1] for gene in GENES[1:]))
+        """The earliest first layer, most of all else: contains every other architecture as a prefix slice."""
+        return self.largest_at(self.first_layers[0])
+
+    def largest_at(self, first_layer: int) -> Architecture:
+        """Of those with that first layer."""
+        return self._with_layer(first_layer, {gene: self.choices[gene][-1] for gene in self._others})
 
     def largest_of(self, fits: Callable[[Architecture], bool]) -> Architecture | None:
         """The largest that fits, of those whose genes all stand at the same share of their choices; None if none does.
 
-        Where two start to fuse in different layers, and neither contains the other, it is the one with longer prompts.
+        Where two have different first layers, and neither contains the other, it is the one with more of all else.
         """
         for level in range(_LEVELS, -1, -1):
-            sizes = [self.choices[gene][round(level / _LEVELS * (len(self.choices[gene]) - 1))] for gene in GENES[1:]]
-            for fusion_layer in self.choices["fusion_layer"]:
-                candidate = Architecture(fusion_layer, *sizes)
+            sizes = {
+                gene: self.choices[gene][round(level / _LEVELS * (len(self.choices[gene]) - 1))]
+                for gene in self._others
+            }
+            for first in self.first_layers:
+                candidate = self._with_layer(first, sizes)
                 if fits(candidate):
                     return candidate
         return None
 
     @property
     def smallest(self) -> Architecture:
-        """Latest fusion, fewest prompts, narrowest mapping."""
-        return Architecture(self.choices["fusion_layer"][-1], *(self.choices[gene][0] for gene in GENES[1:]))
+        """The latest first layer, least of all else."""
+        return self._with_layer(self.first_layers[-1], {gene: self.choices[gene][0] for gene in self._others})
 
     def __contains__(self, architecture: object) -> bool:
         return isinstance(architecture, Architecture) and self._read(architecture) is not None
 
     def __iter__(self) -> Iterator[Architecture]:
-        for fusion_layer in self.choices["fusion_layer"]:
-            active = [variable for variable in self.variables[1:] if variable.is_active(fusion_layer)]
+        layer_gene = self.kind.layer_gene()
+        for first in self.first_layers:
+            active = [variable for variable in self._free if variable.is_active(first)]
             names = [variable.name for variable in active]
             for values in itertools.product(*(variable.choices for variable in active)):
-                yield self.decode({"fusion_layer": fusion_layer, **dict(zip(names, values, strict=True))})
+                chosen = dict(zip(names, values, strict=True))
+                yield self.decode(chosen if layer_gene is None else {layer_gene.name: first, **chosen})
 
     def sample(self, rng: random.Random) -> Architecture:
         """Draw every variable uniformly."""
@@ -381,6 +481,6 @@ class SearchSpace:
         values = {}
         for variable in self.variables:
             there = [parent[variable.name] for parent in parents if variable.name in parent]
-            # One that neither has is in vain: L_f is that of a parent.
+            # One that neither has is in vain: the first layer is that of a parent.
             values[variable.name] = rng.choice(there or variable.choices)
         return self.decode(values)

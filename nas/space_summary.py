@@ -8,7 +8,7 @@ from nas.memory import MemoryModel
 from nas.metrics import standard_error
 from nas.progress import Reporter
 from nas.report import table
-from nas.space import GENES, Architecture, SearchSpace
+from nas.space import Architecture, SearchSpace
 from nas.units import format_bytes
 
 _ALL = 5_000
@@ -71,10 +71,10 @@ def describe_space(config: Config, memory: MemoryModel, default: Architecture, r
     size = f"{space.size:,}" if space.size < 10**9 else f"{space.size:.1e}"
     reporter.note(f"{config.name}: {size} architectures, {len(space.variables)} variables")
     reporter.note("")
-    counts = {gene: sum(variable.gene == gene for variable in space.variables) for gene in GENES}
+    counts = {gene: sum(variable.gene == gene for variable in space.variables) for gene in space.choices}
     rows = [
         (gene, space.per.get(gene, "model"), str(counts[gene]), ", ".join(map(str, space.choices[gene])))
-        for gene in GENES
+        for gene in space.choices
     ]
     reporter.note(table(("gene", "per", "variables", "choices"), rows))
     reporter.note("")

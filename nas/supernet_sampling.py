@@ -104,7 +104,7 @@ class Balanced(Sampler):
     """Strictly fair (Chu et al., FairNAS, ICCV 2021), and more often what little else trains.
 
     In every block of draws each value of a variable comes as often as in every other block. How often: half of the
-    draws are spread evenly over the values, half by how many rows or units (or, for `fusion_layer`, layers) a value
+    draws are spread evenly over the values, half by how many rows or units (or, for the layer gene, layers) a value
     adds to those that smaller values train as well. So the last rows of long prompts get more than their even share.
     """
 
@@ -137,7 +137,7 @@ class Balanced(Sampler):
 def shares_of(variable: Variable) -> Sequence[float]:
     """How often each value of a variable is drawn to be balanced; they add up to 1."""
     choices = variable.choices
-    if variable.gene == "fusion_layer":  # an early one trains the layers of later ones as well
+    if variable.is_layer:  # an early one trains the layers of later ones as well
         own = [following - value for value, following in zip(choices, [*choices[1:], choices[-1] + 1], strict=True)]
     else:
         own = [max(value - before, 1) for value, before in zip(choices, [0, *choices[:-1]], strict=True)]

@@ -18,7 +18,7 @@ from nas.config import RecipeConfig
 from nas.data import FeatureSplit
 from nas.errors import StudyError
 from nas.files import write_atomically
-from nas.fusion import PMF
+from nas.fusion import FusionModel
 from nas.gradient_group import Alone, GradientGroup
 from nas.losses import loss_of
 from nas.space import Architecture
@@ -28,7 +28,7 @@ from nas.training import BatchSchedule, Samples, Trainer, seed_from
 
 def train_supernet(
     *,
-    supernet: PMF,
+    supernet: FusionModel,
     split: FeatureSplit,
     sampler: Sampler,
     recipe: RecipeConfig,
@@ -80,7 +80,7 @@ def train_supernet(
         GroupBroken: If another process of the group failed or died.
     """
     group = group or Alone()
-    minimised = loss_of(recipe, split.labels, supernet.image_classifier.out_features)
+    minimised = loss_of(recipe, split.labels, supernet.class_count)
     trainer = Trainer(model=supernet, recipe=recipe, step_count=step_count, loss=minimised)
     schedule = BatchSchedule(len(split), recipe.batch_size, seed_from(seed, "supernet samples"))
     checkpoints = _Checkpoints(checkpoint, trainer, sampler.count)
@@ -106,16 +106,6 @@ def train_supernet(
     return step
 
 
-def used_parameters(supernet: PMF, architecture: Architecture) -> list[nn.Parameter]:
-    """Those that get a gradient when the architecture is trained; optimisers leave others as they are.
-
-    Fusing layers below its first are not used. A prompt of length zero is used: its gradient is zero.
-    """
-    skipped = architecture.fusion_layer - supernet.architecture.fusion_layer
-    modules = [*list(supernet.fusion_layers)[skipped:], supernet.image_classifier, supernet.text_classifier]
-    return [parameter for module in modules for parameter in module.parameters()]
-
-
 def _sum_gradients(
     trainer: Trainer,
     architectures: Sequence[Architecture],
@@ -134,12 +124,12 @@ def _sum_gradients(
             count = micro_batches(architecture)
             if place and distillation:
                 teacher = architectures[0]  # asked anew by every process that needs it, so that none waits for another
-                lessons = trainer.lessons(batches[place].parts(teacher.fusion_layer, count), teacher)
+                lessons = trainer.lessons(batches[place].parts(trainer.model.reads(teacher), count), teacher)
             else:
                 lessons = None
-            parts = batches[place].parts(architecture.fusion_layer, count)
+            parts = batches[place].parts(trainer.model.reads(architecture), count)
             loss = trainer.accumulate_gradients(parts, total_weight, architecture, lessons, distillation)
-            yield _taken(used_parameters(trainer.model, architecture), loss)
+            yield _taken(trainer.model.used_parameters(architecture), loss)
 
     trainer.optimizer.zero_grad(set_to_none=True)
     share = computed()
@@ -148,7 +138,7 @@ def _sum_gradients(
     loss = 0.0
     sums: dict[nn.Parameter, Tensor] = {}
     for place, architecture in enumerate(architectures):
-        used = used_parameters(trainer.model, architecture)
+        used = trainer.model.used_parameters(architecture)
         sizes = [parameter.numel() for parameter in used]
         owner = place % group.size
         buffer = next(share) if owner == group.rank else used[0].new_empty(sum(sizes) + 1)

@@ -18,9 +18,9 @@ from nas.config import RecipeConfig
 from nas.data import Batch, FeatureSplit
 from nas.data.samples import Labels
 from nas.errors import TrainingError
-from nas.fusion import PMF, Features
+from nas.fusion import Features, FusionModel
 from nas.losses import Loss, loss_of, probabilities
-from nas.space import Architecture
+from nas.space import Architecture, Reads
 
 
 class Stopped(Exception):
@@ -80,11 +80,11 @@ class Samples:
         """Of the samples, (B,) or (B, C)."""
         return self.split.labels[self.indices]
 
-    def parts(self, fusion_layer: int, count: int = 1) -> Iterator[Batch]:
-        """Read them at a fusion layer, in `count` micro-batches of sizes that differ by at most one, largest first."""
+    def parts(self, reads: Reads, count: int = 1) -> Iterator[Batch]:
+        """Read them as a model does, in `count` micro-batches of sizes that differ by at most one, largest first."""
         cuts = np.array_split(np.arange(len(self.indices)), min(count, len(self.indices)))
         for cut in cuts:
-            yield self.split.batch(self.indices[cut], fusion_layer, None if self.views is None else self.views[cut])
+            yield self.split.batch(self.indices[cut], reads, None if self.views is None else self.views[cut])
 
 
 def learning_rate_factor(step: int, step_count: int, recipe: RecipeConfig) -> float:
@@ -112,7 +112,7 @@ class Trainer:
         loss: What is minimised.
     """
 
-    def __init__(self, *, model: PMF, recipe: RecipeConfig, step_count: int, loss: Loss) -> None:
+    def __init__(self, *, model: FusionModel, recipe: RecipeConfig, step_count: int, loss: Loss) -> None:
         self.model = model
         self.recipe = recipe
         self.step_count = step_count
@@ -127,7 +127,7 @@ class Trainer:
 
         Args:
             index: Number of the step, from 0.
-            parts: The batch, in one or more micro-batches, at the fusion layer of the architecture that is trained.
+            parts: The batch, in one or more micro-batches, as the architecture that is trained reads it.
             total_weight: Of all of them, from `Loss.total_weight`.
             architecture: The slice to train; the model's own architecture by default.
 
@@ -206,14 +206,10 @@ class Trainer:
 
     def _set_learning_rates(self, index: int, architectures: Sequence[Architecture]) -> None:
         factor = learning_rate_factor(index, self.step_count, self.recipe)
-        scales = [self._fusing(architecture) ** -self.recipe.depth_scaling for architecture in architectures]
-        scale = sum(scales) / len(scales)
+        counts = [architecture.prompted_layers(self.model.sizes) for architecture in architectures]
+        scale = sum(count**-self.recipe.depth_scaling for count in counts) / len(counts)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor * (scale if group["is_fusion"] else 1.0)
-
-    def _fusing(self, architecture: Architecture) -> int:
-        """n, the number of fusing layers of a slice."""
-        return len(self.model.fusion_layers) - (architecture.fusion_layer - self.model.architecture.fusion_layer)
+            group["lr"] = group["peak"] * factor * (scale if group["is_scaled"] else 1.0)
 
 
 def _features(batch: Batch) -> Features:
@@ -226,14 +222,25 @@ def _features(batch: Batch) -> Features:
     )
 
 
-def _optimizer(model: PMF, recipe: RecipeConfig) -> torch.optim.Optimizer:
-    members: dict[str, list[nn.Parameter]] = {"prompts": [], "mappings": [], "classifiers": []}
+def _kind(name: str) -> str:
+    """Which learning rate a parameter has; see `FusionModel`."""
+    if name.startswith(("image_encoder.", "text_encoder.")):
+        return "encoders"
+    return "classifiers" if "classifier" in name else "prompts" if "prompts" in name else "mappings"
+
+
+def _optimizer(model: FusionModel, recipe: RecipeConfig) -> torch.optim.Optimizer:
+    members: dict[str, list[nn.Parameter]] = {"prompts": [], "mappings": [], "classifiers": [], "encoders": []}
     for name, parameter in model.named_parameters():
-        kind = "classifiers" if "classifier" in name else "prompts" if "prompts" in name else "mappings"
-        members[kind].append(parameter)
+        members[_kind(name)].append(parameter)
     groups = [
-        {"params": members[kind], "peak": getattr(recipe.learning_rates, kind), "is_fusion": kind != "classifiers"}
-        for kind in members
+        {
+            "params": parameters,
+            "peak": getattr(recipe.learning_rates, kind),
+            "is_scaled": kind in ("prompts", "mappings"),
+        }
+        for kind, parameters in members.items()
+        if parameters
     ]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
@@ -242,7 +249,7 @@ def _optimizer(model: PMF, recipe: RecipeConfig) -> torch.optim.Optimizer:
 
 def train(
     *,
-    model: PMF,
+    model: FusionModel,
     split: FeatureSplit,
     recipe: RecipeConfig,
     step_count: int,
@@ -267,14 +274,14 @@ def train(
         Stopped: If `should_stop` said so.
         TrainingError: If the loss is not finite.
     """
-    loss = loss_of(recipe, split.labels, model.image_classifier.out_features)
+    loss = loss_of(recipe, split.labels, model.class_count)
     trainer = Trainer(model=model, recipe=recipe, step_count=step_count, loss=loss)
     schedule = BatchSchedule(len(split), recipe.batch_size, seed)
     for step in range(step_count):
         if should_stop():
             raise Stopped
         samples = schedule.samples(split, step)
-        parts = samples.parts(model.architecture.fusion_layer, micro_batches)
+        parts = samples.parts(model.reads(), micro_batches)
         on_step(step + 1, trainer.step(step, parts, loss.total_weight(samples.labels)))
 
 
@@ -286,7 +293,7 @@ def evaluation_batches(lengths: NDArray[np.int64], batch_size: int) -> Iterator[
 
 
 def predict_logits(
-    model: PMF,
+    model: FusionModel,
     split: FeatureSplit,
     *,
     batch_size: int,
@@ -311,14 +318,14 @@ def predict_logits(
 
 @torch.inference_mode()
 def predict_population(
-    supernet: PMF,
+    supernet: FusionModel,
     split: FeatureSplit,
     architectures: Sequence[Architecture],
     *,
     batch_size: int,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Tensor]:
-    """Logits of many architectures, computed together: features are read, and read by the first fusing layer, once.
+    """Logits of many architectures, computed together: features are read, and read by PMF's first fusing layer, once.
 
     The logits of an architecture are the same to the last bit whichever others are beside it. One architecture is
     computed at a time on a batch, so memory grows by the logits alone.
@@ -326,7 +333,7 @@ def predict_population(
     Args:
         supernet: Holds the weights of all.
         split: Samples.
-        architectures: In any order, with any fusion layers.
+        architectures: In any order.
         batch_size: Samples computed together; changes no result beyond rounding.
         should_stop: Asked before every batch.
 
@@ -336,15 +343,17 @@ def predict_population(
     Raises:
         Stopped: If `should_stop` said so.
     """
-    logits = [torch.empty(len(split), supernet.image_classifier.out_features) for _ in architectures]
+    logits = [torch.empty(len(split), supernet.class_count) for _ in architectures]
     device = next(supernet.parameters()).device
     batches = list(evaluation_batches(split.text_lengths, batch_size))
-    for fusion_layer in sorted({architecture.fusion_layer for architecture in architectures}):
-        chosen = [place for place, entry in enumerate(architectures) if entry.fusion_layer == fusion_layer]
+    read_by: dict[Reads, list[int]] = {}
+    for place, architecture in enumerate(architectures):
+        read_by.setdefault(supernet.reads(architecture), []).append(place)
+    for reads, chosen in read_by.items():
         for indices in batches:
             if should_stop():
                 raise Stopped
-            features = _features(split.batch(indices, fusion_layer).to(device))
+            features = _features(split.batch(indices, reads).to(device))
             outcome = supernet.population_logits(features, [architectures[place] for place in chosen])
             for place, values in zip(chosen, outcome, strict=True):
                 logits[place][torch.from_numpy(indices)] = values.cpu()
@@ -353,7 +362,7 @@ def predict_population(
 
 @torch.inference_mode()
 def forward_seconds(
-    model: PMF, split: FeatureSplit, architecture: Architecture, batch_size: int, repetitions: int = 15
+    model: FusionModel, split: FeatureSplit, architecture: Architecture, batch_size: int, repetitions: int = 15
 ) -> float:
     """Seconds of one forward pass from features that are in memory, the least of several.
 
@@ -365,7 +374,7 @@ def forward_seconds(
         repetitions: How many passes, after two that are not counted.
     """
     device = next(model.parameters()).device
-    features = _features(split.batch(np.arange(batch_size), architecture.fusion_layer).to(device))
+    features = _features(split.batch(np.arange(batch_size), model.reads(architecture)).to(device))
     least = math.inf
     for index in range(repetitions + 2):
         started = time.perf_counter()
@@ -386,6 +395,6 @@ def seed_from(*parts: int | str) -> int:
 def architecture_seed(seed: int, stage: str, architecture: Architecture) -> int:
     """The seed of one candidate at one stage: depends on the search's seed, the stage and the architecture alone."""
     genes: list[int | str] = []
-    for value in architecture.as_dict().values():
+    for value in architecture.values().values():
         genes.append(value if isinstance(value, int) else str(value))
     return seed_from(seed, stage, *genes)

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from nas.errors import StudyError
 from nas.files import write_atomically
-from nas.fusion import PMF
+from nas.fusion import FusionModel
 
 _FACTS = "facts"
 _CHECKSUM = "crc32"
 
 
-def save_weights(path: Path, model: PMF, **metadata: str) -> None:
+def save_weights(path: Path, model: FusionModel, **metadata: str) -> None:
     """Write a model's trained tensors, atomically.
 
     Args:
@@ -32,7 +32,7 @@ def save_weights(path: Path, model: PMF, **metadata: str) -> None:
     write_atomically(path, safetensors.torch.save(tensors, metadata={_FACTS: facts}))
 
 
-def load_weights(path: Path, model: PMF) -> dict[str, str]:
+def load_weights(path: Path, model: FusionModel) -> dict[str, str]:
     """Fill a model with what `save_weights` wrote; returns the metadata.
 
     Raises:

@@ -84,14 +84,14 @@ class SizedCosts:
     """Costs by the same formula."""
 
     def parameter_count(self, architecture: Architecture) -> int:
-        return total(architecture.as_dict())
+        return total(architecture.values())
 
     def architecture_bytes(self, architecture: Architecture) -> int:
         return peak_bytes(architecture)
 
 
 def peak_bytes(architecture: Architecture) -> int:
-    return 10 + 3 * total(architecture.as_dict())
+    return 10 + 3 * total(architecture.values())
 
 
 def total(values: Any) -> int:

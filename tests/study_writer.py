@@ -9,11 +9,17 @@ import sys
 from pathlib import Path
 
 from nas.errors import StudyError
+from nas.families import GENES, PMFArchitecture
 from nas.results import Result
-from nas.space import GENES, SearchSpace
+from nas.space import SearchSpace
 from nas.study import Study
 
-SPACE = SearchSpace(dict.fromkeys(GENES, (1, 2, 3)), {"query_prompts": "layer_and_direction"}, depth=4)
+SPACE = SearchSpace(
+    PMFArchitecture,
+    dict.fromkeys(GENES, (1, 2, 3)),
+    {"query_prompts": "layer_and_direction"},
+    depth=4,
+)
 
 
 def main(directory: str, name: str, url: str, count: int) -> None:

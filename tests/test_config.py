@@ -6,7 +6,7 @@ import yaml
 
 from nas.config import FeaturesConfig, config_as_dict, load_config, parse_config
 from nas.errors import ConfigError
-from nas.space import Architecture
+from nas.families import PMFArchitecture
 from nas.units import BYTES_FORM
 from tests.project import Project
 
@@ -135,7 +135,7 @@ def test_objectives_and_bounds_survive_being_written(project: Project) -> None:
         "costs.yaml",
         **{
             "search.objective": ["macro_f1", "peak_memory", "latency"],
-            "search.first": [Architecture(1, 2, 0, 1, 8).as_dict()],
+            "search.first": [PMFArchitecture(1, 2, 0, 1, 8).values()],
             "search.constraints": ["peak_memory <= 1.5GiB", "latency <= 0.03ms", "trainable_parameters <= 500k"],
         },
     )

@@ -13,10 +13,10 @@ from nas.dispatch import Dispatcher
 from nas.errors import TrainingError
 from nas.execution import Device, SupernetOrder, WorkerLost
 from nas.failures import FailurePolicy
+from nas.families import PMFArchitecture
 from nas.memory import PROCESS_BYTES, bytes_with_holes
 from nas.planning import Plan
 from nas.results import Failure, Job, Result
-from nas.space import Architecture
 from tests.search_loop import SimulatedExecutor
 
 BUDGET_BYTES, IDLE_BYTES = 1000, 100
@@ -63,7 +63,9 @@ class OneAfterAnother(Plan):
     """Jobs with these needs."""
 
     def __init__(self, *needs: int) -> None:
-        self._jobs = [Job(trial, Architecture(0, 1, 0, 0, 4), "full", 1, 0, need) for trial, need in enumerate(needs)]
+        self._jobs = [
+            Job(trial, PMFArchitecture(0, 1, 0, 0, 4), "full", 1, 0, need) for trial, need in enumerate(needs)
+        ]
 
     def next_jobs(self) -> list[Job]:
         return [self._jobs.pop(0)] if self._jobs else []

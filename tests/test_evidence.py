@@ -5,13 +5,13 @@ import pytest
 from scipy.stats import ttest_ind
 
 from nas.evidence import Agreement, Spread, agreement, gathered, margin_over_seeds, verdict
+from nas.families import PMFArchitecture
 from nas.results import Result, Stage
-from nas.space import Architecture
 
 
 def results(stage: Stage, scores: dict[int, float]) -> list[Result]:
     return [
-        Result(trial, Architecture(1, 1, 1, 1, 1 + trial), stage, score, {}, 1, 1, 1, 1.0, 1, 1)
+        Result(trial, PMFArchitecture(1, 1, 1, 1, 1 + trial), stage, score, {}, 1, 1, 1, 1.0, 1, 1)
         for trial, score in scores.items()
     ]
 

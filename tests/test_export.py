@@ -10,15 +10,17 @@ from nas.conclusion import ModelParts
 from nas.config import load_config
 from nas.errors import ExportError
 from nas.export import assemble, describe, export, open_exported
-from nas.fusion import PMF, base_features, build_model
-from nas.fusion.classification import PMFForClassification
+from nas.families import PMFArchitecture
+from nas.fusion import PMF, build_model
+from nas.fusion.classification import FusionForClassification
 from nas.space import Architecture
 from tests.project import Project
+from tests.tiny import base_features
 
 ARCHITECTURES = [
-    Architecture(1, 2, 2, 1, 8),
-    Architecture(0, 1, 0, 0, 4),
-    Architecture(1, ((2, 1), (3, 3)), 2, ((0, 1), (0, 1)), ((8, 4), (2, 6))),
+    PMFArchitecture(1, 2, 2, 1, 8),
+    PMFArchitecture(0, 1, 0, 0, 4),
+    PMFArchitecture(1, ((2, 1), (3, 3)), 2, ((0, 1), (0, 1)), ((8, 4), (2, 6))),
 ]
 IMAGES = [Image.new("RGB", (20, 20), colour) for colour in ((200, 10, 10), (10, 200, 10), (5, 5, 5))]
 TEXTS = ["apple boat", "cat", "dog egg fox apple"]
@@ -68,6 +70,8 @@ def test_the_reloaded_model_gives_the_same_logits_to_the_bit(
     features = base_features(parts.image_encoder, parts.text_encoder, architecture.fusion_layer, pixels, ids, mask)
     with torch.inference_mode():
         assert torch.equal(reloaded.logits(IMAGES, TEXTS), model(features))
+    is_frozen = {name.partition(".")[0]: not tensor.requires_grad for name, tensor in reloaded.model.named_parameters()}
+    assert is_frozen == {"image_encoder": True, "text_encoder": True, "fusion": False}
     assert reloaded.class_names == parts.class_names
 
 
@@ -78,7 +82,7 @@ def test_the_folder_holds_every_weight_and_needs_nothing_else(parts: ModelParts,
     assert {"config.json", "model.safetensors", "architecture.yaml", "README.md", "preprocessor_config.json"} <= names
     assert {"tokenizer.json", "tokenizer_config.json"} <= names
     stored = load_file(moved / "model.safetensors")
-    model, report = PMFForClassification.from_pretrained(moved, output_loading_info=True)
+    model, report = FusionForClassification.from_pretrained(moved, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
     # transformers stores some families under their older names, so sizes are compared, not names
     sizes = [sorted(t.numel() for t in tensors.values()) for tensors in (stored, model.state_dict())]
@@ -107,7 +111,7 @@ def test_the_card_and_the_yaml_say_what_is_known(parts: ModelParts, tmp_path: Pa
 def test_an_exported_model_is_replaced_and_nothing_else_is(parts: ModelParts, tmp_path: Path) -> None:
     exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
     exported_to(tmp_path / "model", parts, ARCHITECTURES[1])
-    assert open_exported(tmp_path / "model").model.pmf.architecture == ARCHITECTURES[1]
+    assert open_exported(tmp_path / "model").model.fusion.architecture == ARCHITECTURES[1]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(ExportError, match="is not empty and holds no exported model"):
@@ -118,7 +122,7 @@ def test_an_exported_model_is_replaced_and_nothing_else_is(parts: ModelParts, tm
 def test_a_folder_that_is_no_exported_model_is_named(project: Project, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="is no exported model"):
         open_exported(tmp_path)
-    with pytest.raises(ExportError, match="model_type is 'vit'; an exported model has 'pmf'"):
+    with pytest.raises(ExportError, match="model_type is 'vit'; an exported model has 'multimodal_fusion'"):
         open_exported(project.root / "vit")
 
 
@@ -128,4 +132,4 @@ def test_a_damaged_model_is_named(parts: ModelParts, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(ExportError, match="the model cannot be loaded"):
         open_exported(tmp_path / "model")
-    assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == "pmf"
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == "multimodal_fusion"

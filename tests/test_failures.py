@@ -2,12 +2,12 @@ import pytest
 
 from nas.errors import TrainingError
 from nas.failures import SAME_FAILURES, WORKER_DEATHS, FailurePolicy
+from nas.families import PMFArchitecture
 from nas.results import Failure, FailureKind, Job, is_out_of_memory
-from nas.space import Architecture
 
 
 def job(trial: int) -> Job:
-    return Job(trial, Architecture(1, 1, 1, 1, 1), "inherited", 0, 7, 1000)
+    return Job(trial, PMFArchitecture(1, 1, 1, 1, 1), "inherited", 0, 7, 1000)
 
 
 def failure(trial: int, kind: FailureKind, cause: str = "cause") -> Failure:

@@ -2,12 +2,13 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from nas.config import BudgetConfig
+from nas.families import PMFArchitecture
 from nas.feasibility import Feasibility, Fit
 from nas.memory import MemoryModel, PeakCorrection
 from nas.space import Architecture
 from nas.study import Rejection, Study
 
-SMALL, LARGE = Architecture(1, 1, 1, 1, 10), Architecture(1, 1, 1, 1, 100)
+SMALL, LARGE = PMFArchitecture(1, 1, 1, 1, 10), PMFArchitecture(1, 1, 1, 1, 100)
 
 
 @dataclass

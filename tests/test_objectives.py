@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from nas.families import PMFArchitecture
 from nas.objectives import Constraint, Objectives, Pick, pick, shown_cost
 from nas.results import Result
 from nas.space import Architecture
@@ -19,7 +20,7 @@ class Width:
 
 
 def result(trial: int, score: float, width: int = 8, latency: float | None = None) -> Result:
-    architecture = Architecture(1, 1, 1, 1, width)
+    architecture = PMFArchitecture(1, 1, 1, 1, width)
     metrics = {"accuracy": score, "macro_f1": score / 2}
     return Result(trial, architecture, "full", score, metrics, 1, 0, 0, 1.0, 1, 1, latency_seconds=latency)
 

@@ -10,16 +10,17 @@ from benchmarks.pmf_bench.landscapes import Function, Surrogate, functions, surr
 from benchmarks.pmf_bench.make import architectures
 from benchmarks.pmf_bench.table import Row, Table, read_table
 from nas.config import load_config
-from nas.space import GENES, Architecture
+from nas.families import GENES, PMFArchitecture
+from nas.space import Architecture
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SPACE = load_config(REPOSITORY / "search_spaces" / "demo.yaml").space
-DEFAULT = Architecture(4, 4, 4, 4, 192)
+DEFAULT = PMFArchitecture(4, 4, 4, 4, 192)
 NOISE = 0.008
 
 
 def truth(architecture: Architecture) -> float:
-    layer, *sizes = (math.log2(1 + value) for value in architecture.as_dict().values() if isinstance(value, int))
+    layer, *sizes = (math.log2(1 + value) for value in architecture.values().values() if isinstance(value, int))
     return 0.5 - 0.1 * abs(layer - 2.1) + 0.01 * sizes[0] + 0.005 * sizes[3] - 0.002 * sizes[0] * sizes[1]
 
 

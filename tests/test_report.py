@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from nas.families import GENES, PMFArchitecture
 from nas.report import canonical_results, write_results
 from nas.results import Job, Result, Stage
-from nas.space import GENES, Architecture, SearchSpace
+from nas.space import Architecture, SearchSpace
 from nas.study import Study
 
-SPACE = SearchSpace(dict.fromkeys(GENES, tuple(range(1, 8))))
-FIRST, SECOND, THIRD = (Architecture(1, number, 1, 1, 1) for number in (1, 2, 3))
+SPACE = SearchSpace(PMFArchitecture, dict.fromkeys(GENES, tuple(range(1, 8))))
+FIRST, SECOND, THIRD = (PMFArchitecture(1, number, 1, 1, 1) for number in (1, 2, 3))
 
 
 def result(trial: int, architecture: Architecture, stage: Stage = "inherited", **changes: Any) -> Result:
@@ -37,7 +38,7 @@ def fill(directory: Path, order: tuple[int, ...] = (0, 2), **measured: Any) -> S
 
 def test_every_candidate_and_stage_is_a_row_with_what_is_known_of_it(tmp_path: Path) -> None:
     with fill(tmp_path) as study:
-        write_results(tmp_path / "results.csv", study)
+        write_results(tmp_path / "results.csv", study, PMFArchitecture)
     with (tmp_path / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     known = [{key: value for key, value in row.items() if value and key not in GENES} for row in rows]
@@ -127,6 +128,6 @@ class Large:
 def test_ten_thousand_results_are_written_in_a_fraction_of_a_second(tmp_path: Path) -> None:
     large: Any = Large(10_000)
     begin = time.process_time()
-    write_results(tmp_path / "results.csv", large)
+    write_results(tmp_path / "results.csv", large, PMFArchitecture)
     assert time.process_time() - begin < 1
     assert len((tmp_path / "results.csv").read_text().splitlines()) == 10_001

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.space import GENES, PER, SMALLEST_LEGAL, Architecture, Per, SearchSpace, Sizes, shown
+from nas.families import GENES, PMFArchitecture, Sizes
+from nas.space import PER, Architecture, Per, SearchSpace, shown
 
 CHOICES = dict.fromkeys(GENES, (1, 2, 3))
 
@@ -15,11 +16,11 @@ CHOICES = dict.fromkeys(GENES, (1, 2, 3))
 @st.composite
 def spaces(draw: st.DrawFn) -> SearchSpace:
     choices: dict[str, tuple[int, ...]] = {}
-    for gene in GENES:
-        values = st.integers(min_value=SMALLEST_LEGAL[gene], max_value=6 if gene == "fusion_layer" else 20)
-        choices[gene] = tuple(sorted(draw(st.sets(values, min_size=1, max_size=4))))
+    for gene in PMFArchitecture.genes:
+        values = st.integers(min_value=gene.smallest, max_value=6 if gene.is_layer else 20)
+        choices[gene.name] = tuple(sorted(draw(st.sets(values, min_size=1, max_size=4))))
     per = {gene: draw(st.sampled_from(PER)) for gene in GENES[1:]}
-    return SearchSpace(choices, per, depth=choices["fusion_layer"][-1] + draw(st.integers(1, 2)))
+    return SearchSpace(PMFArchitecture, choices, per, depth=choices["fusion_layer"][-1] + draw(st.integers(1, 2)))
 
 
 @st.composite
@@ -29,7 +30,7 @@ def small_spaces(draw: st.DrawFn) -> SearchSpace:
     choices = {gene: tuple(sorted(draw(few))) for gene in GENES}
     choices["fusion_layer"] = draw(st.sampled_from([(0,), (1,), (0, 1)]))
     free = draw(st.permutations(GENES[1:]))[:2]
-    return SearchSpace(choices, {gene: draw(st.sampled_from(PER)) for gene in free}, depth=2)
+    return SearchSpace(PMFArchitecture, choices, {gene: draw(st.sampled_from(PER)) for gene in free}, depth=2)
 
 
 @given(spaces(), st.integers(0, 1000))
@@ -97,46 +98,53 @@ def test_architectures_survive_json_and_pickle_and_spaces_pickle(space: SearchSp
 
 
 def test_one_architecture_written_in_two_ways_is_one() -> None:
-    free = Architecture(1, ((4, 4), (4, 4)), 2, ((0, 3), (0, 3)), 8)
-    plain = Architecture(1, 4, 2, ((0, 3), (0, 3)), ((8, 8), (8, 8)))
+    free = PMFArchitecture(1, ((4, 4), (4, 4)), 2, ((0, 3), (0, 3)), 8)
+    plain = PMFArchitecture(1, 4, 2, ((0, 3), (0, 3)), ((8, 8), (8, 8)))
     assert free == plain and hash(free) == hash(plain)
-    assert free.query_prompts == 4 and free.layer_count == 2 and Architecture(1, 4, 2, 0, 8).layer_count is None
+    assert free.query_prompts == 4 and free.layer_count == 2 and PMFArchitecture(1, 4, 2, 0, 8).layer_count is None
     assert free.at(1) == (Sizes(4, 2, 0, 8), Sizes(4, 2, 3, 8))
 
 
 def test_a_gene_is_shown_as_briefly_as_it_can_be() -> None:
-    assert str(Architecture(1, 4, ((1, 1), (2, 2)), ((0, 3), (0, 3)), ((8, 8), (8, 9)))) == (
+    assert str(PMFArchitecture(1, 4, ((1, 1), (2, 2)), ((0, 3), (0, 3)), ((8, 8), (8, 9)))) == (
         "L_f=1 M_qp=4 M_qcp=1,2 M_fcp=0/3 h=8/8,8/9"
     )
     assert shown(7) == "7"
 
 
 def test_architectures_have_one_order() -> None:
-    chosen = [Architecture(1, 4, ((1, 1), (2, 2)), 0, 8), Architecture(1, 4, 1, 0, 8), Architecture(0, 9, 9, 9, 9)]
+    chosen = [
+        PMFArchitecture(1, 4, ((1, 1), (2, 2)), 0, 8),
+        PMFArchitecture(1, 4, 1, 0, 8),
+        PMFArchitecture(0, 9, 9, 9, 9),
+    ]
     assert sorted(chosen) == [chosen[2], chosen[1], chosen[0]]
 
 
 def test_genes_that_speak_of_different_layers_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"different numbers of fusing layers, \[1, 2\]"):
-        Architecture(0, ((1, 2), (1, 3)), ((1, 2),), 0, 8)
+    with pytest.raises(ValueError, match=r"different numbers of layers, \[1, 2\]"):
+        PMFArchitecture(0, ((1, 2), (1, 3)), ((1, 2),), 0, 8)
 
 
 @pytest.mark.parametrize(
     "stranger",
     [
-        Architecture(4, 1, 1, 1, 1),
-        Architecture(1, 4, 1, 1, 1),
-        Architecture(1, ((1, 2),) * 3, 1, 1, 1),  # directions share query prompts
-        Architecture(1, 1, 1, ((1, 2), (1, 2), (1, 3)), 1),  # layers share fusion context prompts
-        Architecture(1, ((1, 1), (2, 2)), 1, 1, 1),  # of another depth
+        PMFArchitecture(4, 1, 1, 1, 1),
+        PMFArchitecture(1, 4, 1, 1, 1),
+        PMFArchitecture(1, ((1, 2),) * 3, 1, 1, 1),  # directions share query prompts
+        PMFArchitecture(1, 1, 1, ((1, 2), (1, 2), (1, 3)), 1),  # layers share fusion context prompts
+        PMFArchitecture(1, ((1, 1), (2, 2)), 1, 1, 1),  # of another depth
     ],
     ids=str,
 )
 def test_what_the_space_does_not_hold_is_not_in_it(stranger: Architecture) -> None:
     space = SearchSpace(
-        {**CHOICES, "fusion_layer": (1, 2)}, {"query_prompts": "layer", "fusion_context_prompts": "direction"}, depth=4
+        PMFArchitecture,
+        {**CHOICES, "fusion_layer": (1, 2)},
+        {"query_prompts": "layer", "fusion_context_prompts": "direction"},
+        depth=4,
     )
-    assert Architecture(1, ((1, 1), (2, 2), (3, 3)), 1, ((1, 2),) * 3, 1) in space
+    assert PMFArchitecture(1, ((1, 1), (2, 2), (3, 3)), 1, ((1, 2),) * 3, 1) in space
     assert stranger not in space and "a text" not in space
     with pytest.raises(ValueError, match="is not in the space"):
         space.encode(stranger)
@@ -144,7 +152,7 @@ def test_what_the_space_does_not_hold_is_not_in_it(stranger: Architecture) -> No
 
 def test_variables_are_named_by_what_they_are_for() -> None:
     per: dict[str, Per] = {"query_prompts": "layer", "mapping_width": "layer_and_direction"}
-    space = SearchSpace({**CHOICES, "fusion_layer": (1, 2)}, per, depth=3)
+    space = SearchSpace(PMFArchitecture, {**CHOICES, "fusion_layer": (1, 2)}, per, depth=3)
     assert [variable.name for variable in space.variables] == [
         "fusion_layer",
         *("query_prompts.layer_1", "query_prompts.layer_2"),
@@ -158,7 +166,7 @@ def test_variables_are_named_by_what_they_are_for() -> None:
 
 def test_mutation_with_probability_zero_changes_nothing() -> None:
     for per in get_args(Per):
-        space = SearchSpace(CHOICES, dict.fromkeys(GENES[1:], per), depth=4)
+        space = SearchSpace(PMFArchitecture, CHOICES, dict.fromkeys(GENES[1:], per), depth=4)
         architecture = space.sample(random.Random(0))
         assert space.mutate(architecture, random.Random(0), 0.0) == architecture
 
@@ -166,13 +174,13 @@ def test_mutation_with_probability_zero_changes_nothing() -> None:
 @pytest.mark.parametrize("values", [(), (2, 1), (1, 1), (0, 1)])
 def test_unusable_values_are_refused(values: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="query_prompts: values must be ascending"):
-        SearchSpace({**dict.fromkeys(GENES, (1, 2)), "query_prompts": values})
+        SearchSpace(PMFArchitecture, {**dict.fromkeys(GENES, (1, 2)), "query_prompts": values})
 
 
 def test_a_free_gene_needs_the_depth() -> None:
-    with pytest.raises(ValueError, match="mapping_width: free, so the depth must be given, above the latest fusion"):
-        SearchSpace(CHOICES, {"mapping_width": "layer"})
+    with pytest.raises(ValueError, match="mapping_width: free, so the depth must be given, above"):
+        SearchSpace(PMFArchitecture, CHOICES, {"mapping_width": "layer"})
     with pytest.raises(ValueError, match="got 3"):
-        SearchSpace(CHOICES, {"mapping_width": "direction"}, depth=3)
+        SearchSpace(PMFArchitecture, CHOICES, {"mapping_width": "direction"}, depth=3)
     with pytest.raises(ValueError, match="can be free"):
-        SearchSpace(CHOICES, {"fusion_layer": "layer"}, depth=4)
+        SearchSpace(PMFArchitecture, CHOICES, {"fusion_layer": "layer"}, depth=4)

@@ -29,6 +29,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.errors import StudyError
+from nas.families import PMFArchitecture
 from nas.lease import Holder
 from nas.results import STAGES, Job, Result, Stage
 from nas.space import Architecture
@@ -38,8 +39,8 @@ from tests.postgresql import PASSWORD, running_server
 from tests.study_writer import SPACE
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-FIRST, SECOND = Architecture(1, 1, 1, 1, 1), Architecture(1, 2, 1, 1, 1)
-THIRD = Architecture(1, ((1, 2), (3, 1), (2, 2)), 1, 1, 1)
+FIRST, SECOND = PMFArchitecture(1, 1, 1, 1, 1), PMFArchitecture(1, 2, 1, 1, 1)
+THIRD = PMFArchitecture(1, ((1, 2), (3, 1), (2, 2)), 1, 1, 1)
 
 
 def with_driver(url: str) -> str:

@@ -6,7 +6,8 @@ import pytest
 
 from nas.config import SAMPLINGS
 from nas.errors import BudgetError
-from nas.space import GENES, Architecture, SearchSpace
+from nas.families import GENES, PMFArchitecture
+from nas.space import Architecture, SearchSpace
 from nas.supernet_sampling import Sampler, build_sampler, sample_feasible, shares_of
 
 CHOICES = {
@@ -16,8 +17,8 @@ CHOICES = {
     "fusion_context_prompts": (0, 2, 4, 8),
     "mapping_width": (48, 96, 192, 384),
 }
-SPACE = SearchSpace(CHOICES)
-FREE = SearchSpace(CHOICES, dict.fromkeys(GENES[1:], "layer"), depth=6)
+SPACE = SearchSpace(PMFArchitecture, CHOICES)
+FREE = SearchSpace(PMFArchitecture, CHOICES, dict.fromkeys(GENES[1:], "layer"), depth=6)
 
 
 def build(
@@ -59,7 +60,7 @@ def test_a_sandwich_has_the_largest_and_the_smallest_that_fit() -> None:
     first, second, *_ = build("sandwich").step(7)
     assert (first, second) == (SPACE.largest, SPACE.smallest)
     (largest, *_) = build("sandwich", is_feasible=lambda entry: entry.query_prompts < 8).step(7)
-    assert largest == Architecture(3, 4, 4, 4, 192)
+    assert largest == PMFArchitecture(3, 4, 4, 4, 192)
     (_, least, *_) = build("sandwich", is_feasible=lambda entry: entry != SPACE.smallest).step(7)
     assert least != SPACE.smallest and least in SPACE
 

@@ -27,10 +27,10 @@ from nas.preparation import prepare
 from nas.progress import LineReporter
 from nas.space import Architecture
 from nas.supernet_sampling import Sampler, build_sampler
-from nas.supernet_training import train_supernet, used_parameters
+from nas.supernet_training import train_supernet
 from nas.training import BatchSchedule, Trainer, learning_rate_factor, seed_from
 from tests.project import Project
-from tests.tiny import bert_model, vit_model
+from tests.tiny import bert_model, reads_at, vit_model
 
 STEPS = 5
 PEER_SECONDS = 60.0
@@ -320,7 +320,7 @@ def test_a_step_is_one_step_on_the_loss_of_all_its_samples_together(
         chosen = drawn(run, step)
 
         def logits_of(number: int, architecture: Architecture) -> tuple[Tensor, Tensor]:
-            batch = split.batch(schedule.indices(number), architecture.fusion_layer)
+            batch = split.batch(schedule.indices(number), reads_at(architecture.fusion_layer))
             features = Features(batch.image_tokens, batch.text_tokens, batch.text_mask)
             return supernet(features, architecture), batch.labels
 
@@ -354,7 +354,7 @@ def test_one_architecture_a_step_is_a_plain_training_of_it(run: Run) -> None:
     for step in range(STEPS):
         ((number, architecture),) = drawn(run, step)
         samples = schedule.samples(split, number)
-        parts = samples.parts(architecture.fusion_layer)
+        parts = samples.parts(reads_at(architecture.fusion_layer))
         losses.append(trainer.step(step, parts, trainer.loss.total_weight(samples.labels), architecture))
     done, trained_losses = train(run, fresh_supernet(run.config))
     assert (done, trained_losses) == (STEPS, losses)
@@ -387,9 +387,9 @@ def test_the_parameters_of_an_architecture_are_those_that_get_a_gradient(run: Ru
     )
     for architecture in run.config.space:
         trainer.optimizer.zero_grad()
-        trainer.accumulate_gradients([split.batch([0, 1], architecture.fusion_layer)], 2.0, architecture)
+        trainer.accumulate_gradients([split.batch([0, 1], reads_at(architecture.fusion_layer))], 2.0, architecture)
         with_gradient = [parameter for parameter in supernet.parameters() if parameter.grad is not None]
-        used = used_parameters(supernet, architecture)
+        used = supernet.used_parameters(architecture)
         assert [id(parameter) for parameter in used] == [id(parameter) for parameter in with_gradient]
 
 

@@ -12,11 +12,11 @@ from torch.nn.functional import cross_entropy
 from nas.config import Config, load_config
 from nas.data import FeatureSplit
 from nas.errors import TrainingError
+from nas.families import PMFArchitecture
 from nas.fusion import PMF, Features, build_model, build_supernet
 from nas.losses import Loss
 from nas.preparation import Prepared, prepare
 from nas.progress import LineReporter
-from nas.space import Architecture
 from nas.training import (
     BatchSchedule,
     Stopped,
@@ -28,8 +28,9 @@ from nas.training import (
     train,
 )
 from tests.project import Project
+from tests.tiny import reads_at
 
-ARCHITECTURE = Architecture(1, 2, 2, 1, 8)
+ARCHITECTURE = PMFArchitecture(1, 2, 2, 1, 8)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_a_weighted_batch_loss_is_the_weighted_sum_over_the_total_weight(
     trainer = Trainer(
         model=model, recipe=config.recipe, step_count=1, loss=Loss(weights, config.recipe.label_smoothing)
     )
-    batch = split.batch([0, 1, 2, 3], 1)
+    batch = split.batch([0, 1, 2, 3], reads_at(1))
     logits = model(Features(batch.image_tokens, batch.text_tokens, batch.text_mask)).detach()
     each = cross_entropy(logits, batch.labels, reduction="none")
     expected = (each * weights[batch.labels]).sum() / weights[batch.labels].sum()
@@ -100,7 +101,7 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch(
     for parts in (1, count):
         trainer = Trainer(model=fresh(), recipe=recipe, step_count=1, loss=Loss(torch.tensor([0.5, 2.0, 1.0]), 0.1))
         weight = trainer.loss.total_weight(samples.labels)
-        loss = trainer.accumulate_gradients(samples.parts(1, parts), weight)
+        loss = trainer.accumulate_gradients(samples.parts(reads_at(1), parts), weight)
         outcomes.append((loss, [parameter.grad for parameter in trainer.model.parameters()]))
     (whole_loss, whole), (cut_loss, cut) = outcomes
     torch.testing.assert_close(cut_loss, whole_loss, rtol=1e-6, atol=0)
@@ -164,7 +165,7 @@ def test_evaluation_does_not_depend_on_how_samples_are_grouped(split: FeatureSpl
     model = fresh()
     together = predict_logits(model, split, batch_size=8)
     for index in (0, 7, len(split) - 1):
-        batch = split.batch([index], ARCHITECTURE.fusion_layer)
+        batch = split.batch([index], reads_at(ARCHITECTURE.fusion_layer))
         alone = model(Features(batch.image_tokens, batch.text_tokens, batch.text_mask)).detach()
         torch.testing.assert_close(together[index : index + 1], alone, rtol=0, atol=1e-5)
 
@@ -195,7 +196,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(
 
 
 def test_seeds_differ_by_stage_architecture_and_seed() -> None:
-    other = Architecture(2, 2, 2, 1, 8)
+    other = PMFArchitecture(2, 2, 2, 1, 8)
     seeds = {
         architecture_seed(0, "full", ARCHITECTURE),
         architecture_seed(1, "full", ARCHITECTURE),
@@ -206,12 +207,12 @@ def test_seeds_differ_by_stage_architecture_and_seed() -> None:
 
 
 MIXED = [
-    Architecture(2, 1, 0, 1, 4),
-    Architecture(0, 2, 2, 0, 8),
-    Architecture(1, 2, 0, 1, 8),
-    Architecture(0, 1, 2, 1, 4),
-    Architecture(2, 2, 2, 0, 8),
-    Architecture(1, ((1, 2), (2, 1)), ((0, 2), (1, 0)), ((1, 0), (0, 1)), ((4, 8), (2, 3))),
+    PMFArchitecture(2, 1, 0, 1, 4),
+    PMFArchitecture(0, 2, 2, 0, 8),
+    PMFArchitecture(1, 2, 0, 1, 8),
+    PMFArchitecture(0, 1, 2, 1, 4),
+    PMFArchitecture(2, 2, 2, 0, 8),
+    PMFArchitecture(1, ((1, 2), (2, 1)), ((0, 2), (1, 0)), ((1, 0), (0, 1)), ((4, 8), (2, 3))),
 ]
 
 
@@ -235,7 +236,7 @@ def test_a_population_of_any_fusion_layers_gets_its_logits_in_the_splits_order(
     for architecture, logits in zip(MIXED, outcome, strict=True):
         assert logits.shape == (len(split), 3)
         for index in range(len(split)):
-            batch = split.batch([index], architecture.fusion_layer)
+            batch = split.batch([index], reads_at(architecture.fusion_layer))
             alone = supernet(Features(batch.image_tokens, batch.text_tokens, batch.text_mask), architecture).detach()
             torch.testing.assert_close(logits[index : index + 1], alone, rtol=0, atol=1e-5)
 

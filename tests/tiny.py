@@ -6,6 +6,9 @@ from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 from nas.encoders import Encoder
 from nas.encoders.bert import BertEncoder
 from nas.encoders.vit import ViTEncoder
+from nas.families import reads_from
+from nas.fusion import Features, features_of, sizes_of
+from nas.space import Reads
 
 
 def vit_model(depth: int = 4, width: int = 24, heads: int = 3, dtype: torch.dtype = torch.float64) -> ViTModel:
@@ -56,3 +59,21 @@ def raw_batch(size: int = 5, length: int = 7, seed: int = 0) -> tuple[torch.Tens
     lengths = torch.randint(2, length, (size,), generator=generator)
     lengths[0] = length
     return pixels, ids, torch.arange(length)[None] < lengths[:, None]
+
+
+def base_features(
+    image_encoder: Encoder,
+    text_encoder: Encoder,
+    fusion_layer: int,
+    pixels: torch.Tensor,
+    ids: torch.Tensor,
+    mask: torch.Tensor | None,
+) -> Features:
+    """What a PMF model reads that starts to fuse there."""
+    encoders = (image_encoder, text_encoder)
+    return features_of(encoders, reads_from(sizes_of(*encoders), fusion_layer), pixels, ids, mask)
+
+
+def reads_at(fusion_layer: int) -> Reads:
+    """Where a PMF model of the tiny encoders, of 4 and 3 layers, starts."""
+    return Reads(fusion_layer + 1, fusion_layer)

@@ -143,7 +143,7 @@ class Surrogate:
 
 def features(architectures: Sequence[Architecture]) -> NDArray[np.float64]:
     """(N, genes)."""
-    return np.log2(1.0 + np.array([list(architecture.as_dict().values()) for architecture in architectures], float))
+    return np.log2(1.0 + np.array([list(architecture.values().values()) for architecture in architectures], float))
 
 
 def fitted(rows: Sequence[tuple[Architecture, float]]) -> GaussianProcessRegressor:

@@ -31,15 +31,17 @@ from nas.config import Config, config_as_dict, load_config
 from nas.data import Dataset, FeatureStore, open_images_of, open_or_build, read_data
 from nas.execution import CandidateWorker, Placement, WorkerSetup
 from nas.execution.ray_workers import RayExecutor
+from nas.families import GENES
 from nas.files import default_cache_directory
+from nas.fusion import sizes_of
 from nas.memory import bytes_with_holes
 from nas.metrics import evaluate_logits
 from nas.planning import Plan
-from nas.preparation import Prepared, prepare
+from nas.preparation import Prepared, needed_reads, prepare
 from nas.progress import Reporter, build_reporter
 from nas.results import Failure, Job, Result
 from nas.runs import hand_over
-from nas.space import GENES, Architecture, SearchSpace
+from nas.space import Architecture, SearchSpace
 from nas.training import architecture_seed, full_step_count, predict_logits
 from nas.units import format_seconds
 from nas.weights import load_weights
@@ -150,7 +152,8 @@ def test_features(config: Config, prepared: Prepared, reporter: Reporter) -> Fea
         preprocessor=prepared.preprocessor,
         image_encoder=prepared.image_encoder,
         text_encoder=prepared.text_encoder,
-        fusion_layers=sorted({*config.space.choices["fusion_layer"], prepared.default.fusion_layer}),
+        reads=needed_reads(config.space, sizes_of(prepared.image_encoder, prepared.text_encoder)),
+        has_attention=config.space.kind.reads_attention,
         features=config.features,
         cache_directory=default_cache_directory(),
         on_progress=lambda done, total: reporter.progress("features of test", done, total),

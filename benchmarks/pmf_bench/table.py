@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from nas.families import PMFArchitecture
 from nas.files import write_atomically
 from nas.space import Architecture
 
@@ -43,7 +44,7 @@ class Row:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Row":
-        return cls(**{**values, "architecture": Architecture.from_dict(values["architecture"])})
+        return cls(**{**values, "architecture": PMFArchitecture(**values["architecture"])})
 
 
 class Table:

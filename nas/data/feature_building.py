@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from nas.encoders import Encoder
 from nas.errors import DataError
 from nas.files import sync_directory, write_atomically
 from nas.fusion.attention import data_attention
+from nas.space import RAW
 
 _PROGRESS = "progress.json"
 
@@ -63,29 +64,41 @@ class FeatureBuild:
             for split, inputs in self._splits.items()
             for name, array in inputs.small_arrays().items()
         }
+        self._image_shape, self.image_token_count = _image_sizes(sources)
         small = [ArrayPlan(name, array.shape, array.dtype.name) for name, array in self._small.items()]
         self.plan = choose_plan(self._modalities(), small, config, list(splits))
-        self._steps = [step for inputs in self._splits.values() for step in inputs.steps()]
+        used = {part.name for part in self.plan.modalities if part.layers}
+        self._steps = [step for inputs in self._splits.values() for step in inputs.steps() if step.modality in used]
 
     def _modalities(self) -> tuple[ModalityPlan, ModalityPlan]:
         sources, splits = self.sources, self._splits
-        token_count = _image_token_count(sources)
-        images = {name: (len(inputs.images) * inputs.views, token_count) for name, inputs in splits.items()}
+        counts = {name: len(inputs.images) * inputs.views for name, inputs in splits.items()}
+        pixels = {name: (count, *self._image_shape) for name, count in counts.items()}
+        tokens = {name: (count, self.image_token_count) for name, count in counts.items()}
         texts = {name: (int(inputs.text_lengths.sum()),) for name, inputs in splits.items()}
 
         def modality(
-            name: str, encoder: Encoder, position: int, row_shapes: Mapping[str, tuple[int, ...]]
+            name: str,
+            encoder: Encoder,
+            layers: Iterable[int | None],
+            row_shapes: Mapping[str, tuple[int, ...]],
+            raw_shapes: Mapping[str, tuple[int, ...]],
         ) -> ModalityPlan:
             return ModalityPlan(
                 name=name,
                 width=encoder.width,
                 head_count=encoder.layers[0].projections.head_count,
                 row_shapes=row_shapes,
-                layers={layer: pair[position] for layer, pair in sources.layers.items()},
+                raw_shapes=raw_shapes,
+                layers=tuple(sorted({layer for layer in layers if layer is not None})),
                 depth=encoder.depth,
+                has_attention=sources.has_attention,
             )
 
-        return modality("image", sources.image_encoder, 0, images), modality("text", sources.text_encoder, 1, texts)
+        return (
+            modality("image", sources.image_encoder, (reads.image for reads in sources.reads), tokens, pixels),
+            modality("text", sources.text_encoder, (reads.text for reads in sources.reads), texts, texts),
+        )
 
     @cached_property
     def _digest(self) -> str:
@@ -160,19 +173,25 @@ class FeatureBuild:
         encoder = self.sources.text_encoder if is_text else self.sources.image_encoder
         modality = self.plan.modalities[1 if is_text else 0]
         device = next(encoder.parameters()).device
-        mask = None if mask is None else mask.to(device)
-        rows = encoder.embed(inputs.to(device))  # (B, R, D)
-        if not is_text:
-            self._check_token_count(step, rows.shape[1], modality.row_shapes[step.split][1])
-        bias = encoder.data_bias(mask, rows.shape[1], rows.dtype)
+        inputs, mask = inputs.to(device), None if mask is None else mask.to(device)
 
         def stored(values: Tensor, dtype: str) -> NDArray[np.generic]:
             if is_text:
                 values = values.flatten(0, 1) if mask is None else values[mask]  # padding is not stored
             return _stored(values, dtype, encoder)
 
+        if not is_text:
+            self._check_size(step, tuple(inputs.shape[1:]))
+        targets = modality.token_layers(self.plan.tier)
+        if targets[0] == RAW:
+            yield tokens_name(step.modality, RAW), stored(inputs, "int32" if is_text else self.plan.dtype)
+            targets = targets[1:]
+        if not targets:
+            return
+        rows = encoder.embed(inputs)  # (B, R, D)
+        bias = encoder.data_bias(mask, rows.shape[1], rows.dtype)
         layer = 0
-        for target in modality.token_layers(self.plan.tier):
+        for target in targets:
             rows = encoder.run(rows, bias, start=layer, stop=target)
             layer = target
             yield tokens_name(step.modality, layer), stored(rows, self.plan.dtype)
@@ -181,12 +200,12 @@ class FeatureBuild:
                 yield attended_name(step.modality, layer), stored(attention.attended, self.plan.dtype)
                 yield logsumexp_name(step.modality, layer), stored(attention.logsumexp, "float32")
 
-    def _check_token_count(self, step: Step, count: int, expected: int) -> None:
-        if count != expected:
+    def _check_size(self, step: Step, shape: tuple[int, ...]) -> None:
+        if shape != self._image_shape:
             names = self._splits[step.split].images[step.start : step.stop]
             raise DataError(
-                f"{self.sources.images.location}: images {names[0]!r} to {names[-1]!r} make {count} tokens each, "
-                f"others {expected}; expected an image processor that brings all images to one size"
+                f"{self.sources.images.location}: images {names[0]!r} to {names[-1]!r} are processed to shape {shape}, "
+                f"others to {self._image_shape}; expected an image processor that brings all images to one size"
             )
 
 
@@ -197,15 +216,20 @@ def _reserve(descriptor: int, size_bytes: int) -> None:
         os.truncate(descriptor, size_bytes)  # macOS; there a disk that is too small is noticed on the way
 
 
-def _image_token_count(sources: Sources) -> int:
+def _image_sizes(sources: Sources) -> tuple[tuple[int, ...], int]:
+    """Shape of the pixels of an image, and S."""
     split = next(iter(sources.dataset.splits.values()))
     pixels = pixel_values([split.images[0]], 1, sources)
     with torch.inference_mode():
         encoder = sources.image_encoder
-        return int(encoder.embed(pixels.to(next(encoder.parameters()).device)).shape[1])
+        tokens = encoder.embed(pixels.to(next(encoder.parameters()).device))
+    return tuple(pixels.shape[1:]), int(tokens.shape[1])
 
 
 def _stored(values: Tensor, dtype: str, encoder: Encoder) -> NDArray[np.generic]:
+    if not values.is_floating_point():
+        ids: NDArray[np.generic] = values.cpu().numpy().astype(dtype)
+        return ids
     lowest, highest = (abs(value.item()) for value in values.aminmax())  # both NaN if any value is
     limit = float(np.finfo(dtype).max)
     if not (lowest <= limit and highest <= limit):

@@ -8,7 +8,7 @@ import errno
 import fcntl
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from nas.data.samples import Dataset
 from nas.encoders import Encoder, weights_digest
 from nas.errors import DataError
 from nas.files import sync_directory
-from nas.fusion import first_fusing_layers
+from nas.space import Reads
 from nas.units import format_bytes
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -40,13 +40,14 @@ def open_or_build(
     preprocessor: Preprocessor,
     image_encoder: Encoder,
     text_encoder: Encoder,
-    fusion_layers: Sequence[int],
+    reads: Iterable[Reads],
+    has_attention: bool,
     features: FeaturesConfig,
     cache_directory: Path,
     on_progress: OnProgress,
     on_note: OnNote,
 ) -> FeatureStore:
-    """The features of a data set at every fusion layer, from the cache or computed now.
+    """The features of a data set wherever models start to compute, from the cache or computed now.
 
     Args:
         dataset: Its splits are stored.
@@ -54,7 +55,8 @@ def open_or_build(
         preprocessor: Turns images and texts into tensors.
         image_encoder: Frozen, float32.
         text_encoder: Frozen, float32.
-        fusion_layers: Every L_f that will be asked for.
+        reads: All that will be asked for.
+        has_attention: Whether data attention is made use of, where `features` allows it.
         features: Type, views, and the disk that may be used. A store that is there is used, whatever it takes.
         cache_directory: Holds one folder a key.
         on_progress: Told images and texts done; not at all when the features are found.
@@ -69,7 +71,8 @@ def open_or_build(
         preprocessor=preprocessor,
         image_encoder=image_encoder,
         text_encoder=text_encoder,
-        layers={layer: first_fusing_layers(image_encoder, text_encoder, layer) for layer in sorted(fusion_layers)},
+        reads=tuple(sorted(set(reads), key=lambda entry: [-2 if layer is None else layer for layer in entry])),
+        has_attention=has_attention,
     )
     key = _key(sources, features)
     directory = cache_directory / "features" / key
@@ -85,7 +88,8 @@ def open_or_build(
 
 def _key(sources: Sources, features: FeaturesConfig) -> str:
     """Everything that the numbers depend on, and nothing else: not which of them the disk budget lets be stored."""
-    facts = (FORMAT, sorted(sources.layers.items()), sources.dataset.class_names, features.dtype, features.views)
+    reads = [tuple(entry) for entry in sources.reads]
+    facts = (FORMAT, reads, sources.dataset.class_names, features.dtype, features.views)
     digest = hashlib.sha256(f"{facts} {PARAMETERS if features.views > 1 else ''}".encode())
     for part in (
         weights_digest(sources.image_encoder),
@@ -140,7 +144,7 @@ def _build_unless_whole(
         elif done:
             on_note("features: an earlier build was stopped; it goes on from there")
         build.run(building, on_progress)
-        complete(building, plan, sources.layers, build.views, sources.dataset.class_names)
+        complete(building, plan, build.image_token_count, build.views, sources.dataset.class_names)
         building.rename(directory)
         sync_directory(directory.parent)
         forget_progress(directory)

@@ -11,7 +11,7 @@ from nas.data.feature_plan import FeaturePlan
 from nas.errors import DataError
 from nas.files import write_atomically
 
-FORMAT = 2
+FORMAT = 3
 CONTENTS = "features.json"
 _VERIFIED = "verified.json"
 
@@ -31,8 +31,8 @@ class Contents:
     Args:
         tier: One of `nas.data.feature_plan.TIERS`.
         dtype: Of tokens and attended rows: float16 or float32.
-        layers: L_f → the layers of image and text encoder that fuse first.
-        token_layers: Modality → layers whose input rows are here.
+        image_token_count: S.
+        token_layers: Modality → layers whose input rows are here, -1 for pixel values or token ids.
         attention_layers: Modality → layers whose data attention is here.
         views: Split → views of each of its images.
         class_names: In the order of the labels.
@@ -41,7 +41,7 @@ class Contents:
 
     tier: str
     dtype: str
-    layers: Mapping[int, tuple[int, int]]
+    image_token_count: int
     token_layers: Mapping[str, tuple[int, ...]]
     attention_layers: Mapping[str, tuple[int, ...]]
     views: Mapping[str, int]
@@ -52,7 +52,7 @@ class Contents:
 def complete(
     directory: Path,
     plan: FeaturePlan,
-    layers: Mapping[int, tuple[int, int]],
+    image_token_count: int,
     views: Mapping[str, int],
     class_names: tuple[str, ...],
 ) -> None:
@@ -67,7 +67,7 @@ def complete(
     contents = Contents(
         tier=plan.tier,
         dtype=plan.dtype,
-        layers=layers,
+        image_token_count=image_token_count,
         token_layers={part.name: part.token_layers(plan.tier) for part in plan.modalities},
         attention_layers={part.name: part.attention_layers(plan.tier) for part in plan.modalities},
         views=views,
@@ -87,7 +87,11 @@ def read_contents(directory: Path) -> Contents:
         DataError: If the folder is no complete store, or was made by another version.
     """
     try:
-        values = json.loads((directory / CONTENTS).read_text(encoding="utf-8"))
+        content = (directory / CONTENTS).read_text(encoding="utf-8")
+        try:
+            values = json.loads(content)
+        except ValueError as error:
+            raise ValueError(f"{CONTENTS} is not what was written there: {error}") from error
         if values["format"] != FORMAT:
             raise ValueError(f"its format is {values['format']}, this version reads {FORMAT}")
         if values.pop("checksum") != _checksum(values):
@@ -95,7 +99,7 @@ def read_contents(directory: Path) -> Contents:
         contents = Contents(
             tier=values["tier"],
             dtype=values["dtype"],
-            layers={int(layer): (pair[0], pair[1]) for layer, pair in values["layers"].items()},
+            image_token_count=values["image_token_count"],
             token_layers={name: tuple(layers) for name, layers in values["token_layers"].items()},
             attention_layers={name: tuple(layers) for name, layers in values["attention_layers"].items()},
             views=values["views"],

@@ -16,6 +16,7 @@ from nas.data.preprocessing import Preprocessor
 from nas.data.samples import Dataset, Samples
 from nas.encoders import Encoder
 from nas.errors import DataError
+from nas.space import Reads
 
 BATCH_SIZE = 32
 _TOKENISED_TOGETHER = 1024
@@ -32,7 +33,8 @@ class Sources:
         preprocessor: Turns images and texts into tensors.
         image_encoder: Frozen.
         text_encoder: Frozen.
-        layers: L_f → the layers of image and text encoder that fuse first, ascending.
+        reads: Where models start to compute, ascending.
+        has_attention: Whether they make use of data attention.
     """
 
     dataset: Dataset
@@ -40,7 +42,8 @@ class Sources:
     preprocessor: Preprocessor
     image_encoder: Encoder
     text_encoder: Encoder
-    layers: Mapping[int, tuple[int, int]]
+    reads: tuple[Reads, ...]
+    has_attention: bool
 
 
 @dataclass(frozen=True)

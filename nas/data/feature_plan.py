@@ -1,11 +1,14 @@
 """What a feature store will hold and how large it will be, known to the byte before anything is computed.
 
-What is kept for every fusion layer L_f of the search space, best first:
+What is kept of every layer that an architecture of the search space starts from, best first:
 
-- `attention`: tokens at every L_f, and at those with two fusing layers or more also what the data rows attend to among
-  themselves in the first of them, which depends on no trained parameter either (half the size of keys and values).
-- `every layer`: tokens at every L_f.
-- `smallest layer`: tokens at the smallest L_f; those of the others are computed from them whenever they are read.
+- `attention`: tokens at every such layer, and, where PMF fuses in it and in another one behind it, also what the data
+  rows attend to among themselves there, which depends on no trained parameter either (half the size of keys and
+  values).
+- `every layer`: tokens at every such layer.
+- `smallest layer`: tokens at the first one; those of the others are computed from them whenever they are read.
+
+Of an encoder that is trained, embedding and all, the processed pixels and the token ids are kept.
 """
 
 import io
@@ -17,6 +20,7 @@ import numpy as np
 
 from nas.config import FeaturesConfig
 from nas.errors import DataError
+from nas.space import RAW
 from nas.units import format_bytes
 
 ATTENTION, EVERY_LAYER, SMALLEST_LAYER = TIERS = ("attention", "every layer", "smallest layer")
@@ -64,30 +68,39 @@ class ModalityPlan:
         width: D.
         head_count: H.
         row_shapes: Leading axes of its arrays in every split: (images · views, S), or (tokens of all texts,).
-        layers: L_f → the layer of this encoder that fuses first, ascending.
+        raw_shapes: Axes of its inputs in every split: (images · views, 3, height, width), or (tokens of all texts,).
+        layers: Of this encoder, whose inputs are asked for, ascending; none where it is not used.
         depth: Of the encoder.
+        has_attention: Whether data attention is made use of.
     """
 
     name: str
     width: int
     head_count: int
     row_shapes: Mapping[str, tuple[int, ...]]
-    layers: Mapping[int, int]
+    raw_shapes: Mapping[str, tuple[int, ...]]
+    layers: tuple[int, ...]
     depth: int
+    has_attention: bool
 
     def token_layers(self, tier: str) -> tuple[int, ...]:
-        """Layers of this encoder whose input rows are stored."""
-        layers = tuple(self.layers.values())
-        return layers[:1] if tier == SMALLEST_LAYER else layers
+        """Layers of this encoder whose inputs are stored."""
+        return self.layers[:1] if tier == SMALLEST_LAYER else self.layers
 
     def attention_layers(self, tier: str) -> tuple[int, ...]:
         """Layers of this encoder whose data attention is stored: none that is the last, where few rows attend."""
-        return tuple(layer for layer in self.layers.values() if tier == ATTENTION and self.depth - layer >= 2)
+        if tier != ATTENTION or not self.has_attention:
+            return ()
+        return tuple(layer for layer in self.layers if self.depth - layer >= 2)
 
     def arrays(self, split: str, tier: str, dtype: str) -> Iterator[ArrayPlan]:
         """Its large arrays in one split."""
         leading = self.row_shapes[split]
         for layer in self.token_layers(tier):
+            if layer == RAW:
+                kind = dtype if self.name == "image" else "int32"
+                yield ArrayPlan(f"{split}/{tokens_name(self.name, layer)}", self.raw_shapes[split], kind)
+                continue
             yield ArrayPlan(f"{split}/{tokens_name(self.name, layer)}", (*leading, self.width), dtype)
         for layer in self.attention_layers(tier):
             yield ArrayPlan(f"{split}/{attended_name(self.name, layer)}", (*leading, self.width), dtype)
@@ -95,8 +108,8 @@ class ModalityPlan:
 
 
 def tokens_name(modality: str, layer: int) -> str:
-    """File of the rows that a layer reads."""
-    return f"{modality}_{layer:02}.npy"
+    """File of the rows that a layer reads, or of pixel values or token ids."""
+    return f"{modality}_raw.npy" if layer == RAW else f"{modality}_{layer:02}.npy"
 
 
 def attended_name(modality: str, layer: int) -> str:
@@ -132,19 +145,20 @@ class FeaturePlan:
 
     def describe(self) -> str:
         """What is kept, in words."""
-        first = self.modalities[0]
-        layers = list(first.layers)
-        if self.tier == SMALLEST_LAYER:
-            return (
-                f"tokens at fusion layer {layers[0]} alone, those at {_listed(layers[1:])} computed from them whenever "
-                "they are read"
-            )
-        known = [layer for layer, own in first.layers.items() if own in first.attention_layers(self.tier)]
-        return f"tokens at fusion layer {_listed(layers)}" + (f", data attention at {_listed(known)}" if known else "")
+        return "; ".join(self._described(part) for part in self.modalities if part.layers)
+
+    def _described(self, part: ModalityPlan) -> str:
+        stored, known = part.token_layers(self.tier), part.attention_layers(self.tier)
+        text = f"{part.name} {_listed(stored)}"
+        if stored != part.layers:
+            text += f" alone, those at {', '.join(map(str, part.layers[1:]))} computed from them whenever read"
+        return text + (f", data attention at {', '.join(map(str, known))}" if known else "")
 
 
 def _listed(layers: Sequence[int]) -> str:
-    return ", ".join(map(str, layers))
+    if layers[0] == RAW:
+        return "inputs"
+    return f"tokens at layer {', '.join(map(str, layers))}"
 
 
 def choose_plan(
@@ -174,7 +188,7 @@ def choose_plan(
         if plan.size_bytes <= config.disk_bytes:
             return plan
     raise DataError(
-        f"features.disk: {format_bytes(config.disk_bytes)} is too little; tokens at the smallest fusion layer alone "
+        f"features.disk: {format_bytes(config.disk_bytes)} is too little; tokens at the first layer alone "
         f"need {format_bytes(plans[-1].size_bytes)} as {config.dtype} with {config.views} view(s) of every training "
         "image"
     )

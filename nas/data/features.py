@@ -1,10 +1,10 @@
-"""Base features on disk: what the frozen layers below the fusion layer say of every sample, computed once.
+"""Base features on disk: what the frozen layers below the first that a model trains say of every sample, computed once.
 
 They depend on no trained parameter, so all candidates and workers share them, memory-mapped. Built in
 `nas.data.feature_building`; here they are read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,21 @@ from nas.data.samples import Labels
 from nas.encoders import Encoder
 from nas.errors import DataError
 from nas.fusion.attention import DataAttention
+from nas.space import RAW, Reads
 
 Encoders = tuple[Encoder, Encoder]
+
+_Reader = Callable[[NDArray[Any]], Tensor]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some samples at one fusion layer, padded with zeros to the longest text among them.
+    """Some samples, as the layers that a model starts from read them; padded with zeros to the longest text among them.
 
     Args:
-        image_tokens: z, (B, S, D_img), in the store's type (float32 where they were computed from an earlier layer's).
-        text_tokens: t, (B, T, D_txt), likewise.
+        image_tokens: z, (B, S, D_img), in the store's type (float32 where they were computed from an earlier layer's);
+            pixel values (B, 3, height, width) or nothing (B, 0) where the model reads those.
+        text_tokens: t, (B, T, D_txt), likewise; token ids (B, T), int64, or nothing (B, 0).
         text_mask: (B, T), true where there is a token; None where nothing is padded.
         labels: Class indices, int64, (B,); or 1 for each label that a sample has, float32, (B, C).
         image_attention: What z attends to in itself at the first fusing layer, where that is stored.
@@ -73,7 +77,6 @@ class FeatureSplit:
 
     def __init__(self, directory: Path, contents: Contents, encoders: Encoders | None) -> None:
         self._directory = directory
-        self._layers = contents.layers
         self._encoders = encoders
         self.view_count = contents.views[directory.name]
         """Views of every image: view 0 is the image itself, the others are augmented."""
@@ -102,29 +105,23 @@ class FeatureSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def image_token_count(self) -> int:
-        """S."""
-        return int(next(iter(self._tokens["image"].values())).shape[1])
-
     def batch(
         self,
         indices: Sequence[int] | NDArray[np.int64],
-        fusion_layer: int,
+        reads: Reads,
         views: Sequence[int] | NDArray[np.int64] | None = None,
     ) -> Batch:
-        """Read some samples at the layer where an architecture starts to fuse.
+        """Read some samples where a model starts to compute.
 
         Args:
             indices: Which samples, (B,).
-            fusion_layer: L_f, one of those that the store was built for.
+            reads: Layers of both encoders, from the first that the store was built for on.
             views: Which view of each sample's image, (B,), below `view_count`; None for the images themselves.
 
         Raises:
             ValueError: If there is no such view, or the layer has to be computed and the store was opened without
                 encoders.
         """
-        image_layer, text_layer = self._layers[fusion_layer]
         chosen = np.asarray(indices, dtype=np.int64)
         image_rows = self._image_rows(chosen, views)
         lengths = self.text_lengths[chosen]
@@ -136,7 +133,7 @@ class FeatureSplit:
         mask = torch.from_numpy(is_token) if is_padded else None
 
         def texts(array: NDArray[Any]) -> Tensor:
-            rows = array.take(text_rows.ravel(), axis=0).reshape(*text_rows.shape, array.shape[1])
+            rows = array.take(text_rows.ravel(), axis=0).reshape(*text_rows.shape, *array.shape[1:])
             if is_padded:
                 rows[~is_token] = 0
             return torch.from_numpy(rows)
@@ -144,24 +141,28 @@ class FeatureSplit:
         def images(array: NDArray[Any]) -> Tensor:
             return torch.from_numpy(array.take(image_rows, axis=0))
 
-        stored_image, stored_text = self._stored("image", image_layer), self._stored("text", text_layer)
-        z, t = images(self._tokens["image"][stored_image]), texts(self._tokens["text"][stored_text])
-        if (stored_image, stored_text) != (image_layer, text_layer):
-            image_encoder, text_encoder = self._needed_encoders(fusion_layer)
-            z = _computed(image_encoder, z, None, start=stored_image, stop=image_layer)
-            t = _computed(text_encoder, t, mask, start=stored_text, stop=text_layer)
-        image_attention = text_attention = None
-        if image_layer in self._attention["image"]:
-            image_attention = DataAttention(*map(images, self._attention["image"][image_layer]))
-            text_attention = DataAttention(*map(texts, self._attention["text"][text_layer]))
         return Batch(
-            image_tokens=z,
-            text_tokens=t,
+            image_tokens=self._tokens_at("image", reads.image, images, None, len(chosen)),
+            text_tokens=self._tokens_at("text", reads.text, texts, mask, len(chosen)),
             text_mask=mask,
             labels=torch.from_numpy(self.labels[chosen]),
-            image_attention=image_attention,
-            text_attention=text_attention,
+            image_attention=self._attention_at("image", reads.image, images),
+            text_attention=self._attention_at("text", reads.text, texts),
         )
+
+    def _tokens_at(self, modality: str, layer: int | None, read: _Reader, mask: Tensor | None, count: int) -> Tensor:
+        """What enters a layer, read, or computed from what enters the last one before it that is stored."""
+        if layer is None:
+            return torch.empty(count, 0)
+        stored = self._stored(modality, layer)
+        tokens = read(self._tokens[modality][stored])
+        if stored == layer:
+            return tokens.to(torch.int64) if tokens.dtype == torch.int32 else tokens
+        return _computed(self._needed_encoder(modality, layer), tokens, mask, start=stored, stop=layer)
+
+    def _attention_at(self, modality: str, layer: int | None, read: _Reader) -> DataAttention | None:
+        arrays = None if layer is None else self._attention[modality].get(layer)
+        return None if arrays is None else DataAttention(*map(read, arrays))
 
     def _image_rows(self, chosen: NDArray[np.int64], views: Sequence[int] | NDArray[np.int64] | None) -> Any:
         """Places of the samples' images in the files, where the views of an image stand together."""
@@ -175,15 +176,16 @@ class FeatureSplit:
 
     def _stored(self, modality: str, layer: int) -> int:
         """The last layer not behind the given one whose input rows are stored."""
-        return max(stored for stored in self._tokens[modality] if stored <= layer)
+        # Pixel values and token ids are not tokens that layers could be run on.
+        return max(stored for stored in self._tokens[modality] if stored == layer or RAW < stored < layer)
 
-    def _needed_encoders(self, fusion_layer: int) -> Encoders:
+    def _needed_encoder(self, modality: str, layer: int) -> Encoder:
         if self._encoders is None:
             raise ValueError(
-                f"{self._directory}: tokens at fusion layer {fusion_layer} are not stored but computed from an earlier "
+                f"{self._directory}: {modality} tokens at layer {layer} are not stored but computed from an earlier "
                 "layer's; open the store with its encoders"
             )
-        return self._encoders
+        return self._encoders[0 if modality == "image" else 1]
 
 
 @torch.no_grad()
@@ -201,7 +203,7 @@ class FeatureStore:
 
     Args:
         directory: What `open_or_build` returned as `directory`.
-        encoders: Image and text encoder, needed where not every fusion layer is stored.
+        encoders: Image and text encoder, needed where not every layer is stored.
 
     Raises:
         DataError: If the folder is not one, was made by another version, or has files of another size.
@@ -221,6 +223,11 @@ class FeatureStore:
     def class_names(self) -> tuple[str, ...]:
         """In the order of the labels."""
         return self.contents.class_names
+
+    @property
+    def image_token_count(self) -> int:
+        """S."""
+        return self.contents.image_token_count
 
     @property
     def size_bytes(self) -> int:

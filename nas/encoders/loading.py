@@ -248,7 +248,7 @@ def thawed(encoder: Encoder) -> Encoder:
     """
     copied = build_encoder(encoder.config)
     sources: dict[str, torch.Tensor] = encoder.model.state_dict()
-    if any(tensor.is_meta for tensor in sources.values()):
+    if len({tensor.is_meta for tensor in sources.values()}) > 1:
         raise ValueError("only a whole encoder can be trained; some layers of this one were not loaded")
     copied.to(next(encoder.parameters()).dtype)
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """The last layers of an encoder in a file of their own, which all workers of a machine map into memory and share.
 
-A worker that reads features needs no layer below the first fusing one. Mapped read-only pages are held once by the
-system, however many processes read them, and count as no worker's private memory.
+A worker that reads features needs no layer below the first that is computed. Mapped read-only pages are held once by
+the system, however many processes read them, and count as no worker's private memory.
 """
 
 import pickle
@@ -18,15 +18,16 @@ from nas.files import replacing
 
 
 def tail_weights(encoder: Encoder, start: int) -> dict[str, Tensor]:
-    """Weights and buffers, by name, but for those of the embedding and of the layers below `start`."""
-    left_out = [*encoder.embedding, *(layer.module for layer in encoder.layers[:start])]
+    """Weights and buffers, by name, but for those of the embedding and of the layers below `start`; all from -1 on."""
+    embedding = encoder.embedding if start >= 0 else ()
+    left_out = [*embedding, *(layer.module for layer in encoder.layers[: max(start, 0)])]
     skipped = {id(tensor) for module in left_out for tensor in [*module.parameters(), *module.buffers()]}
     state: dict[str, Tensor] = encoder.model.state_dict(keep_vars=True)
     return {name: tensor.detach() for name, tensor in state.items() if id(tensor) not in skipped}
 
 
 def save_tail(encoder: Encoder, start: int, path: Path) -> None:
-    """Write the layers from `start` on and what follows them.
+    """Write the layers from `start` on and what follows them; with -1 the embedding as well.
 
     Raises:
         OSError: If the file cannot be written.
@@ -47,7 +48,7 @@ _CPU = torch.device("cpu")
 
 
 def load_tail(config: PreTrainedConfig, start: int, path: Path, device: torch.device = _CPU) -> Encoder:
-    """An encoder whose layers from `start` on are mapped from a file; those below, and the embedding, are not there.
+    """An encoder whose layers from `start` on are mapped from a file; what comes before is not there.
 
     Args:
         config: The encoder's configuration.

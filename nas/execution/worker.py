@@ -17,7 +17,7 @@ from nas.config import Config
 from nas.data import FeatureStore
 from nas.encoders import load_tail
 from nas.execution.base import SupernetOrder, SupernetProgress
-from nas.fusion import PMF, build_model, build_supernet, extract
+from nas.fusion import FusionModel, build_model, build_supernet, extract
 from nas.gradient_group import GradientGroup
 from nas.memory import (
     AllocatorWatch,
@@ -146,7 +146,7 @@ class CandidateWorker:
             )
         )
         self._store = FeatureStore(setup.feature_directory, (self._image_encoder, self._text_encoder))
-        self._supernet: PMF | None = None
+        self._supernet: FusionModel | None = None
         self._supernet_steps = 0
         self._stop = threading.Event()
         self._exceeded_bytes = 0
@@ -321,10 +321,10 @@ class CandidateWorker:
             save_weights(self.setup.weights_path(job.trial), model)
         return logits
 
-    def _slice(self, job: Job) -> PMF:
+    def _slice(self, job: Job) -> FusionModel:
         return extract(self._inherited(), job.architecture).to(self._device)
 
-    def _fresh_model(self, job: Job) -> PMF:
+    def _fresh_model(self, job: Job) -> FusionModel:
         return build_model(
             image_encoder=self._image_encoder,
             text_encoder=self._text_encoder,
@@ -398,7 +398,7 @@ class CandidateWorker:
                 setup.checkpoint_path.unlink()
         return done
 
-    def _build_supernet(self, seed: int) -> PMF:
+    def _build_supernet(self, seed: int) -> FusionModel:
         return build_supernet(
             image_encoder=self._image_encoder,
             text_encoder=self._text_encoder,
@@ -407,7 +407,7 @@ class CandidateWorker:
             seed=seed,
         ).to(self._device)
 
-    def _inherited(self) -> PMF:
+    def _inherited(self) -> FusionModel:
         """The trained supernet."""
         if self._supernet is None:
             self._supernet = self._build_supernet(seed=0)

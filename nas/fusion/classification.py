@@ -1,4 +1,4 @@
-"""PMF as a Hugging Face model: raw images and texts in, class logits out, `from_pretrained` and `save_pretrained`."""
+"""A fusion model as a Hugging Face model: raw images and texts in, class logits out, `from_pretrained` and so on."""
 
 from typing import Any, Literal
 
@@ -9,57 +9,74 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nas.encoders import build_encoder
-from nas.fusion.pmf import PMF, base_features
-from nas.space import Architecture
+from nas.fusion.base import features_of
+from nas.fusion.families import FAMILIES
+from nas.space import RAW, Architecture
 
 MULTI_LABEL: Literal["multi_label_classification"] = "multi_label_classification"
 """What `problem_type` is where a sample may have several labels; transformers' own name."""
 
 
-class PMFConfig(PreTrainedConfig):
+class FusionConfig(PreTrainedConfig):
     """Configurations of both encoders and the architecture between them.
 
     Args:
         image_config: The image encoder's configuration as a dictionary, `model_type` included.
         text_config: The text encoder's.
-        architecture: Gene name → value.
+        architecture: The fusion family, and its genes by name.
         max_text_tokens: Texts were cut to this many tokens in training.
         threshold: Probability from which a label is said to be there, where a sample may have several
             (`problem_type` is `MULTI_LABEL`).
     """
 
-    model_type = "pmf"
+    model_type = "multimodal_fusion"
 
     image_config: dict[str, Any] | None = None
     text_config: dict[str, Any] | None = None
-    architecture: dict[str, int | list[list[int]]] | None = None
+    architecture: dict[str, Any] | None = None
     max_text_tokens: int = 512
     threshold: float = 0.5
 
 
-class PMFForClassification(PreTrainedModel):
-    """A complete PMF classifier, frozen encoders included.
+class FusionForClassification(PreTrainedModel):
+    """A complete classifier of any fusion family, the encoders that it uses included.
 
     Built with random weights from a configuration; use `from_pretrained` for an exported one.
     """
 
-    config_class = PMFConfig
+    config_class = FusionConfig
     main_input_name = "pixel_values"
     _supports_sdpa = True
 
-    def __init__(self, config: PMFConfig) -> None:
+    def __init__(self, config: FusionConfig) -> None:
         super().__init__(config)
         if config.image_config is None or config.text_config is None or config.architecture is None:
-            raise ValueError("a PMFConfig needs image_config, text_config and architecture")
-        self.image_encoder = build_encoder(AutoConfig.for_model(**config.image_config, attn_implementation="sdpa"))
-        self.text_encoder = build_encoder(AutoConfig.for_model(**config.text_config, attn_implementation="sdpa"))
-        self.pmf = PMF(
-            image_encoder=self.image_encoder,
-            text_encoder=self.text_encoder,
-            architecture=Architecture.from_dict(config.architecture),
+            raise ValueError("a FusionConfig needs image_config, text_config and architecture")
+        architecture = Architecture.from_dict(config.architecture)
+        encoders = [
+            build_encoder(AutoConfig.for_model(**values, attn_implementation="sdpa"))
+            for values in (config.image_config, config.text_config)
+        ]
+        self.fusion = FAMILIES[architecture.family](
+            image_encoder=encoders[0],
+            text_encoder=encoders[1],
+            architecture=architecture,
             class_count=int(config.num_labels or 0),
         )
+        for name, encoder, layer in zip(("image_encoder", "text_encoder"), encoders, self.fusion.reads(), strict=True):
+            if layer not in (None, RAW):  # else it is not used, or trained and a part of the fusion model
+                self.add_module(name, encoder)
         self.post_init()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
+        """As for any model of transformers; encoders that were frozen in training are frozen again."""
+        loaded = super().from_pretrained(*arguments, **options)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for name in ("image_encoder", "text_encoder"):  # loading has put other parameters in the place of theirs
+            if hasattr(model, name):
+                getattr(model, name).requires_grad_(False)
+        return loaded
 
     def forward(
         self,
@@ -80,10 +97,7 @@ class PMFForClassification(PreTrainedModel):
             `logits` (B, C), and `loss` where labels were given.
         """
         mask = None if attention_mask is None else attention_mask.to(torch.bool)
-        features = base_features(
-            self.image_encoder, self.text_encoder, self.pmf.architecture.fusion_layer, pixel_values, input_ids, mask
-        )
-        logits = self.pmf(features)
+        logits = self.fusion(features_of(self.fusion.encoders, self.fusion.reads(), pixel_values, input_ids, mask))
         return SequenceClassifierOutput(
             loss=None if labels is None else self._loss(logits, labels),
             logits=logits,
@@ -94,4 +108,4 @@ class PMFForClassification(PreTrainedModel):
         return binary_cross_entropy_with_logits(logits, labels) if several else cross_entropy(logits, labels)
 
 
-AutoConfig.register("pmf", PMFConfig, exist_ok=True)
+AutoConfig.register("multimodal_fusion", FusionConfig, exist_ok=True)

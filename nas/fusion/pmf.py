@@ -16,40 +16,16 @@ width, C classes.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from nas.encoders import Encoder
-from nas.fusion.attention import DataAttention
+from nas.families import PMFArchitecture, Sizes
+from nas.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel, sizes_of
 from nas.fusion.stages import DataRows, DirectionWeights, Modality, Side, read_data
-from nas.space import Architecture, Sizes
-
-PROMPT_STANDARD_DEVIATION = 0.02
-
-
-@dataclass(frozen=True)
-class Features:
-    """What the frozen layers below the first fusing layer say of a batch: constants of the data set.
-
-    Args:
-        image_tokens: z, (B, S, D_img), of any floating-point type.
-        text_tokens: t, (B, T, D_txt).
-        text_mask: (B, T), true where there is a token, padding behind; None where nothing is padded.
-        image_attention: What z attends to in itself at the first fusing layer, where that is stored.
-        text_attention: What t attends to in itself, where that is stored.
-    """
-
-    image_tokens: Tensor
-    text_tokens: Tensor
-    text_mask: Tensor | None
-    image_attention: DataAttention | None = None
-    text_attention: DataAttention | None = None
-
-    def to(self, dtype: torch.dtype) -> "Features":
-        """With tokens of that type."""
-        return replace(self, image_tokens=self.image_tokens.to(dtype), text_tokens=self.text_tokens.to(dtype))
+from nas.space import Architecture
 
 
 @dataclass(frozen=True)
@@ -190,10 +166,8 @@ def _read_side(
     return Side(read_data(modality, index, rows, tells.query_prompts, is_first=False), tells=tells, is_told=is_told)
 
 
-class PMF(nn.Module):
+class PMF(FusionModel):
     """Trained part of a PMF model of one architecture, beside two frozen encoders.
-
-    The encoders are not part of `state_dict`: what is trained is what is saved.
 
     Args:
         image_encoder: Frozen image encoder.
@@ -205,73 +179,41 @@ class PMF(nn.Module):
         ValueError: If the architecture leaves no layer to fuse, or asks for prompt lengths that PMF does not have.
     """
 
+    kind = PMFArchitecture
+    architecture: PMFArchitecture
+
     def __init__(
-        self,
-        *,
-        image_encoder: Encoder,
-        text_encoder: Encoder,
-        architecture: Architecture,
-        class_count: int,
+        self, *, image_encoder: Encoder, text_encoder: Encoder, architecture: Architecture, class_count: int
     ) -> None:
-        super().__init__()
-        shallower = min(image_encoder.depth, text_encoder.depth)
-        if not 0 <= architecture.fusion_layer < shallower:
-            raise ValueError(
-                f"fusion_layer must be 0 to {shallower - 1} for these encoders, got {architecture.fusion_layer}"
-            )
-        fusing = shallower - architecture.fusion_layer
-        if architecture.layer_count not in (None, fusing):
-            raise ValueError(f"{architecture} has {architecture.layer_count} fusing layers, these encoders {fusing}")
-        sizes = [architecture.at(index) for index in range(fusing)]
+        super().__init__(
+            image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, class_count=class_count
+        )
+        fusing = self.architecture.prompted_layers(self.sizes)
+        sizes = [self.architecture.at(index) for index in range(fusing)]
         if any(side.query_prompts < 1 or side.mapping_width < 1 for layer in sizes for side in layer):
             raise ValueError(f"query_prompts and mapping_width must be at least 1, got {architecture}")
-        self.architecture = architecture
-        # A tuple keeps the frozen encoders out of parameters() and state_dict().
-        self._encoders = (image_encoder, text_encoder)
         self.fusion_layers = nn.ModuleList(
             FusionLayer(image_width=image_encoder.width, text_width=text_encoder.width, sizes=layer) for layer in sizes
         )
         self.image_classifier = nn.Linear(image_encoder.width, class_count)
         self.text_classifier = nn.Linear(text_encoder.width, class_count)
 
-    @property
-    def encoders(self) -> tuple[Encoder, Encoder]:
-        """The frozen image and text encoder."""
-        return self._encoders
-
     def forward(
         self,
         features: Features,
         architecture: Architecture | None = None,
     ) -> Tensor:
-        """Logits from base features.
-
-        Args:
-            features: At the architecture's first fusing layer.
-            architecture: A smaller one whose prefix slices are used; this model's own by default.
-
-        Returns:
-            Mean of the two classifiers' logits, (B, C).
-        """
-        architecture = architecture or self.architecture
-        layers = self._layers(architecture)
+        """Logits from base features: the mean of the two classifiers', (B, C)."""
+        layers = self._layers(architecture or self.architecture)
         features = features.to(self.image_classifier.weight.dtype)
         return self._classify(
             *fuse(layers, lambda: read_first_layer(*self._encoders, layers[0], features, len(layers)))
         )
 
     def population_logits(self, features: Features, architectures: Sequence[Architecture]) -> list[Tensor]:
-        """Logits of several architectures that start to fuse at one layer, without a graph.
+        """Logits of several architectures that start to fuse at one layer, (B, C) of each.
 
-        What the first fusing layer reads of the data is computed once for all. The logits of an architecture are the
-        same to the last bit whichever others are beside it.
-
-        Args:
-            features: At their first fusing layer.
-            architectures: With one `fusion_layer`; smaller ones or this model's own.
-
-        Returns:
-            Of each, (B, C).
+        What the first fusing layer reads of the data is computed once for all.
         """
         with torch.no_grad():
             features = features.to(self.image_classifier.weight.dtype)
@@ -282,51 +224,48 @@ class PMF(nn.Module):
             shared = read_first_layer(*self._encoders, whole, features, fusing)
             return [self._classify(*fuse(self._layers(architecture), lambda: shared)) for architecture in architectures]
 
+    @classmethod
+    def parameter_count(cls, encoders: tuple[Encoder, Encoder], architecture: Architecture, class_count: int) -> int:
+        """By closed form."""
+        assert isinstance(architecture, PMFArchitecture)
+        sizes = sizes_of(*encoders)
+        return trainable_parameter_count(
+            image_width=sizes.image_width,
+            text_width=sizes.text_width,
+            fusing_layers=architecture.prompted_layers(sizes),
+            architecture=architecture,
+            class_count=class_count,
+        )
+
+    def used_parameters(self, architecture: Architecture) -> list[nn.Parameter]:
+        """All but those of fusing layers below the slice's first."""
+        modules = [*self._fusing(architecture), self.image_classifier, self.text_classifier]
+        return [parameter for module in modules for parameter in module.parameters()]
+
+    def source_of(self, name: str, architecture: Architecture) -> str:
+        module, _, rest = name.partition(".")
+        if module != "fusion_layers":
+            return name
+        index, _, rest = rest.partition(".")
+        return f"{module}.{int(index) + len(self.fusion_layers) - len(self._fusing(architecture))}.{rest}"
+
+    def _fusing(self, architecture: Architecture) -> list[nn.Module]:
+        """Layers of a slice: fusing layer i has the same weights in all that fuse there."""
+        return list(self.fusion_layers)[architecture.first_layer - self.architecture.first_layer :]
+
     def _layers(self, architecture: Architecture) -> list[FusionLayerWeights]:
         """Slices of the fusing layers of an architecture."""
-        skipped = architecture.fusion_layer - self.architecture.fusion_layer
-        layers = list(self.fusion_layers)[skipped:]
-        return [layer.weights(architecture.at(index)) for index, layer in enumerate(layers)]  # type: ignore[operator]
+        assert isinstance(architecture, PMFArchitecture)
+        layers = enumerate(self._fusing(architecture))
+        return [layer.weights(architecture.at(index)) for index, layer in layers]  # type: ignore[operator]
 
     def _classify(self, image_readout: Tensor, text_readout: Tensor) -> Tensor:
         logits: Tensor = (self.image_classifier(image_readout) + self.text_classifier(text_readout)) / 2
         return logits
 
 
-def first_fusing_layers(image_encoder: Encoder, text_encoder: Encoder, fusion_layer: int) -> tuple[int, int]:
-    """Layers of each encoder that run alone: depth − n each, with n = min(depths) − L_f (paper, section 4.6)."""
-    fusing = min(image_encoder.depth, text_encoder.depth) - fusion_layer
-    return image_encoder.depth - fusing, text_encoder.depth - fusing
-
-
-@torch.no_grad()
-def base_features(
-    image_encoder: Encoder,
-    text_encoder: Encoder,
-    fusion_layer: int,
-    pixel_values: Tensor,
-    input_ids: Tensor,
-    text_mask: Tensor | None,
-) -> Features:
-    """z and t at the first fusing layer, from raw inputs.
-
-    Args:
-        image_encoder: Frozen image encoder.
-        text_encoder: Frozen text encoder.
-        fusion_layer: L_f.
-        pixel_values: (B, 3, height, width).
-        input_ids: (B, T).
-        text_mask: (B, T), true where there is a token; None where no text is padded.
-    """
-    image_start, text_start = first_fusing_layers(image_encoder, text_encoder, fusion_layer)
-    z = image_encoder.run(image_encoder.embed(pixel_values), None, start=0, stop=image_start)
-    t = text_encoder.embed(input_ids)
-    text_bias = text_encoder.data_bias(text_mask, t.shape[1], t.dtype)
-    return Features(z, text_encoder.run(t, text_bias, start=0, stop=text_start), text_mask)
-
-
 def trainable_parameter_count(
-    *, image_width: int, text_width: int, fusing_layers: int, architecture: Architecture, class_count: int
+    *, image_width: int, text_width: int, fusing_layers: int, architecture: PMFArchitecture, class_count: int
 ) -> int:
     """Closed form of the number of trained scalars (pinned to the published counts in the tests)."""
 

@@ -1,20 +1,21 @@
 """One set of weights for every architecture of a space: weight entanglement by prefix slices.
 
 As in AutoFormer (Chen et al., ICCV 2021, section 3.2): an architecture's prompts are the first M rows of the largest
-ones, its mapping the first h units, and fusing layer i has the same weights in every architecture that fuses there.
+ones, its mapping the first h units, and a layer has the same weights in every architecture that has something there.
 """
 
 import torch
 
 from nas.encoders import Encoder
-from nas.fusion.pmf import PMF
+from nas.fusion.base import FusionModel
+from nas.fusion.families import FAMILIES
 from nas.space import Architecture, SearchSpace
 
 
 def build_supernet(
     *, image_encoder: Encoder, text_encoder: Encoder, space: SearchSpace, class_count: int, seed: int
-) -> PMF:
-    """The PMF of the space's largest architecture; its forward takes any architecture of the space."""
+) -> FusionModel:
+    """The model of the space's largest architecture; its forward takes any architecture of the space."""
     return build_model(
         image_encoder=image_encoder,
         text_encoder=text_encoder,
@@ -25,36 +26,31 @@ def build_supernet(
 
 
 def build_model(
-    *,
-    image_encoder: Encoder,
-    text_encoder: Encoder,
-    architecture: Architecture,
-    class_count: int,
-    seed: int,
-) -> PMF:
-    """A PMF with fresh weights that depend on the seed alone."""
+    *, image_encoder: Encoder, text_encoder: Encoder, architecture: Architecture, class_count: int, seed: int
+) -> FusionModel:
+    """A model of the architecture's family with fresh weights that depend on the seed alone.
+
+    Encoders that the family trains start from what they are.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return PMF(
+        return FAMILIES[architecture.family](
             image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, class_count=class_count
         )
 
 
 @torch.no_grad()
-def extract(supernet: PMF, architecture: Architecture) -> PMF:
+def extract(supernet: FusionModel, architecture: Architecture) -> FusionModel:
     """A stand-alone model that starts from the supernet's slice; gives the same logits as the sliced supernet."""
     image_encoder, text_encoder = supernet.encoders
-    model = PMF(
+    model = type(supernet)(
         image_encoder=image_encoder,
         text_encoder=text_encoder,
         architecture=architecture,
-        class_count=supernet.image_classifier.out_features,
+        class_count=supernet.class_count,
     )
-    skipped = architecture.fusion_layer - supernet.architecture.fusion_layer
-    targets = [*model.fusion_layers, model.image_classifier, model.text_classifier]
-    sources = [*list(supernet.fusion_layers)[skipped:], supernet.image_classifier, supernet.text_classifier]
-    for target, source in zip(targets, sources, strict=True):
-        for name, tensor in target.named_parameters():
-            # Every trained tensor of a slice is a prefix of the supernet's along each of its axes.
-            tensor.copy_(source.get_parameter(name)[tuple(slice(size) for size in tensor.shape)])
+    for name, tensor in model.named_parameters():
+        # Every trained tensor of a slice is a prefix of the supernet's along each of its axes.
+        source = supernet.get_parameter(supernet.source_of(name, architecture))
+        tensor.copy_(source[tuple(slice(size) for size in tensor.shape)])
     return model

@@ -1,4 +1,4 @@
-"""The peak of any architecture from the traces of a few, exactly, or not at all.
+"""The peak of any PMF architecture from the traces of a few, exactly, or not at all.
 
 The size of a tensor is a product of lengths, of which M_qcp, M_fcp and h come into each at most once, and never two of
 them into one. So with L_f, M_qp and the batch given, and as long as the same operations are done in the same order, the
@@ -11,22 +11,23 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.families import PMFArchitecture
 from nas.memory.rehearsal import Trace
-from nas.space import Architecture
+from nas.space import Lengths
 
 _STEPS = {"query_context_prompts": 8, "fusion_context_prompts": 8, "mapping_width": 63}
 """From the least value of a gene to another one."""
 
 
-def surface_key(architecture: Architecture) -> Architecture:
+def surface_key(architecture: PMFArchitecture) -> PMFArchitecture:
     """The least architecture on the same surface: of the same L_f and M_qp, and with the same kinds of context prompts.
 
     No fusion context prompts are left out where rows are joined, and so, where there are none, are no query context
     prompts. Beside that the least lengths are the ones that might take a way of their own (strides know lengths of 1):
     where they agree with longer ones, all do.
     """
-    fusion_context = min(architecture.fusion_context_prompts, 1)
-    query_context = 0 if fusion_context else min(architecture.query_context_prompts, 1)
+    fusion_context = min(_whole(architecture.fusion_context_prompts), 1)
+    query_context = 0 if fusion_context else min(_whole(architecture.query_context_prompts), 1)
     return replace(
         architecture,
         query_context_prompts=query_context,
@@ -45,11 +46,11 @@ class PeakSurface:
 
     levels: NDArray[np.int64]
 
-    def peak_bytes(self, architecture: Architecture) -> int:
+    def peak_bytes(self, architecture: PMFArchitecture) -> int:
         return int((self.levels @ _lengths(architecture)).max(initial=0))
 
     @classmethod
-    def of(cls, least: Architecture, trace: Callable[[Architecture], Trace]) -> "PeakSurface | None":
+    def of(cls, least: PMFArchitecture, trace: Callable[[PMFArchitecture], Trace]) -> "PeakSurface | None":
         """The surface of a key; None where steps are not the same all over it.
 
         Args:
@@ -81,7 +82,13 @@ class PeakSurface:
         return cls(changes.cumsum(axis=0)[is_high])
 
 
-def _lengths(architecture: Architecture) -> NDArray[np.int64]:
+def _lengths(architecture: PMFArchitecture) -> NDArray[np.int64]:
     """[1, M_qcp, M_fcp, h]."""
     genes = (architecture.query_context_prompts, architecture.fusion_context_prompts, architecture.mapping_width)
-    return np.array([1, *genes], dtype=np.int64)
+    return np.array([1, *map(_whole, genes)], dtype=np.int64)
+
+
+def _whole(value: Lengths) -> int:
+    """A gene of an architecture whose layers are all the same."""
+    assert isinstance(value, int)
+    return value

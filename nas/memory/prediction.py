@@ -10,12 +10,13 @@ from transformers import PreTrainedConfig
 from nas.config import FeaturesConfig, RecipeConfig
 from nas.data import Batch
 from nas.encoders import build_encoder
-from nas.fusion import PMF, trainable_parameter_count
+from nas.families import PMFArchitecture
+from nas.fusion import FAMILIES, sizes_of
 from nas.fusion.attention import DataAttention
 from nas.losses import Loss
 from nas.memory.interpolation import PeakSurface, surface_key
 from nas.memory.rehearsal import Rehearsal, Trace
-from nas.space import Architecture
+from nas.space import RAW, Architecture, SearchSpace
 from nas.training import Trainer
 
 _STATE_TENSORS = {"sgd": 1, "adamw": 2}
@@ -103,11 +104,12 @@ class MemoryModel:
         image_config: Configuration of the image encoder.
         text_config: Configuration of the text encoder.
         recipe: Batch size and optimiser.
+        image_shape: Of the pixels of an image, (3, height, width).
         image_token_count: S.
         text_token_count: T of the longest text, for which the peak is predicted.
         class_count: C.
         features: Type of the tokens that are read, and whether their attention is read with them.
-        supernet: The space's largest architecture, whose weights a worker holds beside the candidate's.
+        space: Of the candidates; a worker holds the weights of its largest beside the candidate's.
         process_bytes: What a worker holds before it trains.
         has_several_labels: Whether a sample may have several labels.
     """
@@ -118,11 +120,12 @@ class MemoryModel:
         image_config: PreTrainedConfig,
         text_config: PreTrainedConfig,
         recipe: RecipeConfig,
+        image_shape: tuple[int, ...],
         image_token_count: int,
         text_token_count: int,
         class_count: int,
         features: FeaturesConfig,
-        supernet: Architecture,
+        space: SearchSpace,
         process_bytes: int = PROCESS_BYTES,
         has_several_labels: bool = False,
     ) -> None:
@@ -131,11 +134,14 @@ class MemoryModel:
             self._image_encoder = build_encoder(image_config)
             self._text_encoder = build_encoder(text_config)
         self._recipe = recipe
+        self._raw_shapes = (image_shape, (text_token_count,))
         self._tokens = (image_token_count, text_token_count)
+        self._sizes = sizes_of(self._image_encoder, self._text_encoder)
+        self._counts: dict[Architecture, int] = {}
         self._class_count = class_count
         self._has_several_labels = has_several_labels
         self._features = features
-        self._supernet = supernet
+        self._supernet, self._largest_at = space.largest, space.largest_at
         self.process_bytes = process_bytes
         """Set it to what a worker holds that has loaded encoders and given back what it freed, once that is known."""
         self._surfaces: dict[_Step, PeakSurface | None] = {}
@@ -243,15 +249,17 @@ class MemoryModel:
         return replace(held, step_bytes=self._direct[step])
 
     def _interpolated(self, step: _Step) -> int | None:
-        if step.architecture.layer_count is not None:
+        asked = step.architecture
+        if not isinstance(asked, PMFArchitecture) or asked.layer_count is not None:
             return None  # where layers differ, hardly two architectures lie on one surface
-        key = replace(step, architecture=surface_key(step.architecture))
+        least = surface_key(asked)
+        key = replace(step, architecture=least)
         if key not in self._surfaces:
             self._surfaces[key] = PeakSurface.of(
-                key.architecture, lambda architecture: self._trace(replace(step, architecture=architecture))
+                least, lambda architecture: self._trace(replace(step, architecture=architecture))
             )
         surface = self._surfaces[key]
-        return None if surface is None else self._held_gradients(step) + surface.peak_bytes(step.architecture)
+        return None if surface is None else self._held_gradients(step) + surface.peak_bytes(asked)
 
     def _held_gradients(self, step: _Step) -> int:
         """Bytes of the gradients of earlier micro-batches."""
@@ -261,12 +269,12 @@ class MemoryModel:
         """Of the weights that get gradients: those of a slice are as large as the layers that it is cut from."""
         if not step.is_slice:
             return step.architecture
-        return replace(self._supernet, fusion_layer=step.architecture.fusion_layer)
+        return self._largest_at(step.architecture.first_layer)
 
     def _trace(self, step: _Step) -> Trace:
         """What forward and backward allocate, from the batch on."""
         with self._rehearsal:
-            model = PMF(
+            model = FAMILIES[step.architecture.family](
                 image_encoder=self._image_encoder,
                 text_encoder=self._text_encoder,
                 architecture=self._trained(step),
@@ -286,21 +294,23 @@ class MemoryModel:
     def _batch(self, step: _Step) -> Batch:
         """A batch of the longest texts, as a feature store gives it."""
         dtype = getattr(torch, self._features.dtype)
-        encoders = (self._image_encoder, self._text_encoder)
-        tokens = [
-            torch.empty(step.size, count, encoder.width, dtype=dtype)
-            for encoder, count in zip(encoders, self._tokens, strict=True)
-        ]
-        attention: list[DataAttention | None] = [None, None]
-        fusing = min(encoder.depth for encoder in encoders) - step.architecture.fusion_layer
-        if self._features.attention and fusing > 1:
-            attention = [
-                DataAttention(
-                    torch.empty_like(rows),
-                    torch.empty(*rows.shape[:2], encoder.layers[0].projections.head_count),
-                )
-                for encoder, rows in zip(encoders, tokens, strict=True)
-            ]
+        encoders, reads = (self._image_encoder, self._text_encoder), step.architecture.reads(self._sizes)
+        tokens: list[Tensor] = []
+        attention: list[DataAttention | None] = []
+        for encoder, layer, count, raw in zip(encoders, reads, self._tokens, self._raw_shapes, strict=True):
+            known: DataAttention | None = None
+            if layer is None:
+                rows = torch.empty(step.size, 0)
+            elif layer == RAW:
+                rows = torch.empty(step.size, *raw, dtype=dtype if len(raw) > 1 else torch.int64)
+            else:
+                rows = torch.empty(step.size, count, encoder.width, dtype=dtype)
+                uses_attention = self._features.attention and step.architecture.reads_attention
+                if uses_attention and encoder.depth - layer > 1:
+                    heads = encoder.layers[0].projections.head_count
+                    known = DataAttention(torch.empty_like(rows), torch.empty(*rows.shape[:2], heads))
+            tokens.append(rows)
+            attention.append(known)
         return Batch(
             image_tokens=tokens[0],
             text_tokens=tokens[1],
@@ -321,11 +331,9 @@ class MemoryModel:
 
     def parameter_count(self, architecture: Architecture) -> int:
         """Trainable parameters."""
-        fusing = min(self._image_encoder.depth, self._text_encoder.depth) - architecture.fusion_layer
-        return trainable_parameter_count(
-            image_width=self._image_encoder.width,
-            text_width=self._text_encoder.width,
-            fusing_layers=fusing,
-            architecture=architecture,
-            class_count=self._class_count,
-        )
+        if architecture not in self._counts:
+            with self._rehearsal:
+                self._counts[architecture] = FAMILIES[architecture.family].parameter_count(
+                    (self._image_encoder, self._text_encoder), architecture, self._class_count
+                )
+        return self._counts[architecture]

@@ -15,6 +15,7 @@ from nas.config import FeaturesConfig, load_config
 from nas.data import FeatureStore, Preprocessor, feature_writing, open_images_of, open_or_build, read_data
 from nas.encoders import load_encoder, load_image_processor, load_tokenizer
 from tests.project import Project
+from tests.tiny import reads_at
 
 
 def parts(project: Project) -> dict[str, Any]:
@@ -30,7 +31,8 @@ def parts(project: Project) -> dict[str, Any]:
         ),
         "image_encoder": load_encoder(config.encoders.image, "image"),
         "text_encoder": load_encoder(config.encoders.text, "text"),
-        "fusion_layers": (0, 1, 2),
+        "reads": [reads_at(layer) for layer in (0, 1, 2)],
+        "has_attention": True,
     }
 
 

@@ -24,6 +24,7 @@ from nas.files import write_atomically
 from nas.units import format_bytes
 from tests.data.building import build, parts
 from tests.project import Project
+from tests.tiny import reads_at
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -77,7 +78,7 @@ def test_whatever_changes_the_numbers_changes_the_folder(given: dict[str, Any], 
     changed = dataclasses.replace(validation, texts=("fox", *validation.texts[1:]))
     given["dataset"] = dataclasses.replace(given["dataset"], splits={**given["dataset"].splits, "validation": changed})
     directories.add(build(given, tmp_path).directory)
-    given["fusion_layers"] = (1,)
+    given["reads"] = [reads_at(1)]
     directories.add(build(given, tmp_path).directory)
     assert len(directories) == 7
 
@@ -86,9 +87,15 @@ def test_what_is_stored_follows_the_disk_budget_and_is_said_before(given: dict[s
     """Not what the folder is called, so that a resumed run finds its features on any budget."""
     said: list[str] = []
     expected = {
-        "attention": "tokens at fusion layer 0, 1, 2, data attention at 0, 1; ",
-        "every layer": "tokens at fusion layer 0, 1, 2; ",
-        "smallest layer": "tokens at fusion layer 0 alone, those at 1, 2 computed from them whenever they are read; ",
+        "attention": (
+            "image tokens at layer 1, 2, 3, data attention at 1, 2; text tokens at layer 0, 1, 2, data attention at "
+            "0, 1; "
+        ),
+        "every layer": "image tokens at layer 1, 2, 3; text tokens at layer 0, 1, 2; ",
+        "smallest layer": (
+            "image tokens at layer 1 alone, those at 2, 3 computed from them whenever read; text tokens at layer 0 "
+            "alone, those at 1, 2 computed from them whenever read; "
+        ),
     }
     budget, names = 10**6, set()
     for tier, words in expected.items():
@@ -119,7 +126,7 @@ def test_what_is_stored_follows_the_disk_budget_and_is_said_before(given: dict[s
 
 def test_attention_is_stored_only_if_it_is_asked_for(given: dict[str, Any], tmp_path: Path) -> None:
     assert build(given, tmp_path / "without").contents.tier == "every layer"
-    given["fusion_layers"] = (2,)  # one fusing layer: there is nothing that attention could save
+    given["reads"] = [reads_at(2)]  # one fusing layer: there is nothing that attention could save
     assert build(given, tmp_path / "last", attention=True).contents.tier == "every layer"
 
 

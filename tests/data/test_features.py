@@ -14,10 +14,10 @@ from PIL import Image
 from nas.data import FeatureSplit, FeatureStore
 from nas.data.augmentation import augmented
 from nas.errors import DataError
-from nas.fusion import base_features
 from nas.fusion.attention import data_attention
 from tests.data.building import build, parts
 from tests.project import build_project
+from tests.tiny import base_features, reads_at
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_a_batch_is_the_base_features_of_its_raw_samples(
     chosen = [5, 0, 3]
     pixels, ids, mask = raw(given, "validation", chosen, [0, 0, 0])
     expected = base_features(given["image_encoder"], given["text_encoder"], fusion_layer, pixels, ids, mask)
-    batch = store.splits["validation"].batch(chosen, fusion_layer)
+    batch = store.splits["validation"].batch(chosen, reads_at(fusion_layer))
     assert batch.image_tokens.dtype == batch.text_tokens.dtype == getattr(torch, dtype)
     tolerance = 1e-3 if dtype == "float16" else 1e-5
     torch.testing.assert_close(batch.image_tokens.float(), expected.image_tokens, rtol=tolerance, atol=tolerance)
@@ -78,7 +78,7 @@ def test_any_batch_gathers_what_reading_sample_by_sample_does(whole: FeatureStor
     split, directory = whole.splits["train"], whole.directory / "train"
     indices = data.draw(st.lists(st.integers(0, len(split) - 1), min_size=1, max_size=9))
     views = data.draw(st.lists(st.integers(0, 2), min_size=len(indices), max_size=len(indices)))
-    batch = split.batch(indices, 1, np.array(views))
+    batch = split.batch(indices, reads_at(1), np.array(views))
     images, index = np.load(directory / "image_02.npy"), np.load(directory / "image_index.npy")
     for row, (sample, view) in enumerate(zip(indices, views, strict=True)):
         np.testing.assert_array_equal(batch.image_tokens[row].numpy(), images[index[sample] * 3 + view])
@@ -96,8 +96,8 @@ def test_any_batch_gathers_what_reading_sample_by_sample_does(whole: FeatureStor
 def test_stored_attention_is_the_data_attention_of_the_rows(given: dict[str, Any], whole: FeatureStore) -> None:
     split, chosen = whole.splits["train"], [7, 1, 4, 11]
     for fusion_layer in (0, 1):
-        batch = split.batch(chosen, fusion_layer)
-        image_layer, text_layer = whole.contents.layers[fusion_layer]
+        batch = split.batch(chosen, reads_at(fusion_layer))
+        image_layer, text_layer = fusion_layer + 1, fusion_layer
         z = data_attention(given["image_encoder"].layers[image_layer], batch.image_tokens, None)
         encoder = given["text_encoder"]
         bias = encoder.data_bias(batch.text_mask, batch.text_tokens.shape[1], torch.float32)
@@ -112,14 +112,15 @@ def test_stored_attention_is_the_data_attention_of_the_rows(given: dict[str, Any
             assert stored.shape == computed.shape and not stored[~batch.text_mask].any()
             torch.testing.assert_close(stored[batch.text_mask], computed[batch.text_mask], rtol=0, atol=1e-5)
     # With one fusing layer, only the rows that the head reads attend to anything.
-    assert split.batch(chosen, 2).image_attention is None and split.batch(chosen, 2).text_attention is None
+    last = split.batch(chosen, reads_at(2))
+    assert last.image_attention is None and last.text_attention is None
 
 
 def test_attention_of_a_half_precision_store_keeps_its_logsumexp_in_float32(
     given: dict[str, Any], whole: FeatureStore, tmp_path: Path
 ) -> None:
-    stored = build(given, tmp_path, attention=True).splits["validation"].batch([0, 3], 0)
-    exact = whole.splits["validation"].batch([0, 3], 0)
+    stored = build(given, tmp_path, attention=True).splits["validation"].batch([0, 3], reads_at(0))
+    exact = whole.splits["validation"].batch([0, 3], reads_at(0))
     assert stored.text_attention is not None and exact.text_attention is not None
     assert stored.text_attention.attended.dtype == torch.float16
     assert torch.equal(stored.text_attention.attended, exact.text_attention.attended.half())
@@ -135,16 +136,17 @@ def test_layers_that_are_not_stored_are_computed_the_same(
     for split in ("train", "validation"):
         for fusion_layer in (0, 1, 2):
             chosen = [4, 2, 9]
-            expected = whole.splits[split].batch(chosen, fusion_layer)
-            batch = small.splits[split].batch(chosen, fusion_layer)
+            expected = whole.splits[split].batch(chosen, reads_at(fusion_layer))
+            batch = small.splits[split].batch(chosen, reads_at(fusion_layer))
             assert batch.image_tokens.dtype == torch.float32 and not batch.image_tokens.requires_grad
             torch.testing.assert_close(batch.image_tokens, expected.image_tokens, rtol=0, atol=1e-5)
             torch.testing.assert_close(batch.text_tokens, expected.text_tokens, rtol=0, atol=1e-5)
             if fusion_layer:
-                with pytest.raises(ValueError, match=f"fusion layer {fusion_layer} are not stored"):
-                    alone.splits[split].batch(chosen, fusion_layer)
+                with pytest.raises(ValueError, match=f"image tokens at layer {fusion_layer + 1} are not stored"):
+                    alone.splits[split].batch(chosen, reads_at(fusion_layer))
     torch.testing.assert_close(
-        alone.splits["train"].batch([3], 0).text_tokens, whole.splits["train"].batch([3], 0).text_tokens
+        alone.splits["train"].batch([3], reads_at(0)).text_tokens,
+        whole.splits["train"].batch([3], reads_at(0)).text_tokens,
     )
 
 
@@ -154,16 +156,18 @@ def test_a_view_is_the_base_features_of_the_augmented_image(given: dict[str, Any
     chosen = [0, 6, 6, 2]
     pixels, ids, mask = raw(given, "train", chosen, [1, 0, 2, 1])
     expected = base_features(given["image_encoder"], given["text_encoder"], 1, pixels, ids, mask)
-    batch = train.batch(chosen, 1, views=[1, 0, 2, 1])
+    batch = train.batch(chosen, reads_at(1), views=[1, 0, 2, 1])
     torch.testing.assert_close(batch.image_tokens, expected.image_tokens, rtol=0, atol=1e-5)
     assert not torch.equal(batch.image_tokens[1], batch.image_tokens[2])
-    assert torch.equal(train.batch(chosen, 1).image_tokens, train.batch(chosen, 1, [0] * 4).image_tokens)
+    assert torch.equal(
+        train.batch(chosen, reads_at(1)).image_tokens, train.batch(chosen, reads_at(1), [0] * 4).image_tokens
+    )
 
 
 @pytest.mark.parametrize("views", [[3, 0], [0, -1], [1]])
 def test_a_view_that_is_not_there_is_refused(whole: FeatureStore, views: list[int]) -> None:
     with pytest.raises(ValueError, match="views must be 2 numbers from 0 to 2"):
-        whole.splits["train"].batch([0, 1], 0, views)
+        whole.splits["train"].batch([0, 1], reads_at(0), views)
 
 
 def test_one_image_of_many_samples_is_stored_once(given: dict[str, Any], tmp_path: Path) -> None:
@@ -172,7 +176,7 @@ def test_one_image_of_many_samples_is_stored_once(given: dict[str, Any], tmp_pat
     dataset = dataclasses.replace(given["dataset"], splits={"train": shared})
     store = build({**given, "dataset": dataset}, tmp_path, views=2)
     assert len(np.load(store.directory / "train" / "image_01.npy")) == 2
-    batch = store.splits["train"].batch([0, 7], 0)
+    batch = store.splits["train"].batch([0, 7], reads_at(0))
     assert torch.equal(batch.image_tokens[0], batch.image_tokens[1])
 
 
@@ -186,7 +190,7 @@ def test_a_folder_that_is_no_store_is_named(whole: FeatureStore, tmp_path: Path)
         FeatureStore(tmp_path)
     values = json.loads((whole.directory / "features.json").read_text())
     (tmp_path / "features.json").write_text(json.dumps({**values, "format": 1}))
-    with pytest.raises(DataError, match="its format is 1, this version reads 2"):
+    with pytest.raises(DataError, match="its format is 1, this version reads 3"):
         FeatureStore(tmp_path)
     (tmp_path / "features.json").write_text(json.dumps({**values, "class_names": ["a", "b", "c"]}))
     with pytest.raises(DataError, match=r"features.json is not what was written there"):

@@ -132,6 +132,7 @@ def test_a_thawed_copy_is_trained_as_the_model_is(family: TinyFamily) -> None:
     _, pooled = features(copied, inputs, text_mask(family, mask))
     weights = torch.randn_like(pooled)
     torch.autograd.backward((pooled * weights).sum())
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
     model.requires_grad_(True)
     torch.autograd.backward((family.pooled(family.output(model, inputs, mask)) * weights).sum())
     expected = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
@@ -139,7 +140,6 @@ def test_a_thawed_copy_is_trained_as_the_model_is(family: TinyFamily) -> None:
     assert len(expected) > 10 and set(got) == set(expected)
     for name, gradient in expected.items():
         assert_equal(got[name], gradient)
-    assert not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
 def test_a_part_of_an_encoder_is_not_thawed(tmp_path: Path) -> None:

@@ -3,10 +3,11 @@
 import time
 
 from nas.execution import Executor
+from nas.families import PMFArchitecture
 from nas.results import Failure, Job, Result, Stage
 from nas.space import Architecture
 
-ARCHITECTURE = Architecture(1, 2, 2, 1, 8)
+ARCHITECTURE = PMFArchitecture(1, 2, 2, 1, 8)
 GRANT_BYTES = 4 * 2**30
 
 

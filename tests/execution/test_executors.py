@@ -14,6 +14,7 @@ from nas.execution import Executor, WorkerSetup
 from nas.execution.placement import Placement
 from nas.execution.ray_workers import RayExecutor
 from nas.execution.serial import SerialExecutor
+from nas.families import PMFArchitecture
 from nas.results import Failure, Job, Result
 from nas.space import Architecture
 from tests.execution.jobs import ARCHITECTURE, job, outcomes, slot_count, submit
@@ -84,7 +85,7 @@ def together(*architectures: Architecture) -> Job:
 
 
 def test_candidates_scored_together_get_the_scores_that_each_gets_alone(executor: Executor) -> None:
-    group = together(ARCHITECTURE, Architecture(0, 1, 0, 1, 4), Architecture(1, 1, 2, 0, 4))
+    group = together(ARCHITECTURE, PMFArchitecture(0, 1, 0, 1, 4), PMFArchitecture(1, 1, 2, 0, 4))
     submit(executor, group)
     assert [len(entry.members) for entry in executor.running] == [3]
     grouped = outcomes(executor, 3)
@@ -97,7 +98,7 @@ def test_candidates_scored_together_get_the_scores_that_each_gets_alone(executor
 
 def test_of_candidates_scored_together_only_the_one_that_fails_is_a_failure(setup: WorkerSetup) -> None:
     executor = SerialExecutor(setup)
-    submit(executor, together(ARCHITECTURE, Architecture(7, 1, 0, 1, 4)))  # there is no layer 7
+    submit(executor, together(ARCHITECTURE, PMFArchitecture(7, 1, 0, 1, 4)))  # there is no layer 7
     first, second = outcomes(executor, 2)
     assert isinstance(first, Result) and first.trial == 0
     assert isinstance(second, Failure) and second.job.trial == 1 and not second.job.companions

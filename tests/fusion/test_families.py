@@ -9,10 +9,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
 from nas.export import assemble
-from nas.fusion import base_features, build_model
-from nas.fusion.classification import PMFForClassification
+from nas.families import PMFArchitecture
+from nas.fusion import build_model
+from nas.fusion.classification import FusionForClassification
 from nas.space import Architecture
 from tests.encoders.tiny_families import IMAGE_FAMILIES, TEXT_FAMILIES, TinyFamily
+from tests.tiny import base_features
 
 TOLERANCE = 1e-9
 DEPTH, CLASSES = 3, 4
@@ -20,10 +22,10 @@ VIT, BERT = IMAGE_FAMILIES[0], TEXT_FAMILIES[0]
 
 PAIRS = [*((image, BERT) for image in IMAGE_FAMILIES), *((VIT, text) for text in TEXT_FAMILIES[1:])]
 ARCHITECTURES = [
-    Architecture(2, 2, 1, 3, 5),
-    Architecture(1, 6, 2, 1, 6),
-    Architecture(1, 1, 0, 0, 5),
-    Architecture(0, 2, 1, 2, 6),
+    PMFArchitecture(2, 2, 1, 3, 5),
+    PMFArchitecture(1, 6, 2, 1, 6),
+    PMFArchitecture(1, 1, 0, 0, 5),
+    PMFArchitecture(0, 2, 1, 2, 6),
 ]
 
 every_pair = pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair[0]} and {pair[1]}")
@@ -166,7 +168,7 @@ def test_a_saved_model_gives_the_same_logits(pair: tuple[TinyFamily, TinyFamily]
         max_text_tokens=text_encoder.max_text_tokens,
     )
     model.save_pretrained(tmp_path)
-    loaded = PMFForClassification.from_pretrained(tmp_path).eval()
+    loaded = FusionForClassification.from_pretrained(tmp_path).eval()
     with torch.inference_mode():
         expected = case.logits(case.ids, case.mask)
         for complete in (model, loaded):

@@ -6,25 +6,25 @@ from torch.nn.functional import cross_entropy
 
 from nas.encoders.bert import BertEncoder
 from nas.encoders.vit import ViTEncoder
-from nas.fusion import PMF, Features, base_features, build_model, trainable_parameter_count
+from nas.families import PMFArchitecture
+from nas.fusion import PMF, Features, build_model, trainable_parameter_count
 from nas.fusion.attention import data_attention
-from nas.fusion.pmf import first_fusing_layers
-from nas.space import Architecture, default_architecture
+from nas.space import Architecture, EncoderSizes
 from tests.fusion import oracle
-from tests.tiny import bert_model, encoders, raw_batch, vit_model
+from tests.tiny import base_features, bert_model, encoders, raw_batch, vit_model
 
 TOLERANCE = 1e-9
 
 ARCHITECTURES = [
-    Architecture(1, 4, 4, 4, 12),
-    Architecture(2, 2, 0, 3, 5),
-    Architecture(1, 1, 2, 0, 7),
-    Architecture(0, 3, 0, 0, 8),
-    Architecture(0, 2, 3, 1, 6),
-    Architecture(1, 7, 1, 2, 6),  # more rows than a head is wide: keys and values instead of absorbed projections
-    Architecture(2, 9, 0, 0, 6),
-    Architecture(1, ((2, 5), (4, 1)), ((0, 2), (3, 0)), ((2, 0), (0, 1)), ((6, 3), (2, 9))),  # all genes free
-    Architecture(0, ((1, 3),) * 3, 2, ((0, 0), (1, 1), (4, 4)), 7),  # free in directions, not, in layers, not
+    PMFArchitecture(1, 4, 4, 4, 12),
+    PMFArchitecture(2, 2, 0, 3, 5),
+    PMFArchitecture(1, 1, 2, 0, 7),
+    PMFArchitecture(0, 3, 0, 0, 8),
+    PMFArchitecture(0, 2, 3, 1, 6),
+    PMFArchitecture(1, 7, 1, 2, 6),  # more rows than a head is wide: keys and values instead of absorbed projections
+    PMFArchitecture(2, 9, 0, 0, 6),
+    PMFArchitecture(1, ((2, 5), (4, 1)), ((0, 2), (3, 0)), ((2, 0), (0, 1)), ((6, 3), (2, 9))),  # all genes free
+    PMFArchitecture(0, ((1, 3),) * 3, 2, ((0, 0), (1, 1), (4, 4)), 7),  # free in directions, not, in layers, not
 ]
 
 
@@ -104,7 +104,7 @@ def test_parameter_counts_equal_the_published_ones(classes: int, width: int, map
         image_width=width,
         text_width=width,
         fusing_layers=2,
-        architecture=Architecture(10, 4, 4, 4, mapping_width),
+        architecture=PMFArchitecture(10, 4, 4, 4, mapping_width),
         class_count=classes,
     )
     assert count == expected
@@ -125,8 +125,8 @@ def test_parameter_counts_equal_what_is_there(architecture: Architecture) -> Non
 
 
 def test_genes_of_another_number_of_layers_are_refused() -> None:
-    with pytest.raises(ValueError, match="has 1 fusing layers, these encoders 2"):
-        model_of(Architecture(1, ((2, 5),), 1, 1, 4))
+    with pytest.raises(ValueError, match="has 1 layers, these encoders 2"):
+        model_of(PMFArchitecture(1, ((2, 5),), 1, 1, 4))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
@@ -143,27 +143,25 @@ def test_the_closed_form_counts_a_real_model(architecture: Architecture) -> None
 
 
 def test_prompts_start_with_the_published_deviation() -> None:
-    model = model_of(Architecture(0, 64, 64, 64, 4))
+    model = model_of(PMFArchitecture(0, 64, 64, 64, 4))
     prompts = torch.cat([p.flatten() for name, p in model.named_parameters() if "prompts" in name])
     assert prompts.std().item() == pytest.approx(0.02, rel=0.05)
     assert abs(prompts.mean().item()) < 0.002
 
 
 def test_the_default_of_base_encoders_is_the_papers() -> None:
-    assert default_architecture(image_depth=12, text_depth=12, image_width=768, text_width=768) == Architecture(
-        10, 4, 4, 4, 384
-    )
+    assert PMFArchitecture.default(EncoderSizes(12, 12, 768, 768)) == PMFArchitecture(10, 4, 4, 4, 384)
 
 
 @pytest.mark.parametrize("fusion_layer", [-1, 3])
 def test_a_fusion_layer_without_a_layer_is_refused(fusion_layer: int) -> None:
     with pytest.raises(ValueError, match="fusion_layer must be 0 to 2"):
-        model_of(Architecture(fusion_layer, 1, 1, 1, 1))
+        model_of(PMFArchitecture(fusion_layer, 1, 1, 1, 1))
 
 
 def with_stored_attention(model: PMF, features: Features) -> Features:
     """The features with what the data rows attend to in themselves at the first fusing layer."""
-    starts = first_fusing_layers(*model.encoders, model.architecture.fusion_layer)
+    starts = model.reads()
     attended = []
     for encoder, start, rows, mask in zip(
         model.encoders,

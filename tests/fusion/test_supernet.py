@@ -6,9 +6,10 @@ from torch.nn.functional import cross_entropy
 
 from nas.encoders.bert import BertEncoder
 from nas.encoders.vit import ViTEncoder
-from nas.fusion import PMF, base_features, build_supernet, extract
-from nas.space import GENES, Architecture, SearchSpace
-from tests.tiny import bert_model, raw_batch, vit_model
+from nas.families import GENES, PMFArchitecture
+from nas.fusion import PMF, build_supernet, extract
+from nas.space import Architecture, SearchSpace
+from tests.tiny import base_features, bert_model, raw_batch, vit_model
 
 CHOICES = {
     "fusion_layer": (0, 1, 2),
@@ -17,8 +18,8 @@ CHOICES = {
     "fusion_context_prompts": (0, 2),
     "mapping_width": (2, 5, 9),
 }
-SPACE = SearchSpace(CHOICES)
-FREE = SearchSpace(CHOICES, dict.fromkeys(GENES[1:], "layer_and_direction"), depth=3)
+SPACE = SearchSpace(PMFArchitecture, CHOICES)
+FREE = SearchSpace(PMFArchitecture, CHOICES, dict.fromkeys(GENES[1:], "layer_and_direction"), depth=3)
 SOME = [
     SPACE.smallest,
     SPACE.largest,
@@ -47,7 +48,7 @@ def test_a_slice_and_a_stand_alone_copy_of_it_give_identical_logits(architecture
 
 
 def test_a_step_of_one_architecture_moves_only_its_slice() -> None:
-    whole, architecture = supernet(), Architecture(1, 2, 1, 2, 5)
+    whole, architecture = supernet(), PMFArchitecture(1, 2, 1, 2, 5)
     pixels, ids, mask = raw_batch()
     features = base_features(*whole.encoders, 1, pixels, ids, mask)
     cross_entropy(whole(features, architecture), torch.arange(5)).backward()
@@ -66,9 +67,9 @@ def test_the_seed_alone_decides_fresh_weights() -> None:
 
 
 OF_EVERY_LAYER = [
-    *(Architecture(layer, 4, 3, 2, 9) for layer in (0, 1, 2)),
-    *(Architecture(layer, 1, 0, 0, 2) for layer in (0, 1, 2)),
-    *(Architecture(layer, 2, 1, 2, 5) for layer in (0, 1, 2)),
+    *(PMFArchitecture(layer, 4, 3, 2, 9) for layer in (0, 1, 2)),
+    *(PMFArchitecture(layer, 1, 0, 0, 2) for layer in (0, 1, 2)),
+    *(PMFArchitecture(layer, 2, 1, 2, 5) for layer in (0, 1, 2)),
     *(FREE.sample(random.Random(seed)) for seed in range(8)),
 ]
 

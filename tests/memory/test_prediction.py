@@ -4,16 +4,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nas.families import PMFArchitecture
 from nas.memory import MemoryModel
 from nas.space import Architecture
 from tests.memory.tiny_memory import SPACE, memory_model, real_model, real_peak
 
 ARCHITECTURES = [
-    Architecture(2, 1, 0, 0, 4),
-    Architecture(1, 4, 4, 4, 16),
-    Architecture(0, 2, 0, 3, 64),
-    Architecture(0, 16, 8, 8, 16),
-    Architecture(1, ((1, 16), (4, 2)), ((0, 2), (3, 0)), ((2, 0), (0, 1)), ((16, 4), (2, 64))),
+    PMFArchitecture(2, 1, 0, 0, 4),
+    PMFArchitecture(1, 4, 4, 4, 16),
+    PMFArchitecture(0, 2, 0, 3, 64),
+    PMFArchitecture(0, 16, 8, 8, 16),
+    PMFArchitecture(1, ((1, 16), (4, 2)), ((0, 2), (3, 0)), ((2, 0), (0, 1)), ((16, 4), (2, 64))),
 ]
 LOSSES = 16
 """Bytes of the losses of earlier micro-batches, which a prediction leaves out, one tensor of 4 bytes each."""
@@ -44,7 +45,7 @@ def test_micro_batches_are_predicted_with_the_gradients_that_are_held(
     assert measured - LOSSES <= predicted <= measured
 
 
-@pytest.mark.parametrize("architecture", [SPACE.largest, SPACE.smallest, Architecture(1, 2, 0, 2, 16)], ids=str)
+@pytest.mark.parametrize("architecture", [SPACE.largest, SPACE.smallest, PMFArchitecture(1, 2, 0, 2, 16)], ids=str)
 def test_a_supernet_step_is_predicted_with_gradients_as_large_as_the_supernet(architecture: Architecture) -> None:
     supernet = real_model(SPACE.largest)
     prediction = memory_model().predict_supernet(architecture)
@@ -64,7 +65,7 @@ def test_interpolated_peaks_of_the_whole_space_are_the_direct_ones() -> None:
 
 @given(
     architecture=st.builds(
-        Architecture,
+        PMFArchitecture,
         fusion_layer=st.integers(0, 2),
         query_prompts=st.integers(1, 20),
         query_context_prompts=st.integers(0, 20),
@@ -131,10 +132,10 @@ def test_a_measured_process_takes_the_place_of_the_cautious_default() -> None:
 
 @pytest.mark.parametrize("micro_batches", [1, 3])
 def test_every_gene_adds_to_the_peak(micro_batches: int) -> None:
-    memory, base = memory_model(), Architecture(1, 2, 2, 2, 8)
+    memory, base = memory_model(), PMFArchitecture(1, 2, 2, 2, 8)
     for predict in (memory.predict, memory.predict_supernet):
         peak = predict(base, micro_batches=micro_batches).peak_bytes
-        for gene, value in base.as_dict().items():
+        for gene, value in base.values().items():
             larger = replace(base, **{gene: value - 1 if gene == "fusion_layer" else value * 2})
             assert predict(larger, micro_batches=micro_batches).peak_bytes >= peak
     assert memory.predict(SPACE.largest).peak_bytes > memory.predict(SPACE.smallest).peak_bytes

@@ -8,6 +8,7 @@ from transformers import BertConfig, ViTConfig
 from nas.config import FeaturesConfig, LearningRatesConfig, RecipeConfig
 from nas.data import Batch
 from nas.encoders import Encoder, build_encoder
+from nas.families import PMFArchitecture
 from nas.fusion import PMF, build_model
 from nas.fusion.attention import DataAttention
 from nas.losses import Loss
@@ -48,13 +49,14 @@ RECIPE = RecipeConfig(
     label_smoothing=0.0,
 )
 SPACE = SearchSpace(
+    PMFArchitecture,
     {
         "fusion_layer": (0, 1, 2),
         "query_prompts": (1, 16),
         "query_context_prompts": (0, 1, 5),
         "fusion_context_prompts": (0, 1, 8),
         "mapping_width": (1, 16),
-    }
+    },
 )
 """Lengths of 0 and 1, with which a step takes ways of its own; few query prompts are absorbed, and many are not."""
 
@@ -68,7 +70,8 @@ def memory_model(attention: bool = False, batch_size: int = 6) -> MemoryModel:
         text_token_count=9,
         class_count=5,
         features=FeaturesConfig(dtype="float16", disk_bytes=2**30, attention=attention, views=1),
-        supernet=SPACE.largest,
+        space=SPACE,
+        image_shape=(3, 16, 16),
     )
 
 

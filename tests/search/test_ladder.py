@@ -1,15 +1,18 @@
 from nas.config import EvolutionConfig, SearchConfig
+from nas.families import PMFArchitecture
 from nas.objectives import Objectives
 from nas.results import Result, Stage
 from nas.search import Ladder
 from nas.space import Architecture
 
-SEARCH = SearchConfig("random", "accuracy", (), (), 1, 1, 4, 0.5, 10, 3, 1, (), EvolutionConfig(4, 2, 0.5, 0.5, 0.2, 1))
+SEARCH = SearchConfig(
+    "random", "accuracy", "objective", (), (), 1, 1, 4, 0.5, 10, 3, 1, (), EvolutionConfig(4, 2, 0.5, 0.5, 0.2, 1)
+)
 SCORES = [0.1, 0.5, 0.3, 0.4, 0.9, 0.2]
 
 
 def result(trial: int, score: float, stage: Stage = "inherited") -> Result:
-    return Result(trial, Architecture(1, 1, 1, 1, 1 + trial), stage, score, {}, 0, 0, 0, 1.0, 1, 1)
+    return Result(trial, PMFArchitecture(1, 1, 1, 1, 1 + trial), stage, score, {}, 0, 0, 0, 1.0, 1, 1)
 
 
 def ladder(count: int) -> Ladder:

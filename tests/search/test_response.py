@@ -3,11 +3,14 @@ import random
 import numpy as np
 import pytest
 
+from nas.families import GENES, PMFArchitecture
 from nas.search.response import ResponseSurface
-from nas.space import GENES, Architecture, SearchSpace
+from nas.space import Architecture, SearchSpace
 
-SPACE = SearchSpace({**dict.fromkeys(GENES, (1, 2, 3, 4)), "fusion_layer": (0, 1, 2)})
-FREE = SearchSpace(SPACE.choices, {"query_prompts": "layer", "mapping_width": "layer_and_direction"}, depth=3)
+SPACE = SearchSpace(PMFArchitecture, {**dict.fromkeys(GENES, (1, 2, 3, 4)), "fusion_layer": (0, 1, 2)})
+FREE = SearchSpace(
+    PMFArchitecture, SPACE.choices, {"query_prompts": "layer", "mapping_width": "layer_and_direction"}, depth=3
+)
 
 
 def truth(architecture: Architecture) -> float:

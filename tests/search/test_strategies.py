@@ -7,20 +7,25 @@ from collections.abc import Callable
 import pytest
 
 from nas.config import STRATEGIES, EvolutionConfig
+from nas.families import GENES, PMFArchitecture
 from nas.pareto import fronts
 from nas.search import Strategy, build_strategy
-from nas.space import GENES, Architecture, SearchSpace
+from nas.space import Architecture, SearchSpace
 
-SPACE = SearchSpace({**dict.fromkeys(GENES, (1, 2, 3, 4)), "fusion_layer": (0, 1)})
-SMALL = SearchSpace({**dict.fromkeys(GENES, (1, 2)), "fusion_layer": (0,)})
+SPACE = SearchSpace(PMFArchitecture, {**dict.fromkeys(GENES, (1, 2, 3, 4)), "fusion_layer": (0, 1)})
+SMALL = SearchSpace(PMFArchitecture, {**dict.fromkeys(GENES, (1, 2)), "fusion_layer": (0,)})
 FREE = SearchSpace(
+    PMFArchitecture,
     {**dict.fromkeys(GENES, (1, 2)), "fusion_layer": (0, 1), "mapping_width": (4,)},
     {"query_prompts": "layer_and_direction"},
     depth=2,
 )
 
 
-FEW = SearchSpace({**dict.fromkeys(GENES, (1,)), "mapping_width": (4, 5, 6), "query_prompts": (1, 2, 3, 4)})
+FEW = SearchSpace(
+    PMFArchitecture,
+    {**dict.fromkeys(GENES, (1,)), "mapping_width": (4, 5, 6), "query_prompts": (1, 2, 3, 4)},
+)
 COUNTS = {"gp": 14}
 """Proposals of the slow ones; it draws its first 8 at random."""
 
@@ -67,7 +72,7 @@ def test_no_architecture_is_proposed_twice_and_the_end_of_the_space_is_said(name
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_only_feasible_architectures_are_proposed_even_where_they_are_rare(name: str) -> None:
-    allowed = Architecture(1, 1, 2, 3, 4)
+    allowed = PMFArchitecture(1, 1, 2, 3, 4)
     strategy = build(name, is_feasible=lambda architecture: architecture == allowed)
     assert strategy.ask() == allowed
     assert strategy.ask() is None
@@ -143,7 +148,7 @@ def test_a_used_strategy_takes_no_other_state() -> None:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_the_given_first_ones_come_first_where_they_fit(name: str) -> None:
-    first = (Architecture(1, 1, 1, 1, 1), Architecture(0, 4, 4, 4, 4), Architecture(9, 1, 1, 1, 1))
+    first = (PMFArchitecture(1, 1, 1, 1, 1), PMFArchitecture(0, 4, 4, 4, 4), PMFArchitecture(9, 1, 1, 1, 1))
     strategy = build(name, first=first, is_feasible=lambda architecture: architecture != first[1])
     assert ask(strategy) == first[0]
     assert ask(strategy) not in first
@@ -170,7 +175,7 @@ def test_learning_strategies_find_better_ones_than_chance(name: str) -> None:
 @pytest.mark.parametrize("name", ["evolution", "nsga2", "tpe"])
 def test_with_two_objectives_more_of_the_front_is_found_than_by_chance(name: str) -> None:
     def values(architecture: Architecture) -> tuple[float, float]:
-        genes = list(architecture.as_dict().values())
+        genes = list(architecture.values().values())
         return float(genes[1] + genes[2] * genes[4]), float(-genes[2] - genes[3] - genes[4])
 
     everyone = list(SPACE)
@@ -187,11 +192,14 @@ def test_with_two_objectives_more_of_the_front_is_found_than_by_chance(name: str
 
 
 def test_a_grid_goes_from_coarse_to_fine() -> None:
-    strategy = build("grid", SearchSpace({**dict.fromkeys(GENES, (1,)), "mapping_width": (1, 2, 3, 4, 5)}))
+    strategy = build(
+        "grid",
+        SearchSpace(PMFArchitecture, {**dict.fromkeys(GENES, (1,)), "mapping_width": (1, 2, 3, 4, 5)}),
+    )
     assert [ask(strategy).mapping_width for _ in range(5)] == [1, 5, 3, 2, 4]
     strategy = build("grid", SPACE)
     corners = {ask(strategy) for _ in range(32)}
-    assert corners == {entry for entry in SPACE if all(value in (0, 1, 4) for value in entry.as_dict().values())}
+    assert corners == {entry for entry in SPACE if all(value in (0, 1, 4) for value in entry.values().values())}
 
 
 def test_a_child_of_regularized_evolution_differs_from_its_parent_in_one_variable() -> None:
