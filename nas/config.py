@@ -117,11 +117,12 @@ class FeaturesConfig:
 
 @dataclass(frozen=True)
 class LearningRatesConfig:
-    """Peak learning rate of each group of trained tensors."""
+    """Peak learning rate of each group of trained tensors; `encoders` counts where a family trains their weights."""
 
     prompts: float
     mappings: float
     classifiers: float
+    encoders: float
 
 
 @dataclass(frozen=True)
@@ -594,10 +595,8 @@ def _recipe(section: _Section) -> RecipeConfig:
     config = RecipeConfig(
         optimizer=section.text("optimizer", choices=("sgd", "adamw")),
         learning_rates=LearningRatesConfig(
-            **{
-                field.name: rates.number(field.name, 0, positive=True)
-                for field in dataclasses.fields(LearningRatesConfig)
-            }
+            **{name: rates.number(name, 0, positive=True) for name in ("prompts", "mappings", "classifiers")},
+            encoders=rates.number("encoders", 0, positive=True, default=1e-4),
         ),
         depth_scaling=section.number("depth_scaling", 0, 4, default=0.0),
         weight_decay=section.number("weight_decay", 0),

@@ -5,6 +5,7 @@ The models are in `nas/fusion/`, one file a family.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from nas.space import PER, Architecture, EncoderSizes, Gene, Lengths, Reads
 
@@ -80,6 +81,200 @@ class PMFArchitecture(Architecture):
 
 
 GENES = PMFArchitecture.gene_names()
+"""PMF's."""
 
-KINDS: Mapping[str, type[Architecture]] = {kind.family: kind for kind in (PMFArchitecture,)}
+
+class _Single(Architecture):
+    """Nothing to be chosen: there is one architecture."""
+
+    family = ""
+    genes = ()
+
+    @classmethod
+    def default(cls, sizes: EncoderSizes) -> Self:
+        del sizes
+        return cls()
+
+
+@dataclass(frozen=True)
+class ImageOnlyArchitecture(_Single):
+    """The image encoder, fine-tuned, with a linear classifier."""
+
+    family = "image_only"
+    trains = ("image",)
+
+
+@dataclass(frozen=True)
+class TextOnlyArchitecture(_Single):
+    """The text encoder, fine-tuned, with a linear classifier."""
+
+    family = "text_only"
+    trains = ("text",)
+
+
+@dataclass(frozen=True)
+class LinearArchitecture(_Single):
+    """A linear classifier on what both frozen encoders say."""
+
+    family = "linear"
+
+    def reads(self, sizes: EncoderSizes) -> Reads:
+        return Reads(sizes.image_depth, sizes.text_depth)
+
+
+@dataclass(frozen=True)
+class LateConcatArchitecture(_Single):
+    """A linear classifier on what both encoders say, which are fine-tuned."""
+
+    family = "late_concat"
+    trains = ("image", "text")
+
+
+@dataclass(frozen=True)
+class MMBTArchitecture(_Single):
+    """The image's tokens in the text transformer, both encoders fine-tuned."""
+
+    family = "mmbt"
+    trains = ("image", "text")
+
+
+@dataclass(frozen=True)
+class MBTArchitecture(Architecture):
+    """Bottleneck tokens between both encoders, which are fine-tuned.
+
+    Args:
+        fusion_layer: Layers of the shallower encoder that run before fusion starts.
+        bottlenecks: Tokens through which alone the modalities exchange anything; at least 1.
+    """
+
+    family = "mbt"
+    genes = (Gene("fusion_layer", "L_f", 0, is_layer=True), Gene("bottlenecks", "B", 1))
+    trains = ("image", "text")
+
+    fusion_layer: int
+    bottlenecks: Lengths
+
+    @classmethod
+    def default(cls, sizes: EncoderSizes) -> "MBTArchitecture":
+        """The paper's: fusion from layer 8 of 12 on, 4 bottlenecks."""
+        return cls(2 * sizes.shallower // 3, 4)
+
+
+class _DeeplyPrompted(Architecture):
+    """Prompts in the layers of one frozen encoder.
+
+    Args:
+        prompt_layer: Layers that run before the first one with prompts; 0 prompts all.
+        prompts: Of each layer.
+    """
+
+    family = ""
+    genes = (
+        Gene("prompt_layer", "L_p", 0, is_layer=True),
+        Gene("prompts", "M", 0, ("model", "layer")),
+    )
+
+    prompt_layer: int
+    prompts: Lengths
+
+    def prompted_layers(self, sizes: EncoderSizes) -> int:
+        return self.depth(sizes) - self.prompt_layer
+
+
+@dataclass(frozen=True)
+class VPTArchitecture(_DeeplyPrompted):
+    """Prompts in the layers of the frozen image encoder; see `_DeeplyPrompted`."""
+
+    family = "vpt"
+    layers_counted = "of the image encoder"
+
+    prompt_layer: int
+    prompts: Lengths
+
+    @classmethod
+    def default(cls, sizes: EncoderSizes) -> "VPTArchitecture":
+        """Deep, of length 10."""
+        del sizes
+        return cls(0, 10)
+
+    @classmethod
+    def depth(cls, sizes: EncoderSizes) -> int:
+        return sizes.image_depth
+
+    def reads(self, sizes: EncoderSizes) -> Reads:
+        del sizes
+        return Reads(self.prompt_layer, None)
+
+
+@dataclass(frozen=True)
+class PBERTArchitecture(_DeeplyPrompted):
+    """Prompts in the layers of the frozen text encoder; see `_DeeplyPrompted`."""
+
+    family = "p_bert"
+    layers_counted = "of the text encoder"
+
+    prompt_layer: int
+    prompts: Lengths
+
+    @classmethod
+    def default(cls, sizes: EncoderSizes) -> "PBERTArchitecture":
+        """Deep, of length 10."""
+        del sizes
+        return cls(0, 10)
+
+    @classmethod
+    def depth(cls, sizes: EncoderSizes) -> int:
+        return sizes.text_depth
+
+    def reads(self, sizes: EncoderSizes) -> Reads:
+        del sizes
+        return Reads(None, self.prompt_layer)
+
+
+@dataclass(frozen=True)
+class PromptFuseArchitecture(Architecture):
+    """What the frozen image encoder says, and prompts, in the frozen text transformer.
+
+    Args:
+        prompts: At its input; at least 1.
+    """
+
+    family = "prompt_fuse"
+    genes = (Gene("prompts", "M", 1),)
+
+    prompts: Lengths
+
+    @classmethod
+    def default(cls, sizes: EncoderSizes) -> Self:
+        """Length 20."""
+        del sizes
+        return cls(20)
+
+    def reads(self, sizes: EncoderSizes) -> Reads:
+        return Reads(sizes.image_depth, 0)
+
+
+@dataclass(frozen=True)
+class BlindPromptArchitecture(PromptFuseArchitecture):
+    """The same, with prompts that the data does not attend to."""
+
+    family = "blind_prompt"
+
+
+KINDS: Mapping[str, type[Architecture]] = {
+    kind.family: kind
+    for kind in (
+        PMFArchitecture,
+        ImageOnlyArchitecture,
+        TextOnlyArchitecture,
+        VPTArchitecture,
+        PBERTArchitecture,
+        LinearArchitecture,
+        LateConcatArchitecture,
+        MMBTArchitecture,
+        MBTArchitecture,
+        PromptFuseArchitecture,
+        BlindPromptArchitecture,
+    )
+}
 """Name in search files → architectures."""

@@ -43,6 +43,8 @@ class EncoderSizes:
         return min(self.image_depth, self.text_depth)
 
 
+MODALITIES = ("image", "text")
+
 RAW = -1
 """In place of a layer: pixel values and token ids, where an encoder's own embedding is trained."""
 
@@ -102,7 +104,8 @@ class Architecture(ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        Architecture._families[cls.family] = cls
+        if cls.family:
+            Architecture._families[cls.family] = cls
 
     def __post_init__(self) -> None:
         for gene in self.genes:
@@ -122,9 +125,10 @@ class Architecture(ABC):
         """Layers that the layer gene counts; where a gene is free, it is so in those from there on."""
         return sizes.shallower
 
-    @abstractmethod
     def reads(self, sizes: EncoderSizes) -> Reads:
-        """Where a model starts to compute; depends on the layer gene alone."""
+        """Where a model starts to compute; depends on the layer gene alone. By default it reads what it trains."""
+        del sizes
+        return Reads(*(RAW if modality in self.trains else None for modality in MODALITIES))
 
     def prompted_layers(self, sizes: EncoderSizes) -> int:
         """n, the layers that each have prompts or mappings: those above amplify what an early one does."""

@@ -158,7 +158,8 @@ def _sum_gradients(
 
 def _taken(parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
     """Their gradients and the loss in one buffer, which is sent as a whole; they have none afterwards."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    # An encoder has weights that nothing here uses, such as the mask token of its pretraining.
+    gradients = [torch.zeros_like(entry) if entry.grad is None else entry.grad for entry in parameters]
     buffer = torch.cat([*(gradient.flatten() for gradient in gradients), loss.reshape(1)])
     for parameter in parameters:
         parameter.grad = None

@@ -36,7 +36,7 @@ TEXT = BertConfig(
 )
 RECIPE = RecipeConfig(
     optimizer="adamw",
-    learning_rates=LearningRatesConfig(1e-3, 1e-3, 1e-3),
+    learning_rates=LearningRatesConfig(1e-3, 1e-3, 1e-3, 1e-3),
     depth_scaling=0.0,
     weight_decay=0.0,
     momentum=0.9,

@@ -1,0 +1,36 @@
+"""Late fusion: both encoders fine-tuned, their CLS tokens side by side, a linear classifier.
+
+The PMF paper's "LateConcat" (Li et al., CVPR 2023, table 1).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from nas.encoders import Encoder, thawed
+from nas.families import LateConcatArchitecture
+from nas.fusion.base import Features, FusionModel
+from nas.fusion.joint import encoded
+from nas.space import Architecture
+
+
+class LateConcat(FusionModel):
+    """Both encoders with all their weights, and a linear classifier."""
+
+    kind = LateConcatArchitecture
+
+    def __init__(
+        self, *, image_encoder: Encoder, text_encoder: Encoder, architecture: Architecture, class_count: int
+    ) -> None:
+        super().__init__(
+            image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, class_count=class_count
+        )
+        self.image_encoder, self.text_encoder = thawed(image_encoder), thawed(text_encoder)
+        self.classifier = nn.Linear(image_encoder.width + text_encoder.width, class_count)
+
+    def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
+        del architecture  # there is one
+        features = features.to(self.classifier.weight.dtype)
+        image = encoded(self.image_encoder, features.image_tokens, None)
+        text = encoded(self.text_encoder, features.text_tokens, features.text_mask)
+        logits: Tensor = self.classifier(torch.cat([image, text], dim=1))
+        return logits

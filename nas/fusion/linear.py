@@ -1,0 +1,39 @@
+"""The simplest fusion: a linear classifier on the CLS tokens of both frozen encoders, side by side.
+
+The PMF paper's "Linear" (Li et al., CVPR 2023, table 1).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from nas.encoders import Encoder
+from nas.families import LinearArchitecture
+from nas.fusion.base import Features, FusionModel
+from nas.space import Architecture
+
+
+class Linear(FusionModel):
+    """A linear classifier; everything else is a constant of the data."""
+
+    kind = LinearArchitecture
+
+    def __init__(
+        self, *, image_encoder: Encoder, text_encoder: Encoder, architecture: Architecture, class_count: int
+    ) -> None:
+        super().__init__(
+            image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, class_count=class_count
+        )
+        self.classifier = nn.Linear(image_encoder.width + text_encoder.width, class_count)
+
+    def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
+        del architecture  # there is one
+        features = features.to(self.classifier.weight.dtype)
+        masks = (None, features.text_mask)
+        read = [
+            encoder.pool(encoder.finish(encoder.readout_rows(rows, mask)))
+            for encoder, rows, mask in zip(
+                self.encoders, (features.image_tokens, features.text_tokens), masks, strict=True
+            )
+        ]
+        logits: Tensor = self.classifier(torch.cat(read, dim=1))
+        return logits

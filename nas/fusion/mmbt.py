@@ -1,0 +1,44 @@
+"""MMBT (Kiela et al., "Supervised Multimodal Bitransformers", 2019, arXiv 1909.02950): the image as words of the text.
+
+As the PMF paper re-implements it (Li et al., CVPR 2023, section 4): a ViT in place of the ResNet, whose tokens are
+projected into the text transformer, which reads them with the text; all weights are trained. The projected tokens get
+one learned segment embedding and no position, which the ViT has given them already.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from nas.encoders import Encoder, thawed
+from nas.families import MMBTArchitecture
+from nas.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel
+from nas.fusion.joint import joint_bias, read_out
+from nas.space import Architecture
+
+
+class MMBT(FusionModel):
+    """Both encoders with all their weights, a projection between them, and a linear classifier on the text's CLS."""
+
+    kind = MMBTArchitecture
+
+    def __init__(
+        self, *, image_encoder: Encoder, text_encoder: Encoder, architecture: Architecture, class_count: int
+    ) -> None:
+        super().__init__(
+            image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, class_count=class_count
+        )
+        self.image_encoder, self.text_encoder = thawed(image_encoder), thawed(text_encoder)
+        self.projection = nn.Linear(image_encoder.width, text_encoder.width)
+        self.segment = nn.Parameter(torch.randn(text_encoder.width) * PROMPT_STANDARD_DEVIATION)
+        self.classifier = nn.Linear(text_encoder.width, class_count)
+
+    def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
+        del architecture  # there is one
+        features = features.to(self.classifier.weight.dtype)
+        image, text, mask = self.image_encoder, self.text_encoder, features.text_mask
+        z = image.embed(features.image_tokens)
+        z = image.run(z, image.data_bias(None, z.shape[1], z.dtype), start=0, stop=image.depth)
+        z = self.projection(image.finish(z)) + self.segment  # (B, S, D_txt)
+        t = text.embed(features.text_tokens)
+        bias = joint_bias(text, t, mask, further=z.shape[1])
+        logits: Tensor = self.classifier(read_out(text, torch.cat([t, z], dim=1), mask, bias, 0, t.shape[1]))
+        return logits
