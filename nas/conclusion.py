@@ -1,4 +1,4 @@
-"""What a run came to: the winner and PMF's default exported, reloaded, and evaluated on test once."""
+"""What a run came to: the winner and the family's default exported, reloaded, and evaluated on test once."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -178,7 +178,7 @@ def conclude(
             ("", "architecture", f"validation {metric}", f"test {metric}", "parameters", "peak memory"),
             [
                 (name, *_row(report[role], metric))
-                for name, role in (("best", BEST), ("PMF default", DEFAULT))
+                for name, role in (("best", BEST), (f"{config.space.kind.title} default", DEFAULT))
                 if role in report
             ],
         )

@@ -193,9 +193,9 @@ class SearchConfig:
 
     Every candidate is scored with inherited weights, `scored_together` of them at a time, which share what is equal; of
     each `round_size` scored ones the best `training_share` is trained for `training_steps`; the best `finalists` of
-    those are trained in full from fresh weights. The best of these, and PMF's default, are trained with
+    those are trained in full from fresh weights. The best of these, and the family's default, are trained with
     `confirmation_seeds` seeds in all, on top of the budget, so that it is known how far to trust the answer. The
-    architectures in `first` are scored first, after PMF's default, the smallest and the largest that fits.
+    architectures in `first` are scored first, after that default, the smallest and the largest that fits.
     """
 
     strategy: str

@@ -93,9 +93,10 @@ class Evidence:
         metric: The objective.
         agreements: Of each stage with the next dearer one, and of search scores with full training.
         best: The best, with all its seeds.
-        default: PMF's default, likewise; None if it was not trained.
+        default: The family's default, likewise; None if it was not trained.
         phases: Seconds of the budget by phase.
         trainings: Results by stage.
+        title: Of the family.
     """
 
     metric: str
@@ -104,13 +105,14 @@ class Evidence:
     default: Spread | None
     phases: Mapping[str, float]
     trainings: Mapping[str, int]
+    title: str = "PMF"
 
     def lines(self) -> list[str]:
         """For people, one statement a line."""
         said = [verdict(entry) for entry in self.agreements]
         said.append(f"best: {_spread_text(self.best, self.metric)}")
         if self.default is not None:
-            said.append(f"PMF's default: {_spread_text(self.default, self.metric)}")
+            said.append(f"{self.title}'s default: {_spread_text(self.default, self.metric)}")
             difference, low, high = margin_over_seeds(self.best, self.default)
             if math.isfinite(low):
                 certain = "" if low > 0 or high < 0 else ": not more than chance between seeds can explain"
@@ -141,6 +143,7 @@ def gathered(
     best: Sequence[Result],
     default: Sequence[Result],
     phases: Mapping[str, float],
+    title: str = "PMF",
 ) -> Evidence:
     """The evidence that a search has gathered.
 
@@ -148,8 +151,9 @@ def gathered(
         metric: The objective.
         results: Of the search, by stage.
         best: The best full training and its repetitions.
-        default: PMF's default, likewise; nothing if it was not trained.
+        default: The family's default, likewise; nothing if it was not trained.
         phases: Seconds of the budget by phase.
+        title: Of the family.
     """
     pairs: list[tuple[Stage, Stage]] = [("inherited", "trained"), ("trained", "full"), ("inherited", "full")]
     return Evidence(
@@ -159,6 +163,7 @@ def gathered(
         default=Spread(tuple(result.score for result in default)) if default else None,
         phases=phases,
         trainings={stage: len(entries) for stage, entries in results.items()},
+        title=title,
     )
 
 

@@ -255,10 +255,10 @@ def _model_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     return f"""---
 library_name: transformers
 ---
-# PMF classifier
+# {architecture.title} classifier
 
-A prompt-based multimodal fusion model (Li et al., CVPR 2023, arXiv 2304.06306) whose architecture was found by a search
-and whose prompts, mappings and classifiers were then trained from fresh weights. Both encoders are frozen and included.
+{architecture.source} The architecture was found by a search; what is trained of it was then trained from fresh weights.
+The encoders are included.
 
 | gene | value |
 | --- | --- |

@@ -46,6 +46,11 @@ class PMFArchitecture(Architecture):
     """
 
     family = "pmf"
+    title = "PMF"
+    source = (
+        "Prompt-based multimodal fusion (Li et al., CVPR 2023, arXiv 2304.06306): frozen encoders that talk "
+        "through learned prompts in their last layers."
+    )
     genes = (
         Gene("fusion_layer", "L_f", 0, is_layer=True),
         Gene("query_prompts", "M_qp", 1, PER),
@@ -101,6 +106,8 @@ class ImageOnlyArchitecture(_Single):
     """The image encoder, fine-tuned, with a linear classifier."""
 
     family = "image_only"
+    title = "image only"
+    source = "The image encoder, fine-tuned, with a linear classifier; texts are not read."
     trains = ("image",)
 
 
@@ -109,6 +116,8 @@ class TextOnlyArchitecture(_Single):
     """The text encoder, fine-tuned, with a linear classifier."""
 
     family = "text_only"
+    title = "text only"
+    source = "The text encoder, fine-tuned, with a linear classifier; images are not read."
     trains = ("text",)
 
 
@@ -117,6 +126,8 @@ class LinearArchitecture(_Single):
     """A linear classifier on what both frozen encoders say."""
 
     family = "linear"
+    title = "Linear"
+    source = "A linear classifier on what two frozen encoders say."
 
     def reads(self, sizes: EncoderSizes) -> Reads:
         return Reads(sizes.image_depth, sizes.text_depth)
@@ -127,6 +138,8 @@ class LateConcatArchitecture(_Single):
     """A linear classifier on what both encoders say, which are fine-tuned."""
 
     family = "late_concat"
+    title = "LateConcat"
+    source = "A linear classifier on what two encoders say, which are fine-tuned."
     trains = ("image", "text")
 
 
@@ -135,6 +148,11 @@ class MMBTArchitecture(_Single):
     """The image's tokens in the text transformer, both encoders fine-tuned."""
 
     family = "mmbt"
+    title = "MMBT"
+    source = (
+        "Multimodal bitransformer (Kiela et al., 2019, arXiv 1909.02950): the tokens of the image in the text "
+        "transformer, both fine-tuned."
+    )
     trains = ("image", "text")
 
 
@@ -148,6 +166,11 @@ class MBTArchitecture(Architecture):
     """
 
     family = "mbt"
+    title = "MBT"
+    source = (
+        "Multimodal bottleneck transformer (Nagrani et al., NeurIPS 2021): two fine-tuned encoders that "
+        "exchange a few bottleneck tokens."
+    )
     genes = (Gene("fusion_layer", "L_f", 0, is_layer=True), Gene("bottlenecks", "B", 1))
     trains = ("image", "text")
 
@@ -186,6 +209,8 @@ class VPTArchitecture(_DeeplyPrompted):
     """Prompts in the layers of the frozen image encoder; see `_DeeplyPrompted`."""
 
     family = "vpt"
+    title = "VPT"
+    source = "Visual prompt tuning (Jia et al., ECCV 2022): learned prompts in the layers of the frozen image encoder."
     layers_counted = "of the image encoder"
 
     prompt_layer: int
@@ -211,6 +236,8 @@ class PBERTArchitecture(_DeeplyPrompted):
     """Prompts in the layers of the frozen text encoder; see `_DeeplyPrompted`."""
 
     family = "p_bert"
+    title = "P-BERT"
+    source = "Deep prompt tuning (Liu et al., ACL 2022): learned prompts in the layers of the frozen text encoder."
     layers_counted = "of the text encoder"
 
     prompt_layer: int
@@ -240,6 +267,11 @@ class PromptFuseArchitecture(Architecture):
     """
 
     family = "prompt_fuse"
+    title = "PromptFuse"
+    source = (
+        "PromptFuse (Liang et al., Findings of ACL 2022): the tokens of the frozen image encoder, and learned "
+        "prompts, in the frozen text transformer."
+    )
     genes = (Gene("prompts", "M", 1),)
 
     prompts: Lengths
@@ -259,6 +291,10 @@ class BlindPromptArchitecture(PromptFuseArchitecture):
     """The same, with prompts that the data does not attend to."""
 
     family = "blind_prompt"
+    title = "BlindPrompt"
+    source = (
+        "BlindPrompt (Liang et al., Findings of ACL 2022): PromptFuse with prompts that the data does not attend to."
+    )
 
 
 KINDS: Mapping[str, type[Architecture]] = {

@@ -21,7 +21,7 @@ from nas.study import Study
 from nas.training import architecture_seed
 
 DEFAULT_TRIAL = -1
-"""The PMF default that is trained for comparison is no candidate of the search."""
+"""The default that is trained for comparison is no candidate of the search."""
 
 _STEP_PER_EVALUATION = 3  # a training step costs about three forward passes
 

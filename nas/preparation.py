@@ -41,7 +41,7 @@ class Prepared:
         text_encoder: Frozen, whole.
         preprocessor: Of these encoders.
         store: Features of train and validation; the test split is not in it.
-        default: The PMF paper's default architecture for these encoders.
+        default: The family's default architecture for these encoders.
         memory: Predicts candidates' peaks.
     """
 
@@ -113,7 +113,7 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
 
 
 def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Architecture]:
-    """Predicts peaks of a search without its images and features; beside it PMF's default for its encoders.
+    """Predicts peaks of a search without its images and features; beside it the family's default for its encoders.
 
     Args:
         config: Of the search.

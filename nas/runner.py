@@ -1,4 +1,4 @@
-"""A search from beginning to end: supernet, candidates, finalists, and the comparison with PMF's default.
+"""A search from beginning to end: supernet, candidates, finalists, and the comparison with the family's default.
 
 The only module that knows strategies, executors and the study together. Everything that it decides follows from the
 configuration and from what the study holds, so a killed search goes on from there.
@@ -45,7 +45,8 @@ class Outcome:
 
     Args:
         best: The best full training on validation; None if none was finished.
-        default: PMF's default, trained the same way; None if it cannot fit, fails, or has nothing to be compared with.
+        default: The family's default, trained the same way; None if it cannot fit, fails, or has nothing to be compared
+            with.
         best_again: The best, trained with further seeds.
         default_again: The default, likewise.
     """
@@ -252,7 +253,7 @@ class Search:
         return ladder
 
     def _first(self) -> list[Architecture]:
-        """Proposed before all others: PMF's default, the smallest, the largest that fits, and what the file names."""
+        """Proposed before all others: the default, the smallest, the largest that fits, and what the file names."""
         space = self.config.space
         largest = space.largest_of(self.feasibility.fits) or space.largest
         return [self.prepared.default, space.smallest, largest, *self.config.search.first]
@@ -367,7 +368,11 @@ class Search:
         left = self._seconds_left()
         return "" if math.isinf(left) else f", {format_seconds(left)} left"
 
-    # PMF's default, for comparison
+    # The family's default, for comparison
+
+    @property
+    def _title(self) -> str:
+        return self.config.space.kind.title
 
     @property
     def _default_path(self) -> Path:
@@ -381,10 +386,12 @@ class Search:
         if not self._default_path.exists():
             job = self._jobs.job(DEFAULT_TRIAL, self.prepared.default, "full", self._full_steps)
             if job is None:
-                self.reporter.note("PMF's default architecture does not fit the memory budget; it is not trained")
+                self.reporter.note(
+                    f"{self._title}'s default architecture does not fit the memory budget; it is not trained"
+                )
                 return None
             self.reporter.note(
-                f"PMF's default ({self.prepared.default}) is trained for comparison, on top of the budget"
+                f"{self._title}'s default ({self.prepared.default}) is trained for comparison, on top of the budget"
             )
             self._dispatcher.run(
                 ListedPlan([job]), is_over=lambda: False, is_interrupted=lambda: self.interruption.is_requested
@@ -412,8 +419,8 @@ class Search:
                         self._repeated[trial] = number
         if jobs:
             self.reporter.note(
-                f"the best and PMF's default are trained with {self.config.search.confirmation_seeds} seeds each, on "
-                "top of the budget: how much is luck?"
+                f"the best and {self._title}'s default are trained with {self.config.search.confirmation_seeds} seeds "
+                "each, on top of the budget: how much is luck?"
             )
             self._dispatcher.run(
                 ListedPlan(jobs), is_over=lambda: False, is_interrupted=lambda: self.interruption.is_requested

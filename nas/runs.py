@@ -327,6 +327,7 @@ def _search(run: Run, prepared: Prepared, directory: Path, machine: Machine, rep
                 best=[outcome.best, *outcome.best_again],
                 default=[] if outcome.default is None else [outcome.default, *outcome.default_again],
                 phases=account.phases,
+                title=config.space.kind.title,
             ),
             parts=ModelParts.of(prepared),
             weights_path=setup.weights_path,

@@ -91,6 +91,10 @@ class Architecture(ABC):
 
     family: ClassVar[str]
     """The family's name in search files."""
+    title: ClassVar[str]
+    """Its name for people."""
+    source: ClassVar[str]
+    """What it is and where it comes from, in one sentence."""
     genes: ClassVar[tuple[Gene, ...]]
     """What may be chosen."""
     layers_counted: ClassVar[str] = "of the shallower encoder"

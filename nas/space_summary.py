@@ -64,7 +64,7 @@ def describe_space(config: Config, memory: MemoryModel, default: Architecture, r
     Args:
         config: Of the search; its memory budget counts.
         memory: Predicts.
-        default: PMF's, for these encoders.
+        default: The family's, for these encoders.
         reporter: Shows it.
     """
     space, budget = config.space, config.budget
@@ -78,7 +78,7 @@ def describe_space(config: Config, memory: MemoryModel, default: Architecture, r
     ]
     reporter.note(table(("gene", "per", "variables", "choices"), rows))
     reporter.note("")
-    chosen = {"smallest": space.smallest, "PMF's default": default, "largest": space.largest}
+    chosen = {"smallest": space.smallest, f"{space.kind.title}'s default": default, "largest": space.largest}
     ends = [
         (
             name,

@@ -510,3 +510,37 @@ def test_what_was_deleted_of_the_export_is_made_again_without_another_look_at_te
     output = go_on(tmp_path / "run", machine)
     assert "evaluating" not in output
     assert (tmp_path / "run" / "best" / "architecture.yaml").read_bytes() == before
+
+
+FAMILY_SPACES: dict[str, dict[str, Any]] = {
+    "mbt": {"fusion_layer": [0, 1, 2], "bottlenecks": [1, 2, 4]},
+    "vpt": {"depth": 4, "prompt_layer": [1, 2], "prompts": {"choices": [0, 2], "per": "layer"}},
+    "p_bert": {"prompt_layer": [0, 1, 2], "prompts": [1, 4, 8]},
+    "blind_prompt": {"prompts": [1, 2, 3, 4, 5, 6, 7, 8]},
+    "mmbt": {},
+}
+
+
+@pytest.mark.parametrize("family", FAMILY_SPACES)
+def test_every_family_is_searched_killed_and_gone_on_with(
+    project: Project, machine: Machine, tmp_path: Path, family: str
+) -> None:
+    changes = {"family": family, "space": FAMILY_SPACES[family], "recipe.learning_rates.encoders": 1e-3}
+    run, shorter = tmp_path / "run", project.write(f"{family}.yaml", **changes, **{"budget.trials": 5})
+    search(shorter, run, machine)
+    output = go_on(run, machine, trials=8)
+    results = results_of(run)
+    space = load_config(shorter).space
+    assert len(results["inherited"]) == min(8, space.size) and results["full"]
+    assert all(result.architecture in space for stage in results.values() for result in stage)
+    assert len({result.architecture for result in results["inherited"]}) == len(results["inherited"])
+    assert f"{space.kind.title} default" in output or space.size == 1
+    with (run / "results.csv").open() as file:
+        columns = csv.DictReader(file).fieldnames
+    assert columns is not None and set(space.choices) <= set(columns)
+    model = tmp_path / "model"
+    assert main(["export", str(run), "--output", str(model)]) == 0
+    described = yaml.safe_load((model / "architecture.yaml").read_text())
+    assert described["architecture"]["family"] == family
+    for result in results["full"]:
+        assert result.measured_peak_bytes > 0
