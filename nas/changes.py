@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_FREE_SECTION = "budget"
+_FREE_SECTIONS = ("budget", "compare")
 _FIXED_KEYS = frozenset({"budget.when_too_large"})  # decides how a candidate is trained, not how many are
 
 
@@ -17,7 +17,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
     Returns:
         One line a key in alphabetical order: its dotted path, the old value and the new one. Budgets may change, so
-        they are not among them; what is done with a candidate that does not fit is.
+        they are not among them; what is done with a candidate that does not fit is. Comparisons are no part of it.
     """
     before, after = dict(_leaves(old)), dict(_leaves(new))
     return [
@@ -36,7 +36,7 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _is_free(path: str) -> bool:
-    return path.partition(".")[0] == _FREE_SECTION and path not in _FIXED_KEYS
+    return path.partition(".")[0] in _FREE_SECTIONS and path not in _FIXED_KEYS
 
 
 def _shown(leaves: Mapping[str, Any], path: str) -> str:

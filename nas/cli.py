@@ -1,4 +1,4 @@
-"""The command line: space, search, resume, export, evaluate, predict."""
+"""The command line: space, search, resume, export, evaluate, predict, compare."""
 
 import argparse
 import os
@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         directory = getattr(options, "run_dir", None)
         can_resume = directory is not None and (directory / "config.yaml").exists()
         hint = f"; go on with: python {PROGRAM} resume {directory}" if can_resume else ""
+        if run is _compare:
+            hint = "; go on with the same command"
         print(f"interrupted; everything finished is saved{hint}", file=sys.stderr)
         return 130
     return 0
@@ -152,6 +154,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="K",
         help="how many classes to show (default: 5), of several labels also all that are there",
     )
+
+    compare = command(
+        "compare",
+        "Train every fusion family with one recipe, search PMF, and put all in one table.",
+        "compare search_spaces/demo.yaml --seeds 3 --budget 4m --run-dir runs/comparison",
+        _compare,
+    )
+    compare.add_argument("space", type=Path, metavar="SPACE.yaml", help="data, encoders, recipe, and PMF's space")
+    compare.add_argument("--families", nargs="+", metavar="NAME", help="which (default: all, and the searched PMF)")
+    compare.add_argument("--seeds", type=_seed_count, default=3, metavar="N", help="of each family (default: 3)")
+    compare.add_argument("--run-dir", type=Path, help="where everything is kept (default: runs/NAME-comparison)")
+    _add_budget(compare)
+    _add_machine(compare)
     return parser
 
 
@@ -186,6 +201,12 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         "--storage", metavar="URL", help="keep the study in a database (sqlite:///..., postgresql://...), not a journal"
     )
     parser.add_argument("--cache-dir", type=Path, help="base features are kept here (default: in the user's cache)")
+
+
+def _seed_count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 100):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 100, got {text!r}")
+    return int(text)
 
 
 def _worker_count(text: str) -> int | None:
@@ -312,6 +333,30 @@ def _pick(words: Sequence[str]) -> tuple["Pick", float]:
         f"--pick {' '.join(words)}: expected best, knee, or smallest-within and how much lower the metric may be, for "
         "instance smallest-within 0.01"
     )
+
+
+def _compare(options: argparse.Namespace) -> None:
+    overrides = _overrides(options)
+    from nas.comparison import ENTRIES, compare
+    from nas.config import load_config
+    from nas.progress import build_reporter
+
+    names = options.families or ENTRIES
+    unknown = [name for name in names if name not in ENTRIES]
+    if unknown:
+        raise ArgumentError(f"--families {' '.join(unknown)}: expected any of {', '.join(ENTRIES)}")
+    if options.run_dir is None:
+        options.run_dir = Path("runs") / f"{load_config(options.space).name}-comparison"
+    with build_reporter() as reporter:
+        compare(
+            options.space,
+            options.run_dir,
+            names=[name for name in ENTRIES if name in names],
+            seeds=options.seeds,
+            overrides=overrides,
+            machine=_machine(options),
+            reporter=reporter,
+        )
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -30,6 +30,7 @@ LABELLED_READERS = ("manifest", "image_folder", "datasets")
 READERS = (*LABELLED_READERS, "food101", "mm_imdb", "snli_ve")
 FEATURE_DTYPES = ("float16", "float32")
 WHEN_TOO_LARGE = ("reject", "accumulate")
+_LEARNING_RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,11 @@ class LearningRatesConfig:
     mappings: float
     classifiers: float
     encoders: float
+
+    @classmethod
+    def of_all(cls, rate: float) -> "LearningRatesConfig":
+        """One for every group."""
+        return cls(rate, rate, rate, rate)
 
 
 @dataclass(frozen=True)
@@ -229,6 +235,13 @@ class SearchConfig:
 
 
 @dataclass(frozen=True)
+class CompareConfig:
+    """How families are compared: each with the one of these peak learning rates that is best on validation."""
+
+    learning_rates: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class BudgetConfig:
     """What a search may use; `None` means no bound of that kind.
 
@@ -264,6 +277,7 @@ class Config:
     supernet: SupernetConfig
     search: SearchConfig
     budget: BudgetConfig
+    compare: CompareConfig
     seed: int
     deterministic: bool
     threads: int
@@ -423,6 +437,7 @@ def parse_config(values: Any, *, source: str, base_directory: Path) -> Config:
         supernet=_supernet(root.section("supernet")),
         search=_search(root.section("search"), space),
         budget=_budget(root.section("budget")),
+        compare=_compare(root.section("compare", default={})),
         seed=root.integer("seed", 0, 2**31 - 1, default=0),
         deterministic=root.boolean("deterministic", False),
         threads=root.integer("threads", 1, default=1),
@@ -738,6 +753,18 @@ def _budget(section: _Section) -> BudgetConfig:
         section.problem("finalists_share", config.finalists_share, "with supernet_share less than 1 in all")
     section.reject_unknown_keys()
     return config
+
+
+def _compare(section: _Section) -> CompareConfig:
+    allowed = "ascending, distinct numbers above 0, for instance [1e-4, 1e-3]"
+    value = section.get("learning_rates", list(_LEARNING_RATES), allowed)
+    rates = [_as_number(rate) for rate in value] if isinstance(value, list | tuple) else []
+    known = [rate for rate in rates if rate is not None and rate > 0]
+    if not known or len(known) != len(rates) or known != sorted(set(known)):
+        section.problem("learning_rates", value, allowed)
+        known = [1e-3]
+    section.reject_unknown_keys()
+    return CompareConfig(tuple(known))
 
 
 def _with_unit(section: _Section, key: str, parse: Any, default: str | None = None) -> float | None:

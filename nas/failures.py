@@ -22,11 +22,18 @@ class FailurePolicy:
         was_alone: Whether a job ran out of memory before, so that it had a whole device to itself this time.
         try_alone: Remembers, for good, that it did.
         record: Makes a failure durable.
+        same_failures: Failures in a row with one cause that stop everything.
     """
 
     def __init__(
-        self, *, was_alone: Callable[[Job], bool], try_alone: Callable[[Job], None], record: Callable[[Failure], None]
+        self,
+        *,
+        was_alone: Callable[[Job], bool],
+        try_alone: Callable[[Job], None],
+        record: Callable[[Failure], None],
+        same_failures: int = SAME_FAILURES,
     ) -> None:
+        self._same_failures = same_failures
         self._was_alone = was_alone
         self._try_alone = try_alone
         self._record = record
@@ -57,9 +64,9 @@ class FailurePolicy:
             if self._crashes[key] < WORKER_DEATHS:
                 return "put back"
         self._pending.append(failure)
-        last = self._pending[-SAME_FAILURES:]
-        if len(last) == SAME_FAILURES and len({entry.cause for entry in last}) == 1:
-            raise TrainingError(f"{SAME_FAILURES} candidates in a row failed with one cause: {failure.reason}")
+        last = self._pending[-self._same_failures :]
+        if len(last) == self._same_failures and len({entry.cause for entry in last}) == 1:
+            raise TrainingError(f"{self._same_failures} candidates in a row failed with one cause: {failure.reason}")
         return "rejected"
 
     def settle(self) -> None:

@@ -28,6 +28,16 @@ class Reporter(AbstractContextManager["Reporter"], ABC):
         return None
 
 
+class Quiet(Reporter):
+    """Says nothing."""
+
+    def note(self, text: str) -> None:
+        del text
+
+    def progress(self, phase: str, done: int, total: int | None, detail: str = "") -> None:
+        del phase, done, total, detail
+
+
 class LineReporter(Reporter):
     """For pipes and logs: every note is a line; progress is a line at its start, its end and now and then between."""
 

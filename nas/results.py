@@ -26,6 +26,7 @@ class Job:
         micro_batches: Parts that every batch is cut into, so that it fits.
         correction_bytes: What measured peaks have added to the prediction, or taken from it.
         companions: Candidates that are scored together with it, at the same stage; only for `inherited`.
+        learning_rate: Peak learning rate of all that is trained, in place of the recipe's.
     """
 
     trial: int
@@ -37,6 +38,7 @@ class Job:
     micro_batches: int = 1
     correction_bytes: int = 0
     companions: tuple["Job", ...] = ()
+    learning_rate: float | None = None
 
     @property
     def key(self) -> tuple[int, Stage]:

@@ -6,14 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from nas.config import Config
+from nas.config import Config, LearningRatesConfig
 from nas.data import FeatureStore
 from nas.encoders import load_tail
 from nas.execution.base import SupernetOrder, SupernetProgress
@@ -306,10 +306,13 @@ class CandidateWorker:
     def _train(self, job: Job, should_stop: Callable[[], bool]) -> Tensor:
         """Logits on validation after training."""
         model = self._fresh_model(job) if job.stage == "full" else self._slice(job)
+        recipe = self.setup.config.recipe
+        if job.learning_rate is not None:
+            recipe = replace(recipe, learning_rates=LearningRatesConfig.of_all(job.learning_rate))
         train(
             model=model,
             split=self._store.splits["train"],
-            recipe=self.setup.config.recipe,
+            recipe=recipe,
             step_count=job.step_count,
             seed=job.seed,
             micro_batches=job.micro_batches,

@@ -70,6 +70,11 @@ class PeakPrediction:
     allocator_bytes: int
 
     @property
+    def training_bytes(self) -> int:
+        """Of the training alone: weights, optimiser state, and a step."""
+        return self.trained_bytes + self.optimizer_bytes + self.summed_bytes + self.step_bytes
+
+    @property
     def peak_bytes(self) -> int:
         weights = self.supernet_bytes + self.trained_bytes + self.optimizer_bytes + self.summed_bytes
         return self.process_bytes + weights + self.step_bytes + self.allocator_bytes
@@ -144,13 +149,19 @@ class MemoryModel:
         self._supernet, self._largest_at = space.largest, space.largest_at
         self.process_bytes = process_bytes
         """Set it to what a worker holds that has loaded encoders and given back what it freed, once that is known."""
+        self.holds_supernet = True
+        """Whether a worker holds the supernet's weights beside a candidate's."""
         self._surfaces: dict[_Step, PeakSurface | None] = {}
         self._direct: dict[_Step, int] = {}
 
     @property
     def idle_bytes(self) -> int:
         """What a worker holds that has nothing to do: its process and the supernet."""
-        return self.process_bytes + self._weight_bytes(self._supernet)
+        return self.process_bytes + self._supernet_bytes
+
+    @property
+    def _supernet_bytes(self) -> int:
+        return self._weight_bytes(self._supernet) if self.holds_supernet else 0
 
     def predict(
         self, architecture: Architecture, *, micro_batches: int = 1, budget_bytes: int | None = None
@@ -167,7 +178,7 @@ class MemoryModel:
         trained = self._weight_bytes(architecture)
         held = PeakPrediction(
             process_bytes=self.process_bytes,
-            supernet_bytes=self._weight_bytes(self._supernet),
+            supernet_bytes=self._supernet_bytes,
             trained_bytes=trained,
             optimizer_bytes=trained * _STATE_TENSORS[self._recipe.optimizer],
             summed_bytes=0,

@@ -1,0 +1,165 @@
+"""What a comparison came to: a table as text, CSV and Markdown, and a plot of the metric over memory."""
+
+import csv
+import io
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas.files import write_atomically
+from nas.progress import Reporter
+from nas.report import table
+from nas.units import format_bytes, format_seconds
+
+TABLE = "comparison"
+"""Name of the files, without what they end in."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line.
+
+    Args:
+        name: Of the entry.
+        title: For people.
+        architecture: What was trained; empty where there is nothing to be chosen.
+        learning_rate: Chosen on validation; None if nothing was trained.
+        trainable_parameters: Their number.
+        training_bytes: Predicted peak of a training step without the process: trained weights, their gradients and
+            optimiser state, activations, inputs. Frozen weights, which workers share, are not in it.
+        measured_peak_bytes: Private memory of the worker at its peak, all of it; of the seeds the highest.
+        validation: The metric of every seed.
+        test: The same on test.
+        seconds: Of one training and its evaluation on validation, on average.
+        remark: What went wrong, or nothing.
+    """
+
+    name: str
+    title: str
+    architecture: str
+    learning_rate: float | None
+    trainable_parameters: int
+    training_bytes: int
+    measured_peak_bytes: int | None
+    validation: tuple[float, ...]
+    test: tuple[float, ...]
+    seconds: float | None
+    remark: str
+
+
+def write_report(directory: Path, rows: Sequence[Row], *, metric: str, seeds: int, reporter: Reporter) -> None:
+    """Show the table, and write `comparison.csv`, `comparison.md` and `comparison.svg`.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    header = (
+        "",
+        "architecture",
+        "learning rate",
+        "trainable parameters",
+        "training memory",
+        f"validation {metric}",
+        f"test {metric}",
+        "a training",
+    )
+    cells = [_cells(row) for row in rows]
+    reporter.note("")
+    reporter.note(table(header, cells))
+    for row in rows:
+        if row.remark:
+            reporter.note(f"{row.title}: {row.remark}")
+    write_atomically(directory / f"{TABLE}.md", _markdown(header, cells, seeds).encode())
+    write_atomically(directory / f"{TABLE}.csv", _csv(rows, metric).encode())
+    write_atomically(directory / f"{TABLE}.svg", _plot(rows, metric))
+    reporter.note("")
+    reporter.note(f"also as {', '.join(str(directory / f'{TABLE}.{kind}') for kind in ('md', 'csv', 'svg'))}")
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean, and the standard deviation over seeds where there are several."""
+    if not values:
+        return "–"
+    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.4f}{deviation}"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        row.title,
+        row.architecture or "–",
+        "–" if row.learning_rate is None else f"{row.learning_rate:g}",
+        f"{row.trainable_parameters:,}",
+        format_bytes(row.training_bytes),
+        spread(row.validation),
+        spread(row.test),
+        "–" if row.seconds is None else format_seconds(row.seconds),
+    )
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], seeds: int) -> str:
+    lines = [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
+    lines += [f"| {' | '.join(cells)} |" for cells in rows]
+    explained = f"Mean and standard deviation over {seeds} seed(s). Training memory: predicted, without frozen weights."
+    return "\n".join([*lines, "", explained]) + "\n"
+
+
+def _csv(rows: Sequence[Row], metric: str) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    count = max((len(row.test) for row in rows), default=0)
+    seeds = range(count)
+    writer.writerow(
+        [
+            "name",
+            "architecture",
+            "learning_rate",
+            "trainable_parameters",
+            "training_bytes",
+            "measured_peak_bytes",
+            "seconds",
+            *(f"validation_{metric}_seed{seed}" for seed in seeds),
+            *(f"test_{metric}_seed{seed}" for seed in seeds),
+            "remark",
+        ]
+    )
+    for row in rows:
+        padding = [""] * (count - len(row.test))
+        facts = (row.learning_rate, row.trainable_parameters, row.training_bytes, row.measured_peak_bytes, row.seconds)
+        writer.writerow(
+            [
+                row.name,
+                row.architecture,
+                *("" if fact is None else fact for fact in facts),
+                *(*row.validation, *padding),
+                *(*row.test, *padding),
+                row.remark,
+            ]
+        )
+    return buffer.getvalue()
+
+
+def _plot(rows: Sequence[Row], metric: str) -> bytes:
+    """The metric on test over training memory, as SVG."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    buffer = io.BytesIO()
+    with rc_context({"svg.hashsalt": "comparison", "font.size": 9}):
+        figure = Figure(figsize=(7.0, 4.5), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        for row in rows:
+            if row.test:
+                error = statistics.stdev(row.test) if len(row.test) > 1 else 0.0
+                x, y = row.training_bytes / 2**20, statistics.fmean(row.test)
+                axes.errorbar(x, y, yerr=error, fmt="o", capsize=3)
+                axes.annotate(row.title, (x, y), xytext=(5, 4), textcoords="offset points")
+        axes.set_xscale("log")
+        axes.set_xlabel("training memory without frozen weights, MiB")
+        axes.set_ylabel(f"test {metric}")
+        axes.grid(visible=True, which="both", alpha=0.3)
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

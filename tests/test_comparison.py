@@ -1,0 +1,195 @@
+"""The comparison of families on a little project: one learning rate grid, the test split at the end, resumable."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas.cli import main
+from nas.comparison import ENTRIES, SEARCHED, compare
+from nas.comparison_report import spread
+from nas.conclusion import evaluate_exported
+from nas.config import load_config
+from nas.confirmation import Repetitions
+from nas.errors import NasError, StudyError
+from nas.execution import CandidateWorker
+from nas.families import KINDS
+from nas.progress import LineReporter
+from nas.results import Job, Result
+from nas.runs import Machine, Overrides
+from tests.project import Project
+
+RATES = [1e-3, 1e-2]
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    return Machine(worker_count=0, cache_directory=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def source(project: Project) -> Path:
+    return project.write("compared.yaml", **{"compare": {"learning_rates": RATES}, "recipe.epochs": 2})
+
+
+def compared(
+    source: Path, directory: Path, machine: Machine, names: Sequence[str], seeds: int = 2, **overrides: Any
+) -> str:
+    stream = io.StringIO()
+    compare(
+        source,
+        directory,
+        names=names,
+        seeds=seeds,
+        overrides=Overrides(**overrides),
+        machine=machine,
+        reporter=LineReporter(stream),
+    )
+    return stream.getvalue()
+
+
+def rows_of(directory: Path) -> dict[str, dict[str, str]]:
+    with (directory / "comparison.csv").open() as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float | None, int]]:
+    """Family, learning rate and seed's number of every job that is run."""
+    seen: list[tuple[str, float | None, int]] = []
+    run = CandidateWorker.run
+
+    def noted(self: CandidateWorker, job: Job, **options: Any) -> list[Result]:
+        if job.learning_rate is not None:
+            seen.append((job.architecture.family, job.learning_rate, job.trial % 1000))
+        return run(self, job, **options)
+
+    monkeypatch.setattr(CandidateWorker, "run", noted)
+    return seen
+
+
+def test_all_families_and_the_searched_pmf_are_in_the_table(
+    source: Path, machine: Machine, tmp_path: Path, ran: list[tuple[str, float | None, int]]
+) -> None:
+    directory = tmp_path / "comparison"
+    output = compared(source, directory, machine, ENTRIES)
+    assert set(ENTRIES) == {*KINDS, SEARCHED}
+    rows = rows_of(directory)
+    assert list(rows) == list(ENTRIES) and not any(row["remark"] for row in rows.values())
+    assert len(ran) == len(ENTRIES) * (len(RATES) + 1), "every learning rate once, and the best with a second seed"
+    config = load_config(source)
+    for name, row in rows.items():
+        kept = Repetitions(directory / name / "trainings.json")
+        architectures = {architecture for architecture, _ in kept._results}
+        assert len(architectures) == 1
+        (architecture,) = architectures
+        first = [kept.get(architecture, place * 1000) for place in range(len(RATES))]
+        scores = [result.score for result in first if result is not None]
+        best = scores.index(max(scores))
+        assert float(row["learning_rate"]) == RATES[best]
+        seeds = [kept.get(architecture, best * 1000 + seed) for seed in range(2)]
+        assert [row[f"validation_accuracy_seed{seed}"] for seed in range(2)] == [
+            str(result.score) for result in seeds if result is not None
+        ]
+        model = directory / name / "model_seed1"
+        assert float(row["test_accuracy_seed1"]) == evaluate_exported(model, config.data, "test")[0]["accuracy"]
+        left = {path.stem for path in (directory / name / "full").iterdir()}
+        assert left == {f"trial_{best * 1000 + seed}" for seed in range(2)}
+    found = json.loads((directory / "search" / "report.json").read_text())["best"]["architecture"]
+    assert rows[SEARCHED]["architecture"] != "" and found["family"] == "pmf"
+    assert "PMF, searched" in output and "late_concat" not in output
+    markdown = (directory / "comparison.md").read_text()
+    assert markdown.count("\n| ") == len(ENTRIES) + 1 and "| MBT |" in markdown
+    assert (directory / "comparison.svg").read_text().count("PMF") >= 1
+    ran.clear()
+    again = compared(source, directory, machine, ENTRIES)
+    assert not ran and rows_of(directory) == rows
+    assert again.endswith(output[output.index("also as") :])
+
+
+def test_a_comparison_that_was_interrupted_goes_on(
+    source: Path, machine: Machine, tmp_path: Path, ran: list[tuple[str, float | None, int]], monkeypatch: Any
+) -> None:
+    expected = tmp_path / "undisturbed"
+    compared(source, expected, machine, ["linear", "vpt"])
+    undisturbed = len(ran)
+    ran.clear()
+    taken = Repetitions.add
+
+    def failing(self: Repetitions, repetition: int, result: Result) -> None:
+        taken(self, repetition, result)
+        if len(ran) == 2:
+            raise OSError(28, "No space left on device")
+
+    directory = tmp_path / "interrupted"
+    with monkeypatch.context() as patched:
+        patched.setattr(Repetitions, "add", failing)
+        with pytest.raises(OSError, match="No space left"):
+            compared(source, directory, machine, ["linear", "vpt"])
+    compared(source, directory, machine, ["linear", "vpt"])
+    assert len(ran) == undisturbed
+    seconds = {"seconds", "measured_peak_bytes"}
+    first, second = (
+        [{key: value for key, value in row.items() if key not in seconds} for row in rows_of(place).values()]
+        for place in (expected, directory)
+    )
+    assert first == second
+
+
+def test_what_does_not_fit_is_said_and_not_trained(
+    source: Path, machine: Machine, tmp_path: Path, ran: list[tuple[str, float | None, int]]
+) -> None:
+    """Fine-tuning needs more than a linear classifier."""
+    directory = tmp_path / "comparison"
+    compared(source, directory, machine, ["linear", "late_concat"], seeds=1)
+    bytes_of = {name: int(row["training_bytes"]) for name, row in rows_of(directory).items()}
+    assert bytes_of["late_concat"] > bytes_of["linear"]
+    budget = 500 * 2**20 + 2**20 + (bytes_of["late_concat"] + bytes_of["linear"]) // 2
+    ran.clear()
+    output = compared(source, tmp_path / "small", machine, ["linear", "late_concat"], seeds=1, memory_bytes=budget)
+    assert {family for family, _, _ in ran} == {"linear"}
+    row = rows_of(tmp_path / "small")["late_concat"]
+    assert "the memory budget is" in row["remark"] and row["test_accuracy_seed0"] == ""
+    assert "LateConcat: needs" in output
+
+
+def test_a_learning_rate_that_is_too_high_is_left_out(project: Project, machine: Machine, tmp_path: Path) -> None:
+    rates = [1e-3, 1e20, 1e25, 1e30, 1e35]
+    source = project.write("wild.yaml", **{"compare": {"learning_rates": rates}, "recipe.clip_norm": None})
+    output = compared(source, tmp_path / "comparison", machine, ["vpt"], seeds=1)
+    row = rows_of(tmp_path / "comparison")["vpt"]
+    assert float(row["learning_rate"]) == 1e-3 or row["remark"]
+    assert "rejected" in output and "the loss is" in output
+
+
+def test_numbers_of_other_settings_are_not_mixed(
+    project: Project, source: Path, machine: Machine, tmp_path: Path
+) -> None:
+    compared(source, tmp_path / "comparison", machine, ["linear"], seeds=1)
+    other = project.write("other.yaml", **{"compare": {"learning_rates": RATES}, "recipe.epochs": 3})
+    with pytest.raises(StudyError, match=r"holds another comparison:\n  - recipe.epochs: 2 → 3"):
+        compared(other, tmp_path / "comparison", machine, ["linear"], seeds=1)
+    with pytest.raises(StudyError, match="learning_rates"):
+        compared(
+            project.write("rates.yaml", **{"compare": {"learning_rates": [1e-2]}, "recipe.epochs": 2}),
+            tmp_path / "comparison",
+            machine,
+            ["linear"],
+            seeds=1,
+        )
+    vpt = project.write("vpt.yaml", family="vpt", space={"prompt_layer": [0], "prompts": [1, 2]})
+    with pytest.raises(NasError, match="family: vpt is not allowed in a comparison; expected pmf"):
+        compared(vpt, tmp_path / "vpt", machine, ["linear"])
+
+
+def test_an_unknown_family_is_one_message(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(source), "--families", "linear", "pfm"]) == 2
+    assert "--families pfm: expected any of image_only" in capsys.readouterr().err
+
+
+def test_spread_is_of_a_sample() -> None:
+    assert spread([0.5, 0.6, 0.7]) == "0.6000 ± 0.1000" and spread([0.5]) == "0.5000" and spread([]) == "–"
