@@ -180,7 +180,7 @@ class _OneEntry:
         self.prepared: Prepared = prepare(config, source="", cache_directory=machine.cache, reporter=quiet)
         self.entry = Entry(name, searched or self.prepared.default)
         if kind is not PMFArchitecture:
-            config = replace(config, space=_space_of(self.entry.architecture, self._sizes))
+            config = replace(config, space=SearchSpace.around(self.entry.architecture, kind.depth(self._sizes)))
         self.config = config
         self.prepared.memory.holds_supernet = False
         self.trainings = Repetitions(folder / _TRAININGS)
@@ -325,9 +325,3 @@ class _OneEntry:
 def _smallest_space(kind: type[Architecture]) -> SearchSpace:
     """Of a family whose encoders are not known yet: the least that its genes can be."""
     return SearchSpace(kind, {gene.name: (gene.smallest,) for gene in kind.genes})
-
-
-def _space_of(architecture: Architecture, sizes: EncoderSizes) -> SearchSpace:
-    """The space that holds one architecture."""
-    choices = {gene.name: (int(getattr(architecture, gene.name)),) for gene in architecture.genes}
-    return SearchSpace(type(architecture), choices, depth=type(architecture).depth(sizes))

@@ -299,6 +299,25 @@ class SearchSpace:
                 f"{', '.join(free)}: free, so the depth must be given, above the latest first layer, got {self.depth}"
             )
 
+    @classmethod
+    def around(cls, architecture: Architecture, depth: int) -> "SearchSpace":
+        """A small space that holds an architecture: of each gene the values that it has.
+
+        Args:
+            architecture: Of any family.
+            depth: Layers that its layer gene counts.
+        """
+        choices: dict[str, tuple[int, ...]] = {}
+        per: dict[str, Per] = {}
+        for gene in architecture.genes:
+            value: Lengths = getattr(architecture, gene.name)
+            if isinstance(value, int):
+                choices[gene.name] = (value,)
+            else:
+                choices[gene.name] = tuple(sorted(set(itertools.chain(*value))))
+                per[gene.name] = gene.per[-1]
+        return cls(type(architecture), choices, per, depth)
+
     @property
     def first_layers(self) -> tuple[int, ...]:
         """Values of the family's layer gene; 0 alone where it has none."""

@@ -186,6 +186,17 @@ def test_numbers_of_other_settings_are_not_mixed(
         compared(vpt, tmp_path / "vpt", machine, ["linear"])
 
 
+def test_the_command_writes_the_table(
+    source: Path, machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "comparison"
+    arguments = ["compare", str(source), "--families", "p_bert", "linear", "--seeds", "1", "--run-dir", str(directory)]
+    assert main([*arguments, "--workers", "0", "--cache-dir", str(machine.cache)]) == 0
+    assert list(rows_of(directory)) == ["p_bert", "linear"]
+    shown = capsys.readouterr().out
+    assert "P-BERT" in shown and f"{directory}/comparison.md" in shown
+
+
 def test_an_unknown_family_is_one_message(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(source), "--families", "linear", "pfm"]) == 2
     assert "--families pfm: expected any of image_only" in capsys.readouterr().err

@@ -177,6 +177,15 @@ def test_unusable_values_are_refused(values: tuple[int, ...]) -> None:
         SearchSpace(PMFArchitecture, {**dict.fromkeys(GENES, (1, 2)), "query_prompts": values})
 
 
+@given(spaces(), st.randoms(use_true_random=False))
+def test_a_space_around_an_architecture_holds_it(space: SearchSpace, rng: random.Random) -> None:
+    architecture = space.sample(rng)
+    around = SearchSpace.around(architecture, space.depth or architecture.first_layer + 1)
+    assert architecture in around
+    if architecture.layer_count is None:
+        assert list(around) == [architecture]
+
+
 def test_a_free_gene_needs_the_depth() -> None:
     with pytest.raises(ValueError, match="mapping_width: free, so the depth must be given, above"):
         SearchSpace(PMFArchitecture, CHOICES, {"mapping_width": "layer"})
