@@ -7,6 +7,7 @@ model, through the exported and reloaded model.
 A comparison goes on from what its directory holds: every finished training and every test is in a file of its entry.
 """
 
+import hashlib
 import json
 import statistics
 import time
@@ -239,8 +240,9 @@ class _OneEntry:
             return
         threads = self.config.threads if self.config.deterministic else None
         setup = hand_over(self.config, self.prepared, self.folder, thread_count=threads or 1)
+        place = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:12]
         executor = build_executor(
-            setup, self.machine, self.prepared, run_id=f"compare-{self.entry.name}", reporter=Quiet()
+            setup, self.machine, self.prepared, run_id=f"{self.config.name}-comparison-{place}", reporter=Quiet()
         )
         try:
             Dispatcher(
