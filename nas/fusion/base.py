@@ -92,6 +92,11 @@ class FusionModel(nn.Module, ABC):
         count = depth - architecture.first_layer
         if architecture.layer_count not in (None, count):
             raise ValueError(f"{architecture} has {architecture.layer_count} layers, these encoders {count}")
+        self.build()
+
+    @abstractmethod
+    def build(self) -> None:
+        """Make what is trained, from `encoders`, `architecture` and `class_count`."""
 
     @property
     def encoders(self) -> tuple[Encoder, Encoder]:

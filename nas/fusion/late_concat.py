@@ -6,7 +6,7 @@ The PMF paper's "LateConcat" (Li et al., CVPR 2023, table 1).
 import torch
 from torch import Tensor, nn
 
-from nas.encoders import Encoder, thawed
+from nas.encoders import thawed
 from nas.families import LateConcatArchitecture
 from nas.fusion.base import Features, FusionModel
 from nas.fusion.joint import encoded
@@ -18,14 +18,10 @@ class LateConcat(FusionModel):
 
     kind = LateConcatArchitecture
 
-    def __init__(
-        self, *, image_encoder: Encoder, text_encoder: Encoder, architecture: Architecture, class_count: int
-    ) -> None:
-        super().__init__(
-            image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, class_count=class_count
-        )
-        self.image_encoder, self.text_encoder = thawed(image_encoder), thawed(text_encoder)
-        self.classifier = nn.Linear(image_encoder.width + text_encoder.width, class_count)
+    def build(self) -> None:
+        image, text = self.encoders
+        self.image_encoder, self.text_encoder = thawed(image), thawed(text)
+        self.classifier = nn.Linear(image.width + text.width, self.class_count)
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         del architecture  # there is one

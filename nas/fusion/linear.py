@@ -6,7 +6,6 @@ The PMF paper's "Linear" (Li et al., CVPR 2023, table 1).
 import torch
 from torch import Tensor, nn
 
-from nas.encoders import Encoder
 from nas.families import LinearArchitecture
 from nas.fusion.base import Features, FusionModel
 from nas.space import Architecture
@@ -17,13 +16,9 @@ class Linear(FusionModel):
 
     kind = LinearArchitecture
 
-    def __init__(
-        self, *, image_encoder: Encoder, text_encoder: Encoder, architecture: Architecture, class_count: int
-    ) -> None:
-        super().__init__(
-            image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, class_count=class_count
-        )
-        self.classifier = nn.Linear(image_encoder.width + text_encoder.width, class_count)
+    def build(self) -> None:
+        image, text = self.encoders
+        self.classifier = nn.Linear(image.width + text.width, self.class_count)
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         del architecture  # there is one

@@ -10,7 +10,7 @@ and back.
 import torch
 from torch import Tensor, nn
 
-from nas.encoders import Encoder, thawed
+from nas.encoders import thawed
 from nas.families import MBTArchitecture
 from nas.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel
 from nas.fusion.joint import joint_bias, read_out
@@ -22,22 +22,20 @@ class MBT(FusionModel):
 
     kind = MBTArchitecture
 
-    def __init__(
-        self, *, image_encoder: Encoder, text_encoder: Encoder, architecture: Architecture, class_count: int
-    ) -> None:
-        super().__init__(
-            image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, class_count=class_count
-        )
-        self.image_encoder, self.text_encoder = thawed(image_encoder), thawed(text_encoder)
-        widths = image_encoder.width, text_encoder.width
-        count = architecture.value_at("bottlenecks", 0)[0]
+    def build(self) -> None:
+        image, text = self.encoders
+        self.image_encoder, self.text_encoder = thawed(image), thawed(text)
+        widths = image.width, text.width
+        count = self.architecture.value_at("bottlenecks", 0)[0]
         self.bottleneck_prompts = nn.Parameter(torch.randn(count, widths[1]) * PROMPT_STANDARD_DEVIATION)
         is_same = widths[0] == widths[1]
         self.to_image: nn.Module = nn.Identity() if is_same else nn.Linear(widths[1], widths[0])
         # With one fusing layer nobody reads what becomes of the bottlenecks.
-        self.to_text: nn.Module = nn.Identity() if is_same or self._fusing(architecture) < 2 else nn.Linear(*widths)
-        self.image_classifier = nn.Linear(widths[0], class_count)
-        self.text_classifier = nn.Linear(widths[1], class_count)
+        self.to_text: nn.Module = (
+            nn.Identity() if is_same or self._fusing(self.architecture) < 2 else nn.Linear(*widths)
+        )
+        self.image_classifier = nn.Linear(widths[0], self.class_count)
+        self.text_classifier = nn.Linear(widths[1], self.class_count)
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         architecture = architecture or self.architecture

@@ -8,7 +8,7 @@ one learned segment embedding and no position, which the ViT has given them alre
 import torch
 from torch import Tensor, nn
 
-from nas.encoders import Encoder, thawed
+from nas.encoders import thawed
 from nas.families import MMBTArchitecture
 from nas.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel
 from nas.fusion.joint import joint_bias, read_out
@@ -20,16 +20,12 @@ class MMBT(FusionModel):
 
     kind = MMBTArchitecture
 
-    def __init__(
-        self, *, image_encoder: Encoder, text_encoder: Encoder, architecture: Architecture, class_count: int
-    ) -> None:
-        super().__init__(
-            image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, class_count=class_count
-        )
-        self.image_encoder, self.text_encoder = thawed(image_encoder), thawed(text_encoder)
-        self.projection = nn.Linear(image_encoder.width, text_encoder.width)
-        self.segment = nn.Parameter(torch.randn(text_encoder.width) * PROMPT_STANDARD_DEVIATION)
-        self.classifier = nn.Linear(text_encoder.width, class_count)
+    def build(self) -> None:
+        image, text = self.encoders
+        self.image_encoder, self.text_encoder = thawed(image), thawed(text)
+        self.projection = nn.Linear(image.width, text.width)
+        self.segment = nn.Parameter(torch.randn(text.width) * PROMPT_STANDARD_DEVIATION)
+        self.classifier = nn.Linear(text.width, self.class_count)
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         del architecture  # there is one

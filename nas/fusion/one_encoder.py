@@ -17,13 +17,8 @@ class OneEncoder(FusionModel):
 
     modality: ClassVar[Literal["image", "text"]]
 
-    def __init__(
-        self, *, image_encoder: Encoder, text_encoder: Encoder, architecture: Architecture, class_count: int
-    ) -> None:
-        super().__init__(
-            image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, class_count=class_count
-        )
-        self.classifier = nn.Linear(self.frozen.width, class_count)
+    def build(self) -> None:
+        self.classifier = nn.Linear(self.frozen.width, self.class_count)
 
     @property
     def frozen(self) -> Encoder:
@@ -41,12 +36,8 @@ class OneEncoder(FusionModel):
 class FineTuned(OneEncoder):
     """The encoder with all its weights."""
 
-    def __init__(
-        self, *, image_encoder: Encoder, text_encoder: Encoder, architecture: Architecture, class_count: int
-    ) -> None:
-        super().__init__(
-            image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, class_count=class_count
-        )
+    def build(self) -> None:
+        super().build()
         self.add_module(f"{self.modality}_encoder", thawed(self.frozen))
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
@@ -61,15 +52,11 @@ class DeepPrompts(OneEncoder):
     What a layer makes of its prompts is read by nobody, so it is not computed.
     """
 
-    def __init__(
-        self, *, image_encoder: Encoder, text_encoder: Encoder, architecture: Architecture, class_count: int
-    ) -> None:
-        super().__init__(
-            image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, class_count=class_count
-        )
+    def build(self) -> None:
+        super().build()
         self.prompts = nn.ParameterList(
-            torch.randn(_length(architecture, index), self.frozen.width) * PROMPT_STANDARD_DEVIATION
-            for index in range(self.frozen.depth - architecture.first_layer)
+            torch.randn(_length(self.architecture, index), self.frozen.width) * PROMPT_STANDARD_DEVIATION
+            for index in range(self.frozen.depth - self.architecture.first_layer)
         )
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:

@@ -182,21 +182,17 @@ class PMF(FusionModel):
     kind = PMFArchitecture
     architecture: PMFArchitecture
 
-    def __init__(
-        self, *, image_encoder: Encoder, text_encoder: Encoder, architecture: Architecture, class_count: int
-    ) -> None:
-        super().__init__(
-            image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, class_count=class_count
-        )
+    def build(self) -> None:
+        image, text = self.encoders
         fusing = self.architecture.prompted_layers(self.sizes)
         sizes = [self.architecture.at(index) for index in range(fusing)]
         if any(side.query_prompts < 1 or side.mapping_width < 1 for layer in sizes for side in layer):
-            raise ValueError(f"query_prompts and mapping_width must be at least 1, got {architecture}")
+            raise ValueError(f"query_prompts and mapping_width must be at least 1, got {self.architecture}")
         self.fusion_layers = nn.ModuleList(
-            FusionLayer(image_width=image_encoder.width, text_width=text_encoder.width, sizes=layer) for layer in sizes
+            FusionLayer(image_width=image.width, text_width=text.width, sizes=layer) for layer in sizes
         )
-        self.image_classifier = nn.Linear(image_encoder.width, class_count)
-        self.text_classifier = nn.Linear(text_encoder.width, class_count)
+        self.image_classifier = nn.Linear(image.width, self.class_count)
+        self.text_classifier = nn.Linear(text.width, self.class_count)
 
     def forward(
         self,

@@ -9,7 +9,6 @@ text's.
 import torch
 from torch import Tensor, nn
 
-from nas.encoders import Encoder
 from nas.families import PromptFuseArchitecture
 from nas.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel
 from nas.fusion.joint import joint_bias, read_out, with_prompts
@@ -21,17 +20,13 @@ class PromptFuse(FusionModel):
 
     kind = PromptFuseArchitecture
 
-    def __init__(
-        self, *, image_encoder: Encoder, text_encoder: Encoder, architecture: Architecture, class_count: int
-    ) -> None:
-        super().__init__(
-            image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, class_count=class_count
-        )
-        count = architecture.value_at("prompts", 0)[0]
-        self.prompts = nn.Parameter(torch.randn(count, text_encoder.width) * PROMPT_STANDARD_DEVIATION)
-        is_same = image_encoder.width == text_encoder.width
-        self.projection: nn.Module = nn.Identity() if is_same else nn.Linear(image_encoder.width, text_encoder.width)
-        self.classifier = nn.Linear(text_encoder.width, class_count)
+    def build(self) -> None:
+        image, text = self.encoders
+        count = self.architecture.value_at("prompts", 0)[0]
+        self.prompts = nn.Parameter(torch.randn(count, text.width) * PROMPT_STANDARD_DEVIATION)
+        is_same = image.width == text.width
+        self.projection: nn.Module = nn.Identity() if is_same else nn.Linear(image.width, text.width)
+        self.classifier = nn.Linear(text.width, self.class_count)
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         architecture = architecture or self.architecture
