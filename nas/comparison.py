@@ -1,39 +1,44 @@
 """The paper's comparison (Li et al., CVPR 2023, table 1) on anyone's data: is PMF, searched, better than the rest?
 
 Every family is trained with one recipe and a learning rate of its own, the best on validation of one small grid for
-all, and so are PMF's default and what a search over PMF has found. The test split is asked at the end, once for every
-model, through the exported and reloaded model.
+all, and so are PMF's default and what a search over PMF has found. Only when all of that is done is the test split
+asked, once for every model, through the exported and reloaded model.
 
 A comparison goes on from what its directory holds: every finished training and every test is in a file of its entry.
 """
 
+import contextlib
 import hashlib
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nas.changes import differences
 from nas.comparison_report import Row, write_report
-from nas.conclusion import BEST, REPORT, ModelParts, evaluate_exported, export_result
-from nas.config import Config, config_as_dict, load_config
+from nas.conclusion import ModelParts, evaluate_exported, export_result
+from nas.config import Config, DataConfig, config_as_dict, load_config
 from nas.confirmation import Repetitions
+from nas.data import read_data
 from nas.dispatch import Dispatcher
+from nas.encoders import tail_weights
 from nas.errors import StudyError
+from nas.execution import Executor
 from nas.failures import FailurePolicy
 from nas.families import KINDS, PMFArchitecture
 from nas.files import write_atomically
 from nas.fusion import sizes_of
-from nas.interruption import Interrupted, Interruption, interruptible
+from nas.interruption import Interrupted, interruptible
+from nas.lease import LockFile
 from nas.planning import ListedPlan
 from nas.preparation import Prepared, prepare
-from nas.progress import Quiet, Reporter
+from nas.progress import ProgressOnly, Quiet, Reporter
 from nas.results import Failure, Job, Result
-from nas.runs import CONFIG, Machine, Overrides, build_executor, hand_over, resume, start
-from nas.space import Architecture, EncoderSizes, SearchSpace
+from nas.runs import CONFIG, Machine, Overrides, best_full, build_executor, hand_over, resume, start
+from nas.space import RAW, Architecture, EncoderSizes, SearchSpace
 from nas.training import architecture_seed, full_step_count
 from nas.units import format_bytes, format_seconds
 
@@ -43,7 +48,8 @@ SEARCHED = "pmf_searched"
 ENTRIES = (*(name for name in KINDS if name != PMFArchitecture.family), PMFArchitecture.family, SEARCHED)
 """What can be compared, as the table has it: the families with their papers' defaults, then PMF."""
 
-_TRAININGS, _TESTS, _SETTINGS = "trainings.json", "tests.json", "comparison.json"
+_SETTINGS, _LOCK, _FOUND = "comparison.json", "driver.lock", "found.json"
+_TRAININGS, _FAILURES, _TESTS, _FACTS = "trainings.json", "failures.json", "tests.json", "facts.json"
 _SEEDS = 1000
 """Trials are numbered by learning rate and seed; nobody wants as many seeds."""
 
@@ -87,66 +93,90 @@ def compare(
         reporter: Told what happens.
 
     Raises:
-        NasError: For whatever the user can mend; among it a directory that holds another comparison.
+        NasError: For whatever the user can mend; among it a directory that holds something else.
         Interrupted: If somebody asked for its end.
     """
     config = overrides.apply(load_config(source))
     if config.space.kind is not PMFArchitecture:
         raise StudyError(f"{source}: family: {config.space.kind.family} is not allowed in a comparison; expected pmf")
+    if directory.exists() and not (directory / _SETTINGS).exists():
+        if any(path.name != _LOCK for path in directory.iterdir()):
+            raise StudyError(f"{directory}: is not empty and holds no comparison; name another folder (--run-dir)")
     directory.mkdir(parents=True, exist_ok=True)
-    _keep_settings(directory, config, seeds)
-    quiet: Reporter = reporter
-    rows = []
-    for name in names:
-        folder = directory / name
-        folder.mkdir(exist_ok=True)
-        with interruptible() as interruption:
+    with contextlib.closing(LockFile(directory / _LOCK)):
+        settings = _Settings(directory / _SETTINGS, config, seeds)
+        trained = []
+        for place, name in enumerate(names):
             searched = _searched(source, directory, overrides, machine, reporter) if name == SEARCHED else None
-            one = _OneEntry(config, folder, name, searched, seeds, machine, quiet, reporter)
-            rows.append(one.run(interruption))
-            if interruption.is_requested:
-                raise Interrupted
-        quiet = Quiet()  # what is said of the data is the same for all
+            # What is said of the data is the same for all.
+            told = reporter if place == 0 else ProgressOnly(reporter)
+            one = _OneEntry(config, directory / name, name, searched, seeds, machine, told, reporter)
+            settings.keep()
+            trained.append((one, one.train()))
+        rows = [one.row(outcome) for one, outcome in trained]
     write_report(directory, rows, metric=config.search.objective, seeds=seeds, reporter=reporter)
 
 
-def _keep_settings(directory: Path, config: Config, seeds: int) -> None:
-    """Remember what the numbers depend on.
+class _Settings:
+    """What the numbers of a comparison depend on, beside the data.
+
+    Args:
+        path: Of the file.
+        config: Of the comparison.
+        seeds: Of each family.
 
     Raises:
-        StudyError: If the directory's numbers are of other settings.
+        StudyError: If the file's numbers are of other settings.
     """
-    path = directory / _SETTINGS
-    rates = list(config.compare.learning_rates)
-    values = json.loads(json.dumps({**config_as_dict(config), "seeds": seeds, "learning_rates": rates}))
-    if path.exists():
-        try:
-            changed = differences(json.loads(path.read_text(encoding="utf-8")), values)
-        except ValueError as error:
-            raise StudyError(f"{path}: is damaged ({error}); compare in a new directory (--run-dir)") from error
+
+    def __init__(self, path: Path, config: Config, seeds: int) -> None:
+        rates = list(config.compare.learning_rates)
+        values = {**config_as_dict(config), "seeds": seeds, "learning_rates": rates}
+        self._path, self._values = path, json.loads(json.dumps(values))
+        if not path.exists():
+            return
+        changed = differences(_read(path), self._values)
         if changed:
             lines = "\n".join(f"  - {line}" for line in changed)
-            raise StudyError(f"{directory}: holds another comparison:\n{lines}\ncompare in a new directory (--run-dir)")
-    write_atomically(path, json.dumps(values, indent=1).encode())
+            raise StudyError(
+                f"{path.parent}: holds another comparison:\n{lines}\ncompare in a new directory (--run-dir)"
+            )
+
+    def keep(self) -> None:
+        """Write the file, now that something could be prepared."""
+        write_atomically(self._path, json.dumps(self._values, indent=1).encode())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A file of the comparison; empty where there is none.
+
+    Raises:
+        StudyError: If it is damaged.
+    """
+    if not path.exists():
+        return {}
+    try:
+        values: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise StudyError(f"{path}: is damaged ({error}); delete it to have it made again") from error
+    return values
 
 
 def _searched(
     source: Path, directory: Path, overrides: Overrides, machine: Machine, reporter: Reporter
 ) -> Architecture:
-    """What a search over PMF finds; searched once."""
-    run = directory / "search"
-    if not (run / REPORT).exists():
+    """What a search over PMF finds, on train and validation alone; searched once."""
+    run, path = directory / "search", directory / _FOUND
+    if not path.exists():
         if (run / CONFIG).exists():
-            resume(run, overrides, machine, reporter)
+            resume(run, overrides, machine, reporter, concludes=False)
         else:
-            start(source, run, overrides, machine, reporter)
-    try:
-        report = json.loads((run / REPORT).read_text(encoding="utf-8"))
-        return Architecture.from_dict(report[BEST]["architecture"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StudyError(
-            f"{run}: the search has found nothing that could be compared ({error}); give it a larger --budget"
-        ) from error
+            start(source, run, overrides, machine, reporter, concludes=False)
+        found = best_full(run)
+        if found is None:
+            raise StudyError(f"{run}: the search has trained nothing in full; give it a larger --budget")
+        write_atomically(path, json.dumps(found.architecture.as_dict()).encode())
+    return Architecture.from_dict(_read(path))
 
 
 class _OneEntry:
@@ -159,8 +189,11 @@ class _OneEntry:
         searched: The architecture, where it is not the family's default.
         seeds: How many.
         machine: Where to run.
-        quiet: Told what the preparation says.
+        told: Told what the preparation says.
         reporter: Told what was trained.
+
+    Raises:
+        StudyError: If the folder holds numbers of other data, encoders or another architecture.
     """
 
     def __init__(
@@ -171,101 +204,137 @@ class _OneEntry:
         searched: Architecture | None,
         seeds: int,
         machine: Machine,
-        quiet: Reporter,
+        told: Reporter,
         reporter: Reporter,
     ) -> None:
         self.folder, self.seeds, self.machine, self.reporter = folder, seeds, machine, reporter
         kind = PMFArchitecture if name == SEARCHED else KINDS[name]
         if kind is not config.space.kind:
             config = replace(config, space=_smallest_space(kind), search=replace(config.search, first=()))
-        self.prepared: Prepared = prepare(config, source="", cache_directory=machine.cache, reporter=quiet)
+        self.prepared: Prepared = prepare(config, source="", cache_directory=machine.cache, reporter=told)
         self.entry = Entry(name, searched or self.prepared.default)
         if kind is not PMFArchitecture:
             config = replace(config, space=SearchSpace.around(self.entry.architecture, kind.depth(self._sizes)))
-        self.config = config
+        self.config, self.grid = config, config.compare.learning_rates
         self.prepared.memory.holds_supernet = False
+        folder.mkdir(exist_ok=True)
+        self._check_facts()
         self.trainings = Repetitions(folder / _TRAININGS)
-        self.failures: dict[int, str] = {}
+        self.failures: dict[str, str] = _read(folder / _FAILURES)
+        self._tried_alone: set[int] = set()
+        self._parts = self._fitting_parts()
 
     @property
     def _sizes(self) -> EncoderSizes:
         return sizes_of(self.prepared.image_encoder, self.prepared.text_encoder)
 
-    def run(self, interruption: Interruption) -> Row:
-        """The line; incomplete if somebody interrupts."""
-        memory, architecture = self.prepared.memory, self.entry.architecture
-        budget = self.config.budget
-        parts = memory.most_fitting(architecture, budget.memory_bytes)
-        needed = memory.predict(architecture).peak_bytes
-        if parts is None or (parts > 1 and budget.when_too_large == "reject"):
-            why = f"needs {format_bytes(needed)}, the memory budget is {format_bytes(budget.memory_bytes)}"
-            self.reporter.note(f"{self.entry.title}: {why}; it is not trained")
-            return self._row(None, [], why)
-        grid = self.config.compare.learning_rates
-        self._train([(place, 0) for place in range(len(grid))], parts, interruption)
-        tried = {place: self.trainings.get(architecture, place * _SEEDS) for place in range(len(grid))}
-        found = {place: result for place, result in tried.items() if result is not None}
-        if not found:
-            return self._row(None, [], next(iter(self.failures.values()), "was not trained"))
-        place = max(found, key=lambda place: (found[place].score, -place))
-        self.reporter.note(f"{self.entry.title}: learning rate {grid[place]:g}, the best of {len(grid)} on validation")
-        self._train([(place, seed) for seed in range(self.seeds)], parts, interruption)
-        results = [self.trainings.get(architecture, place * _SEEDS + seed) for seed in range(self.seeds)]
-        finished = [result for result in results if result is not None]
-        self._forget_weights({result.trial for result in finished})
-        if interruption.is_requested:
-            return self._row(None, [], "interrupted")
-        return self._row(grid[place], finished, "; ".join(self.failures.values()))
+    def _check_facts(self) -> None:
+        path = self.folder / _FACTS
+        facts = {"features": self.prepared.store.directory.name, "architecture": self.entry.architecture.as_dict()}
+        kept = _read(path)
+        for key, value in facts.items():
+            if key in kept and kept[key] != value:
+                what = "its data or encoders have" if key == "features" else "its architecture has"
+                raise StudyError(
+                    f"{self.folder}: {what} changed since it was trained ({key} {kept[key]}, now {value}); compare in "
+                    "a new directory (--run-dir)"
+                )
+        write_atomically(path, json.dumps(facts, indent=1).encode())
 
-    def _train(self, wanted: Sequence[tuple[int, int]], parts: int, interruption: Interruption) -> None:
-        """Train with these learning rates and seeds, as far as that was not done."""
-        architecture, grid = self.entry.architecture, self.config.compare.learning_rates
+    def _fitting_parts(self) -> int | None:
+        """Micro-batches with which the training fits; None if it does not."""
+        budget = self.config.budget
+        parts = self.prepared.memory.most_fitting(self.entry.architecture, budget.memory_bytes)
+        return None if parts is not None and parts > 1 and budget.when_too_large == "reject" else parts
+
+    def train(self) -> int | None:
+        """Choose the learning rate, then train with all seeds, as far as that was not done.
+
+        Returns:
+            Place of the learning rate in the grid; None if nothing was trained.
+
+        Raises:
+            Interrupted: If somebody asked for the end.
+        """
+        if self._parts is None:
+            self.reporter.note(f"{self.entry.title}: {self._why_too_large()}; it is not trained")
+            return None
+        with contextlib.closing(_Lazy(self._executor)) as executor:
+            self._run([place * _SEEDS for place in range(len(self.grid))], executor)
+            found = {place: result for place in range(len(self.grid)) if (result := self._result(place * _SEEDS))}
+            if not found:
+                return None
+            best = max(found, key=lambda place: (found[place].score, -place))
+            self.reporter.note(
+                f"{self.entry.title}: learning rate {self.grid[best]:g}, the best of {len(found)} on validation"
+            )
+            self._run([best * _SEEDS + seed for seed in range(self.seeds)], executor)
+        kept = {best * _SEEDS + seed for seed in range(self.seeds)}
+        for path in (self.folder / "full").glob("trial_*.safetensors"):
+            if int(path.stem.removeprefix("trial_")) not in kept:
+                path.unlink()
+        return best
+
+    def _result(self, trial: int) -> Result | None:
+        return self.trainings.get(self.entry.architecture, trial)
+
+    def _why_too_large(self) -> str:
+        needed = self.prepared.memory.predict(self.entry.architecture).peak_bytes
+        return f"needs {format_bytes(needed)}, the memory budget is {format_bytes(self.config.budget.memory_bytes)}"
+
+    def _executor(self) -> Executor:
+        setup = hand_over(self.config, self.prepared, self.folder, thread_count=self.config.threads)
+        place = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:12]
+        run_id = f"{self.config.name}-comparison-{place}"
+        return build_executor(setup, self.machine, self.prepared, run_id=run_id, reporter=Quiet())
+
+    def _run(self, trials: Sequence[int], executor: "_Lazy") -> None:
+        """Train what has neither a result nor failed."""
+        architecture, parts = self.entry.architecture, self._parts
+        assert parts is not None
         steps = full_step_count(self.config.recipe, len(self.prepared.store.splits["train"]))
-        prediction = self.prepared.memory.predict(architecture, micro_batches=parts)
+        peak_bytes = self.prepared.memory.predict(architecture, micro_batches=parts).peak_bytes
         jobs = [
             Job(
-                trial=place * _SEEDS + seed,
+                trial=trial,
                 architecture=architecture,
                 stage="full",
                 step_count=steps,
-                seed=architecture_seed(self.config.seed, f"full, repetition {seed}" if seed else "full", architecture),
-                predicted_peak_bytes=prediction.peak_bytes,
-                micro_batches=parts,
-                learning_rate=grid[place],
-            )
-            for place, seed in wanted
-            if self.trainings.get(architecture, place * _SEEDS + seed) is None
-        ]
-        if not jobs or interruption.is_requested:
-            return
-        threads = self.config.threads if self.config.deterministic else None
-        setup = hand_over(self.config, self.prepared, self.folder, thread_count=threads or 1)
-        place = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:12]
-        executor = build_executor(
-            setup, self.machine, self.prepared, run_id=f"{self.config.name}-comparison-{place}", reporter=Quiet()
-        )
-        try:
-            Dispatcher(
-                executor=executor,
-                budget_bytes=self.config.budget.memory_bytes,
-                idle_bytes=self.prepared.memory.idle_bytes,
-                policy=FailurePolicy(
-                    was_alone=lambda job: True,
-                    try_alone=lambda job: None,
-                    record=self._record,
-                    # A learning rate that is too high fails as the next higher one does.
-                    same_failures=len(grid) + 1,
+                seed=architecture_seed(
+                    self.config.seed, f"full, repetition {seed}" if (seed := trial % _SEEDS) else "full", architecture
                 ),
-                runs_alone=lambda job: False,
-                take=self._take,
-                show=self._show,
-                now=time.monotonic,
-            ).run(ListedPlan(jobs), is_over=lambda: False, is_interrupted=lambda: interruption.is_requested)
-        finally:
-            executor.close()
+                predicted_peak_bytes=peak_bytes,
+                micro_batches=parts,
+                learning_rate=self._rate(trial),
+            )
+            for trial in trials
+            if self._result(trial) is None and str(trial) not in self.failures
+        ]
+        if not jobs:
+            return
+        dispatcher = Dispatcher(
+            executor=executor.get(),
+            budget_bytes=self.config.budget.memory_bytes,
+            idle_bytes=self.prepared.memory.idle_bytes,
+            policy=FailurePolicy(
+                was_alone=lambda job: job.trial in self._tried_alone,
+                try_alone=lambda job: self._tried_alone.add(job.trial),
+                record=self._record,
+                # A learning rate that is too high fails as the next higher one does.
+                same_failures=len(self.grid) + 1,
+            ),
+            runs_alone=lambda job: job.trial in self._tried_alone,
+            take=self._take,
+            show=self._show,
+            now=time.monotonic,
+        )
+        with interruptible() as interruption:
+            dispatcher.run(ListedPlan(jobs), is_over=lambda: False, is_interrupted=lambda: interruption.is_requested)
+        if interruption.is_requested:
+            raise Interrupted
 
-    def _rate(self, job: int) -> float:
-        return self.config.compare.learning_rates[job // _SEEDS]
+    def _rate(self, trial: int) -> float:
+        return self.grid[trial // _SEEDS]
 
     def _take(self, result: Result) -> None:
         self.trainings.add(result.trial, result)
@@ -275,53 +344,110 @@ class _OneEntry:
         )
 
     def _show(self, failure: Failure, verdict: str) -> None:
-        said = f"learning rate {self._rate(failure.job.trial):g}: {verdict}: {failure.reason}"
-        self.reporter.note(f"{self.entry.title}: {said}")
+        said = f"learning rate {self._rate(failure.job.trial):g}, seed {failure.job.trial % _SEEDS}"
+        self.reporter.note(f"{self.entry.title}: {said}: {verdict}: {failure.reason}")
 
     def _record(self, failure: Failure) -> None:
-        self.failures[failure.job.trial] = f"learning rate {self._rate(failure.job.trial):g}: {failure.reason}"
+        trial = failure.job.trial
+        self.failures[str(trial)] = f"learning rate {self._rate(trial):g}, seed {trial % _SEEDS}: {failure.reason}"
+        write_atomically(self.folder / _FAILURES, json.dumps(self.failures, indent=1).encode())
 
-    def _forget_weights(self, kept: set[int]) -> None:
-        """Remove those of learning rates that were not chosen."""
-        for path in (self.folder / "full").glob("trial_*.safetensors"):
-            if int(path.stem.removeprefix("trial_")) not in kept:
-                path.unlink()
+    def row(self, best: int | None) -> Row:
+        """The line of the table, tested where that was not done.
 
-    def _row(self, learning_rate: float | None, results: Sequence[Result], remark: str) -> Row:
-        memory, metric = self.prepared.memory, self.config.search.objective
-        tests = [self._tested(result)[metric] for result in results]
+        Args:
+            best: What `train` returned.
+        """
+        memory, metric, architecture = self.prepared.memory, self.config.search.objective, self.entry.architecture
+        seeds = [] if best is None else [self._result(best * _SEEDS + seed) for seed in range(self.seeds)]
+        results = [result for result in seeds if result is not None]
+        prediction = memory.predict(architecture, micro_batches=self._parts or 1)
         return Row(
             name=self.entry.name,
             title=self.entry.title,
-            architecture=str(self.entry.architecture) if self.entry.architecture.genes else "",
-            learning_rate=learning_rate,
-            trainable_parameters=memory.parameter_count(self.entry.architecture),
-            training_bytes=memory.predict(self.entry.architecture).training_bytes,
+            architecture=str(architecture) if architecture.genes else "",
+            learning_rate=None if best is None else self.grid[best],
+            trainable_parameters=memory.parameter_count(architecture),
+            training_bytes=prediction.training_bytes + self._frozen_bytes(),
             measured_peak_bytes=max((result.measured_peak_bytes for result in results), default=None),
-            validation=tuple(result.metrics[metric] for result in results),
-            test=tuple(tests),
+            validation=tuple(None if result is None else result.metrics[metric] for result in seeds),
+            test=tuple(None if result is None else self._tested(result)[metric] for result in seeds),
             seconds=statistics.fmean(result.seconds for result in results) if results else None,
-            remark=remark,
+            remark="; ".join(self._remarks(best)),
         )
+
+    def _frozen_bytes(self) -> int:
+        """Of frozen weights in use."""
+        encoders = (self.prepared.image_encoder, self.prepared.text_encoder)
+        return sum(
+            tensor.nbytes
+            for encoder, layer in zip(encoders, self.entry.architecture.reads(self._sizes), strict=True)
+            if layer is not None and layer != RAW
+            for tensor in tail_weights(encoder, layer).values()
+        )
+
+    def _remarks(self, best: int | None) -> Iterator[str]:
+        if self._parts is None:
+            yield self._why_too_large()
+        elif self._parts > 1:
+            yield f"in {self._parts} micro-batches"
+        if best is not None and len(self.grid) > 1 and best in (0, len(self.grid) - 1):
+            end = "smallest" if best == 0 else "largest"
+            yield f"learning rate {self.grid[best]:g} is the {end} that was tried"
+        yield from self.failures.values()
 
     def _tested(self, result: Result) -> dict[str, float]:
         """Metrics on test, asked once, of the exported and reloaded model."""
-        path = self.folder / _TESTS
-        known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        if str(result.trial) not in known:
+        path, data = self.folder / _TESTS, self.config.data
+        key = f"{result.trial} {_digest(data, self.prepared.store.class_names)}"
+        known = _read(path)
+        if key not in known:
             model = self.folder / f"model_seed{result.trial % _SEEDS}"
+            weights = self.folder / "full" / f"trial_{result.trial}.safetensors"
             export_result(
                 model,
                 parts=ModelParts.of(self.prepared),
-                weights=self.folder / "full" / f"trial_{result.trial}.safetensors",
+                weights=weights,
                 result=result,
                 objective=self.config.search.objective,
-                data=self.config.data,
+                data=data,
+                learning_rate=self._rate(result.trial),
             )
-            known[str(result.trial)], _ = evaluate_exported(model, self.config.data, "test")
+            self.reporter.note(f"{self.entry.title}: testing the exported and reloaded model of seed {model.name[10:]}")
+            known[key], _ = evaluate_exported(model, data, "test")
             write_atomically(path, json.dumps(known, indent=1).encode())
-        metrics: dict[str, float] = known[str(result.trial)]
+        metrics: dict[str, float] = known[key]
         return metrics
+
+
+class _Lazy:
+    """An executor that is started when it is needed first.
+
+    Args:
+        start: Starts it.
+    """
+
+    def __init__(self, start: Callable[[], Executor]) -> None:
+        self._start = start
+        self._executor: Executor | None = None
+
+    def get(self) -> Executor:
+        if self._executor is None:
+            self._executor = self._start()
+        return self._executor
+
+    def close(self) -> None:
+        if self._executor is not None:
+            self._executor.close()
+
+
+def _digest(data: DataConfig, class_names: tuple[str, ...]) -> str:
+    """Of the test split: names of images, texts and labels."""
+    samples = read_data(data, ("test",), class_names=class_names).splits["test"]
+    digest = hashlib.sha256(samples.labels.tobytes())
+    for image, text in zip(samples.images, samples.texts, strict=True):
+        digest.update(f"{image}\0{text}\0".encode())
+    return digest.hexdigest()[:16]
 
 
 def _smallest_space(kind: type[Architecture]) -> SearchSpace:

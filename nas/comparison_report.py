@@ -26,13 +26,14 @@ class Row:
         architecture: What was trained; empty where there is nothing to be chosen.
         learning_rate: Chosen on validation; None if nothing was trained.
         trainable_parameters: Their number.
-        training_bytes: Predicted peak of a training step without the process: trained weights, their gradients and
-            optimiser state, activations, inputs. Frozen weights, which workers share, are not in it.
-        measured_peak_bytes: Private memory of the worker at its peak, all of it; of the seeds the highest.
-        validation: The metric of every seed.
+        training_bytes: Predicted peak of a training without the process: weights in use, gradients, optimiser state,
+            activations, inputs. Frozen weights, which the workers of a machine share, are in it.
+        measured_peak_bytes: Private memory of the worker at its peak, with its process and without frozen weights; of
+            the seeds the highest.
+        validation: The metric of every seed; None where a training failed.
         test: The same on test.
         seconds: Of one training and its evaluation on validation, on average.
-        remark: What went wrong, or nothing.
+        remark: What is to be known of it, or nothing.
     """
 
     name: str
@@ -42,8 +43,8 @@ class Row:
     trainable_parameters: int
     training_bytes: int
     measured_peak_bytes: int | None
-    validation: tuple[float, ...]
-    test: tuple[float, ...]
+    validation: tuple[float | None, ...]
+    test: tuple[float | None, ...]
     seconds: float | None
     remark: str
 
@@ -60,6 +61,7 @@ def write_report(directory: Path, rows: Sequence[Row], *, metric: str, seeds: in
         "learning rate",
         "trainable parameters",
         "training memory",
+        "a worker held",
         f"validation {metric}",
         f"test {metric}",
         "a training",
@@ -77,12 +79,17 @@ def write_report(directory: Path, rows: Sequence[Row], *, metric: str, seeds: in
     reporter.note(f"also as {', '.join(str(directory / f'{TABLE}.{kind}') for kind in ('md', 'csv', 'svg'))}")
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(scores: Sequence[float | None]) -> str:
     """Mean, and the standard deviation over seeds where there are several."""
+    values = _known(scores)
     if not values:
         return "–"
     deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.4f}{deviation}"
+
+
+def _known(scores: Sequence[float | None]) -> list[float]:
+    return [score for score in scores if score is not None]
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -92,6 +99,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         "–" if row.learning_rate is None else f"{row.learning_rate:g}",
         f"{row.trainable_parameters:,}",
         format_bytes(row.training_bytes),
+        "–" if row.measured_peak_bytes is None else format_bytes(row.measured_peak_bytes),
         spread(row.validation),
         spread(row.test),
         "–" if row.seconds is None else format_seconds(row.seconds),
@@ -101,7 +109,10 @@ def _cells(row: Row) -> tuple[str, ...]:
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], seeds: int) -> str:
     lines = [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
     lines += [f"| {' | '.join(cells)} |" for cells in rows]
-    explained = f"Mean and standard deviation over {seeds} seed(s). Training memory: predicted, without frozen weights."
+    explained = (
+        f"Mean and standard deviation over {seeds} seed(s). Training memory: predicted, of weights in use, gradients, "
+        "optimiser state, activations and inputs. What a worker held: all of its process but frozen weights."
+    )
     return "\n".join([*lines, "", explained]) + "\n"
 
 
@@ -132,8 +143,8 @@ def _csv(rows: Sequence[Row], metric: str) -> str:
                 row.name,
                 row.architecture,
                 *("" if fact is None else fact for fact in facts),
-                *(*row.validation, *padding),
-                *(*row.test, *padding),
+                *("" if score is None else score for score in (*row.validation, *padding)),
+                *("" if score is None else score for score in (*row.test, *padding)),
                 row.remark,
             ]
         )
@@ -152,13 +163,13 @@ def _plot(rows: Sequence[Row], metric: str) -> bytes:
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         for row in rows:
-            if row.test:
-                error = statistics.stdev(row.test) if len(row.test) > 1 else 0.0
-                x, y = row.training_bytes / 2**20, statistics.fmean(row.test)
+            if scores := _known(row.test):
+                error = statistics.stdev(scores) if len(scores) > 1 else 0.0
+                x, y = row.training_bytes / 2**20, statistics.fmean(scores)
                 axes.errorbar(x, y, yerr=error, fmt="o", capsize=3)
                 axes.annotate(row.title, (x, y), xytext=(5, 4), textcoords="offset points")
         axes.set_xscale("log")
-        axes.set_xlabel("training memory without frozen weights, MiB")
+        axes.set_xlabel("training memory, MiB")
         axes.set_ylabel(f"test {metric}")
         axes.grid(visible=True, which="both", alpha=0.3)
         figure.savefig(buffer, format="svg", metadata={"Date": None})

@@ -72,9 +72,25 @@ class ModelParts:
 
 
 def export_result(
-    target: Path, *, parts: ModelParts, weights: Path, result: Result, objective: str, data: DataConfig
+    target: Path,
+    *,
+    parts: ModelParts,
+    weights: Path,
+    result: Result,
+    objective: str,
+    data: DataConfig,
+    learning_rate: float | None = None,
 ) -> dict[str, Any]:
-    """Export a fully trained candidate; returns the facts that were written with it.
+    """Export a full training; returns the facts that were written with it.
+
+    Args:
+        target: Folder to write.
+        parts: What the model holds beside its trained weights.
+        weights: File of these.
+        result: Of the training.
+        objective: Of the search.
+        data: Whose form is kept.
+        learning_rate: Of everything, where that was not the recipe's.
 
     Raises:
         StudyError: If its weights are missing or damaged.
@@ -102,7 +118,8 @@ def export_result(
         "validation": result.metrics,
         "training_steps": result.step_count,
         "seed": result.seed,
-        "trainable_parameters": sum(parameter.numel() for parameter in trained.parameters()),
+        **({} if learning_rate is None else {"learning_rate": learning_rate}),
+        "trainable_parameters": sum(parameter.numel() for parameter in trained.parameters() if parameter.requires_grad),
         "predicted_peak_bytes": result.predicted_peak_bytes,
         "measured_peak_bytes": result.measured_peak_bytes,
         "kept_freed_memory": result.kept_freed_memory,

@@ -257,8 +257,8 @@ library_name: transformers
 ---
 # {architecture.title} classifier
 
-{architecture.source} The architecture was found by a search; what is trained of it was then trained from fresh weights.
-The encoders are included.
+{architecture.source} What is trained of it was trained from fresh weights, after its architecture was chosen. The
+encoders that it uses are included.
 
 | gene | value |
 | --- | --- |

@@ -188,13 +188,13 @@ class _DeeplyPrompted(Architecture):
 
     Args:
         prompt_layer: Layers that run before the first one with prompts; 0 prompts all.
-        prompts: Of each layer.
+        prompts: Of each layer; at least 1, so that one architecture has one name.
     """
 
     family = ""
     genes = (
         Gene("prompt_layer", "L_p", 0, is_layer=True),
-        Gene("prompts", "M", 0, ("model", "layer")),
+        Gene("prompts", "M", 1, ("model", "layer")),
     )
 
     prompt_layer: int

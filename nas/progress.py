@@ -38,6 +38,23 @@ class Quiet(Reporter):
         del phase, done, total, detail
 
 
+class ProgressOnly(Reporter):
+    """Passes on how far phases are, and nothing else.
+
+    Args:
+        reporter: To whom.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+
+    def note(self, text: str) -> None:
+        del text
+
+    def progress(self, phase: str, done: int, total: int | None, detail: str = "") -> None:
+        self._reporter.progress(phase, done, total, detail)
+
+
 class LineReporter(Reporter):
     """For pipes and logs: every note is a line; progress is a line at its start, its end and now and then between."""
 

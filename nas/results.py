@@ -26,7 +26,7 @@ class Job:
         micro_batches: Parts that every batch is cut into, so that it fits.
         correction_bytes: What measured peaks have added to the prediction, or taken from it.
         companions: Candidates that are scored together with it, at the same stage; only for `inherited`.
-        learning_rate: Peak learning rate of all that is trained, in place of the recipe's.
+        learning_rate: Peak of all that is trained alike, in place of the recipe's rates and depth scaling.
     """
 
     trial: int

@@ -126,8 +126,11 @@ class Search:
         self._repetitions = Repetitions(setup.run_directory / CONFIRMATION)
         self._repeated: dict[int, int] = {}  # trial of a repetition → its number
 
-    def run(self) -> Outcome:
+    def run(self, *, compares: bool = True) -> Outcome:
         """Search until the budget is spent, nothing is left to do, or somebody interrupts.
+
+        Args:
+            compares: Whether the best is compared with the default, and both trained with more seeds.
 
         Raises:
             TrainingError: If training fails the same way again and again.
@@ -144,7 +147,7 @@ class Search:
             self.account.stop()
             self._write_results()
         best = pick(self.study.results("full"), self.objectives, "best", size=self.prepared.memory.parameter_count)
-        if best is None or self.interruption.is_requested:
+        if best is None or self.interruption.is_requested or not compares:
             return Outcome(best=best, default=None)
         default = self._train_default()
         self._train_again([best] if default is None else [best, default])

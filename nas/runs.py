@@ -27,7 +27,7 @@ from nas.memory import keep_freed_memory
 from nas.objectives import Objectives
 from nas.preparation import Prepared, first_layers, prepare
 from nas.progress import Reporter
-from nas.results import STAGES
+from nas.results import STAGES, Result
 from nas.runner import Search
 from nas.space import Architecture, SearchSpace
 from nas.storage import JOURNAL, LOCK, kept_url, without_password
@@ -133,8 +133,24 @@ class Run:
     storage: str | None
 
 
-def start(source: Path, directory: Path, overrides: Overrides, machine: Machine, reporter: Reporter) -> None:
+def start(
+    source: Path,
+    directory: Path,
+    overrides: Overrides,
+    machine: Machine,
+    reporter: Reporter,
+    *,
+    concludes: bool = True,
+) -> None:
     """Run a search in a new directory, or go on with the same search in its own.
+
+    Args:
+        source: The search file.
+        directory: Of the run.
+        overrides: Of the file.
+        machine: Where to run.
+        reporter: Told what happens.
+        concludes: Whether the answer is compared with the default, exported, and asked for the test split.
 
     Raises:
         NasError: For whatever the user can mend; among it a directory that holds another search.
@@ -156,7 +172,7 @@ def start(source: Path, directory: Path, overrides: Overrides, machine: Machine,
                 )
             )
         reporter.note(f"{directory} holds this search already; it goes on")
-        _go_on(directory, replace(run, config=config), machine, reporter)
+        _go_on(directory, replace(run, config=config), machine, reporter, concludes=concludes)
         return
     if directory.exists() and any(not _is_left_over(path) for path in directory.iterdir()):
         raise StudyError(f"{directory}: is not empty; name another folder")
@@ -170,7 +186,7 @@ def start(source: Path, directory: Path, overrides: Overrides, machine: Machine,
         identity=f"{config.name}-{uuid.uuid4().hex[:12]}",
         storage=None if machine.storage is None else kept_url(machine.storage),
     )
-    _search(run, prepared, directory, machine, reporter)
+    _search(run, prepared, directory, machine, reporter, concludes=concludes)
 
 
 def _is_left_over(path: Path) -> bool:
@@ -191,18 +207,20 @@ def _clear_left_over(directory: Path) -> None:
                 path.unlink()
 
 
-def resume(directory: Path, overrides: Overrides, machine: Machine, reporter: Reporter) -> None:
-    """Go on with a run, possibly with another budget.
+def resume(
+    directory: Path, overrides: Overrides, machine: Machine, reporter: Reporter, *, concludes: bool = True
+) -> None:
+    """Go on with a run, possibly with another budget; see `start`.
 
     Raises:
         NasError: For whatever the user can mend; among it data or encoders that have changed since.
         Interrupted: If somebody asked for its end.
     """
     run = read_run(directory)
-    _go_on(directory, replace(run, config=overrides.apply(run.config)), machine, reporter)
+    _go_on(directory, replace(run, config=overrides.apply(run.config)), machine, reporter, concludes=concludes)
 
 
-def _go_on(directory: Path, run: Run, machine: Machine, reporter: Reporter) -> None:
+def _go_on(directory: Path, run: Run, machine: Machine, reporter: Reporter, *, concludes: bool) -> None:
     source = str(directory / CONFIG)
     prepared = prepare(run.config, source=source, cache_directory=machine.cache, reporter=reporter)
     if prepared.store.directory.name != run.features:
@@ -210,7 +228,15 @@ def _go_on(directory: Path, run: Run, machine: Machine, reporter: Reporter) -> N
             f"{directory}: its data or encoders have changed since it was started (features {run.features}, now "
             f"{prepared.store.directory.name}), so its scores do not hold; search in a new directory"
         )
-    _search(run, prepared, directory, machine, reporter)
+    _search(run, prepared, directory, machine, reporter, concludes=concludes)
+
+
+def best_full(directory: Path) -> Result | None:
+    """The full training of a run that a search would answer with, or None."""
+    run = read_run(directory)
+    with open_study(directory, run) as study:
+        ranked = Objectives(run.config.search.objective).ranked(study.results("full"))
+    return ranked[0] if ranked else None
 
 
 def read_run(directory: Path) -> Run:
@@ -277,7 +303,9 @@ def _write_run(directory: Path, run: Run) -> None:
     write_atomically(directory / CONFIG, yaml.safe_dump(values, sort_keys=False).encode())
 
 
-def _search(run: Run, prepared: Prepared, directory: Path, machine: Machine, reporter: Reporter) -> None:
+def _search(
+    run: Run, prepared: Prepared, directory: Path, machine: Machine, reporter: Reporter, *, concludes: bool
+) -> None:
     keep_freed_memory()
     config = run.config
     with open_study(directory, run, storage=machine.storage, note=reporter.note) as study:
@@ -302,7 +330,7 @@ def _search(run: Run, prepared: Prepared, directory: Path, machine: Machine, rep
                     interruption=interruption,
                     reporter=reporter,
                 )
-                outcome = search.run()
+                outcome = search.run(compares=concludes)
         finally:
             executor.close()
         scored, trained, full = (study.count(stage) for stage in STAGES)
@@ -313,6 +341,8 @@ def _search(run: Run, prepared: Prepared, directory: Path, machine: Machine, rep
         reporter.note(search.correction.summary())
         if interruption.is_requested:
             raise Interrupted
+        if not concludes:
+            return
         if outcome.best is None:
             reporter.note(f"no finalist was finished within the budget; go on with: resume {directory} --budget ...")
             return

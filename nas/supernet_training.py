@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas import torch_files
 from nas.config import RecipeConfig
 from nas.data import FeatureSplit
 from nas.errors import StudyError
-from nas.files import write_atomically
 from nas.fusion import FusionModel
 from nas.gradient_group import Alone, GradientGroup
 from nas.losses import loss_of
@@ -189,12 +189,14 @@ class _Checkpoints:
         self._trainer = trainer
         self._configuration = {"steps": trainer.step_count, "architectures_per_step": architectures_per_step}
 
+    def _state(self, step: int) -> dict[str, Any]:
+        model, optimizer = self._trainer.model.state_dict(), self._trainer.optimizer.state_dict()
+        return {"model": model, "optimizer": optimizer, "step": step, "configuration": self._configuration}
+
     def content(self, step: int) -> bytes:
         """The state now, after so many steps."""
         buffer = io.BytesIO()
-        model, optimizer = self._trainer.model.state_dict(), self._trainer.optimizer.state_dict()
-        state = {"model": model, "optimizer": optimizer, "step": step, "configuration": self._configuration}
-        torch.save(state, buffer)
+        torch.save(self._state(step), buffer)
         return buffer.getvalue()
 
     def take(self, content: bytes) -> int:
@@ -203,7 +205,10 @@ class _Checkpoints:
         Raises:
             StudyError: If it is of another configuration.
         """
-        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        return self._take(io.BytesIO(content))
+
+    def _take(self, file: Path | io.BytesIO) -> int:
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         if state["configuration"] != self._configuration:
             there, here = (
                 ", ".join(f"supernet.{key} {value}" for key, value in configuration.items())
@@ -223,7 +228,7 @@ class _Checkpoints:
         Raises:
             OSError: If it cannot be written; the old one is then untouched.
         """
-        write_atomically(self._path, self.content(step))
+        torch_files.save(self._path, self._state(step))
 
     def restore(self) -> int:
         """Go on from the file if there is one; returns the steps done.
@@ -232,12 +237,11 @@ class _Checkpoints:
             StudyError: If the file is damaged or of another configuration.
         """
         try:
-            content = self._path.read_bytes()
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            with zipfile.ZipFile(self._path) as archive:
                 damaged = archive.testzip()  # torch writes checksums but does not compare them
             if damaged is not None:
                 raise ValueError(f"{damaged} in it is damaged")
-            return self.take(content)
+            return self._take(self._path)
         except FileNotFoundError:
             return 0
         except StudyError:

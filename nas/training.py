@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -201,7 +202,7 @@ class Trainer:
             )
         self._set_learning_rates(index, architectures)
         if self.recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm, foreach=False)
         self.optimizer.step()
 
     def _set_learning_rates(self, index: int, architectures: Sequence[Architecture]) -> None:
@@ -242,9 +243,11 @@ def _optimizer(model: FusionModel, recipe: RecipeConfig) -> torch.optim.Optimize
         for kind, parameters in members.items()
         if parameters
     ]
+    # One tensor after the other, as on CPUs: all at once would take a second set of gradients.
+    options: dict[str, Any] = {"lr": 0.0, "weight_decay": recipe.weight_decay, "foreach": False}
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    return torch.optim.AdamW(groups, lr=0.0, betas=(recipe.momentum, 0.999), weight_decay=recipe.weight_decay)
+        return torch.optim.SGD(groups, momentum=recipe.momentum, **options)
+    return torch.optim.AdamW(groups, betas=(recipe.momentum, 0.999), **options)
 
 
 def train(

@@ -1,5 +1,6 @@
 """The comparison of families on a little project: one learning rate grid, the test split at the end, resumable."""
 
+import contextlib
 import csv
 import io
 import json
@@ -17,10 +18,12 @@ from nas.config import load_config
 from nas.confirmation import Repetitions
 from nas.errors import NasError, StudyError
 from nas.execution import CandidateWorker
-from nas.families import KINDS
+from nas.families import KINDS, PMFArchitecture
+from nas.lease import LockFile
 from nas.progress import LineReporter
 from nas.results import Job, Result
 from nas.runs import Machine, Overrides
+from nas.space import Architecture
 from tests.project import Project
 
 RATES = [1e-3, 1e-2]
@@ -79,7 +82,8 @@ def test_all_families_and_the_searched_pmf_are_in_the_table(
     output = compared(source, directory, machine, ENTRIES)
     assert set(ENTRIES) == {*KINDS, SEARCHED}
     rows = rows_of(directory)
-    assert list(rows) == list(ENTRIES) and not any(row["remark"] for row in rows.values())
+    assert list(rows) == list(ENTRIES)
+    assert all("that was tried" in row["remark"] for row in rows.values()), "there are but two learning rates"
     assert len(ran) == len(ENTRIES) * (len(RATES) + 1), "every learning rate once, and the best with a second seed"
     config = load_config(source)
     for name, row in rows.items():
@@ -99,9 +103,11 @@ def test_all_families_and_the_searched_pmf_are_in_the_table(
         assert float(row["test_accuracy_seed1"]) == evaluate_exported(model, config.data, "test")[0]["accuracy"]
         left = {path.stem for path in (directory / name / "full").iterdir()}
         assert left == {f"trial_{best * 1000 + seed}" for seed in range(2)}
-    found = json.loads((directory / "search" / "report.json").read_text())["best"]["architecture"]
-    assert rows[SEARCHED]["architecture"] != "" and found["family"] == "pmf"
+    found = Architecture.from_dict(json.loads((directory / "found.json").read_text()))
+    assert rows[SEARCHED]["architecture"] == str(found) and isinstance(found, PMFArchitecture)
     assert "PMF, searched" in output and "late_concat" not in output
+    assert not (directory / "search" / "report.json").exists(), "the search has not asked for the test split"
+    assert output.rindex(": validation accuracy") < output.index("testing the exported"), "test is for the end"
     markdown = (directory / "comparison.md").read_text()
     assert markdown.count("\n| ") == len(ENTRIES) + 1 and "| MBT |" in markdown
     assert (directory / "comparison.svg").read_text().count("PMF") >= 1
@@ -162,8 +168,12 @@ def test_a_learning_rate_that_is_too_high_is_left_out(project: Project, machine:
     source = project.write("wild.yaml", **{"compare": {"learning_rates": rates}, "recipe.clip_norm": None})
     output = compared(source, tmp_path / "comparison", machine, ["vpt"], seeds=1)
     row = rows_of(tmp_path / "comparison")["vpt"]
-    assert float(row["learning_rate"]) == 1e-3 or row["remark"]
-    assert "rejected" in output and "the loss is" in output
+    assert float(row["learning_rate"]) == 1e-3 and "is the smallest that was tried" in row["remark"]
+    assert row["remark"].count("the loss is") == output.count("rejected: TrainingError") >= 2
+    assert f"the best of {len(rates) - output.count('rejected: TrainingError')} on validation" in output
+    assert (
+        "TrainingError" not in compared(source, tmp_path / "comparison", machine, ["vpt"], seeds=1).partition("\n\n")[0]
+    )
 
 
 def test_numbers_of_other_settings_are_not_mixed(
@@ -195,6 +205,43 @@ def test_the_command_writes_the_table(
     assert list(rows_of(directory)) == ["p_bert", "linear"]
     shown = capsys.readouterr().out
     assert "P-BERT" in shown and f"{directory}/comparison.md" in shown
+
+
+def test_numbers_of_other_data_are_not_mixed(project: Project, source: Path, machine: Machine, tmp_path: Path) -> None:
+    directory, manifest = tmp_path / "comparison", project.root / "manifest.csv"
+    compared(source, directory, machine, ["linear"], seeds=1)
+    before = manifest.read_text()
+    try:
+        manifest.write_text(before.replace("train", "validation", 1))
+        with pytest.raises(StudyError, match="its data or encoders have changed since it was trained"):
+            compared(source, directory, machine, ["linear"], seeds=1)
+        lines = before.splitlines()
+        place = next(index for index, line in enumerate(lines) if line.endswith("test"))
+        manifest.write_text("\n".join([*lines[:place], *lines[place + 1 :]]) + "\n")
+        assert "testing the exported" in compared(source, directory, machine, ["linear"], seeds=1)
+    finally:
+        manifest.write_text(before)
+
+
+def test_a_first_attempt_that_fails_leaves_nothing_behind(
+    project: Project, source: Path, machine: Machine, tmp_path: Path
+) -> None:
+    directory = tmp_path / "comparison"
+    with pytest.raises(NasError, match="nowhere"):
+        compared(project.write("wrong.yaml", **{"encoders.image": "./nowhere"}), directory, machine, ["linear"])
+    compared(source, directory, machine, ["linear"], seeds=1)
+    with pytest.raises(StudyError, match="is not empty and holds no comparison"):
+        compared(source, directory.parent, machine, ["linear"])
+    (directory / "linear" / "tests.json").write_text("{")
+    with pytest.raises(StudyError, match=r"tests.json: is damaged"):
+        compared(source, directory, machine, ["linear"], seeds=1)
+
+
+def test_one_driver_at_a_time(source: Path, machine: Machine, tmp_path: Path) -> None:
+    directory = tmp_path / "comparison"
+    directory.mkdir()
+    with contextlib.closing(LockFile(directory / "driver.lock")), pytest.raises(StudyError, match=str(directory)):
+        compared(source, directory, machine, ["linear"])
 
 
 def test_an_unknown_family_is_one_message(source: Path, capsys: pytest.CaptureFixture[str]) -> None:

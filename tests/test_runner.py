@@ -514,7 +514,7 @@ def test_what_was_deleted_of_the_export_is_made_again_without_another_look_at_te
 
 FAMILY_SPACES: dict[str, dict[str, Any]] = {
     "mbt": {"fusion_layer": [0, 1, 2], "bottlenecks": [1, 2, 4]},
-    "vpt": {"depth": 4, "prompt_layer": [1, 2], "prompts": {"choices": [0, 2], "per": "layer"}},
+    "vpt": {"depth": 4, "prompt_layer": [1, 2], "prompts": {"choices": [1, 2], "per": "layer"}},
     "p_bert": {"prompt_layer": [0, 1, 2], "prompts": [1, 4, 8]},
     "blind_prompt": {"prompts": [1, 2, 3, 4, 5, 6, 7, 8]},
     "mmbt": {},

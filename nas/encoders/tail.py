@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from nas import torch_files
 from nas.encoders.base import Encoder
 from nas.encoders.loading import build_encoder
 from nas.errors import EncoderError
-from nas.files import replacing
 
 
 def tail_weights(encoder: Encoder, start: int) -> dict[str, Tensor]:
@@ -35,13 +35,7 @@ def save_tail(encoder: Encoder, start: int, path: Path) -> None:
     # Not safetensors: in a file of torch's every tensor starts at a multiple of 64 bytes, without which products with
     # mapped weights take twice as long. Clones, because a view would bring all of what it looks at.
     tensors = {name: tensor.clone() for name, tensor in tail_weights(encoder, start).items()}
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        try:
-            torch.save(tensors, file)
-        except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # torch finds its own words for a full disk
-                raise error.__context__ from None
-            raise
+    torch_files.save(path, tensors)
 
 
 _CPU = torch.device("cpu")

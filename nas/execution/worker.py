@@ -29,6 +29,7 @@ from nas.memory import (
 )
 from nas.metrics import evaluate_logits
 from nas.results import Failure, Job, Result
+from nas.space import RAW
 from nas.supernet_sampling import build_sampler
 from nas.supernet_training import train_supernet
 from nas.training import Stopped, forward_seconds, predict_logits, predict_population, seed_from, train
@@ -140,7 +141,8 @@ class CandidateWorker:
         self._base_bytes = base_bytes
         self._device = torch.device(setup.device)
         self._image_encoder, self._text_encoder = (
-            load_tail(config, start, path, self._device)
+            # A family that trains an encoder makes a copy of it; that one alone is on the device.
+            load_tail(config, start, path, torch.device("cpu") if start == RAW else self._device)
             for config, start, path in zip(
                 (setup.image_config, setup.text_config), setup.first_layers, setup.frozen_paths, strict=True
             )
@@ -308,7 +310,8 @@ class CandidateWorker:
         model = self._fresh_model(job) if job.stage == "full" else self._slice(job)
         recipe = self.setup.config.recipe
         if job.learning_rate is not None:
-            recipe = replace(recipe, learning_rates=LearningRatesConfig.of_all(job.learning_rate))
+            # Of everything alike: not scaled by how many layers have prompts.
+            recipe = replace(recipe, learning_rates=LearningRatesConfig.of_all(job.learning_rate), depth_scaling=0.0)
         train(
             model=model,
             split=self._store.splits["train"],

@@ -52,7 +52,7 @@ SPACES: dict[str, SearchSpace] = {
         },
     ),
     "mbt": SearchSpace(MBTArchitecture, {"fusion_layer": (0, 1, 2), "bottlenecks": (1, 2, 4)}),
-    "vpt": SearchSpace(VPTArchitecture, {"prompt_layer": (0, 1, 3), "prompts": (0, 2, 5)}, {"prompts": "layer"}, 4),
+    "vpt": SearchSpace(VPTArchitecture, {"prompt_layer": (0, 1, 3), "prompts": (1, 2, 5)}, {"prompts": "layer"}, 4),
     "p_bert": SearchSpace(PBERTArchitecture, {"prompt_layer": (0, 2), "prompts": (1, 4)}, {"prompts": "layer"}, 3),
     "prompt_fuse": SearchSpace(PromptFuseArchitecture, {"prompts": (1, 3, 20)}),
     "blind_prompt": SearchSpace(BlindPromptArchitecture, {"prompts": (1, 3, 20)}),
