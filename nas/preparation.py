@@ -197,6 +197,7 @@ def _memory_model(
         features=config.features,
         space=config.space,
         has_several_labels=config.data.has_several_labels,
+        architectures_per_step=config.supernet.architectures_per_step,
     )
 
 

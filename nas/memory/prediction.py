@@ -56,7 +56,7 @@ class PeakPrediction:
         supernet_bytes: The supernet's weights.
         trained_bytes: Weights of a candidate beside it.
         optimizer_bytes: State of the optimiser.
-        summed_bytes: Sum of the gradients of several architectures, in a supernet step.
+        summed_bytes: Gradients of several architectures, in a supernet step.
         step_bytes: Batch, activations and gradients of forward and backward.
         allocator_bytes: What the allocator holds between tensors.
     """
@@ -117,6 +117,7 @@ class MemoryModel:
         space: Of the candidates; a worker holds the weights of its largest beside the candidate's.
         process_bytes: What a worker holds before it trains.
         has_several_labels: Whether a sample may have several labels.
+        architectures_per_step: K, of the supernet.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class MemoryModel:
         space: SearchSpace,
         process_bytes: int = PROCESS_BYTES,
         has_several_labels: bool = False,
+        architectures_per_step: int = 1,
     ) -> None:
         self._rehearsal = Rehearsal()
         with self._rehearsal:
@@ -145,6 +147,8 @@ class MemoryModel:
         self._counts: dict[Architecture, int] = {}
         self._class_count = class_count
         self._has_several_labels = has_several_labels
+        # One sum; of two processes or more, each computes its share of a step before any is summed.
+        self._gradient_sums = max(-(-architectures_per_step // 2) - 1, 1)
         self._features = features
         self._supernet, self._largest_at = space.largest, space.largest_at
         self.process_bytes = process_bytes
@@ -203,7 +207,7 @@ class MemoryModel:
             supernet_bytes=weights,
             trained_bytes=0,
             optimizer_bytes=weights * _STATE_TENSORS[self._recipe.optimizer],
-            summed_bytes=weights,
+            summed_bytes=weights * self._gradient_sums,
             step_bytes=0,
             allocator_bytes=ALLOCATOR_BYTES,
         )

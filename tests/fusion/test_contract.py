@@ -35,6 +35,7 @@ from nas.memory import MemoryModel
 from nas.memory.tracker import PeakTracker
 from nas.space import RAW, Architecture, EncoderSizes, Reads, SearchSpace
 from nas.training import Trainer
+from tests.encoders.tiny_families import ALL_FAMILIES, TEXT_FAMILIES, TinyFamily
 from tests.fusion import oracle
 from tests.memory.tiny_memory import RECIPE
 from tests.tiny import bert_model, raw_batch, vit_model
@@ -285,6 +286,32 @@ def test_what_a_family_reads_matters_and_nothing_else(family: str) -> None:
         ((pixels, (ids + 1) % 50, mask), reads_texts(family)),
     ):
         assert torch.equal(before, logits_of(model, *changed)) is not matters
+
+
+IMAGES = [family for family in ALL_FAMILIES if family.modality == "image"]
+PAIRS = [*((image, TEXT_FAMILIES[0]) for image in IMAGES), *((IMAGES[0], text) for text in TEXT_FAMILIES[1:])]
+"""Every family of encoders once, beside one of the other modality."""
+
+
+@pytest.mark.parametrize("encoders_of", PAIRS, ids=lambda pair: f"{pair[0]}, {pair[1]}")
+@every_family
+def test_no_family_of_encoders_lets_padding_change_anything(
+    family: str, encoders_of: tuple[TinyFamily, TinyFamily]
+) -> None:
+    """Whoever reads them: causal texts, relative positions, heads that pool."""
+    image, text = encoders_of
+    pair = image.encoder(image.model(4, 24)), text.encoder(text.model(3, 24))
+    (pixels, _), (ids, mask) = image.batch(), text.batch()
+    pixels, ids, mask = pixels[: len(ids)], ids[: len(pixels)], mask[: len(pixels)]
+    model = fresh(family, pair=pair)
+    expected = logits_of(model, pixels, ids, mask)
+    assert bool(expected.isfinite().all())
+    longer = torch.cat([ids, ids[:, :2]], dim=1)
+    padded = torch.cat([mask, mask.new_zeros(len(mask), 2)], dim=1)
+    torch.testing.assert_close(logits_of(model, pixels, longer, padded), expected, rtol=0, atol=1e-10)
+    torch.autograd.backward(expected.square().sum())
+    learned = [name for name, parameter in model.named_parameters() if not is_of_encoder(model, parameter)]
+    assert all(model.get_parameter(name).grad is not None for name in learned)
 
 
 # What it trains
