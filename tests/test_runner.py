@@ -542,5 +542,3 @@ def test_every_family_is_searched_killed_and_gone_on_with(
     assert main(["export", str(run), "--output", str(model)]) == 0
     described = yaml.safe_load((model / "architecture.yaml").read_text())
     assert described["architecture"]["family"] == family
-    for result in results["full"]:
-        assert result.measured_peak_bytes > 0
