@@ -9,7 +9,8 @@ Then all architectures of the table are scored on validation, by their accuracy 
 inherited weights as they are, and after the short training of the search. Compared is with the mean accuracy over the
 table's seeds 0 and 1:
 
-- kendall_tau: after short training, with the demo's own settings of supernet and score (`search.score`).
+- kendall_tau: after short training, with the demo's own settings of supernet and score (`search.score`); the mean over
+  supernet seeds.
 - kendall_tau_inherited: the same without training.
 - kendall_tau_ceiling: of the means over the seeds 0 and 1 and those over 2 and 3, where all four are there.
 - within_fusion_layer: each among architectures of one L_f alone, which is harder: most of the rest is which L_f.
@@ -150,12 +151,18 @@ def scored(work: tuple[WorkerSetup, Sequence[Architecture]]) -> Scored:
     config, worker = setup.config, CandidateWorker(setup)
     worker.train_supernet(SupernetOrder(None, {}, 0), Alone(), limit_bytes=None, on_progress=lambda progress: None)
     found: Scored = {"inherited": {name: {} for name in MEASURES}, "trained": {name: {} for name in MEASURES}}
-    for stage, steps in (("inherited", 0), ("trained", config.search.training_steps)):
-        for trial, architecture in enumerate(architectures):
-            seed = architecture_seed(config.seed, stage, architecture)
-            (result,) = worker.run(Job(trial, architecture, stage, steps, seed, 0), limit_bytes=None)
-            for name, sign in MEASURES.items():
-                found[stage][name][architecture] = sign * result.metrics[name]
+    stages: tuple[tuple[Stage, int], ...] = (("inherited", 0), ("trained", config.search.training_steps))
+    for stage, steps in stages:
+        jobs = [
+            Job(trial, architecture, stage, steps, architecture_seed(config.seed, stage, architecture), 0)
+            for trial, architecture in enumerate(architectures)
+        ]
+        together = config.search.scored_together if stage == "inherited" else 1
+        for start in range(0, len(jobs), together):
+            first, *others = jobs[start : start + together]
+            for result in worker.run(replace(first, companions=tuple(others)), limit_bytes=None):
+                for name, sign in MEASURES.items():
+                    found[stage][name][result.architecture] = sign * result.metrics[name]
     return found
 
 

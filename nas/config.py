@@ -642,7 +642,7 @@ def _supernet(section: _Section) -> SupernetConfig:
         steps=section.integer("steps", 1),
         architectures_per_step=section.integer("architectures_per_step", 1, default=1),
         checkpoint_steps=section.integer("checkpoint_steps", 1, default=100),
-        sampling=section.text("sampling", choices=SAMPLINGS, default="uniform"),
+        sampling=section.text("sampling", choices=SAMPLINGS, default="balanced"),
         distillation=section.number("distillation", 0, 1, default=0.0),
     )
     if config.sampling == "sandwich" and config.architectures_per_step < 3:

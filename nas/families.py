@@ -5,7 +5,7 @@ The models are in `nas/fusion/`, one file a family.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 from nas.space import PER, Architecture, EncoderSizes, Gene, Lengths, Reads
 
@@ -183,6 +183,7 @@ class MBTArchitecture(Architecture):
         return cls(2 * sizes.shallower // 3, 4)
 
 
+@dataclass(frozen=True)
 class _DeeplyPrompted(Architecture):
     """Prompts in the layers of one frozen encoder.
 
@@ -196,66 +197,48 @@ class _DeeplyPrompted(Architecture):
         Gene("prompt_layer", "L_p", 0, is_layer=True),
         Gene("prompts", "M", 1, ("model", "layer")),
     )
+    prompted: ClassVar[str]
+    """Which encoder: `image` or `text`."""
 
     prompt_layer: int
     prompts: Lengths
+
+    @classmethod
+    def default(cls, sizes: EncoderSizes) -> Self:
+        """Deep, of length 10."""
+        del sizes
+        return cls(0, 10)
+
+    @classmethod
+    def depth(cls, sizes: EncoderSizes) -> int:
+        return sizes.image_depth if cls.prompted == "image" else sizes.text_depth
+
+    def reads(self, sizes: EncoderSizes) -> Reads:
+        del sizes
+        return Reads(self.prompt_layer, None) if self.prompted == "image" else Reads(None, self.prompt_layer)
 
     def prompted_layers(self, sizes: EncoderSizes) -> int:
         return self.depth(sizes) - self.prompt_layer
 
 
-@dataclass(frozen=True)
 class VPTArchitecture(_DeeplyPrompted):
-    """Prompts in the layers of the frozen image encoder; see `_DeeplyPrompted`."""
+    """Prompts in the layers of the frozen image encoder."""
 
     family = "vpt"
     title = "VPT"
     source = "Visual prompt tuning (Jia et al., ECCV 2022): learned prompts in the layers of the frozen image encoder."
     layers_counted = "of the image encoder"
-
-    prompt_layer: int
-    prompts: Lengths
-
-    @classmethod
-    def default(cls, sizes: EncoderSizes) -> "VPTArchitecture":
-        """Deep, of length 10."""
-        del sizes
-        return cls(0, 10)
-
-    @classmethod
-    def depth(cls, sizes: EncoderSizes) -> int:
-        return sizes.image_depth
-
-    def reads(self, sizes: EncoderSizes) -> Reads:
-        del sizes
-        return Reads(self.prompt_layer, None)
+    prompted = "image"
 
 
-@dataclass(frozen=True)
 class PBERTArchitecture(_DeeplyPrompted):
-    """Prompts in the layers of the frozen text encoder; see `_DeeplyPrompted`."""
+    """Prompts in the layers of the frozen text encoder."""
 
     family = "p_bert"
     title = "P-BERT"
     source = "Deep prompt tuning (Liu et al., ACL 2022): learned prompts in the layers of the frozen text encoder."
     layers_counted = "of the text encoder"
-
-    prompt_layer: int
-    prompts: Lengths
-
-    @classmethod
-    def default(cls, sizes: EncoderSizes) -> "PBERTArchitecture":
-        """Deep, of length 10."""
-        del sizes
-        return cls(0, 10)
-
-    @classmethod
-    def depth(cls, sizes: EncoderSizes) -> int:
-        return sizes.text_depth
-
-    def reads(self, sizes: EncoderSizes) -> Reads:
-        del sizes
-        return Reads(None, self.prompt_layer)
+    prompted = "text"
 
 
 @dataclass(frozen=True)

@@ -396,7 +396,13 @@ def seed_from(*parts: int | str) -> int:
 
 
 def architecture_seed(seed: int, stage: str, architecture: Architecture) -> int:
-    """The seed of one candidate at one stage: depends on the search's seed, the stage and the architecture alone."""
+    """The seed of one candidate at one stage: depends on the search's seed, the stage and the architecture alone.
+
+    Short training (`trained`) starts from inherited weights, and only the order of its samples is drawn: all candidates
+    get one order, so that none is ahead by luck (common random numbers).
+    """
+    if stage == "trained":
+        return seed_from(seed, stage)
     genes: list[int | str] = []
     for value in architecture.values().values():
         genes.append(value if isinstance(value, int) else str(value))

@@ -204,6 +204,8 @@ def test_seeds_differ_by_stage_architecture_and_seed() -> None:
         architecture_seed(0, "full", other),
     }
     assert len(seeds) == 4
+    assert architecture_seed(0, "trained", ARCHITECTURE) == architecture_seed(0, "trained", other)  # one order for all
+    assert architecture_seed(0, "trained", ARCHITECTURE) != architecture_seed(1, "trained", ARCHITECTURE)
 
 
 MIXED = [
