@@ -61,16 +61,25 @@ class GradientGroup(ABC):
     def close(self) -> None:
         """Leave; whoever waits for this process, or comes to do so, gets a `GroupBroken`. May be called again."""
 
+    def first(self, number: int) -> int:
+        """What rank 0 says, whatever the others say.
+
+        Raises:
+            GroupBroken: If a process is lost.
+        """
+        said = torch.tensor([number])
+        self.broadcast(said, 0)
+        return int(said)
+
     def broadcast_bytes(self, content: bytes) -> bytes:
         """What rank 0 says, whatever the others say.
 
         Raises:
             GroupBroken: If a process is lost.
         """
-        size = torch.tensor([len(content)])
-        self.broadcast(size, 0)
+        size = self.first(len(content))
         is_mine = self.rank == 0
-        buffer = torch.frombuffer(bytearray(content) if is_mine else bytearray(int(size)), dtype=torch.uint8)
+        buffer = torch.frombuffer(bytearray(content) if is_mine else bytearray(size), dtype=torch.uint8)
         self.broadcast(buffer, 0)
         return content if is_mine else buffer.numpy().tobytes()
 

@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nas.budget import Deadlines, TimeAccount
@@ -172,6 +172,9 @@ class Search:
             )
         total = self.config.supernet.steps
         order = self._supernet_order()
+        if not math.isinf(self.deadlines.supernet_seconds):
+            seconds_left = self.deadlines.supernet_seconds - self.account.spent_seconds
+            order = replace(order, deadline=time.time() + seconds_left)
 
         def should_stop() -> bool:
             self.account.tick()

@@ -41,6 +41,7 @@ def train_supernet(
     distillation: float = 0.0,
     micro_batches: Callable[[Architecture], int] = lambda architecture: 1,
     group: GradientGroup | None = None,
+    time_share: Callable[[], float] = lambda: 0.0,
 ) -> int:
     """Train in place, going on from the checkpoint if there is one.
 
@@ -69,6 +70,9 @@ def train_supernet(
         micro_batches: Parts that the batch of an architecture is cut into; changes memory, and no result beyond
             rounding.
         group: The processes that train together; by default this one alone. Closed by an error.
+        time_share: Which part of the time for these steps has gone; rank 0 is asked. Where that is ahead of the steps,
+            it decides how far the schedule is, and training ends when it comes to 1: weights whose learning rate has
+            not come down rank architectures wrongly.
 
     Returns:
         Steps done in all, saved; fewer than `step_count` if it was stopped.
@@ -85,13 +89,17 @@ def train_supernet(
     schedule = BatchSchedule(len(split), recipe.batch_size, seed_from(seed, "supernet samples"))
     checkpoints = _Checkpoints(checkpoint, trainer, sampler.count)
     try:
-        step = _start(checkpoints, group)
-        while step < step_count and not group.agree(should_stop()):
+        step = first = _start(checkpoints, group)
+        while not group.agree(should_stop()):
+            gone = min(max(time_share(), 0.0), 1.0)
+            position = group.first(max(step, first + int(gone * (step_count - first))))
+            if position >= step_count:
+                break
             architectures = sampler.step(step)
             numbers = range(step * sampler.count, (step + 1) * sampler.count)
             batches = [schedule.samples(split, number) for number in numbers]
             loss = _sum_gradients(trainer, architectures, batches, micro_batches, group, distillation)
-            trainer.apply(step, loss, architectures)
+            trainer.apply(position, loss, architectures)
             step += 1
             if group.rank == 0:
                 if step % checkpoint_steps == 0:

@@ -46,6 +46,7 @@ class Run:
         checkpoint: File.
         architectures_per_step: K.
         stop: Rank → steps after which it asks to stop.
+        pace: Rank → part of the time that a step takes, by its clock.
         faults: Rank → what goes wrong when it computes its share for the first time.
         least_fusion_layer: Architectures that start to fuse before it are not sampled.
         sampling: Of the architectures.
@@ -57,6 +58,7 @@ class Run:
     checkpoint: Path
     architectures_per_step: int = 3
     stop: dict[int, int] = field(default_factory=dict)
+    pace: dict[int, float] = field(default_factory=dict)
     faults: dict[int, Callable[[PMF], None]] = field(default_factory=dict)
     least_fusion_layer: int = 0
     sampling: str = "uniform"
@@ -152,6 +154,7 @@ def peer(run: Run, rank: int, size: int, address: str, path: Path) -> None:
                     should_stop=should_stop,
                     micro_batches=micro_batches,
                     group=group,
+                    time_share=lambda: run.pace.get(rank, 0.0) * (asked - 1),
                 )
             except Exception as error:  # and stays in the group's context: closing it must not depend on leaving that
                 outcome.error = error
@@ -434,6 +437,29 @@ def poison(supernet: PMF) -> None:
 
 def run_out_of_memory(supernet: PMF) -> None:
     raise MemoryError("no memory left on this process")
+
+
+def test_where_time_is_short_the_schedule_comes_to_its_end_with_it(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (outcome, other) = finished(train_together(replace(run, pace={0: 0.4, 1: 0.9}), 2, tmp_path / "peers"))
+    assert outcome.done == other.done == 3
+    together = checkpointed(run.checkpoint)
+    run.checkpoint.unlink()
+    positions, times = [], iter([0.0, 0.4, 0.8, 1.2])
+
+    def factor(step: int, step_count: int, recipe: RecipeConfig) -> float:
+        positions.append(step)
+        return learning_rate_factor(step, step_count, recipe)
+
+    monkeypatch.setattr("nas.training.learning_rate_factor", factor)
+    assert train(run, fresh_supernet(run.config), time_share=lambda: next(times))[0] == 3
+    assert positions == [int(share * STEPS) for share in (0.0, 0.4, 0.8)]
+    assert_identical(checkpointed(run.checkpoint), together)
+    # With more time it goes on from there, as late in the schedule as that says.
+    positions.clear()
+    assert train(run, fresh_supernet(run.config))[0] == STEPS
+    assert positions == list(range(3, STEPS))
 
 
 @pytest.mark.parametrize("victim", [0, 1])

@@ -46,11 +46,14 @@ class SupernetOrder:
         feasible: Those that fit, of all that will be asked for; None if all do.
         micro_batches: Parts that the batches of some are cut into; of the others none are cut.
         peak_bytes: Predicted for each process that shares the work.
+        deadline: Seconds since the epoch, on the clock of the first process, which is the driver's neighbour: by then
+            the schedule comes to its end. None where there is no hurry.
     """
 
     feasible: frozenset[Architecture] | None
     micro_batches: Mapping[Architecture, int]
     peak_bytes: int
+    deadline: float | None = None
 
     def is_feasible(self, architecture: Architecture) -> bool:
         return self.feasible is None or architecture in self.feasible

@@ -377,6 +377,13 @@ class CandidateWorker:
     ) -> int:
         setup, config = self.setup, self.setup.config
         supernet = self._build_supernet(seed_from(config.seed, "supernet"))
+        started = time.time()
+
+        def time_share() -> float:
+            if order.deadline is None:
+                return 0.0
+            return (time.time() - started) / max(order.deadline - started, 1e-3)
+
         done = train_supernet(
             supernet=supernet,
             split=self._store.splits["train"],
@@ -397,6 +404,7 @@ class CandidateWorker:
             checkpoint_steps=config.supernet.checkpoint_steps,
             should_stop=should_stop,
             on_step=lambda step, loss: on_progress(SupernetProgress(step, loss)),
+            time_share=time_share,
         )
         if group.rank == 0:
             save_weights(setup.supernet_path, supernet, steps=str(done))

@@ -9,7 +9,7 @@ from nas.memory.measurement import (
     private_bytes,
     release_freed_memory,
 )
-from nas.memory.prediction import PROCESS_BYTES, MemoryModel, PeakPrediction, bytes_with_holes
+from nas.memory.prediction import PROCESS_BYTES, MemoryModel, PeakPrediction, Rehearsed, bytes_with_holes
 from nas.memory.tracker import PeakTracker
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "PeakCorrection",
     "PeakPrediction",
     "PeakTracker",
+    "Rehearsed",
     "bytes_with_holes",
     "keep_freed_memory",
     "map_large_tensors",

@@ -1,7 +1,7 @@
 """Predict the peak bytes of a candidate's training, and of a supernet step, without running them."""
 
 import bisect
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -97,6 +97,19 @@ class _Step:
     is_first: bool
 
 
+@dataclass(frozen=True)
+class Rehearsed:
+    """What steps have been found to allocate: models with the same arguments can share it.
+
+    Args:
+        surfaces: By the key of a surface; None where there is none.
+        peaks: Bytes, by step.
+    """
+
+    surfaces: dict[_Step, PeakSurface | None] = field(default_factory=dict)
+    peaks: dict[_Step, int] = field(default_factory=dict)
+
+
 class MemoryModel:
     """Predicts peaks of two encoders on one recipe.
 
@@ -118,6 +131,7 @@ class MemoryModel:
         process_bytes: What a worker holds before it trains.
         has_several_labels: Whether a sample may have several labels.
         architectures_per_step: K, of the supernet.
+        rehearsed: By another one with the same arguments, apart from `process_bytes` and K.
     """
 
     def __init__(
@@ -135,6 +149,7 @@ class MemoryModel:
         process_bytes: int = PROCESS_BYTES,
         has_several_labels: bool = False,
         architectures_per_step: int = 1,
+        rehearsed: Rehearsed | None = None,
     ) -> None:
         self._rehearsal = Rehearsal()
         with self._rehearsal:
@@ -155,8 +170,7 @@ class MemoryModel:
         """Set it to what a worker holds that has loaded encoders and given back what it freed, once that is known."""
         self.holds_supernet = True
         """Whether a worker holds the supernet's weights beside a candidate's."""
-        self._surfaces: dict[_Step, PeakSurface | None] = {}
-        self._direct: dict[_Step, int] = {}
+        self._rehearsed = rehearsed or Rehearsed()
 
     @property
     def idle_bytes(self) -> int:
@@ -259,9 +273,10 @@ class MemoryModel:
             prediction = replace(held, step_bytes=interpolated)
             if budget_bytes is None or abs(prediction.peak_bytes - budget_bytes) > _NEAR * interpolated:
                 return prediction
-        if step not in self._direct:
-            self._direct[step] = self._held_gradients(step) + self._trace(step).peak_bytes
-        return replace(held, step_bytes=self._direct[step])
+        peaks = self._rehearsed.peaks
+        if step not in peaks:
+            peaks[step] = self._held_gradients(step) + self._trace(step).peak_bytes
+        return replace(held, step_bytes=peaks[step])
 
     def _interpolated(self, step: _Step) -> int | None:
         asked = step.architecture
@@ -269,11 +284,12 @@ class MemoryModel:
             return None  # where layers differ, hardly two architectures lie on one surface
         least = surface_key(asked)
         key = replace(step, architecture=least)
-        if key not in self._surfaces:
-            self._surfaces[key] = PeakSurface.of(
+        surfaces = self._rehearsed.surfaces
+        if key not in surfaces:
+            surfaces[key] = PeakSurface.of(
                 least, lambda architecture: self._trace(replace(step, architecture=architecture))
             )
-        surface = self._surfaces[key]
+        surface = surfaces[key]
         return None if surface is None else self._held_gradients(step) + surface.peak_bytes(asked)
 
     def _held_gradients(self, step: _Step) -> int:

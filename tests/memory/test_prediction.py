@@ -59,7 +59,7 @@ def test_a_supernet_step_is_predicted_with_gradients_as_large_as_the_supernet(ar
 def test_interpolated_peaks_of_the_whole_space_are_the_direct_ones() -> None:
     memory = memory_model()
     interpolated = {architecture: memory.predict(architecture).step_bytes for architecture in SPACE}
-    assert not memory._direct  # so none of them was rehearsed itself
+    assert not memory._rehearsed.peaks  # so none of them was rehearsed itself
     assert {architecture: directly(memory, architecture) for architecture in SPACE} == interpolated
 
 
@@ -89,9 +89,9 @@ def test_only_candidates_near_the_budget_are_rehearsed_themselves() -> None:
     memory, architecture = memory_model(), ARCHITECTURES[1]
     prediction = memory.predict(architecture)
     memory.predict(architecture, budget_bytes=prediction.peak_bytes + prediction.step_bytes)
-    assert not memory._direct
+    assert not memory._rehearsed.peaks
     memory.predict(architecture, budget_bytes=prediction.peak_bytes + prediction.step_bytes // 200)
-    assert len(memory._direct) == 1
+    assert len(memory._rehearsed.peaks) == 1
 
 
 def test_predictions_do_not_depend_on_what_was_asked_before() -> None:
