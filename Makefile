@@ -7,7 +7,7 @@ PIP_ARGS ?=
 BUDGET ?= 4m
 RUN_DIR ?= runs/demo
 
-.PHONY: install search test lint clean
+.PHONY: install search test fast-tests lint clean
 
 install: .venv/.installed
 
@@ -29,8 +29,10 @@ lint: install
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy --strict nas
 
-test: lint
-	.venv/bin/pytest --numprocesses 2 --dist loadfile
+test: lint fast-tests
+
+fast-tests: install
+	.venv/bin/pytest --numprocesses 2 --dist worksteal --durations 20
 
 clean:
 	rm -rf .venv

@@ -39,12 +39,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("base", "demo"), default="base")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="64 samples, one round: shows that the script works")
+    parser.add_argument("--quick", action="store_true", help="24 samples, one round: shows that the script works")
     options = parser.parse_args()
     keep_freed_memory()  # both sides gain
     config = load_config(DEMO)
     image, text, preprocessor = base_encoders(config) if options.size == "base" else demo_encoders(config)
-    count = 64 if options.quick else 192 if options.size == "base" else None
+    count = 24 if options.quick else 192 if options.size == "base" else None
     samples = read_data(config.data, ("train",))
     train = samples.splits["train"]
     chosen = train if count is None else _first(train, count)
