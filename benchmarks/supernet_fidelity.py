@@ -1,9 +1,9 @@
 """Do scores of the supernet rank architectures as full training does? Kendall's tau against the table, by sampling.
 
 Every supernet is trained on the same number of batches of one architecture each, whatever it makes of them: `uniform`
-and `balanced` take a step for each, `sandwich` sums the gradients of four in a step, of which one is the largest and
-one the smallest, and takes a quarter as many steps. On average its draws fuse in as many layers as those of the others,
-so that costs are equal, but for distillation, which asks the largest once more for every other one.
+and `balanced` sum the gradients of as many in a step as the demo does, `sandwich` of four, of which one is the largest
+and one the smallest, and takes fewer steps. On average its draws fuse in as many layers as those of the others, so that
+costs are equal, but for distillation, which asks the largest once more for every other one.
 
 Then all architectures of the table are scored on validation, by their accuracy and by their cross-entropy: with
 inherited weights as they are, and after the short training of the search. Compared is with the mean accuracy over the
@@ -15,7 +15,7 @@ table's seeds 0 and 1:
 - kendall_tau_ceiling: of the means over the seeds 0 and 1 and those over 2 and 3, where all four are there.
 - within_fusion_layer: each among architectures of one L_f alone, which is harder: most of the rest is which L_f.
 
-Run: python -m benchmarks.supernet_fidelity [--sampling NAME ...] [--batches 360] [--seeds 1] [--architectures 160]
+Run: python -m benchmarks.supernet_fidelity [--sampling NAME ...] [--batches 720] [--seeds 1] [--architectures 160]
      [--table FILE] [--json FILE] [--quick]
 """
 
@@ -88,7 +88,7 @@ class Variant:
 
     def applied(self, config: Config) -> Config:
         """The configuration with it."""
-        together = _SANDWICH if self.sampling == "sandwich" else 1
+        together = _SANDWICH if self.sampling == "sandwich" else config.supernet.architectures_per_step
         supernet = replace(
             config.supernet,
             sampling=self.sampling,
@@ -102,7 +102,7 @@ class Variant:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sampling", choices=WAYS, nargs="+", default=list(WAYS))
-    parser.add_argument("--batches", type=int, nargs="+", default=[360], help="of one architecture each")
+    parser.add_argument("--batches", type=int, nargs="+", help="of one architecture each; default: the demo's own")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--architectures", type=int, help="so many, taken evenly from the table; default: all")
     parser.add_argument("--table", type=Path, default=TABLE)
@@ -111,7 +111,7 @@ def main() -> None:
     options = parser.parse_args()
     known = read_table(options.table)
     truth = known.means(METRIC)
-    lengths, seeds, count = options.batches, options.seeds, options.architectures or len(truth)
+    lengths, seeds, count = options.batches or [own_batches()], options.seeds, options.architectures or len(truth)
     if options.quick:
         lengths, seeds, count = [8], 1, 6
     everyone = list(truth)
@@ -143,6 +143,12 @@ def main() -> None:
     show(figures)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
+
+
+def own_batches() -> int:
+    """That the demo's supernet is trained on."""
+    supernet = load_config(DEMO).supernet
+    return supernet.steps * supernet.architectures_per_step
 
 
 def scored(work: tuple[WorkerSetup, Sequence[Architecture]]) -> Scored:

@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         "space search_spaces/demo.yaml --memory-budget 560MiB",
         _space,
     )
-    space.add_argument("space", type=Path, metavar="SPACE.yaml", help="what to search, on which data")
+    _add_space(space)
     _add_memory_budget(space)
 
     search = command(
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         "search search_spaces/demo.yaml --budget 4m --memory-budget 3GiB --run-dir runs/demo",
         _search,
     )
-    search.add_argument("space", type=Path, metavar="SPACE.yaml", help="what to search, on which data")
+    _add_space(search)
     search.add_argument("--strategy", choices=STRATEGIES, help="in place of the file's")
     search.add_argument("--seed", type=int, help="in place of the file's")
     search.add_argument(
@@ -161,13 +161,19 @@ def _parser() -> argparse.ArgumentParser:
         "compare search_spaces/demo.yaml --seeds 3 --budget 4m --run-dir runs/comparison",
         _compare,
     )
-    compare.add_argument("space", type=Path, metavar="SPACE.yaml", help="data, encoders, recipe, and PMF's space")
+    _add_space(compare)
     compare.add_argument("--families", nargs="+", metavar="NAME", help="which (default: all, and the searched PMF)")
     compare.add_argument("--seeds", type=_seed_count, default=3, metavar="N", help="of each family (default: 3)")
     compare.add_argument("--run-dir", type=Path, help="where everything is kept (default: runs/NAME-comparison)")
     _add_budget(compare)
     _add_machine(compare)
     return parser
+
+
+def _add_space(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "space", type=Path, metavar="SPACE.yaml", help="what to search, on which data, and how to train"
+    )
 
 
 def _add_budget(parser: argparse.ArgumentParser) -> None:
