@@ -58,7 +58,7 @@ def demo_encoders(config: Config) -> tuple[Encoder, Encoder, Preprocessor]:
 
 
 def few_samples(directory: Path) -> Config:
-    """The demo with four samples of each class and split, for measurements that only show that they work."""
+    """The demo with four samples of each class and split, and two steps of short training: to show that things work."""
     config = load_config(DEMO)
     manifest, columns = directory / "few.csv", config.data.columns
     with Path(config.data.location).open(newline="") as file:
@@ -74,4 +74,5 @@ def few_samples(directory: Path) -> Config:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(kept)
-    return replace(config, data=replace(config.data, manifest=str(manifest.resolve())))
+    data = replace(config.data, manifest=str(manifest.resolve()))
+    return replace(config, data=data, search=replace(config.search, training_steps=2))

@@ -94,7 +94,7 @@ def search_file(directory: Path, *, is_quick: bool) -> Path:
             config,
             recipe=replace(config.recipe, epochs=1),
             supernet=replace(config.supernet, steps=10),
-            search=replace(config.search, training_steps=2, finalists=1, round_size=4),
+            search=replace(config.search, finalists=1, round_size=4),
         )
     source = directory / "search.yaml"
     manifest = str(without_test(config, directory).resolve())

@@ -121,8 +121,6 @@ def main() -> None:
     ]
     with build_reporter() as reporter, tempfile.TemporaryDirectory() as name:
         config = few_samples(Path(name)) if options.quick else load_config(DEMO)
-        if options.quick:
-            config = replace(config, search=replace(config.search, training_steps=2))
         prepared = prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
         work = []
         for index, variant in enumerate(variants):

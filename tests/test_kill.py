@@ -13,15 +13,23 @@ from tests.real_driver import PHASES, TRIAL, RealDriver
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def drivers() -> Iterator[list[RealDriver]]:
-    """Those of a test; Ray's own processes notice that their driver was killed and end, if not at once."""
-    drivers: list[RealDriver] = []
-    yield drivers
+@pytest.fixture(scope="module")
+def started() -> Iterator[list[RealDriver]]:
+    """Those of all tests; Ray's own processes notice within a minute that their driver was killed, and end."""
+    started: list[RealDriver] = []
+    yield started
     deadline = time.monotonic() + 120
-    while (left := [driver.processes() for driver in drivers if driver.processes()]) and time.monotonic() < deadline:
+    while (left := [driver.processes() for driver in started if driver.processes()]) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert not left
+
+
+@pytest.fixture
+def drivers(started: list[RealDriver]) -> Iterator[list[RealDriver]]:
+    """Those of a test."""
+    drivers: list[RealDriver] = []
+    yield drivers
+    started += drivers
 
 
 @pytest.mark.parametrize("phase", ["supernet", "finalists"])
