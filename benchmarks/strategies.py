@@ -10,16 +10,19 @@ with the same seeds, its configuration as in `search_spaces/demo.yaml`, and nobo
 
 Intervals are 95 % of the bootstrap over seeds.
 
+Takes an hour or more; a landscape and strategy whose figures are in the file of `--json` is not run again.
+
 Run: python -m benchmarks.strategies [--seeds 50] [--evaluations 100] [--strategy NAME ...] [--table FILE] [--json FILE]
      [--quick]
 """
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,7 @@ from benchmarks.models import DEMO
 from benchmarks.pmf_bench.landscapes import Landscape, Surrogate, landscapes
 from benchmarks.pmf_bench.table import TABLE, read_table
 from nas.config import STRATEGIES, load_config
+from nas.files import write_atomically
 from nas.report import table
 from nas.search import build_strategy
 
@@ -64,27 +68,46 @@ def main() -> None:
     seeds, evaluations = (3, 15) if options.quick else (options.seeds, options.evaluations)
     # Forked processes would inherit locks; what each needs is read from the table once.
     context = multiprocessing.get_context("spawn")
-    figures: dict[str, Any] = {"seeds": seeds, "evaluations": evaluations, "landscapes": {}}
+    table_digest = hashlib.sha256(options.table.read_bytes()).hexdigest()[:16]
+    figures = kept(options.json, {"seeds": seeds, "evaluations": evaluations, "table": table_digest})
     figures["surrogate"] = Surrogate(read_table(options.table)).cross_validated()
     said = ", ".join(f"{name} {value:.3f}" for name, value in figures["surrogate"].items())
     print(f"surrogate, of architectures that were left out: {said}")
     # One thread each: two threads of every process would be slower than one.
     with context.Pool(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for place, landscape in enumerate(known(options.table)):
-            courses = {}
+            courses = figures["courses"].setdefault(landscape.name, {})
             for name in options.strategy:
+                if name in courses:
+                    continue
                 work = [(options.table, place, name, seed, evaluations) for seed in range(seeds)]
-                courses[name] = pool.starmap(course_of, work, chunksize=1)
+                courses[name] = [asdict(course) for course in pool.starmap(course_of, work, chunksize=1)]
                 print(f"{landscape.name}: {name} ended", flush=True)
-            figures["landscapes"][landscape.name] = summary(landscape, courses, evaluations)
+                write(options.json, figures)
+            runs = {name: [Course(**entry) for entry in courses[name]] for name in options.strategy}
+            figures["landscapes"][landscape.name] = summary(landscape, runs, evaluations)
             show(landscape.name, figures["landscapes"][landscape.name])
     of_surrogate = figures["landscapes"]["surrogate"]["strategies"]
     figures["evaluations_to_top_1_percent"] = {
         name: entry["evaluations_to_top_1_percent"] for name, entry in of_surrogate.items()
     }
     figures["default_strategy"] = load_config(DEMO).search.strategy
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1))
+    del figures["courses"]  # what was to be gone on with
+    write(options.json, figures)
+
+
+def kept(path: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """Figures of an earlier run with the same settings that was ended early, or none."""
+    if path is not None and path.exists():
+        figures: dict[str, Any] = json.loads(path.read_text())
+        if "courses" in figures and {name: figures.get(name) for name in settings} == settings:
+            return figures
+    return {**settings, "courses": {}, "landscapes": {}}
+
+
+def write(path: Path | None, figures: dict[str, Any]) -> None:
+    if path is not None:
+        write_atomically(path, json.dumps(figures, indent=1).encode())
 
 
 @cache
