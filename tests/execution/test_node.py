@@ -61,9 +61,11 @@ def test_other_data_than_the_drivers_is_refused(
 def test_what_was_received_is_written_once_and_replaced_when_it_differs(tmp_path: Path) -> None:
     content = np.arange(9, dtype=np.uint8)
     receive(tmp_path / "run", "file", content)
-    inode = (tmp_path / "run" / "file").stat().st_ino
+    written = (tmp_path / "run" / "file").stat()
     receive(tmp_path / "run", "file", content)
-    assert (tmp_path / "run" / "file").stat().st_ino == inode  # another file would have taken its name
+    again = (tmp_path / "run" / "file").stat()
+    for name in ("st_ino", "st_mode", "st_size", "st_mtime_ns", "st_ctime_ns"):  # all but when it was read
+        assert getattr(again, name) == getattr(written, name)
     receive(tmp_path / "run", "file", content[:5])
     assert (tmp_path / "run" / "file").read_bytes() == bytes(range(5))
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["file"]
