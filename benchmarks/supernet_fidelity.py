@@ -1,9 +1,8 @@
 """Do scores of the supernet rank architectures as full training does? Kendall's tau against the table, by sampling.
 
-Every supernet is trained on the same number of batches of one architecture each, whatever it makes of them: `uniform`
-and `balanced` sum the gradients of as many in a step as the demo does, `sandwich` of four, of which one is the largest
-and one the smallest, and takes fewer steps. On average its draws fuse in as many layers as those of the others, so that
-costs are equal, but for distillation, which asks the largest once more for every other one.
+Every supernet is trained on the same number of batches of one architecture each, in steps of as many as the demo's.
+Of `sandwich`, one of them is the largest and one the smallest; on average its draws fuse in as many layers as those of
+the others, so that costs are equal, but for distillation, which asks the largest once more for every other one.
 
 Then all architectures of the table are scored on validation, by their accuracy and by their cross-entropy: with
 inherited weights as they are, and after the short training of the search. Compared is with the mean accuracy over the
@@ -47,8 +46,6 @@ from nas.runs import hand_over
 from nas.space import Architecture
 from nas.training import architecture_seed
 
-_SANDWICH = 4
-
 WAYS = {
     "uniform": ("uniform", 0.0),
     "balanced": ("balanced", 0.0),
@@ -88,13 +85,11 @@ class Variant:
 
     def applied(self, config: Config) -> Config:
         """The configuration with it."""
-        together = _SANDWICH if self.sampling == "sandwich" else config.supernet.architectures_per_step
         supernet = replace(
             config.supernet,
             sampling=self.sampling,
             distillation=self.distillation,
-            architectures_per_step=together,
-            steps=self.batches // together,
+            steps=self.batches // config.supernet.architectures_per_step,
         )
         return replace(config, supernet=supernet, seed=self.seed)
 

@@ -640,9 +640,9 @@ def _optional_integer(section: _Section, key: str, minimum: int) -> int | None:
 def _supernet(section: _Section) -> SupernetConfig:
     config = SupernetConfig(
         steps=section.integer("steps", 1),
-        architectures_per_step=section.integer("architectures_per_step", 1, default=1),
+        architectures_per_step=section.integer("architectures_per_step", 1, default=4),
         checkpoint_steps=section.integer("checkpoint_steps", 1, default=100),
-        sampling=section.text("sampling", choices=SAMPLINGS, default="balanced"),
+        sampling=section.text("sampling", choices=SAMPLINGS, default="sandwich"),
         distillation=section.number("distillation", 0, 1, default=0.0),
     )
     if config.sampling == "sandwich" and config.architectures_per_step < 3:

@@ -69,7 +69,7 @@ recipe:
   clip_norm: 1.0
   batch_size: 8
   epochs: 4
-supernet: {steps: 12, checkpoint_steps: 4}
+supernet: {steps: 12, checkpoint_steps: 4, sampling: balanced, architectures_per_step: 1}
 search:
   strategy: evolution
   objective: accuracy
