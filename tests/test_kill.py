@@ -1,5 +1,7 @@
 """A real driver with real Ray workers, killed by `kill -9`, and resumed; benchmarks/faults.py does it 100 times."""
 
+import csv
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,9 @@ from tests.project import Project
 from tests.real_driver import PHASES, TRIAL, RealDriver
 
 pytestmark = pytest.mark.slow
+
+COMPARED = re.compile(r"^(\w+): learning rate ([\d.e-]+), seed (\d+): validation \w+ ([\d.]+),", re.MULTILINE)
+"""Family, learning rate, seed and score of a training of a comparison that is said to be finished."""
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +83,33 @@ def test_killed_workers_end_neither_the_supernet_nor_the_search(
     with open_study(run, read_run(run)) as study:
         assert [len(study.results(stage)) for stage in ("inherited", "trained", "full")] == [8, 4, 2]
         assert study.running == {} and study.rejections == []
+
+
+def test_a_comparison_that_was_killed_and_interrupted_trains_nothing_twice(
+    project: Project, tmp_path: Path, drivers: list[RealDriver]
+) -> None:
+    source = project.write(
+        "killed_comparison.yaml", **{"compare": {"learning_rates": [1e-3, 1e-2]}, "recipe.epochs": 60}
+    )
+    directory = tmp_path / "comparison"
+    common = ["--seeds", "2", "--run-dir", directory, "--workers", "2", "--cache-dir", tmp_path / "cache"]
+    for name, family in (("killed", "VPT"), ("interrupted", "MBT"), ("last", "")):
+        driver = RealDriver("compare", source, "--families", "vpt", "mbt", *common, directory=tmp_path / name)
+        drivers.append(driver)
+        if family:
+            assert driver.wait_for(rf"^{family}: learning rate .* validation"), driver.errors
+        if name == "killed":
+            driver.kill()
+        if name == "interrupted":
+            driver.interrupt()
+            assert driver.finish() == 130, driver.errors
+            assert "Traceback" not in driver.errors
+    assert drivers[-1].finish() == 0, drivers[-1].errors
+    said = [line for driver in drivers for line in COMPARED.findall(driver.output)]
+    scores = {(title, float(rate), int(seed)): score for title, rate, seed, score in said}
+    assert len(scores) == len(said) == 2 * (2 + 1), "both learning rates, and the better one with a second seed"
+    with (directory / "comparison.csv").open() as file:
+        for title, row in zip(("VPT", "MBT"), csv.DictReader(file), strict=True):
+            for seed in range(2):
+                kept = float(row[f"validation_accuracy_seed{seed}"])
+                assert scores[title, float(row["learning_rate"]), seed] == f"{kept:.4f}"
