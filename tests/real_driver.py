@@ -106,6 +106,17 @@ class RealDriver:
             return True
         return False
 
+    def kill_workers(self, count: int, timeout_seconds: float = 60.0) -> bool:
+        """`kill -9` of so many workers at once, when they are there; returns whether they came."""
+        deadline = time.monotonic() + timeout_seconds
+        while len(workers := self.workers()) < count:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_LOOK_SECONDS)
+        for worker in workers[:count]:
+            os.kill(worker, signal.SIGKILL)
+        return True
+
     def workers(self) -> list[int]:
         """Processes that run candidates now."""
         return sorted(process for process, title in self.processes().items() if title.startswith("ray::Actor"))

@@ -74,9 +74,9 @@ def test_killed_workers_end_neither_the_supernet_nor_the_search(
     driver = RealDriver("search", source, "--run-dir", run, *common, directory=tmp_path / "driver")
     drivers.append(driver)
     assert driver.wait_for(PHASES["supernet"])
-    assert driver.kill_worker(0) and driver.kill_worker(1)
+    assert driver.kill_workers(2)
     assert driver.wait_for(PHASES["candidates"])
-    assert driver.kill_worker(1)
+    assert driver.kill_workers(1)
     assert driver.finish() == 0, driver.errors
     assert "supernet: its worker was killed from outside; it goes on from its last checkpoint" in driver.output
     assert not driver.errors and "raylet" not in driver.output
