@@ -89,12 +89,13 @@ def test_a_comparison_that_was_killed_and_interrupted_trains_nothing_twice(
     project: Project, tmp_path: Path, drivers: list[RealDriver]
 ) -> None:
     source = project.write(
-        "killed_comparison.yaml", **{"compare": {"learning_rates": [1e-3, 1e-2]}, "recipe.epochs": 60}
+        "killed_comparison.yaml", **{"compare": {"learning_rates": [1e-3, 1e-2]}, "recipe.epochs": 20}
     )
     directory = tmp_path / "comparison"
-    common = ["--seeds", "2", "--run-dir", directory, "--workers", "2", "--cache-dir", tmp_path / "cache"]
+    common = ["--seeds", "2", "--run-dir", directory, "--cache-dir", tmp_path / "cache", "--workers"]
     for name, family in (("killed", "VPT"), ("interrupted", "MBT"), ("last", "")):
-        driver = RealDriver("compare", source, "--families", "vpt", "mbt", *common, directory=tmp_path / name)
+        what = ["compare", source, "--families", "vpt", "mbt", *common, "2" if family else "0"]
+        driver = RealDriver(*what, directory=tmp_path / name)
         drivers.append(driver)
         if family:
             assert driver.wait_for(rf"^{family}: learning rate .* validation"), driver.errors
