@@ -93,7 +93,7 @@ def search_file(directory: Path, *, is_quick: bool) -> Path:
         config = replace(
             config,
             recipe=replace(config.recipe, epochs=1),
-            supernet=replace(config.supernet, steps=10),
+            supernet=replace(config.supernet, steps=2),
             search=replace(config.search, finalists=1, round_size=4),
         )
     source = directory / "search.yaml"
