@@ -130,6 +130,11 @@ def test_samplings_of_the_supernet_have_their_conditions(
     assert expected in str(caught.value) and len(caught.value.problems) == 1
 
 
+def test_a_supernet_of_which_only_the_length_is_said_is_sampled_by_the_sandwich_rule(project: Project) -> None:
+    supernet = load_config(project.write("short.yaml", supernet={"steps": 12})).supernet
+    assert (supernet.sampling, supernet.architectures_per_step, supernet.distillation) == ("sandwich", 4, 0.0)
+
+
 def test_objectives_and_bounds_survive_being_written(project: Project) -> None:
     source = project.write(
         "costs.yaml",
