@@ -283,6 +283,17 @@ class Encoder(nn.Module, ABC):
         """What the classifier reads, from the finished readout rows: (B, R', D) → (B, D)."""
         return rows[:, 0]
 
+    def drop_unread(self, *, pooling: bool) -> None:
+        """Leave out weights that nothing here reads, for a model that trains what it has.
+
+        Args:
+            pooling: Also those that only `pool` reads.
+        """
+        del pooling
+        for module in self.model.modules():
+            if getattr(module, "mask_token", None) is not None:
+                module.mask_token = None  # only pretraining hides patches
+
     def data_bias(self, mask: Tensor | None, row_count: int, dtype: torch.dtype) -> Tensor | None:
         """Additive bias between the encoder's own rows: padding, and what else the family has (causal, relative).
 

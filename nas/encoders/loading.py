@@ -240,13 +240,20 @@ def build_encoder(config: PreTrainedConfig) -> Encoder:
     return encoder
 
 
-def thawed(encoder: Encoder) -> Encoder:
+def thawed(encoder: Encoder, *, is_pooled: bool = True) -> Encoder:
     """A copy of an encoder whose weights are trained, from those that it has; dropout stays off.
+
+    Weights that are never read are not in it.
+
+    Args:
+        encoder: Where they come from.
+        is_pooled: Whether the model calls `pool`.
 
     Raises:
         ValueError: If some of its weights are not there, as in `load_tail`.
     """
     copied = build_encoder(encoder.config)
+    copied.drop_unread(pooling=not is_pooled)
     sources: dict[str, torch.Tensor] = encoder.model.state_dict()
     if len({tensor.is_meta for tensor in sources.values()}) > 1:
         raise ValueError("only a whole encoder can be trained; some layers of this one were not loaded")

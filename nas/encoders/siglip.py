@@ -44,3 +44,9 @@ class SiglipVisionEncoder(Encoder):
         # Checkpoints without the pooling head are averaged, as transformers' own classifier on them does.
         pooled: Tensor = self.model.head(rows) if self.model.use_head else rows.mean(dim=1)
         return pooled
+
+    def drop_unread(self, *, pooling: bool) -> None:
+        super().drop_unread(pooling=pooling)
+        if pooling and self.model.use_head:
+            self.model.use_head = False
+            del self.model.head

@@ -22,7 +22,7 @@ class MMBT(FusionModel):
 
     def build(self) -> None:
         image, text = self.encoders
-        self.image_encoder, self.text_encoder = thawed(image), thawed(text)
+        self.image_encoder, self.text_encoder = thawed(image, is_pooled=False), thawed(text)
         self.projection = nn.Linear(image.width, text.width)
         self.segment = nn.Parameter(torch.randn(text.width) * PROMPT_STANDARD_DEVIATION)
         self.classifier = nn.Linear(text.width, self.class_count)
