@@ -1,0 +1,56 @@
+"""Run measurements beside one another, each in a fork of one process that has imported what takes seconds to import.
+
+Run: python .ci/measure.py COUNT <COMMANDS, where a line is a module and its arguments; COUNT run at a time.
+
+What each says is printed together when it ends, with its seconds. The status is 1 if that of any is not 0.
+"""
+
+import importlib
+import os
+import runpy
+import shlex
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from typing import IO
+
+_SLOWLY_IMPORTED = ("optuna", "ray", "scipy.stats", "transformers", "nas.execution.worker")
+
+
+def main() -> None:
+    count, waiting = int(sys.argv[1]), [shlex.split(line) for line in sys.stdin]
+    sys.path[0] = os.getcwd()  # as `python -m` has it
+    for name in _SLOWLY_IMPORTED:
+        importlib.import_module(name)
+    running: dict[int, tuple[list[str], IO[str], float]] = {}
+    failed = False
+    with ExitStack() as files:
+        while waiting or running:
+            while waiting and len(running) < count:
+                command, said = waiting.pop(0), files.enter_context(tempfile.TemporaryFile("w+"))
+                process = os.fork()
+                if not process:
+                    become(command, said)
+                    return
+                running[process] = (command, said, time.monotonic())
+            process, status = os.wait()
+            command, said, started = running.pop(process)
+            failed |= status != 0
+            how = f"{time.monotonic() - started:.0f} s"
+            how += f", exit status {os.waitstatus_to_exitcode(status)}" if status else ""
+            said.seek(0)
+            print(f"-- {shlex.join(command)} ({how})\n{said.read()}", end="", flush=True)
+    sys.exit(int(failed))
+
+
+def become(command: list[str], said: IO[str]) -> None:
+    """What `python -m command` does."""
+    for stream in (1, 2):
+        os.dup2(said.fileno(), stream)
+    sys.argv = command
+    runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
