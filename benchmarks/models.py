@@ -1,9 +1,11 @@
 """Encoders and data that several measurements share."""
 
 import csv
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import BertConfig, ViTConfig
@@ -18,6 +20,7 @@ from nas.encoders import (
     load_tokenizer,
     resolve_checkpoint,
 )
+from nas.files import write_atomically
 
 DEMO = Path(__file__).resolve().parent.parent / "search_spaces" / "demo.yaml"
 SIZES: dict[str, dict[str, int]] = {
@@ -76,3 +79,9 @@ def few_samples(directory: Path) -> Config:
         writer.writerows(kept)
     data = replace(config.data, manifest=str(manifest.resolve()))
     return replace(config, data=data, search=replace(config.search, training_steps=2))
+
+
+def write_figures(path: Path | None, figures: dict[str, Any]) -> None:
+    """What `--json` asks for; a run that is killed leaves what was there before, whole."""
+    if path is not None:
+        write_atomically(path, json.dumps(figures, indent=1).encode())

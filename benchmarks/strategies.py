@@ -32,11 +32,10 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
-from benchmarks.models import DEMO
+from benchmarks.models import DEMO, write_figures
 from benchmarks.pmf_bench.landscapes import Landscape, Surrogate, landscapes
 from benchmarks.pmf_bench.table import TABLE, read_table
 from nas.config import STRATEGIES, load_config
-from nas.files import write_atomically
 from nas.report import table
 from nas.search import build_strategy
 
@@ -83,7 +82,7 @@ def main() -> None:
                 work = [(options.table, place, name, seed, evaluations) for seed in range(seeds)]
                 courses[name] = [asdict(course) for course in pool.starmap(course_of, work, chunksize=1)]
                 print(f"{landscape.name}: {name} ended", flush=True)
-                write(options.json, figures)
+                write_figures(options.json, figures)
             runs = {name: [Course(**entry) for entry in courses[name]] for name in options.strategy}
             figures["landscapes"][landscape.name] = summary(landscape, runs, evaluations)
             show(landscape.name, figures["landscapes"][landscape.name])
@@ -93,7 +92,7 @@ def main() -> None:
     }
     figures["default_strategy"] = load_config(DEMO).search.strategy
     del figures["courses"]  # what was to be gone on with
-    write(options.json, figures)
+    write_figures(options.json, figures)
 
 
 def kept(path: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
@@ -103,11 +102,6 @@ def kept(path: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
         if "courses" in figures and {name: figures.get(name) for name in settings} == settings:
             return figures
     return {**settings, "courses": {}, "landscapes": {}}
-
-
-def write(path: Path | None, figures: dict[str, Any]) -> None:
-    if path is not None:
-        write_atomically(path, json.dumps(figures, indent=1).encode())
 
 
 @cache

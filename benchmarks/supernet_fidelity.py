@@ -14,11 +14,15 @@ table's seeds 0 and 1:
 - kendall_tau_ceiling: of the means over the seeds 0 and 1 and those over 2 and 3, where all four are there.
 - within_fusion_layer: each among architectures of one L_f alone, which is harder: most of the rest is which L_f.
 
+A supernet takes about twenty minutes of one core; one whose figures are in the file of `--json`, and were measured with
+the same settings, is not trained again.
+
 Run: python -m benchmarks.supernet_fidelity [--sampling NAME ...] [--batches 720] [--seeds 1] [--architectures 160]
      [--table FILE] [--json FILE] [--quick]
 """
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
@@ -31,10 +35,10 @@ from typing import Any
 
 from scipy.stats import kendalltau
 
-from benchmarks.models import DEMO, few_samples
+from benchmarks.models import DEMO, few_samples, write_figures
 from benchmarks.pmf_bench.landscapes import METRIC
 from benchmarks.pmf_bench.table import TABLE, Table, read_table
-from nas.config import Config, load_config
+from nas.config import Config, config_as_dict, load_config
 from nas.execution import CandidateWorker, SupernetOrder, WorkerSetup
 from nas.files import default_cache_directory
 from nas.gradient_group import Alone
@@ -83,6 +87,11 @@ class Variant:
     def name(self) -> str:
         return self.sampling + (f", distillation {self.distillation:g}" if self.distillation else "")
 
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """What tells it from others."""
+        return self.name, self.batches, self.seed
+
     def applied(self, config: Config) -> Config:
         """The configuration with it."""
         supernet = replace(
@@ -117,12 +126,16 @@ def main() -> None:
     with build_reporter() as reporter, tempfile.TemporaryDirectory() as name:
         config = few_samples(Path(name)) if options.quick else load_config(DEMO)
         prepared = prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
+        settings = settings_of(config, [(str(architecture), truth[architecture]) for architecture in chosen])
+        measured = kept(options.json, settings)
+        there = {place_of(entry) for entry in measured}
+        variants = [variant for variant in variants if variant.place not in there]
         work = []
         for index, variant in enumerate(variants):
             directory = Path(name) / str(index)
             directory.mkdir()
             work.append((hand_over(variant.applied(config), prepared, directory, thread_count=1), chosen))
-        measured = []
+        figures = summary(config, known, measured, count)
         with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
             for variant, scores in zip(variants, pool.imap(scored, work), strict=True):
                 entry = compared(variant, scores, truth)
@@ -132,16 +145,34 @@ def main() -> None:
                     f"{variant.name}, {variant.batches} batches, seed {variant.seed}: tau "
                     f"{taus['kendall_tau_inherited']:.3f} inherited, {taus['kendall_tau']:.3f} after short training"
                 )
-    figures = summary(config, known, measured, count)
+                figures = summary(config, known, measured, count)
+                write_figures(options.json, {"settings": settings, **figures})
     show(figures)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1))
 
 
 def own_batches() -> int:
     """That the demo's supernet is trained on."""
     supernet = load_config(DEMO).supernet
     return supernet.steps * supernet.architectures_per_step
+
+
+def settings_of(config: Config, truth: Sequence[tuple[str, float]]) -> str:
+    """A digest of what figures depend on beside the variant."""
+    told, search = config_as_dict(config), config.search
+    decisive = [told[section] for section in ("features", "space", "recipe")]
+    decisive += [config.supernet.architectures_per_step, search.training_steps, search.training_rate_scale, truth]
+    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
+
+
+def kept(path: Path | None, settings: str) -> list[dict[str, Any]]:
+    """Supernets that an earlier run with the same settings has measured."""
+    figures = json.loads(path.read_text()) if path is not None and path.exists() else {}
+    return list(figures["variants"]) if figures.get("settings") == settings else []
+
+
+def place_of(entry: dict[str, Any]) -> tuple[str, int, int]:
+    """`Variant.place` of what was measured."""
+    return entry["sampling"], entry["batches"], entry["seed"]
 
 
 def scored(work: tuple[WorkerSetup, Sequence[Architecture]]) -> Scored:

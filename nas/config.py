@@ -130,6 +130,10 @@ class LearningRatesConfig:
         """One for every group."""
         return cls(rate, rate, rate, rate)
 
+    def scaled(self, factor: float) -> "LearningRatesConfig":
+        """Each times a factor."""
+        return LearningRatesConfig(*(rate * factor for rate in dataclasses.astuple(self)))
+
 
 @dataclass(frozen=True)
 class RecipeConfig:
@@ -198,10 +202,11 @@ class SearchConfig:
     are compared by that metric, or, with `score: cross_entropy`, by how little of it they have, which is less coarse.
 
     Every candidate is scored with inherited weights, `scored_together` of them at a time, which share what is equal; of
-    each `round_size` scored ones the best `training_share` is trained for `training_steps`; the best `finalists` of
-    those are trained in full from fresh weights. The best of these, and the family's default, are trained with
-    `confirmation_seeds` seeds in all, on top of the budget, so that it is known how far to trust the answer. The
-    architectures in `first` are scored first, after that default, the smallest and the largest that fits.
+    each `round_size` scored ones the best `training_share` is trained for `training_steps` with the recipe's learning
+    rates times `training_rate_scale`, since larger ones undo in a few steps what the supernet has learned in many; the
+    best `finalists` of those are trained in full from fresh weights. The best of these, and the family's default, are
+    trained with `confirmation_seeds` seeds in all, on top of the budget, so that it is known how far to trust the
+    answer. The architectures in `first` are scored first, after that default, the smallest and the largest that fits.
     """
 
     strategy: str
@@ -214,6 +219,7 @@ class SearchConfig:
     round_size: int
     training_share: float
     training_steps: int
+    training_rate_scale: float
     finalists: int
     confirmation_seeds: int
     first: tuple[Architecture, ...]
@@ -667,6 +673,7 @@ def _search(section: _Section, space: SearchSpace) -> SearchConfig:
         round_size=section.integer("round_size", 1),
         training_share=section.number("training_share", 0, 1),
         training_steps=section.integer("training_steps", 1),
+        training_rate_scale=section.number("training_rate_scale", 0, 1, default=0.1, positive=True),
         finalists=section.integer("finalists", 1),
         confirmation_seeds=section.integer("confirmation_seeds", 1, default=3),
         first=_first(section, space),

@@ -135,6 +135,12 @@ def test_a_supernet_of_which_only_the_length_is_said_is_sampled_by_the_sandwich_
     assert (supernet.sampling, supernet.architectures_per_step, supernet.distillation) == ("sandwich", 4, 0.0)
 
 
+def test_short_training_takes_a_tenth_of_the_learning_rates_unless_said_otherwise(project: Project) -> None:
+    assert load_config(project.write("rates.yaml")).search.training_rate_scale == 0.1
+    with pytest.raises(ConfigError, match=r"search.training_rate_scale: 0 is not allowed; expected a number above 0"):
+        load_config(project.write("rates.yaml", **{"search.training_rate_scale": 0}))
+
+
 def test_objectives_and_bounds_survive_being_written(project: Project) -> None:
     source = project.write(
         "costs.yaml",

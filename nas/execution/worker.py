@@ -312,6 +312,9 @@ class CandidateWorker:
         if job.learning_rate is not None:
             # Of everything alike: not scaled by how many layers have prompts.
             recipe = replace(recipe, learning_rates=LearningRatesConfig.of_all(job.learning_rate), depth_scaling=0.0)
+        if job.stage == "trained":
+            scale = self.setup.config.search.training_rate_scale
+            recipe = replace(recipe, learning_rates=recipe.learning_rates.scaled(scale))
         train(
             model=model,
             split=self._store.splits["train"],

@@ -6,7 +6,7 @@ import pytest
 
 from nas.execution import CandidateWorker, WorkerSetup
 from nas.memory import PROCESS_BYTES, bytes_with_holes, private_bytes
-from nas.results import Failure, Result
+from nas.results import Failure, Result, Stage
 from tests.execution.jobs import job
 
 NEED_BYTES = PROCESS_BYTES + 100 * 2**20
@@ -41,3 +41,19 @@ def test_what_the_process_held_before_is_neither_limited_nor_measured(setup: Wor
     (outcome,) = CandidateWorker(setup).outcomes(job(0, "trained", 2), limit_bytes=held // 2)
     assert isinstance(outcome, Failure) and outcome.kind == "memory"
     assert outcome.measured_peak_bytes is not None and outcome.measured_peak_bytes > held // 2
+
+
+def test_short_training_uses_a_share_of_the_recipes_learning_rates_and_full_training_all_of_them(
+    setup: WorkerSetup,
+) -> None:
+    def loss(stage: Stage, scale: float) -> float:
+        search = replace(setup.config.search, training_rate_scale=scale)
+        worker = CandidateWorker(replace(setup, config=replace(setup.config, search=search)))
+        (outcome,) = worker.outcomes(job(0, stage, 0 if stage == "inherited" else 6), limit_bytes=None)
+        assert isinstance(outcome, Result)
+        return outcome.metrics["cross_entropy"]
+
+    inherited = loss("inherited", 1.0)
+    assert loss("trained", 1e-9) == pytest.approx(inherited, abs=1e-6)
+    assert abs(loss("trained", 1.0) - inherited) > 2 * abs(loss("trained", 0.1) - inherited) > 1e-5
+    assert loss("full", 0.1) == loss("full", 1.0)
