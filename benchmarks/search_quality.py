@@ -39,6 +39,7 @@ from benchmarks.models import DEMO, few_samples
 from benchmarks.pmf_bench.landscapes import METRIC, Surrogate
 from benchmarks.pmf_bench.table import TABLE, read_table
 from nas.budget import parse_budget
+from nas.conclusion import EVIDENCE
 from nas.config import Config, config_as_dict, load_config
 from nas.data import open_images_of, read_data
 from nas.export import logits_of_samples, open_exported
@@ -88,7 +89,7 @@ def search_file(directory: Path, *, is_quick: bool) -> Path:
     """
     directory.mkdir(parents=True, exist_ok=True)
     config = few_samples(directory) if is_quick else load_config(DEMO)
-    config = replace(config, search=replace(config.search, confirmation_seeds=1))
+    config = replace(config, search=replace(config.search, confirmation_seeds=0))
     if is_quick:
         config = replace(
             config,
@@ -122,7 +123,7 @@ def without_test(config: Config, directory: Path) -> Path:
 
 def search(source: Path, directory: Path, strategy: str, seed: int, budget: str, machine: Machine) -> None:
     """Search, or finish the search that is there."""
-    if (directory / "report.json").exists():
+    if (directory / EVIDENCE).exists():  # written last
         return
     seconds, trials = parse_budget(budget)
     overrides = Overrides(time_seconds=seconds, trials=trials, seed=seed, strategy=strategy)
@@ -132,7 +133,7 @@ def search(source: Path, directory: Path, strategy: str, seed: int, budget: str,
             resume(directory, replace(overrides, seed=None, strategy=None), machine, reporter)
         else:
             start(source, directory, overrides, machine, reporter)
-    if not (directory / "report.json").exists():
+    if not (directory / EVIDENCE).exists():
         raise SystemExit(f"{directory}: no finalist was finished within {budget}; give a larger --budget")
 
 

@@ -10,7 +10,8 @@ with the same seeds, its configuration as in `search_spaces/demo.yaml`, and nobo
 
 Intervals are 95 % of the bootstrap over seeds.
 
-Takes an hour or more; a landscape and strategy whose figures are in the file of `--json` is not run again.
+Takes an hour or more; what an earlier run that was ended early has left in the file of `--json` is not run again, and a
+file that has all strategies that are asked for is only shown. One that lacks some is made anew, with its own as well.
 
 Run: python -m benchmarks.strategies [--seeds 50] [--evaluations 100] [--strategy NAME ...] [--table FILE] [--json FILE]
      [--quick]
@@ -69,6 +70,12 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     table_digest = hashlib.sha256(options.table.read_bytes()).hexdigest()[:16]
     figures = kept(options.json, {"seeds": seeds, "evaluations": evaluations, "table": table_digest})
+    wanted = sorted({*options.strategy, *strategies_of(figures)}, key=STRATEGIES.index)
+    if wanted == strategies_of(figures):
+        for name, landscape_figures in figures["landscapes"].items():
+            show(name, landscape_figures)
+        return
+    figures.setdefault("courses", {})
     figures["surrogate"] = Surrogate(read_table(options.table)).cross_validated()
     said = ", ".join(f"{name} {value:.3f}" for name, value in figures["surrogate"].items())
     print(f"surrogate, of architectures that were left out: {said}")
@@ -76,14 +83,14 @@ def main() -> None:
     with context.Pool(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for place, landscape in enumerate(known(options.table)):
             courses = figures["courses"].setdefault(landscape.name, {})
-            for name in options.strategy:
+            for name in wanted:
                 if name in courses:
                     continue
                 work = [(options.table, place, name, seed, evaluations) for seed in range(seeds)]
                 courses[name] = [asdict(course) for course in pool.starmap(course_of, work, chunksize=1)]
                 print(f"{landscape.name}: {name} ended", flush=True)
                 write_figures(options.json, figures)
-            runs = {name: [Course(**entry) for entry in courses[name]] for name in options.strategy}
+            runs = {name: [Course(**entry) for entry in courses[name]] for name in wanted}
             figures["landscapes"][landscape.name] = summary(landscape, runs, evaluations)
             show(landscape.name, figures["landscapes"][landscape.name])
     of_surrogate = figures["landscapes"]["surrogate"]["strategies"]
@@ -96,12 +103,21 @@ def main() -> None:
 
 
 def kept(path: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """Figures of an earlier run with the same settings that was ended early, or none."""
+    """Figures of an earlier run with the same settings, or none; with its courses if it was ended early."""
     if path is not None and path.exists():
         figures: dict[str, Any] = json.loads(path.read_text())
-        if "courses" in figures and {name: figures.get(name) for name in settings} == settings:
+        if {name: figures.get(name) for name in settings} == settings:
             return figures
-    return {**settings, "courses": {}, "landscapes": {}}
+    return {**settings, "landscapes": {}}
+
+
+def strategies_of(figures: dict[str, Any]) -> list[str]:
+    """Whose figures a finished run has, in the order of `STRATEGIES`."""
+    if "courses" in figures:
+        return []
+    return sorted(
+        {name for entry in figures["landscapes"].values() for name in entry["strategies"]}, key=STRATEGIES.index
+    )
 
 
 @cache

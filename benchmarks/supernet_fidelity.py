@@ -17,7 +17,7 @@ table's seeds 0 and 1:
 A supernet takes about twenty minutes of one core; one whose figures are in the file of `--json`, and were measured with
 the same settings, is not trained again.
 
-Run: python -m benchmarks.supernet_fidelity [--sampling NAME ...] [--batches 720] [--seeds 1] [--architectures 160]
+Run: python -m benchmarks.supernet_fidelity [--sampling NAME ...] [--batches 1440] [--seeds 1] [--architectures 160]
      [--table FILE] [--json FILE] [--quick]
 """
 

@@ -34,7 +34,7 @@ from nas.fusion import sizes_of
 from nas.interruption import Interrupted, interruptible
 from nas.lease import LockFile
 from nas.planning import ListedPlan
-from nas.preparation import Prepared, prepare
+from nas.preparation import Prepared, check_encoders, prepare
 from nas.progress import ProgressOnly, Quiet, Reporter
 from nas.results import Failure, Job, Result
 from nas.runs import CONFIG, Machine, Overrides, best_full, build_executor, hand_over, resume, start
@@ -48,7 +48,7 @@ SEARCHED = "pmf_searched"
 ENTRIES = (*(name for name in KINDS if name != PMFArchitecture.family), PMFArchitecture.family, SEARCHED)
 """What can be compared, as the table has it: the families with their papers' defaults, then PMF."""
 
-_SETTINGS, _LOCK, _FOUND = "comparison.json", "driver.lock", "found.json"
+_SETTINGS, _LOCK, _SEARCH, _FOUND = "comparison.json", "driver.lock", "search", "found.json"
 _TRAININGS, _FAILURES, _TESTS, _FACTS = "trainings.json", "failures.json", "tests.json", "facts.json"
 _SEEDS = 1000
 """Trials are numbered by learning rate and seed; nobody wants as many seeds."""
@@ -99,8 +99,10 @@ def compare(
     config = overrides.apply(load_config(source))
     if config.space.kind is not PMFArchitecture:
         raise StudyError(f"{source}: family: {config.space.kind.family} is not allowed in a comparison; expected pmf")
+    check_encoders(config, source=str(source))
     if directory.exists() and not (directory / _SETTINGS).exists():
-        if any(path.name != _LOCK for path in directory.iterdir()):
+        # A search that was stopped leaves itself before anything of a comparison could be prepared.
+        if any(path.name not in (_LOCK, _SEARCH, _FOUND) for path in directory.iterdir()):
             raise StudyError(f"{directory}: is not empty and holds no comparison; name another folder (--run-dir)")
     directory.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(LockFile(directory / _LOCK)):
@@ -110,7 +112,7 @@ def compare(
             searched = _searched(source, directory, overrides, machine, reporter) if name == SEARCHED else None
             # What is said of the data is the same for all.
             told = reporter if place == 0 else ProgressOnly(reporter)
-            one = _OneEntry(config, directory / name, name, searched, seeds, machine, told, reporter)
+            one = _OneEntry(config, str(source), directory / name, name, searched, seeds, machine, told, reporter)
             settings.keep()
             trained.append((one, one.train()))
         rows = [one.row(outcome) for one, outcome in trained]
@@ -166,7 +168,7 @@ def _searched(
     source: Path, directory: Path, overrides: Overrides, machine: Machine, reporter: Reporter
 ) -> Architecture:
     """What a search over PMF finds, on train and validation alone; searched once."""
-    run, path = directory / "search", directory / _FOUND
+    run, path = directory / _SEARCH, directory / _FOUND
     if not path.exists():
         if (run / CONFIG).exists():
             resume(run, overrides, machine, reporter, concludes=False)
@@ -174,7 +176,9 @@ def _searched(
             start(source, run, overrides, machine, reporter, concludes=False)
         found = best_full(run)
         if found is None:
-            raise StudyError(f"{run}: the search has trained nothing in full; give it a larger --budget")
+            raise StudyError(
+                f"{run}: the search has trained nothing in full that meets its bounds; give it a larger --budget"
+            )
         write_atomically(path, json.dumps(found.architecture.as_dict()).encode())
     return Architecture.from_dict(_read(path))
 
@@ -184,6 +188,7 @@ class _OneEntry:
 
     Args:
         config: Of the comparison.
+        source: Its file, for messages.
         folder: Of this entry.
         name: One of `ENTRIES`.
         searched: The architecture, where it is not the family's default.
@@ -199,6 +204,7 @@ class _OneEntry:
     def __init__(
         self,
         config: Config,
+        source: str,
         folder: Path,
         name: str,
         searched: Architecture | None,
@@ -211,7 +217,7 @@ class _OneEntry:
         kind = PMFArchitecture if name == SEARCHED else KINDS[name]
         if kind is not config.space.kind:
             config = replace(config, space=_smallest_space(kind), search=replace(config.search, first=()))
-        self.prepared: Prepared = prepare(config, source="", cache_directory=machine.cache, reporter=told)
+        self.prepared: Prepared = prepare(config, source=source, cache_directory=machine.cache, reporter=told)
         self.entry = Entry(name, searched or self.prepared.default)
         if kind is not PMFArchitecture:
             config = replace(config, space=SearchSpace.around(self.entry.architecture, kind.depth(self._sizes)))
@@ -220,7 +226,7 @@ class _OneEntry:
         folder.mkdir(exist_ok=True)
         self._check_facts()
         self.trainings = Repetitions(folder / _TRAININGS)
-        self.failures: dict[str, str] = _read(folder / _FAILURES)
+        self.failures = {key: entry["said"] for key, entry in self._lasting_failures().items()}
         self._tried_alone: set[int] = set()
         self._parts = self._fitting_parts()
 
@@ -349,8 +355,20 @@ class _OneEntry:
 
     def _record(self, failure: Failure) -> None:
         trial = failure.job.trial
-        self.failures[str(trial)] = f"learning rate {self._rate(trial):g}, seed {trial % _SEEDS}: {failure.reason}"
-        write_atomically(self.folder / _FAILURES, json.dumps(self.failures, indent=1).encode())
+        said = f"learning rate {self._rate(trial):g}, seed {trial % _SEEDS}: {failure.reason}"
+        self.failures[str(trial)] = said
+        entry = {"said": said, "kind": failure.kind, "memory_bytes": self.config.budget.memory_bytes}
+        kept = {**_read(self.folder / _FAILURES), str(trial): entry}
+        write_atomically(self.folder / _FAILURES, json.dumps(kept, indent=1).encode())
+
+    def _lasting_failures(self) -> dict[str, dict[str, Any]]:
+        """Failures of earlier sessions that would come again: errors, and out of memory with no more than then."""
+        budget_bytes = self.config.budget.memory_bytes
+        return {
+            key: entry
+            for key, entry in _read(self.folder / _FAILURES).items()
+            if entry["kind"] == "error" or (entry["kind"] == "memory" and budget_bytes <= entry["memory_bytes"])
+        }
 
     def row(self, best: int | None) -> Row:
         """The line of the table, tested where that was not done.

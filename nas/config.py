@@ -60,8 +60,8 @@ class DataConfig:
     image paths lead into `images`, a folder or a ZIP; all others are a `folder`. `columns` belong to manifest,
     image_folder and datasets; there, with `labels: several`, a sample may have any number of them, in a list or parted
     by `label_separator`. `held_out` says what is taken from train for splits that are not there. A sample in two
-    splits, told by its image's path and its text, is refused unless `allow_duplicates`. `texts` are those of food101:
-    titles or pages. Longer texts are cut to `max_text_tokens`; with null to what the text encoder can read.
+    splits, told by its text and its image's path or content, is refused unless `allow_duplicates`. `texts` are those of
+    food101: titles or pages. Longer texts are cut to `max_text_tokens`; with null to what the text encoder can read.
     """
 
     reader: str
@@ -205,8 +205,9 @@ class SearchConfig:
     each `round_size` scored ones the best `training_share` is trained for `training_steps` with the recipe's learning
     rates times `training_rate_scale`, since larger ones undo in a few steps what the supernet has learned in many; the
     best `finalists` of those are trained in full from fresh weights. The best of these, and the family's default, are
-    trained with `confirmation_seeds` seeds in all, on top of the budget, so that it is known how far to trust the
-    answer. The architectures in `first` are scored first, after that default, the smallest and the largest that fits.
+    trained with `confirmation_seeds` further seeds, on top of the budget, so that it is known how far to trust the
+    answer: the score that it was chosen by is high by luck as well. The architectures in `first` are scored first,
+    after that default, the smallest and the largest that fits.
     """
 
     strategy: str
@@ -675,7 +676,7 @@ def _search(section: _Section, space: SearchSpace) -> SearchConfig:
         training_steps=section.integer("training_steps", 1),
         training_rate_scale=section.number("training_rate_scale", 0, 1, default=0.1, positive=True),
         finalists=section.integer("finalists", 1),
-        confirmation_seeds=section.integer("confirmation_seeds", 1, default=3),
+        confirmation_seeds=section.integer("confirmation_seeds", 0, default=3),
         first=_first(section, space),
         evolution=EvolutionConfig(
             population=evolution.integer("population", 2, default=20),

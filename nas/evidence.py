@@ -92,7 +92,8 @@ class Evidence:
     Args:
         metric: The objective.
         agreements: Of each stage with the next dearer one, and of search scores with full training.
-        best: The best, with all its seeds.
+        best: The best, trained with seeds that played no part in choosing it, so that none is there for its luck; with
+            the search's own alone where there are no others.
         default: The family's default, likewise; None if it was not trained.
         phases: Seconds of the budget by phase.
         trainings: Results by stage.
@@ -150,7 +151,7 @@ def gathered(
     Args:
         metric: The objective.
         results: Of the search, by stage.
-        best: The best full training and its repetitions.
+        best: The best, trained with further seeds, or its one full training.
         default: The family's default, likewise; nothing if it was not trained.
         phases: Seconds of the budget by phase.
         title: Of the family.
@@ -171,7 +172,9 @@ def _spread_text(spread: Spread, metric: str) -> str:
     count = len(spread.scores)
     if count == 1:
         return f"validation {metric} {spread.mean:.4f}, with one seed; how much of that is luck is not known"
-    return f"validation {metric} {spread.mean:.4f} over {count} seeds, standard deviation {spread.deviation:.4f}"
+    return (
+        f"validation {metric} {spread.mean:.4f} over {count} further seeds, standard deviation {spread.deviation:.4f}"
+    )
 
 
 def verdict(found: Agreement) -> str:

@@ -137,9 +137,10 @@ class CandidatePlan(Plan):
         for entry in study.rejections:
             if entry.stage == "trained":
                 self._ladder.take(entry.trial)
-        infeasible = {entry.architecture for entry in study.rejections if entry.trial not in study.rounds}
+        started = {result.architecture for result in study.results("inherited")} | set(study.running.values())
+        started |= {entry.architecture for entry in study.rejections if entry.trial in study.rounds}
         for architecture in study.architectures():
-            if architecture not in infeasible:  # with another memory budget it may fit
+            if architecture in started:  # with another memory budget those may fit that were never started
                 self._strategy.mark_proposed(architecture)
 
     def tell(self) -> None:
@@ -227,7 +228,11 @@ class CandidatePlan(Plan):
             proposal = self._strategy.ask()
             if proposal is None:
                 self._is_exhausted = True
-                self._reporter.note("the search space is exhausted: every architecture that fits has been scored")
+                self._reporter.note(
+                    "the search space is exhausted: every architecture that fits has been scored"
+                    if self._strategy.looks_at_all
+                    else "the search space seems exhausted: nothing new that fits was found in it"
+                )
                 break
             job = self._jobs.job(self._study.start(proposal, round_index), proposal, "inherited", 0)
             if job is None:

@@ -126,7 +126,7 @@ def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Archite
         DataError: If the manifest cannot be used.
     """
     image_encoder, text_encoder, preprocessor = _load(config, source)
-    dataset = read_data(config.data, ("train", "validation"))
+    dataset = read_data(config.data, ("train", "validation"), compares_images=False)
     with torch.inference_mode():
         image_tokens = image_encoder.embed(torch.zeros(1, *_image_shape(preprocessor)))
     longest = max(
@@ -143,6 +143,16 @@ def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Archite
         class_count=len(dataset.class_names),
     )
     return memory, config.space.kind.default(sizes_of(image_encoder, text_encoder))
+
+
+def check_encoders(config: Config, *, source: str) -> None:
+    """Make sure that the encoders can be loaded and that the space fits them.
+
+    Raises:
+        ConfigError: If it does not.
+        EncoderError: If one cannot be loaded.
+    """
+    _load(config, source)
 
 
 def _load(config: Config, source: str) -> tuple[Encoder, Encoder, Preprocessor]:

@@ -201,24 +201,23 @@ class Search:
         """What fits, of everything that the training will ask for: workers cannot predict."""
         config, memory = self.config, self.prepared.memory
         budget_bytes = config.budget.memory_bytes
-        # Every gene only adds tensors, so where the largest fits, all do.
+        # Every gene only adds tensors and parameters, so where the largest fits, all do.
         largest_bytes = memory.predict_supernet(config.space.largest).peak_bytes
-        if largest_bytes <= budget_bytes:
+        if largest_bytes <= budget_bytes and self.feasibility.fits(config.space.largest):
             return SupernetOrder(None, {}, largest_bytes)
-        feasible: set[Architecture] = set()
+        peaks: dict[Architecture, int] = {}
         parts: dict[Architecture, int] = {}
 
         def is_feasible(architecture: Architecture) -> bool:
-            if architecture in feasible:
+            if architecture in peaks:
                 return True
             fit = self.feasibility.fit(architecture)
-            if (
-                fit is None
-                or memory.predict_supernet(architecture, micro_batches=fit.micro_batches).peak_bytes > budget_bytes
-            ):
+            if fit is None:
                 return False
-            feasible.add(architecture)
-            parts[architecture] = fit.micro_batches
+            peak_bytes = memory.predict_supernet(architecture, micro_batches=fit.micro_batches).peak_bytes
+            if peak_bytes > budget_bytes:
+                return False
+            peaks[architecture], parts[architecture] = peak_bytes, fit.micro_batches
             return True
 
         sampler = build_sampler(
@@ -230,7 +229,7 @@ class Search:
         )
         for step in range(config.supernet.steps):
             sampler.step(step)
-        return SupernetOrder(frozenset(feasible), parts, budget_bytes)
+        return SupernetOrder(frozenset(peaks), parts, max(peaks.values()))
 
     # Phases
 
@@ -409,14 +408,13 @@ class Search:
         except (ValueError, TypeError, KeyError) as error:
             raise StudyError(f"{self._default_path}: is damaged ({error}); delete it to have it made again") from error
 
-    # The best and the default again, with further seeds
+    # The best and the default again, with seeds that played no part in choosing the best
 
     def _train_again(self, results: Sequence[Result]) -> None:
         """Train what these have trained with further seeds, as far as that was not done; on top of the budget."""
-        numbers = range(1, self.config.search.confirmation_seeds)
         jobs: list[Job] = []
         for architecture in dict.fromkeys(result.architecture for result in results):
-            for number in numbers:
+            for number in self._further_seeds:
                 if self._repetitions.get(architecture, number) is None:
                     trial = DEFAULT_TRIAL - 1 - len(jobs)
                     job = self._jobs.job(trial, architecture, "full", self._full_steps, repetition=number)
@@ -425,17 +423,21 @@ class Search:
                         self._repeated[trial] = number
         if jobs:
             self.reporter.note(
-                f"the best and {self._title}'s default are trained with {self.config.search.confirmation_seeds} seeds "
-                "each, on top of the budget: how much is luck?"
+                f"the best and {self._title}'s default are trained with {len(self._further_seeds)} further seed(s), on "
+                "top of the budget: how much is luck?"
             )
             self._dispatcher.run(
                 ListedPlan(jobs), is_over=lambda: False, is_interrupted=lambda: self.interruption.is_requested
             )
 
     def _again(self, result: Result) -> list[Result]:
-        numbers = range(1, self.config.search.confirmation_seeds)
-        found = [self._repetitions.get(result.architecture, number) for number in numbers]
+        found = [self._repetitions.get(result.architecture, number) for number in self._further_seeds]
         return [entry for entry in found if entry is not None]
+
+    @property
+    def _further_seeds(self) -> range:
+        """Seed 0 is the search's own."""
+        return range(1, self.config.search.confirmation_seeds + 1)
 
 
 def _name(trial: int) -> str:

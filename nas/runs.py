@@ -5,7 +5,7 @@ import importlib.metadata
 import os
 import platform
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -81,10 +81,9 @@ def best_of_run(directory: Path, space: SearchSpace) -> list[Architecture]:
         StudyError: If the directory holds no run, another driver works on it, or nothing it has found is in the space.
     """
     run = read_run(directory)
-    objectives = Objectives(run.config.search.objective)
     with open_study(directory, run) as study:
-        ranked = [objectives.ranked(study.results(stage)) for stage in reversed(STAGES)]
-    best = dict.fromkeys(results[0].architecture for results in ranked if results)
+        bests = [_best_of(run.config, study.results(stage)) for stage in reversed(STAGES)]
+    best = dict.fromkeys(result.architecture for result in bests if result is not None)
     found = [architecture for architecture in best if architecture in space]
     if not found:
         raise StudyError(f"--warm-start {directory}: nothing that was found there is in this space")
@@ -235,7 +234,13 @@ def best_full(directory: Path) -> Result | None:
     """The full training of a run that a search would answer with, or None."""
     run = read_run(directory)
     with open_study(directory, run) as study:
-        ranked = Objectives(run.config.search.objective).ranked(study.results("full"))
+        return _best_of(run.config, study.results("full"))
+
+
+def _best_of(config: Config, results: Sequence[Result]) -> Result | None:
+    """Of one stage, the highest metric of those that meet the bounds; None if none does."""
+    objectives = Objectives(config.search.objective, constraints=config.search.constraints)
+    ranked = objectives.ranked([result for result in results if objectives.is_eligible(result)])
     return ranked[0] if ranked else None
 
 
@@ -344,6 +349,13 @@ def _search(
         if not concludes:
             return
         if outcome.best is None:
+            if full:
+                bounds = ", ".join(map(str, config.search.constraints))
+                raise StudyError(
+                    f"{directory}: none of the {full} candidates that were trained in full meets {bounds}; "
+                    f"results.csv has them all, export {directory} --trial N exports one anyway, and resume "
+                    f"{directory} --budget ... looks for others"
+                )
             reporter.note(f"no finalist was finished within the budget; go on with: resume {directory} --budget ...")
             return
         conclude(
@@ -354,8 +366,8 @@ def _search(
             evidence=gathered(
                 config.search.objective,
                 {stage: study.results(stage) for stage in STAGES},
-                best=[outcome.best, *outcome.best_again],
-                default=[] if outcome.default is None else [outcome.default, *outcome.default_again],
+                best=outcome.best_again or [outcome.best],
+                default=[] if outcome.default is None else outcome.default_again or [outcome.default],
                 phases=account.phases,
                 title=config.space.kind.title,
             ),
@@ -396,7 +408,16 @@ def _check_memory(config: Config, prepared: Prepared) -> None:
         BudgetError: If not even the smallest architecture does.
     """
     smallest, budget = config.space.smallest, config.budget.memory_bytes
+    bounds = {constraint.quantity: constraint for constraint in config.search.constraints}
+    fewest = prepared.memory.parameter_count(smallest)
+    if (most := bounds.get("trainable_parameters")) is not None and not most.is_met(fewest):
+        raise BudgetError(
+            f"search.constraints: {most}: not even the smallest architecture ({smallest}) meets it; it has {fewest:,}"
+        )
     needed = prepared.memory.predict(smallest).peak_bytes
+    named = f"memory budget {format_bytes(budget)}"
+    if (most := bounds.get("peak_memory")) is not None and most.bound < budget:
+        budget, named = int(most.bound), f"search.constraints: {most}"
     if needed <= budget:
         return
     if config.budget.when_too_large == "accumulate":
@@ -405,7 +426,7 @@ def _check_memory(config: Config, prepared: Prepared) -> None:
             return
     hint = "" if config.budget.when_too_large == "accumulate" else "; budget.when_too_large: accumulate needs less"
     raise BudgetError(
-        f"memory budget {format_bytes(budget)}: not even the smallest architecture ({smallest}) fits; its "
+        f"{named}: not even the smallest architecture ({smallest}) fits; its "
         f"training needs {format_bytes(needed)}{hint}"
     )
 

@@ -78,7 +78,7 @@ search:
   training_share: 0.5
   training_steps: 3
   finalists: 2
-  confirmation_seeds: 1
+  confirmation_seeds: 0
   evolution: {population: 4, parents: 2}
 budget: {trials: 8, memory: 4GiB}
 seed: 1

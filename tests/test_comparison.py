@@ -237,6 +237,55 @@ def test_a_first_attempt_that_fails_leaves_nothing_behind(
         compared(source, directory, machine, ["linear"], seeds=1)
 
 
+def test_what_is_wrong_with_pmfs_space_is_said_before_other_families_are_trained(
+    project: Project, machine: Machine, tmp_path: Path, ran: list[tuple[str, float | None, int]]
+) -> None:
+    wrong = project.write("deep.yaml", **{"space.fusion_layer": [0, 1, 40]})
+    with pytest.raises(NasError, match=r"deep\.yaml: 1 problem.*\n.*space\.fusion_layer: 40 is not allowed"):
+        compared(wrong, tmp_path / "comparison", machine, ["linear", "pmf"])
+    assert not ran
+
+
+def test_a_searched_pmf_alone_goes_on_when_its_search_was_stopped(
+    source: Path, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "comparison"
+    run = CandidateWorker.run
+
+    def stopping(self: CandidateWorker, job: Job, **options: Any) -> list[Result]:
+        if job.trial == 4:
+            raise KeyboardInterrupt
+        return run(self, job, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CandidateWorker, "run", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            compared(source, directory, machine, [SEARCHED], seeds=1)
+    assert not (directory / "comparison.json").exists()
+    assert "put back" in compared(source, directory, machine, [SEARCHED], seeds=1)
+    assert list(rows_of(directory)) == [SEARCHED]
+
+
+def test_who_ran_out_of_memory_is_tried_again_with_more_of_it_and_other_failures_are_not(
+    source: Path, machine: Machine, tmp_path: Path, ran: list[tuple[str, float | None, int]]
+) -> None:
+    directory = tmp_path / "comparison"
+    compared(source, directory, machine, ["linear"], seeds=1)
+    trials = {str(place * 1000): f"learning rate {rate:g}, seed 0: too much" for place, rate in enumerate(RATES)}
+    (directory / "linear" / "trainings.json").unlink()
+    for kind, memory, budget, expected in (
+        ("error", 2**32, 2**33, 0),
+        ("memory", 2**32, 2**32, 0),
+        ("memory", 2**32, 2**33, 2),
+    ):
+        entries = {key: {"said": said, "kind": kind, "memory_bytes": memory} for key, said in trials.items()}
+        (directory / "linear" / "failures.json").write_text(json.dumps(entries))
+        ran.clear()
+        compared(source, directory, machine, ["linear"], seeds=1, memory_bytes=budget)
+        assert len(ran) == expected
+        assert ("too much" in rows_of(directory)["linear"]["remark"]) == (expected == 0)
+
+
 def test_one_driver_at_a_time(source: Path, machine: Machine, tmp_path: Path) -> None:
     directory = tmp_path / "comparison"
     directory.mkdir()

@@ -64,8 +64,8 @@ def test_everything_that_is_known_is_said() -> None:
         "worse",
         "short training against full training: too few candidates have both (1) to say whether they agree",
         "inherited weights against full training: too few candidates have both (1) to say whether they agree",
-        "best: validation accuracy 0.6200 over 3 seeds, standard deviation 0.0100",
-        "PMF's default: validation accuracy 0.5900 over 3 seeds, standard deviation 0.0361",
+        "best: validation accuracy 0.6200 over 3 further seeds, standard deviation 0.0100",
+        "PMF's default: validation accuracy 0.5900 over 3 further seeds, standard deviation 0.0361",
         found.lines()[5],
         "the time went to: supernet 30s (30%), candidates 1m00s (60%), finalists 10s (10%); results: 3 inherited, 3 "
         "trained, 1 full",

@@ -95,6 +95,20 @@ def test_a_larger_budget_goes_on_as_if_it_had_been_given_at_once_up_to_the_last_
     assert [line for line in resumed.splitlines() if "inherited" in line] == scored and len(scored) >= 14
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_who_fits_only_a_larger_budget_is_scored_once_however_often_the_search_is_killed(
+    tmp_path: Path, seed: int
+) -> None:
+    search(tmp_path, deterministic(budget__trials=6), SimulatedExecutor([1], random.Random(0)), budget_bytes=40)
+    config = deterministic(budget__trials=30)
+    with Study(tmp_path, config.space, name="run", config=config_as_dict(config)) as study:
+        assert any(entry.status == "infeasible" for entry in study.rejections)
+    interrupted(config, tmp_path, random.Random(seed))
+    with Study(tmp_path, config.space, name="run", config=config_as_dict(config)) as study:
+        scored = [result.architecture for result in study.results("inherited")]
+    assert len(set(scored)) == len(scored) == 30
+
+
 @pytest.mark.parametrize("is_deterministic", [False, True])
 def test_every_trial_is_accounted_for(tmp_path: Path, is_deterministic: bool) -> None:
     config = config_with(deterministic=is_deterministic, budget__trials=14)

@@ -16,12 +16,12 @@ import yaml
 from nas.cli import main
 from nas.config import load_config
 from nas.errors import BudgetError, DataError, NasError, StudyError, TrainingError
-from nas.execution import CandidateWorker
+from nas.execution import CandidateWorker, SupernetOrder
 from nas.preparation import predict_memory
 from nas.progress import LineReporter
 from nas.report import canonical_results
 from nas.results import Job, Result
-from nas.runs import Machine, Overrides, open_study, read_run, resume, start
+from nas.runs import Machine, Overrides, best_full, open_study, read_run, resume, start
 from nas.training import Trainer
 from tests.project import Project
 
@@ -220,19 +220,20 @@ def test_best_and_default_are_trained_with_more_seeds_and_it_is_said_how_far_to_
     best = max(results_of(run)["full"], key=lambda result: (result.score, -result.trial)).architecture
     default = Result.from_dict(json.loads((run / "default.json").read_text()))
     assert [(entry.architecture, item["repetition"]) for entry, item in zip(results, kept, strict=True)] == [
-        (architecture, number) for architecture in (best, default.architecture) for number in (1, 2)
+        (architecture, number) for architecture in (best, default.architecture) for number in (1, 2, 3)
     ]
-    assert len({entry.seed for entry in results}) == 4
+    assert len({entry.seed for entry in results}) == 6
     evidence = json.loads((run / "evidence.json").read_text())
-    scores = [entry.score for entry in results if entry.architecture == default.architecture]
-    assert evidence["default"]["scores"] == [default.score, *scores]
+    for role, architecture in (("best", best), ("default", default.architecture)):
+        scores = [entry.score for entry in results if entry.architecture == architecture]
+        assert evidence[role]["scores"] == scores, "without the score that the best was chosen by"
     assert list(evidence["phases"]) == ["supernet", "candidates", "finalists"]
     assert evidence["trainings"] == {"inherited": 8, "trained": 4, "full": 2}
     assert [entry["count"] for entry in evidence["agreements"]] == [4, 2, 2]
-    assert said.count("again full accuracy=") == 4 and "how far to trust this:" in said
-    assert "over 3 seeds" in said
+    assert said.count("again full accuracy=") == 6 and "how far to trust this:" in said
+    assert "over 3 further seeds" in said
     left = {path.name for path in (run / "full").iterdir()}
-    assert not any("-2" in name or "-5" in name for name in left)
+    assert not any(f"_-{number}." in name for name in left for number in range(2, 8))
     assert "again full" not in go_on(run, machine), "it is done once"
 
 
@@ -329,6 +330,57 @@ def test_a_budget_in_which_nothing_fits_is_refused_and_leaves_the_reason(
 ) -> None:
     with pytest.raises(BudgetError, match=r"memory budget 1\.00 MiB: not even the smallest architecture"):
         search(project.root / "search.yaml", tmp_path / "run", machine, memory_bytes=2**20)
+
+
+@pytest.mark.parametrize(
+    ("bound", "message"),
+    [
+        (
+            "trainable_parameters <= 10",
+            r"search\.constraints: trainable_parameters <= 10: not even the smallest .* meets it",
+        ),
+        ("peak_memory <= 1MiB", r"search\.constraints: peak_memory <= 1048576B: not even the smallest architecture"),
+    ],
+)
+def test_a_bound_that_nothing_meets_is_named_before_anything_is_trained(
+    project: Project, machine: Machine, tmp_path: Path, bound: str, message: str
+) -> None:
+    source = project.write("bound.yaml", **{"search.constraints": [bound]})
+    with pytest.raises(BudgetError, match=message):
+        search(source, tmp_path / "run", machine)
+    assert not (tmp_path / "run" / "supernet.safetensors").exists()
+
+
+def test_the_supernet_trains_only_what_meets_the_bounds(
+    project: Project, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = load_config(project.root / "search.yaml")
+    memory, _ = predict_memory(plain, source="")
+    bound = sorted(memory.parameter_count(architecture) for architecture in plain.space)[plain.space.size // 2]
+    orders: list[SupernetOrder] = []
+    train = CandidateWorker.train_supernet
+
+    def noted(self: CandidateWorker, order: SupernetOrder, *arguments: Any, **options: Any) -> int:
+        orders.append(order)
+        return train(self, order, *arguments, **options)
+
+    monkeypatch.setattr(CandidateWorker, "train_supernet", noted)
+    given = {"sampling": "sandwich", "steps": 6, "architectures_per_step": 3}
+    source = project.write(
+        "bounded.yaml", supernet=given, **{"search.constraints": [f"trainable_parameters <= {bound}"]}
+    )
+    search(source, tmp_path / "run", machine)
+    (order,) = orders
+    assert order.feasible and all(memory.parameter_count(entry) <= bound for entry in order.feasible)
+    assert plain.space.smallest in order.feasible
+
+
+def test_a_bound_that_no_full_training_meets_is_named(project: Project, machine: Machine, tmp_path: Path) -> None:
+    source = project.write("best.yaml", **{"search.constraints": ["accuracy >= 1.01"]})
+    with pytest.raises(StudyError, match=r"none of the 2 candidates that were trained in full meets accuracy >= 1\.01"):
+        search(source, tmp_path / "run", machine)
+    assert len(results_of(tmp_path / "run")["full"]) == 2
+    assert best_full(tmp_path / "run") is None
 
 
 def test_a_small_space_is_exhausted_and_says_so(project: Project, machine: Machine, tmp_path: Path) -> None:

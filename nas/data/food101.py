@@ -37,14 +37,15 @@ def find_in_food101(config: DataConfig) -> Found:
     """
     root, folder = Path(config.folder or ""), images_of_food101(config)
     images = {split: {_key(path): path for path in _images(folder / split)} for split in _SPLITS}
-    classes = tuple(sorted({name for found in images.values() for name, _ in found}))
+    folders = tuple(sorted({name for found in images.values() for name, _ in found}))
+    classes = tuple(sorted({name for name, _ in images["train"]}))  # one that only test has is a label nobody knows
     texts: Mapping[str, Mapping[Key, Text | Path]]
     if config.texts == "pages":
         pages = _pages(root / "texts_txt")
         texts = dict.fromkeys(_SPLITS, pages)
         lonely = sum(key not in images["train"] and key not in images["test"] for key in pages)
     else:
-        texts = {split: _titles(root / "texts" / f"{split}_titles.csv", classes) for split in _SPLITS}
+        texts = {split: _titles(root / "texts" / f"{split}_titles.csv", folders) for split in _SPLITS}
         lonely = sum(key not in images[split] for split in _SPLITS for key in texts[split])
     splits: dict[str, list[Sample]] = {}
     for split in _SPLITS:

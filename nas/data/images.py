@@ -1,7 +1,9 @@
 """Where images lie: a folder, or a ZIP file that holds one."""
 
+import hashlib
 import io
 import os
+import struct
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -21,11 +23,15 @@ _UNREADABLE = (
     ValueError,
     EOFError,
     RuntimeError,
+    TypeError,
+    AttributeError,
+    struct.error,
     zlib.error,
     zipfile.BadZipFile,
     Image.DecompressionBombError,
 )
-"""What Pillow, zipfile and data sets raise for files that are missing, cut off, damaged, encrypted or far too large."""
+"""What Pillow, zipfile and data sets raise for files that are missing, cut off, damaged, encrypted or far too large, or
+whose EXIF is cut off or has values of another type than it says."""
 _CHECKED_TOGETHER = 256
 
 
@@ -39,8 +45,27 @@ class ImageSource(ABC):
         """A text that changes when the file does, without reading it whole; None where there is no such file."""
 
     @abstractmethod
+    def size(self, name: str) -> int | None:
+        """Bytes of the file; None where there is none."""
+
+    @abstractmethod
+    def _bytes(self, name: str) -> bytes:
+        """The file."""
+
     def _read(self, name: str) -> Image.Image:
         """The image, whose pixels need not be decoded yet."""
+        return Image.open(io.BytesIO(self._bytes(name)))
+
+    def digest(self, name: str) -> str:
+        """SHA-256 of the file.
+
+        Raises:
+            DataError: If it cannot be read; names it.
+        """
+        try:
+            return hashlib.sha256(self._bytes(name)).hexdigest()
+        except _UNREADABLE as error:
+            raise DataError(f"{self.location}: image {name!r} cannot be read: {error}") from error
 
     def open(self, name: str) -> Image.Image:
         """The image in RGB, turned upright, transparency on white.
@@ -50,11 +75,12 @@ class ImageSource(ABC):
         """
         try:
             image = ImageOps.exif_transpose(self._read(name))
+            if image.mode.startswith("I"):  # Pillow's own conversions of 16 bits cut off what is above 255
+                values, clear = np.asarray(image), image.info.get("transparency")
+                image = Image.fromarray(np.where(values == clear, 255, values // 257).astype(np.uint8))
             if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                 image = image.convert("RGBA")
                 return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-            if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion cuts off what is above 255
-                image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
             return image.convert("RGB")
         except _UNREADABLE as error:
             raise DataError(f"{self.location}: image {name!r} cannot be read: {error}") from error
@@ -104,6 +130,15 @@ class FolderImages(ImageSource):
             return None
         return f"{status.st_size} {status.st_mtime_ns}"
 
+    def size(self, name: str) -> int | None:
+        try:
+            return (self.location / name).stat().st_size
+        except (OSError, ValueError):
+            return None
+
+    def _bytes(self, name: str) -> bytes:
+        return (self.location / name).read_bytes()
+
     def _read(self, name: str) -> Image.Image:
         return Image.open(self.location / name)
 
@@ -125,8 +160,14 @@ class ZipImages(ImageSource):
             return None
         return f"{entry.file_size} {entry.CRC}"
 
-    def _read(self, name: str) -> Image.Image:
-        return Image.open(io.BytesIO(self._archive.read(name)))  # several threads may read at once
+    def size(self, name: str) -> int | None:
+        try:
+            return self._archive.getinfo(name).file_size
+        except KeyError:
+            return None
+
+    def _bytes(self, name: str) -> bytes:
+        return self._archive.read(name)  # several threads may read at once
 
 
 def open_images(location: Path) -> ImageSource:

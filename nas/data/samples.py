@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -106,6 +107,7 @@ def assemble(
     class_names: tuple[str, ...],
     *,
     allow_duplicates: bool,
+    copies: Mapping[str, str] = MappingProxyType({}),
 ) -> Dataset:
     """The wanted splits of what a reader has found, checked as a whole.
 
@@ -114,6 +116,7 @@ def assemble(
         splits: Which of train, validation and test are wanted.
         class_names: The classes in order.
         allow_duplicates: Whether a sample may be in more than one split.
+        copies: Images that are copies of others → those.
 
     Raises:
         DataError: If a wanted split is empty, a label is none of the classes, or a sample is in two splits.
@@ -123,7 +126,7 @@ def assemble(
         if not found.splits.get(split):
             raise DataError(f"{found.source}: there is no sample in the {split} split")
     _check_labels(found, splits, class_names)
-    twice = _duplicates(found)
+    twice = _duplicates(found, copies)
     if twice and not allow_duplicates:
         listed = ", ".join(twice[:LISTED]) + (", …" if len(twice) > LISTED else "")
         raise DataError(
@@ -170,13 +173,32 @@ def _check_labels(found: Found, splits: Collection[str], class_names: Sequence[s
                     )
 
 
-def _duplicates(found: Found) -> list[str]:
+def check_characters(found: Found) -> None:
+    """JSON can hold half of a character, which nobody who reads texts or opens files takes.
+
+    Raises:
+        DataError: If a sample does; names it.
+    """
+    for samples in found.splits.values():
+        for sample in samples:
+            for text in (sample.text, sample.image, *sample.labels):
+                try:
+                    text.encode()
+                except UnicodeEncodeError as error:
+                    raise DataError(
+                        f"{found.source}, {sample.place}: {text[:60]!r} holds half of a character at place "
+                        f"{error.start}; expected whole ones"
+                    ) from error
+
+
+def _duplicates(found: Found, copies: Mapping[str, str]) -> list[str]:
     """The same image with the same text in two splits, which would be learned in one and asked in the other."""
     first: dict[tuple[str, str], tuple[str, str]] = {}
     twice: list[str] = []
     for split, samples in found.splits.items():
         for sample in samples:
-            place = first.setdefault((sample.image, sample.text), (split, sample.place))
+            image = copies.get(sample.image, sample.image)
+            place = first.setdefault((image, sample.text), (split, sample.place))
             if place[0] != split:
                 twice.append(f"{sample.image} with one text ({place[0]}, {place[1]}; {split}, {sample.place})")
     return twice

@@ -1,12 +1,9 @@
 """What Hugging Face's `datasets` has saved by `save_to_disk`, with its pictures inside."""
 
-import io
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from nas.config import DataConfig
 from nas.data.images import ImageSource
@@ -34,14 +31,23 @@ class SavedImages(ImageSource):
         data = _parts(self.location).get(part)
         return None if data is None or int(row) >= len(data) else str(data._fingerprint)
 
-    def _read(self, name: str) -> Image.Image:
-        part, _, row = name.rpartition("/")
-        value = _undecoded(self.location, part, self._column)[int(row)][self._column]
+    def size(self, name: str) -> int | None:
+        value = self._value(name)
+        if value is None:
+            return None
+        return Path(value["path"]).stat().st_size if value["bytes"] is None else len(value["bytes"])
+
+    def _bytes(self, name: str) -> bytes:
+        value = self._value(name)
         if value is None:
             raise ValueError("there is no picture")
-        if value["bytes"] is not None:
-            return Image.open(io.BytesIO(value["bytes"]))
-        return Image.open(value["path"])
+        return Path(value["path"]).read_bytes() if value["bytes"] is None else bytes(value["bytes"])
+
+    def _value(self, name: str) -> dict[str, Any] | None:
+        """The cell: bytes, or a path."""
+        part, _, row = name.rpartition("/")
+        value: dict[str, Any] | None = _undecoded(self.location, part, self._column)[int(row)][self._column]
+        return value
 
 
 def find_in_saved(config: DataConfig) -> Found:

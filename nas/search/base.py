@@ -7,6 +7,7 @@ the same way.
 
 import random
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ _ATTEMPTS = 10
 _NEIGHBOURS = 10
 _NEIGHBOUR = 0.3  # probability of each variable to change
 _ENUMERABLE = 200_000
+_DRAWS = 100
 
 
 @dataclass(frozen=True)
@@ -117,16 +119,41 @@ class Strategy(ABC):
     def _is_new(self, architecture: Architecture) -> bool:
         return architecture not in self._proposed and self._task.is_feasible(architecture)
 
+    @property
+    def looks_at_all(self) -> bool:
+        """Whether every architecture is looked at before `ask` says that there is none."""
+        return self.space.size <= _ENUMERABLE
+
     def _any_new(self, rng: random.Random) -> Architecture | None:
-        """A random new architecture; looks at all of them before it says that there is none."""
-        if self.space.size <= _ENUMERABLE:
+        """A random new architecture, if there is one."""
+        if self.looks_at_all:
             everyone = list(self.space)
             rng.shuffle(everyone)
             candidates = iter(everyone)
         else:
-            candidates = (self.space.sample(rng) for _ in range(_ENUMERABLE))
+            candidates = (self._shrunken(self.space.sample(rng), rng) for _ in range(_DRAWS))
         found = next((architecture for architecture in candidates if self._is_new(architecture)), None)
         return None if found is None else self._remember(found)
+
+    def _shrunken(self, architecture: Architecture, rng: random.Random) -> Architecture:
+        """The architecture with as few values made the smallest, in random order, as make it feasible.
+
+        Where few architectures are, it is asked of a handful whether they are, and not of thousands that are drawn.
+        """
+        least = {
+            variable.name: self.space.smallest.first_layer if variable.is_layer else variable.choices[0]
+            for variable in self.space.variables
+        }
+        values = self.space.encode(architecture)
+        names = list(values)
+        rng.shuffle(names)
+
+        def shrunken(count: int) -> Architecture:
+            return self.space.decode(values | {name: least[name] for name in names[:count]})
+
+        # Every gene only adds to what is bounded, so that who is smaller than a feasible one is feasible.
+        count = bisect_left(range(len(names)), True, key=lambda tried: self._task.is_feasible(shrunken(tried)))
+        return shrunken(count)
 
 
 class Proposer(Strategy):

@@ -72,6 +72,10 @@ class Ladder:
         return None
 
     def promotion_order(self) -> list[Result]:
-        """Who is to be trained in full, first to last: by trained score, and after those by inherited score."""
+        """Who is to be trained in full, first to last: by trained score, and after those by inherited score.
+
+        Who is known to break a bound comes after all others.
+        """
         rest = [result for trial, result in self._scored.items() if trial not in self._trained]
-        return [*self._objectives.ranked(list(self._trained.values())), *self._objectives.ranked(rest)]
+        order = [*self._objectives.ranked(list(self._trained.values())), *self._objectives.ranked(rest)]
+        return sorted(order, key=lambda result: not self._objectives.is_eligible(result))

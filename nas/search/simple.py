@@ -8,6 +8,9 @@ from nas.pareto import Values
 from nas.search.base import Proposer, Strategy, Task
 from nas.space import Architecture
 
+_PASSED = 500
+"""Places of the grid that are passed for one proposal in a space too large to look at all of it."""
+
 
 class RandomSearch(Proposer):
     """Every variable drawn uniformly."""
@@ -25,10 +28,18 @@ class Grid(Strategy):
     def __init__(self, task: Task) -> None:
         super().__init__(task)
         self._places = self._everyone()
+        self._passed = 0
 
     def candidates(self, rng: random.Random) -> Iterator[Architecture]:
         del rng
-        return self._places  # goes on where it was left: what it has passed is known, or does not fit
+        # Goes on where it was left: what it has passed is known, or does not fit. How far depends on the number of
+        # proposals alone, so that one that takes the state of another comes to the same.
+        while self.looks_at_all or self._passed < _PASSED * (len(self._proposed) + 1):
+            place = next(self._places, None)
+            if place is None:
+                return
+            self._passed += 1
+            yield place
 
     def learn(self, architecture: Architecture, values: Values) -> None:
         del architecture, values

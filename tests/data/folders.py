@@ -1,6 +1,7 @@
 """Little data sets in the forms in which the large ones are distributed."""
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ def config_of(reader: str, folder: Path, **values: Any) -> DataConfig:
 
 
 def picture(path: Path) -> None:
-    """A file that can be decoded."""
+    """A file that can be decoded, of a colour that its name decides."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (4, 3), (200, 30, 30)).save(path)
+    Image.new("RGB", (4, 3), tuple(zlib.crc32(path.name.encode()).to_bytes(4)[:3])).save(path)
 
 
 def lines(path: Path, *rows: str) -> None:

@@ -108,3 +108,25 @@ def test_a_split_that_is_there_needs_nothing_held_out(tmp_path: Path) -> None:
     food101(tmp_path)
     data = read_data(config_of("food101", tmp_path), ("test",), class_names=("apple_pie", "churros", "pho"))
     assert len(data.splits["test"]) == 3
+
+
+def test_a_copy_in_the_other_split_is_found(tmp_path: Path) -> None:
+    food101(tmp_path)
+    images, titles = tmp_path / "images", tmp_path / "texts"
+    copied = (images / "train" / "pho" / "pho_train2.jpg").read_bytes()
+    (images / "test" / "pho" / "pho_again.jpg").write_bytes(copied)
+    title = (titles / "test_titles.csv").read_text()
+    lines(titles / "test_titles.csv", *title.splitlines(), 'pho_again.jpg,"pho, ""the best"" 2",pho')
+    with pytest.raises(
+        DataError, match=r"1 sample\(s\) are in more than one split: test/pho/pho_again\.jpg with one text"
+    ):
+        read_data(config_of("food101", tmp_path, held_out=HELD_OUT), ALL)
+
+
+def test_a_class_that_only_test_has_is_an_unknown_label(tmp_path: Path) -> None:
+    food101(tmp_path)
+    picture(tmp_path / "images" / "test" / "aple_pie" / "aple_pie_0.jpg")
+    titles = tmp_path / "texts" / "test_titles.csv"
+    lines(titles, *titles.read_text().splitlines(), "aple_pie_0.jpg,a title,aple_pie")
+    with pytest.raises(DataError, match=r"test_titles\.csv, row 4: label 'aple_pie' is none of the 3 known classes"):
+        read_data(config_of("food101", tmp_path, held_out=HELD_OUT), ALL)

@@ -61,3 +61,12 @@ def test_a_folder_without_metadata_or_with_two_is_refused(tmp_path: Path) -> Non
         read_data(config_of("image_folder", tmp_path), ("train",))
     with pytest.raises(DataError, match="none: cannot be read"):
         read_data(config_of("image_folder", tmp_path / "none"), ("train",))
+
+
+def test_a_copy_in_another_split_is_found(tmp_path: Path) -> None:
+    folder(tmp_path)
+    (tmp_path / "test" / "e.png").write_bytes((tmp_path / "train" / "deep" / "b.png").read_bytes())
+    path = tmp_path / "test" / "metadata.csv"
+    lines(path, *path.read_text().splitlines(), "e.png,a text of b,dog", "deep/d.png,a text of a,cat")
+    with pytest.raises(DataError, match=r"1 sample\(s\) are in more than one split: test/e\.png with one text"):
+        read_data(config_of("image_folder", tmp_path), ("train", "validation"))

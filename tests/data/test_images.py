@@ -39,6 +39,25 @@ def test_sixteen_bits_keep_their_brightness(location: Path) -> None:
     assert value == pytest.approx(40_000 / 65_535 * 255, abs=1)
 
 
+def test_sixteen_bits_with_a_transparent_grey_keep_their_brightness(tmp_path: Path) -> None:
+    values = np.array([[40_000, 500], [1_000, 40_000]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "clear.png", transparency=500)
+    image = open_images(tmp_path).open("clear.png")
+    assert np.asarray(image)[..., 0].tolist() == [[155, 255], [3, 155]]
+
+
+def test_an_image_whose_exif_breaks_off_is_unreadable_and_named(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "whole.jpg", dpi=(72, 72))
+    whole = (tmp_path / "whole.jpg").read_bytes()
+    cut = b"Exif\0\0II*\0"
+    at = 4 + int.from_bytes(whole[4:6])  # behind the JFIF segment
+    (tmp_path / "cut.jpg").write_bytes(whole[:at] + b"\xff\xe1" + (len(cut) + 2).to_bytes(2) + cut + whole[at:])
+    images = open_images(tmp_path)
+    assert images.unreadable(["whole.jpg", "cut.jpg"]) == ["cut.jpg"]
+    with pytest.raises(DataError, match=r"image 'cut\.jpg' cannot be read"):
+        images.open("cut.jpg")
+
+
 def test_missing_and_broken_images_are_found_and_named(location: Path) -> None:
     images = open_images(location)
     assert images.unreadable(["grey.png", "broken.png", "none.png"]) == ["broken.png", "none.png"]

@@ -1,5 +1,6 @@
 import json
 import random
+import shutil
 import time
 import tracemalloc
 from collections import Counter
@@ -13,7 +14,7 @@ from pyarrow import Table, parquet
 from nas.config import DataConfig
 from nas.data import read_data, summary
 from nas.errors import DataError
-from tests.data.folders import config_of
+from tests.data.folders import config_of, picture
 
 
 def write(path: Path, *lines: str) -> DataConfig:
@@ -202,3 +203,47 @@ def test_every_label_stays_in_train_however_rare_it_is(tmp_path: Path) -> None:
 def test_two_ways_to_write_a_path_are_one_image(tmp_path: Path) -> None:
     config = write(tmp_path / "m.csv", "image,text,label,split", "./a.png,x,cat,train", "b/../a.png,y,dog,train")
     assert read_data(config, ("train",)).splits["train"].images == ("a.png", "a.png")
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_a_sample_under_two_paths_is_found_in_two_splits_and_held_out_together(tmp_path: Path, archived: bool) -> None:
+    images = tmp_path / "images"
+    for name in ("a", "b", "c", "d"):
+        picture(images / f"{name}.png")
+    (images / "e.png").write_bytes((images / "a.png").read_bytes())
+    if archived:
+        shutil.make_archive(str(images), "zip", images)
+    given = {"images": str(images.with_suffix(".zip") if archived else images)}
+    rows = ["a.png,x,cat", "b.png,x,dog", "c.png,x,cat", "d.png,x,dog", "e.png,x,cat"]
+    splits = ["train", "train", "validation", "test", "test"]
+    write(
+        tmp_path / "m.csv", "image,text,label,split", *(f"{row},{name}" for row, name in zip(rows, splits, strict=True))
+    )
+    config = config_of("manifest", tmp_path / "m.csv", **given)
+    with pytest.raises(
+        DataError, match=r"1 sample\(s\) are in more than one split: e\.png with one text \(train, row 2"
+    ):
+        read_data(config, ("train", "validation"))
+    assert read_data(config, ("train",), compares_images=False).duplicate_count == 0
+    rows[4] = "e.png,another text,cat"
+    write(
+        tmp_path / "m.csv", "image,text,label,split", *(f"{row},{name}" for row, name in zip(rows, splits, strict=True))
+    )
+    assert read_data(config, ("train", "validation")).duplicate_count == 0, "another text makes another sample"
+    rows[4] = "e.png,x,cat"
+    write(tmp_path / "m.csv", "image,text,label", *rows)
+    for seed in range(6):
+        values = {"columns": {"split": None}, "held_out": {"validation": 2, "seed": seed}, **given}
+        data = read_data(config_of("manifest", tmp_path / "m.csv", **values), ("train", "validation"))
+        held = set(data.splits["validation"].images)
+        assert {"a.png", "e.png"} <= held or not {"a.png", "e.png"} & held
+        assert len(held - {"e.png"}) == 2
+
+
+def test_half_of_a_character_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    row = {"image": "a.png", "text": "nice", "label": "cat", "split": "train"}
+    for key, value in (("text", "nice \ud83d"), ("image", "\ud83d.png")):
+        path.write_text(json.dumps(row) + "\n" + json.dumps(row | {key: value}))
+        with pytest.raises(DataError, match=r"m\.jsonl, row 2: .* holds half of a character at place"):
+            read_data(config_of("manifest", path), ("train",))

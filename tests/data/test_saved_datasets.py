@@ -78,3 +78,22 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     datasets.DatasetDict({"unsupervised": part([0, 1])}).save_to_disk(tmp_path / "other")
     with pytest.raises(DataError, match="a part is named 'unsupervised'; expected one of train, validation, test"):
         read_data(config_of("datasets", tmp_path / "other"), ("train",))
+
+
+def test_a_picture_with_one_text_in_two_parts_is_found(tmp_path: Path) -> None:
+    rows = part([0, 1, 1])
+    datasets.DatasetDict({"train": rows, "validation": part([0, 1]), "test": rows.select([2])}).save_to_disk(
+        tmp_path / "saved"
+    )
+    config = config_of("datasets", tmp_path / "saved")
+    with pytest.raises(DataError, match=r"1 sample\(s\) are in more than one split: test/0 with one text"):
+        read_data(config, ("train", "validation", "test"))
+
+
+def test_rows_with_one_picture_and_one_text_are_held_out_together(tmp_path: Path) -> None:
+    rows = part([0, 1] * 8)
+    datasets.concatenate_datasets([rows, rows]).save_to_disk(tmp_path / "saved")
+    values = {"columns": {"split": None}, "held_out": {"validation": 0.25, "seed": 1}}
+    data = read_data(config_of("datasets", tmp_path / "saved", **values), ("train", "validation"))
+    assert len(data.splits["validation"]) == 8 and len(set(data.splits["validation"].texts)) == 4
+    assert not set(data.splits["validation"].texts) & set(data.splits["train"].texts)

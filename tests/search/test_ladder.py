@@ -1,12 +1,14 @@
+from dataclasses import replace
+
 from nas.config import EvolutionConfig, SearchConfig
 from nas.families import PMFArchitecture
-from nas.objectives import Objectives
+from nas.objectives import Constraint, Objectives
 from nas.results import Result, Stage
 from nas.search import Ladder
 from nas.space import Architecture
 
 SEARCH = SearchConfig(
-    "random", "accuracy", "objective", (), (), 1, 1, 4, 0.5, 10, 3, 1, (), EvolutionConfig(4, 2, 0.5, 0.5, 0.2, 1)
+    "random", "accuracy", "objective", (), (), 1, 1, 4, 0.5, 10, 0.1, 3, 1, (), EvolutionConfig(4, 2, 0.5, 0.5, 0.2, 1)
 )
 SCORES = [0.1, 0.5, 0.3, 0.4, 0.9, 0.2]
 
@@ -93,3 +95,13 @@ def test_with_several_objectives_the_front_is_promoted_first() -> None:
     for trial, score in ((0, 0.5), (1, 0.4), (2, 0.5), (3, 0.9)):
         known.add_scored(result(trial, score))
     assert set(due(known, is_complete=True)) == {0, 3}
+
+
+def test_who_is_known_to_break_a_bound_is_trained_in_full_after_all_others() -> None:
+    known = Ladder(SEARCH, Objectives("accuracy", (), (Constraint("latency", 1.0),)))
+    for trial, seconds in enumerate((2.0, 0.5, 2.0, 0.5)):
+        scored = replace(result(trial, 0.1 * trial), latency_seconds=seconds)
+        known.add_scored(scored)
+        if trial < 2:
+            known.add_trained(replace(scored, stage="trained", score=0.9 - trial))
+    assert [entry.trial for entry in known.promotion_order()] == [1, 3, 0, 2]

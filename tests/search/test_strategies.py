@@ -26,6 +26,12 @@ FEW = SearchSpace(
     PMFArchitecture,
     {**dict.fromkeys(GENES, (1,)), "mapping_width": (4, 5, 6), "query_prompts": (1, 2, 3, 4)},
 )
+LARGE = SearchSpace(
+    PMFArchitecture,
+    {**dict.fromkeys(GENES, (1, 2, 3, 4)), "fusion_layer": (0,), "mapping_width": (1, 2)},
+    {"query_prompts": "layer_and_direction", "query_context_prompts": "layer_and_direction"},
+    depth=4,
+)
 COUNTS = {"gp": 14}
 """Proposals of the slow ones; it draws its first 8 at random."""
 
@@ -76,6 +82,26 @@ def test_only_feasible_architectures_are_proposed_even_where_they_are_rare(name:
     strategy = build(name, is_feasible=lambda architecture: architecture == allowed)
     assert strategy.ask() == allowed
     assert strategy.ask() is None
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_in_a_large_space_rare_feasible_ones_are_found_by_asking_of_few(name: str) -> None:
+    """3e10 architectures, of which a few hundred are feasible."""
+    asked: list[Architecture] = []
+
+    def is_feasible(architecture: Architecture) -> bool:
+        asked.append(architecture)
+        return sum(LARGE.encode(architecture).values()) <= len(LARGE.encode(architecture)) + 2
+
+    strategy = build(name, LARGE, is_feasible=is_feasible)
+    assert not strategy.looks_at_all and build(name).looks_at_all
+    found = []
+    for _ in range(3):
+        asked.clear()
+        found.append(ask(strategy))
+        strategy.tell(found[-1], 1.0)
+        assert len(asked) < 1500
+    assert len(set(found)) == 3 and all(map(is_feasible, found))
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
