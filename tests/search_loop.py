@@ -238,6 +238,7 @@ def search(directory: Path, config: Config, executor: SimulatedExecutor, budget_
             seed=config.seed,
             is_feasible=feasibility.record_unless_fits,
             evolution=config.search.evolution,
+            first=config.search.first,
         )
         candidates = CandidatePlan(
             config=config,
