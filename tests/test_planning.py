@@ -99,10 +99,10 @@ def test_a_larger_budget_goes_on_as_if_it_had_been_given_at_once_up_to_the_last_
 def test_who_fits_only_a_larger_budget_is_scored_once_however_often_the_search_is_killed(
     tmp_path: Path, seed: int
 ) -> None:
-    config = deterministic(budget__trials=30)
-    too_large = [architecture.values() for architecture in config.space if peak_bytes(architecture) > 60][:4]
-    config = deterministic(budget__trials=30, search__first=too_large)
-    small = deterministic(budget__trials=6, search__first=too_large)
+    config = config_with(budget__trials=30)
+    too_large = [architecture.values() for architecture in config.space if peak_bytes(architecture) > 40][:4]
+    config = config_with(budget__trials=30, search__first=too_large)
+    small = config_with(budget__trials=6, search__first=too_large)
     search(tmp_path, small, SimulatedExecutor([1], random.Random(0)), budget_bytes=40)
     with Study(tmp_path, config.space, name="run", config=config_as_dict(config)) as study:
         assert any(entry.status == "infeasible" for entry in study.rejections)
