@@ -1,30 +1,34 @@
 """Is the answer of a search better than PMF's default, and than that of random search in the same time?
 
 The whole search on the demo, with a fixed budget and five seeds, once with the default strategy and once at random;
-both train the default as well. Their exported models are then asked for every item of one split, from raw images and
-texts.
+both train the default as well. One training says little of an architecture, so each search's answer and the default are
+trained with further seeds, `--trainings` in all. The exported models, those of the searches and the further ones, are
+then asked for every item of one split, from raw images and texts.
 
-- gain_over_default: the answers' accuracy less the default's, both trained with the search's seed, on average.
+- gain_over_default: the answers' accuracy less the default's, on average over searches and trainings.
 - gain_over_random: less that of random search's answers.
+- of_exported: both for the models that the searches have exported, alone.
 - regret: how much better the best architecture of the table is than the answers are on average, on validation. Both are
   what the surrogate fitted to all trainings of the table says, which knows every architecture of the space; the highest
   of the table's 160 means of two seeds is high by luck as well. The regret to that one (`regret_to_highest_mean`), and
   the table's noise between seeds, stand beside it.
 
-Intervals are 95 % of the paired bootstrap: items and seeds are drawn anew, and both models of a pair are asked for the
-same items.
+Intervals are 95 % of the paired bootstrap: searches, trainings and items are drawn anew, and both models of a pair are
+asked for the same items.
 
 No search is given the test split: validation stands in its place. `--split` says on which items the exported models are
-then compared: validation, for development, where figures are too high, since answers were chosen there; test, for the
-end, once. Searches that are there already are not run again.
+then compared: validation, for development, where figures of the searches' own models are too high, since answers were
+chosen there; test, for the end, once. Searches and trainings that are there already are not run again.
 
-Run: python -m benchmarks.search_quality [--split validation|test] [--budget 4m] [--seeds 0 1 2 3 4] [--runs DIR]
-     [--table FILE] [--json FILE] [--quick]
+Run: python -m benchmarks.search_quality [--split validation|test] [--budget 6m] [--seeds 0 1 2 3 4] [--trainings 3]
+     [--runs DIR] [--table FILE] [--json FILE] [--quick]
 """
 
 import argparse
 import csv
 import json
+import multiprocessing
+import os
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -39,32 +43,38 @@ from benchmarks.models import DEMO, few_samples
 from benchmarks.pmf_bench.landscapes import METRIC, Surrogate
 from benchmarks.pmf_bench.table import TABLE, read_table
 from nas.budget import parse_budget
-from nas.conclusion import EVIDENCE
+from nas.conclusion import EVIDENCE, ModelParts, export_result
 from nas.config import Config, config_as_dict, load_config
 from nas.data import open_images_of, read_data
-from nas.export import logits_of_samples, open_exported
+from nas.execution import CandidateWorker, WorkerSetup
+from nas.export import DESCRIPTION, logits_of_samples, open_exported
+from nas.files import default_cache_directory
+from nas.preparation import prepare
 from nas.progress import build_reporter
 from nas.report import table
-from nas.runs import CONFIG, Machine, Overrides, resume, start
+from nas.results import Job, Result
+from nas.runs import CONFIG, Machine, Overrides, hand_over, resume, start
 from nas.space import Architecture
+from nas.training import architecture_seed, full_step_count
 
 _RESAMPLED = 5000
 
 Correct = NDArray[np.float64]
-"""1 where a model is right, (seeds, items)."""
+"""1 where a model is right, (searches, trainings, items)."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
-    parser.add_argument("--budget", default="4m")
+    parser.add_argument("--budget", default="6m")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--trainings", type=int, default=3, help="of each answer, with its search's own")
     parser.add_argument("--runs", type=Path, default=Path("runs") / "search_quality", help="where the runs lie")
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--quick", action="store_true", help="one seed, 4 architectures: shows that the script works")
     options = parser.parse_args()
-    seeds, budget = ([0], "4") if options.quick else (options.seeds, options.budget)
+    seeds, budget, trainings = ([0], "4", 2) if options.quick else (options.seeds, options.budget, options.trainings)
     directory = options.runs / budget
     source = search_file(directory, is_quick=options.quick)
     config = load_config(source)
@@ -74,9 +84,15 @@ def main() -> None:
         for strategy, runs in found.items():
             runs.append(directory / f"{strategy}-{seed}")
             search(source, runs[-1], strategy, seed, budget, Machine(worker_count=0 if options.quick else None))
+    models = {
+        "answer": [[run / "best"] for run in found[own]],
+        "random": [[run / "best"] for run in found["random"]],
+        "default": [[run / "default"] for run in found[own]],
+    }
+    train_further(config, directory / "further", seeds, models, trainings)
     asked = load_config(DEMO) if options.split == "test" else config
-    figures = compared(asked, options.split, options.table, found[own], found["random"])
-    figures |= {"split": options.split, "budget": budget, "seeds": seeds, "strategy": own}
+    figures = compared(asked, options.split, options.table, found[own], models)
+    figures |= {"split": options.split, "budget": budget, "seeds": seeds, "trainings": trainings, "strategy": own}
     show(figures)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
@@ -137,12 +153,74 @@ def search(source: Path, directory: Path, strategy: str, seed: int, budget: str,
         raise SystemExit(f"{directory}: no finalist was finished within {budget}; give a larger --budget")
 
 
-def compared(config: Config, split: str, path: Path, searched: list[Path], random: list[Path]) -> dict[str, Any]:
+def train_further(
+    config: Config, directory: Path, seeds: list[int], models: dict[str, list[list[Path]]], trainings: int
+) -> None:
+    """Train what the searches have exported with further seeds, and add the exported models to those that are there.
+
+    Args:
+        config: Of the searches.
+        directory: Of these trainings.
+        seeds: Of the searches.
+        models: By role and search; those of every search grow.
+        trainings: Of each in all.
+    """
+    numbers = range(1, trainings)
+    wanted: dict[Path, tuple[Architecture, int]] = {}
+    for of_role in models.values():
+        for seed, of_search in zip(seeds, of_role, strict=True):
+            architecture = architecture_of(of_search[0])
+            for number in numbers:
+                place = directory / f"{str(architecture).replace(' ', '_')}_seed{seed}_{number}"
+                stage = f"full, repetition {number}"  # as `search.confirmation_seeds` has it
+                wanted[place] = architecture, architecture_seed(seed, stage, architecture)
+                of_search.append(place)
+    missing = {place: entry for place, entry in wanted.items() if not (place / DESCRIPTION).exists()}
+    if not missing:
+        return
+    directory.mkdir(exist_ok=True)
+    with build_reporter() as reporter:
+        prepared = prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
+        setup = hand_over(config, prepared, directory, thread_count=1)
+        steps = full_step_count(config.recipe, len(prepared.store.splits["train"]))
+        jobs = [
+            Job(trial, architecture, "full", steps, seed, 0)
+            for trial, (architecture, seed) in enumerate(missing.values())
+        ]
+        with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+            trained = pool.imap(train_one, [(setup, job) for job in jobs])
+            for place, result in zip(missing, trained, strict=True):
+                weights, objective = setup.weights_path(result.trial), config.search.objective
+                export_result(
+                    place,
+                    parts=ModelParts.of(prepared),
+                    weights=weights,
+                    result=result,
+                    objective=objective,
+                    data=config.data,
+                )
+                weights.unlink()
+                reporter.note(f"{place.name}: validation {objective} {result.score:.4f}")
+
+
+def train_one(work: tuple[WorkerSetup, Job]) -> Result:
+    """One full training, in a process of its own."""
+    setup, job = work
+    (result,) = CandidateWorker(setup).run(job, limit_bytes=None)
+    return result
+
+
+def architecture_of(model: Path) -> Architecture:
+    """What an exported model is."""
+    described = yaml.safe_load((model / DESCRIPTION).read_text())
+    return Architecture.from_dict(described["architecture"])
+
+
+def compared(
+    config: Config, split: str, path: Path, searched: list[Path], models: dict[str, list[list[Path]]]
+) -> dict[str, Any]:
     """Figures of finished runs."""
-    best, default, chance = (
-        right(config, split, [run / role for run in runs])
-        for runs, role in ((searched, "best"), (searched, "default"), (random, "best"))
-    )
+    best, chance, default = (right(config, split, models[role]) for role in ("answer", "random", "default"))
     reports = [json.loads((run / "report.json").read_text())["best"] for run in searched]
     answers = [Architecture.from_dict(report["architecture"]) for report in reports]
     known = read_table(path)
@@ -150,11 +228,15 @@ def compared(config: Config, split: str, path: Path, searched: list[Path], rando
     surrogate = Surrogate(known)
     come_to = surrogate.means(answers)
     return {
-        "accuracy": best.mean(axis=1).tolist(),
-        "accuracy_of_default": default.mean(axis=1).tolist(),
-        "accuracy_of_random": chance.mean(axis=1).tolist(),
+        "accuracy": best.mean(axis=(1, 2)).tolist(),
+        "accuracy_of_default": default.mean(axis=(1, 2)).tolist(),
+        "accuracy_of_random": chance.mean(axis=(1, 2)).tolist(),
         "gain_over_default": gain(best, default),
         "gain_over_random": gain(best, chance),
+        "of_exported": {
+            "gain_over_default": gain(best[:, :1], default[:, :1]),
+            "gain_over_random": gain(best[:, :1], chance[:, :1]),
+        },
         "regret": float(surrogate.means(list(means)).max() - come_to.mean()),
         "regret_to_highest_mean": float(max(means.values()) - come_to.mean()),
         "seed_deviation": known.seed_deviation(METRIC),
@@ -165,28 +247,36 @@ def compared(config: Config, split: str, path: Path, searched: list[Path], rando
     }
 
 
-def right(config: Config, split: str, models: list[Path]) -> Correct:
+def right(config: Config, split: str, models: list[list[Path]]) -> Correct:
     """Where each of some models is right."""
-    rows = []
-    for model in models:
+
+    def row(model: Path) -> NDArray[np.float64]:
         exported = open_exported(model)
         samples = read_data(config.data, (split,), class_names=exported.class_names).splits[split]
         logits = logits_of_samples(exported, samples, open_images_of(config.data))
-        rows.append((logits.argmax(dim=1) == torch.from_numpy(samples.labels)).numpy().astype(np.float64))
-    return np.stack(rows)
+        return (logits.argmax(dim=1) == torch.from_numpy(samples.labels)).numpy().astype(np.float64)
+
+    return np.stack([np.stack([row(model) for model in of_search]) for of_search in models])
 
 
 def gain(first: Correct, second: Correct) -> dict[str, float]:
-    """Difference of two accuracies, and its interval by the paired bootstrap over items and seeds."""
-    difference = first - second
+    """Difference of two accuracies, and its interval by the paired bootstrap over searches, trainings and items."""
+    searches, trainings, items = first.shape
     rng = np.random.default_rng(0)
-    drawn = []
+
+    def resampled(right: Correct, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(chosen searches, items): the mean over trainings drawn anew."""
+        drawn = rng.integers(trainings, size=(searches, trainings))
+        mean: NDArray[np.float64] = right[chosen[:, None], drawn].mean(axis=1)
+        return mean
+
+    means = []
     for _ in range(_RESAMPLED):
-        seeds = rng.integers(len(difference), size=len(difference))
-        items = rng.integers(difference.shape[1], size=difference.shape[1])
-        drawn.append(difference[np.ix_(seeds, items)].mean())
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return {"mean": float(difference.mean()), "low": float(low), "high": float(high)}
+        chosen = rng.integers(searches, size=searches)
+        difference = resampled(first, chosen) - resampled(second, chosen)
+        means.append(difference[:, rng.integers(items, size=items)].mean())
+    low, high = np.quantile(means, [0.025, 0.975])
+    return {"mean": float(first.mean() - second.mean()), "low": float(low), "high": float(high)}
 
 
 def show(figures: dict[str, Any]) -> None:
@@ -200,8 +290,8 @@ def show(figures: dict[str, Any]) -> None:
     ]
     print(table(("", f"{figures['split']} accuracy by seed", "mean"), rows))
     for key in ("gain_over_default", "gain_over_random"):
-        entry = figures[key]
-        print(f"{key}: {entry['mean']:+.4f}, 95 % interval {entry['low']:+.4f} to {entry['high']:+.4f}")
+        for whose, entry in (("", figures[key]), (" of the exported models", figures["of_exported"][key])):
+            print(f"{key}{whose}: {entry['mean']:+.4f}, 95 % interval {entry['low']:+.4f} to {entry['high']:+.4f}")
     print(f"regret to the highest mean: {figures['regret_to_highest_mean']:.4f}")
     print(f"regret: {figures['regret']:.4f}; one training of the table ± {figures['seed_deviation']:.4f}")
     print(f"peak memory within the budget: {'yes' if figures['peaks_within_budget'] else 'no'}")
