@@ -6,13 +6,14 @@ What each says is printed together when it ends, with its seconds. The status is
 """
 
 import importlib
+import importlib.util
 import os
-import runpy
 import shlex
 import sys
 import tempfile
 import time
 from contextlib import ExitStack
+from importlib.abc import SourceLoader
 from typing import IO
 
 _SLOWLY_IMPORTED = ("optuna", "ray", "scipy.stats", "transformers", "nas.execution.worker")
@@ -48,8 +49,15 @@ def become(command: list[str], said: IO[str]) -> None:
     """What `python -m command` does."""
     for stream in (1, 2):
         os.dup2(said.fileno(), stream)
-    sys.argv = command
-    runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+    name, *_ = sys.argv = command
+    spec = importlib.util.find_spec(name)
+    if spec is None or not isinstance(spec.loader, SourceLoader):
+        sys.exit(f"there is no module {name}")
+    main = importlib.util.module_from_spec(spec)
+    main.__name__ = "__main__"
+    # By the second name processes that this one spawns send what its classes are of.
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = main
+    exec(spec.loader.get_code(name), main.__dict__)
 
 
 if __name__ == "__main__":
