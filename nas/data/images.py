@@ -35,6 +35,14 @@ whose EXIF is cut off or has values of another type than it says."""
 _CHECKED_TOGETHER = 256
 
 
+def file_size(path: Path) -> int | None:
+    """Bytes of a file; None where there is none."""
+    try:
+        return path.stat().st_size
+    except (OSError, ValueError):  # a path with a zero byte is none
+        return None
+
+
 class ImageSource(ABC):
     """Opens images by the path that a manifest gives."""
 
@@ -131,10 +139,7 @@ class FolderImages(ImageSource):
         return f"{status.st_size} {status.st_mtime_ns}"
 
     def size(self, name: str) -> int | None:
-        try:
-            return (self.location / name).stat().st_size
-        except (OSError, ValueError):
-            return None
+        return file_size(self.location / name)
 
     def _bytes(self, name: str) -> bytes:
         return (self.location / name).read_bytes()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.config import DataConfig
-from nas.data.images import ImageSource
+from nas.data.images import ImageSource, file_size
 from nas.data.manifest import as_text, labels_of, split_of
 from nas.data.samples import SPLIT_NAMES, SPLITS, Found, Sample
 from nas.errors import DataError
@@ -35,7 +35,7 @@ class SavedImages(ImageSource):
         value = self._value(name)
         if value is None:
             return None
-        return Path(value["path"]).stat().st_size if value["bytes"] is None else len(value["bytes"])
+        return file_size(Path(value["path"])) if value["bytes"] is None else len(value["bytes"])
 
     def _bytes(self, name: str) -> bytes:
         value = self._value(name)

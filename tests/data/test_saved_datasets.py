@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from nas.data import open_images_of, read_data
+from nas.data.saved_datasets import SavedImages
 from nas.errors import DataError
 from tests.data.folders import config_of
 
@@ -97,3 +98,16 @@ def test_rows_with_one_picture_and_one_text_are_held_out_together(tmp_path: Path
     data = read_data(config_of("datasets", tmp_path / "saved", **values), ("train", "validation"))
     assert len(data.splits["validation"]) == 8 and len(set(data.splits["validation"].texts)) == 4
     assert not set(data.splits["validation"].texts) & set(data.splits["train"].texts)
+
+
+def test_pictures_that_are_kept_as_paths_may_be_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So some versions of datasets save them."""
+    paths = [tmp_path / f"{name}.png" for name in ("a", "copy", "gone")]
+    for path in paths[:2]:
+        Image.new("RGB", (5, 4)).save(path)
+    rows = [{"image": {"path": str(path), "bytes": None}} for path in paths]
+    monkeypatch.setattr("nas.data.saved_datasets._undecoded", lambda *arguments: rows)
+    images = SavedImages(tmp_path, "image")
+    assert [images.size(f"train/{row}") for row in range(3)] == [paths[0].stat().st_size, paths[1].stat().st_size, None]
+    assert images.digest("train/0") == images.digest("train/1")
+    assert images.unreadable([f"train/{row}" for row in range(3)]) == ["train/2"]
