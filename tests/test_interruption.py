@@ -32,6 +32,35 @@ def test_the_first_signal_is_a_request_and_the_second_ends_it(
     assert capfd.readouterr().err.count("once more stops now") == 1
 
 
+class InterruptedInItsFinaliser:
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_second_signal_that_comes_in_a_finaliser_is_neither_lost_nor_printed(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with interruptible() as interruption:
+        interruption.request()
+        InterruptedInItsFinaliser()
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(60.0)
+    assert capfd.readouterr().err == ""
+
+
+class FailsInItsFinaliser:
+    def __del__(self) -> None:
+        raise ValueError("not an interruption")
+
+
+def test_other_errors_of_finalisers_are_shown_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[object] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda error: shown.append(error.exc_type))
+    with interruptible():
+        FailsInItsFinaliser()
+    assert shown == [ValueError]
+
+
 @pytest.mark.slow
 def test_a_search_interrupted_once_and_twice_in_supernet_and_candidates_loses_nothing(
     project: Project, tmp_path: Path
