@@ -13,14 +13,15 @@ then asked for every item of one split, from raw images and texts.
   of the table's 160 means of two seeds is high by luck as well. The regret to that one (`regret_to_highest_mean`), and
   the table's noise between seeds, stand beside it.
 
-Intervals are 95 % of the paired bootstrap: searches, trainings and items are drawn anew, and both models of a pair are
-asked for the same items.
+Intervals are 95 % of the paired bootstrap: searches, each with all of its trainings, and items are drawn anew, and both
+models of a pair are asked for the same items. Trainings within a search are not: the noise of theirs is in how searches
+differ already (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8).
 
 No search is given the test split: validation stands in its place. `--split` says on which items the exported models are
 then compared: validation, for development, where figures of the searches' own models are too high, since answers were
-chosen there; test, for the end, once. Searches and trainings that are there already are not run again.
+chosen there; test, for the end, once. Searches, trainings and models' answers that are there already are kept.
 
-Run: python -m benchmarks.search_quality [--split validation|test] [--budget 6m] [--seeds 0 1 2 3 4] [--trainings 3]
+Run: python -m benchmarks.search_quality [--split validation|test] [--budget 6m] [--seeds 0 1 2 3 4] [--trainings 6]
      [--runs DIR] [--table FILE] [--json FILE] [--quick]
 """
 
@@ -48,7 +49,7 @@ from nas.config import Config, config_as_dict, load_config
 from nas.data import open_images_of, read_data
 from nas.execution import CandidateWorker, WorkerSetup
 from nas.export import DESCRIPTION, logits_of_samples, open_exported
-from nas.files import default_cache_directory
+from nas.files import default_cache_directory, replacing
 from nas.preparation import prepare
 from nas.progress import build_reporter
 from nas.report import table
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
     parser.add_argument("--budget", default="6m")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--trainings", type=int, default=3, help="of each answer, with its search's own")
+    parser.add_argument("--trainings", type=int, default=6, help="of each answer, with its search's own")
     parser.add_argument("--runs", type=Path, default=Path("runs") / "search_quality", help="where the runs lie")
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -220,7 +221,13 @@ def compared(
     config: Config, split: str, path: Path, searched: list[Path], models: dict[str, list[list[Path]]]
 ) -> dict[str, Any]:
     """Figures of finished runs."""
-    best, chance, default = (right(config, split, models[role]) for role in ("answer", "random", "default"))
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), torch.set_num_threads, (1,)) as pool:
+        best, chance, default = (
+            np.array(
+                [pool.starmap(right, [(config, split, model) for model in of_search]) for of_search in models[role]]
+            )
+            for role in ("answer", "random", "default")
+        )
     reports = [json.loads((run / "report.json").read_text())["best"] for run in searched]
     answers = [Architecture.from_dict(report["architecture"]) for report in reports]
     known = read_table(path)
@@ -247,36 +254,30 @@ def compared(
     }
 
 
-def right(config: Config, split: str, models: list[list[Path]]) -> Correct:
-    """Where each of some models is right."""
-
-    def row(model: Path) -> NDArray[np.float64]:
+def right(config: Config, split: str, model: Path) -> NDArray[np.float64]:
+    """Where a model is right, (items,); what is kept beside it is taken where it is no older than the model."""
+    kept = model.with_name(f"{model.name}-{split}.npy")
+    if not kept.exists() or kept.stat().st_mtime_ns < (model / DESCRIPTION).stat().st_mtime_ns:
         exported = open_exported(model)
         samples = read_data(config.data, (split,), class_names=exported.class_names).splits[split]
         logits = logits_of_samples(exported, samples, open_images_of(config.data))
-        return (logits.argmax(dim=1) == torch.from_numpy(samples.labels)).numpy().astype(np.float64)
-
-    return np.stack([np.stack([row(model) for model in of_search]) for of_search in models])
+        with replacing(kept) as path, path.open("wb") as file:
+            np.save(file, (logits.argmax(dim=1) == torch.from_numpy(samples.labels)).numpy())
+    found: NDArray[np.float64] = np.load(kept).astype(np.float64)
+    return found
 
 
 def gain(first: Correct, second: Correct) -> dict[str, float]:
-    """Difference of two accuracies, and its interval by the paired bootstrap over searches, trainings and items."""
-    searches, trainings, items = first.shape
+    """Difference of two accuracies, and its interval by the paired bootstrap over searches and items."""
+    differences = first.mean(axis=1) - second.mean(axis=1)
+    searches, items = differences.shape
     rng = np.random.default_rng(0)
-
-    def resampled(right: Correct, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(chosen searches, items): the mean over trainings drawn anew."""
-        drawn = rng.integers(trainings, size=(searches, trainings))
-        mean: NDArray[np.float64] = right[chosen[:, None], drawn].mean(axis=1)
-        return mean
-
-    means = []
-    for _ in range(_RESAMPLED):
-        chosen = rng.integers(searches, size=searches)
-        difference = resampled(first, chosen) - resampled(second, chosen)
-        means.append(difference[:, rng.integers(items, size=items)].mean())
+    means = [
+        differences[rng.integers(searches, size=searches)][:, rng.integers(items, size=items)].mean()
+        for _ in range(_RESAMPLED)
+    ]
     low, high = np.quantile(means, [0.025, 0.975])
-    return {"mean": float(first.mean() - second.mean()), "low": float(low), "high": float(high)}
+    return {"mean": float(differences.mean()), "low": float(low), "high": float(high)}
 
 
 def show(figures: dict[str, Any]) -> None:
