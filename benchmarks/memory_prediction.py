@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--size", choices=tuple(SPACES), help="one of them; both by default")
     parser.add_argument("--freed-memory", choices=tuple(POLICIES), default="mapped")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="three cases a size: shows that the script works")
+    parser.add_argument("--quick", action="store_true", help="two cases a size: shows that the script works")
     parser.add_argument("--case", help=argparse.SUPPRESS)  # the process of one case: its arguments
     options = parser.parse_args()
     if options.case:
@@ -88,7 +88,7 @@ def main() -> None:
 def run_size(size: str, policy: str, quick: bool) -> dict[str, Any]:
     """Measure and predict all cases of a size; print a table."""
     config = load_config(SPACES[size])
-    chosen = cases(size, config, 3 if quick else 42)
+    chosen = cases(size, config, 2 if quick else 42)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         save_encoders(size, config, Path(folder))
@@ -211,7 +211,7 @@ def cost(size: str, config: Config, quick: bool) -> dict[str, Any]:
     for architecture in asked:
         memory.predict(architecture)
     ended = time.perf_counter()
-    sample = random.Random(1).sample(asked, 10 if quick else 60)
+    sample = random.Random(1).sample(asked, 4 if quick else 60)
     interpolated = {architecture: memory.predict(architecture) for architecture in sample}
     before = time.perf_counter()
     # With its own peak as the budget, which could not be nearer, every one is rehearsed itself.

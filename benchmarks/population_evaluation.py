@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--architectures", type=int, default=50)
     parser.add_argument("--threads", type=int, default=1, help="of both sides (default: 1, as the demo's workers have)")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="8 architectures, one round: shows that the script works")
+    parser.add_argument("--quick", action="store_true", help="4 architectures, one round: shows that the script works")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     config = load_config(DEMO)
@@ -48,7 +48,7 @@ def main() -> None:
     split, size = prepared.store.splits["validation"], config.recipe.batch_size
     rng = random.Random(0)
     architectures: list[Architecture] = []
-    while len(architectures) < (8 if options.quick else options.architectures):
+    while len(architectures) < (4 if options.quick else options.architectures):
         architecture = config.space.sample(rng)
         if architecture not in architectures:
             architectures.append(architecture)

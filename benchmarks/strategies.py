@@ -63,9 +63,9 @@ def main() -> None:
     parser.add_argument("--strategy", choices=STRATEGIES, nargs="+", default=list(STRATEGIES))
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="3 seeds of 15 evaluations: shows that the script works")
+    parser.add_argument("--quick", action="store_true", help="2 seeds of 10 evaluations: shows that the script works")
     options = parser.parse_args()
-    seeds, evaluations = (3, 15) if options.quick else (options.seeds, options.evaluations)
+    seeds, evaluations = (2, 10) if options.quick else (options.seeds, options.evaluations)
     # Forked processes would inherit locks; what each needs is read from the table once.
     context = multiprocessing.get_context("spawn")
     table_digest = hashlib.sha256(options.table.read_bytes()).hexdigest()[:16]
