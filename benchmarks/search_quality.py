@@ -21,7 +21,7 @@ No search is given the test split: validation stands in its place. `--split` say
 then compared: validation, for development, where figures of the searches' own models are too high, since answers were
 chosen there; test, for the end, once. Searches, trainings and models' answers that are there already are kept.
 
-Run: python -m benchmarks.search_quality [--split validation|test] [--budget 6m] [--seeds 0 1 2 3 4] [--trainings 6]
+Run: python -m benchmarks.search_quality [--split validation|test] [--budget 6m] [--seeds 0 1 2 3 4] [--trainings 4]
      [--runs DIR] [--table FILE] [--json FILE] [--quick]
 """
 
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
     parser.add_argument("--budget", default="6m")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--trainings", type=int, default=6, help="of each answer, with its search's own")
+    parser.add_argument("--trainings", type=int, default=4, help="of each answer, with its search's own")
     parser.add_argument("--runs", type=Path, default=Path("runs") / "search_quality", help="where the runs lie")
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--json", type=Path, metavar="FILE")
