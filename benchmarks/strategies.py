@@ -71,7 +71,7 @@ def main() -> None:
     table_digest = hashlib.sha256(options.table.read_bytes()).hexdigest()[:16]
     figures = kept(options.json, {"seeds": seeds, "evaluations": evaluations, "table": table_digest})
     wanted = sorted({*options.strategy, *strategies_of(figures)}, key=STRATEGIES.index)
-    if wanted == strategies_of(figures):
+    if "courses" not in figures and wanted == strategies_of(figures):
         for name, landscape_figures in figures["landscapes"].items():
             show(name, landscape_figures)
         return
@@ -112,12 +112,10 @@ def kept(path: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def strategies_of(figures: dict[str, Any]) -> list[str]:
-    """Whose figures a finished run has, in the order of `STRATEGIES`."""
-    if "courses" in figures:
-        return []
-    return sorted(
-        {name for entry in figures["landscapes"].values() for name in entry["strategies"]}, key=STRATEGIES.index
-    )
+    """Whose figures a run has, or has begun, in the order of `STRATEGIES`."""
+    finished = {name for entry in figures["landscapes"].values() for name in entry["strategies"]}
+    begun = {name for courses in figures.get("courses", {}).values() for name in courses}
+    return sorted(finished | begun, key=STRATEGIES.index)
 
 
 @cache

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _FREE_SECTIONS = ("budget", "compare")
-_FREE_KEYS = frozenset({"features.disk"})  # the same numbers, from disk or computed
+_FREE_KEYS = frozenset({"features.disk"})  # the same numbers, from disk or computed, but for float16's rounding
 _FIXED_KEYS = frozenset({"budget.when_too_large"})  # decides how a candidate is trained, not how many are
 
 
@@ -17,15 +17,16 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         new: The same of this session.
 
     Returns:
-        One line a key in alphabetical order: its dotted path, the old value and the new one. Budgets may change, that
-        of the disk as well, so they are not among them; what is done with a candidate that does not fit is. Comparisons
-        are no part of it.
+        One line a key in alphabetical order: its dotted path, the old value and the new one. Budgets may change, so
+        they are not among them, nor is that of the disk, unless the search is deterministic; what is done with a
+        candidate that does not fit is. Comparisons are no part of it.
     """
     before, after = dict(_leaves(old)), dict(_leaves(new))
+    free = frozenset() if after.get("deterministic") else _FREE_KEYS
     return [
         f"{path}: {_shown(before, path)} → {_shown(after, path)}"
         for path in sorted(before.keys() | after.keys())
-        if not _is_free(path) and _shown(before, path) != _shown(after, path)
+        if path not in free and not _is_budget(path) and _shown(before, path) != _shown(after, path)
     ]
 
 
@@ -37,8 +38,8 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def _is_free(path: str) -> bool:
-    return path in _FREE_KEYS or (path.partition(".")[0] in _FREE_SECTIONS and path not in _FIXED_KEYS)
+def _is_budget(path: str) -> bool:
+    return path.partition(".")[0] in _FREE_SECTIONS and path not in _FIXED_KEYS
 
 
 def _shown(leaves: Mapping[str, Any], path: str) -> str:

@@ -37,7 +37,7 @@ from nas.planning import ListedPlan
 from nas.preparation import Prepared, check_encoders, prepare
 from nas.progress import ProgressOnly, Quiet, Reporter
 from nas.results import Failure, Job, Result
-from nas.runs import CONFIG, Machine, Overrides, best_full, build_executor, hand_over, resume, start
+from nas.runs import CONFIG, Machine, Overrides, best_full, build_executor, hand_over, read_run, resume, start
 from nas.space import RAW, Architecture, EncoderSizes, SearchSpace
 from nas.training import architecture_seed, full_step_count
 from nas.units import format_bytes, format_seconds
@@ -135,9 +135,13 @@ class _Settings:
         rates = list(config.compare.learning_rates)
         values = {**config_as_dict(config), "seeds": seeds, "learning_rates": rates}
         self._path, self._values = path, json.loads(json.dumps(values))
-        if not path.exists():
+        if path.exists():
+            before = _read(path)
+        elif (path.parent / _SEARCH / CONFIG).exists():  # a search that was stopped before this file was written
+            before = self._values | config_as_dict(read_run(path.parent / _SEARCH).config)
+        else:
             return
-        changed = differences(_read(path), self._values)
+        changed = differences(before, self._values)
         if changed:
             lines = "\n".join(f"  - {line}" for line in changed)
             raise StudyError(
@@ -160,8 +164,12 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         values: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise StudyError(f"{path}: is damaged ({error}); delete it to have it made again") from error
+        raise _damaged(path, error) from error
     return values
+
+
+def _damaged(path: Path, error: Exception) -> StudyError:
+    return StudyError(f"{path}: is damaged ({error}); delete it to have it made again")
 
 
 def _searched(
@@ -362,13 +370,20 @@ class _OneEntry:
         write_atomically(self.folder / _FAILURES, json.dumps(kept, indent=1).encode())
 
     def _lasting_failures(self) -> dict[str, dict[str, Any]]:
-        """Failures of earlier sessions that would come again: errors, and out of memory with no more than then."""
-        budget_bytes = self.config.budget.memory_bytes
-        return {
-            key: entry
-            for key, entry in _read(self.folder / _FAILURES).items()
-            if entry["kind"] == "error" or (entry["kind"] == "memory" and budget_bytes <= entry["memory_bytes"])
-        }
+        """Failures of earlier sessions that would come again: errors, and out of memory with no more than then.
+
+        What has a result since, with more memory, is none of them.
+        """
+        path, budget_bytes = self.folder / _FAILURES, self.config.budget.memory_bytes
+        try:
+            return {
+                key: entry
+                for key, entry in _read(path).items()
+                if entry["kind"] == "error" or (entry["kind"] == "memory" and budget_bytes <= entry["memory_bytes"])
+                if self._result(int(key)) is None
+            }
+        except (TypeError, KeyError, ValueError) as error:
+            raise _damaged(path, error) from error
 
     def row(self, best: int | None) -> Row:
         """The line of the table, tested where that was not done.

@@ -720,12 +720,16 @@ def _constraints(section: _Section) -> tuple[Constraint, ...]:
     if not isinstance(value, list):
         section.problem("constraints", value, "a list of bounds, for instance [peak_memory <= 2GiB]")
         return ()
-    found = []
+    found: list[Constraint] = []
     for entry in value:
         try:
-            found.append(Constraint.parse(str(entry)))
+            constraint = Constraint.parse(str(entry))
         except ValueError as error:
             section.problems.append(f"{section.path}.constraints: {error}")
+            continue
+        if any(other.quantity == constraint.quantity for other in found):
+            section.problem("constraints", entry, f"one bound on {constraint.quantity}")
+        found.append(constraint)
     return tuple(found)
 
 

@@ -35,6 +35,7 @@ class Feasibility:
         budget: Of a device, and what is done with who does not fit with whole batches.
         correction: What measurements say of the predictions; None to let nothing measured play a part.
         study: Remembers who does not fit.
+        largest: Of the space. Every gene only adds tensors, so where it fits the budget, all do.
         constraints: Bounds; those on what is known without running it make it not fit.
     """
 
@@ -45,6 +46,7 @@ class Feasibility:
         budget: BudgetConfig,
         correction: PeakCorrection | None,
         study: Study,
+        largest: Architecture,
         constraints: Sequence[Constraint] = (),
     ) -> None:
         self._memory = memory
@@ -54,6 +56,7 @@ class Feasibility:
         self._budget = budget
         self._correction = correction
         self._study = study
+        self._largest = largest
         self._recorded = {entry.architecture for entry in study.rejections if entry.status == "infeasible"}
         self._outgrown = {
             entry.architecture
@@ -63,11 +66,9 @@ class Feasibility:
 
     def fit(self, architecture: Architecture) -> Fit | None:
         """How the architecture fits alone; None if it does not."""
-        if architecture in self._outgrown:
+        if self._is_ruled_out(architecture):
             return None
-        if self._has_too_many_parameters(architecture):
-            return None
-        correction_bytes = 0 if self._correction is None else self._correction.correction_bytes
+        correction_bytes = self._correction_bytes
         budget_bytes = self._most_bytes - correction_bytes
         # Directly where it is near the budget.
         peak_bytes = self._memory.predict(architecture, budget_bytes=budget_bytes).peak_bytes
@@ -82,7 +83,12 @@ class Feasibility:
         return Fit(prediction.peak_bytes, parts, correction_bytes)
 
     def fits(self, architecture: Architecture) -> bool:
-        return self.fit(architecture) is not None
+        """Whether it fits alone; predicts nothing of it where the largest fits."""
+        if self._is_ruled_out(architecture):
+            return False
+        budget_bytes = self._most_bytes - self._correction_bytes
+        largest_bytes = self._memory.predict(self._largest, budget_bytes=budget_bytes).peak_bytes
+        return largest_bytes <= budget_bytes or self.fit(architecture) is not None
 
     def record_unless_fits(self, architecture: Architecture) -> bool:
         """Whether it fits; one that does not is remembered, once."""
@@ -100,6 +106,13 @@ class Feasibility:
                 reason = f"{count:,} trainable parameters, allowed {self._most_parameters:,.0f}"
             self._study.reject_infeasible(architecture, reason, peak_bytes)
         return False
+
+    @property
+    def _correction_bytes(self) -> int:
+        return 0 if self._correction is None else self._correction.correction_bytes
+
+    def _is_ruled_out(self, architecture: Architecture) -> bool:
+        return architecture in self._outgrown or self._has_too_many_parameters(architecture)
 
     def _has_too_many_parameters(self, architecture: Architecture) -> bool:
         most = self._most_parameters

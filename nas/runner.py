@@ -7,7 +7,7 @@ configuration and from what the study holds, so a killed search goes on from the
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -103,6 +103,7 @@ class Search:
             # A deterministic search lets nothing measured play a part.
             correction=None if config.deterministic else self.correction,
             study=study,
+            largest=config.space.largest,
             constraints=config.search.constraints,
         )
         self.objectives = objectives_of(config.search, prepared.memory)
@@ -170,16 +171,17 @@ class Search:
                 f"{self.setup.supernet_path}: is missing; {count} scores were made with it, which another would not "
                 "be comparable with; put back a copy of the file, or search in a new run directory (--run-dir)"
             )
-        total = self.config.supernet.steps
-        order = self._supernet_order()
-        if not math.isinf(self.deadlines.supernet_seconds):
-            seconds_left = self.deadlines.supernet_seconds - self.account.spent_seconds
-            order = replace(order, deadline=time.time() + seconds_left)
 
         def should_stop() -> bool:
             self.account.tick()
             is_late = self.account.spent_seconds >= self.deadlines.supernet_seconds
             return is_late or self.interruption.is_requested
+
+        total = self.config.supernet.steps
+        order = self._supernet_order(should_stop)
+        if not math.isinf(self.deadlines.supernet_seconds):
+            seconds_left = self.deadlines.supernet_seconds - self.account.spent_seconds
+            order = replace(order, deadline=time.time() + seconds_left)
 
         def on_progress(progress: SupernetProgress) -> None:
             self.study.check_lease()
@@ -197,20 +199,29 @@ class Search:
         shared = f" by {process_count} processes" if process_count > 1 else ""
         self.reporter.note(f"supernet: {done} steps{shared}, {format_seconds(self.account.spent_seconds)} spent{ended}")
 
-    def _supernet_order(self) -> SupernetOrder:
-        """What fits, of everything that the training will ask for: workers cannot predict."""
+    def _supernet_order(self, should_stop: Callable[[], bool]) -> SupernetOrder:
+        """What fits, of everything that the training will ask for: workers cannot predict.
+
+        Args:
+            should_stop: Asked every step; of a training that is to stop at once, nothing more has to be known.
+        """
         config, memory = self.config, self.prepared.memory
         budget_bytes = config.budget.memory_bytes
         # Every gene only adds tensors and parameters, so where the largest fits, all do.
         largest_bytes = memory.predict_supernet(config.space.largest).peak_bytes
         if largest_bytes <= budget_bytes and self.feasibility.fits(config.space.largest):
             return SupernetOrder(None, {}, largest_bytes)
+        only_bounds_matter = largest_bytes <= budget_bytes
         peaks: dict[Architecture, int] = {}
         parts: dict[Architecture, int] = {}
 
         def is_feasible(architecture: Architecture) -> bool:
             if architecture in peaks:
                 return True
+            if only_bounds_matter:
+                if self.feasibility.fits(architecture):
+                    peaks[architecture] = largest_bytes
+                return architecture in peaks
             fit = self.feasibility.fit(architecture)
             if fit is None:
                 return False
@@ -229,6 +240,8 @@ class Search:
         )
         for step in range(config.supernet.steps):
             sampler.step(step)
+            if should_stop():
+                break
         return SupernetOrder(frozenset(peaks), parts, max(peaks.values()))
 
     # Phases

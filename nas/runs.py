@@ -354,7 +354,7 @@ def _search(
                 raise StudyError(
                     f"{directory}: none of the {full} candidates that were trained in full meets {bounds}; "
                     f"results.csv has them all, export {directory} --trial N exports one anyway, and resume "
-                    f"{directory} --budget ... looks for others"
+                    f"{directory} --budget ... looks for others, and trains those in full that rank above these"
                 )
             reporter.note(f"no finalist was finished within the budget; go on with: resume {directory} --budget ...")
             return

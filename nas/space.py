@@ -9,6 +9,7 @@ import itertools
 import math
 import random
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, total_ordering
@@ -457,6 +458,27 @@ class SearchSpace:
                 if fits(candidate):
                     return candidate
         return None
+
+    def shrunken(
+        self, architecture: Architecture, rng: random.Random, fits: Callable[[Architecture], bool]
+    ) -> Architecture:
+        """The architecture with as few values made the smallest, in random order, as make it fit.
+
+        The smallest, if nothing does. Where few fit, a handful is asked for, and not thousands that are drawn.
+        """
+        least = {
+            variable.name: self.smallest.first_layer if variable.is_layer else variable.choices[0]
+            for variable in self.variables
+        }
+        values = self.encode(architecture)
+        names = list(values)
+        rng.shuffle(names)
+
+        def smaller(count: int) -> Architecture:
+            return self.decode(values | {name: least[name] for name in names[:count]})
+
+        # Every gene only adds to what is bounded, so that who is smaller than one that fits does as well.
+        return smaller(bisect_left(range(len(names)), True, key=lambda count: fits(smaller(count))))
 
     @property
     def smallest(self) -> Architecture:

@@ -9,13 +9,13 @@ from nas.errors import BudgetError
 from nas.space import Architecture, SearchSpace, Variable
 from nas.training import seed_from
 
-_ATTEMPTS = 1000
+_ATTEMPTS = 100
 
 
 def sample_feasible(
     space: SearchSpace, rng: random.Random, is_feasible: Callable[[Architecture], bool]
 ) -> Architecture:
-    """A uniformly drawn architecture that fits.
+    """A uniformly drawn architecture that fits; where hardly any do, one that is made smaller until it does.
 
     Raises:
         BudgetError: If none was found; the smallest is named.
@@ -24,8 +24,9 @@ def sample_feasible(
         architecture = space.sample(rng)
         if is_feasible(architecture):
             return architecture
-    if is_feasible(space.smallest):
-        return space.smallest
+    architecture = space.shrunken(architecture, rng, is_feasible)
+    if is_feasible(architecture):
+        return architecture
     raise BudgetError(f"no architecture of the space fits the memory budget, not even the smallest ({space.smallest})")
 
 

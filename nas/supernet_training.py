@@ -166,7 +166,7 @@ def _sum_gradients(
 
 def _taken(parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
     """Their gradients and the loss in one buffer, which is sent as a whole; they have none afterwards."""
-    # An encoder has weights that nothing here uses, such as the mask token of its pretraining.
+    # Should an encoder have weights that nothing reads, their gradient is zero.
     gradients = [torch.zeros_like(entry) if entry.grad is None else entry.grad for entry in parameters]
     buffer = torch.cat([*(gradient.flatten() for gradient in gradients), loss.reshape(1)])
     for parameter in parameters:

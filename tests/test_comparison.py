@@ -262,6 +262,10 @@ def test_a_searched_pmf_alone_goes_on_when_its_search_was_stopped(
         with pytest.raises(KeyboardInterrupt):
             compared(source, directory, machine, [SEARCHED], seeds=1)
     assert not (directory / "comparison.json").exists()
+    other = source.with_name("other.yaml")
+    other.write_text(source.read_text().replace("epochs: 2", "epochs: 3"))
+    with pytest.raises(StudyError, match=r"holds another comparison:\n  - recipe\.epochs: 2 → 3"):
+        compared(other, directory, machine, [SEARCHED], seeds=1)
     assert "put back" in compared(source, directory, machine, [SEARCHED], seeds=1)
     assert list(rows_of(directory)) == [SEARCHED]
 
@@ -284,6 +288,11 @@ def test_who_ran_out_of_memory_is_tried_again_with_more_of_it_and_other_failures
         compared(source, directory, machine, ["linear"], seeds=1, memory_bytes=budget)
         assert len(ran) == expected
         assert ("too much" in rows_of(directory)["linear"]["remark"]) == (expected == 0)
+    compared(source, directory, machine, ["linear"], seeds=1, memory_bytes=2**32)
+    assert "too much" not in rows_of(directory)["linear"]["remark"], "they have a result since"
+    (directory / "linear" / "failures.json").write_text('{"0": "too much"}')
+    with pytest.raises(StudyError, match=r"failures\.json: is damaged"):
+        compared(source, directory, machine, ["linear"], seeds=1)
 
 
 def test_one_driver_at_a_time(source: Path, machine: Machine, tmp_path: Path) -> None:

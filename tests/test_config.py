@@ -169,6 +169,10 @@ def test_objectives_and_bounds_survive_being_written(project: Project) -> None:
         ({"search.objective": []}, "search.objective: [] is not allowed"),
         ({"search.constraints": "latency <= 1s"}, "expected a list of bounds"),
         ({"search.constraints": ["latency >= 1s"]}, "search.constraints: expected one of peak_memory"),
+        (
+            {"search.constraints": ["latency <= 1s", "latency <= 2s"]},
+            "search.constraints: 'latency <= 2s' is not allowed; expected one bound on latency",
+        ),
         ({"search.constraints": ["latency <= 1"]}, "search.constraints: expected latency with a number with ms or s"),
         (
             {"search.objective": ["accuracy", "latency"], "deterministic": True},

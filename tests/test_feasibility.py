@@ -19,7 +19,11 @@ class Prediction:
 class WidthMemory:
     """A peak is 100 bytes and the mapping width, divided by the micro-batches; four samples a batch."""
 
+    def __init__(self) -> None:
+        self.asked: set[Architecture] = set()
+
     def predict(self, architecture: Architecture, *, micro_batches: int = 1, budget_bytes: int = 0) -> Prediction:
+        self.asked.add(architecture)
         return Prediction(100 + architecture.mapping_width // micro_batches)
 
     def most_fitting(self, architecture: Architecture, budget_bytes: int) -> int | None:
@@ -39,12 +43,20 @@ class Notes:
 
 
 def feasibility(
-    budget_bytes: int, when_too_large: str = "reject", correction: PeakCorrection | None = None, **notes: Any
+    budget_bytes: int,
+    when_too_large: str = "reject",
+    correction: PeakCorrection | None = None,
+    memory: WidthMemory | None = None,
+    **notes: Any,
 ) -> tuple[Feasibility, Notes]:
     study = Notes(**notes)
     budget = BudgetConfig(None, 10, budget_bytes, when_too_large, 0.2, 0.3)
     made = Feasibility(
-        memory=cast(MemoryModel, WidthMemory()), budget=budget, correction=correction, study=cast(Study, study)
+        memory=cast(MemoryModel, memory or WidthMemory()),
+        budget=budget,
+        correction=correction,
+        study=cast(Study, study),
+        largest=LARGE,
     )
     return made, study
 
@@ -54,6 +66,13 @@ def test_what_does_not_fit_is_rejected_and_remembered_once() -> None:
     assert found.fit(SMALL) == Fit(110, 1) and found.fit(LARGE) is None
     assert [found.record_unless_fits(entry) for entry in (SMALL, LARGE, LARGE)] == [True, False, False]
     assert study.infeasible == [(LARGE, "predicted peak 200 B (200 bytes), budget 150 B", 200)]
+
+
+def test_nothing_is_predicted_of_who_is_smaller_than_what_fits() -> None:
+    for budget, asked in ((250, {LARGE}), (150, {LARGE, SMALL})):
+        memory = WidthMemory()
+        assert feasibility(budget, memory=memory)[0].fits(SMALL)
+        assert memory.asked == asked
 
 
 def test_with_accumulation_the_largest_micro_batches_that_fit_are_taken() -> None:

@@ -51,6 +51,22 @@ def test_every_variable_of_a_child_comes_from_a_parent_that_has_it(space: Search
         assert value in [parent[name] for parent in encoded if name in parent]
 
 
+@given(spaces(), st.integers(0, 1000))
+def test_who_is_too_large_is_made_smaller_in_no_more_values_than_it_takes(space: SearchSpace, seed: int) -> None:
+    def size(architecture: Architecture) -> int:
+        return len([name for name in space.encode(architecture) if name != "fusion_layer"]) + sum(
+            value for name, value in space.encode(architecture).items() if name != "fusion_layer"
+        )
+
+    rng = random.Random(seed)
+    architecture = space.sample(rng)
+    allowed = rng.randint(size(space.smallest), size(architecture))
+    found = space.shrunken(architecture, rng, lambda entry: size(entry) <= allowed)
+    assert found in space and size(found) <= allowed
+    assert space.shrunken(architecture, rng, lambda entry: True) == architecture
+    assert space.shrunken(architecture, rng, lambda entry: False) == space.smallest
+
+
 @given(small_spaces())
 def test_a_space_holds_as_many_architectures_as_it_says(space: SearchSpace) -> None:
     everyone = list(space)

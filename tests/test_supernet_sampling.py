@@ -56,6 +56,20 @@ def test_the_smallest_is_taken_where_nothing_else_fits() -> None:
     assert sample_feasible(SPACE, random.Random(0), lambda entry: entry == SPACE.smallest) == SPACE.smallest
 
 
+def test_where_hardly_any_fit_others_than_the_smallest_are_drawn_of_a_handful_that_are_asked_for() -> None:
+    asked = 0
+
+    def is_feasible(architecture: Architecture) -> bool:
+        nonlocal asked
+        asked += 1
+        values = FREE.encode(architecture)
+        return sum(values[name] > FREE.encode(FREE.smallest).get(name, 0) for name in values) <= 2
+
+    drawn = [sample_feasible(FREE, random.Random(seed), is_feasible) for seed in range(20)]
+    assert all(is_feasible(entry) for entry in drawn) and len(set(drawn)) > 10
+    assert asked < 20 * 120
+
+
 def test_a_sandwich_has_the_largest_and_the_smallest_that_fit() -> None:
     first, second, *_ = build("sandwich").step(7)
     assert (first, second) == (SPACE.largest, SPACE.smallest)

@@ -64,16 +64,12 @@ class ImageSource(ABC):
         """The image, whose pixels need not be decoded yet."""
         return Image.open(io.BytesIO(self._bytes(name)))
 
-    def digest(self, name: str) -> str:
-        """SHA-256 of the file.
-
-        Raises:
-            DataError: If it cannot be read; names it.
-        """
+    def digest(self, name: str) -> str | None:
+        """SHA-256 of the file; None if it cannot be read."""
         try:
             return hashlib.sha256(self._bytes(name)).hexdigest()
-        except _UNREADABLE as error:
-            raise DataError(f"{self.location}: image {name!r} cannot be read: {error}") from error
+        except _UNREADABLE:
+            return None
 
     def open(self, name: str) -> Image.Image:
         """The image in RGB, turned upright, transparency on white.

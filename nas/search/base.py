@@ -7,7 +7,6 @@ the same way.
 
 import random
 from abc import ABC, abstractmethod
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +54,11 @@ class Strategy(ABC):
         self._told: list[tuple[Architecture, Values]] = []
 
     def ask(self) -> Architecture | None:
-        """The next architecture to score; None when every feasible one has been proposed."""
+        """The next architecture to score.
+
+        None when every feasible one has been proposed; in a space that is too large to look at all of it, when none was
+        found that is new.
+        """
         rng = random.Random(seed_from(self._task.seed, "ask", len(self._proposed)))
         for architecture in self._first:
             if self._is_new(architecture):
@@ -131,29 +134,11 @@ class Strategy(ABC):
             rng.shuffle(everyone)
             candidates = iter(everyone)
         else:
-            candidates = (self._shrunken(self.space.sample(rng), rng) for _ in range(_DRAWS))
+            candidates = (
+                self.space.shrunken(self.space.sample(rng), rng, self._task.is_feasible) for _ in range(_DRAWS)
+            )
         found = next((architecture for architecture in candidates if self._is_new(architecture)), None)
         return None if found is None else self._remember(found)
-
-    def _shrunken(self, architecture: Architecture, rng: random.Random) -> Architecture:
-        """The architecture with as few values made the smallest, in random order, as make it feasible.
-
-        Where few architectures are, it is asked of a handful whether they are, and not of thousands that are drawn.
-        """
-        least = {
-            variable.name: self.space.smallest.first_layer if variable.is_layer else variable.choices[0]
-            for variable in self.space.variables
-        }
-        values = self.space.encode(architecture)
-        names = list(values)
-        rng.shuffle(names)
-
-        def shrunken(count: int) -> Architecture:
-            return self.space.decode(values | {name: least[name] for name in names[:count]})
-
-        # Every gene only adds to what is bounded, so that who is smaller than a feasible one is feasible.
-        count = bisect_left(range(len(names)), True, key=lambda tried: self._task.is_feasible(shrunken(tried)))
-        return shrunken(count)
 
 
 class Proposer(Strategy):

@@ -3,6 +3,7 @@ import random
 import shutil
 import time
 import tracemalloc
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,23 @@ def test_the_same_sample_in_two_splits_is_refused(tmp_path: Path) -> None:
         read_data(config, ("train", "validation"))
     config = config_of("manifest", tmp_path / "m.csv", allow_duplicates=True)
     assert summary(read_data(config, ("train",)))[-1] == "1 samples are in more than one split"
+
+
+def test_files_that_are_no_images_are_no_copies_of_one_another(tmp_path: Path) -> None:
+    """They are named where images are looked at, and `data.skip_unreadable_images` leaves them out."""
+    write(tmp_path / "m.csv", "image,text,label,split", "a.png,x,cat,train", "b.png,x,cat,test", "c.png,y,dog,train")
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    assert len(read_data(config_of("manifest", tmp_path / "m.csv"), ("train",)).splits["train"]) == 2
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as images:
+        for name in ("a.png", "b.png"):
+            images.writestr(name, b"the same bytes")
+    archive = tmp_path / "images.zip"
+    config = config_of("manifest", tmp_path / "m.csv", images=str(archive))
+    with pytest.raises(DataError, match=r"1 sample\(s\) are in more than one split"):
+        read_data(config, ("train",))
+    archive.write_bytes(archive.read_bytes().replace(b"the same", b"not same"))  # checksums are wrong now
+    assert len(read_data(config, ("train",)).splits["train"]) == 2
 
 
 def test_the_summary_says_what_there_is(tmp_path: Path) -> None:
