@@ -6,6 +6,7 @@ from abc import abstractmethod
 from typing import Any
 
 import optuna
+from threadpoolctl import threadpool_limits
 
 from nas.pareto import Values
 from nas.search.base import Proposer, Task
@@ -87,6 +88,11 @@ class TreeParzen(_OptunaStrategy):
 
 class GaussianProcess(_OptunaStrategy):
     """Expected improvement under a Gaussian process, of noisy values."""
+
+    def propose(self, rng: random.Random) -> Architecture:
+        # Workers keep all cores busy: threads that wait for cores make its small matrices slower by far.
+        with threadpool_limits(limits=1):
+            return super().propose(rng)
 
     def sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         with warnings.catch_warnings():
