@@ -31,8 +31,6 @@ Run: python -m benchmarks.search_quality [--split validation|test] [--budget 6m]
 import argparse
 import csv
 import json
-import multiprocessing
-import os
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +41,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
+from benchmarks.mapping import mapped
 from benchmarks.models import DEMO, few_samples
 from benchmarks.pmf_bench.landscapes import METRIC, Surrogate
 from benchmarks.pmf_bench.table import TABLE, Table, read_table
@@ -93,9 +92,9 @@ def main() -> None:
         "random": [[run / "best"] for run in found["random"]],
         "default": [[run / "default"] for run in found[own]],
     }
-    train_further(config, directory / "further", seeds, models, trainings)
+    train_further(config, directory / "further", seeds, models, trainings, is_quick=options.quick)
     asked = load_config(DEMO) if options.split == "test" else config
-    figures = compared(asked, options.split, options.table, found[own], models)
+    figures = compared(asked, options.split, options.table, found[own], models, is_quick=options.quick)
     figures |= {"split": options.split, "budget": budget, "seeds": seeds, "trainings": trainings, "strategy": own}
     show(figures)
     if options.json:
@@ -158,7 +157,13 @@ def search(source: Path, directory: Path, strategy: str, seed: int, budget: str,
 
 
 def train_further(
-    config: Config, directory: Path, seeds: list[int], models: dict[str, list[list[Path]]], trainings: int
+    config: Config,
+    directory: Path,
+    seeds: list[int],
+    models: dict[str, list[list[Path]]],
+    trainings: int,
+    *,
+    is_quick: bool,
 ) -> None:
     """Train what the searches have exported with further seeds, and add the exported models to those that are there.
 
@@ -168,6 +173,7 @@ def train_further(
         seeds: Of the searches.
         models: By role and search; those of every search grow.
         trainings: Of each in all.
+        is_quick: Whether all are trained in this process.
     """
     numbers = range(1, trainings)
     wanted: dict[Path, tuple[Architecture, int]] = {}
@@ -191,24 +197,23 @@ def train_further(
             Job(trial, architecture, "full", steps, seed, 0)
             for trial, (architecture, seed) in enumerate(missing.values())
         ]
-        with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
-            trained = pool.imap(train_one, [(setup, job) for job in jobs])
-            for place, result in zip(missing, trained, strict=True):
-                weights, objective = setup.weights_path(result.trial), config.search.objective
-                export_result(
-                    place,
-                    parts=ModelParts.of(prepared),
-                    weights=weights,
-                    result=result,
-                    objective=objective,
-                    data=config.data,
-                )
-                weights.unlink()
-                reporter.note(f"{place.name}: validation {objective} {result.score:.4f}")
+        trained = mapped(train_one, [(setup, job) for job in jobs], is_quick=is_quick)
+        for place, result in zip(missing, trained, strict=True):
+            weights, objective = setup.weights_path(result.trial), config.search.objective
+            export_result(
+                place,
+                parts=ModelParts.of(prepared),
+                weights=weights,
+                result=result,
+                objective=objective,
+                data=config.data,
+            )
+            weights.unlink()
+            reporter.note(f"{place.name}: validation {objective} {result.score:.4f}")
 
 
 def train_one(work: tuple[WorkerSetup, Job]) -> Result:
-    """One full training, in a process of its own."""
+    """One full training."""
     setup, job = work
     (result,) = CandidateWorker(setup).run(job, limit_bytes=None)
     return result
@@ -221,22 +226,19 @@ def architecture_of(model: Path) -> Architecture:
 
 
 def compared(
-    config: Config, split: str, path: Path, searched: list[Path], models: dict[str, list[list[Path]]]
+    config: Config, split: str, path: Path, searched: list[Path], models: dict[str, list[list[Path]]], *, is_quick: bool
 ) -> dict[str, Any]:
     """Figures of finished runs."""
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), torch.set_num_threads, (1,)) as pool:
-        best, chance, default = (
-            np.array(
-                [pool.starmap(right, [(config, split, model) for model in of_search]) for of_search in models[role]]
-            )
-            for role in ("answer", "random", "default")
-        )
+    roles = ("answer", "random", "default")
+    asked = [(config, split, model) for role in roles for of_search in models[role] for model in of_search]
+    answers = np.array(list(mapped(right, asked, is_quick=is_quick)))
+    best, chance, default = answers.reshape(len(roles), len(searched), -1, answers.shape[-1])
     reports = [json.loads((run / "report.json").read_text())["best"] for run in searched]
-    answers = [Architecture.from_dict(report["architecture"]) for report in reports]
+    found = [Architecture.from_dict(report["architecture"]) for report in reports]
     known = read_table(path)
     means = known.means(METRIC)
     surrogate = Surrogate(known)
-    come_to = surrogate.means(answers)
+    come_to = surrogate.means(found)
     return {
         "accuracy": best.mean(axis=(1, 2)).tolist(),
         "accuracy_of_default": default.mean(axis=(1, 2)).tolist(),
@@ -250,8 +252,8 @@ def compared(
         "regret": float(surrogate.means(list(means)).max() - come_to.mean()),
         "regret_to_highest_mean": float(max(means.values()) - come_to.mean()),
         "seed_deviation": known.seed_deviation(METRIC),
-        "architectures": [str(answer) for answer in answers],
-        "in_table": [answer in means for answer in answers],
+        "architectures": [str(architecture) for architecture in found],
+        "in_table": [architecture in means for architecture in found],
         "table_best": best_of_table(known),
         "peaks_within_budget": all(report["measured_peak_bytes"] <= config.budget.memory_bytes for report in reports),
         "largest_peak_bytes": max(report["measured_peak_bytes"] for report in reports),
@@ -270,8 +272,9 @@ def best_of_table(known: Table) -> dict[str, float]:
     return {split: statistics.fmean(values) for split, values in found.items()}
 
 
-def right(config: Config, split: str, model: Path) -> NDArray[np.float64]:
+def right(work: tuple[Config, str, Path]) -> NDArray[np.float64]:
     """Where a model is right, (items,); what is kept beside it is taken where it is no older than the model."""
+    config, split, model = work
     kept = model.with_name(f"{model.name}-{split}.npy")
     if not kept.exists() or kept.stat().st_mtime_ns < (model / DESCRIPTION).stat().st_mtime_ns:
         exported = open_exported(model)

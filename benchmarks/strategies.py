@@ -19,9 +19,8 @@ Run: python -m benchmarks.strategies [--seeds 50] [--evaluations 100] [--strateg
 
 import argparse
 import hashlib
+import itertools
 import json
-import multiprocessing
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -29,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
+from benchmarks.mapping import mapped
 from benchmarks.models import DEMO, write_figures
 from benchmarks.pmf_bench.landscapes import Landscape, Surrogate, landscapes
 from benchmarks.pmf_bench.table import TABLE, read_table
@@ -66,8 +65,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="2 seeds of 10 evaluations: shows that the script works")
     options = parser.parse_args()
     seeds, evaluations = (2, 10) if options.quick else (options.seeds, options.evaluations)
-    # Forked processes would inherit locks; what each needs is read from the table once.
-    context = multiprocessing.get_context("spawn")
     table_digest = hashlib.sha256(options.table.read_bytes()).hexdigest()[:16]
     figures = kept(options.json, {"seeds": seeds, "evaluations": evaluations, "table": table_digest})
     wanted = sorted({*options.strategy, *strategies_of(figures)}, key=STRATEGIES.index)
@@ -79,20 +76,25 @@ def main() -> None:
     figures["surrogate"] = Surrogate(read_table(options.table)).cross_validated()
     said = ", ".join(f"{name} {value:.3f}" for name, value in figures["surrogate"].items())
     print(f"surrogate, of architectures that were left out: {said}")
-    # One thread each: two threads of every process would be slower than one.
-    with context.Pool(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for place, landscape in enumerate(known(options.table)):
-            courses = figures["courses"].setdefault(landscape.name, {})
-            for name in wanted:
-                if name in courses:
-                    continue
-                work = [(options.table, place, name, seed, evaluations) for seed in range(seeds)]
-                courses[name] = [asdict(course) for course in pool.starmap(course_of, work, chunksize=1)]
-                print(f"{landscape.name}: {name} ended", flush=True)
-                write_figures(options.json, figures)
-            runs = {name: [Course(**entry) for entry in courses[name]] for name in wanted}
-            figures["landscapes"][landscape.name] = summary(landscape, runs, evaluations)
-            show(landscape.name, figures["landscapes"][landscape.name])
+    work = [
+        (options.table, place, name, seed, evaluations)
+        for place, landscape in enumerate(known(options.table))
+        for name in wanted
+        if name not in figures["courses"].get(landscape.name, {})
+        for seed in range(seeds)
+    ]
+    found = map(asdict, mapped(course_of, work, is_quick=options.quick))
+    for landscape in known(options.table):
+        courses = figures["courses"].setdefault(landscape.name, {})
+        for name in wanted:
+            if name in courses:
+                continue
+            courses[name] = list(itertools.islice(found, seeds))
+            print(f"{landscape.name}: {name} ended", flush=True)
+            write_figures(options.json, figures)
+        runs = {name: [Course(**entry) for entry in courses[name]] for name in wanted}
+        figures["landscapes"][landscape.name] = summary(landscape, runs, evaluations)
+        show(landscape.name, figures["landscapes"][landscape.name])
     of_surrogate = figures["landscapes"]["surrogate"]["strategies"]
     figures["evaluations_to_top_1_percent"] = {
         name: entry["evaluations_to_top_1_percent"] for name, entry in of_surrogate.items()
@@ -124,8 +126,9 @@ def known(path: Path) -> list[Landscape]:
     return landscapes(path)
 
 
-def course_of(path: Path, place: int, name: str, seed: int, evaluations: int) -> Course:
+def course_of(work: tuple[Path, int, str, int, int]) -> Course:
     """One search of one strategy on one landscape."""
+    path, place, name, seed, evaluations = work
     return course(known(path)[place], name, seed, evaluations)
 
 

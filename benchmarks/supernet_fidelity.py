@@ -24,8 +24,6 @@ Run: python -m benchmarks.supernet_fidelity [--sampling NAME ...] [--batches 144
 import argparse
 import hashlib
 import json
-import multiprocessing
-import os
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -35,6 +33,7 @@ from typing import Any
 
 from scipy.stats import kendalltau
 
+from benchmarks.mapping import mapped
 from benchmarks.models import DEMO, few_samples, write_figures
 from benchmarks.pmf_bench.landscapes import METRIC
 from benchmarks.pmf_bench.table import TABLE, Table, read_table
@@ -136,17 +135,16 @@ def main() -> None:
             directory.mkdir()
             work.append((hand_over(variant.applied(config), prepared, directory, thread_count=1), chosen))
         figures = summary(config, known, measured, count)
-        with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
-            for variant, scores in zip(variants, pool.imap(scored, work), strict=True):
-                entry = compared(variant, scores, truth)
-                measured.append(entry)
-                taus = entry["scores"][score_name(config)]
-                reporter.note(
-                    f"{variant.name}, {variant.batches} batches, seed {variant.seed}: tau "
-                    f"{taus['kendall_tau_inherited']:.3f} inherited, {taus['kendall_tau']:.3f} after short training"
-                )
-                figures = summary(config, known, measured, count)
-                write_figures(options.json, {"settings": settings, **figures})
+        for variant, scores in zip(variants, mapped(scored, work, is_quick=options.quick), strict=True):
+            entry = compared(variant, scores, truth)
+            measured.append(entry)
+            taus = entry["scores"][score_name(config)]
+            reporter.note(
+                f"{variant.name}, {variant.batches} batches, seed {variant.seed}: tau "
+                f"{taus['kendall_tau_inherited']:.3f} inherited, {taus['kendall_tau']:.3f} after short training"
+            )
+            figures = summary(config, known, measured, count)
+            write_figures(options.json, {"settings": settings, **figures})
     show(figures)
 
 

@@ -68,7 +68,7 @@ def test_a_search_interrupted_once_and_twice_in_supernet_and_candidates_loses_no
     source = project.write(
         "interrupted.yaml",
         **{
-            "supernet.steps": 600,
+            "supernet.steps": 300,
             "supernet.architectures_per_step": 2,
             "recipe.batch_size": 4,
             "search.training_steps": 60,
