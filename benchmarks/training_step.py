@@ -61,8 +61,8 @@ def random_case(size: str, batch: int, device: str) -> Case:
     """ViT and BERT with random weights, two fusing layers, all M = 4, h half the width, 128 text tokens."""
     image, text = (encoder.to(device) for encoder in random_encoders(size))
     architecture = PMFArchitecture.default(sizes_of(image, text))
-    # At base size and batch 8 no mapping unit of these weights lies within 2.9e-5 of the kink of its ReLU, where rounding
-    # would choose the gradient; of seed 0, one lies within 2e-6.
+    # At base size and batch 8 no mapping unit of these weights lies within 2.9e-5 of the kink of its ReLU, where
+    # rounding would choose the gradient; of seed 0, one lies within 2e-6.
     model = build_model(image_encoder=image, text_encoder=text, architecture=architecture, class_count=101, seed=7)
     pixels, ids = torch.randn(batch, 3, 224, 224), torch.randint(1000, 30000, (batch, 128))
     return Case(model.to(device), pixels.to(device), ids.to(device), None, torch.randint(101, (batch,)).to(device))
