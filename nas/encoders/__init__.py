@@ -12,6 +12,7 @@ from nas.encoders.loading import (
     weights_digest,
 )
 from nas.encoders.tail import load_tail, save_tail, tail_weights
+from nas.vector_math import resolve_vector_functions
 
 __all__ = [
     "Encoder",
@@ -30,3 +31,6 @@ __all__ = [
     "thawed",
     "weights_digest",
 ]
+
+# Before anything of the product computes with several threads: all of it imports encoders.
+resolve_vector_functions()
