@@ -159,7 +159,11 @@ def gathered(
     pairs: list[tuple[Stage, Stage]] = [("inherited", "trained"), ("trained", "full"), ("inherited", "full")]
     return Evidence(
         metric=metric,
-        agreements=tuple(agreement(results[cheaper], results[dearer]) for cheaper, dearer in pairs if results[dearer]),
+        agreements=tuple(
+            agreement(results[cheaper], results[dearer])
+            for cheaper, dearer in pairs
+            if results[cheaper] and results[dearer]
+        ),
         best=Spread(tuple(result.score for result in best)),
         default=Spread(tuple(result.score for result in default)) if default else None,
         phases=phases,

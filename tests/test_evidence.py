@@ -80,3 +80,13 @@ def test_one_seed_and_no_default_say_little_and_say_so() -> None:
     found = gathered("accuracy", by_stage, best=results("full", {0: 0.61}), default=[], phases={})
     assert found.lines() == ["best: validation accuracy 0.6100, with one seed; how much of that is luck is not known"]
     assert found.as_dict()["margin"] is None
+
+
+def test_a_stage_that_never_came_agrees_with_none() -> None:
+    by_stage: dict[Stage, list[Result]] = {
+        "inherited": results("inherited", {0: 0.1, 1: 0.2, 2: 0.3}),
+        "trained": [],
+        "full": results("full", {0: 0.4, 1: 0.5, 2: 0.6}),
+    }
+    found = gathered("accuracy", by_stage, best=results("full", {2: 0.6}), default=[], phases={})
+    assert [(entry.cheaper, entry.dearer) for entry in found.agreements] == [("inherited", "full")]
