@@ -1,9 +1,8 @@
 """The paper's comparison (Li et al., CVPR 2023, table 1) on anyone's data: is PMF, searched, better than the rest?
 
-Every family is trained with one recipe and a learning rate of its own, the best on validation of one small grid for all
-(judged by whole trainings, or by shorter ones: `compare.choosing_share`), and so are PMF's default and what a search
-over PMF has found. Only when all of that is done is the test split asked, once for every model, through the exported
-and reloaded model.
+Every family is trained with one recipe and a learning rate of its own, the best on validation of one small grid for
+all, and so are PMF's default and what a search over PMF has found. Only when all of that is done is the test split
+asked, once for every model, through the exported and reloaded model.
 
 A comparison goes on from what its directory holds: every finished training and every test is in a file of its entry.
 """
@@ -14,7 +13,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +52,6 @@ _SETTINGS, _LOCK, _SEARCH, _FOUND = "comparison.json", "driver.lock", "search", 
 _TRAININGS, _FAILURES, _TESTS, _FACTS = "trainings.json", "failures.json", "tests.json", "facts.json"
 _SEEDS = 1000
 """Trials are numbered by learning rate and seed; nobody wants as many seeds."""
-
-_CHOOSING = _SEEDS - 1
-"""The seed's number of shorter trainings, which learning rates are chosen by."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +132,8 @@ class _Settings:
     """
 
     def __init__(self, path: Path, config: Config, seeds: int) -> None:
-        values = {**config_as_dict(config), "seeds": seeds, **asdict(config.compare)}
+        rates = list(config.compare.learning_rates)
+        values = {**config_as_dict(config), "seeds": seeds, "learning_rates": rates}
         self._path, self._values = path, json.loads(json.dumps(values))
         if path.exists():
             before = _read(path)
@@ -277,9 +274,8 @@ class _OneEntry:
             self.reporter.note(f"{self.entry.title}: {self._why_too_large()}; it is not trained")
             return None
         with contextlib.closing(_Lazy(self._executor)) as executor:
-            choosing = [place * _SEEDS + self._choosing for place in range(len(self.grid))]
-            self._run(choosing, executor)
-            found = {place: result for place, trial in enumerate(choosing) if (result := self._result(trial))}
+            self._run([place * _SEEDS for place in range(len(self.grid))], executor)
+            found = {place: result for place in range(len(self.grid)) if (result := self._result(place * _SEEDS))}
             if not found:
                 return None
             best = max(found, key=lambda place: (found[place].score, -place))
@@ -292,12 +288,6 @@ class _OneEntry:
             if int(path.stem.removeprefix("trial_")) not in kept:
                 path.unlink()
         return best
-
-    @property
-    def _choosing(self) -> int:
-        """The seed's number by which learning rates are chosen: whole trainings are those of the first seed as well."""
-        is_whole = self.config.compare.choosing_share == 1 or len(self.grid) == 1
-        return 0 if is_whole else _CHOOSING
 
     def _result(self, trial: int) -> Result | None:
         return self.trainings.get(self.entry.architecture, trial)
@@ -316,13 +306,14 @@ class _OneEntry:
         """Train what has neither a result nor failed."""
         architecture, parts = self.entry.architecture, self._parts
         assert parts is not None
+        steps = full_step_count(self.config.recipe, len(self.prepared.store.splits["train"]))
         peak_bytes = self.prepared.memory.predict(architecture, micro_batches=parts).peak_bytes
         jobs = [
             Job(
                 trial=trial,
                 architecture=architecture,
                 stage="full",
-                step_count=self._step_count(trial),
+                step_count=steps,
                 seed=architecture_seed(
                     self.config.seed, f"full, repetition {seed}" if (seed := trial % _SEEDS) else "full", architecture
                 ),
@@ -356,32 +347,23 @@ class _OneEntry:
         if interruption.is_requested:
             raise Interrupted
 
-    def _step_count(self, trial: int) -> int:
-        steps = full_step_count(self.config.recipe, len(self.prepared.store.splits["train"]))
-        return max(round(steps * self.config.compare.choosing_share), 1) if trial % _SEEDS == _CHOOSING else steps
-
     def _rate(self, trial: int) -> float:
         return self.grid[trial // _SEEDS]
-
-    def _told(self, trial: int) -> str:
-        """What is trained, for people."""
-        seed = trial % _SEEDS
-        how = f"{self._step_count(trial)} steps" if seed == _CHOOSING else f"seed {seed}"
-        return f"learning rate {self._rate(trial):g}, {how}"
 
     def _take(self, result: Result) -> None:
         self.trainings.add(result.trial, result)
         self.reporter.note(
-            f"{self.entry.title}: {self._told(result.trial)}: validation "
+            f"{self.entry.title}: learning rate {self._rate(result.trial):g}, seed {result.trial % _SEEDS}: validation "
             f"{self.config.search.objective} {result.score:.4f}, {format_seconds(result.seconds)}"
         )
 
     def _show(self, failure: Failure, verdict: str) -> None:
-        self.reporter.note(f"{self.entry.title}: {self._told(failure.job.trial)}: {verdict}: {failure.reason}")
+        said = f"learning rate {self._rate(failure.job.trial):g}, seed {failure.job.trial % _SEEDS}"
+        self.reporter.note(f"{self.entry.title}: {said}: {verdict}: {failure.reason}")
 
     def _record(self, failure: Failure) -> None:
         trial = failure.job.trial
-        said = f"{self._told(trial)}: {failure.reason}"
+        said = f"learning rate {self._rate(trial):g}, seed {trial % _SEEDS}: {failure.reason}"
         self.failures[str(trial)] = said
         entry = {"said": said, "kind": failure.kind, "memory_bytes": self.config.budget.memory_bytes}
         kept = {**_read(self.folder / _FAILURES), str(trial): entry}

@@ -243,14 +243,9 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """How families are compared: each with the one of these peak learning rates that is best on validation.
-
-    A learning rate is judged by a training of `choosing_share` of the recipe's steps, with a schedule of its own. Where
-    that is less than all, the best is chosen for a fraction of the time, if by a somewhat different measure.
-    """
+    """How families are compared: each with the one of these peak learning rates that is best on validation."""
 
     learning_rates: tuple[float, ...]
-    choosing_share: float
 
 
 @dataclass(frozen=True)
@@ -780,9 +775,8 @@ def _compare(section: _Section) -> CompareConfig:
     if not known or len(known) != len(rates) or known != sorted(set(known)):
         section.problem("learning_rates", value, allowed)
         known = [1e-3]
-    choosing_share = section.number("choosing_share", 0, 1, default=1.0, positive=True)
     section.reject_unknown_keys()
-    return CompareConfig(tuple(known), choosing_share)
+    return CompareConfig(tuple(known))
 
 
 def _with_unit(section: _Section, key: str, parse: Any, default: str | None = None) -> float | None:

@@ -4,7 +4,6 @@ import contextlib
 import csv
 import io
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from nas.progress import LineReporter
 from nas.results import Job, Result
 from nas.runs import Machine, Overrides
 from nas.space import Architecture
-from nas.training import full_step_count
 from tests.project import Project
 
 RATES = [1e-3, 1e-2]
@@ -117,31 +115,6 @@ def test_all_families_and_the_searched_pmf_are_in_the_table(
     again = compared(source, directory, machine, ENTRIES)
     assert not ran and rows_of(directory) == rows
     assert again.endswith(output[output.index("also as") :])
-
-
-def test_learning_rates_are_chosen_by_shorter_trainings_where_that_is_wanted(
-    project: Project, machine: Machine, tmp_path: Path, ran: list[tuple[str, float | None, int]]
-) -> None:
-    compare_section = {"learning_rates": RATES, "choosing_share": 0.25}
-    source = project.write("chosen.yaml", **{"compare": compare_section, "recipe.epochs": 8})
-    directory = tmp_path / "comparison"
-    output = compared(source, directory, machine, ["linear"])
-    steps = full_step_count(load_config(source).recipe, 36)
-    scores = [
-        float(text)
-        for text in re.findall(rf"learning rate \S+, {steps // 4} steps: validation accuracy (\S+),", output)
-    ]
-    best = RATES[scores.index(max(scores))]
-    assert len(scores) == len(RATES)
-    assert ran == [*(("linear", rate, 999) for rate in RATES), ("linear", best, 0), ("linear", best, 1)]
-    assert float(rows_of(directory)["linear"]["learning_rate"]) == best
-    assert {path.stem[-3:] for path in (directory / "linear" / "full").iterdir()}.isdisjoint({"999"})
-    ran.clear()
-    compared(source, directory, machine, ["linear"])
-    assert not ran
-    other = project.write("other_share.yaml", **{"compare": {"learning_rates": RATES}, "recipe.epochs": 8})
-    with pytest.raises(StudyError, match="choosing_share"):
-        compared(other, directory, machine, ["linear"])
 
 
 def test_a_comparison_that_was_interrupted_goes_on(
