@@ -24,6 +24,9 @@ PHASES = {
 
 _LOOK_SECONDS = 0.01
 
+_HANG_SECONDS = 480.0
+"""After so long it is taken to hang: several times what the slowest machine needs."""
+
 
 class RealDriver:
     """`run_search.py` with some arguments, started.
@@ -66,7 +69,7 @@ class RealDriver:
         output = self.output
         return [name for name, mark in PHASES.items() if re.search(mark, output, re.MULTILINE)][-1]
 
-    def wait_for(self, pattern: str, timeout_seconds: float = 180.0) -> bool:
+    def wait_for(self, pattern: str, timeout_seconds: float = _HANG_SECONDS) -> bool:
         """Wait for a line of output; returns whether it came, and not the driver's end or the time's."""
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
@@ -78,7 +81,7 @@ class RealDriver:
             time.sleep(_LOOK_SECONDS)
         return False
 
-    def finish(self, timeout_seconds: float = 240.0) -> int:
+    def finish(self, timeout_seconds: float = _HANG_SECONDS) -> int:
         """Wait for its end; returns the exit status, negative for a signal.
 
         Raises:

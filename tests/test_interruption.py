@@ -116,7 +116,7 @@ def test_what_runs_at_a_deadline_is_stopped_within_five_seconds_and_put_back(pro
             "search.round_size": 2,
             "search.training_steps": 100_000,
             "budget.trials": None,
-            "budget.time": "36s",
+            "budget.time": "56s",  # on a busy machine workers take a third of it to start
             "budget.supernet_share": 0.5,
             "budget.finalists_share": 0.25,
         },
@@ -131,9 +131,9 @@ def test_what_runs_at_a_deadline_is_stopped_within_five_seconds_and_put_back(pro
     spent = re.findall(r"^supernet: .* (\d+)s spent", driver.output, re.MULTILINE)
     assert driver.wait_for(PHASES["finalists"])
     candidates_end = float(spent[0]) + time.monotonic() - started_at
-    assert 27.0 - 1.0 < candidates_end < 27.0 + 5.0 + 1.0  # the seconds spent are told rounded
+    assert 42.0 - 1.0 < candidates_end < 42.0 + 5.0 + 1.0  # the seconds spent are told rounded
     assert driver.finish() == 0, driver.errors
-    assert 36.0 <= json.loads((run / "time.json").read_text())["spent_seconds"] < 36.0 + 5.0
+    assert 56.0 <= json.loads((run / "time.json").read_text())["spent_seconds"] < 56.0 + 5.0
     assert "no finalist was finished within the budget" in driver.output
     with open_study(run, read_run(run)) as study:
         assert study.count("inherited") >= 2 and study.count("trained") == study.count("full") == 0
