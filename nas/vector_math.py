@@ -1,10 +1,10 @@
 """The first call of a vector function, by one thread.
 
 On CPUs torch computes elementwise functions of contiguous tensors by oneMKL's vector functions, several threads at
-once. Of the version that torch 2.13's wheels hold, each function chooses its kernel in its first call, and where
-several threads make that call, one may compute its share by a kernel of four to five digits, once (Intel processors
-with AVX-512, busy machines; https://github.com/pytorch/pytorch/issues/188792). Of PMF's first training step, the
-gradients of query prompts were then off by 3e-5 of the largest.
+once. Of oneMKL 2024.2, which torch 2.13's wheels hold, each function chooses its kernel in its first call, and where
+several threads make that call, one may compute its share by a kernel of low accuracy, once (reported of Intel
+processors on busy machines: https://github.com/pytorch/pytorch/issues/188792). Where that was possible, in about one
+process of ten, the first step of PMF, and no later one, had gradients of query prompts off by 3e-5 of the largest.
 """
 
 import torch
