@@ -33,7 +33,7 @@ from scipy.stats import mannwhitneyu
 
 from benchmarks.mapping import mapped
 from benchmarks.models import DEMO, write_figures
-from benchmarks.pmf_bench.landscapes import Landscape, Surrogate, landscapes
+from benchmarks.pmf_bench.landscapes import Landscape, cross_validated, landscapes
 from benchmarks.pmf_bench.table import TABLE, read_table
 from nas.config import STRATEGIES, load_config
 from nas.report import table
@@ -62,9 +62,11 @@ def main() -> None:
     parser.add_argument("--strategy", choices=STRATEGIES, nargs="+", default=list(STRATEGIES))
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="2 seeds of 10 evaluations: shows that the script works")
+    parser.add_argument(
+        "--quick", action="store_true", help="2 seeds, folds, and 10 evaluations: shows that the script works"
+    )
     options = parser.parse_args()
-    seeds, evaluations = (2, 10) if options.quick else (options.seeds, options.evaluations)
+    seeds, evaluations, folds = (2, 10, 2) if options.quick else (options.seeds, options.evaluations, 10)
     table_digest = hashlib.sha256(options.table.read_bytes()).hexdigest()[:16]
     figures = kept(options.json, {"seeds": seeds, "evaluations": evaluations, "table": table_digest})
     wanted = sorted({*options.strategy, *strategies_of(figures)}, key=STRATEGIES.index)
@@ -73,7 +75,7 @@ def main() -> None:
             show(name, landscape_figures)
         return
     figures.setdefault("courses", {})
-    figures["surrogate"] = Surrogate(read_table(options.table)).cross_validated()
+    figures["surrogate"] = cross_validated(read_table(options.table), folds)
     said = ", ".join(f"{name} {value:.3f}" for name, value in figures["surrogate"].items())
     print(f"surrogate, of architectures that were left out: {said}")
     work = [
