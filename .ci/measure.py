@@ -2,7 +2,8 @@
 
 Run: python .ci/measure.py COUNT <COMMANDS, where a line is a module and its arguments; COUNT run at a time.
 
-What each says is printed together when it ends, with its seconds. The status is 1 if that of any is not 0.
+What each says is printed together when it ends, with its seconds, and those of a core that it and what it waited for
+took. The status is 1 if that of any is not 0.
 """
 
 import importlib
@@ -35,10 +36,10 @@ def main() -> None:
                     become(command, said)
                     return
                 running[process] = (command, said, time.monotonic())
-            process, status = os.wait()
+            process, status, used = os.wait4(-1, 0)
             command, said, started = running.pop(process)
             failed |= status != 0
-            how = f"{time.monotonic() - started:.0f} s"
+            how = f"{time.monotonic() - started:.0f} s, {used.ru_utime + used.ru_stime:.0f} s of a core"
             how += f", exit status {os.waitstatus_to_exitcode(status)}" if status else ""
             said.seek(0)
             print(f"-- {shlex.join(command)} ({how})\n{said.read()}", end="", flush=True)
