@@ -1,6 +1,6 @@
 """The paper's comparison (Li et al., CVPR 2023, table 1) on anyone's data: is PMF, searched, better than the rest?
 
-Every family is trained with one recipe and a learning rate of its own, the best on validation of one small grid for
+Every family is trained with one recipe and a learning rate of its own, the best on validation in one small grid for
 all, and so are PMF's default and what a search over PMF has found. Only when all of that is done is the test split
 asked, once for every model, through the exported and reloaded model.
 
@@ -274,19 +274,43 @@ class _OneEntry:
             self.reporter.note(f"{self.entry.title}: {self._why_too_large()}; it is not trained")
             return None
         with contextlib.closing(_Lazy(self._executor)) as executor:
-            self._run([place * _SEEDS for place in range(len(self.grid))], executor)
-            found = {place: result for place in range(len(self.grid)) if (result := self._result(place * _SEEDS))}
-            if not found:
+            best = self._choose_rate(executor)
+            if best is None:
                 return None
-            best = max(found, key=lambda place: (found[place].score, -place))
-            self.reporter.note(
-                f"{self.entry.title}: learning rate {self.grid[best]:g}, the best of {len(found)} on validation"
-            )
             self._run([best * _SEEDS + seed for seed in range(self.seeds)], executor)
         kept = {best * _SEEDS + seed for seed in range(self.seeds)}
         for path in (self.folder / "full").glob("trial_*.safetensors"):
             if int(path.stem.removeprefix("trial_")) not in kept:
                 path.unlink()
+        return best
+
+    def _choose_rate(self, executor: "_Lazy") -> int | None:
+        """Train with the two learning rates in the middle, then with two more on the better side, until none is better.
+
+        It is the best of the whole grid where scores rise to it and fall beyond. Two at a time, however many workers
+        there are: what is chosen must not depend on them.
+
+        Returns:
+            Place in the grid; None if all that were tried failed.
+        """
+        end = len(self.grid)
+        tried = range(max(end // 2 - 1, 0), end // 2 + 1)
+        while True:
+            self._run([place * _SEEDS for place in tried], executor)
+            found = {place: result for place in tried if (result := self._result(place * _SEEDS))}
+            # Where all failed, lower ones may not.
+            best = max(found, key=lambda place: (found[place].score, -place), default=tried.start)
+            if best == tried.start > 0:
+                tried = range(max(tried.start - 2, 0), tried.stop)
+            elif found and best == tried.stop - 1 < end - 1:
+                tried = range(tried.start, min(tried.stop + 2, end))
+            else:
+                break
+        if not found:
+            return None
+        self.reporter.note(
+            f"{self.entry.title}: learning rate {self.grid[best]:g}, the best on validation of {len(tried)} tried"
+        )
         return best
 
     def _result(self, trial: int) -> Result | None:

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from nas.comparison_report import spread
 from nas.conclusion import evaluate_exported
 from nas.config import load_config
 from nas.confirmation import Repetitions
-from nas.errors import NasError, StudyError
+from nas.errors import NasError, StudyError, TrainingError
 from nas.execution import CandidateWorker
 from nas.families import KINDS, PMFArchitecture
 from nas.lease import LockFile
@@ -170,10 +171,55 @@ def test_a_learning_rate_that_is_too_high_is_left_out(project: Project, machine:
     row = rows_of(tmp_path / "comparison")["vpt"]
     assert float(row["learning_rate"]) == 1e-3 and "is the smallest that was tried" in row["remark"]
     assert row["remark"].count("the loss is") == output.count("rejected: TrainingError") >= 2
-    assert f"the best of {len(rates) - output.count('rejected: TrainingError')} on validation" in output
+    assert "the best on validation of 3 tried" in output, "1e30 cannot be better where 1e20 and 1e25 failed"
     assert (
         "TrainingError" not in compared(source, tmp_path / "comparison", machine, ["vpt"], seeds=1).partition("\n\n")[0]
     )
+
+
+@pytest.mark.parametrize(
+    ("scores", "tried"),
+    [
+        ([1, 2, 3, 4, 2, 1], [2, 3, 4, 5]),
+        ([1, 5, 4, 3, 2, 1], [0, 1, 2, 3]),
+        ([1, 2, 3, 4, 5, 6, 7], [2, 3, 4, 5, 6]),
+        ([1, 2, 5, 4, 3], [1, 2, 3, 4]),
+        ([4, 3, 3, None, None], [0, 1, 2]),
+        ([3, 3, 3, 3], [0, 1, 2]),
+        ([3, None, None], [0, 1]),
+        ([None, None, None, 1], [0, 1, 2]),
+        ([1, 2], [0, 1]),
+        ([1], [0]),
+    ],
+)
+def test_learning_rates_are_tried_from_the_middle_on_towards_where_it_gets_better(
+    project: Project,
+    machine: Machine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scores: list[int | None],
+    tried: list[int],
+) -> None:
+    """In a grid where scores rise and fall, the best of all is found."""
+    rates = [1e-5 * 2**place for place in range(len(scores))]
+    source = project.write("many.yaml", **{"compare": {"learning_rates": rates}, "recipe.epochs": 1})
+    seen: set[int] = set()
+    run = CandidateWorker.run
+
+    def scored(self: CandidateWorker, job: Job, **options: Any) -> list[Result]:
+        assert job.learning_rate is not None
+        place = rates.index(job.learning_rate)
+        seen.add(place)
+        if (score := scores[place]) is None:
+            raise TrainingError("the loss is no number")
+        return [replace(result, score=float(score)) for result in run(self, job, **options)]
+
+    monkeypatch.setattr(CandidateWorker, "run", scored)
+    compared(source, tmp_path / "comparison", machine, ["linear"], seeds=1)
+    row = rows_of(tmp_path / "comparison")["linear"]
+    known = [score for place in tried if (score := scores[place]) is not None]
+    assert sorted(seen) == tried
+    assert row["learning_rate"] == (str(rates[scores.index(max(known))]) if known else "")
 
 
 def test_numbers_of_other_settings_are_not_mixed(
