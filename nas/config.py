@@ -30,7 +30,7 @@ LABELLED_READERS = ("manifest", "image_folder", "datasets")
 READERS = (*LABELLED_READERS, "food101", "mm_imdb", "snli_ve")
 FEATURE_DTYPES = ("float16", "float32")
 WHEN_TOO_LARGE = ("reject", "accumulate")
-_LEARNING_RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+_LEARNING_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 
 
 @dataclass(frozen=True)
