@@ -292,6 +292,9 @@ class _OneEntry:
 
         Returns:
             Place in the grid; None if all that were tried failed.
+
+        Raises:
+            Interrupted: If somebody asked for the end.
         """
         end = len(self.grid)
         tried = range(max(end // 2 - 1, 0), end // 2 + 1)
