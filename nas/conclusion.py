@@ -142,7 +142,7 @@ def evaluate_exported(directory: Path, data: DataConfig, split: str) -> tuple[di
     samples = read_data(data, (split,), class_names=exported.class_names).splits[split]
     images = open_images_of(data)
     if data.skip_unreadable_images:
-        samples = samples.without(images.unreadable(samples.images))
+        samples = samples.without(set(images.unreadable(list(dict.fromkeys(samples.images)))))
     logits = logits_of_samples(exported, samples, images)
     threshold = exported.threshold if several else None
     return evaluate_logits(logits, torch.from_numpy(samples.labels), threshold), len(samples)

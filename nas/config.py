@@ -89,7 +89,7 @@ class DataConfig:
 
     def form(self) -> dict[str, Any]:
         """Everything but where it lies, as a search file has it: so a later evaluation reads it in the same way."""
-        kept = ("reader", "labels", "label_separator", "held_out", "columns", "texts")
+        kept = ("reader", "labels", "label_separator", "held_out", "columns", "texts", "skip_unreadable_images")
         return {name: value for name, value in dataclasses.asdict(self).items() if name in kept}
 
 

@@ -30,9 +30,10 @@ def evaluate_logits(logits: Tensor, labels: Tensor, threshold: float | None = No
     Returns:
         From 0 to 1 and better when higher: `accuracy` (share of samples; of several labels, all have to be right),
         `macro_f1` and `micro_f1` (F1 as a mean over classes, and of all decisions together), `mean_average_precision`
-        (mean over classes that occur of their average precision), and `balanced_accuracy` (mean over classes of their
-        recall) of one label, `macro_f1_tuned` and `micro_f1_tuned` (with another threshold than 0.5) of several. Better
-        when lower: `cross_entropy`, in nats a sample, or a label. `threshold` is the one that was tuned here.
+        (mean over classes that occur of their average precision), and `balanced_accuracy` (mean over classes that occur
+        of their recall) of one label, `macro_f1_tuned` and `micro_f1_tuned` (with another threshold than 0.5) of
+        several. Better when lower: `cross_entropy`, in nats a sample, or a label. `threshold` is the one that was tuned
+        here.
     """
     if labels.ndim == 2:
         return _of_several(logits, labels, threshold)
@@ -40,12 +41,18 @@ def evaluate_logits(logits: Tensor, labels: Tensor, threshold: float | None = No
     predicted = logits.argmax(dim=1)
     return {
         "accuracy": float((predicted == labels).to(torch.float64).mean()),
-        "balanced_accuracy": float(multiclass_accuracy(predicted, labels, num_classes=classes, average="macro")),
+        "balanced_accuracy": _balanced_accuracy(predicted, labels, classes),
         "macro_f1": float(multiclass_f1_score(predicted, labels, num_classes=classes, average="macro")),
         "micro_f1": float(multiclass_f1_score(predicted, labels, num_classes=classes, average="micro")),
         "mean_average_precision": _mean_average_precision(logits.softmax(dim=1), one_hot(labels, classes)),
         "cross_entropy": float(cross_entropy(logits.to(torch.float64), labels)),
     }
+
+
+def _balanced_accuracy(predicted: Tensor, labels: Tensor, classes: int) -> float:
+    recalls = multiclass_accuracy(predicted, labels, num_classes=classes, average="none")
+    # torchmetrics' own mean counts a class that is predicted and does not occur, as a recall of 0.
+    return float(recalls[labels.unique()].mean())
 
 
 def _of_several(logits: Tensor, labels: Tensor, threshold: float | None) -> dict[str, float]:

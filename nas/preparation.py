@@ -277,12 +277,16 @@ def _readable(dataset: Dataset, images: ImageSource, skip: bool, cache_directory
     if not missing:
         return dataset
     listed = ", ".join(sorted(missing)[:_LISTED]) + (", …" if len(missing) > _LISTED else "")
+    first = images.why_unreadable(min(missing))
     if not skip:
         raise DataError(
             f"{images.location}: {len(missing)} of {len(names)} images are missing or cannot be read: {listed} "
-            "(set data.skip_unreadable_images: true to leave them out)"
+            f"(of the first: {first}); set data.skip_unreadable_images: true to leave them out"
         )
-    reporter.note(f"left out: {len(missing)} of {len(names)} images that are missing or cannot be read: {listed}")
+    reporter.note(
+        f"left out: {len(missing)} of {len(names)} images that are missing or cannot be read: {listed} (of the first: "
+        f"{first})"
+    )
     kept = Dataset(dataset.class_names, {name: samples.without(missing) for name, samples in dataset.splits.items()})
     for name, samples in kept.splits.items():
         if not len(samples):

@@ -1,6 +1,7 @@
 """The command line as a person uses it: exit status, standard output, standard error."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,7 +92,13 @@ def test_unreadable_images_stop_the_search_or_are_left_out_as_the_user_wants(
     assert not (tmp_path / "a").exists()
     tolerant = own_project.write("tolerant.yaml", **{"data.skip_unreadable_images": True})
     assert main(["search", str(tolerant), "--run-dir", str(tmp_path / "b"), *common]) == 0
-    assert "left out: 2 of 60 images" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "left out: 2 of 60 images" in shown and re.search(r"\n\d+\.\d% of all texts are cut to 8 tokens\n", shown)
+    manifest, images = own_project.root / "manifest.csv", own_project.images
+    train = sum(line.endswith(",train") for line in manifest.read_text().splitlines())
+    model = ["evaluate", str(tmp_path / "b" / "best"), "--data", str(manifest), "--images", str(images)]
+    assert main([*model, "--split", "train"]) == 0
+    assert f"({train - 2} samples)" in capsys.readouterr().out, "an evaluation leaves them out as well"
 
 
 def test_a_space_too_deep_for_the_encoders_is_refused(

@@ -21,6 +21,12 @@ def test_metrics_are_those_counted_by_hand() -> None:
     assert metrics["cross_entropy"] == pytest.approx(sum(math.log1p(math.exp(-margin)) for margin in margins) / 4)
 
 
+def test_balanced_accuracy_is_of_the_classes_that_occur() -> None:
+    logits = torch.eye(3)[[0, 2, 1, 1]]
+    metrics = evaluate_logits(logits, torch.tensor([0, 0, 1, 1]))
+    assert metrics["balanced_accuracy"] == pytest.approx((0.5 + 1) / 2), "class 2 is predicted and does not occur"
+
+
 def test_standard_error_of_a_share() -> None:
     assert standard_error(0.5, 100) == pytest.approx(0.05)
     assert standard_error(1.0, 7) == 0.0

@@ -116,7 +116,7 @@ def _titles(path: Path, classes: tuple[str, ...]) -> dict[Key, Text]:
                     continue
                 place = f"{path.name}, row {number}"
                 name, first, rest = line.strip().partition(",")
-                title, last, of_class = (part.strip() for part in rest.rpartition(","))
+                title, last, of_class = (_unquoted(part.strip()) for part in rest.rpartition(","))
                 if not first or not last:
                     raise DataError(f"{path}, row {number}: expected image name, title, class, got {line.strip()!r}")
                 if of_class not in known:
@@ -124,13 +124,13 @@ def _titles(path: Path, classes: tuple[str, ...]) -> dict[Key, Text]:
                         f"{path}, row {number}: class {of_class!r} has no folder of images; expected one of "
                         f"{len(classes)} ({', '.join(classes[:LISTED])}, …)"
                     )
-                found[of_class, Path(name).stem] = _unquoted(title), place
+                found[of_class, Path(_unquoted(name.strip())).stem] = title, place
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     return found
 
 
-def _unquoted(title: str) -> str:
-    if len(title) > 1 and title[0] == title[-1] == '"':
-        return title[1:-1].replace('""', '"').strip()
-    return title
+def _unquoted(value: str) -> str:
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        return value[1:-1].replace('""', '"').strip()
+    return value

@@ -53,9 +53,12 @@ def _metadata(root: Path) -> list[tuple[str | None, Path]]:
         raise DataError(f"{root}: cannot be read: {error.strerror}") from error
     found: list[tuple[str | None, Path]] = []
     for split, folder in [(None, root), *((SPLIT_NAMES.get(path.name.lower()), path) for path in folders)]:
-        if split is None and folder != root:
-            continue
         there = [folder / name for name in _FILES if (folder / name).is_file()]
+        if there and split is None and folder != root:
+            raise DataError(
+                f"{there[0]}: its folder is named {folder.name!r}; expected the name of a split, one of "
+                f"{', '.join(SPLITS)}"
+            )
         if len(there) > 1:
             raise DataError(f"{folder}: has {' and '.join(path.name for path in there)}; expected one of them")
         found += [(split, path) for path in there]

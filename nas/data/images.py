@@ -33,6 +33,7 @@ _UNREADABLE = (
 """What Pillow, zipfile and data sets raise for files that are missing, cut off, damaged, encrypted or far too large, or
 whose EXIF is cut off or has values of another type than it says."""
 _CHECKED_TOGETHER = 256
+_WHITE = 65_535
 
 
 def file_size(path: Path) -> int | None:
@@ -41,6 +42,36 @@ def file_size(path: Path) -> int | None:
         return path.stat().st_size
     except (OSError, ValueError):  # a path with a zero byte is none
         return None
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    """As `ImageSource.open` gives it.
+
+    Raises:
+        Exception: Of `_UNREADABLE`.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # Pillow's own conversions of 16 bits cut off what is above 255
+        image = _eight_bits(image)
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of no known scale; expected whole ones")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A grey picture of 16 bits in 8, its transparent grey in white.
+
+    Raises:
+        ValueError: If it has other values than 16 bits can hold, whose scale nobody knows.
+    """
+    values, clear = np.asarray(image), image.info.get("transparency")
+    least, most = int(values.min()), int(values.max())
+    if least < 0 or most > _WHITE:
+        raise ValueError(f"its pixels go from {least} to {most}; expected 0 to {_WHITE}")
+    return Image.fromarray(np.where(values == clear, 255, values // 257).astype(np.uint8))
 
 
 class ImageSource(ABC):
@@ -78,14 +109,7 @@ class ImageSource(ABC):
             DataError: If it is missing or no image that Pillow can read; names the file.
         """
         try:
-            image = ImageOps.exif_transpose(self._read(name))
-            if image.mode.startswith("I"):  # Pillow's own conversions of 16 bits cut off what is above 255
-                values, clear = np.asarray(image), image.info.get("transparency")
-                image = Image.fromarray(np.where(values == clear, 255, values // 257).astype(np.uint8))
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-            return image.convert("RGB")
+            return _in_rgb(self._read(name))
         except _UNREADABLE as error:
             raise DataError(f"{self.location}: image {name!r} cannot be read: {error}") from error
 
@@ -102,12 +126,13 @@ class ImageSource(ABC):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for start in range(0, len(names), _CHECKED_TOGETHER):
                 chosen = names[start : start + _CHECKED_TOGETHER]
-                readable = pool.map(self._is_readable, chosen)
-                found += [name for name, is_readable in zip(chosen, readable, strict=True) if not is_readable]
+                reasons = pool.map(self.why_unreadable, chosen)
+                found += [name for name, reason in zip(chosen, reasons, strict=True) if reason is not None]
                 on_progress(start + len(chosen), len(names))
         return found
 
-    def _is_readable(self, name: str) -> bool:
+    def why_unreadable(self, name: str) -> str | None:
+        """What is wrong with an image that cannot be read; None if it can."""
         try:
             image = self._read(name)
             if image.format == "JPEG":
@@ -115,10 +140,10 @@ class ImageSource(ABC):
                 image.draft(image.mode, (1, 1))
                 ImageOps.exif_transpose(image)
             else:
-                self.open(name)
-        except (*_UNREADABLE, DataError):
-            return False
-        return True
+                _in_rgb(image)
+        except _UNREADABLE as error:
+            return str(error) or type(error).__name__
+        return None
 
 
 class FolderImages(ImageSource):
@@ -130,7 +155,7 @@ class FolderImages(ImageSource):
     def fingerprint(self, name: str) -> str | None:
         try:
             status = (self.location / name).stat()
-        except OSError:
+        except (OSError, ValueError):  # a path with a zero byte is none
             return None
         return f"{status.st_size} {status.st_mtime_ns}"
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,8 +14,10 @@ from nas.errors import DataError
 
 _TOGETHER = 4096
 
+csv.field_size_limit(2**24)  # characters of a text: web pages are longer than the 131,072 that Python starts with
+
 Row = tuple[int, dict[str, Any]]
-"""Its number, as an editor shows it (a CSV's header is row 1), and its values by column."""
+"""The number of its first line, as an editor shows it (a CSV's header is row 1), and its values by column."""
 
 
 def find_in_manifest(config: DataConfig) -> Found:
@@ -65,7 +68,13 @@ def labels_of(value: Any, config: DataConfig, where: str) -> tuple[str, ...]:
     if isinstance(value, list | tuple):
         parts = [as_text(part, name) for part in value]
     else:
-        parts = as_text(value, name).split(config.label_separator)
+        cell = as_text(value, name)
+        if cell.startswith("[") and cell.endswith("]"):  # it would be split into classes that nobody meant
+            raise DataError(
+                f"{name} is {cell[:60]!r}, a list that was written as a text; expected labels parted by "
+                f"{config.label_separator!r} (data.label_separator), or a list in JSON Lines or Parquet"
+            )
+        parts = cell.split(config.label_separator)
     return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
 
 
@@ -85,12 +94,12 @@ def split_of(row: Mapping[str, Any], columns: ColumnsConfig, where: str) -> str:
 
 
 def as_text(value: Any, where: str) -> str:
-    """A cell as text: numbers as they are written, nothing as the empty text.
+    """A cell as text: numbers as they are written, nothing (or NaN, as pandas has it) as the empty text.
 
     Raises:
         DataError: If it is neither.
     """
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if not isinstance(value, str | int | float):
         raise DataError(f"{where} is {type(value).__name__}; expected a text")
@@ -130,12 +139,23 @@ def _check_header(path: Path, header: Sequence[str], wanted: Sequence[str]) -> N
 
 
 def _csv_rows(path: Path, file: Iterator[str], wanted: Sequence[str], delimiter: str) -> Iterator[Row]:
-    reader = csv.DictReader(file, delimiter=delimiter)
+    # Strict: a text that begins with a quote and does not end with one would swallow the rows behind it without a word.
+    reader = csv.DictReader(file, delimiter=delimiter, strict=True)
     _check_header(path, reader.fieldnames or [], wanted)
-    for row in reader:
+    while True:
+        number = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise DataError(
+                f"{path}, row {number}: {error}; expected texts that begin with a quote to be in quotes, with those "
+                "inside doubled"
+            ) from error
+        if row is None:
+            return
         if None in row or any(value is None for value in row.values()):
-            raise DataError(f"{path}, row {reader.line_num}: has more or fewer values than the header has columns")
-        yield reader.line_num, {column: row[column] for column in wanted}
+            raise DataError(f"{path}, row {number}: has more or fewer values than the header has columns")
+        yield number, {column: row[column] for column in wanted}
 
 
 def _json_rows(path: Path, file: Iterator[str], wanted: Sequence[str]) -> Iterator[Row]:

@@ -79,7 +79,7 @@ def _splits(path: Path) -> dict[str, list[str]]:
 
 
 def _genres(path: Path, film: dict[str, Any]) -> tuple[str, ...]:
-    genres = film.get("genres", [])
+    genres = film.get("genres") or []
     if not isinstance(genres, list) or not all(isinstance(genre, str) for genre in genres):
         raise DataError(f"{path}: genres is {genres!r}; expected a list of texts")
     for genre in genres:
@@ -89,7 +89,7 @@ def _genres(path: Path, film: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _plot(path: Path, film: dict[str, Any]) -> str:
-    plots = film.get("plot", [])
+    plots = film.get("plot") or []
     plots = [plots] if isinstance(plots, str) else plots
     if not isinstance(plots, list) or not all(isinstance(plot, str) for plot in plots):
         raise DataError(f"{path}: plot is {plots!r}; expected a list of texts")

@@ -15,7 +15,8 @@ def find_unreadable(
     """Those of the named images that are missing or cannot be decoded.
 
     Every image is decoded, once: the outcome is kept in the cache under a hash of the images' names and fingerprints,
-    so that going on with a search of a large data set does not decode all of it again.
+    so that going on with a search of a large data set does not decode all of it again. Those that could not be read are
+    looked at again, since why (rights, a server, a codec) may be gone without a change of the file.
 
     Args:
         images: Where they lie.
@@ -32,7 +33,7 @@ def find_unreadable(
     except (OSError, ValueError, KeyError, TypeError):
         known = images.unreadable(names, on_progress)
     else:
-        return known
+        return images.unreadable(known)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps({"unreadable": known}).encode())

@@ -1,5 +1,7 @@
 """What Hugging Face's `datasets` has saved by `save_to_disk`, with its pictures inside."""
 
+import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -15,7 +17,7 @@ _TOGETHER = 1000
 
 
 class SavedImages(ImageSource):
-    """Pictures of a saved data set; their names are part and row: `train/17`.
+    """Pictures of a saved data set; their names are part and row, the first one that has the picture: `train/17`.
 
     Args:
         location: The folder.
@@ -70,6 +72,7 @@ def find_in_saved(config: DataConfig) -> Found:
                 f"{root}: there is no column {', '.join(map(repr, missing))}; there are {', '.join(data.column_names)}"
             )
         names = _label_names(data.features[columns.label])
+        pictures = _first_rows(root, part, columns.image)
         kept = data.select_columns([name for name in wanted if name != columns.image])
         number = 0
         for batch in kept.iter(_TOGETHER):
@@ -82,7 +85,7 @@ def find_in_saved(config: DataConfig) -> Found:
                 split = own or split_of(row, columns, f"{root}, {where}")
                 splits[split].append(
                     Sample(
-                        f"{part}/{number}",
+                        f"{part}/{pictures[number]}",
                         as_text(row[columns.text], f"{root}, {where}: {columns.text}"),
                         labels,
                         where,
@@ -112,6 +115,29 @@ def _undecoded(root: Path, part: str, column: str) -> Any:
     from datasets import Image as Picture  # noqa: PLC0415 (an extra)
 
     return _parts(root)[part].select_columns([column]).cast_column(column, Picture(decode=False))
+
+
+def _first_rows(root: Path, part: str, column: str) -> list[int]:
+    """Of every row the first one with the same picture.
+
+    Several texts about one picture have to be held out together, and its features are stored once. Only pictures of one
+    size are read to be compared.
+    """
+    from pyarrow import compute  # noqa: PLC0415 (an extra)
+
+    pictures = _undecoded(root, part, column)
+    sizes: list[int | None] = []
+    for table in pictures.with_format("arrow").iter(_TOGETHER):
+        sizes += compute.binary_length(compute.struct_field(table[column], "bytes")).to_pylist()
+    counts = Counter(sizes)
+    first: dict[object, int] = {}
+    rows = []
+    for row, size in enumerate(sizes):
+        picture: object = row
+        if counts[size] > 1 and (value := pictures[row][column]) is not None:
+            picture = (value["path"] or row) if size is None else hashlib.sha256(value["bytes"]).digest()
+        rows.append(first.setdefault(picture, row))
+    return rows
 
 
 def _label_names(feature: Any) -> list[str] | None:

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from nas.config import DataConfig
+from nas.data.manifest import as_text
 from nas.data.samples import Found, Sample
 from nas.errors import DataError
 
@@ -60,5 +61,7 @@ def _values(root: Path, place: str, line: str) -> tuple[str, str, str]:
     missing = [key for key in _KEYS if not isinstance(row, dict) or key not in row]
     if missing:
         raise DataError(f"{root}, {place}: there is no key {', '.join(map(repr, missing))}")
-    image, text, label = (str(row[key]).strip() for key in _KEYS)
+    image, text, label = (as_text(row[key], f"{root}, {place}: {key}") for key in _KEYS)
+    if not image:
+        raise DataError(f"{root}, {place}: {_KEYS[0]} is empty; every sentence needs a picture")
     return image, text, label

@@ -79,6 +79,13 @@ def test_a_row_that_is_none_is_named(tmp_path: Path, row: str, message: str) -> 
         read_data(config_of("food101", tmp_path), ALL)
 
 
+def test_rows_that_are_quoted_as_a_whole(tmp_path: Path) -> None:
+    dishes = ("apple_pie", "churros", "pho")
+    food101(tmp_path, {"test": [f'"{dish}_test0.jpg", "one, ""two""", "{dish}"' for dish in dishes]})
+    data = read_data(config_of("food101", tmp_path, held_out=HELD_OUT), ALL)
+    assert data.splits["test"].texts == ('one, "two"',) * 3 and data.left_out == {}
+
+
 def test_titles_with_commas_but_without_quotes(tmp_path: Path) -> None:
     food101(tmp_path, {"test": [f"{dish}_test0.jpg,one, two,{dish}" for dish in ("apple_pie", "churros", "pho")]})
     data = read_data(config_of("food101", tmp_path, held_out=HELD_OUT), ALL)

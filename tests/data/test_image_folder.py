@@ -1,6 +1,8 @@
+import json
 from pathlib import Path
 
 import pytest
+from pyarrow import Table, parquet
 
 from nas.data import open_images_of, read_data
 from nas.errors import DataError
@@ -61,6 +63,34 @@ def test_a_folder_without_metadata_or_with_two_is_refused(tmp_path: Path) -> Non
         read_data(config_of("image_folder", tmp_path), ("train",))
     with pytest.raises(DataError, match="none: cannot be read"):
         read_data(config_of("image_folder", tmp_path / "none"), ("train",))
+
+
+def test_metadata_in_a_folder_of_another_name_is_refused(tmp_path: Path) -> None:
+    folder(tmp_path)
+    (tmp_path / "test").rename(tmp_path / "testing")
+    with pytest.raises(
+        DataError, match=r"testing/metadata\.csv: its folder is named 'testing'; expected the name of a split"
+    ):
+        read_data(config_of("image_folder", tmp_path), ("train",))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_metadata_in_json_lines_or_parquet_with_several_labels(tmp_path: Path, kind: str) -> None:
+    for split in ("train", "val"):
+        rows = [
+            {"file_name": f"{name}.png", "text": name, "label": labels}
+            for name, labels in (("a", ["cat", "dog"]), ("b", []))
+        ]
+        (tmp_path / split).mkdir()
+        if kind == "jsonl":
+            lines(tmp_path / split / "metadata.jsonl", *map(json.dumps, rows))
+        else:
+            parquet.write_table(Table.from_pylist(rows), tmp_path / split / "metadata.parquet")
+    picture(tmp_path / "train" / "a.png")
+    config = config_of("image_folder", tmp_path, labels="several", allow_duplicates=True)
+    data = read_data(config, ("train", "validation"))
+    assert data.splits["validation"].labels.tolist() == [[1, 1], [0, 0]]
+    assert open_images_of(config).unreadable(data.splits["train"].images) == ["train/b.png"]
 
 
 def test_a_copy_in_another_split_is_found(tmp_path: Path) -> None:

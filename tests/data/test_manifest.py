@@ -74,6 +74,61 @@ def test_a_line_that_is_no_json_is_named(tmp_path: Path) -> None:
         read_data(config_of("manifest", path), ("train",))
 
 
+@pytest.mark.parametrize(("name", "delimiter"), [("m.tsv", "\t"), ("m.csv", ",")])
+def test_a_text_that_only_begins_with_a_quote_swallows_no_rows(tmp_path: Path, name: str, delimiter: str) -> None:
+    def rows(*values: str) -> DataConfig:
+        header = "image,label,split,text"
+        return write(tmp_path / name, *(row.replace(",", delimiter) for row in (header, *values)))
+
+    message = rf"{name}, row 3: .*; expected texts that begin with a quote to be in quotes, with those inside doubled"
+    for row in ('b.png,cat,train,"Best pie', 'b.png,"dog,train,y'):
+        with pytest.raises(DataError, match=message):
+            read_data(rows("a.png,dog,train,x", row, 'c.png,"cat,train,z'), ("train",))
+    data = read_data(rows("a.png,dog,train,x", 'b.png,cat,train,"""Best"" pie"', 'c.png,cat,train,5" pie'), ("train",))
+    assert data.splits["train"].texts == ("x", '"Best" pie', '5" pie')
+
+
+def test_rows_have_the_number_of_their_first_line_and_texts_may_be_long(tmp_path: Path) -> None:
+    rows = ['a.png,"one\ntwo\nthree",dog,train', f"b.png,{'word ' * 40_000},cat,train", "c.png,x,,train"]
+    config = write(tmp_path / "m.csv", "image,text,label,split", *rows[:2])
+    data = read_data(config, ("train",))
+    assert data.splits["train"].texts[0] == "one\ntwo\nthree" and len(data.splits["train"].texts[1]) == 199_999
+    write(tmp_path / "m.csv", "image,text,label,split", *rows)
+    with pytest.raises(DataError, match="row 6: label is empty"):
+        read_data(config, ("train",))
+    write(tmp_path / "m.csv", "image,text,label,split", 'a.png,"one\ntwo",dog')
+    with pytest.raises(DataError, match="row 2: has more or fewer values"):
+        read_data(config, ("train",))
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_nothing_and_nan_are_empty_and_no_words(tmp_path: Path, form: str) -> None:
+    path = tmp_path / f"m.{form}"
+
+    def rows(*values: dict[str, Any]) -> DataConfig:
+        given = [{"image": "a.png", "label": "cat", "split": "train"} | row for row in values]
+        if form == "jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in given))
+        else:
+            parquet.write_table(Table.from_pylist(given), path)
+        return config_of("manifest", path)
+
+    nan = float("nan")
+    data = read_data(rows({"text": nan}, {"text": None, "label": "dog"}, {"text": 1.5}), ("train",))
+    assert data.splits["train"].texts == ("", "", "1.5")
+    for empty in (nan, None):
+        with pytest.raises(DataError, match="row 1: label is empty"):
+            read_data(rows({"text": "x", "label": empty}), ("train",))
+
+
+def test_a_list_that_was_written_as_a_text_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "m.csv", "image,text,label,split", "a.png,x,\"['cat', 'dog']\",train")
+    with pytest.raises(
+        DataError, match=r"row 2: label is .*, a list that was written as a text; expected labels parted by '\|'"
+    ):
+        read_data(config_of("manifest", tmp_path / "m.csv", labels="several"), ("train",))
+
+
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_data(config_of("manifest", tmp_path / "none.csv"), ("train",))

@@ -40,6 +40,8 @@ def test_films_of_rare_genres_and_without_plot_are_left_out_and_named(tmp_path: 
         add_to_train(tmp_path, f"1{number}", genres=genres)
     add_to_train(tmp_path, "20", plot=[])
     add_to_train(tmp_path, "21", genres=[])
+    add_to_train(tmp_path, "22", plot=None)
+    add_to_train(tmp_path, "23", genres=None)
     data = read_data(config_of("mm_imdb", tmp_path), ALL)
     assert len(data.splits["train"]) == 4
     assert data.left_out == {
@@ -47,8 +49,8 @@ def test_films_of_rare_genres_and_without_plot_are_left_out_and_named(tmp_path: 
         "films with Adult": 1,
         "films with Reality-TV": 1,
         "films with Talk-Show": 1,
-        "films without plot": 1,
-        "films without genre": 1,
+        "films without plot": 2,
+        "films without genre": 2,
     }
 
 

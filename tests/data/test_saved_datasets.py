@@ -1,3 +1,4 @@
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,23 @@ def test_rows_with_one_picture_and_one_text_are_held_out_together(tmp_path: Path
     data = read_data(config_of("datasets", tmp_path / "saved", **values), ("train", "validation"))
     assert len(data.splits["validation"]) == 8 and len(set(data.splits["validation"].texts)) == 4
     assert not set(data.splits["validation"].texts) & set(data.splits["train"].texts)
+
+
+def test_texts_about_one_picture_share_its_name_and_are_held_out_together(tmp_path: Path) -> None:
+    rows = part([0, 1] * 8)
+    texts = [f"another {text}" for text in rows["text"]]
+    values = rows.to_list()
+    values[3]["image"] = None
+    rows = datasets.Dataset.from_list(values, rows.features)
+    others = rows.remove_columns("text").add_column("text", texts).cast(rows.features)
+    datasets.concatenate_datasets([rows, others]).save_to_disk(tmp_path / "saved")
+    values = {"columns": {"split": None}, "held_out": {"validation": 4, "seed": 1}}
+    data = read_data(config_of("datasets", tmp_path / "saved", **values), ("train", "validation"))
+    held = data.splits["validation"]
+    assert len(set(held.images)) == 4 and not set(held.images) & set(data.splits["train"].images)
+    counts = Counter([*held.images, *data.splits["train"].images])
+    assert {image for image, count in counts.items() if count == 1} == {"/3", "/19"}, "a row without picture is alone"
+    assert len(counts) == 17 and set(counts.values()) == {1, 2}
 
 
 def test_pictures_that_are_kept_as_paths_may_be_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from nas.errors import DataError
 from tests.data.folders import config_of, lines, sentence, snli_ve
 
 ALL = ("train", "validation", "test")
+FACTS = {"Flickr30K_ID": "13", "sentence2": "x", "gold_label": "neutral"}
 
 
 def test_sentences_share_their_pictures(tmp_path: Path) -> None:
@@ -23,10 +25,11 @@ def test_sentences_share_their_pictures(tmp_path: Path) -> None:
 def test_sentences_that_nobody_agreed_on_are_counted_and_left_out(tmp_path: Path) -> None:
     snli_ve(tmp_path)
     rows = [sentence("13.jpg"), sentence("13", "so?", "-"), sentence("13", " "), sentence("13", "no", "neutral")]
+    rows.append(json.dumps(FACTS | {"sentence2": None}))
     lines(tmp_path / "snli_ve_dev.jsonl", *rows)
     data = read_data(config_of("snli_ve", tmp_path), ALL)
     assert data.splits["validation"].images == ("13.jpg",) * 2
-    assert data.left_out == {"sentences without gold label": 1, "empty sentences": 1}
+    assert data.left_out == {"sentences without gold label": 1, "empty sentences": 2}
 
 
 @pytest.mark.parametrize(
@@ -35,6 +38,11 @@ def test_sentences_that_nobody_agreed_on_are_counted_and_left_out(tmp_path: Path
         ('{"Flickr30K_ID": "13"', r"snli_ve_dev\.jsonl, row 1: is not JSON"),
         ('{"Flickr30K_ID": "13"}', r"snli_ve_dev\.jsonl, row 1: there is no key 'sentence2', 'gold_label'"),
         (sentence("13", label="perhaps"), r"snli_ve_dev\.jsonl, row 1: label 'perhaps' is none of the 3 known classes"),
+        (
+            json.dumps(FACTS | {"Flickr30K_ID": None}),
+            r"snli_ve_dev\.jsonl, row 1: Flickr30K_ID is empty; every sentence",
+        ),
+        (json.dumps(FACTS | {"sentence2": ["x"]}), r"snli_ve_dev\.jsonl, row 1: sentence2 is list; expected a text"),
         (sentence("11", "neutral of 11"), r"1 sample\(s\) are in more than one split: 11\.jpg with one text"),
     ],
 )
