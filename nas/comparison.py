@@ -32,7 +32,7 @@ from nas.families import KINDS, PMFArchitecture
 from nas.files import write_atomically
 from nas.fusion import sizes_of
 from nas.interruption import Interrupted, interruptible
-from nas.lease import LockFile
+from nas.lease import Holder, LockFile
 from nas.planning import ListedPlan
 from nas.preparation import Prepared, check_encoders, prepare
 from nas.progress import ProgressOnly, Quiet, Reporter
@@ -101,19 +101,24 @@ def compare(
         raise StudyError(f"{source}: family: {config.space.kind.family} is not allowed in a comparison; expected pmf")
     check_encoders(config, source=str(source))
     if directory.exists() and not (directory / _SETTINGS).exists():
-        # A search that was stopped leaves itself before anything of a comparison could be prepared.
-        if any(path.name not in (_LOCK, _SEARCH, _FOUND) for path in directory.iterdir()):
+        # A search that was stopped leaves itself before anything of a comparison could be prepared; who is killed while
+        # writing a file leaves its temporary name.
+        known = {_LOCK, _SEARCH, _FOUND}
+        half_written = tuple(f".{name}." for name in (_SETTINGS, _FOUND))
+        if any(path.name not in known and not path.name.startswith(half_written) for path in directory.iterdir()):
             raise StudyError(f"{directory}: is not empty and holds no comparison; name another folder (--run-dir)")
     directory.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(LockFile(directory / _LOCK)):
+    with contextlib.closing(LockFile(directory / _LOCK)) as lock:
+        lock.write(Holder.here())
         settings = _Settings(directory / _SETTINGS, config, seeds)
         trained = []
         for place, name in enumerate(names):
             searched = _searched(source, directory, overrides, machine, reporter) if name == SEARCHED else None
             # What is said of the data is the same for all.
             told = reporter if place == 0 else ProgressOnly(reporter)
-            one = _OneEntry(config, str(source), directory / name, name, searched, seeds, machine, told, reporter)
-            settings.keep()
+            one = _OneEntry(
+                config, str(source), directory / name, name, searched, seeds, machine, told, reporter, settings.keep
+            )
             trained.append((one, one.train()))
         rows = [one.row(outcome) for one, outcome in trained]
     write_report(directory, rows, metric=config.search.objective, seeds=seeds, reporter=reporter)
@@ -169,20 +174,36 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path, error: Exception) -> StudyError:
-    return StudyError(f"{path}: is damaged ({error}); delete it to have it made again")
+    # Without its settings nobody knows what the numbers of a comparison are of.
+    remedy = "compare in a new directory (--run-dir)" if path.name == _SETTINGS else "delete it to have it made again"
+    return StudyError(f"{path}: is damaged ({error}); {remedy}")
 
 
 def _searched(
     source: Path, directory: Path, overrides: Overrides, machine: Machine, reporter: Reporter
 ) -> Architecture:
-    """What a search over PMF finds, on train and validation alone; searched once."""
+    """What a search over PMF finds, on train and validation alone.
+
+    With another budget it is searched on, as long as nothing was trained of what it has found.
+    """
     run, path = directory / _SEARCH, directory / _FOUND
+    if path.exists() and (run / CONFIG).exists():
+        before = read_run(run).config.budget
+        budget = overrides.apply(load_config(source)).budget
+        if (before.time_seconds, before.trials) != (budget.time_seconds, budget.trials):
+            if (directory / SEARCHED / _TRAININGS).exists():
+                reporter.note(
+                    "PMF, searched: the search has ended, and what it has found is being trained, so its budget stays "
+                    "what it was; compare in a new directory (--run-dir) for another one"
+                )
+            else:
+                path.unlink()
     if not path.exists():
         if (run / CONFIG).exists():
             resume(run, overrides, machine, reporter, concludes=False)
         else:
             start(source, run, overrides, machine, reporter, concludes=False)
-        found = best_full(run)
+        found = best_full(run, machine.storage)
         if found is None:
             raise StudyError(
                 f"{run}: the search has trained nothing in full that meets its bounds; give it a larger --budget"
@@ -204,6 +225,7 @@ class _OneEntry:
         machine: Where to run.
         told: Told what the preparation says.
         reporter: Told what was trained.
+        on_prepared: Called when data and encoders could be prepared, before anything is written.
 
     Raises:
         StudyError: If the folder holds numbers of other data, encoders or another architecture.
@@ -220,6 +242,7 @@ class _OneEntry:
         machine: Machine,
         told: Reporter,
         reporter: Reporter,
+        on_prepared: Callable[[], None],
     ) -> None:
         self.folder, self.seeds, self.machine, self.reporter = folder, seeds, machine, reporter
         kind = PMFArchitecture if name == SEARCHED else KINDS[name]
@@ -231,6 +254,7 @@ class _OneEntry:
             config = replace(config, space=SearchSpace.around(self.entry.architecture, kind.depth(self._sizes)))
         self.config, self.grid = config, config.compare.learning_rates
         self.prepared.memory.holds_supernet = False
+        on_prepared()
         folder.mkdir(exist_ok=True)
         self._check_facts()
         self.trainings = Repetitions(folder / _TRAININGS)
@@ -270,14 +294,15 @@ class _OneEntry:
         Raises:
             Interrupted: If somebody asked for the end.
         """
-        if self._parts is None:
+        try:
+            with contextlib.closing(_Lazy(self._executor)) as executor:
+                best = self._choose_rate(executor)
+                if best is None:
+                    return None
+                self._run([best * _SEEDS + seed for seed in range(self.seeds)], executor)
+        except _TooLarge:
             self.reporter.note(f"{self.entry.title}: {self._why_too_large()}; it is not trained")
             return None
-        with contextlib.closing(_Lazy(self._executor)) as executor:
-            best = self._choose_rate(executor)
-            if best is None:
-                return None
-            self._run([best * _SEEDS + seed for seed in range(self.seeds)], executor)
         kept = {best * _SEEDS + seed for seed in range(self.seeds)}
         for path in (self.folder / "full").glob("trial_*.safetensors"):
             if int(path.stem.removeprefix("trial_")) not in kept:
@@ -330,9 +355,18 @@ class _OneEntry:
         return build_executor(setup, self.machine, self.prepared, run_id=run_id, reporter=Quiet())
 
     def _run(self, trials: Sequence[int], executor: "_Lazy") -> None:
-        """Train what has neither a result nor failed."""
-        architecture, parts = self.entry.architecture, self._parts
-        assert parts is not None
+        """Train what has neither a result nor failed.
+
+        Raises:
+            _TooLarge: If there is something to be trained, and no room for it.
+            Interrupted: If somebody asked for the end.
+        """
+        architecture = self.entry.architecture
+        missing = [trial for trial in trials if self._result(trial) is None and str(trial) not in self.failures]
+        if not missing:
+            return
+        if (parts := self._parts) is None:
+            raise _TooLarge
         steps = full_step_count(self.config.recipe, len(self.prepared.store.splits["train"]))
         peak_bytes = self.prepared.memory.predict(architecture, micro_batches=parts).peak_bytes
         jobs = [
@@ -348,11 +382,8 @@ class _OneEntry:
                 micro_batches=parts,
                 learning_rate=self._rate(trial),
             )
-            for trial in trials
-            if self._result(trial) is None and str(trial) not in self.failures
+            for trial in missing
         ]
-        if not jobs:
-            return
         dispatcher = Dispatcher(
             executor=executor.get(),
             budget_bytes=self.config.budget.memory_bytes,
@@ -361,8 +392,8 @@ class _OneEntry:
                 was_alone=lambda job: job.trial in self._tried_alone,
                 try_alone=lambda job: self._tried_alone.add(job.trial),
                 record=self._record,
-                # A learning rate that is too high fails as the next higher one does.
-                same_failures=len(self.grid) + 1,
+                # A learning rate that is too high fails as the next higher one and the next seed do.
+                same_failures=len(jobs) + 1,
             ),
             runs_alone=lambda job: job.trial in self._tried_alone,
             take=self._take,
@@ -418,10 +449,11 @@ class _OneEntry:
         Args:
             best: What `train` returned.
         """
-        memory, metric, architecture = self.prepared.memory, self.config.search.objective, self.entry.architecture
+        memory, architecture = self.prepared.memory, self.entry.architecture
         seeds = [] if best is None else [self._result(best * _SEEDS + seed) for seed in range(self.seeds)]
         results = [result for result in seeds if result is not None]
-        prediction = memory.predict(architecture, micro_batches=self._parts or 1)
+        parts = results[0].micro_batches if results else self._parts or 1
+        prediction = memory.predict(architecture, micro_batches=parts)
         return Row(
             name=self.entry.name,
             title=self.entry.title,
@@ -430,10 +462,10 @@ class _OneEntry:
             trainable_parameters=memory.parameter_count(architecture),
             training_bytes=prediction.training_bytes + self._frozen_bytes(),
             measured_peak_bytes=max((result.measured_peak_bytes for result in results), default=None),
-            validation=tuple(None if result is None else result.metrics[metric] for result in seeds),
-            test=tuple(None if result is None else self._tested(result)[metric] for result in seeds),
+            validation=tuple(None if result is None else result.metrics for result in seeds),
+            test=tuple(None if result is None else self._tested(result) for result in seeds),
             seconds=statistics.fmean(result.seconds for result in results) if results else None,
-            remark="; ".join(self._remarks(best)),
+            remark="; ".join(self._remarks(best, parts)),
         )
 
     def _frozen_bytes(self) -> int:
@@ -446,11 +478,11 @@ class _OneEntry:
             for tensor in tail_weights(encoder, layer).values()
         )
 
-    def _remarks(self, best: int | None) -> Iterator[str]:
-        if self._parts is None:
+    def _remarks(self, best: int | None, parts: int) -> Iterator[str]:
+        if best is None and self._parts is None:
             yield self._why_too_large()
-        elif self._parts > 1:
-            yield f"in {self._parts} micro-batches"
+        elif parts > 1:
+            yield f"in {parts} micro-batches"
         if best is not None and len(self.grid) > 1 and best in (0, len(self.grid) - 1):
             end = "smallest" if best == 0 else "largest"
             yield f"learning rate {self.grid[best]:g} is the {end} that was tried"
@@ -478,6 +510,10 @@ class _OneEntry:
             write_atomically(path, json.dumps(known, indent=1).encode())
         metrics: dict[str, float] = known[key]
         return metrics
+
+
+class _TooLarge(Exception):
+    """There is no room for a training."""
 
 
 class _Lazy:

@@ -3,7 +3,7 @@
 import csv
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,14 @@ from nas.units import format_bytes, format_seconds
 
 TABLE = "comparison"
 """Name of the files, without what they end in."""
+
+_EXPLAINED = (
+    "Mean and standard deviation over {seeds}. Validation has chosen the learning rate, by the first of them, and the "
+    "searched architecture, so it says a little too much; test took no part in anything. Training memory: predicted, "
+    "of weights in use, gradients, optimiser state, activations and inputs. A worker held: all of its process but "
+    "frozen weights, and freed memory that it kept where there was room. A training: wall-clock, beside as many others "
+    "as fit into memory."
+)
 
 
 @dataclass(frozen=True)
@@ -30,9 +38,9 @@ class Row:
             activations, inputs. Frozen weights, which the workers of a machine share, are in it.
         measured_peak_bytes: Private memory of the worker at its peak, with its process and without frozen weights; of
             the seeds the highest.
-        validation: The metric of every seed; None where a training failed.
+        validation: Metrics of every seed; None where a training failed.
         test: The same on test.
-        seconds: Of one training and its evaluation on validation, on average.
+        seconds: Of one training and its evaluation on validation, on average, beside as many others as fit into memory.
         remark: What is to be known of it, or nothing.
     """
 
@@ -43,14 +51,14 @@ class Row:
     trainable_parameters: int
     training_bytes: int
     measured_peak_bytes: int | None
-    validation: tuple[float | None, ...]
-    test: tuple[float | None, ...]
+    validation: tuple[Mapping[str, float] | None, ...]
+    test: tuple[Mapping[str, float] | None, ...]
     seconds: float | None
     remark: str
 
 
 def write_report(directory: Path, rows: Sequence[Row], *, metric: str, seeds: int, reporter: Reporter) -> None:
-    """Show the table, and write `comparison.csv`, `comparison.md` and `comparison.svg`.
+    """Show the table, and write it as `comparison.txt`, `.md` and `.csv` (with all metrics), and `comparison.svg`.
 
     Raises:
         OSError: If a file cannot be written.
@@ -66,33 +74,36 @@ def write_report(directory: Path, rows: Sequence[Row], *, metric: str, seeds: in
         f"test {metric}",
         "a training",
     )
-    cells = [_cells(row) for row in rows]
+    cells = [_cells(row, metric) for row in rows]
+    remarks = [f"{row.title}: {row.remark}" for row in rows if row.remark]
+    explained = _EXPLAINED.format(seeds=f"{seeds} seeds" if seeds > 1 else "one seed")
+    text = "\n".join([table(header, cells), *remarks, explained])
     reporter.note("")
-    reporter.note(table(header, cells))
-    for row in rows:
-        if row.remark:
-            reporter.note(f"{row.title}: {row.remark}")
-    write_atomically(directory / f"{TABLE}.md", _markdown(header, cells, seeds).encode())
+    reporter.note(text)
+    write_atomically(directory / f"{TABLE}.txt", f"{text}\n".encode())
+    write_atomically(directory / f"{TABLE}.md", _markdown(header, cells, [*remarks, explained]).encode())
     write_atomically(directory / f"{TABLE}.csv", _csv(rows, metric).encode())
     write_atomically(directory / f"{TABLE}.svg", _plot(rows, metric))
     reporter.note("")
-    reporter.note(f"also as {', '.join(str(directory / f'{TABLE}.{kind}') for kind in ('md', 'csv', 'svg'))}")
+    reporter.note(f"also as {', '.join(str(directory / f'{TABLE}.{kind}') for kind in ('txt', 'md', 'csv', 'svg'))}")
 
 
 def spread(scores: Sequence[float | None]) -> str:
-    """Mean, and the standard deviation over seeds where there are several."""
-    values = _known(scores)
+    """Mean, and the standard deviation over seeds where there are several; of how many, where some failed."""
+    values = [score for score in scores if score is not None]
     if not values:
         return "–"
     deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.4f}{deviation}"
+    count = f" ({len(values)} of {len(scores)} seeds)" if len(values) < len(scores) else ""
+    return f"{statistics.fmean(values):.4f}{deviation}{count}"
 
 
-def _known(scores: Sequence[float | None]) -> list[float]:
-    return [score for score in scores if score is not None]
+def _of(metric: str, seeds: Sequence[Mapping[str, float] | None]) -> list[float | None]:
+    """One metric of every seed."""
+    return [None if metrics is None else metrics.get(metric) for metrics in seeds]
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: Row, metric: str) -> tuple[str, ...]:
     return (
         row.title,
         row.architecture or "–",
@@ -100,20 +111,16 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.trainable_parameters:,}",
         format_bytes(row.training_bytes),
         "–" if row.measured_peak_bytes is None else format_bytes(row.measured_peak_bytes),
-        spread(row.validation),
-        spread(row.test),
+        spread(_of(metric, row.validation)),
+        spread(_of(metric, row.test)),
         "–" if row.seconds is None else format_seconds(row.seconds),
     )
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], seeds: int) -> str:
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], remarks: Sequence[str]) -> str:
     lines = [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
     lines += [f"| {' | '.join(cells)} |" for cells in rows]
-    explained = (
-        f"Mean and standard deviation over {seeds} seed(s). Training memory: predicted, of weights in use, gradients, "
-        "optimiser state, activations and inputs. What a worker held: all of its process but frozen weights."
-    )
-    return "\n".join([*lines, "", explained]) + "\n"
+    return "\n".join([*lines, "", *(f"{remark}\n" for remark in remarks)])
 
 
 def _csv(rows: Sequence[Row], metric: str) -> str:
@@ -121,6 +128,8 @@ def _csv(rows: Sequence[Row], metric: str) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     count = max((len(row.test) for row in rows), default=0)
     seeds = range(count)
+    known = {name for row in rows for metrics in (*row.validation, *row.test) for name in metrics or ()}
+    metrics = [metric, *sorted(known - {metric})]
     writer.writerow(
         [
             "name",
@@ -130,21 +139,21 @@ def _csv(rows: Sequence[Row], metric: str) -> str:
             "training_bytes",
             "measured_peak_bytes",
             "seconds",
-            *(f"validation_{metric}_seed{seed}" for seed in seeds),
-            *(f"test_{metric}_seed{seed}" for seed in seeds),
+            *(f"{split}_{name}_seed{seed}" for name in metrics for split in ("validation", "test") for seed in seeds),
             "remark",
         ]
     )
     for row in rows:
-        padding = [""] * (count - len(row.test))
+        padding = [None] * (count - len(row.test))
+        scores = [
+            score for name in metrics for split in (row.validation, row.test) for score in (*_of(name, split), *padding)
+        ]
         facts = (row.learning_rate, row.trainable_parameters, row.training_bytes, row.measured_peak_bytes, row.seconds)
         writer.writerow(
             [
                 row.name,
                 row.architecture,
-                *("" if fact is None else fact for fact in facts),
-                *("" if score is None else score for score in (*row.validation, *padding)),
-                *("" if score is None else score for score in (*row.test, *padding)),
+                *("" if value is None else value for value in (*facts, *scores)),
                 row.remark,
             ]
         )
@@ -163,7 +172,7 @@ def _plot(rows: Sequence[Row], metric: str) -> bytes:
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         for row in rows:
-            if scores := _known(row.test):
+            if scores := [score for score in _of(metric, row.test) if score is not None]:
                 error = statistics.stdev(scores) if len(scores) > 1 else 0.0
                 x, y = row.training_bytes / 2**20, statistics.fmean(scores)
                 axes.errorbar(x, y, yerr=error, fmt="o", capsize=3)

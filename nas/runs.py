@@ -230,10 +230,10 @@ def _go_on(directory: Path, run: Run, machine: Machine, reporter: Reporter, *, c
     _search(run, prepared, directory, machine, reporter, concludes=concludes)
 
 
-def best_full(directory: Path) -> Result | None:
-    """The full training of a run that a search would answer with, or None."""
+def best_full(directory: Path, storage: str | None = None) -> Result | None:
+    """The full training of a run that a search would answer with, or None; `storage` as in `open_study`."""
     run = read_run(directory)
-    with open_study(directory, run) as study:
+    with open_study(directory, run, storage=storage) as study:
         return _best_of(run.config, study.results("full"))
 
 

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,9 @@ from nas.families import KINDS, PMFArchitecture
 from nas.lease import LockFile
 from nas.progress import LineReporter
 from nas.results import Job, Result
-from nas.runs import Machine, Overrides
+from nas.runs import Machine, Overrides, open_study
 from nas.space import Architecture
+from nas.study import Study
 from tests.project import Project
 
 RATES = [1e-3, 1e-2]
@@ -109,7 +111,12 @@ def test_all_families_and_the_searched_pmf_are_in_the_table(
     assert "PMF, searched" in output and "late_concat" not in output
     assert not (directory / "search" / "report.json").exists(), "the search has not asked for the test split"
     assert output.rindex(": validation accuracy") < output.index("testing the exported"), "test is for the end"
+    text = (directory / "comparison.txt").read_text()
+    assert text in output and all(line in text for line in ("is the largest that was tried", "over 2 seeds. Valid"))
+    metrics = evaluate_exported(directory / "mbt" / "model_seed0", config.data, "test")[0]
+    assert {name: float(rows["mbt"][f"test_{name}_seed0"]) for name in metrics} == metrics, "all of them"
     markdown = (directory / "comparison.md").read_text()
+    assert "is the largest that was tried" in markdown
     assert markdown.count("\n| ") == len(ENTRIES) + 1 and "| MBT |" in markdown
     assert (directory / "comparison.svg").read_text().count("PMF") >= 1
     ran.clear()
@@ -161,7 +168,32 @@ def test_what_does_not_fit_is_said_and_not_trained(
     assert {family for family, _, _ in ran} == {"linear"}
     row = rows_of(tmp_path / "small")["late_concat"]
     assert "the memory budget is" in row["remark"] and row["test_accuracy_seed0"] == ""
-    assert "LateConcat: needs" in output
+    assert "LateConcat: needs" in output and "the memory budget is" in (tmp_path / "small/comparison.md").read_text()
+    ran.clear()
+    before = rows_of(directory)
+    compared(source, directory, machine, ["linear", "late_concat"], seeds=1, memory_bytes=budget)
+    assert not ran and rows_of(directory) == before, "it was trained when there was more memory"
+
+
+def test_what_does_not_fit_is_trained_in_micro_batches_where_the_file_allows_it(
+    project: Project, machine: Machine, tmp_path: Path
+) -> None:
+    source = project.write(
+        "parts.yaml",
+        **{"compare": {"learning_rates": RATES}, "recipe.epochs": 1, "budget.when_too_large": "accumulate"},
+    )
+    directory, names = tmp_path / "comparison", ["mmbt"]
+    compared(source, directory, machine, names, seeds=1)
+    whole = rows_of(directory)["mmbt"]
+    budget = 501 * 2**20 + int(whole["training_bytes"]) * 9 // 10
+    compared(source, tmp_path / "small", machine, names, seeds=1, memory_bytes=budget)
+    parts = rows_of(tmp_path / "small")["mmbt"]
+    assert "micro-batches" in parts["remark"] and int(parts["training_bytes"]) < int(whole["training_bytes"])
+    assert float(parts["validation_cross_entropy_seed0"]) == pytest.approx(
+        float(whole["validation_cross_entropy_seed0"]), rel=1e-3
+    ), "gradients are the same"
+    compared(source, tmp_path / "small", machine, names, seeds=1)
+    assert rows_of(tmp_path / "small")["mmbt"] == parts, "with more memory it is what it was"
 
 
 def test_a_learning_rate_that_is_too_high_is_left_out(project: Project, machine: Machine, tmp_path: Path) -> None:
@@ -175,6 +207,31 @@ def test_a_learning_rate_that_is_too_high_is_left_out(project: Project, machine:
     assert (
         "TrainingError" not in compared(source, tmp_path / "comparison", machine, ["vpt"], seeds=1).partition("\n\n")[0]
     )
+
+
+def test_seeds_that_all_fail_are_recorded_and_the_others_counted(
+    project: Project,
+    machine: Machine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ran: list[tuple[str, float | None, int]],
+) -> None:
+    source = project.write("single.yaml", **{"compare": {"learning_rates": [1e-2]}, "recipe.epochs": 1})
+    run = CandidateWorker.run
+
+    def failing(self: CandidateWorker, job: Job, **options: Any) -> list[Result]:
+        results = run(self, job, **options)
+        if job.trial:
+            raise TrainingError("the loss is no number")
+        return results
+
+    monkeypatch.setattr(CandidateWorker, "run", failing)
+    for expected in (4, 4):
+        compared(source, tmp_path / "comparison", machine, ["linear"], seeds=4)
+        assert len(ran) == expected, "what has failed is not tried again"
+    row = rows_of(tmp_path / "comparison")["linear"]
+    assert row["remark"].count("the loss is no number") == 3 and row["test_accuracy_seed1"] == ""
+    assert "(1 of 4 seeds)" in (tmp_path / "comparison/comparison.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -279,8 +336,26 @@ def test_a_first_attempt_that_fails_leaves_nothing_behind(
     with pytest.raises(StudyError, match="is not empty and holds no comparison"):
         compared(source, directory.parent, machine, ["linear"])
     (directory / "linear" / "tests.json").write_text("{")
-    with pytest.raises(StudyError, match=r"tests.json: is damaged"):
+    with pytest.raises(StudyError, match=r"tests.json: is damaged.*delete it"):
         compared(source, directory, machine, ["linear"], seeds=1)
+    (directory / "comparison.json").write_text("{")
+    with pytest.raises(StudyError, match=r"comparison.json: is damaged .*; compare in a new directory"):
+        compared(source, directory, machine, ["linear"], seeds=1)
+
+
+def test_a_start_that_is_killed_leaves_nothing_that_stands_in_the_way(
+    source: Path, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "comparison"
+    with monkeypatch.context() as patched:
+        patched.setattr("nas.comparison._OneEntry._check_facts", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            compared(source, directory, machine, ["linear"], seeds=1)
+    assert (directory / "linear").is_dir() and (directory / "comparison.json").exists()
+    (directory / "comparison.json").rename(directory / ".comparison.json.0123456789abcdef")  # killed in the writing
+    (directory / "linear").rmdir()
+    compared(source, directory, machine, ["linear"], seeds=1)
+    assert list(rows_of(directory)) == ["linear"]
 
 
 def test_what_is_wrong_with_pmfs_space_is_said_before_other_families_are_trained(
@@ -316,6 +391,41 @@ def test_a_searched_pmf_alone_goes_on_when_its_search_was_stopped(
     assert list(rows_of(directory)) == [SEARCHED]
 
 
+def test_with_another_budget_it_is_searched_on_until_its_answer_is_trained(
+    source: Path, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "comparison"
+
+    def scored(trials: int) -> str:
+        output = compared(source, directory, machine, [SEARCHED], seeds=1, trials=trials)
+        return next((line for line in output.splitlines() if line.startswith("search: ")), output)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("nas.comparison._OneEntry.train", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            scored(3)
+    assert scored(6).startswith("search: 6 architectures scored")
+    assert "so its budget stays what it was" in scored(9)
+    assert "search: " not in scored(9)
+
+
+def test_the_answer_is_read_from_the_database_that_the_search_was_given(
+    source: Path, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the password, which is not kept."""
+    opened: list[str | None] = []
+    original = open_study
+
+    def noted(*arguments: Any, storage: str | None = None, **options: Any) -> Study:
+        opened.append(storage)
+        return original(*arguments, storage=storage, **options)
+
+    monkeypatch.setattr("nas.runs.open_study", noted)
+    url = f"sqlite:///{tmp_path}/study.db"
+    compared(source, tmp_path / "comparison", replace(machine, storage=url), [SEARCHED], seeds=1, trials=2)
+    assert len(opened) >= 2 and set(opened) == {url}
+
+
 def test_who_ran_out_of_memory_is_tried_again_with_more_of_it_and_other_failures_are_not(
     source: Path, machine: Machine, tmp_path: Path, ran: list[tuple[str, float | None, int]]
 ) -> None:
@@ -341,10 +451,14 @@ def test_who_ran_out_of_memory_is_tried_again_with_more_of_it_and_other_failures
         compared(source, directory, machine, ["linear"], seeds=1)
 
 
-def test_one_driver_at_a_time(source: Path, machine: Machine, tmp_path: Path) -> None:
+def test_one_driver_at_a_time(source: Path, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = tmp_path / "comparison"
     directory.mkdir()
     with contextlib.closing(LockFile(directory / "driver.lock")), pytest.raises(StudyError, match=str(directory)):
+        compared(source, directory, machine, ["linear"])
+    # A second one beside the first.
+    monkeypatch.setattr("nas.comparison._OneEntry", lambda *arguments: compared(source, directory, machine, ["vpt"]))
+    with pytest.raises(StudyError, match=f"process {os.getpid()}"):
         compared(source, directory, machine, ["linear"])
 
 
@@ -355,3 +469,4 @@ def test_an_unknown_family_is_one_message(source: Path, capsys: pytest.CaptureFi
 
 def test_spread_is_of_a_sample() -> None:
     assert spread([0.5, 0.6, 0.7]) == "0.6000 ± 0.1000" and spread([0.5]) == "0.5000" and spread([]) == "–"
+    assert spread([0.5, None, 0.7]) == "0.6000 ± 0.1414 (2 of 3 seeds)" and spread([None]) == "–"

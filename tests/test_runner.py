@@ -17,6 +17,7 @@ from nas.cli import main
 from nas.config import load_config
 from nas.errors import BudgetError, DataError, NasError, StudyError, TrainingError
 from nas.execution import CandidateWorker, SupernetOrder
+from nas.families import KINDS
 from nas.preparation import predict_memory
 from nas.progress import LineReporter
 from nas.report import canonical_results
@@ -569,8 +570,13 @@ FAMILY_SPACES: dict[str, dict[str, Any]] = {
     "vpt": {"depth": 4, "prompt_layer": [1, 2], "prompts": {"choices": [1, 2], "per": "layer"}},
     "p_bert": {"prompt_layer": [0, 1, 2], "prompts": [1, 4, 8]},
     "blind_prompt": {"prompts": [1, 2, 3, 4, 5, 6, 7, 8]},
-    "mmbt": {},
+    "prompt_fuse": {"prompts": [1, 2, 3, 4, 5, 6, 7, 8]},
+    **{family: {} for family in ("mmbt", "image_only", "text_only", "linear", "late_concat")},
 }
+
+
+def test_no_family_is_left_out() -> None:
+    assert {*FAMILY_SPACES, "pmf"} == set(KINDS)
 
 
 @pytest.mark.parametrize("family", FAMILY_SPACES)

@@ -275,6 +275,15 @@ class Encoder(nn.Module, ABC):
     def embed(self, inputs: Tensor) -> Tensor:
         """Input of the first layer: pixel values (B, 3, height, width) or token ids (B, R) → (B, R, D)."""
 
+    def as_embeddings(self, rows: Tensor) -> Tensor:
+        """What the model ends its embeddings with, row by row, for rows of another source that stand beside them: their
+        LayerNorm, where it has one of this width; (B, R, D) → (B, R, D)."""
+        norm = getattr(self.embedding[0], "LayerNorm", None)
+        if norm is None or norm.normalized_shape != (self.width,):
+            return rows
+        normed: Tensor = norm(rows)
+        return normed
+
     @abstractmethod
     def finish(self, rows: Tensor) -> Tensor:
         """What follows the last layer, row by row: (B, R, D) → (B, R, D)."""

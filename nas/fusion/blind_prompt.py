@@ -1,15 +1,18 @@
 """BlindPrompt (Liang et al., Findings of ACL 2022): PromptFuse with prompts that the data does not attend to.
 
 The prompts attend to everything, text and image tokens only to each other, so that what the data says is not disturbed.
-As CLS then knows nothing of the prompts, the classifier reads the mean of what the last layer makes of these. Where the
-encoders' widths are the same, the data's rows depend on nothing that is trained.
+As CLS then knows nothing of the prompts, the classifier reads the mean of what the last layer makes of these. Data rows
+are computed apart from the prompts, which is exact, as none of them sees a prompt: where the encoders' widths are the
+same, they depend on nothing that is trained, and of them a step keeps keys and values alone.
 """
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from nas.encoders import KeysValues, padding_bias
 from nas.families import BlindPromptArchitecture
-from nas.fusion.joint import joint_bias, with_prompts
+from nas.fusion.joint import joint_bias
 from nas.fusion.prompt_fuse import PromptFuse
 
 
@@ -19,11 +22,13 @@ class BlindPrompt(PromptFuse):
     kind = BlindPromptArchitecture
 
     def _read(self, text: Tensor, mask: Tensor | None, image: Tensor, prompts: Tensor) -> Tensor:
-        encoder, count = self.encoders[1], len(prompts)
-        rows = with_prompts(torch.cat([text, image], dim=1), prompts)
-        bias = joint_bias(encoder, text, mask, further=rows.shape[1] - text.shape[1], hidden=count)
-        last = encoder.depth - 1
-        rows = encoder.run(rows, bias, start=0, stop=last)
-        seen = None if bias is None else bias[:, :, -count:]
-        layer = encoder.layers[last]
-        return encoder.finish(layer.attend(rows[:, -count:], layer.keys_values(rows), seen)).mean(dim=1)
+        encoder, data = self.encoders[1], torch.cat([text, image], dim=1)
+        bias = joint_bias(encoder, text, mask, further=image.shape[1])
+        seen = None if mask is None else pad(padding_bias(mask, text.dtype), (0, image.shape[1] + len(prompts)))
+        rows = prompts.expand(len(data), -1, -1)
+        for layer in encoder.layers:
+            context = layer.keys_values(data)
+            rows = layer.attend(rows, KeysValues.concatenate([context, layer.keys_values(rows)]), seen)
+            if layer is not encoder.layers[-1]:
+                data = layer.attend(data, context, bias)
+        return encoder.finish(rows).mean(dim=1)

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from nas.encoders import Encoder, padding_bias
 
 
-def joint_bias(encoder: Encoder, data: Tensor, mask: Tensor | None, further: int, hidden: int = 0) -> Tensor | None:
+def joint_bias(encoder: Encoder, data: Tensor, mask: Tensor | None, further: int) -> Tensor | None:
     """Additive bias of data and further rows over each other.
 
     Args:
@@ -21,26 +21,22 @@ def joint_bias(encoder: Encoder, data: Tensor, mask: Tensor | None, further: int
         data: Its own rows, (B, R, D).
         mask: Of these, (B, R), true where there is a token; None where nothing is padded.
         further: E.
-        hidden: How many of the last rows are seen by each other alone.
 
     Returns:
         Broadcasts to (B, H, R + E, R + E); None where every row sees every row.
     """
     count = data.shape[1]
     own = encoder.data_bias(mask, count, data.dtype)
-    if not hidden and own is None:
+    if own is None:
         return None
-    if not hidden and own is not None and own.shape[2] == 1:
+    if own.shape[2] == 1:
         return pad(own, (0, further))
-    batch, heads = (1, 1) if own is None else own.shape[:2]
     padding = None if mask is None else padding_bias(mask, data.dtype)
-    bias = data.new_zeros(batch if padding is None else len(padding), heads, count + further, count + further)
-    if own is not None:
-        bias[:, :, :count, :count] = own
+    samples = len(own) if padding is None else len(padding)
+    bias = data.new_zeros(samples, own.shape[1], count + further, count + further)
+    bias[:, :, :count, :count] = own
     if padding is not None:
         bias[:, :, count:, :count] = padding
-    if hidden:
-        bias[:, :, :-hidden, -hidden:] = float("-inf")
     return bias
 
 

@@ -1,6 +1,6 @@
 """Late fusion: both encoders fine-tuned, their CLS tokens side by side, a linear classifier.
 
-The PMF paper's "LateConcat" (Li et al., CVPR 2023, table 1).
+The PMF paper's "LateConcat" (Li et al., CVPR 2023, table 1); dropout is off, as in all families here.
 """
 
 import torch

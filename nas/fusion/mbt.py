@@ -2,9 +2,10 @@
 
 From a fusion layer on, each modality's layer reads its own tokens and the bottleneck tokens; what both make of the
 bottlenecks is averaged (equations 8 and 9). A linear classifier on each CLS, and the mean of their logits. As in the
-PMF paper's comparison (Li et al., CVPR 2023, section 4) the encoders are a ViT and a BERT, and all weights are trained.
-Where their widths differ, one learned linear map a direction brings bottlenecks from the text's width to the image's
-and back.
+PMF paper's comparison (Li et al., CVPR 2023, section 4) the encoders are a ViT and a BERT, and all weights are trained,
+with dropout off. MBT shares one classifier and trains it on each modality alone; encoders of any two widths need two,
+whose mean is trained, as PMF's is. Where widths differ, one learned linear map a direction brings bottlenecks from the
+text's width to the image's and back.
 """
 
 import torch

@@ -1,8 +1,10 @@
 """MMBT (Kiela et al., "Supervised Multimodal Bitransformers", 2019, arXiv 1909.02950): the image as words of the text.
 
 As the PMF paper re-implements it (Li et al., CVPR 2023, section 4): a ViT in place of the ResNet, whose tokens are
-projected into the text transformer, which reads them with the text; all weights are trained. The projected tokens get
-one learned segment embedding and no position, which the ViT has given them already.
+projected into the text transformer, which reads them with the text; all weights are trained. As in MMBT the projected
+tokens get a learned segment embedding and go through the LayerNorm of the text's embeddings. They get no position, as
+the ViT has given them one already, and stand behind the text. The classifier reads CLS without BERT's pooler. Dropout
+is off, as in all families here.
 """
 
 import torch
@@ -33,7 +35,7 @@ class MMBT(FusionModel):
         image, text, mask = self.image_encoder, self.text_encoder, features.text_mask
         z = image.embed(features.image_tokens)
         z = image.run(z, image.data_bias(None, z.shape[1], z.dtype), start=0, stop=image.depth)
-        z = self.projection(image.finish(z)) + self.segment  # (B, S, D_txt)
+        z = text.as_embeddings(self.projection(image.finish(z)) + self.segment)  # (B, S, D_txt)
         t = text.embed(features.text_tokens)
         bias = joint_bias(text, t, mask, further=z.shape[1])
         logits: Tensor = self.classifier(read_out(text, torch.cat([t, z], dim=1), mask, bias, 0, t.shape[1]))

@@ -3,7 +3,8 @@
 The frozen text transformer reads the text, the tokens of the frozen image encoder, and a few learned prompts; a linear
 classifier reads its CLS. As in the PMF paper's comparison (Li et al., CVPR 2023, section 4) the encoders are a ViT and
 a BERT of one width and prompts have length 20; where the widths differ, a learned linear map brings image tokens to the
-text's.
+text's. Image tokens and prompts enter the first layer as they are, without position, segment or the LayerNorm of
+embeddings.
 """
 
 import torch

@@ -68,6 +68,19 @@ def test_every_supported_model_type_is_in_the_suite() -> None:
     assert {family.model_type for family in ALL_FAMILIES} == set(FAMILIES)
 
 
+@every_text_family
+def test_rows_of_another_source_end_as_the_models_own_embeddings(family: TinyFamily) -> None:
+    model = family.model(1, 16)
+    encoder, (ids, _) = family.encoder(model), family.batch()
+    before_norm: list[Tensor] = []
+    norm = dict(model.named_modules()).get("embeddings.LayerNorm")
+    if norm is not None and not hasattr(model, "embeddings_project"):
+        norm.register_forward_pre_hook(lambda module, arguments: before_norm.append(arguments[0]))
+    rows = encoder.embed(ids)
+    assert bool(before_norm) is (str(family) in ("bert", "roberta", "distilbert", "mpnet", "electra"))
+    assert_equal(encoder.as_embeddings(before_norm[0] if before_norm else rows), rows)
+
+
 @every_family
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_primitives_put_together_are_the_layer(family: TinyFamily, sizes: tuple[int, int]) -> None:

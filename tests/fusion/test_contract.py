@@ -179,7 +179,7 @@ def p_bert(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask: T
 
 
 def mmbt(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    z = model.projection(vit(pixels).last_hidden_state) + model.segment
+    z = bert.embeddings.LayerNorm(model.projection(vit(pixels).last_hidden_state) + model.segment)
     rows = torch.cat([bert.embeddings(ids), z], dim=1)
     logits: Tensor = model.classifier(layers_of(bert, rows, over(mask, z.shape[1]), 0, 3)[:, 0])
     return logits
