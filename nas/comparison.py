@@ -37,7 +37,7 @@ from nas.planning import ListedPlan
 from nas.preparation import Prepared, check_encoders, prepare
 from nas.progress import ProgressOnly, Quiet, Reporter
 from nas.results import Failure, Job, Result
-from nas.runs import CONFIG, Machine, Overrides, best_full, build_executor, hand_over, read_run, resume, start
+from nas.runs import CONFIG, Machine, Overrides, best_full, build_executor, hand_over, read_run, start
 from nas.space import RAW, Architecture, EncoderSizes, SearchSpace
 from nas.training import architecture_seed, full_step_count
 from nas.units import format_bytes, format_seconds
@@ -113,7 +113,7 @@ def compare(
         settings = _Settings(directory / _SETTINGS, config, seeds)
         trained = []
         for place, name in enumerate(names):
-            searched = _searched(source, directory, overrides, machine, reporter) if name == SEARCHED else None
+            searched = _searched(config, source, directory, overrides, machine, reporter) if name == SEARCHED else None
             # What is said of the data is the same for all.
             told = reporter if place == 0 else ProgressOnly(reporter)
             one = _OneEntry(
@@ -180,7 +180,7 @@ def _damaged(path: Path, error: Exception) -> StudyError:
 
 
 def _searched(
-    source: Path, directory: Path, overrides: Overrides, machine: Machine, reporter: Reporter
+    config: Config, source: Path, directory: Path, overrides: Overrides, machine: Machine, reporter: Reporter
 ) -> Architecture:
     """What a search over PMF finds, on train and validation alone.
 
@@ -188,21 +188,19 @@ def _searched(
     """
     run, path = directory / _SEARCH, directory / _FOUND
     if path.exists() and (run / CONFIG).exists():
-        before = read_run(run).config.budget
-        budget = overrides.apply(load_config(source)).budget
+        before, budget, trained = read_run(run).config.budget, config.budget, directory / SEARCHED
         if (before.time_seconds, before.trials) != (budget.time_seconds, budget.trials):
-            if (directory / SEARCHED / _TRAININGS).exists():
+            if (trained / _TRAININGS).exists():
                 reporter.note(
                     "PMF, searched: the search has ended, and what it has found is being trained, so its budget stays "
                     "what it was; compare in a new directory (--run-dir) for another one"
                 )
             else:
+                for name in (_FACTS, _FAILURES):  # of what was found before
+                    (trained / name).unlink(missing_ok=True)
                 path.unlink()
     if not path.exists():
-        if (run / CONFIG).exists():
-            resume(run, overrides, machine, reporter, concludes=False)
-        else:
-            start(source, run, overrides, machine, reporter, concludes=False)
+        start(source, run, overrides, machine, reporter, concludes=False)
         found = best_full(run, machine.storage)
         if found is None:
             raise StudyError(
@@ -260,6 +258,7 @@ class _OneEntry:
         self.trainings = Repetitions(folder / _TRAININGS)
         self.failures = {key: entry["said"] for key, entry in self._lasting_failures().items()}
         self._tried_alone: set[int] = set()
+        self._is_short_of_memory = False
         self._parts = self._fitting_parts()
 
     @property
@@ -289,20 +288,23 @@ class _OneEntry:
         """Choose the learning rate, then train with all seeds, as far as that was not done.
 
         Returns:
-            Place of the learning rate in the grid; None if nothing was trained.
+            Place of the learning rate in the grid; None if none was chosen.
 
         Raises:
             Interrupted: If somebody asked for the end.
         """
-        try:
-            with contextlib.closing(_Lazy(self._executor)) as executor:
+        with contextlib.closing(_Lazy(self._executor)) as executor:
+            best = None
+            try:
                 best = self._choose_rate(executor)
                 if best is None:
                     return None
                 self._run([best * _SEEDS + seed for seed in range(self.seeds)], executor)
-        except _TooLarge:
-            self.reporter.note(f"{self.entry.title}: {self._why_too_large()}; it is not trained")
-            return None
+            except _TooLarge:
+                self._is_short_of_memory = True
+                self.reporter.note(f"{self.entry.title}: {self._why_too_large()}; what is missing is not trained")
+                if best is None:
+                    return None
         kept = {best * _SEEDS + seed for seed in range(self.seeds)}
         for path in (self.folder / "full").glob("trial_*.safetensors"):
             if int(path.stem.removeprefix("trial_")) not in kept:
@@ -452,8 +454,9 @@ class _OneEntry:
         memory, architecture = self.prepared.memory, self.entry.architecture
         seeds = [] if best is None else [self._result(best * _SEEDS + seed) for seed in range(self.seeds)]
         results = [result for result in seeds if result is not None]
-        parts = results[0].micro_batches if results else self._parts or 1
-        prediction = memory.predict(architecture, micro_batches=parts)
+        # With another memory budget in between, seeds may have been trained in different parts.
+        parts = sorted({result.micro_batches for result in results}) or [self._parts or 1]
+        prediction = memory.predict(architecture, micro_batches=parts[0])
         return Row(
             name=self.entry.name,
             title=self.entry.title,
@@ -478,11 +481,11 @@ class _OneEntry:
             for tensor in tail_weights(encoder, layer).values()
         )
 
-    def _remarks(self, best: int | None, parts: int) -> Iterator[str]:
-        if best is None and self._parts is None:
+    def _remarks(self, best: int | None, parts: Sequence[int]) -> Iterator[str]:
+        if self._is_short_of_memory:
             yield self._why_too_large()
-        elif parts > 1:
-            yield f"in {parts} micro-batches"
+        if parts[-1] > 1:
+            yield f"in {' and '.join(map(str, parts))} micro-batches"
         if best is not None and len(self.grid) > 1 and best in (0, len(self.grid) - 1):
             end = "smallest" if best == 0 else "largest"
             yield f"learning rate {self.grid[best]:g} is the {end} that was tried"

@@ -24,7 +24,7 @@ from nas.families import KINDS, PMFArchitecture
 from nas.lease import LockFile
 from nas.progress import LineReporter
 from nas.results import Job, Result
-from nas.runs import Machine, Overrides, open_study
+from nas.runs import Machine, Overrides, best_full, open_study
 from nas.space import Architecture
 from nas.study import Study
 from tests.project import Project
@@ -173,6 +173,30 @@ def test_what_does_not_fit_is_said_and_not_trained(
     before = rows_of(directory)
     compared(source, directory, machine, ["linear", "late_concat"], seeds=1, memory_bytes=budget)
     assert not ran and rows_of(directory) == before, "it was trained when there was more memory"
+
+
+def test_with_less_memory_what_was_trained_stays_in_the_table(
+    source: Path, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, names = tmp_path / "comparison", ["late_concat"]
+    taken = Repetitions.add
+
+    def failing(self: Repetitions, repetition: int, result: Result) -> None:
+        if repetition % 1000:
+            raise OSError(28, "No space left on device")
+        taken(self, repetition, result)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Repetitions, "add", failing)
+        with pytest.raises(OSError, match="No space left"):
+            compared(source, directory, machine, names)
+    output = compared(source, directory, machine, names, memory_bytes=501 * 2**20)
+    row = rows_of(directory)["late_concat"]
+    assert "what is missing is not trained" in output and "the memory budget is" in row["remark"]
+    assert row["learning_rate"] and row["test_accuracy_seed0"] and not row["test_accuracy_seed1"]
+    compared(source, directory, machine, names)
+    assert rows_of(directory)["late_concat"]["test_accuracy_seed1"]
+    assert "the memory budget is" not in rows_of(directory)["late_concat"]["remark"]
 
 
 def test_what_does_not_fit_is_trained_in_micro_batches_where_the_file_allows_it(
@@ -392,21 +416,33 @@ def test_a_searched_pmf_alone_goes_on_when_its_search_was_stopped(
 
 
 def test_with_another_budget_it_is_searched_on_until_its_answer_is_trained(
-    source: Path, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    directory = tmp_path / "comparison"
+    directory, answers = tmp_path / "comparison", []
+    original = best_full
+
+    def found(run: Path, storage: str | None) -> Result | None:
+        result = original(run, storage)
+        assert result is not None
+        answers.append(replace(result.architecture, query_prompts=1 + len(answers)))  # another one every time
+        return replace(result, architecture=answers[-1])
+
+    monkeypatch.setattr("nas.comparison.best_full", found)
 
     def scored(trials: int) -> str:
-        output = compared(source, directory, machine, [SEARCHED], seeds=1, trials=trials)
+        changes = {"compare": {"learning_rates": RATES}, "recipe.epochs": 1, "budget.trials": trials}
+        output = compared(project.write("budget.yaml", **changes), directory, machine, [SEARCHED], seeds=1)
         return next((line for line in output.splitlines() if line.startswith("search: ")), output)
 
     with monkeypatch.context() as patched:
         patched.setattr("nas.comparison._OneEntry.train", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             scored(3)
+    (directory / SEARCHED / "failures.json").write_text("{")  # of the first answer
     assert scored(6).startswith("search: 6 architectures scored")
+    assert rows_of(directory)[SEARCHED]["architecture"] == str(answers[1])
     assert "so its budget stays what it was" in scored(9)
-    assert "search: " not in scored(9)
+    assert "search: " not in scored(9) and len(answers) == 2
 
 
 def test_the_answer_is_read_from_the_database_that_the_search_was_given(

@@ -1,5 +1,6 @@
 """A person's own data set: a file that names an image, a text, labels and a split a row."""
 
+import ast
 import csv
 import json
 import math
@@ -69,13 +70,23 @@ def labels_of(value: Any, config: DataConfig, where: str) -> tuple[str, ...]:
         parts = [as_text(part, name) for part in value]
     else:
         cell = as_text(value, name)
-        if cell.startswith("[") and cell.endswith("]"):  # it would be split into classes that nobody meant
+        if _is_written_list(cell):  # it would be split into classes that nobody meant
             raise DataError(
                 f"{name} is {cell[:60]!r}, a list that was written as a text; expected labels parted by "
                 f"{config.label_separator!r} (data.label_separator), or a list in JSON Lines or Parquet"
             )
         parts = cell.split(config.label_separator)
     return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+
+
+def _is_written_list(cell: str) -> bool:
+    """Whether a cell is what Python or JSON write for a list of texts or numbers."""
+    if not (cell.startswith("[") and cell.endswith("]")):
+        return False
+    try:
+        return isinstance(ast.literal_eval(cell), list)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # it may be a class's name
+        return False
 
 
 def split_of(row: Mapping[str, Any], columns: ColumnsConfig, where: str) -> str:
@@ -139,9 +150,12 @@ def _check_header(path: Path, header: Sequence[str], wanted: Sequence[str]) -> N
 
 
 def _csv_rows(path: Path, file: Iterator[str], wanted: Sequence[str], delimiter: str) -> Iterator[Row]:
-    # Strict: a text that begins with a quote and does not end with one would swallow the rows behind it without a word.
-    reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-    _check_header(path, reader.fieldnames or [], wanted)
+    # Strict: a text that begins with a quote and does not end with one takes all up to the next quote with it, which is
+    # told where that one does not end a value either.
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    header = next(reader, [])
+    _check_header(path, header, wanted)
+    places = {column: header.index(column) for column in wanted}
     while True:
         number = reader.line_num + 1
         try:
@@ -153,9 +167,11 @@ def _csv_rows(path: Path, file: Iterator[str], wanted: Sequence[str], delimiter:
             ) from error
         if row is None:
             return
-        if None in row or any(value is None for value in row.values()):
+        if not row:  # a blank line
+            continue
+        if len(row) != len(header):
             raise DataError(f"{path}, row {number}: has more or fewer values than the header has columns")
-        yield number, {column: row[column] for column in wanted}
+        yield number, {column: row[place] for column, place in places.items()}
 
 
 def _json_rows(path: Path, file: Iterator[str], wanted: Sequence[str]) -> Iterator[Row]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,10 @@ def find_in_saved(config: DataConfig) -> Found:
                 f"{root}: there is no column {', '.join(map(repr, missing))}; there are {', '.join(data.column_names)}"
             )
         names = _label_names(data.features[columns.label])
-        pictures = _first_rows(root, part, columns.image)
+        try:
+            pictures = _first_rows(root, part, columns.image)
+        except (TypeError, ValueError, NotImplementedError, KeyError) as error:
+            raise DataError(f"{root}: column {columns.image!r} holds no pictures: {error}") from error
         kept = data.select_columns([name for name in wanted if name != columns.image])
         number = 0
         for batch in kept.iter(_TOGETHER):
@@ -117,7 +120,8 @@ def _undecoded(root: Path, part: str, column: str) -> Any:
     return _parts(root)[part].select_columns([column]).cast_column(column, Picture(decode=False))
 
 
-def _first_rows(root: Path, part: str, column: str) -> list[int]:
+@cache
+def _first_rows(root: Path, part: str, column: str) -> Sequence[int]:
     """Of every row the first one with the same picture.
 
     Several texts about one picture have to be held out together, and its features are stored once. Only pictures of one

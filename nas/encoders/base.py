@@ -223,7 +223,7 @@ class Encoder(nn.Module, ABC):
     Args:
         model: The Hugging Face model that holds the weights; `state_dict` keys are its own, under `model.`.
         layers: Views of its layers, first to last.
-        embedding: The modules that only `embed` uses.
+        embedding: The modules that only `embed` and `as_embeddings` use.
     """
 
     readout: ClassVar[Literal["first", "last", "all"]] = "first"
@@ -254,7 +254,7 @@ class Encoder(nn.Module, ABC):
 
     @property
     def embedding(self) -> Sequence[nn.Module]:
-        """The modules that only `embed` uses."""
+        """The modules that only `embed` and `as_embeddings` use."""
         return self._embedding
 
     @property
@@ -276,8 +276,8 @@ class Encoder(nn.Module, ABC):
         """Input of the first layer: pixel values (B, 3, height, width) or token ids (B, R) → (B, R, D)."""
 
     def as_embeddings(self, rows: Tensor) -> Tensor:
-        """What the model ends its embeddings with, row by row, for rows of another source that stand beside them: their
-        LayerNorm, where it has one of this width; (B, R, D) → (B, R, D)."""
+        """What a text encoder ends its embeddings with, row by row, for rows of another source that stand beside them:
+        their LayerNorm, where it has one of its own width; (B, R, D) → (B, R, D)."""
         norm = getattr(self.embedding[0], "LayerNorm", None)
         if norm is None or norm.normalized_shape != (self.width,):
             return rows

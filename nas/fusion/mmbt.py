@@ -2,9 +2,9 @@
 
 As the PMF paper re-implements it (Li et al., CVPR 2023, section 4): a ViT in place of the ResNet, whose tokens are
 projected into the text transformer, which reads them with the text; all weights are trained. As in MMBT the projected
-tokens get a learned segment embedding and go through the LayerNorm of the text's embeddings. They get no position, as
-the ViT has given them one already, and stand behind the text. The classifier reads CLS without BERT's pooler. Dropout
-is off, as in all families here.
+tokens get a learned segment embedding and go through the LayerNorm of the text's embeddings, where there is one. They
+get no position, as the ViT has given them one already, and stand behind the text. The classifier reads CLS without
+BERT's pooler. Dropout is off, as in all families here.
 """
 
 import torch

@@ -75,7 +75,9 @@ def test_a_line_that_is_no_json_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "delimiter"), [("m.tsv", "\t"), ("m.csv", ",")])
-def test_a_text_that_only_begins_with_a_quote_swallows_no_rows(tmp_path: Path, name: str, delimiter: str) -> None:
+def test_a_quote_that_is_not_closed_is_told_where_the_next_one_shows_it(
+    tmp_path: Path, name: str, delimiter: str
+) -> None:
     def rows(*values: str) -> DataConfig:
         header = "image,label,split,text"
         return write(tmp_path / name, *(row.replace(",", delimiter) for row in (header, *values)))
@@ -95,6 +97,9 @@ def test_rows_have_the_number_of_their_first_line_and_texts_may_be_long(tmp_path
     assert data.splits["train"].texts[0] == "one\ntwo\nthree" and len(data.splits["train"].texts[1]) == 199_999
     write(tmp_path / "m.csv", "image,text,label,split", *rows)
     with pytest.raises(DataError, match="row 6: label is empty"):
+        read_data(config, ("train",))
+    write(tmp_path / "m.csv", "image,text,label,split", "", rows[0], "", "", rows[2])
+    with pytest.raises(DataError, match="row 8: label is empty"):
         read_data(config, ("train",))
     write(tmp_path / "m.csv", "image,text,label,split", 'a.png,"one\ntwo",dog')
     with pytest.raises(DataError, match="row 2: has more or fewer values"):
@@ -127,6 +132,9 @@ def test_a_list_that_was_written_as_a_text_is_refused(tmp_path: Path) -> None:
         DataError, match=r"row 2: label is .*, a list that was written as a text; expected labels parted by '\|'"
     ):
         read_data(config_of("manifest", tmp_path / "m.csv", labels="several"), ("train",))
+    write(tmp_path / "m.csv", "image,text,label,split", "a.png,x,[other],train", "b.png,x,[a]|[b],train")
+    data = read_data(config_of("manifest", tmp_path / "m.csv", labels="several"), ("train",))
+    assert data.class_names == ("[a]", "[b]", "[other]"), "names may have brackets"
 
 
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:

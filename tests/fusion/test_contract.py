@@ -30,6 +30,7 @@ from nas.families import (
 )
 from nas.fusion import FAMILIES, Features, FusionModel, build_model, build_supernet, extract, features_of, sizes_of
 from nas.fusion.classification import FusionForClassification
+from nas.fusion.joint import joint_bias
 from nas.losses import Loss
 from nas.memory import MemoryModel
 from nas.memory.tracker import PeakTracker
@@ -313,6 +314,26 @@ def test_with_every_family_of_encoders_padding_changes_nothing_and_all_weights_a
     assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
 
 
+@pytest.mark.parametrize("text", TEXT_FAMILIES, ids=str)
+def test_blind_prompts_are_those_of_one_sequence_for_every_text_encoder(text: TinyFamily) -> None:
+    """Data apart from prompts comes to what both come to together, where no data row sees a prompt."""
+    image = IMAGES[0]
+    pair = image.encoder(image.model(4, 24)), text.encoder(text.model(3, 24))
+    (pixels, _), (ids, mask) = image.batch(), text.batch()
+    pixels, ids, mask = pixels[: len(ids)], ids[: len(pixels)], mask[: len(pixels)]
+    model: Any = fresh("blind_prompt", pair=pair)
+    features = features_of(pair, model.reads(), pixels, ids, mask)
+    z, count = model.projection(pair[0].finish(features.image_tokens)), len(model.prompts)
+    rows = torch.cat([features.text_tokens, z, model.prompts.expand(len(z), -1, -1)], dim=1)
+    hidden = joint_bias(pair[1], features.text_tokens, mask, further=z.shape[1] + count)
+    assert hidden is not None
+    seen = hidden.expand(-1, -1, rows.shape[1], -1).clone()
+    seen[:, :, :-count, -count:] = float("-inf")
+    rows = pair[1].run(rows, seen, start=0, stop=3)
+    expected = model.classifier(pair[1].finish(rows[:, -count:]).mean(dim=1))
+    torch.testing.assert_close(logits_of(model, pixels, ids, mask), expected, rtol=0, atol=1e-10)
+
+
 # What it trains
 
 
@@ -409,10 +430,10 @@ def batch_of(features: Features, size: int) -> Batch:
     )
 
 
-@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize(("micro_batches", "image_width"), [(1, 24), (2, 24), (1, 16)])
 @every_family
-def test_predicted_memory_is_what_a_step_holds(family: str, micro_batches: int) -> None:
-    pair = encoders(torch.float32)
+def test_predicted_memory_is_what_a_step_holds(family: str, micro_batches: int, image_width: int) -> None:
+    pair = encoders(torch.float32, image_width=image_width)
     space = space_of(family)
     recipe = replace(RECIPE, batch_size=4)
     memory = MemoryModel(
