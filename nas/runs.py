@@ -206,9 +206,7 @@ def _clear_left_over(directory: Path) -> None:
                 path.unlink()
 
 
-def resume(
-    directory: Path, overrides: Overrides, machine: Machine, reporter: Reporter, *, concludes: bool = True
-) -> None:
+def resume(directory: Path, overrides: Overrides, machine: Machine, reporter: Reporter) -> None:
     """Go on with a run, possibly with another budget; see `start`.
 
     Raises:
@@ -216,7 +214,7 @@ def resume(
         Interrupted: If somebody asked for its end.
     """
     run = read_run(directory)
-    _go_on(directory, replace(run, config=overrides.apply(run.config)), machine, reporter, concludes=concludes)
+    _go_on(directory, replace(run, config=overrides.apply(run.config)), machine, reporter, concludes=True)
 
 
 def _go_on(directory: Path, run: Run, machine: Machine, reporter: Reporter, *, concludes: bool) -> None:

@@ -74,7 +74,7 @@ def find_in_saved(config: DataConfig) -> Found:
         names = _label_names(data.features[columns.label])
         try:
             pictures = _first_rows(root, part, columns.image)
-        except (TypeError, ValueError, NotImplementedError, KeyError) as error:
+        except (TypeError, ValueError, NotImplementedError, KeyError) as error:  # what Arrow's errors are
             raise DataError(f"{root}: column {columns.image!r} holds no pictures: {error}") from error
         kept = data.select_columns([name for name in wanted if name != columns.image])
         number = 0
