@@ -6,11 +6,17 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from nas.families import PMFArchitecture
 from nas.files import write_atomically
 from nas.progress import Reporter
 from nas.report import table
 from nas.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.text import Annotation
 
 TABLE = "comparison"
 """Name of the files, without what they end in."""
@@ -22,6 +28,10 @@ _EXPLAINED = (
     "frozen weights, and freed memory that it kept where there was room. A training: wall-clock, beside as many others "
     "as fit into memory."
 )
+
+
+_PLACES = ((1, 1), (-1, 1), (1, -1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1))
+"""Where the name of a point may be, right and up of it, in the order in which they are tried."""
 
 
 @dataclass(frozen=True)
@@ -171,15 +181,59 @@ def _plot(rows: Sequence[Row], metric: str) -> bytes:
         figure = Figure(figsize=(7.0, 4.5), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
+        points = []
         for row in rows:
             if scores := [score for score in _of(metric, row.test) if score is not None]:
                 error = statistics.stdev(scores) if len(scores) > 1 else 0.0
                 x, y = row.training_bytes / 2**20, statistics.fmean(scores)
-                axes.errorbar(x, y, yerr=error, fmt="o", capsize=3)
-                axes.annotate(row.title, (x, y), xytext=(5, 4), textcoords="offset points")
+                color = "C1" if row.name.startswith(PMFArchitecture.family) else "C0"
+                axes.errorbar(x, y, yerr=error, fmt="o", capsize=3, color=color)
+                points.append((row.title, x, y, error))
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.margins(0.12)
         axes.set_xlabel("training memory, MiB")
         axes.set_ylabel(f"test {metric}")
         axes.grid(visible=True, which="both", alpha=0.3)
+        figure.draw_without_rendering()
+        write_names(axes, points)
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
+
+
+def write_names(axes: "Axes", points: Sequence[tuple[str, float, float, float]]) -> "list[Annotation]":
+    """Write each name beside its point, where it covers neither another name nor a point, if there is such a place.
+
+    Args:
+        axes: With all points, and laid out: what a name covers is known only then.
+        points: Name, place on both axes, and length of the error bar to either side.
+
+    Returns:
+        The names, in the order of the points.
+    """
+    from matplotlib.transforms import Bbox
+
+    inside, radius = axes.get_window_extent(), 4.0
+    taken = [
+        Bbox(axes.transData.transform([(x, y - error), (x, y + error)])).padded(radius) for _, x, y, error in points
+    ]
+    names = []
+    for name, x, y, _ in points:
+        for place in _PLACES:
+            right, up = place
+            written = axes.annotate(
+                name,
+                (x, y),
+                xytext=(7 * right, 5 * up),
+                textcoords="offset points",
+                horizontalalignment=("center", "left", "right")[right],
+                verticalalignment=("center", "bottom", "top")[up],
+            )
+            box = written.get_window_extent()
+            fits = box.count_overlaps(taken) == 0 and all(inside.contains(*corner) for corner in box.corners())
+            if fits or place == _PLACES[-1]:
+                break
+            written.remove()
+        taken.append(box)
+        names.append(written)
+    return names
