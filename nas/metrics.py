@@ -1,21 +1,26 @@
-"""What a model is judged by; the arithmetic is torchmetrics'."""
+"""What a model is judged by; the arithmetic is torchmetrics'.
 
-from typing import Literal
+It brings scipy's signals and matplotlib along, a second and 50 MiB, so it is imported where something is judged, and
+not by every command and driver.
+"""
+
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
-from torchmetrics.functional.classification import (
-    binary_average_precision,
-    multiclass_accuracy,
-    multiclass_f1_score,
-    multilabel_f1_score,
-)
 
 THRESHOLD = 0.5
 """Probability from which a label is said to be there, where none was tuned."""
 
 _TRIED_THRESHOLDS = [step / 100 for step in range(1, 100)]
+
+
+def arithmetic() -> Any:
+    """torchmetrics' functions; a worker asks for them before its first job, which then does not wait for them."""
+    import torchmetrics.functional.classification as functional
+
+    return functional
 
 
 def evaluate_logits(logits: Tensor, labels: Tensor, threshold: float | None = None) -> dict[str, float]:
@@ -39,18 +44,19 @@ def evaluate_logits(logits: Tensor, labels: Tensor, threshold: float | None = No
         return _of_several(logits, labels, threshold)
     classes = logits.shape[1]
     predicted = logits.argmax(dim=1)
+    f1_score = arithmetic().multiclass_f1_score
     return {
         "accuracy": float((predicted == labels).to(torch.float64).mean()),
         "balanced_accuracy": _balanced_accuracy(predicted, labels, classes),
-        "macro_f1": float(multiclass_f1_score(predicted, labels, num_classes=classes, average="macro")),
-        "micro_f1": float(multiclass_f1_score(predicted, labels, num_classes=classes, average="micro")),
+        "macro_f1": float(f1_score(predicted, labels, num_classes=classes, average="macro")),
+        "micro_f1": float(f1_score(predicted, labels, num_classes=classes, average="micro")),
         "mean_average_precision": _mean_average_precision(logits.softmax(dim=1), one_hot(labels, classes)),
         "cross_entropy": float(cross_entropy(logits.to(torch.float64), labels)),
     }
 
 
 def _balanced_accuracy(predicted: Tensor, labels: Tensor, classes: int) -> float:
-    recalls = multiclass_accuracy(predicted, labels, num_classes=classes, average="none")
+    recalls = arithmetic().multiclass_accuracy(predicted, labels, num_classes=classes, average="none")
     # torchmetrics' own mean counts a class that is predicted and does not occur, as a recall of 0.
     return float(recalls[labels.unique()].mean())
 
@@ -62,7 +68,8 @@ def _of_several(logits: Tensor, labels: Tensor, threshold: float | None) -> dict
     classes = logits.shape[1]
 
     def f1(average: Literal["macro", "micro"], limit: float) -> float:
-        return float(multilabel_f1_score(scores, there, num_labels=classes, threshold=limit, average=average))
+        score = arithmetic().multilabel_f1_score
+        return float(score(scores, there, num_labels=classes, threshold=limit, average=average))
 
     found = {"threshold": tuned} if threshold is None else {}
     return found | {
@@ -81,7 +88,8 @@ def _mean_average_precision(scores: Tensor, there: Tensor) -> float:
     occurring = there.sum(dim=0).nonzero()[:, 0].tolist()
     if not occurring:
         return 0.0
-    return float(torch.stack([binary_average_precision(scores[:, c], there[:, c]) for c in occurring]).mean())
+    average_precision = arithmetic().binary_average_precision
+    return float(torch.stack([average_precision(scores[:, c], there[:, c]) for c in occurring]).mean())
 
 
 def tuned_threshold(logits: Tensor, labels: Tensor) -> float:

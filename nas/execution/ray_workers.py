@@ -109,6 +109,8 @@ def _connect(address: str | None, placement: Placement) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray prints the trace of an error that nobody has asked for; here every one that matters is asked for.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    # A private Ray would start a process a core in advance; none has the environment of a worker, so none is ever used.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     # Deaths of workers are told in words of our own; Ray prints its own even without `log_to_driver`.
     ray._private.worker._worker_logs_enabled = False
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}

@@ -27,7 +27,7 @@ from nas.memory import (
     map_large_tensors,
     release_freed_memory,
 )
-from nas.metrics import evaluate_logits
+from nas.metrics import arithmetic, evaluate_logits
 from nas.results import Failure, Job, Result
 from nas.space import RAW
 from nas.supernet_sampling import build_sampler
@@ -136,6 +136,7 @@ class CandidateWorker:
     ) -> None:
         torch.set_num_threads(setup.thread_count)
         map_large_tensors()
+        arithmetic()
         self.setup = setup
         self._on_exceeded = on_exceeded
         self._base_bytes = base_bytes
