@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from importlib.abc import SourceLoader
 from typing import IO
 
-_SLOWLY_IMPORTED = ("optuna", "ray", "scipy.stats", "transformers", "nas.execution.worker")
+_SLOWLY_IMPORTED = ("optuna", "ray", "scipy.stats", "torchmetrics", "transformers", "nas.execution.worker")
 
 
 def main() -> None:
