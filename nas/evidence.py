@@ -121,6 +121,11 @@ class Evidence:
                     f"the best over the default: {difference:+.4f} {self.metric} on validation, 95 % interval "
                     f"{low:+.4f} to {high:+.4f}{certain}"
                 )
+            if difference < 0:
+                said.append(
+                    f"by these seeds {self.title}'s default is better than what the search has found; its model is in "
+                    "the run's folder default"
+                )
         total = sum(self.phases.values())
         if total:
             shares = ", ".join(

@@ -82,6 +82,20 @@ def test_one_seed_and_no_default_say_little_and_say_so() -> None:
     assert found.as_dict()["margin"] is None
 
 
+@pytest.mark.parametrize(("best", "is_said"), [(0.60, True), (0.61, False), (0.62, False)])
+def test_where_the_default_is_better_it_is_said_and_where_it_is(best: float, is_said: bool) -> None:
+    by_stage: dict[Stage, list[Result]] = {"inherited": [], "trained": [], "full": []}
+    found = gathered(
+        *("accuracy", by_stage),
+        best=results("full", {0: best}),
+        default=results("full", {1: 0.61}),
+        phases={},
+        title="MBT",
+    )
+    said = [line for line in found.lines() if "MBT's default is better than what the search has found" in line]
+    assert len(said) == is_said and all("folder default" in line for line in said)
+
+
 def test_a_stage_that_never_came_agrees_with_none() -> None:
     by_stage: dict[Stage, list[Result]] = {
         "inherited": results("inherited", {0: 0.1, 1: 0.2, 2: 0.3}),
