@@ -6,6 +6,7 @@ What each says is printed together when it ends, with its seconds, and those of 
 took. The status is 1 if that of any is not 0.
 """
 
+import gc
 import importlib
 import importlib.util
 import os
@@ -17,7 +18,7 @@ from contextlib import ExitStack
 from importlib.abc import SourceLoader
 from typing import IO
 
-_SLOWLY_IMPORTED = ("optuna", "ray", "scipy.stats", "torchmetrics", "transformers", "nas.execution.worker")
+_SLOWLY_IMPORTED = ("nas.frameworks", "optuna", "ray", "scipy.stats", "torchmetrics", "nas.execution.worker")
 
 
 def main() -> None:
@@ -25,6 +26,7 @@ def main() -> None:
     sys.path[0] = os.getcwd()  # as `python -m` has it
     for name in _SLOWLY_IMPORTED:
         importlib.import_module(name)
+    gc.freeze()  # what the forks share stays shared
     running: dict[int, tuple[list[str], IO[str], float]] = {}
     failed = False
     with ExitStack() as files:

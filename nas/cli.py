@@ -224,8 +224,6 @@ def _worker_count(text: str) -> int | None:
 
 
 def _overrides(options: argparse.Namespace) -> "Overrides":
-    from nas.runs import Overrides
-
     time_seconds: float | None = None
     trials: int | None = None
     for text in getattr(options, "budget", None) or ():
@@ -237,6 +235,10 @@ def _overrides(options: argparse.Namespace) -> "Overrides":
             memory_bytes = parse_bytes(options.memory_budget)
         except ValueError as error:
             raise BudgetError(f"--memory-budget {options.memory_budget!r}: {error}") from error
+
+    import nas.frameworks  # noqa: F401 - first of what takes seconds, and after what may be wrong
+    from nas.runs import Overrides
+
     return Overrides(
         time_seconds=time_seconds,
         trials=trials,
@@ -294,6 +296,7 @@ def _resume(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
+    import nas.frameworks  # noqa: F401
     from nas.conclusion import ModelParts, export_result, find_full_result, picked_result, read_report
     from nas.execution import full_weights_path
     from nas.export import describe
@@ -366,6 +369,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    import nas.frameworks  # noqa: F401
     from nas.conclusion import evaluate_exported
     from nas.export import exported_form
     from nas.metrics import standard_error
@@ -391,6 +395,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
+    import nas.frameworks  # noqa: F401
     from nas.data import open_images
     from nas.export import open_exported
 
