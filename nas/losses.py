@@ -58,12 +58,13 @@ class Loss:
             labels: (B,), int64, or (B, C), float32.
         """
         if labels.ndim == 1:
-            return cross_entropy(
-                logits, labels, weight=self._weights, label_smoothing=self._label_smoothing, reduction="sum"
-            )
+            # Not by torch's `weight`, which weighs the part of the target that is spread by the class it goes to: rare
+            # classes would be what a model says of everybody.
+            each = cross_entropy(logits, labels, label_smoothing=self._label_smoothing, reduction="none")
+            return (each if self._weights is None else each * self._weights[labels]).sum()
         smoothed = labels * (1 - self._label_smoothing) + self._label_smoothing / 2
         return binary_cross_entropy_with_logits(
-            logits, smoothed if self._label_smoothing else labels, pos_weight=self._weights, reduction="sum"
+            logits, smoothed if self._label_smoothing else labels, weight=self._label_weights(labels), reduction="sum"
         )
 
     def distance(self, logits: Tensor, lesson: Tensor, labels: Tensor) -> Tensor:
@@ -77,7 +78,11 @@ class Loss:
         if labels.ndim == 1:
             distances = cross_entropy(logits, lesson, reduction="none")
             return (distances if self._weights is None else distances * self._weights[labels]).sum()
-        return binary_cross_entropy_with_logits(logits, lesson, pos_weight=self._weights, reduction="sum")
+        return binary_cross_entropy_with_logits(logits, lesson, weight=self._label_weights(labels), reduction="sum")
+
+    def _label_weights(self, labels: Tensor) -> Tensor | None:
+        """Of several labels, (B, C): torch's `pos_weight` where targets are yes or no, and so of any other target."""
+        return None if self._weights is None else torch.where(labels > 0, self._weights, 1.0)
 
 
 def loss_of(recipe: RecipeConfig, labels: Labels, class_count: int) -> Loss:
