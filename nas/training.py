@@ -314,6 +314,7 @@ def predict_logits(
 
     Raises:
         Stopped: If `should_stop` said so.
+        TrainingError: If they are not finite.
     """
     architectures = [architecture or model.architecture]
     return predict_population(model, split, architectures, batch_size=batch_size, should_stop=should_stop)[0]
@@ -345,6 +346,7 @@ def predict_population(
 
     Raises:
         Stopped: If `should_stop` said so.
+        TrainingError: If logits are not finite: the highest of them would be a class all the same, and a score.
     """
     logits = [torch.empty(len(split), supernet.class_count) for _ in architectures]
     device = next(supernet.parameters()).device
@@ -360,6 +362,12 @@ def predict_population(
             outcome = supernet.population_logits(features, [architectures[place] for place in chosen])
             for place, values in zip(chosen, outcome, strict=True):
                 logits[place][torch.from_numpy(indices)] = values.cpu()
+    for architecture, values in zip(architectures, logits, strict=True):
+        if not values.isfinite().all():
+            raise TrainingError(
+                f"what {architecture} says is not finite after training; lower recipe.learning_rates or set "
+                "recipe.clip_norm"
+            )
     return logits
 
 

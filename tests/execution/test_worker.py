@@ -1,10 +1,12 @@
 """What a worker does with its grant; what it computes: test_executors.py."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from nas.execution import CandidateWorker, WorkerSetup
+from nas.families import PMFArchitecture
 from nas.memory import PROCESS_BYTES, bytes_with_holes, private_bytes
 from nas.results import Failure, Result, Stage
 from tests.execution.jobs import job
@@ -57,3 +59,23 @@ def test_short_training_uses_a_share_of_the_recipes_learning_rates_and_full_trai
     assert loss("trained", 1e-9) == pytest.approx(inherited, abs=1e-6)
     assert abs(loss("trained", 1.0) - inherited) > 2 * abs(loss("trained", 0.1) - inherited) > 1e-5
     assert loss("full", 0.1) == loss("full", 1.0)
+
+
+def test_who_diverges_in_the_last_step_fails_and_leaves_no_weights(setup: WorkerSetup) -> None:
+    # The loss before a step is all that training itself looks at, and the highest of what is no number is class 0.
+    asked = replace(job(3, "full", 1), learning_rate=1e30)
+    (outcome,) = CandidateWorker(setup).outcomes(asked, limit_bytes=None)
+    assert isinstance(outcome, Failure) and outcome.kind == "error" and outcome.cause == "TrainingError"
+    assert "is not finite after training; lower recipe.learning_rates" in outcome.reason
+    assert not setup.weights_path(3).exists()
+
+
+def test_of_candidates_that_are_scored_together_only_those_fail_that_are_not_finite(setup: WorkerSetup) -> None:
+    worker = CandidateWorker(setup)
+    assert isinstance(worker.outcomes(job(0), limit_bytes=None)[0], Result)
+    supernet: Any = worker._inherited()
+    supernet.fusion_layers[-1].image_to_text.query_prompts.data[1:] = float("inf")  # of longer prompts alone
+    shorter, longer = (replace(job(trial), architecture=PMFArchitecture(1, trial, 2, 1, 8)) for trial in (1, 2))
+    outcomes = worker.outcomes(replace(longer, companions=(shorter,)), limit_bytes=None)
+    assert [type(outcome) for outcome in outcomes] == [Failure, Result]
+    assert isinstance(outcomes[0], Failure) and outcomes[0].job == longer and "is not finite" in outcomes[0].reason
