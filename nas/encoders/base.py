@@ -300,8 +300,11 @@ class Encoder(nn.Module, ABC):
         """
         del pooling
         for module in self.model.modules():
-            if getattr(module, "mask_token", None) is not None:
-                module.mask_token = None  # only pretraining hides patches
+            token = getattr(module, "mask_token", None)
+            if token is not None:
+                del module.mask_token  # only pretraining hides patches
+                # DINOv2 with registers initialises it without asking whether it is there.
+                module.register_buffer("mask_token", torch.zeros_like(token), persistent=False)
 
     def data_bias(self, mask: Tensor | None, row_count: int, dtype: torch.dtype) -> Tensor | None:
         """Additive bias between the encoder's own rows: padding, and what else the family has (causal, relative).

@@ -495,13 +495,8 @@ def test_where_a_family_starts_to_read_depends_on_its_layer_gene_alone(family: s
 # That it can be taken away
 
 
-@every_family
-def test_an_exported_model_is_the_same_when_it_is_loaded(family: str, tmp_path: Path) -> None:
-    pair = encoders(torch.float32)
-    model = fresh(family, pair=pair)
-    with torch.no_grad():  # as after training
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.01)
+def taken_away(model: FusionModel, pair: tuple[Encoder, Encoder], directory: Path) -> Any:
+    """Exported, and loaded by `from_pretrained`."""
     whole = assemble(
         image_encoder=pair[0],
         text_encoder=pair[1],
@@ -509,9 +504,36 @@ def test_an_exported_model_is_the_same_when_it_is_loaded(family: str, tmp_path: 
         class_names=[f"class {index}" for index in range(CLASSES)],
         max_text_tokens=12,
     )
-    whole.save_pretrained(tmp_path)
-    loaded, report = FusionForClassification.from_pretrained(tmp_path, output_loading_info=True)
+    whole.save_pretrained(directory)
+    loaded, report = FusionForClassification.from_pretrained(directory, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    return loaded
+
+
+@pytest.mark.parametrize("encoders_of", PAIRS, ids=lambda pair: f"{pair[0]}, {pair[1]}")
+@pytest.mark.parametrize("family", ["late_concat", "pmf"])
+def test_so_it_is_with_every_family_of_encoders_trained_or_frozen(
+    family: str, encoders_of: tuple[TinyFamily, TinyFamily], tmp_path: Path
+) -> None:
+    image, text = encoders_of
+    pair = image.encoder(image.model(4, 24, torch.float32)), text.encoder(text.model(3, 24, torch.float32))
+    (pixels, _), (ids, mask) = image.batch(torch.float32), text.batch()
+    pixels, ids, mask = pixels[: len(ids)], ids[: len(pixels)], mask[: len(pixels)]
+    model = fresh(family, pair=pair)
+    loaded = taken_away(model, pair, tmp_path)
+    with torch.inference_mode():
+        expected = logits_of(model, pixels, ids, mask)
+        torch.testing.assert_close(loaded.eval()(pixels, ids, mask).logits, expected, rtol=0, atol=1e-5)
+
+
+@every_family
+def test_an_exported_model_is_the_same_when_it_is_loaded(family: str, tmp_path: Path) -> None:
+    pair = encoders(torch.float32)
+    model = fresh(family, pair=pair)
+    with torch.no_grad():  # as after training
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.01)
+    loaded = taken_away(model, pair, tmp_path)
     pixels, ids, mask = raw_batch()
     with torch.inference_mode():
         expected = logits_of(model, pixels.float(), ids, mask)
