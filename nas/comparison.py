@@ -22,7 +22,7 @@ from nas.comparison_report import Row, write_report
 from nas.conclusion import ModelParts, evaluate_exported, export_result
 from nas.config import Config, DataConfig, config_as_dict, load_config
 from nas.confirmation import Repetitions
-from nas.data import read_data
+from nas.data import open_images_of, read_data
 from nas.dispatch import Dispatcher
 from nas.encoders import tail_weights
 from nas.errors import StudyError
@@ -541,11 +541,11 @@ class _Lazy:
 
 
 def _digest(data: DataConfig, class_names: tuple[str, ...]) -> str:
-    """Of the test split: names of images, texts and labels."""
-    samples = read_data(data, ("test",), class_names=class_names).splits["test"]
+    """Of the test split: images, texts and labels."""
+    images, samples = open_images_of(data), read_data(data, ("test",), class_names=class_names).splits["test"]
     digest = hashlib.sha256(samples.labels.tobytes())
     for image, text in zip(samples.images, samples.texts, strict=True):
-        digest.update(f"{image}\0{text}\0".encode())
+        digest.update(f"{image}\0{images.fingerprint(image)}\0{text}\0".encode())
     return digest.hexdigest()[:16]
 
 

@@ -348,6 +348,14 @@ def test_numbers_of_other_data_are_not_mixed(project: Project, source: Path, mac
         assert "testing the exported" in compared(source, directory, machine, ["linear"], seeds=1)
     finally:
         manifest.write_text(before)
+    assert "testing the exported" not in compared(source, directory, machine, ["linear"], seeds=1)
+    image = project.images / lines[place].split(",")[0]
+    times = (image.stat().st_atime_ns, image.stat().st_mtime_ns)
+    try:
+        os.utime(image, ns=(times[0], times[1] + 1))  # as another picture of that name
+        assert "testing the exported" in compared(source, directory, machine, ["linear"], seeds=1)
+    finally:
+        os.utime(image, ns=times)
 
 
 def test_a_first_attempt_that_fails_leaves_nothing_behind(

@@ -87,9 +87,13 @@ def open_or_build(
 
 
 def _key(sources: Sources, features: FeaturesConfig) -> str:
-    """Everything that the numbers depend on, and nothing else: not which of them the disk budget lets be stored."""
+    """Everything that the numbers depend on, and nothing else: not which of them the disk budget lets be stored.
+
+    Data attention that is read is another way to the same logits, apart from rounding, and takes memory of its own.
+    """
     reads = [tuple(entry) for entry in sources.reads]
-    facts = (FORMAT, reads, sources.dataset.class_names, features.dtype, features.views)
+    uses_attention = features.attention and sources.has_attention
+    facts = (FORMAT, reads, sources.dataset.class_names, features.dtype, features.views, uses_attention)
     digest = hashlib.sha256(f"{facts} {PARAMETERS if features.views > 1 else ''}".encode())
     for part in (
         weights_digest(sources.image_encoder),

@@ -82,7 +82,8 @@ def find_in_saved(config: DataConfig) -> Found:
             for values in zip(*batch.values(), strict=True):
                 row = dict(zip(batch, values, strict=True))
                 where = f"{part or 'data'}, row {number}"
-                labels = labels_of(_named(row[columns.label], names), config, f"{root}, {where}")
+                value = _named(row[columns.label], names, f"{root}, {where}: {columns.label}")
+                labels = labels_of(value, config, f"{root}, {where}")
                 if config.labels == "one" and not labels:
                     raise DataError(f"{root}, {where}: {columns.label} is empty; every row needs a label")
                 split = own or split_of(row, columns, f"{root}, {where}")
@@ -153,9 +154,11 @@ def _label_names(feature: Any) -> list[str] | None:
     return None
 
 
-def _named(value: Any, names: list[str] | None) -> Any:
+def _named(value: Any, names: list[str] | None, where: str) -> Any:
     if names is None or value is None:
         return value
-    if isinstance(value, list):
-        return [names[index] for index in value]
-    return names[value] if value >= 0 else None  # -1: a label that was kept secret
+    if not isinstance(value, list):
+        return names[value] if value >= 0 else None  # -1: a label that was kept secret
+    if any(index is None or index < 0 for index in value):
+        raise DataError(f"{where} holds {value}; expected numbers of classes, 0 to {len(names) - 1}")
+    return [names[index] for index in value]

@@ -73,6 +73,8 @@ def _held_out(
 def stratified(strata: Sequence[Hashable], count: int, seed: int) -> set[int]:
     """Positions of `count` items, of every stratum as many as its share, to within one, but never all of it.
 
+    What small strata cannot give for that, larger ones give beyond their share.
+
     Args:
         strata: Of every item, (N,).
         count: Fewer are taken where every stratum has but one item left.

@@ -69,6 +69,12 @@ def test_a_second_search_finds_the_same_features(given: dict[str, Any], tmp_path
 def test_whatever_changes_the_numbers_changes_the_folder(given: dict[str, Any], tmp_path: Path) -> None:
     directories = {build(given, tmp_path).directory}
     directories |= {build(given, tmp_path, dtype="float32").directory, build(given, tmp_path, views=2).directory}
+    with_attention = build(given, tmp_path, attention=True)
+    assert with_attention.contents.tier == "attention" and build(given, tmp_path).contents.tier == "every layer"
+    directories.add(with_attention.directory)
+    assert build({**given, "has_attention": False}, tmp_path, attention=True).directory in directories, (
+        "nobody reads it"
+    )
     given["preprocessor"].max_text_tokens = 3
     directories.add(build(given, tmp_path).directory)
     with torch.no_grad():
@@ -80,7 +86,7 @@ def test_whatever_changes_the_numbers_changes_the_folder(given: dict[str, Any], 
     directories.add(build(given, tmp_path).directory)
     given["reads"] = [reads_at(1)]
     directories.add(build(given, tmp_path).directory)
-    assert len(directories) == 7
+    assert len(directories) == 8
 
 
 def test_what_is_stored_follows_the_disk_budget_and_is_said_before(given: dict[str, Any], tmp_path: Path) -> None:

@@ -75,6 +75,9 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     datasets.DatasetDict({"train": part([0, 1, -1])}).save_to_disk(tmp_path / "secret")
     with pytest.raises(DataError, match="train, row 2: label is empty"):
         read_data(config_of("datasets", tmp_path / "secret"), ("train",))
+    part([[0], [1, -1]], datasets.List(LABELS)).save_to_disk(tmp_path / "secrets")
+    with pytest.raises(DataError, match=r"secrets, data, row 1: label holds \[1, -1\]; expected .* 0 to 1"):
+        read_data(config_of("datasets", tmp_path / "secrets", labels="several", columns={"split": None}), ("train",))
     with pytest.raises(DataError, match="there is no column 'kind'; there are image, text, label"):
         read_data(config_of("datasets", tmp_path / "secret", columns={"label": "kind"}), ("train",))
     with pytest.raises(DataError, match="column 'label' holds no pictures"):
