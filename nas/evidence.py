@@ -71,7 +71,10 @@ class Spread:
 
 
 def margin_over_seeds(first: Spread, second: Spread) -> tuple[float, float, float]:
-    """Mean difference, and its 95 % interval by Welch's t; infinitely wide with one seed of either."""
+    """Mean difference, and its 95 % interval by Welch's t; infinitely wide with one seed of either.
+
+    So it is where all seeds of each come to the same: how much there is between seeds has not been seen then.
+    """
     difference = first.mean - second.mean
     counts = len(first.scores), len(second.scores)
     if min(counts) < 2:
@@ -79,7 +82,7 @@ def margin_over_seeds(first: Spread, second: Spread) -> tuple[float, float, floa
     shares = [spread.deviation**2 / len(spread.scores) for spread in (first, second)]
     error = math.sqrt(sum(shares))
     if error == 0.0:
-        return difference, difference, difference
+        return difference, -math.inf, math.inf
     freedom = sum(shares) ** 2 / sum(share**2 / (count - 1) for share, count in zip(shares, counts, strict=True))
     half = float(t.ppf(0.975, freedom)) * error
     return difference, difference - half, difference + half
