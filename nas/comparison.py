@@ -494,7 +494,7 @@ class _OneEntry:
     def _tested(self, result: Result) -> dict[str, float]:
         """Metrics on test, asked once, of the exported and reloaded model."""
         path, data = self.folder / _TESTS, self.config.data
-        key = f"{result.trial} {_digest(data, self.prepared.store.class_names)}"
+        key = f"{result.trial} {_digest(result, data, self.prepared.store.class_names)}"
         known = _read(path)
         if key not in known:
             model = self.folder / f"model_seed{result.trial % _SEEDS}"
@@ -540,10 +540,11 @@ class _Lazy:
             self._executor.close()
 
 
-def _digest(data: DataConfig, class_names: tuple[str, ...]) -> str:
-    """Of the test split: images, texts and labels."""
+def _digest(result: Result, data: DataConfig, class_names: tuple[str, ...]) -> str:
+    """Of a training, no two of which take the same time, and of the test split: images, texts and labels."""
     images, samples = open_images_of(data), read_data(data, ("test",), class_names=class_names).splits["test"]
-    digest = hashlib.sha256(samples.labels.tobytes())
+    digest = hashlib.sha256(json.dumps(result.as_dict(), sort_keys=True).encode())
+    digest.update(samples.labels.tobytes())
     for image, text in zip(samples.images, samples.texts, strict=True):
         digest.update(f"{image}\0{images.fingerprint(image)}\0{text}\0".encode())
     return digest.hexdigest()[:16]

@@ -356,6 +356,9 @@ def test_numbers_of_other_data_are_not_mixed(project: Project, source: Path, mac
         assert "testing the exported" in compared(source, directory, machine, ["linear"], seeds=1)
     finally:
         os.utime(image, ns=times)
+    (directory / "linear" / "trainings.json").unlink()  # as its message says where it is damaged
+    again = compared(source, directory, machine, ["linear"], seeds=1)
+    assert again.count(": validation accuracy") == len(RATES) and "testing the exported" in again
 
 
 def test_a_first_attempt_that_fails_leaves_nothing_behind(
