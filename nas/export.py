@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
+from nas.config import READERS
 from nas.data import ImageSource, Preprocessor, Samples
 from nas.encoders import Encoder, load_image_processor, load_tokenizer
 from nas.errors import ExportError
@@ -179,6 +180,8 @@ def exported_form(directory: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         form: dict[str, Any] = dict(values["data"])
+        if form["reader"] not in READERS or not isinstance(form.get("columns", {}), dict):
+            raise ValueError(f"data is {form}")
     except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise ExportError(f"{path}: does not say what data the model was trained on: {error}") from error
     return form
@@ -200,17 +203,28 @@ def open_exported(directory: Path) -> ExportedModel:
         kind = json.loads((directory / "config.json").read_text()).get("model_type")
         if kind != FusionConfig.model_type:
             raise ExportError(f"{directory}: model_type is {kind!r}; an exported model has {FusionConfig.model_type!r}")
-        model = FusionForClassification.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ExportError(f"{directory}: the model cannot be loaded: {str(error).splitlines()[0]}") from error
+        model, report = FusionForClassification.from_pretrained(
+            directory, local_files_only=True, dtype=torch.float32, output_loading_info=True
+        )
+        names: dict[Any, str] = dict(model.config.id2label or {})
+        max_text_tokens = int(model.config.max_text_tokens)
+    except ExportError:
+        raise
+    except Exception as error:  # transformers, and a model of a damaged configuration, check little of what they read
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+        raise ExportError(f"{directory}: the model cannot be loaded: {type(error).__name__}: {reason}") from error
+    if report["missing_keys"]:  # which transformers has filled with anything
+        raise ExportError(
+            f"{directory}: the model cannot be loaded: {len(report['missing_keys'])} of its weights are missing, "
+            f"{min(report['missing_keys'])} among them; export it again"
+        )
     model.train(False)
-    names: dict[Any, str] = dict(model.config.id2label or {})
     return ExportedModel(
         model=model,
         preprocessor=Preprocessor(
             image_processor=load_image_processor(str(directory)),
             tokenizer=load_tokenizer(str(directory)),
-            max_text_tokens=model.config.max_text_tokens,
+            max_text_tokens=max_text_tokens,
         ),
         class_names=tuple(names[index] for index in range(len(names))),
     )

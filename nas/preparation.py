@@ -1,5 +1,6 @@
 """From a configuration to what a search works on: encoders, data, base features, memory predictions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from nas.data import (
     summary,
 )
 from nas.encoders import Encoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
-from nas.errors import ConfigError, DataError
+from nas.errors import ConfigError, DataError, EncoderError
 from nas.fusion import sizes_of
 from nas.memory import MemoryModel, Rehearsed
 from nas.progress import Reporter
@@ -165,7 +166,33 @@ def _load(config: Config, source: str) -> tuple[Encoder, Encoder, Preprocessor]:
         tokenizer=load_tokenizer(checkpoints[1]),
         max_text_tokens=config.data.max_text_tokens or text_encoder.max_text_tokens,
     )
+    _check_inputs(image_encoder, text_encoder, preprocessor, checkpoints)
     return image_encoder, text_encoder, preprocessor
+
+
+def _check_inputs(
+    image_encoder: Encoder, text_encoder: Encoder, preprocessor: Preprocessor, checkpoints: Sequence[str]
+) -> None:
+    """Make sure that the encoders take what their image processor and their tokenizer make.
+
+    Raises:
+        EncoderError: If one does not.
+    """
+    shape = _image_shape(preprocessor)
+    try:
+        with torch.inference_mode():
+            image_encoder.embed(torch.zeros(1, *shape))
+    except (ValueError, RuntimeError) as error:
+        raise EncoderError(
+            f"encoder {checkpoints[0]!r}: its image processor makes images of {' x '.join(map(str, shape))}, which it "
+            f"does not take ({error}); expected in preprocessor_config.json the size that config.json has"
+        ) from error
+    largest, known = max(preprocessor.tokenizer.get_vocab().values()), text_encoder.config.vocab_size
+    if largest >= known:
+        raise EncoderError(
+            f"encoder {checkpoints[1]!r}: its tokenizer has a token of number {largest}, but its weights have "
+            f"{known} tokens; expected one tokenizer and model that belong together (model.resize_token_embeddings)"
+        )
 
 
 def needed_reads(space: SearchSpace, sizes: EncoderSizes) -> list[Reads]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nas.cli import main
+from nas.encoders import load_tokenizer
 from tests.project import Project
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -109,6 +110,25 @@ def test_a_space_too_deep_for_the_encoders_is_refused(
     error = capsys.readouterr().err
     assert "space.fusion_layer: 3 is not allowed; expected at most 2" in error
     assert "data.max_text_tokens: 64 is not allowed; expected at most 20" in error
+
+
+def test_encoders_that_do_not_take_what_is_made_for_them_are_refused(
+    own_project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["search", str(own_project.root / "search.yaml"), "--run-dir", str(tmp_path / "run"), "--workers", "0"]
+    command += ["--cache-dir", str(tmp_path / "cache")]
+    processor = own_project.root / "vit" / "preprocessor_config.json"
+    before = processor.read_text()
+    processor.write_text(json.dumps(json.loads(before) | {"size": {"height": 32, "width": 32}}))
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "vit': its image processor makes images of 3 x 32 x 32, which it does not take" in error
+    processor.write_text(before)
+    tokenizer = load_tokenizer(str(own_project.root / "bert"))
+    tokenizer.add_tokens([f"new{index}" for index in range(100)])
+    tokenizer.save_pretrained(own_project.root / "bert")
+    assert main(command) == 2
+    assert "bert': its tokenizer has a token of number" in capsys.readouterr().err
 
 
 def test_a_space_of_another_depth_than_the_encoders_is_refused(

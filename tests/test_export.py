@@ -1,15 +1,16 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from nas.conclusion import ModelParts
 from nas.config import load_config
 from nas.errors import ExportError
-from nas.export import assemble, describe, export, open_exported
+from nas.export import assemble, describe, export, exported_form, open_exported
 from nas.families import PMFArchitecture
 from nas.fusion import PMF, build_model
 from nas.fusion.classification import FusionForClassification
@@ -124,6 +125,50 @@ def test_a_folder_that_is_no_exported_model_is_named(project: Project, tmp_path:
         open_exported(tmp_path)
     with pytest.raises(ExportError, match="model_type is 'vit'; an exported model has 'multimodal_fusion'"):
         open_exported(project.root / "vit")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"architecture": 5},
+        {"architecture": {"family": "none"}},
+        {"architecture": {"family": "pmf", "fusion_layer": 1}},
+        {"image_config": [1]},
+        {"text_config": {"model_type": "none"}},
+        {"id2label": 5},
+        {"max_text_tokens": "x"},
+    ],
+    ids=str,
+)
+def test_a_damaged_configuration_is_one_error(change: dict[str, Any], parts: ModelParts, tmp_path: Path) -> None:
+    exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ExportError, match="model: the model cannot be loaded: "):
+        open_exported(tmp_path / "model")
+    for text in ("[]", "{"):
+        path.write_text(text)
+        with pytest.raises(ExportError, match="model: the model cannot be loaded: "):
+            open_exported(tmp_path / "model")
+
+
+def test_weights_that_are_missing_are_not_made_up(parts: ModelParts, tmp_path: Path) -> None:
+    exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
+    file = tmp_path / "model" / "model.safetensors"
+    weights = load_file(file)
+    name = min(name for name in weights if name.startswith("fusion."))
+    del weights[name]
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ExportError, match=rf"1 of its weights are missing, {name} among them"):
+        open_exported(tmp_path / "model")
+
+
+@pytest.mark.parametrize("data", ["{}", "[]", "5", "{reader: none}", "{reader: manifest, columns: 5}"])
+def test_a_damaged_form_of_the_data_is_one_error(data: str, parts: ModelParts, tmp_path: Path) -> None:
+    exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
+    (tmp_path / "model" / "architecture.yaml").write_text(f"data: {data}")
+    with pytest.raises(ExportError, match=r"architecture.yaml: does not say what data the model was trained on"):
+        exported_form(tmp_path / "model")
 
 
 def test_a_damaged_model_is_named(parts: ModelParts, tmp_path: Path) -> None:

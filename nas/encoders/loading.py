@@ -145,8 +145,10 @@ def _locally_first(load: Callable[..., T], checkpoint: str) -> T:
 def _load(load: Callable[..., T], checkpoint: str, what: str) -> T:
     try:
         return _locally_first(load, checkpoint)
-    except (OSError, ValueError, SafetensorError) as error:
+    except Exception as error:  # transformers checks little of the files that it reads
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if not isinstance(error, OSError | ValueError | SafetensorError):
+            reason = f"{type(error).__name__}: {reason}"
         raise EncoderError(
             f"encoder {checkpoint!r}: its {what} cannot be loaded: {reason} "
             "(expected: a local checkpoint directory, package:NAME/FOLDER, or a Hugging Face hub name)"
@@ -275,12 +277,23 @@ def load_image_processor(checkpoint: str) -> Any:
 
 
 def load_tokenizer(checkpoint: str) -> Any:
-    """The tokenizer that belongs to the checkpoint, padding behind the tokens as readout and features expect."""
-    return _load(
+    """The tokenizer that belongs to the checkpoint, padding behind the tokens as readout and features expect.
+
+    Raises:
+        EncoderError: If it cannot be found or read, or has no vocabulary.
+    """
+    tokenizer = _load(
         lambda name, **options: AutoTokenizer.from_pretrained(name, padding_side="right", **options),
         checkpoint,
         "tokenizer",
     )
+    # Where its files are missing, transformers makes one to which all words are unknown.
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        raise EncoderError(
+            f"encoder {checkpoint!r}: its tokenizer knows no words; expected the tokenizer's files (tokenizer.json, or "
+            "the vocabulary) beside config.json, where tokenizer.save_pretrained puts them"
+        )
+    return tokenizer
 
 
 def weights_digest(encoder: Encoder) -> str:

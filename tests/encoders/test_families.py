@@ -1,5 +1,6 @@
 """The contract of every block family: primitives put together are the layer, layers put together are the model."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from nas.encoders import (
     EncoderLayer,
     build_encoder,
     load_encoder,
+    load_image_processor,
     load_tail,
     load_tokenizer,
     resolve_checkpoint,
@@ -412,6 +414,30 @@ def test_texts_are_padded_behind_their_tokens_whatever_the_checkpoint_says(tmp_p
     BertTokenizer(vocab=str(tmp_path / "vocab.txt"), padding_side="left").save_pretrained(tmp_path)
     encoded = load_tokenizer(str(tmp_path))(["cat", "cat cat"], padding=True)
     assert encoded["attention_mask"] == [[1, 1, 1, 0], [1, 1, 1, 1]]
+
+
+def test_a_tokenizer_without_its_files_is_refused(tmp_path: Path) -> None:
+    """transformers makes one that knows no words."""
+    bert_model().save_pretrained(tmp_path)
+    with pytest.raises(EncoderError, match="its tokenizer knows no words; expected the tokenizer's files"):
+        load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "what"),
+    [
+        ("config.json", '{"model_type": "bert", "num_hidden_layers": "x"}', "configuration"),
+        ("config.json", "[]", "configuration"),
+        ("preprocessor_config.json", "[]", "image processor"),
+        ("tokenizer.json", "{}", "tokenizer"),
+    ],
+)
+def test_damaged_files_of_a_checkpoint_are_one_error(file: str, content: str, what: str, tmp_path: Path) -> None:
+    (vit_model() if what == "image processor" else bert_model()).save_pretrained(tmp_path)
+    (tmp_path / file).write_text(content)
+    load: Any = {"tokenizer": load_tokenizer, "image processor": load_image_processor}.get(what)
+    with pytest.raises(EncoderError, match=f"its {what} cannot be loaded: .* \\(expected: a local checkpoint"):
+        (load or partial(load_encoder, modality="text"))(str(tmp_path))
 
 
 def test_names_resolve_to_folders_packages_or_the_hub(tmp_path: Path) -> None:
