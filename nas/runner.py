@@ -15,7 +15,7 @@ from nas.budget import Deadlines, TimeAccount
 from nas.config import Config, objectives_of
 from nas.confirmation import CONFIRMATION, Repetitions
 from nas.dispatch import Dispatcher
-from nas.errors import StudyError
+from nas.errors import BudgetError, StudyError
 from nas.execution import Executor, SupernetOrder, SupernetProgress, WorkerSetup
 from nas.failures import FailurePolicy
 from nas.feasibility import Feasibility
@@ -225,10 +225,16 @@ class Search:
             fit = self.feasibility.fit(architecture)
             if fit is None:
                 return False
+            count: int | None = fit.micro_batches
             peak_bytes = memory.predict_supernet(architecture, micro_batches=fit.micro_batches).peak_bytes
             if peak_bytes > budget_bytes:
+                # With all weights' optimiser state, a step of the supernet may need smaller parts than a candidate's.
+                accumulates = config.budget.when_too_large == "accumulate"
+                count = memory.most_fitting(architecture, budget_bytes, in_supernet=True) if accumulates else None
+            if count is None:
                 return False
-            peaks[architecture], parts[architecture] = peak_bytes, fit.micro_batches
+            peaks[architecture] = memory.predict_supernet(architecture, micro_batches=count).peak_bytes
+            parts[architecture] = count
             return True
 
         sampler = build_sampler(
@@ -239,10 +245,27 @@ class Search:
             is_feasible=is_feasible,
         )
         for step in range(config.supernet.steps):
-            sampler.step(step)
+            try:
+                sampler.step(step)
+            except BudgetError as error:
+                raise self._none_fits(error) from error
             if should_stop():
                 break
         return SupernetOrder(frozenset(peaks), parts, max(peaks.values()))
+
+    def _none_fits(self, error: BudgetError) -> BudgetError:
+        """The reason why the supernet cannot be trained, where it is its own."""
+        smallest, budget = self.config.space.smallest, self.config.budget
+        accumulates = budget.when_too_large == "accumulate"
+        parts = self.config.recipe.batch_size if accumulates else 1
+        needed = self.prepared.memory.predict_supernet(smallest, micro_batches=parts).peak_bytes
+        if needed <= budget.memory_bytes:
+            return error
+        hint = "" if accumulates else "; budget.when_too_large: accumulate needs less"
+        return BudgetError(
+            f"memory budget {format_bytes(budget.memory_bytes)}: no step of the supernet fits beside the weights that "
+            f"all architectures share; with the smallest ({smallest}) it needs {format_bytes(needed)}{hint}"
+        )
 
     # Phases
 

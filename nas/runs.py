@@ -1,6 +1,7 @@
 """A run directory: start a search in one, or go on with it."""
 
 import contextlib
+import errno
 import importlib.metadata
 import os
 import platform
@@ -175,6 +176,7 @@ def start(
         return
     if directory.exists() and any(not _is_left_over(path) for path in directory.iterdir()):
         raise StudyError(f"{directory}: is not empty; name another folder")
+    _check_place(directory)
     prepared = prepare(config, source=str(source), cache_directory=machine.cache, reporter=reporter)
     directory.mkdir(parents=True, exist_ok=True)
     _clear_left_over(directory)
@@ -186,6 +188,19 @@ def start(
         storage=None if machine.storage is None else kept_url(machine.storage),
     )
     _search(run, prepared, directory, machine, reporter, concludes=concludes)
+
+
+def _check_place(directory: Path) -> None:
+    """Make sure that a run can be written there, before features are built for hours.
+
+    Raises:
+        OSError: If it cannot.
+    """
+    place = next(path for path in (directory.resolve(), *directory.resolve().parents) if path.exists())
+    if not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
 
 
 def _is_left_over(path: Path) -> bool:
@@ -275,8 +290,8 @@ def open_study(
         note: Told what takes long.
 
     Raises:
-        StudyError: If another driver has it open, it is damaged, it was started with another configuration, or is kept
-            in another place.
+        StudyError: If another driver has it open, it is damaged or gone, it was started with another configuration, or
+            is kept in another place.
     """
     if storage is not None and kept_url(storage) != run.storage:
         kept = run.storage or "a journal"
@@ -288,6 +303,7 @@ def open_study(
         storage=storage or run.storage,
         config=config_as_dict(run.config),
         note=note,
+        must_exist=(directory / CONFIG).exists(),  # which is written once there is a study
     )
 
 

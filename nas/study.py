@@ -76,10 +76,11 @@ class Study:
         config: Of the search, as nested plain values; kept with a new study, compared with what is kept by an old one.
             None compares nothing.
         note: Told what takes long: waiting for a sign of life of a driver on another host.
+        must_exist: Whether it was begun before; only looked at with `config`.
 
     Raises:
-        StudyError: If another driver has the study open, it was started with another configuration, it is damaged, or
-            its database cannot be used.
+        StudyError: If another driver has the study open, it was started with another configuration, it is damaged or
+            gone, or its database cannot be used.
         OSError: If the run directory cannot be written.
     """
 
@@ -92,6 +93,7 @@ class Study:
         storage: str | None = None,
         config: Mapping[str, Any] | None = None,
         note: Callable[[str], object] = lambda text: None,
+        must_exist: bool = False,
     ) -> None:
         self._distributions: dict[str, BaseDistribution] = {
             variable.name: CategoricalDistribution(variable.choices) for variable in space.variables
@@ -108,7 +110,7 @@ class Study:
         try:
             self._attributes = self._recall()
             if config is not None:
-                self._compare(config)
+                self._compare(config, must_exist)
             self._put_back()
         except BaseException:
             self.close()
@@ -159,8 +161,13 @@ class Study:
             self._trial_ids[trial.number] = trial._trial_id
             self._interruptions[trial.number] = int(known.get("interrupted", 0))
 
-    def _compare(self, config: Mapping[str, Any]) -> None:
+    def _compare(self, config: Mapping[str, Any], must_exist: bool) -> None:
         kept = self._attributes["inherited"].get(_CONFIG)
+        if kept is None and must_exist:
+            raise StudyError(
+                f"{self._store.where}: what was kept there of this run is gone; put back a copy of it, or search in a "
+                "new run directory (--run-dir)"
+            )
         if kept is None:
             self._set_attribute("inherited", _CONFIG, config)
             return

@@ -195,6 +195,13 @@ def test_a_missing_section_is_one_problem(project: Project, section: str) -> Non
     assert caught.value.problems[0] == f"{section}: is missing; expected a mapping"
 
 
+def test_a_key_that_is_there_twice_is_refused(project: Project) -> None:
+    path = project.write("twice.yaml")
+    path.write_text(path.read_text() + "\nname: again\n")
+    with pytest.raises(ConfigError, match=r"twice.yaml: 1 problem\n.* the key 'name' is there twice in .* line"):
+        load_config(path)
+
+
 @pytest.mark.parametrize("content", ["- a list", "a: [1", "just text", ""])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "search.yaml"

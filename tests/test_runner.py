@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from nas.config import load_config
 from nas.errors import BudgetError, DataError, NasError, StudyError, TrainingError
 from nas.execution import CandidateWorker, SupernetOrder
 from nas.families import KINDS
-from nas.preparation import predict_memory
+from nas.preparation import predict_memory, prepare
 from nas.progress import LineReporter
 from nas.report import canonical_results
 from nas.results import Job, Result
@@ -208,6 +209,25 @@ def test_with_accumulation_what_is_too_large_is_trained_in_micro_batches(
     whole = {result.architecture: result.score for result in results_of(finished[0])["inherited"]}
     same = [result for result in results["inherited"] if result.architecture in whole]
     assert same and all(result.score == pytest.approx(whole[result.architecture], abs=0.1) for result in same)
+
+
+def test_where_a_candidate_fits_and_no_step_of_the_supernet_it_is_trained_in_smaller_parts_or_named(
+    project: Project, machine: Machine, tmp_path: Path
+) -> None:
+    source = project.write("tight.yaml", **{"supernet.steps": 10, "budget.trials": 2})
+    config = load_config(source)
+    prepared = prepare(config, source="", cache_directory=machine.cache, reporter=LineReporter(io.StringIO()))
+    smallest = config.space.smallest
+    enough = prepared.memory.predict(smallest).peak_bytes
+    assert enough < prepared.memory.predict_supernet(smallest).peak_bytes
+    message = r"no step of the supernet fits .* with the smallest \(.*\) it needs .*; budget.when_too_large: accumulate"
+    with pytest.raises(BudgetError, match=message):
+        search(source, tmp_path / "whole", machine, memory_bytes=enough)
+    cut = project.write(
+        "tight_cut.yaml", **{"supernet.steps": 10, "budget.trials": 2, "budget.when_too_large": "accumulate"}
+    )
+    search(cut, tmp_path / "cut", machine, memory_bytes=enough)
+    assert len(results_of(tmp_path / "cut")["inherited"]) == 2
 
 
 def test_best_and_default_are_trained_with_more_seeds_and_it_is_said_how_far_to_trust_them(
@@ -523,7 +543,9 @@ def test_an_unusable_test_split_is_found_before_the_search(
     own_project: Project, machine: Machine, tmp_path: Path
 ) -> None:
     own_project.manifest.write_text(own_project.manifest.read_text().replace(",test", ",train"))
-    with pytest.raises(DataError, match="there is no sample in the test split"):
+    with pytest.raises(
+        DataError, match=r"there is no sample in the test split; data.held_out.test \(for instance 0.2\)"
+    ):
         search(own_project.root / "search.yaml", tmp_path / "run", machine)
     assert not (tmp_path / "run").exists()
 
@@ -552,6 +574,34 @@ def test_a_damaged_file_of_a_run_is_named(
     (tmp_path / "run" / name).write_text(content)
     with pytest.raises(NasError, match=message):
         go_on(tmp_path / "run", machine)
+
+
+@pytest.mark.parametrize("is_journal", [True, False])
+def test_a_run_whose_study_is_gone_is_named_and_not_begun_anew(
+    is_journal: bool, project: Project, machine: Machine, tmp_path: Path
+) -> None:
+    run, database = tmp_path / "run", tmp_path / "study.db"
+    used = machine if is_journal else replace(machine, storage=f"sqlite:///{database}")
+    search(project.root / "search.yaml", run, used, trials=2)
+    for path in run.glob("journal.log*") if is_journal else [database]:
+        path.unlink()
+    for _ in range(2):  # what is found missing once has not come into being by that
+        with pytest.raises(StudyError, match=r"what was kept there of this run is gone; put back a copy of it"):
+            go_on(run, machine, trials=4)
+        with pytest.raises(StudyError, match=r"what was kept there of this run is gone"):
+            results_of(run)
+
+
+def test_a_place_where_no_run_can_be_is_named_before_features_are_built(
+    project: Project, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.runs.prepare", lambda *arguments, **options: pytest.fail("it has begun"))
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        search(project.root / "search.yaml", tmp_path / "file" / "run", machine)
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(PermissionError, match=re.escape(str(tmp_path))):
+        search(project.root / "search.yaml", tmp_path / "new" / "run", machine)
 
 
 def test_what_was_deleted_of_the_export_is_made_again_without_another_look_at_test(

@@ -5,6 +5,7 @@ import csv
 import json
 import math
 import posixpath
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,9 @@ def _check_header(path: Path, header: Sequence[str], wanted: Sequence[str]) -> N
     missing = [column for column in wanted if column not in header]
     if missing:
         raise DataError(
-            f"{path}: there is no column {', '.join(map(repr, missing))}; the header has {', '.join(header)}"
+            f"{path}: there is no column {', '.join(map(repr, missing))}; the header has "
+            f"{textwrap.shorten(', '.join(header), 200, placeholder=' ...')} (a manifest is .csv, .tsv, .jsonl or "
+            ".parquet by its name, and CSV by any other)"
         )
     twice = [column for column in wanted if list(header).count(column) > 1]
     if twice:

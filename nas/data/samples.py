@@ -124,7 +124,8 @@ def assemble(
     index = {name: position for position, name in enumerate(class_names)}
     for split in splits:
         if not found.splits.get(split):
-            raise DataError(f"{found.source}: there is no sample in the {split} split")
+            way_out = "" if split == "train" else f"; data.held_out.{split} (for instance 0.2) takes it from train"
+            raise DataError(f"{found.source}: there is no sample in the {split} split{way_out}")
     _check_labels(found, splits, class_names)
     twice = _duplicates(found, copies)
     if twice and not allow_duplicates:

@@ -71,6 +71,10 @@ def find_in_saved(config: DataConfig) -> Found:
             raise DataError(
                 f"{root}: there is no column {', '.join(map(repr, missing))}; there are {', '.join(data.column_names)}"
             )
+        if len(set(wanted)) < len(wanted):
+            raise DataError(
+                f"{root}: data.columns: {', '.join(map(repr, wanted))}; expected a column of its own for each"
+            )
         names = _label_names(data.features[columns.label])
         try:
             pictures = _first_rows(root, part, columns.image)

@@ -238,17 +238,18 @@ class MemoryModel:
         """Predicted peak of training it, without the process and the supernet, which every candidate needs."""
         return self.predict(architecture).peak_bytes - self.idle_bytes
 
-    def most_fitting(self, architecture: Architecture, budget_bytes: int) -> int | None:
-        """The fewest micro-batches with which training the architecture stays within a budget.
+    def most_fitting(self, architecture: Architecture, budget_bytes: int, *, in_supernet: bool = False) -> int | None:
+        """The fewest micro-batches with which training the architecture, or a supernet step, stays within a budget.
 
         Returns:
             Their count; None if not even single samples fit.
         """
 
         def fits(count: int) -> bool:
-            prediction = self.predict(architecture, micro_batches=count, budget_bytes=budget_bytes)
+            prediction = predict(architecture, micro_batches=count, budget_bytes=budget_bytes)
             return prediction.peak_bytes <= budget_bytes
 
+        predict = self.predict_supernet if in_supernet else self.predict
         if fits(1):
             return 1
         ways = self._ways_to_cut

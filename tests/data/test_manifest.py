@@ -48,6 +48,10 @@ def test_json_lines_and_other_column_names(tmp_path: Path) -> None:
     ("lines", "message"),
     [
         (["image,text,label", "a,b,c"], "there is no column 'split'; the header has image, text, label"),
+        (
+            ["image,text,label" + ",x" * 200, "a"],
+            r"the header has image, .* x, \.\.\. \(a manifest is \.csv, \.tsv, \.jsonl",
+        ),
         (["image,text,label,split", "a,b,c,training"], "row 2: split is 'training'; expected one of train, validation"),
         (["image,text,label,split", "a,b,,train"], "row 2: label is empty"),
         (["image,text,label,split", ",b,c,train"], "row 2: image is empty"),

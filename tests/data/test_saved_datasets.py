@@ -80,8 +80,11 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
         read_data(config_of("datasets", tmp_path / "secrets", labels="several", columns={"split": None}), ("train",))
     with pytest.raises(DataError, match="there is no column 'kind'; there are image, text, label"):
         read_data(config_of("datasets", tmp_path / "secret", columns={"label": "kind"}), ("train",))
+    with pytest.raises(DataError, match=r"data.columns: 'image', 'image', 'label'; expected a column of its own"):
+        read_data(config_of("datasets", tmp_path / "secret", columns={"text": "image"}), ("train",))
+    columns = {"image": "label", "text": "image", "label": "text"}
     with pytest.raises(DataError, match="column 'label' holds no pictures"):
-        read_data(config_of("datasets", tmp_path / "secret", columns={"image": "label"}), ("train",))
+        read_data(config_of("datasets", tmp_path / "secret", columns=columns), ("train",))
     datasets.DatasetDict({"unsupervised": part([0, 1])}).save_to_disk(tmp_path / "other")
     with pytest.raises(DataError, match="a part is named 'unsupervised'; expected one of train, validation, test"):
         read_data(config_of("datasets", tmp_path / "other"), ("train",))
