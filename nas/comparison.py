@@ -19,10 +19,9 @@ from typing import Any
 
 from nas.changes import differences
 from nas.comparison_report import Row, write_report
-from nas.conclusion import ModelParts, evaluate_exported, export_result
-from nas.config import Config, DataConfig, config_as_dict, load_config
+from nas.conclusion import ModelParts, digest_of_test, evaluate_exported, export_result
+from nas.config import Config, config_as_dict, load_config
 from nas.confirmation import Repetitions
-from nas.data import open_images_of, read_data
 from nas.dispatch import Dispatcher
 from nas.encoders import tail_weights
 from nas.errors import StudyError
@@ -494,7 +493,9 @@ class _OneEntry:
     def _tested(self, result: Result) -> dict[str, float]:
         """Metrics on test, asked once, of the exported and reloaded model."""
         path, data = self.folder / _TESTS, self.config.data
-        key = f"{result.trial} {_digest(result, data, self.prepared.store.class_names)}"
+        # No two trainings take the same time.
+        training = hashlib.sha256(json.dumps(result.as_dict(), sort_keys=True).encode()).hexdigest()[:16]
+        key = f"{result.trial} {training} {digest_of_test(data, self.prepared.store.class_names)}"
         known = _read(path)
         if key not in known:
             model = self.folder / f"model_seed{result.trial % _SEEDS}"
@@ -538,16 +539,6 @@ class _Lazy:
     def close(self) -> None:
         if self._executor is not None:
             self._executor.close()
-
-
-def _digest(result: Result, data: DataConfig, class_names: tuple[str, ...]) -> str:
-    """Of a training, no two of which take the same time, and of the test split: images, texts and labels."""
-    images, samples = open_images_of(data), read_data(data, ("test",), class_names=class_names).splits["test"]
-    digest = hashlib.sha256(json.dumps(result.as_dict(), sort_keys=True).encode())
-    digest.update(samples.labels.tobytes())
-    for image, text in zip(samples.images, samples.texts, strict=True):
-        digest.update(f"{image}\0{images.fingerprint(image)}\0{text}\0".encode())
-    return digest.hexdigest()[:16]
 
 
 def _smallest_space(kind: type[Architecture]) -> SearchSpace:

@@ -1,5 +1,6 @@
 """What a run came to: the winner and the family's default exported, reloaded, and evaluated on test once."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -148,6 +149,19 @@ def evaluate_exported(directory: Path, data: DataConfig, split: str) -> tuple[di
     return evaluate_logits(logits, torch.from_numpy(samples.labels), threshold), len(samples)
 
 
+def digest_of_test(data: DataConfig, class_names: tuple[str, ...]) -> str:
+    """Of the test split: images, texts and labels; metrics of another are those of other samples.
+
+    Raises:
+        DataError: If it cannot be used.
+    """
+    images, samples = open_images_of(data), read_data(data, ("test",), class_names=class_names).splits["test"]
+    digest = hashlib.sha256(samples.labels.tobytes())
+    for image, text in zip(samples.images, samples.texts, strict=True):
+        digest.update(f"{image}\0{images.fingerprint(image)}\0{text}\0".encode())
+    return digest.hexdigest()[:16]
+
+
 def conclude(
     config: Config,
     directory: Path,
@@ -161,14 +175,15 @@ def conclude(
 ) -> None:
     """Export winner and default, evaluate both on test through the reloaded models, and show them side by side.
 
-    A model whose test metrics are in the report already is not evaluated again. What is known about how far to trust
-    the answer is shown below, and written beside the report.
+    A model whose test metrics are in the report already is not evaluated again, unless the test split has changed. What
+    is known about how far to trust the answer is shown below, and written beside the report.
     """
     path = directory / REPORT
-    report = read_report(directory)
+    report, test_data = read_report(directory), digest_of_test(config.data, parts.class_names)
     for role, result in ((BEST, best), (DEFAULT, default)):
         target = directory / role
-        is_done = result is not None and role in report and report[role]["result"] == result.as_dict()
+        known = report.get(role, {})
+        is_done = result is not None and (known.get("result"), known.get("test_data")) == (result.as_dict(), test_data)
         if result is None or (is_done and (target / "architecture.yaml").is_file()):
             continue
         facts = export_result(
@@ -180,13 +195,18 @@ def conclude(
             data=config.data,
         )
         if is_done:
-            facts |= {key: report[role][key] for key in ("test", "test_samples")}
+            facts |= {key: known[key] for key in ("test", "test_samples")}
         else:
             reporter.note(f"{role}: evaluating the exported and reloaded model on test")
             metrics, count = evaluate_exported(target, config.data, "test")
             facts |= {"test": metrics, "test_samples": count}
         describe(target, facts)
-        report[role] = {"architecture": result.architecture.as_dict(), **facts, "result": result.as_dict()}
+        report[role] = {
+            "architecture": result.architecture.as_dict(),
+            **facts,
+            "result": result.as_dict(),
+            "test_data": test_data,
+        }
         write_atomically(path, json.dumps(report, indent=1).encode())
     metric = config.search.objective
     reporter.note("")

@@ -539,6 +539,20 @@ def test_changed_data_is_refused_because_the_scores_do_not_hold(
         go_on(tmp_path / "run", machine, trials=4)
 
 
+def test_metrics_of_a_test_split_that_has_changed_are_asked_anew(
+    own_project: Project, machine: Machine, tmp_path: Path
+) -> None:
+    search(own_project.root / "search.yaml", tmp_path / "run", machine, trials=2)
+    before = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert "evaluating" not in go_on(tmp_path / "run", machine)
+    lines = own_project.manifest.read_text().splitlines()
+    place = next(place for place, line in enumerate(lines) if line.endswith(",test"))
+    own_project.manifest.write_text("\n".join([*lines[:place], *lines[place + 1 :]]) + "\n")
+    assert go_on(tmp_path / "run", machine).count("evaluating the exported and reloaded model on test") == 2
+    after = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert {after[role]["test_samples"] for role in after} == {before["best"]["test_samples"] - 1}
+
+
 def test_an_unusable_test_split_is_found_before_the_search(
     own_project: Project, machine: Machine, tmp_path: Path
 ) -> None:
