@@ -162,7 +162,9 @@ def _parser() -> argparse.ArgumentParser:
         _compare,
     )
     _add_space(compare)
-    compare.add_argument("--families", nargs="+", metavar="NAME", help="which are trained and shown (default: all, and the searched PMF)")
+    compare.add_argument(
+        "--families", nargs="+", metavar="NAME", help="which are trained and shown (default: all, and the searched PMF)"
+    )
     compare.add_argument("--seeds", type=_seed_count, default=3, metavar="N", help="of each family (default: 3)")
     compare.add_argument("--run-dir", type=Path, help="where everything is kept (default: runs/NAME-comparison)")
     _add_budget(compare)
