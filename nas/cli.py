@@ -264,12 +264,13 @@ def _machine(options: argparse.Namespace) -> "Machine":
 
 
 def _space(options: argparse.Namespace) -> None:
+    overrides = _overrides(options)
     from nas.config import load_config
     from nas.preparation import predict_memory
     from nas.progress import build_reporter
     from nas.space_summary import describe_space
 
-    config = _overrides(options).apply(load_config(options.space))
+    config = overrides.apply(load_config(options.space))
     with build_reporter() as reporter:
         memory, default = predict_memory(config, source=str(options.space))
         describe_space(config, memory, default, reporter)

@@ -81,7 +81,10 @@ class Loss:
         return binary_cross_entropy_with_logits(logits, lesson, weight=self._label_weights(labels), reduction="sum")
 
     def _label_weights(self, labels: Tensor) -> Tensor | None:
-        """Of several labels, (B, C): torch's `pos_weight` where targets are yes or no, and so of any other target."""
+        """Of every label, (B, C): its class's where it is there and else 1, whatever the target is made of it.
+
+        With targets of 0 and 1 the same as torch's `pos_weight`, which would draw any other target towards 1.
+        """
         return None if self._weights is None else torch.where(labels > 0, self._weights, 1.0)
 
 

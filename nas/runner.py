@@ -225,16 +225,15 @@ class Search:
             fit = self.feasibility.fit(architecture)
             if fit is None:
                 return False
-            count: int | None = fit.micro_batches
-            peak_bytes = memory.predict_supernet(architecture, micro_batches=fit.micro_batches).peak_bytes
-            if peak_bytes > budget_bytes:
+            count = fit.micro_batches
+            peak_bytes = memory.predict_supernet(architecture, micro_batches=count).peak_bytes
+            if peak_bytes > budget_bytes and config.budget.when_too_large == "accumulate":
                 # With all weights' optimiser state, a step of the supernet may need smaller parts than a candidate's.
-                accumulates = config.budget.when_too_large == "accumulate"
-                count = memory.most_fitting(architecture, budget_bytes, in_supernet=True) if accumulates else None
-            if count is None:
+                count = memory.most_fitting(architecture, budget_bytes, in_supernet=True) or count
+                peak_bytes = memory.predict_supernet(architecture, micro_batches=count).peak_bytes
+            if peak_bytes > budget_bytes:
                 return False
-            peaks[architecture] = memory.predict_supernet(architecture, micro_batches=count).peak_bytes
-            parts[architecture] = count
+            peaks[architecture], parts[architecture] = peak_bytes, count
             return True
 
         sampler = build_sampler(

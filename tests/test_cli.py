@@ -157,16 +157,22 @@ def test_every_help_shows_an_example_without_loading_torch(command: list[str]) -
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"), [("--budget", "a number of trials"), ("--memory-budget", "a number with a unit")]
+    ("command", "wrong", "message"),
+    [
+        ("search", "--budget", "a number of trials"),
+        ("search", "--memory-budget", "a number with a unit"),
+        ("space", "--memory-budget", "a number with a unit"),
+        ("compare", "--budget", "a number of trials"),
+    ],
 )
-def test_what_is_wrong_with_a_budget_is_said_without_loading_torch(wrong: str, message: str) -> None:
+def test_what_is_wrong_with_a_budget_is_said_without_loading_torch(command: str, wrong: str, message: str) -> None:
     code = (
         "import sys\nfrom nas.cli import main\nstatus = main(sys.argv[1:])\n"
         "assert not {'torch', 'ray', 'optuna'} & set(sys.modules), 'the message is slow'\nsys.exit(status)"
     )
-    command = ["search", "search_spaces/demo.yaml", wrong, "soon"]
+    words = [command, "search_spaces/demo.yaml", wrong, "soon"]
     done = subprocess.run(
-        [sys.executable, "-c", code, *command], capture_output=True, text=True, check=False, cwd=REPOSITORY
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False, cwd=REPOSITORY
     )
     assert done.returncode == 2 and done.stderr.startswith(f"error: {wrong} 'soon': ") and message in done.stderr
 

@@ -239,7 +239,12 @@ class MemoryModel:
         return self.predict(architecture).peak_bytes - self.idle_bytes
 
     def most_fitting(self, architecture: Architecture, budget_bytes: int, *, in_supernet: bool = False) -> int | None:
-        """The fewest micro-batches with which training the architecture, or a supernet step, stays within a budget.
+        """The fewest micro-batches with which training the architecture stays within a budget.
+
+        Args:
+            architecture: Of the space.
+            budget_bytes: What a process may hold.
+            in_supernet: Whether it is trained as a slice, in a supernet step.
 
         Returns:
             Their count; None if not even single samples fit.
