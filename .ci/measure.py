@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from importlib.abc import SourceLoader
 from typing import IO
 
-_SLOWLY_IMPORTED = ("nas.frameworks", "optuna", "ray", "scipy.stats", "torchmetrics", "nas.execution.worker")
+_SLOWLY_IMPORTED = ("nas.common.fast_imports", "optuna", "ray", "scipy.stats", "torchmetrics", "nas.execution.worker")
 
 
 def main() -> None:

@@ -1,3 +1,3 @@
 """Measurements: each script prints a table and takes `--json FILE` and `--quick`."""
 
-import nas.frameworks  # noqa: F401 - first of what takes seconds to import
+import nas.common.fast_imports  # noqa: F401 - first of what takes seconds to import

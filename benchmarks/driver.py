@@ -33,7 +33,7 @@ from benchmarks.instant_search import WORKERS, configuration, resume_seconds, se
 from benchmarks.models import DEMO
 from nas.config import STRATEGIES, load_config
 from nas.report import table
-from nas.units import format_bytes
+from nas.common.units import format_bytes
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from nas.memory import MemoryModel
 from nas.report import table
 from nas.space import RAW, SearchSpace
 from nas.training import Trainer
-from nas.units import format_bytes
+from nas.common.units import format_bytes
 
 STRAIGHTFORWARD = "pmf_straightforward"
 FULL = "late_concat"

@@ -27,10 +27,10 @@ from nas.execution import (
 )
 from nas.execution.ray_workers import RayExecutor
 from nas.families import GENES, PMFArchitecture
-from nas.files import default_cache_directory
-from nas.interruption import Interruption
+from nas.common.files import default_cache_directory
+from nas.common.interrupt import Interruption
 from nas.preparation import Prepared, prepare
-from nas.progress import LineReporter, Reporter
+from nas.common.progress import LineReporter, Reporter
 from nas.results import Failure, Job, Result
 from nas.runner import Search
 from nas.runs import hand_over

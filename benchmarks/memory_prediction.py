@@ -42,7 +42,7 @@ from nas.memory import MemoryModel, keep_freed_memory, map_large_tensors, releas
 from nas.report import table
 from nas.space import Architecture
 from nas.training import Trainer
-from nas.units import format_bytes
+from nas.common.units import format_bytes
 
 SPACES = {"base": DEMO.parent / "pmf_base.yaml", "demo": DEMO}
 CLASSES = {"base": 101, "demo": 15}

@@ -20,7 +20,7 @@ from nas.encoders import (
     load_tokenizer,
     resolve_checkpoint,
 )
-from nas.files import write_atomically
+from nas.common.files import write_atomically
 
 DEMO = Path(__file__).resolve().parent.parent / "search_spaces" / "demo.yaml"
 SIZES: dict[str, dict[str, int]] = {

@@ -17,11 +17,11 @@ import torch
 
 from benchmarks.models import DEMO
 from nas.config import load_config
-from nas.files import default_cache_directory
+from nas.common.files import default_cache_directory
 from nas.fusion import build_supernet
 from nas.memory import keep_freed_memory
 from nas.preparation import prepare
-from nas.progress import build_reporter
+from nas.common.progress import build_reporter
 from nas.report import table
 from nas.space import Architecture
 from nas.training import predict_logits, predict_population

@@ -14,9 +14,9 @@ from benchmarks.models import DEMO, few_samples
 from nas.config import load_config
 from nas.execution import Placement, WorkerSetup
 from nas.execution.ray_workers import RayExecutor
-from nas.files import default_cache_directory
+from nas.common.files import default_cache_directory
 from nas.preparation import prepare
-from nas.progress import build_reporter
+from nas.common.progress import build_reporter
 from nas.report import table
 from nas.results import Job, Result
 from nas.runs import hand_over

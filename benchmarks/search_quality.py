@@ -51,9 +51,9 @@ from nas.config import Config, config_as_dict, load_config
 from nas.data import open_images_of, read_data
 from nas.execution import CandidateWorker, WorkerSetup
 from nas.export import DESCRIPTION, logits_of_samples, open_exported
-from nas.files import default_cache_directory, replacing
+from nas.common.files import default_cache_directory, replacing
 from nas.preparation import prepare
-from nas.progress import build_reporter
+from nas.common.progress import build_reporter
 from nas.report import table
 from nas.results import Job, Result
 from nas.runs import CONFIG, Machine, Overrides, hand_over, resume, start

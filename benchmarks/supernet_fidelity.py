@@ -39,10 +39,10 @@ from benchmarks.pmf_bench.landscapes import METRIC
 from benchmarks.pmf_bench.table import TABLE, Table, read_table
 from nas.config import Config, config_as_dict, load_config
 from nas.execution import CandidateWorker, SupernetOrder, WorkerSetup
-from nas.files import default_cache_directory
+from nas.common.files import default_cache_directory
 from nas.gradient_group import Alone
 from nas.preparation import prepare
-from nas.progress import build_reporter
+from nas.common.progress import build_reporter
 from nas.report import table
 from nas.results import Job, Stage
 from nas.runs import hand_over

@@ -26,7 +26,7 @@ from nas.families import PMFArchitecture, reads_from
 from nas.fusion import PMF, Features, sizes_of
 from nas.memory import PeakTracker
 from nas.report import table
-from nas.units import format_bytes
+from nas.common.units import format_bytes
 
 CLASSES, TEXT_TOKENS = 101, 128
 

@@ -35,7 +35,7 @@ from nas.fusion.attention import data_attention
 from nas.memory import PeakTracker, keep_freed_memory
 from nas.report import table
 from nas.training import BatchSchedule
-from nas.units import format_bytes
+from nas.common.units import format_bytes
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nas.config import BudgetConfig
-from nas.errors import BudgetError, StudyError
-from nas.files import write_atomically
-from nas.units import TIME_FORM, parse_seconds
+from nas.common.errors import BudgetError, StudyError
+from nas.common.files import write_atomically
+from nas.common.units import TIME_FORM, parse_seconds
 
 _SAVE_SECONDS = 2.0
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from nas.budget import parse_budget
 from nas.config import COLUMNS, LABELLED_READERS, READERS, STRATEGIES, parse_data
-from nas.errors import ArgumentError, BudgetError, DataError, NasError
-from nas.interruption import Interrupted
-from nas.units import parse_bytes
+from nas.common.errors import ArgumentError, BudgetError, DataError, NasError
+from nas.common.interrupt import Interrupted
+from nas.common.units import parse_bytes
 
 if TYPE_CHECKING:
     from nas.objectives import Pick
@@ -238,7 +238,7 @@ def _overrides(options: argparse.Namespace) -> "Overrides":
         except ValueError as error:
             raise BudgetError(f"--memory-budget {options.memory_budget!r}: {error}") from error
 
-    import nas.frameworks  # noqa: F401 - first of what takes seconds, and after what may be wrong
+    import nas.common.fast_imports  # noqa: F401 - first of what takes seconds, and after what may be wrong
     from nas.runs import Overrides
 
     return Overrides(
@@ -267,7 +267,7 @@ def _space(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
     from nas.config import load_config
     from nas.preparation import predict_memory
-    from nas.progress import build_reporter
+    from nas.common.progress import build_reporter
     from nas.space_summary import describe_space
 
     config = overrides.apply(load_config(options.space))
@@ -279,7 +279,7 @@ def _space(options: argparse.Namespace) -> None:
 def _search(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
     from nas.config import load_config
-    from nas.progress import build_reporter
+    from nas.common.progress import build_reporter
     from nas.runs import start
 
     if options.run_dir is None:
@@ -291,7 +291,7 @@ def _search(options: argparse.Namespace) -> None:
 
 def _resume(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
-    from nas.progress import build_reporter
+    from nas.common.progress import build_reporter
     from nas.runs import resume
 
     with build_reporter() as reporter:
@@ -299,7 +299,7 @@ def _resume(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    import nas.frameworks  # noqa: F401
+    import nas.common.fast_imports  # noqa: F401
     from nas.conclusion import ModelParts, export_result, find_full_result, picked_result, read_report
     from nas.execution import full_weights_path
     from nas.export import describe
@@ -351,7 +351,7 @@ def _compare(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
     from nas.comparison import ENTRIES, compare
     from nas.config import load_config
-    from nas.progress import build_reporter
+    from nas.common.progress import build_reporter
 
     names = options.families or ENTRIES
     unknown = [name for name in names if name not in ENTRIES]
@@ -372,7 +372,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    import nas.frameworks  # noqa: F401
+    import nas.common.fast_imports  # noqa: F401
     from nas.conclusion import evaluate_exported
     from nas.export import exported_form
     from nas.metrics import standard_error
@@ -398,7 +398,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    import nas.frameworks  # noqa: F401
+    import nas.common.fast_imports  # noqa: F401
     from nas.data import open_images
     from nas.export import open_exported
 

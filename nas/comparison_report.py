@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.families import PMFArchitecture
-from nas.files import write_atomically
-from nas.progress import Reporter
+from nas.common.files import write_atomically
+from nas.common.progress import Reporter
 from nas.report import table
-from nas.units import format_bytes, format_seconds
+from nas.common.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

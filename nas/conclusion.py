@@ -12,19 +12,19 @@ import torch
 from nas.config import Config, DataConfig, objectives_of
 from nas.data import open_images_of, read_data
 from nas.encoders import Encoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
-from nas.errors import StudyError
+from nas.common.errors import StudyError
 from nas.evidence import Evidence
 from nas.export import assemble, describe, export, logits_of_samples, open_exported
-from nas.files import write_atomically
+from nas.common.files import write_atomically
 from nas.fusion import FAMILIES, build_model
 from nas.metrics import evaluate_logits, standard_error
 from nas.objectives import Pick, pick
 from nas.preparation import Prepared
-from nas.progress import Reporter
+from nas.common.progress import Reporter
 from nas.report import table
 from nas.results import Result
 from nas.space import Architecture
-from nas.units import format_bytes
+from nas.common.units import format_bytes
 from nas.weights import load_weights
 
 REPORT = "report.json"

@@ -14,12 +14,12 @@ from typing import Any
 
 import yaml
 
-from nas.errors import ConfigError
+from nas.common.errors import ConfigError
 from nas.families import KINDS
 from nas.objectives import COSTS, METRICS, Constraint, CostModel, Objectives
 from nas.results import Stage
 from nas.space import Architecture, Gene, Per, SearchSpace
-from nas.units import parse_bytes, parse_seconds
+from nas.common.units import parse_bytes, parse_seconds
 
 STRATEGIES = ("evolution", "regularized_evolution", "nsga2", "tpe", "gp", "random", "grid")
 SAMPLINGS = ("uniform", "sandwich", "balanced")

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from nas.errors import StudyError
-from nas.files import write_atomically
+from nas.common.errors import StudyError
+from nas.common.files import write_atomically
 from nas.results import Result
 from nas.space import Architecture
 

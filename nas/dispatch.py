@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from nas.errors import TrainingError
+from nas.common.errors import TrainingError
 from nas.execution import Ended, Executor, Ledger, SupernetOrder, SupernetProgress, WaitingLine, WorkerLost
 from nas.failures import FailurePolicy
 from nas.memory import bytes_with_holes

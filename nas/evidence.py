@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import kendalltau, t
 
 from nas.results import Result, Stage
-from nas.units import format_seconds
+from nas.common.units import format_seconds
 
 LEAST_TAU = 0.3
 """A rank correlation below this says that search scores did not predict the results of full training."""

@@ -18,8 +18,8 @@ from torch import Tensor
 from nas.config import READERS
 from nas.data import ImageSource, Preprocessor, Samples
 from nas.encoders import Encoder, load_image_processor, load_tokenizer
-from nas.errors import ExportError
-from nas.files import sync_directory, write_atomically
+from nas.common.errors import ExportError
+from nas.common.files import sync_directory, write_atomically
 from nas.fusion import FusionModel
 from nas.fusion.classification import MULTI_LABEL, FusionConfig, FusionForClassification
 from nas.space import Architecture, shown

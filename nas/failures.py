@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal
 
-from nas.errors import ExecutionError, TrainingError
+from nas.common.errors import ExecutionError, TrainingError
 from nas.results import Failure, Job, Stage
 
 SAME_FAILURES = 3

@@ -9,7 +9,7 @@ from nas.memory import MemoryModel, PeakCorrection
 from nas.objectives import Constraint
 from nas.space import Architecture
 from nas.study import Study
-from nas.units import format_bytes
+from nas.common.units import format_bytes
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from typing import Any
 
 from optuna.storages.journal import BaseJournalBackend, JournalFileSymlinkLock
 
-from nas.errors import StudyError
-from nas.files import sync_directory
+from nas.common.errors import StudyError
+from nas.common.files import sync_directory
 
 _CHECKSUM = re.compile(rb',"crc32":(\d+)\}\n\Z')
 

@@ -30,7 +30,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from nas.errors import StudyError
+from nas.common.errors import StudyError
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0

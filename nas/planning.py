@@ -13,7 +13,7 @@ from dataclasses import replace
 from nas.config import Config
 from nas.feasibility import Feasibility
 from nas.objectives import Objectives
-from nas.progress import Reporter
+from nas.common.progress import Reporter
 from nas.results import Failure, Job, Result, Stage
 from nas.search import Ladder, Strategy
 from nas.space import Architecture

@@ -23,12 +23,12 @@ from nas.data import (
     summary,
 )
 from nas.encoders import Encoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
-from nas.errors import ConfigError, DataError, EncoderError
+from nas.common.errors import ConfigError, DataError, EncoderError
 from nas.fusion import sizes_of
 from nas.memory import MemoryModel, Rehearsed
-from nas.progress import Reporter
+from nas.common.progress import Reporter
 from nas.space import Architecture, EncoderSizes, Reads, SearchSpace
-from nas.units import format_bytes
+from nas.common.units import format_bytes
 
 _LISTED = 5
 _TOKENISED_TOGETHER = 1024

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.files import write_atomically
+from nas.common.files import write_atomically
 from nas.objectives import METRICS
 from nas.results import STAGES, Result
 from nas.space import Architecture, shown

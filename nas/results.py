@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from nas.errors import NasError, TrainingError
+from nas.common.errors import NasError, TrainingError
 from nas.space import Architecture
 
 Stage = Literal["inherited", "trained", "full"]

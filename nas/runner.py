@@ -15,17 +15,17 @@ from nas.budget import Deadlines, TimeAccount
 from nas.config import Config, objectives_of
 from nas.confirmation import CONFIRMATION, Repetitions
 from nas.dispatch import Dispatcher
-from nas.errors import BudgetError, StudyError
+from nas.common.errors import BudgetError, StudyError
 from nas.execution import Executor, SupernetOrder, SupernetProgress, WorkerSetup
 from nas.failures import FailurePolicy
 from nas.feasibility import Feasibility
-from nas.files import write_atomically
-from nas.interruption import Interruption
+from nas.common.files import write_atomically
+from nas.common.interrupt import Interruption
 from nas.memory import PeakCorrection
 from nas.objectives import pick
 from nas.planning import DEFAULT_TRIAL, CandidatePlan, FinalistPlan, JobMaker, ListedPlan, Plan
 from nas.preparation import Prepared
-from nas.progress import Reporter
+from nas.common.progress import Reporter
 from nas.report import write_results
 from nas.results import STAGES, Failure, Job, Result, Stage
 from nas.search import Ladder, build_strategy
@@ -33,7 +33,7 @@ from nas.space import Architecture
 from nas.study import Study
 from nas.supernet_sampling import build_sampler
 from nas.training import full_step_count
-from nas.units import format_bytes, format_seconds
+from nas.common.units import format_bytes, format_seconds
 
 _RESULTS_SECONDS = 5.0
 _RESULTS_SHARE = 20  # writing them takes at most this part of the time

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from nas.config import Config
 from nas.memory import MemoryModel
 from nas.metrics import standard_error
-from nas.progress import Reporter
+from nas.common.progress import Reporter
 from nas.report import table
 from nas.space import Architecture, SearchSpace
-from nas.units import format_bytes
+from nas.common.units import format_bytes
 
 _ALL = 5_000
 _SAMPLED = 400

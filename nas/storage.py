@@ -13,7 +13,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.study import StudyDirection
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from nas.errors import StudyError
+from nas.common.errors import StudyError
 from nas.journal import Journal, damaged_line
 from nas.lease import Holder, Lease, LockFile, Place, is_process_gone
 from nas.results import STAGES, Stage

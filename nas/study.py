@@ -24,7 +24,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.changes import differences
-from nas.errors import StudyError
+from nas.common.errors import StudyError
 from nas.results import STAGES, Job, Result, Stage
 from nas.space import Architecture, SearchSpace
 from nas.storage import open_store

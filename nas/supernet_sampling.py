@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 
-from nas.errors import BudgetError
+from nas.common.errors import BudgetError
 from nas.space import Architecture, SearchSpace, Variable
 from nas.training import seed_from
 

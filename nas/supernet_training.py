@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas import torch_files
+from nas.common import torch_files
 from nas.config import RecipeConfig
 from nas.data import FeatureSplit
-from nas.errors import StudyError
+from nas.common.errors import StudyError
 from nas.fusion import FusionModel
 from nas.gradient_group import Alone, GradientGroup
 from nas.losses import loss_of

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from nas.config import RecipeConfig
 from nas.data import Batch, FeatureSplit
 from nas.data.samples import Labels
-from nas.errors import TrainingError
+from nas.common.errors import TrainingError
 from nas.fusion import Features, FusionModel
 from nas.losses import Loss, loss_of, probabilities
 from nas.space import Architecture, Reads

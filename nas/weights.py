@@ -9,8 +9,8 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from nas.errors import StudyError
-from nas.files import write_atomically
+from nas.common.errors import StudyError
+from nas.common.files import write_atomically
 from nas.fusion import FusionModel
 
 _FACTS = "facts"

@@ -14,7 +14,7 @@ from nas.execution import Device, Ended, Executor, SupernetOrder, SupernetProgre
 from nas.failures import FailurePolicy
 from nas.feasibility import Feasibility, Fit
 from nas.planning import CandidatePlan, FinalistPlan, JobMaker, Plan
-from nas.progress import Reporter
+from nas.common.progress import Reporter
 from nas.report import canonical_results
 from nas.results import Failure, Job, Result
 from nas.search import Ladder, build_strategy

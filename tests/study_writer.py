@@ -8,7 +8,7 @@ import random
 import sys
 from pathlib import Path
 
-from nas.errors import StudyError
+from nas.common.errors import StudyError
 from nas.families import GENES, PMFArchitecture
 from nas.results import Result
 from nas.space import SearchSpace

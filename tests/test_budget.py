@@ -4,7 +4,7 @@ import pytest
 
 from nas.budget import Deadlines, TimeAccount, parse_budget
 from nas.config import BudgetConfig
-from nas.errors import BudgetError, StudyError
+from nas.common.errors import BudgetError, StudyError
 
 
 class Clock:

@@ -18,11 +18,11 @@ from nas.comparison_report import spread
 from nas.conclusion import evaluate_exported
 from nas.config import load_config
 from nas.confirmation import Repetitions
-from nas.errors import NasError, StudyError, TrainingError
+from nas.common.errors import NasError, StudyError, TrainingError
 from nas.execution import CandidateWorker
 from nas.families import KINDS, PMFArchitecture
 from nas.lease import LockFile
-from nas.progress import LineReporter
+from nas.common.progress import LineReporter
 from nas.results import Job, Result
 from nas.runs import Machine, Overrides, best_full, open_study
 from nas.space import Architecture

@@ -5,9 +5,9 @@ import pytest
 import yaml
 
 from nas.config import FeaturesConfig, config_as_dict, load_config, parse_config
-from nas.errors import ConfigError
+from nas.common.errors import ConfigError
 from nas.families import PMFArchitecture
-from nas.units import BYTES_FORM
+from nas.common.units import BYTES_FORM
 from tests.project import Project
 
 REPOSITORY = Path(__file__).resolve().parent.parent

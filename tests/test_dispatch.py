@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nas.dispatch import Dispatcher
-from nas.errors import TrainingError
+from nas.common.errors import TrainingError
 from nas.execution import Device, SupernetOrder, WorkerLost
 from nas.failures import FailurePolicy
 from nas.families import PMFArchitecture

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from nas.conclusion import ModelParts
 from nas.config import load_config
-from nas.errors import ExportError
+from nas.common.errors import ExportError
 from nas.export import assemble, describe, export, exported_form, open_exported
 from nas.families import PMFArchitecture
 from nas.fusion import PMF, build_model

@@ -1,6 +1,6 @@
 import pytest
 
-from nas.errors import TrainingError
+from nas.common.errors import TrainingError
 from nas.failures import SAME_FAILURES, WORKER_DEATHS, FailurePolicy
 from nas.families import PMFArchitecture
 from nas.results import Failure, FailureKind, Job, is_out_of_memory

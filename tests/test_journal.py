@@ -17,7 +17,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 
-from nas.errors import StudyError
+from nas.common.errors import StudyError
 from nas.journal import Journal
 
 LOGS: list[dict[str, Any]] = [{"op_code": 2, "study_id": 0, "user_attr": {f"key {i}": [i, "ä\r\n"]}} for i in range(5)]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.errors import StudyError
+from nas.common.errors import StudyError
 from nas.lease import BEAT_SECONDS, STALE_SECONDS, Holder, Lease, LockFile, Place, is_process_gone, process_start
 
 ELSEWHERE = Holder("token", "ada", "far", "another boot", 17, 4, "2030-01-01T00:00:00+00:00", beat=3)

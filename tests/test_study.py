@@ -28,7 +28,7 @@ import sqlalchemy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.errors import StudyError
+from nas.common.errors import StudyError
 from nas.families import PMFArchitecture
 from nas.lease import Holder
 from nas.results import STAGES, Job, Result, Stage

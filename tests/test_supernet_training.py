@@ -19,12 +19,12 @@ from nas.data import FeatureSplit, FeatureStore
 from nas.encoders import Encoder
 from nas.encoders.bert import BertEncoder
 from nas.encoders.vit import ViTEncoder
-from nas.errors import BudgetError, StudyError, TrainingError
+from nas.common.errors import BudgetError, StudyError, TrainingError
 from nas.fusion import PMF, Features, build_supernet
 from nas.gradient_group import GroupBroken, distributed_group, free_address
 from nas.losses import Loss, class_weights, loss_of
 from nas.preparation import prepare
-from nas.progress import LineReporter
+from nas.common.progress import LineReporter
 from nas.space import Architecture
 from nas.supernet_sampling import Sampler, build_sampler
 from nas.supernet_training import train_supernet

@@ -11,12 +11,12 @@ from torch.nn.functional import cross_entropy
 
 from nas.config import Config, load_config
 from nas.data import FeatureSplit
-from nas.errors import TrainingError
+from nas.common.errors import TrainingError
 from nas.families import PMFArchitecture
 from nas.fusion import PMF, Features, build_model, build_supernet
 from nas.losses import Loss
 from nas.preparation import Prepared, prepare
-from nas.progress import LineReporter
+from nas.common.progress import LineReporter
 from nas.training import (
     BatchSchedule,
     Stopped,

@@ -26,8 +26,8 @@ from nas.data.feature_inputs import Sources, SplitInputs, Step, pixel_values, pr
 from nas.data.feature_plan import ArrayPlan, ModalityPlan, attended_name, choose_plan, logsumexp_name, tokens_name
 from nas.data.feature_writing import ArrayFiles, Checkpoints
 from nas.encoders import Encoder
-from nas.errors import DataError
-from nas.files import sync_directory, write_atomically
+from nas.common.errors import DataError
+from nas.common.files import sync_directory, write_atomically
 from nas.fusion.attention import data_attention
 from nas.space import RAW
 

@@ -22,10 +22,10 @@ from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
 from nas.data.samples import Dataset
 from nas.encoders import Encoder, weights_digest
-from nas.errors import DataError
-from nas.files import sync_directory
+from nas.common.errors import DataError
+from nas.common.files import sync_directory
 from nas.space import Reads
-from nas.units import format_bytes
+from nas.common.units import format_bytes
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

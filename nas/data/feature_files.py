@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nas.data.feature_plan import FeaturePlan
-from nas.errors import DataError
-from nas.files import write_atomically
+from nas.common.errors import DataError
+from nas.common.files import write_atomically
 
 FORMAT = 3
 CONTENTS = "features.json"

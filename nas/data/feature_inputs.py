@@ -15,7 +15,7 @@ from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
 from nas.data.samples import Dataset, Samples
 from nas.encoders import Encoder
-from nas.errors import DataError
+from nas.common.errors import DataError
 from nas.space import Reads
 
 BATCH_SIZE = 32

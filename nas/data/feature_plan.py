@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from nas.config import FeaturesConfig
-from nas.errors import DataError
+from nas.common.errors import DataError
 from nas.space import RAW
-from nas.units import format_bytes
+from nas.common.units import format_bytes
 
 ATTENTION, EVERY_LAYER, SMALLEST_LAYER = TIERS = ("attention", "every layer", "smallest layer")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from nas.errors import DataError
+from nas.common.errors import DataError
 
 _UNREADABLE = (
     OSError,

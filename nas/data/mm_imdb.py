@@ -12,7 +12,7 @@ from typing import Any
 
 from nas.config import DataConfig
 from nas.data.samples import SPLIT_NAMES, SPLITS, Found, Sample
-from nas.errors import DataError
+from nas.common.errors import DataError
 
 GENRES = (
     "Action",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nas.data.images import ImageSource
-from nas.files import write_atomically
+from nas.common.files import write_atomically
 
 
 def find_unreadable(

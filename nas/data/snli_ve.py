@@ -11,7 +11,7 @@ from pathlib import Path
 from nas.config import DataConfig
 from nas.data.manifest import as_text
 from nas.data.samples import Found, Sample
-from nas.errors import DataError
+from nas.common.errors import DataError
 
 LABELS = ("contradiction", "entailment", "neutral")
 UNDECIDED = "-"

@@ -7,7 +7,7 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from nas.config import HeldOutConfig
 from nas.data.copies import CopiesAmong, no_copies
 from nas.data.samples import Sample
-from nas.errors import DataError
+from nas.common.errors import DataError
 
 
 def complete(

@@ -12,7 +12,7 @@ from nas.encoders.loading import (
     weights_digest,
 )
 from nas.encoders.tail import load_tail, save_tail, tail_weights
-from nas.vector_math import resolve_vector_functions
+from nas.common.vml_workaround import resolve_vector_functions
 
 __all__ = [
     "Encoder",

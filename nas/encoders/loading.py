@@ -45,7 +45,7 @@ from nas.encoders.frozen import ACTIVATIONS
 from nas.encoders.mpnet import MPNetEncoder
 from nas.encoders.siglip import SiglipVisionEncoder
 from nas.encoders.vit import ViTEncoder
-from nas.errors import EncoderError
+from nas.common.errors import EncoderError
 
 T = TypeVar("T")
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from nas import torch_files
+from nas.common import torch_files
 from nas.encoders.base import Encoder
 from nas.encoders.loading import build_encoder
-from nas.errors import EncoderError
+from nas.common.errors import EncoderError
 
 
 def tail_weights(encoder: Encoder, start: int) -> dict[str, Tensor]:

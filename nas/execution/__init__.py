@@ -1,6 +1,6 @@
 """Runs jobs: in this process or in Ray workers, under a memory budget."""
 
-import nas.frameworks  # noqa: F401 - first: a worker's process begins here
+import nas.common.fast_imports  # noqa: F401 - first: a worker's process begins here
 from nas.execution.base import Device, Ended, Executor, SupernetOrder, SupernetProgress, WorkerLost
 from nas.execution.ledger import Ledger, WaitingLine
 from nas.execution.placement import Placement

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nas.results import FailureKind
-from nas.units import format_bytes
+from nas.common.units import format_bytes
 
 _MEMORY = "memory"
 _EXIT = "exit"

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.data import FeatureStore
-from nas.errors import DataError
+from nas.common.errors import DataError
 from nas.execution.worker import FROZEN, WorkerSetup
-from nas.files import replacing
+from nas.common.files import replacing
 from nas.preparation import prepare
-from nas.progress import LineReporter
+from nas.common.progress import LineReporter
 
 
 def settle(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from nas.errors import TrainingError
+from nas.common.errors import TrainingError
 from nas.execution.base import Device, Ended, Executor, SupernetOrder, SupernetProgress
 from nas.execution.worker import CandidateWorker, GrantExceeded, WorkerSetup
 from nas.gradient_group import Alone

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterable
 
-from nas.units import format_bytes
+from nas.common.units import format_bytes
 
 _AGREEING = 20
 """Measurements that have to agree before predictions are lowered."""

@@ -13,7 +13,7 @@ from PIL import Image
 
 from nas.data import FeatureSplit, FeatureStore
 from nas.data.augmentation import augmented
-from nas.errors import DataError
+from nas.common.errors import DataError
 from nas.fusion.attention import data_attention
 from tests.data.building import build, parts
 from tests.project import build_project

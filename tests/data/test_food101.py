@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from nas.data import open_images_of, read_data, summary
-from nas.errors import DataError
+from nas.common.errors import DataError
 from tests.data.folders import config_of, food101, lines, picture
 
 ALL = ("train", "validation", "test")

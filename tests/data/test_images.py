@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from nas.data import open_images
-from nas.errors import DataError
+from nas.common.errors import DataError
 
 
 @pytest.fixture(params=["folder", "zip"])

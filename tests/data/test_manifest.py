@@ -14,7 +14,7 @@ from pyarrow import Table, parquet
 
 from nas.config import DataConfig
 from nas.data import read_data, summary
-from nas.errors import DataError
+from nas.common.errors import DataError
 from tests.data.folders import config_of, picture
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from nas.data import open_images_of, read_data, summary
 from nas.data.mm_imdb import GENRES
-from nas.errors import DataError
+from nas.common.errors import DataError
 from tests.data.folders import config_of, film, lines, mm_imdb
 
 ALL = ("train", "validation", "test")

@@ -8,7 +8,7 @@ from PIL import Image
 
 from nas.data import open_images_of, read_data
 from nas.data.saved_datasets import SavedImages
-from nas.errors import DataError
+from nas.common.errors import DataError
 from tests.data.folders import config_of
 
 LABELS = datasets.ClassLabel(names=["cat", "dog"])

@@ -27,7 +27,7 @@ from nas.encoders.bert import BertEncoder
 from nas.encoders.frozen import ACTIVATIONS, FrozenFeedForward
 from nas.encoders.loading import FAMILIES, load_config
 from nas.encoders.vit import ViTEncoder
-from nas.errors import EncoderError
+from nas.common.errors import EncoderError
 from tests.encoders.tiny_families import (
     ALL_FAMILIES,
     POSITIONS,

@@ -8,8 +8,8 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from nas.errors import ExecutionError
-from nas.progress import LineReporter
+from nas.common.errors import ExecutionError
+from nas.common.progress import LineReporter
 from nas.report import canonical_results
 from nas.runs import Machine, Overrides, open_study, read_run, start
 from tests.project import Project

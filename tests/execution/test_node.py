@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nas.data import FeatureStore
-from nas.errors import DataError
+from nas.common.errors import DataError
 from nas.execution import CandidateWorker, WorkerSetup
 from nas.execution.node import receive, settle, staged_run
 from nas.results import Result

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.interruption import interruptible
+from nas.common.interrupt import interruptible
 from nas.runs import open_study, read_run
 from tests.project import Project
 from tests.real_driver import PHASES, TRIAL, RealDriver

@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-from nas.vector_math import FUNCTIONS
+from nas.common.vml_workaround import FUNCTIONS
 
 LOGGED = """
 import torch

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from nas.files import replacing
+from nas.common.files import replacing
 
 
 def save(path: Path, value: Any) -> None:
