@@ -31,9 +31,9 @@ from typing import Any
 
 from benchmarks.instant_search import WORKERS, configuration, resume_seconds, search
 from benchmarks.models import DEMO
+from nas.common.units import format_bytes
 from nas.config import STRATEGIES, load_config
 from nas.report import table
-from nas.common.units import format_bytes
 
 
 def main() -> None:

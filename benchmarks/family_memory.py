@@ -22,6 +22,7 @@ from transformers import BertConfig, ViTConfig
 
 from benchmarks.models import empty_encoders, random_encoders
 from benchmarks.training_memory import CLASSES, TEXT_TOKENS, pmf, size_of
+from nas.common.units import format_bytes
 from nas.config import FeaturesConfig, RecipeConfig, load_config
 from nas.data import Batch
 from nas.encoders import Encoder, tail_weights
@@ -30,9 +31,8 @@ from nas.fusion import build_model, sizes_of
 from nas.losses import Loss
 from nas.memory import MemoryModel
 from nas.report import table
-from nas.space import RAW, SearchSpace
+from nas.search.space import RAW, SearchSpace
 from nas.training import Trainer
-from nas.common.units import format_bytes
 
 STRAIGHTFORWARD = "pmf_straightforward"
 FULL = "late_concat"

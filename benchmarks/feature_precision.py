@@ -13,10 +13,10 @@ from pathlib import Path
 
 from benchmarks.models import DEMO, few_samples
 from benchmarks.recipe_stability import QUICK_STEPS, train_all
-from nas.config import load_config
 from nas.common.files import default_cache_directory
-from nas.preparation import prepare
 from nas.common.progress import build_reporter
+from nas.config import load_config
+from nas.preparation import prepare
 from nas.report import table
 from nas.runs import hand_over
 from nas.training import full_step_count

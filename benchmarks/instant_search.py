@@ -14,6 +14,9 @@ from typing import TextIO
 
 from benchmarks.models import DEMO
 from nas.budget import TimeAccount
+from nas.common.files import default_cache_directory
+from nas.common.interrupt import Interruption
+from nas.common.progress import LineReporter, Reporter
 from nas.config import Config, config_as_dict, load_config
 from nas.execution import (
     CandidateWorker,
@@ -27,14 +30,11 @@ from nas.execution import (
 )
 from nas.execution.ray_workers import RayExecutor
 from nas.families import GENES, PMFArchitecture
-from nas.common.files import default_cache_directory
-from nas.common.interrupt import Interruption
 from nas.preparation import Prepared, prepare
-from nas.common.progress import LineReporter, Reporter
-from nas.results import Failure, Job, Result
 from nas.runner import Search
 from nas.runs import hand_over
-from nas.space import SearchSpace
+from nas.search.space import SearchSpace
+from nas.search.trial import Failure, Job, Result
 from nas.study import Study
 
 WORKERS = 2

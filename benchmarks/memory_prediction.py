@@ -29,6 +29,7 @@ import torch
 from transformers import BertConfig, PreTrainedConfig, ViTConfig
 
 from benchmarks.models import DEMO, demo_encoders, random_encoders
+from nas.common.units import format_bytes
 from nas.config import Config, load_config
 from nas.data import Batch
 from nas.encoders import Encoder, load_tail, resolve_checkpoint, save_tail
@@ -40,9 +41,8 @@ from nas.fusion.attention import DataAttention
 from nas.losses import Loss
 from nas.memory import MemoryModel, keep_freed_memory, map_large_tensors, release_freed_memory
 from nas.report import table
-from nas.space import Architecture
+from nas.search.space import Architecture
 from nas.training import Trainer
-from nas.common.units import format_bytes
 
 SPACES = {"base": DEMO.parent / "pmf_base.yaml", "demo": DEMO}
 CLASSES = {"base": 101, "demo": 15}

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import BertConfig, ViTConfig
 
+from nas.common.files import write_atomically
 from nas.config import Config, load_config
 from nas.data import Preprocessor
 from nas.encoders import (
@@ -20,7 +21,6 @@ from nas.encoders import (
     load_tokenizer,
     resolve_checkpoint,
 )
-from nas.common.files import write_atomically
 
 DEMO = Path(__file__).resolve().parent.parent / "search_spaces" / "demo.yaml"
 SIZES: dict[str, dict[str, int]] = {

@@ -16,14 +16,14 @@ from pathlib import Path
 import torch
 
 from benchmarks.models import DEMO
-from nas.config import load_config
 from nas.common.files import default_cache_directory
+from nas.common.progress import build_reporter
+from nas.config import load_config
 from nas.fusion import build_supernet
 from nas.memory import keep_freed_memory
 from nas.preparation import prepare
-from nas.common.progress import build_reporter
 from nas.report import table
-from nas.space import Architecture
+from nas.search.space import Architecture
 from nas.training import predict_logits, predict_population
 
 

@@ -11,16 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.models import DEMO, few_samples
+from nas.common.files import default_cache_directory
+from nas.common.progress import build_reporter
 from nas.config import load_config
 from nas.execution import Placement, WorkerSetup
 from nas.execution.ray_workers import RayExecutor
-from nas.common.files import default_cache_directory
 from nas.preparation import prepare
-from nas.common.progress import build_reporter
 from nas.report import table
-from nas.results import Job, Result
 from nas.runs import hand_over
-from nas.space import Architecture
+from nas.search.space import Architecture
+from nas.search.trial import Job, Result
 from nas.training import full_step_count
 
 QUICK_STEPS = 10

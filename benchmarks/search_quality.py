@@ -46,19 +46,19 @@ from benchmarks.models import DEMO, few_samples
 from benchmarks.pmf_bench.landscapes import METRIC, Surrogate
 from benchmarks.pmf_bench.table import TABLE, Table, read_table
 from nas.budget import parse_budget
+from nas.common.files import default_cache_directory, replacing
+from nas.common.progress import build_reporter
 from nas.conclusion import EVIDENCE, ModelParts, export_result
 from nas.config import Config, config_as_dict, load_config
 from nas.data import open_images_of, read_data
 from nas.execution import CandidateWorker, WorkerSetup
 from nas.export import DESCRIPTION, logits_of_samples, open_exported
-from nas.common.files import default_cache_directory, replacing
 from nas.preparation import prepare
-from nas.common.progress import build_reporter
 from nas.report import table
-from nas.results import Job, Result
 from nas.runs import CONFIG, Machine, Overrides, hand_over, resume, start
-from nas.space import Architecture
-from nas.training import architecture_seed, full_step_count
+from nas.search.space import Architecture
+from nas.search.trial import Job, Result, architecture_seed
+from nas.training import full_step_count
 
 _RESAMPLED = 5000
 

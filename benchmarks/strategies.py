@@ -37,7 +37,7 @@ from benchmarks.pmf_bench.landscapes import Landscape, cross_validated, landscap
 from benchmarks.pmf_bench.table import TABLE, read_table
 from nas.config import STRATEGIES, load_config
 from nas.report import table
-from nas.search import build_strategy
+from nas.search.strategies.registry import build_strategy
 
 _SHOWN = (10, 25, 50, 100)
 

@@ -37,17 +37,16 @@ from benchmarks.mapping import mapped
 from benchmarks.models import DEMO, few_samples, write_figures
 from benchmarks.pmf_bench.landscapes import METRIC
 from benchmarks.pmf_bench.table import TABLE, Table, read_table
+from nas.common.files import default_cache_directory
+from nas.common.progress import build_reporter
 from nas.config import Config, config_as_dict, load_config
 from nas.execution import CandidateWorker, SupernetOrder, WorkerSetup
-from nas.common.files import default_cache_directory
 from nas.gradient_group import Alone
 from nas.preparation import prepare
-from nas.common.progress import build_reporter
 from nas.report import table
-from nas.results import Job, Stage
 from nas.runs import hand_over
-from nas.space import Architecture
-from nas.training import architecture_seed
+from nas.search.space import Architecture
+from nas.search.trial import Job, Stage, architecture_seed
 
 WAYS = {
     "uniform": ("uniform", 0.0),

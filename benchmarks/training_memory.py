@@ -21,12 +21,12 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.models import empty_encoders
 from benchmarks.straightforward import StraightforwardPMF
+from nas.common.units import format_bytes
 from nas.encoders import Encoder, tail_weights
 from nas.families import PMFArchitecture, reads_from
 from nas.fusion import PMF, Features, sizes_of
 from nas.memory import PeakTracker
 from nas.report import table
-from nas.common.units import format_bytes
 
 CLASSES, TEXT_TOKENS = 101, 128
 

@@ -26,6 +26,7 @@ from torch.nn.functional import cross_entropy, linear
 
 from benchmarks.models import DEMO, demo_encoders, random_encoders
 from benchmarks.straightforward import StraightforwardPMF, frozen_parameters
+from nas.common.units import format_bytes
 from nas.config import load_config
 from nas.data import open_images_of, read_data
 from nas.encoders.frozen import product
@@ -35,7 +36,6 @@ from nas.fusion.attention import data_attention
 from nas.memory import PeakTracker, keep_freed_memory
 from nas.report import table
 from nas.training import BatchSchedule
-from nas.common.units import format_bytes
 
 
 @dataclass(frozen=True)

@@ -33,22 +33,21 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.models import DEMO, few_samples
+from nas.common.files import default_cache_directory
+from nas.common.progress import build_reporter
+from nas.common.units import format_bytes
 from nas.config import Config, load_config
 from nas.dispatch import Dispatcher
 from nas.execution import CandidateWorker, Placement, WorkerSetup
 from nas.execution.ray_workers import RayExecutor
 from nas.failures import FailurePolicy
-from nas.common.files import default_cache_directory
 from nas.fusion import build_supernet
 from nas.planning import Plan
 from nas.preparation import Prepared, prepare
-from nas.common.progress import build_reporter
 from nas.report import table
-from nas.results import Failure, Job, Result, Stage
 from nas.runs import hand_over
-from nas.space import Architecture
-from nas.training import architecture_seed
-from nas.common.units import format_bytes
+from nas.search.space import Architecture
+from nas.search.trial import Failure, Job, Result, Stage, architecture_seed
 from nas.weights import save_weights
 
 WORKERS = 2

@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from nas.config import BudgetConfig
 from nas.common.errors import BudgetError, StudyError
 from nas.common.files import write_atomically
 from nas.common.units import TIME_FORM, parse_seconds
+from nas.config import BudgetConfig
 
 _SAVE_SECONDS = 2.0
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.budget import parse_budget
-from nas.config import COLUMNS, LABELLED_READERS, READERS, STRATEGIES, parse_data
 from nas.common.errors import ArgumentError, BudgetError, DataError, NasError
 from nas.common.interrupt import Interrupted
 from nas.common.units import parse_bytes
+from nas.config import COLUMNS, LABELLED_READERS, READERS, STRATEGIES, parse_data
 
 if TYPE_CHECKING:
-    from nas.objectives import Pick
     from nas.runs import Machine, Overrides
+    from nas.search.objectives import Pick
 
 PROGRAM = "run_search.py"
 
@@ -265,9 +265,9 @@ def _machine(options: argparse.Namespace) -> "Machine":
 
 def _space(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
+    from nas.common.progress import build_reporter
     from nas.config import load_config
     from nas.preparation import predict_memory
-    from nas.common.progress import build_reporter
     from nas.space_summary import describe_space
 
     config = overrides.apply(load_config(options.space))
@@ -278,8 +278,8 @@ def _space(options: argparse.Namespace) -> None:
 
 def _search(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
-    from nas.config import load_config
     from nas.common.progress import build_reporter
+    from nas.config import load_config
     from nas.runs import start
 
     if options.run_dir is None:
@@ -349,9 +349,9 @@ def _pick(words: Sequence[str]) -> tuple["Pick", float]:
 
 def _compare(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
+    from nas.common.progress import build_reporter
     from nas.comparison import ENTRIES, compare
     from nas.config import load_config
-    from nas.common.progress import build_reporter
 
     names = options.families or ENTRIES
     unknown = [name for name in names if name not in ENTRIES]

@@ -18,28 +18,28 @@ from pathlib import Path
 from typing import Any
 
 from nas.changes import differences
+from nas.common.errors import StudyError
+from nas.common.files import write_atomically
+from nas.common.interrupt import Interrupted, interruptible
+from nas.common.progress import ProgressOnly, Quiet, Reporter
+from nas.common.units import format_bytes, format_seconds
 from nas.comparison_report import Row, write_report
 from nas.conclusion import ModelParts, digest_of_test, evaluate_exported, export_result
 from nas.config import Config, config_as_dict, load_config
 from nas.confirmation import Repetitions
 from nas.dispatch import Dispatcher
 from nas.encoders import tail_weights
-from nas.common.errors import StudyError
 from nas.execution import Executor
 from nas.failures import FailurePolicy
 from nas.families import KINDS, PMFArchitecture
-from nas.common.files import write_atomically
 from nas.fusion import sizes_of
-from nas.common.interrupt import Interrupted, interruptible
 from nas.lease import Holder, LockFile
 from nas.planning import ListedPlan
 from nas.preparation import Prepared, check_encoders, prepare
-from nas.common.progress import ProgressOnly, Quiet, Reporter
-from nas.results import Failure, Job, Result
 from nas.runs import CONFIG, Machine, Overrides, best_full, build_executor, hand_over, read_run, start
-from nas.space import RAW, Architecture, EncoderSizes, SearchSpace
-from nas.training import architecture_seed, full_step_count
-from nas.common.units import format_bytes, format_seconds
+from nas.search.space import RAW, Architecture, EncoderSizes, SearchSpace
+from nas.search.trial import Failure, Job, Result, architecture_seed
+from nas.training import full_step_count
 
 SEARCHED = "pmf_searched"
 """The entry of the architecture that a search over PMF has found."""

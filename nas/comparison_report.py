@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.families import PMFArchitecture
 from nas.common.files import write_atomically
 from nas.common.progress import Reporter
-from nas.report import table
 from nas.common.units import format_bytes, format_seconds
+from nas.families import PMFArchitecture
+from nas.report import table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,22 +9,22 @@ from typing import Any
 
 import torch
 
+from nas.common.errors import StudyError
+from nas.common.files import write_atomically
+from nas.common.progress import Reporter
+from nas.common.units import format_bytes
 from nas.config import Config, DataConfig, objectives_of
 from nas.data import open_images_of, read_data
 from nas.encoders import Encoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
-from nas.common.errors import StudyError
 from nas.evidence import Evidence
 from nas.export import assemble, describe, export, logits_of_samples, open_exported
-from nas.common.files import write_atomically
 from nas.fusion import FAMILIES, build_model
 from nas.metrics import evaluate_logits, standard_error
-from nas.objectives import Pick, pick
 from nas.preparation import Prepared
-from nas.common.progress import Reporter
 from nas.report import table
-from nas.results import Result
-from nas.space import Architecture
-from nas.common.units import format_bytes
+from nas.search.objectives import Pick, pick
+from nas.search.space import Architecture
+from nas.search.trial import Result
 from nas.weights import load_weights
 
 REPORT = "report.json"
@@ -288,7 +288,7 @@ class _KnownCosts:
 def picked_result(
     directory: Path, config: Config, parts: ModelParts, results: Sequence[Result], how: Pick, within: float
 ) -> Result:
-    """One of the fully trained candidates; see `nas.objectives.pick`.
+    """One of the fully trained candidates; see `nas.search.objectives.pick`.
 
     Raises:
         StudyError: If nothing was trained in full, or nothing that meets the bounds of the search.

@@ -15,11 +15,12 @@ from typing import Any
 import yaml
 
 from nas.common.errors import ConfigError
-from nas.families import KINDS
-from nas.objectives import COSTS, METRICS, Constraint, CostModel, Objectives
-from nas.results import Stage
-from nas.space import Architecture, Gene, Per, SearchSpace
 from nas.common.units import parse_bytes, parse_seconds
+from nas.families import KINDS
+from nas.search.objectives import COSTS, METRICS, Constraint, CostModel, Objectives
+from nas.search.space import Architecture, Gene, Per, SearchSpace
+from nas.search.strategies.base import EvolutionConfig
+from nas.search.trial import Stage
 
 STRATEGIES = ("evolution", "regularized_evolution", "nsga2", "tpe", "gp", "random", "grid")
 SAMPLINGS = ("uniform", "sandwich", "balanced")
@@ -174,23 +175,6 @@ class SupernetConfig:
     checkpoint_steps: int
     sampling: str
     distillation: float
-
-
-@dataclass(frozen=True)
-class EvolutionConfig:
-    """AutoFormer's evolution: each generation keeps `parents` and adds children by crossover, mutation and chance.
-
-    Of `screened` children a response surface, fitted to all scores so far, picks the one that is proposed; 1 proposes
-    each. `population` is also that of the other evolutions; `regularized_evolution` takes its parent from a sample of
-    `parents`.
-    """
-
-    population: int
-    parents: int
-    crossover_share: float
-    mutation_share: float
-    mutation_probability: float
-    screened: int
 
 
 @dataclass(frozen=True)

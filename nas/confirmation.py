@@ -5,8 +5,8 @@ from pathlib import Path
 
 from nas.common.errors import StudyError
 from nas.common.files import write_atomically
-from nas.results import Result
-from nas.space import Architecture
+from nas.search.space import Architecture
+from nas.search.trial import Result
 
 CONFIRMATION = "confirmation.json"
 

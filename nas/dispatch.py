@@ -9,7 +9,7 @@ from nas.execution import Ended, Executor, Ledger, SupernetOrder, SupernetProgre
 from nas.failures import FailurePolicy
 from nas.memory import bytes_with_holes
 from nas.planning import Plan
-from nas.results import Failure, Job, Result, Stage
+from nas.search.trial import Failure, Job, Result, Stage
 
 _WAIT_SECONDS = 0.2
 _SUPERNET_DEATHS = 3

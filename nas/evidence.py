@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau, t
 
-from nas.results import Result, Stage
 from nas.common.units import format_seconds
+from nas.search.trial import Result, Stage
 
 LEAST_TAU = 0.3
 """A rank correlation below this says that search scores did not predict the results of full training."""

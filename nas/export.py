@@ -15,14 +15,14 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
+from nas.common.errors import ExportError
+from nas.common.files import sync_directory, write_atomically
 from nas.config import READERS
 from nas.data import ImageSource, Preprocessor, Samples
 from nas.encoders import Encoder, load_image_processor, load_tokenizer
-from nas.common.errors import ExportError
-from nas.common.files import sync_directory, write_atomically
 from nas.fusion import FusionModel
 from nas.fusion.classification import MULTI_LABEL, FusionConfig, FusionForClassification
-from nas.space import Architecture, shown
+from nas.search.space import Architecture, shown
 
 DESCRIPTION = "architecture.yaml"
 """What is known of an exported model, beside it."""

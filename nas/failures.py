@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from nas.common.errors import ExecutionError, TrainingError
-from nas.results import Failure, Job, Stage
+from nas.search.trial import Failure, Job, Stage
 
 SAME_FAILURES = 3
 """Failures in a row with one cause, and nothing that got through between them, stop the search."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from nas.space import PER, Architecture, EncoderSizes, Gene, Lengths, Reads
+from nas.search.space import PER, Architecture, EncoderSizes, Gene, Lengths, Reads
 
 
 def reads_from(sizes: EncoderSizes, fusion_layer: int) -> Reads:

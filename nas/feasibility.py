@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nas.common.units import format_bytes
 from nas.config import BudgetConfig
 from nas.memory import MemoryModel, PeakCorrection
-from nas.objectives import Constraint
-from nas.space import Architecture
+from nas.search.objectives import Constraint
+from nas.search.space import Architecture
 from nas.study import Study
-from nas.common.units import format_bytes
 
 
 @dataclass(frozen=True)

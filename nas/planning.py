@@ -10,15 +10,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from nas.common.progress import Reporter
 from nas.config import Config
 from nas.feasibility import Feasibility
-from nas.objectives import Objectives
-from nas.common.progress import Reporter
-from nas.results import Failure, Job, Result, Stage
-from nas.search import Ladder, Strategy
-from nas.space import Architecture
+from nas.search.objectives import Objectives
+from nas.search.promotion import Ladder
+from nas.search.space import Architecture
+from nas.search.strategies.base import Strategy
+from nas.search.trial import Failure, Job, Result, Stage, architecture_seed
 from nas.study import Study
-from nas.training import architecture_seed
 
 DEFAULT_TRIAL = -1
 """The default that is trained for comparison is no candidate of the search."""

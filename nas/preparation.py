@@ -9,6 +9,9 @@ import torch
 from PIL import Image
 from transformers import PreTrainedConfig
 
+from nas.common.errors import ConfigError, DataError, EncoderError
+from nas.common.progress import Reporter
+from nas.common.units import format_bytes
 from nas.config import Config
 from nas.data import (
     SPLITS,
@@ -23,12 +26,9 @@ from nas.data import (
     summary,
 )
 from nas.encoders import Encoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
-from nas.common.errors import ConfigError, DataError, EncoderError
 from nas.fusion import sizes_of
 from nas.memory import MemoryModel, Rehearsed
-from nas.common.progress import Reporter
-from nas.space import Architecture, EncoderSizes, Reads, SearchSpace
-from nas.common.units import format_bytes
+from nas.search.space import Architecture, EncoderSizes, Reads, SearchSpace
 
 _LISTED = 5
 _TOKENISED_TOGETHER = 1024

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from nas.common.files import write_atomically
-from nas.objectives import METRICS
-from nas.results import STAGES, Result
-from nas.space import Architecture, shown
+from nas.search.objectives import METRICS
+from nas.search.space import Architecture, shown
+from nas.search.trial import STAGES, Result
 from nas.study import Rejection, Study
 
 _COLUMNS_BEFORE_GENES = ("trial", "stage", "round", "status")

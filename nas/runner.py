@@ -12,28 +12,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nas.budget import Deadlines, TimeAccount
+from nas.common.errors import BudgetError, StudyError
+from nas.common.files import write_atomically
+from nas.common.interrupt import Interruption
+from nas.common.progress import Reporter
+from nas.common.units import format_bytes, format_seconds
 from nas.config import Config, objectives_of
 from nas.confirmation import CONFIRMATION, Repetitions
 from nas.dispatch import Dispatcher
-from nas.common.errors import BudgetError, StudyError
 from nas.execution import Executor, SupernetOrder, SupernetProgress, WorkerSetup
 from nas.failures import FailurePolicy
 from nas.feasibility import Feasibility
-from nas.common.files import write_atomically
-from nas.common.interrupt import Interruption
 from nas.memory import PeakCorrection
-from nas.objectives import pick
 from nas.planning import DEFAULT_TRIAL, CandidatePlan, FinalistPlan, JobMaker, ListedPlan, Plan
 from nas.preparation import Prepared
-from nas.common.progress import Reporter
 from nas.report import write_results
-from nas.results import STAGES, Failure, Job, Result, Stage
-from nas.search import Ladder, build_strategy
-from nas.space import Architecture
+from nas.search.objectives import pick
+from nas.search.promotion import Ladder
+from nas.search.space import Architecture
+from nas.search.strategies.registry import build_strategy
+from nas.search.trial import STAGES, Failure, Job, Result, Stage
 from nas.study import Study
 from nas.supernet_sampling import build_sampler
 from nas.training import full_step_count
-from nas.common.units import format_bytes, format_seconds
 
 _RESULTS_SECONDS = 5.0
 _RESULTS_SHARE = 20  # writing them takes at most this part of the time
@@ -269,7 +270,14 @@ class Search:
     # Phases
 
     def _run_candidates(self) -> Ladder:
-        config, ladder = self.config, Ladder(self.config.search, self.objectives)
+        config, ladder = (
+            self.config,
+            Ladder(
+                self.objectives,
+                round_size=self.config.search.round_size,
+                promotion_fraction=self.config.search.training_share,
+            ),
+        )
         strategy = build_strategy(
             config.search.strategy,
             space=config.space,

@@ -14,26 +14,26 @@ import yaml
 
 from nas.budget import Deadlines, TimeAccount
 from nas.changes import differences
+from nas.common.errors import BudgetError, ConfigError, StudyError
+from nas.common.files import default_cache_directory, write_atomically
+from nas.common.interrupt import Interrupted, interruptible
+from nas.common.progress import Reporter
+from nas.common.units import format_bytes, format_seconds
 from nas.conclusion import ModelParts, conclude
 from nas.config import Config, config_as_dict, load_config, parse_config
 from nas.encoders import save_tail
-from nas.common.errors import BudgetError, ConfigError, StudyError
 from nas.evidence import gathered
 from nas.execution import FROZEN, Executor, Placement, WorkerSetup
-from nas.common.files import default_cache_directory, write_atomically
 from nas.fusion import sizes_of
-from nas.common.interrupt import Interrupted, interruptible
 from nas.lease import LockFile
 from nas.memory import keep_freed_memory
-from nas.objectives import Objectives
 from nas.preparation import Prepared, first_layers, prepare
-from nas.common.progress import Reporter
-from nas.results import STAGES, Result
 from nas.runner import Search
-from nas.space import Architecture, SearchSpace
+from nas.search.objectives import Objectives
+from nas.search.space import Architecture, SearchSpace
+from nas.search.trial import STAGES, Result
 from nas.storage import JOURNAL, LOCK, kept_url, without_password
 from nas.study import Study
-from nas.common.units import format_bytes, format_seconds
 
 CONFIG = "config.yaml"
 _PACKAGES = ("torch", "transformers", "optuna", "ray", "numpy")

@@ -3,13 +3,13 @@
 import random
 from dataclasses import dataclass
 
+from nas.common.progress import Reporter
+from nas.common.units import format_bytes
 from nas.config import Config
 from nas.memory import MemoryModel
 from nas.metrics import standard_error
-from nas.common.progress import Reporter
 from nas.report import table
-from nas.space import Architecture, SearchSpace
-from nas.common.units import format_bytes
+from nas.search.space import Architecture, SearchSpace
 
 _ALL = 5_000
 _SAMPLED = 400

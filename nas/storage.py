@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from nas.common.errors import StudyError
 from nas.journal import Journal, damaged_line
 from nas.lease import Holder, Lease, LockFile, Place, is_process_gone
-from nas.results import STAGES, Stage
+from nas.search.trial import STAGES, Stage
 
 JOURNAL = "journal.log"
 LOCK = "driver.lock"

@@ -25,8 +25,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.changes import differences
 from nas.common.errors import StudyError
-from nas.results import STAGES, Job, Result, Stage
-from nas.space import Architecture, SearchSpace
+from nas.search.space import Architecture, SearchSpace
+from nas.search.trial import STAGES, Job, Result, Stage
 from nas.storage import open_store
 
 RejectionStatus = Literal["failed", "infeasible"]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 
 from nas.common.errors import BudgetError
-from nas.space import Architecture, SearchSpace, Variable
-from nas.training import seed_from
+from nas.common.seeds import seed_from
+from nas.search.space import Architecture, SearchSpace, Variable
 
 _ATTEMPTS = 100
 

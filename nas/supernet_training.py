@@ -15,15 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from nas.common import torch_files
+from nas.common.errors import StudyError
+from nas.common.seeds import seed_from
 from nas.config import RecipeConfig
 from nas.data import FeatureSplit
-from nas.common.errors import StudyError
 from nas.fusion import FusionModel
 from nas.gradient_group import Alone, GradientGroup
 from nas.losses import loss_of
-from nas.space import Architecture
+from nas.search.space import Architecture
 from nas.supernet_sampling import Sampler
-from nas.training import BatchSchedule, Samples, Trainer, seed_from
+from nas.training import BatchSchedule, Samples, Trainer
 
 
 def train_supernet(

@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nas.common.errors import TrainingError
 from nas.config import RecipeConfig
 from nas.data import Batch, FeatureSplit
 from nas.data.samples import Labels
-from nas.common.errors import TrainingError
 from nas.fusion import Features, FusionModel
 from nas.losses import Loss, loss_of, probabilities
-from nas.space import Architecture, Reads
+from nas.search.space import Architecture, Reads
 
 
 class Stopped(Exception):
@@ -395,23 +395,3 @@ def forward_seconds(
         if index >= 2:
             least = min(least, time.perf_counter() - started)
     return least
-
-
-def seed_from(*parts: int | str) -> int:
-    """A seed that depends on every part and on nothing else; the same on every machine and in every process."""
-    words = [part if isinstance(part, int) else int.from_bytes(part.encode(), "big") for part in parts]
-    return int(np.random.SeedSequence(words).generate_state(1)[0])
-
-
-def architecture_seed(seed: int, stage: str, architecture: Architecture) -> int:
-    """The seed of one candidate at one stage: depends on the search's seed, the stage and the architecture alone.
-
-    Short training (`trained`) starts from inherited weights, and only the order of its samples is drawn: all candidates
-    get one order, so that none is ahead by luck (common random numbers).
-    """
-    if stage == "trained":
-        return seed_from(seed, stage)
-    genes: list[int | str] = []
-    for value in architecture.values().values():
-        genes.append(value if isinstance(value, int) else str(value))
-    return seed_from(seed, stage, *genes)

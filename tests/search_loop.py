@@ -8,19 +8,20 @@ from typing import Any, cast
 
 import yaml
 
+from nas.common.progress import Reporter
+from nas.common.seeds import seed_from
 from nas.config import Config, config_as_dict, objectives_of, parse_config
 from nas.dispatch import Dispatcher
 from nas.execution import Device, Ended, Executor, SupernetOrder, SupernetProgress
 from nas.failures import FailurePolicy
 from nas.feasibility import Feasibility, Fit
 from nas.planning import CandidatePlan, FinalistPlan, JobMaker, Plan
-from nas.common.progress import Reporter
 from nas.report import canonical_results
-from nas.results import Failure, Job, Result
-from nas.search import Ladder, build_strategy
-from nas.space import Architecture
+from nas.search.promotion import Ladder
+from nas.search.space import Architecture
+from nas.search.strategies.registry import build_strategy
+from nas.search.trial import Failure, Job, Result
 from nas.study import Study
-from nas.training import seed_from
 from tests.project import SEARCH
 
 FULL_STEPS = 10
@@ -231,7 +232,10 @@ def search(directory: Path, config: Config, executor: SimulatedExecutor, budget_
             now=lambda: 0.0,
         )
         objectives = objectives_of(config.search, SizedCosts())
-        jobs, ladder = JobMaker(config, cast(Feasibility, feasibility)), Ladder(config.search, objectives)
+        jobs = JobMaker(config, cast(Feasibility, feasibility))
+        ladder = Ladder(
+            objectives, round_size=config.search.round_size, promotion_fraction=config.search.training_share
+        )
         strategy = build_strategy(
             config.search.strategy,
             space=config.space,

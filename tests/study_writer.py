@@ -10,8 +10,8 @@ from pathlib import Path
 
 from nas.common.errors import StudyError
 from nas.families import GENES, PMFArchitecture
-from nas.results import Result
-from nas.space import SearchSpace
+from nas.search.space import SearchSpace
+from nas.search.trial import Result
 from nas.study import Study
 
 SPACE = SearchSpace(

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from nas.budget import Deadlines, TimeAccount, parse_budget
-from nas.config import BudgetConfig
 from nas.common.errors import BudgetError, StudyError
+from nas.config import BudgetConfig
 
 
 class Clock:

@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 
 from nas.cli import main
+from nas.common.errors import NasError, StudyError, TrainingError
+from nas.common.progress import LineReporter
 from nas.comparison import ENTRIES, SEARCHED, compare
 from nas.comparison_report import spread
 from nas.conclusion import evaluate_exported
 from nas.config import load_config
 from nas.confirmation import Repetitions
-from nas.common.errors import NasError, StudyError, TrainingError
 from nas.execution import CandidateWorker
 from nas.families import KINDS, PMFArchitecture
 from nas.lease import LockFile
-from nas.common.progress import LineReporter
-from nas.results import Job, Result
 from nas.runs import Machine, Overrides, best_full, open_study
-from nas.space import Architecture
+from nas.search.space import Architecture
+from nas.search.trial import Job, Result
 from nas.study import Study
 from tests.project import Project
 

@@ -4,10 +4,10 @@ from typing import Any
 import pytest
 import yaml
 
-from nas.config import FeaturesConfig, config_as_dict, load_config, parse_config
 from nas.common.errors import ConfigError
-from nas.families import PMFArchitecture
 from nas.common.units import BYTES_FORM
+from nas.config import FeaturesConfig, config_as_dict, load_config, parse_config
+from nas.families import PMFArchitecture
 from tests.project import Project
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from nas.dispatch import Dispatcher
 from nas.common.errors import TrainingError
+from nas.dispatch import Dispatcher
 from nas.execution import Device, SupernetOrder, WorkerLost
 from nas.failures import FailurePolicy
 from nas.families import PMFArchitecture
 from nas.memory import PROCESS_BYTES, bytes_with_holes
 from nas.planning import Plan
-from nas.results import Failure, Job, Result
+from nas.search.trial import Failure, Job, Result
 from tests.search_loop import SimulatedExecutor
 
 BUDGET_BYTES, IDLE_BYTES = 1000, 100

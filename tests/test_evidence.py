@@ -6,7 +6,7 @@ from scipy.stats import ttest_ind
 
 from nas.evidence import Agreement, Spread, agreement, gathered, margin_over_seeds, verdict
 from nas.families import PMFArchitecture
-from nas.results import Result, Stage
+from nas.search.trial import Result, Stage
 
 
 def results(stage: Stage, scores: dict[int, float]) -> list[Result]:

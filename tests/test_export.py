@@ -7,14 +7,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from nas.common.errors import ExportError
 from nas.conclusion import ModelParts
 from nas.config import load_config
-from nas.common.errors import ExportError
 from nas.export import assemble, describe, export, exported_form, open_exported
 from nas.families import PMFArchitecture
 from nas.fusion import PMF, build_model
 from nas.fusion.classification import FusionForClassification
-from nas.space import Architecture
+from nas.search.space import Architecture
 from tests.project import Project
 from tests.tiny import base_features
 

@@ -3,7 +3,7 @@ import pytest
 from nas.common.errors import TrainingError
 from nas.failures import SAME_FAILURES, WORKER_DEATHS, FailurePolicy
 from nas.families import PMFArchitecture
-from nas.results import Failure, FailureKind, Job, is_out_of_memory
+from nas.search.trial import Failure, FailureKind, Job, is_out_of_memory
 
 
 def job(trial: int) -> Job:

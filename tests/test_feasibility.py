@@ -5,7 +5,7 @@ from nas.config import BudgetConfig
 from nas.families import PMFArchitecture
 from nas.feasibility import Feasibility, Fit
 from nas.memory import MemoryModel, PeakCorrection
-from nas.space import Architecture
+from nas.search.space import Architecture
 from nas.study import Rejection, Study
 
 SMALL, LARGE = PMFArchitecture(1, 1, 1, 1, 10), PMFArchitecture(1, 1, 1, 1, 100)

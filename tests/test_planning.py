@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.config import STRATEGIES, Config, config_as_dict
 from nas.common.errors import TrainingError
-from nas.results import Failure, Job
+from nas.config import STRATEGIES, Config, config_as_dict
+from nas.search.trial import Failure, Job
 from nas.study import Study
 from tests.search_loop import Killed, SimulatedExecutor, config_with, peak_bytes, search
 

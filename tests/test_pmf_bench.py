@@ -11,7 +11,7 @@ from benchmarks.pmf_bench.make import architectures
 from benchmarks.pmf_bench.table import Row, Table, read_table
 from nas.config import load_config
 from nas.families import GENES, PMFArchitecture
-from nas.space import Architecture
+from nas.search.space import Architecture
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SPACE = load_config(REPOSITORY / "search_spaces" / "demo.yaml").space

@@ -9,8 +9,8 @@ import pytest
 
 from nas.families import GENES, PMFArchitecture
 from nas.report import canonical_results, write_results
-from nas.results import Job, Result, Stage
-from nas.space import Architecture, SearchSpace
+from nas.search.space import Architecture, SearchSpace
+from nas.search.trial import Job, Result, Stage
 from nas.study import Study
 
 SPACE = SearchSpace(PMFArchitecture, dict.fromkeys(GENES, tuple(range(1, 8))))

@@ -15,15 +15,15 @@ import pytest
 import yaml
 
 from nas.cli import main
-from nas.config import load_config
 from nas.common.errors import BudgetError, DataError, NasError, StudyError, TrainingError
+from nas.common.progress import LineReporter
+from nas.config import load_config
 from nas.execution import CandidateWorker, SupernetOrder
 from nas.families import KINDS
 from nas.preparation import predict_memory, prepare
-from nas.common.progress import LineReporter
 from nas.report import canonical_results
-from nas.results import Job, Result
 from nas.runs import Machine, Overrides, best_full, open_study, read_run, resume, start
+from nas.search.trial import Job, Result
 from nas.training import Trainer
 from tests.project import Project
 

@@ -4,9 +4,9 @@ import pytest
 
 from nas import space_summary
 from nas.cli import main
+from nas.common.progress import build_reporter
 from nas.config import load_config
 from nas.preparation import predict_memory, prepare
-from nas.common.progress import build_reporter
 from nas.space_summary import FittingShare, fitting_share
 from tests.project import Project
 

@@ -31,8 +31,8 @@ from hypothesis import strategies as st
 from nas.common.errors import StudyError
 from nas.families import PMFArchitecture
 from nas.lease import Holder
-from nas.results import STAGES, Job, Result, Stage
-from nas.space import Architecture
+from nas.search.space import Architecture
+from nas.search.trial import STAGES, Job, Result, Stage
 from nas.storage import JOURNAL
 from nas.study import Rejection, Study
 from tests.postgresql import PASSWORD, running_server

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from nas.config import SAMPLINGS
 from nas.common.errors import BudgetError
+from nas.config import SAMPLINGS
 from nas.families import GENES, PMFArchitecture
-from nas.space import Architecture, SearchSpace
+from nas.search.space import Architecture, SearchSpace
 from nas.supernet_sampling import Sampler, build_sampler, sample_feasible, shares_of
 
 CHOICES = {

@@ -14,21 +14,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from nas.common.errors import BudgetError, StudyError, TrainingError
+from nas.common.progress import LineReporter
+from nas.common.seeds import seed_from
 from nas.config import Config, RecipeConfig, load_config
 from nas.data import FeatureSplit, FeatureStore
 from nas.encoders import Encoder
 from nas.encoders.bert import BertEncoder
 from nas.encoders.vit import ViTEncoder
-from nas.common.errors import BudgetError, StudyError, TrainingError
 from nas.fusion import PMF, Features, build_supernet
 from nas.gradient_group import GroupBroken, distributed_group, free_address
 from nas.losses import Loss, class_weights, loss_of
 from nas.preparation import prepare
-from nas.common.progress import LineReporter
-from nas.space import Architecture
+from nas.search.space import Architecture
 from nas.supernet_sampling import Sampler, build_sampler
 from nas.supernet_training import train_supernet
-from nas.training import BatchSchedule, Trainer, learning_rate_factor, seed_from
+from nas.training import BatchSchedule, Trainer, learning_rate_factor
 from tests.project import Project
 from tests.tiny import bert_model, reads_at, vit_model
 

@@ -9,19 +9,19 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
+from nas.common.errors import TrainingError
+from nas.common.progress import LineReporter
 from nas.config import Config, load_config
 from nas.data import FeatureSplit
-from nas.common.errors import TrainingError
 from nas.families import PMFArchitecture
 from nas.fusion import PMF, Features, build_model, build_supernet
 from nas.losses import Loss
 from nas.preparation import Prepared, prepare
-from nas.common.progress import LineReporter
+from nas.search.trial import architecture_seed
 from nas.training import (
     BatchSchedule,
     Stopped,
     Trainer,
-    architecture_seed,
     learning_rate_factor,
     predict_logits,
     predict_population,

@@ -8,7 +8,7 @@ from nas.encoders.bert import BertEncoder
 from nas.encoders.vit import ViTEncoder
 from nas.families import reads_from
 from nas.fusion import Features, features_of, sizes_of
-from nas.space import Reads
+from nas.search.space import Reads
 
 
 def vit_model(depth: int = 4, width: int = 24, heads: int = 3, dtype: torch.dtype = torch.float64) -> ViTModel:

@@ -22,9 +22,9 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from sklearn.model_selection import KFold
 
 from benchmarks.pmf_bench.table import TABLE, Table, read_table
+from nas.common.seeds import seed_from
 from nas.config import load_config
-from nas.space import Architecture, SearchSpace
-from nas.training import seed_from
+from nas.search.space import Architecture, SearchSpace
 
 SPACES = Path(__file__).resolve().parent.parent.parent / "search_spaces"
 METRIC = "accuracy"

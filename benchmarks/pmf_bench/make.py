@@ -27,23 +27,23 @@ import torch
 from benchmarks.models import DEMO, few_samples
 from benchmarks.pmf_bench.table import TABLE, Row, Table, read_table
 from benchmarks.workers import build_dispatcher
+from nas.common.files import default_cache_directory
+from nas.common.progress import Reporter, build_reporter
+from nas.common.units import format_seconds
 from nas.config import Config, config_as_dict, load_config
 from nas.data import Dataset, FeatureStore, open_images_of, open_or_build, read_data
 from nas.execution import CandidateWorker, Placement, WorkerSetup
 from nas.execution.ray_workers import RayExecutor
 from nas.families import GENES
-from nas.common.files import default_cache_directory
 from nas.fusion import sizes_of
 from nas.memory import bytes_with_holes
 from nas.metrics import evaluate_logits
 from nas.planning import Plan
 from nas.preparation import Prepared, needed_reads, prepare
-from nas.common.progress import Reporter, build_reporter
-from nas.results import Failure, Job, Result
 from nas.runs import hand_over
-from nas.space import Architecture, SearchSpace
-from nas.training import architecture_seed, full_step_count, predict_logits
-from nas.common.units import format_seconds
+from nas.search.space import Architecture, SearchSpace
+from nas.search.trial import Failure, Job, Result, architecture_seed
+from nas.training import full_step_count, predict_logits
 from nas.weights import load_weights
 
 ARCHITECTURES, REPEATED = 160, 40

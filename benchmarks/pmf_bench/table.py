@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nas.families import PMFArchitecture
 from nas.common.files import write_atomically
-from nas.space import Architecture
+from nas.families import PMFArchitecture
+from nas.search.space import Architecture
 
 TABLE = Path(__file__).with_name("demo.json")
 """The committed table."""

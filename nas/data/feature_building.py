@@ -21,15 +21,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nas.common.errors import DataError
+from nas.common.files import sync_directory, write_atomically
 from nas.config import FeaturesConfig
 from nas.data.feature_inputs import Sources, SplitInputs, Step, pixel_values, prepared
 from nas.data.feature_plan import ArrayPlan, ModalityPlan, attended_name, choose_plan, logsumexp_name, tokens_name
 from nas.data.feature_writing import ArrayFiles, Checkpoints
 from nas.encoders import Encoder
-from nas.common.errors import DataError
-from nas.common.files import sync_directory, write_atomically
 from nas.fusion.attention import data_attention
-from nas.space import RAW
+from nas.search.space import RAW
 
 _PROGRESS = "progress.json"
 

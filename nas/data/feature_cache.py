@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nas.common.errors import DataError
+from nas.common.files import sync_directory
+from nas.common.units import format_bytes
 from nas.config import FeaturesConfig
 from nas.data.augmentation import PARAMETERS
 from nas.data.feature_building import FeatureBuild, NotFiniteError, OnProgress, forget_progress
@@ -22,10 +25,7 @@ from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
 from nas.data.samples import Dataset
 from nas.encoders import Encoder, weights_digest
-from nas.common.errors import DataError
-from nas.common.files import sync_directory
-from nas.space import Reads
-from nas.common.units import format_bytes
+from nas.search.space import Reads
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

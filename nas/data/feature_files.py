@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.data.feature_plan import FeaturePlan
 from nas.common.errors import DataError
 from nas.common.files import write_atomically
+from nas.data.feature_plan import FeaturePlan
 
 FORMAT = 3
 CONTENTS = "features.json"

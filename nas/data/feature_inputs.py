@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nas.common.errors import DataError
 from nas.data.augmentation import augmented
 from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
 from nas.data.samples import Dataset, Samples
 from nas.encoders import Encoder
-from nas.common.errors import DataError
-from nas.space import Reads
+from nas.search.space import Reads
 
 BATCH_SIZE = 32
 _TOKENISED_TOGETHER = 1024

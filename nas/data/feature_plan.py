@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas.config import FeaturesConfig
 from nas.common.errors import DataError
-from nas.space import RAW
 from nas.common.units import format_bytes
+from nas.config import FeaturesConfig
+from nas.search.space import RAW
 
 ATTENTION, EVERY_LAYER, SMALLEST_LAYER = TIERS = ("attention", "every layer", "smallest layer")
 

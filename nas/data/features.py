@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nas.common.errors import DataError
 from nas.data.feature_files import Contents, read_contents
 from nas.data.feature_plan import attended_name, logsumexp_name, tokens_name
 from nas.data.samples import Labels
 from nas.encoders import Encoder
-from nas.common.errors import DataError
 from nas.fusion.attention import DataAttention
-from nas.space import RAW, Reads
+from nas.search.space import RAW, Reads
 
 Encoders = tuple[Encoder, Encoder]
 

@@ -10,9 +10,9 @@ There is no validation split: `data.held_out.validation` takes one from train.
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from nas.common.errors import DataError
 from nas.config import DataConfig
 from nas.data.samples import LISTED, Found, Sample
-from nas.common.errors import DataError
 
 _SPLITS = ("train", "test")
 _SUFFIXES = (".jpg", ".jpeg", ".png")

@@ -7,10 +7,10 @@ import posixpath
 from dataclasses import replace
 from pathlib import Path
 
+from nas.common.errors import DataError
 from nas.config import DataConfig
 from nas.data.manifest import rows_of, sample_of, split_of
 from nas.data.samples import SPLIT_NAMES, SPLITS, Found, Sample
-from nas.common.errors import DataError
 
 FILE_NAME = "file_name"
 _FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")

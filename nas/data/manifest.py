@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nas.common.errors import DataError
 from nas.config import ColumnsConfig, DataConfig
 from nas.data.samples import SPLIT_NAMES, SPLITS, Found, Sample
-from nas.common.errors import DataError
 
 _TOGETHER = 4096
 

@@ -10,9 +10,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from nas.common.errors import DataError
 from nas.config import DataConfig
 from nas.data.samples import SPLIT_NAMES, SPLITS, Found, Sample
-from nas.common.errors import DataError
 
 GENRES = (
     "Action",

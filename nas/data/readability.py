@@ -5,8 +5,8 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nas.data.images import ImageSource
 from nas.common.files import write_atomically
+from nas.data.images import ImageSource
 
 
 def find_unreadable(

@@ -7,11 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from nas.common.errors import DataError
 from nas.config import DataConfig
 from nas.data.images import ImageSource, file_size
 from nas.data.manifest import as_text, labels_of, split_of
 from nas.data.samples import SPLIT_NAMES, SPLITS, Found, Sample
-from nas.common.errors import DataError
 
 _TOGETHER = 1000
 

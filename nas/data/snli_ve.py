@@ -8,10 +8,10 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from nas.common.errors import DataError
 from nas.config import DataConfig
 from nas.data.manifest import as_text
 from nas.data.samples import Found, Sample
-from nas.common.errors import DataError
 
 LABELS = ("contradiction", "entailment", "neutral")
 UNDECIDED = "-"

@@ -4,10 +4,10 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Mapping, Sequence
 
+from nas.common.errors import DataError
 from nas.config import HeldOutConfig
 from nas.data.copies import CopiesAmong, no_copies
 from nas.data.samples import Sample
-from nas.common.errors import DataError
 
 
 def complete(

@@ -1,5 +1,6 @@
 """Frozen transformers as stacks of layers, one file per block family."""
 
+from nas.common.vml_workaround import resolve_vector_functions
 from nas.encoders.base import Encoder, EncoderLayer, KeysValues, padding_bias
 from nas.encoders.loading import (
     build_encoder,
@@ -12,7 +13,6 @@ from nas.encoders.loading import (
     weights_digest,
 )
 from nas.encoders.tail import load_tail, save_tail, tail_weights
-from nas.common.vml_workaround import resolve_vector_functions
 
 __all__ = [
     "Encoder",

@@ -36,6 +36,7 @@ from transformers import (
 from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 
+from nas.common.errors import EncoderError
 from nas.encoders.base import Encoder
 from nas.encoders.bert import BertEncoder, ElectraEncoder, RobertaEncoder
 from nas.encoders.clip import CLIPTextEncoder, CLIPVisionEncoder
@@ -45,7 +46,6 @@ from nas.encoders.frozen import ACTIVATIONS
 from nas.encoders.mpnet import MPNetEncoder
 from nas.encoders.siglip import SiglipVisionEncoder
 from nas.encoders.vit import ViTEncoder
-from nas.common.errors import EncoderError
 
 T = TypeVar("T")
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from nas.common import torch_files
+from nas.common.errors import EncoderError
 from nas.encoders.base import Encoder
 from nas.encoders.loading import build_encoder
-from nas.common.errors import EncoderError
 
 
 def tail_weights(encoder: Encoder, start: int) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from nas.execution.base import SupernetOrder, SupernetProgress
 from nas.execution.deaths import DeathNote
 from nas.execution.worker import CandidateWorker, WorkerSetup
 from nas.gradient_group import distributed_group, free_address
-from nas.results import Failure, Job, Result
+from nas.search.trial import Failure, Job, Result
 from nas.training import Stopped
 
 _GROUP_SECONDS = 300.0  # a process of a group that falls silent for so long is taken for lost

@@ -4,8 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from nas.results import Failure, Job, Result
-from nas.space import Architecture
+from nas.search.space import Architecture
+from nas.search.trial import Failure, Job, Result
 
 
 @dataclass(frozen=True)

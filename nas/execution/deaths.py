@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from nas.results import FailureKind
 from nas.common.units import format_bytes
+from nas.search.trial import FailureKind
 
 _MEMORY = "memory"
 _EXIT = "exit"
@@ -21,7 +21,7 @@ _EXIT = "exit"
 
 @dataclass(frozen=True)
 class Death:
-    """Why a worker died; see `nas.results.Failure`."""
+    """Why a worker died; see `nas.search.trial.Failure`."""
 
     kind: FailureKind
     cause: str

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data import FeatureStore
 from nas.common.errors import DataError
-from nas.execution.worker import FROZEN, WorkerSetup
 from nas.common.files import replacing
-from nas.preparation import prepare
 from nas.common.progress import LineReporter
+from nas.data import FeatureStore
+from nas.execution.worker import FROZEN, WorkerSetup
+from nas.preparation import prepare
 
 
 def settle(

@@ -19,15 +19,15 @@ from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, Ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas.common.errors import ExecutionError, NasError, TrainingError
+from nas.common.files import default_cache_directory, write_atomically
 from nas.execution.actor import Actor, WorkerFactory
 from nas.execution.base import Device, Ended, Executor, SupernetOrder, SupernetProgress, WorkerLost
 from nas.execution.deaths import Death, memory_kill_count, read_death
 from nas.execution.node import receive, settle
 from nas.execution.placement import Node, Placement, Share, cpu_share
 from nas.execution.worker import FROZEN, SUPERNET, CandidateWorker, WorkerSetup, process_environment
-from nas.common.files import default_cache_directory, write_atomically
 from nas.gradient_group import GroupBroken
-from nas.results import Failure, Job, Result
+from nas.search.trial import Failure, Job, Result
 
 _NOTES = "workers"
 _STOP_SECONDS = 3.0

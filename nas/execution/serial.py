@@ -7,7 +7,7 @@ from nas.execution.base import Device, Ended, Executor, SupernetOrder, SupernetP
 from nas.execution.worker import CandidateWorker, GrantExceeded, WorkerSetup
 from nas.gradient_group import Alone
 from nas.memory import private_bytes
-from nas.results import Job
+from nas.search.trial import Job
 from nas.training import Stopped
 
 HERE = "this process"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from nas.common.seeds import seed_from
 from nas.config import Config, LearningRatesConfig
 from nas.data import FeatureStore
 from nas.encoders import load_tail
@@ -28,11 +29,11 @@ from nas.memory import (
     release_freed_memory,
 )
 from nas.metrics import arithmetic, evaluate_logits
-from nas.results import Failure, Job, Result
-from nas.space import RAW
+from nas.search.space import RAW
+from nas.search.trial import Failure, Job, Result
 from nas.supernet_sampling import build_sampler
 from nas.supernet_training import train_supernet
-from nas.training import Stopped, forward_seconds, predict_logits, predict_population, seed_from, train
+from nas.training import Stopped, forward_seconds, predict_logits, predict_population, train
 from nas.weights import load_weights, save_weights
 
 FROZEN = ("image_encoder.pt", "text_encoder.pt")

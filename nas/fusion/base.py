@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nas.encoders import Encoder
 from nas.fusion.attention import DataAttention
-from nas.space import RAW, Architecture, EncoderSizes, Reads
+from nas.search.space import RAW, Architecture, EncoderSizes, Reads
 
 PROMPT_STANDARD_DEVIATION = 0.02
 

@@ -11,7 +11,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from nas.encoders import build_encoder
 from nas.fusion.base import features_of
 from nas.fusion.families import FAMILIES
-from nas.space import RAW, Architecture
+from nas.search.space import RAW, Architecture
 
 MULTI_LABEL: Literal["multi_label_classification"] = "multi_label_classification"
 """What `problem_type` is where a sample may have several labels; transformers' own name."""

@@ -10,7 +10,7 @@ from nas.encoders import thawed
 from nas.families import LateConcatArchitecture
 from nas.fusion.base import Features, FusionModel
 from nas.fusion.joint import encoded
-from nas.space import Architecture
+from nas.search.space import Architecture
 
 
 class LateConcat(FusionModel):

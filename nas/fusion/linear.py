@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nas.families import LinearArchitecture
 from nas.fusion.base import Features, FusionModel
-from nas.space import Architecture
+from nas.search.space import Architecture
 
 
 class Linear(FusionModel):

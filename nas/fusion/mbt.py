@@ -15,7 +15,7 @@ from nas.encoders import thawed
 from nas.families import MBTArchitecture
 from nas.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel
 from nas.fusion.joint import joint_bias, read_out
-from nas.space import Architecture
+from nas.search.space import Architecture
 
 
 class MBT(FusionModel):

@@ -14,7 +14,7 @@ from nas.encoders import thawed
 from nas.families import MMBTArchitecture
 from nas.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel
 from nas.fusion.joint import joint_bias, read_out
-from nas.space import Architecture
+from nas.search.space import Architecture
 
 
 class MMBT(FusionModel):

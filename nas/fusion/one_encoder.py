@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 from nas.encoders import Encoder, KeysValues, thawed
 from nas.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel
 from nas.fusion.joint import encoded
-from nas.space import MODALITIES, Architecture
+from nas.search.space import MODALITIES, Architecture
 
 
 class OneEncoder(FusionModel):

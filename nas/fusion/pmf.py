@@ -25,7 +25,7 @@ from nas.encoders import Encoder
 from nas.families import PMFArchitecture, Sizes
 from nas.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel, sizes_of
 from nas.fusion.stages import DataRows, DirectionWeights, Modality, Side, read_data
-from nas.space import Architecture
+from nas.search.space import Architecture
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nas.families import PromptFuseArchitecture
 from nas.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel
 from nas.fusion.joint import joint_bias, read_out, with_prompts
-from nas.space import Architecture
+from nas.search.space import Architecture
 
 
 class PromptFuse(FusionModel):

@@ -9,7 +9,7 @@ import torch
 from nas.encoders import Encoder
 from nas.fusion.base import FusionModel
 from nas.fusion.families import FAMILIES
-from nas.space import Architecture, SearchSpace
+from nas.search.space import Architecture, SearchSpace
 
 
 def build_supernet(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nas.families import PMFArchitecture
 from nas.memory.rehearsal import Trace
-from nas.space import Lengths
+from nas.search.space import Lengths
 
 _STEPS = {"query_context_prompts": 8, "fusion_context_prompts": 8, "mapping_width": 63}
 """From the least value of a gene to another one."""

@@ -16,7 +16,7 @@ from nas.fusion.attention import DataAttention
 from nas.losses import Loss
 from nas.memory.interpolation import PeakSurface, surface_key
 from nas.memory.rehearsal import Rehearsal, Trace
-from nas.space import RAW, Architecture, SearchSpace
+from nas.search.space import RAW, Architecture, SearchSpace
 from nas.training import Trainer
 
 _STATE_TENSORS = {"sgd": 1, "adamw": 2}

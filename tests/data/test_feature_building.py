@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 import torch
 
-from nas.data import FeatureStore, feature_cache, feature_files, feature_writing
 from nas.common.errors import DataError
 from nas.common.files import write_atomically
 from nas.common.units import format_bytes
+from nas.data import FeatureStore, feature_cache, feature_files, feature_writing
 from tests.data.building import build, parts
 from tests.project import Project
 from tests.tiny import reads_at

@@ -11,9 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from nas.common.errors import DataError
 from nas.data import FeatureSplit, FeatureStore
 from nas.data.augmentation import augmented
-from nas.common.errors import DataError
 from nas.fusion.attention import data_attention
 from tests.data.building import build, parts
 from tests.project import build_project

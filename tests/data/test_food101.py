@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from nas.data import open_images_of, read_data, summary
 from nas.common.errors import DataError
+from nas.data import open_images_of, read_data, summary
 from tests.data.folders import config_of, food101, lines, picture
 
 ALL = ("train", "validation", "test")

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from pyarrow import Table, parquet
 
-from nas.data import open_images_of, read_data
 from nas.common.errors import DataError
+from nas.data import open_images_of, read_data
 from tests.data.folders import config_of, lines, picture
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas.data import open_images
 from nas.common.errors import DataError
+from nas.data import open_images
 
 
 @pytest.fixture(params=["folder", "zip"])

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from pyarrow import Table, parquet
 
+from nas.common.errors import DataError
 from nas.config import DataConfig
 from nas.data import read_data, summary
-from nas.common.errors import DataError
 from tests.data.folders import config_of, picture
 
 

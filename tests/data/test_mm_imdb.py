@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nas.common.errors import DataError
 from nas.data import open_images_of, read_data, summary
 from nas.data.mm_imdb import GENRES
-from nas.common.errors import DataError
 from tests.data.folders import config_of, film, lines, mm_imdb
 
 ALL = ("train", "validation", "test")

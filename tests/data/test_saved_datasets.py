@@ -6,9 +6,9 @@ import datasets
 import pytest
 from PIL import Image
 
+from nas.common.errors import DataError
 from nas.data import open_images_of, read_data
 from nas.data.saved_datasets import SavedImages
-from nas.common.errors import DataError
 from tests.data.folders import config_of
 
 LABELS = datasets.ClassLabel(names=["cat", "dog"])

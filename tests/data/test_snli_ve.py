@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from nas.data import open_images_of, read_data
 from nas.common.errors import DataError
+from nas.data import open_images_of, read_data
 from tests.data.folders import config_of, lines, sentence, snli_ve
 
 ALL = ("train", "validation", "test")

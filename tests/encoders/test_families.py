@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoConfig, BertModel, BertTokenizer, ViTModel
 from transformers.activations import ACT2FN
 
+from nas.common.errors import EncoderError
 from nas.encoders import (
     Encoder,
     EncoderLayer,
@@ -27,7 +28,6 @@ from nas.encoders.bert import BertEncoder
 from nas.encoders.frozen import ACTIVATIONS, FrozenFeedForward
 from nas.encoders.loading import FAMILIES, load_config
 from nas.encoders.vit import ViTEncoder
-from nas.common.errors import EncoderError
 from tests.encoders.tiny_families import (
     ALL_FAMILIES,
     POSITIONS,

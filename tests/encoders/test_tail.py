@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTModel
 
+from nas.common.errors import EncoderError
 from nas.encoders import load_tail, save_tail
 from nas.encoders.vit import ViTEncoder
-from nas.common.errors import EncoderError
 from tests.encoders.tiny_families import ALL_FAMILIES, TinyFamily
 from tests.tiny import vit_model
 

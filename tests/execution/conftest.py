@@ -2,11 +2,11 @@
 
 import pytest
 
+from nas.common.progress import build_reporter
 from nas.config import load_config
 from nas.execution import WorkerSetup
 from nas.fusion import build_supernet
 from nas.preparation import prepare
-from nas.common.progress import build_reporter
 from nas.runs import hand_over
 from nas.weights import save_weights
 from tests.project import Project

@@ -4,8 +4,8 @@ import time
 
 from nas.execution import Executor
 from nas.families import PMFArchitecture
-from nas.results import Failure, Job, Result, Stage
-from nas.space import Architecture
+from nas.search.space import Architecture
+from nas.search.trial import Failure, Job, Result, Stage
 
 ARCHITECTURE = PMFArchitecture(1, 2, 2, 1, 8)
 GRANT_BYTES = 4 * 2**30

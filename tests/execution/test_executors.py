@@ -15,8 +15,8 @@ from nas.execution.placement import Placement
 from nas.execution.ray_workers import RayExecutor
 from nas.execution.serial import SerialExecutor
 from nas.families import PMFArchitecture
-from nas.results import Failure, Job, Result
-from nas.space import Architecture
+from nas.search.space import Architecture
+from nas.search.trial import Failure, Job, Result
 from tests.execution.jobs import ARCHITECTURE, job, outcomes, slot_count, submit
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nas.data import FeatureStore
 from nas.common.errors import DataError
+from nas.data import FeatureStore
 from nas.execution import CandidateWorker, WorkerSetup
 from nas.execution.node import receive, settle, staged_run
-from nas.results import Result
+from nas.search.trial import Result
 from tests.execution.jobs import job
 
 

@@ -8,7 +8,7 @@ import pytest
 from nas.execution import CandidateWorker, WorkerSetup
 from nas.families import PMFArchitecture
 from nas.memory import PROCESS_BYTES, bytes_with_holes, private_bytes
-from nas.results import Failure, Result, Stage
+from nas.search.trial import Failure, Result, Stage
 from tests.execution.jobs import job
 
 NEED_BYTES = PROCESS_BYTES + 100 * 2**20

@@ -9,7 +9,7 @@ from typing import Any
 from nas.execution import CandidateWorker, WorkerSetup
 from nas.execution.placement import Placement
 from nas.execution.ray_workers import RayExecutor
-from nas.results import Failure, Job, Result
+from nas.search.trial import Failure, Job, Result
 from tests.execution.jobs import job, outcomes, submit
 
 

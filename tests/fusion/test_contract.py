@@ -34,7 +34,7 @@ from nas.fusion.joint import joint_bias
 from nas.losses import Loss
 from nas.memory import MemoryModel
 from nas.memory.tracker import PeakTracker
-from nas.space import RAW, Architecture, EncoderSizes, Reads, SearchSpace
+from nas.search.space import RAW, Architecture, EncoderSizes, Reads, SearchSpace
 from nas.training import Trainer
 from tests.encoders.tiny_families import ALL_FAMILIES, TEXT_FAMILIES, TinyFamily
 from tests.fusion import oracle

@@ -12,7 +12,7 @@ from nas.export import assemble
 from nas.families import PMFArchitecture
 from nas.fusion import build_model
 from nas.fusion.classification import FusionForClassification
-from nas.space import Architecture
+from nas.search.space import Architecture
 from tests.encoders.tiny_families import IMAGE_FAMILIES, TEXT_FAMILIES, TinyFamily
 from tests.tiny import base_features
 

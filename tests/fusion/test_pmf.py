@@ -9,7 +9,7 @@ from nas.encoders.vit import ViTEncoder
 from nas.families import PMFArchitecture
 from nas.fusion import PMF, Features, build_model, trainable_parameter_count
 from nas.fusion.attention import data_attention
-from nas.space import Architecture, EncoderSizes
+from nas.search.space import Architecture, EncoderSizes
 from tests.fusion import oracle
 from tests.tiny import base_features, bert_model, encoders, raw_batch, vit_model
 

@@ -8,7 +8,7 @@ from nas.encoders.bert import BertEncoder
 from nas.encoders.vit import ViTEncoder
 from nas.families import GENES, PMFArchitecture
 from nas.fusion import PMF, build_supernet, extract
-from nas.space import Architecture, SearchSpace
+from nas.search.space import Architecture, SearchSpace
 from tests.tiny import base_features, bert_model, raw_batch, vit_model
 
 CHOICES = {

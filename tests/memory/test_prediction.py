@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from nas.families import PMFArchitecture
 from nas.memory import MemoryModel
-from nas.space import Architecture
+from nas.search.space import Architecture
 from tests.memory.tiny_memory import SPACE, memory_model, real_model, real_peak
 
 ARCHITECTURES = [

@@ -13,7 +13,7 @@ from nas.fusion import PMF, build_model
 from nas.fusion.attention import DataAttention
 from nas.losses import Loss
 from nas.memory import MemoryModel, PeakTracker
-from nas.space import Architecture, SearchSpace
+from nas.search.space import Architecture, SearchSpace
 from nas.training import Trainer
 
 IMAGE = ViTConfig(

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 
-from nas.config import EvolutionConfig
-from nas.search.base import Strategy, Task
-from nas.search.bayesian import GaussianProcess, TreeParzen
-from nas.search.evolution import NSGA2, Evolution, RegularizedEvolution
-from nas.search.simple import Grid, RandomSearch
-from nas.space import Architecture, SearchSpace
-from nas.training import seed_from
+from nas.common.seeds import seed_from
+from nas.search.space import Architecture, SearchSpace
+from nas.search.strategies.base import EvolutionConfig, Strategy, Task
+from nas.search.strategies.evolution import Evolution
+from nas.search.strategies.grid import Grid
+from nas.search.strategies.nsga2 import NSGA2
+from nas.search.strategies.optuna_samplers import GaussianProcess, TreeParzen
+from nas.search.strategies.random import RandomSearch
+from nas.search.strategies.regularized_evolution import RegularizedEvolution
 
 _EVOLVING: dict[str, Callable[[Task, EvolutionConfig], Strategy]] = {
     "evolution": Evolution,

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from nas.config import STRATEGIES, EvolutionConfig
+from nas.config import STRATEGIES
 from nas.families import GENES, PMFArchitecture
-from nas.pareto import fronts
-from nas.search import Strategy, build_strategy
-from nas.space import Architecture, SearchSpace
+from nas.search.pareto import fronts
+from nas.search.space import Architecture, SearchSpace
+from nas.search.strategies.base import EvolutionConfig, Strategy
+from nas.search.strategies.registry import build_strategy
 
 SPACE = SearchSpace(PMFArchitecture, {**dict.fromkeys(GENES, (1, 2, 3, 4)), "fusion_layer": (0, 1)})
 SMALL = SearchSpace(PMFArchitecture, {**dict.fromkeys(GENES, (1, 2)), "fusion_layer": (0,)})

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nas.pareto import Values
-from nas.space import Architecture, SearchSpace
-from nas.training import seed_from
+from nas.common.seeds import seed_from
+from nas.search.pareto import Values
+from nas.search.space import Architecture, SearchSpace
 
 _ATTEMPTS = 10
 _NEIGHBOURS = 10
@@ -155,3 +155,20 @@ class Proposer(Strategy):
             # A strategy that has converged repeats itself; a neighbour of what it wants says more than a random one.
             for _ in range(_NEIGHBOURS):
                 yield self.space.mutate(proposal, rng, _NEIGHBOUR)
+
+
+@dataclass(frozen=True)
+class EvolutionConfig:
+    """AutoFormer's evolution: each generation keeps `parents` and adds children by crossover, mutation and chance.
+
+    Of `screened` children a response surface, fitted to all scores so far, picks the one that is proposed; 1 proposes
+    each. `population` is also that of the other evolutions; `regularized_evolution` takes its parent from a sample of
+    `parents`.
+    """
+
+    population: int
+    parents: int
+    crossover_share: float
+    mutation_share: float
+    mutation_probability: float
+    screened: int

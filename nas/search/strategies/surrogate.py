@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from nas.pareto import Values
-from nas.space import Architecture, SearchSpace
+from nas.search.pareto import Values
+from nas.search.space import Architecture, SearchSpace
 
 _SHARES = (0.35, 0.35, 0.3)
 """Of the signal's variance before anything is known: single values, trends, products of trends."""

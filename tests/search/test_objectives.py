@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 
 from nas.families import PMFArchitecture
-from nas.objectives import Constraint, Objectives, Pick, pick, shown_cost
-from nas.results import Result
-from nas.space import Architecture
+from nas.search.objectives import Constraint, Objectives, Pick, pick, shown_cost
+from nas.search.space import Architecture
+from nas.search.trial import Result
 
 
 class Width:

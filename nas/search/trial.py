@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from nas.common.errors import NasError, TrainingError
-from nas.space import Architecture
+from nas.common.seeds import seed_from
+from nas.search.space import Architecture
 
 Stage = Literal["inherited", "trained", "full"]
 STAGES: tuple[Stage, ...] = ("inherited", "trained", "full")
@@ -141,3 +142,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     # torch.OutOfMemoryError is CUDA's; the host's allocator raises a plain RuntimeError.
     by_name = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
     return isinstance(error, MemoryError) or by_name or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def architecture_seed(seed: int, stage: str, architecture: Architecture) -> int:
+    """The seed of one candidate at one stage: depends on the search's seed, the stage and the architecture alone.
+
+    Short training (`trained`) starts from inherited weights, and only the order of its samples is drawn: all candidates
+    get one order, so that none is ahead by luck (common random numbers).
+    """
+    if stage == "trained":
+        return seed_from(seed, stage)
+    genes: list[int | str] = []
+    for value in architecture.values().values():
+        genes.append(value if isinstance(value, int) else str(value))
+    return seed_from(seed, stage, *genes)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.families import GENES, PMFArchitecture, Sizes
-from nas.space import PER, Architecture, Per, SearchSpace, shown
+from nas.search.space import PER, Architecture, Per, SearchSpace, shown
 
 CHOICES = dict.fromkeys(GENES, (1, 2, 3))
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from nas.pareto import Values, fronts, ranks
-from nas.results import Result
-from nas.space import Architecture
 from nas.common.units import format_bytes, parse_bytes
+from nas.search.pareto import Values, fronts, ranks
+from nas.search.space import Architecture
+from nas.search.trial import Result
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "mean_average_precision")
 """On validation; better when higher. Where samples may have several labels, there is no balanced accuracy."""

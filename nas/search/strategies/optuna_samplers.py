@@ -8,9 +8,9 @@ from typing import Any
 import optuna
 from threadpoolctl import threadpool_limits
 
-from nas.pareto import Values
-from nas.search.base import Proposer, Task
-from nas.space import Architecture
+from nas.search.pareto import Values
+from nas.search.space import Architecture
+from nas.search.strategies.base import Proposer, Task
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -3,7 +3,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.pareto import crowding, dominates, fronts, ranks
+from nas.search.pareto import crowding, dominates, fronts, ranks
 
 POINTS = st.integers(1, 3).flatmap(
     lambda count: st.lists(st.tuples(*[st.integers(0, 4).map(float)] * count), min_size=1, max_size=12)

@@ -1,25 +1,15 @@
-"""Strategies that learn nothing: random search and a grid."""
+"""Grid search: coarse before fine."""
 
 import itertools
 import random
 from collections.abc import Iterator, Sequence
 
-from nas.pareto import Values
-from nas.search.base import Proposer, Strategy, Task
-from nas.space import Architecture
+from nas.search.pareto import Values
+from nas.search.space import Architecture
+from nas.search.strategies.base import Strategy, Task
 
 _PASSED = 500
 """Places of the grid that are passed for one proposal in a space too large to look at all of it."""
-
-
-class RandomSearch(Proposer):
-    """Every variable drawn uniformly."""
-
-    def propose(self, rng: random.Random) -> Architecture:
-        return self.space.sample(rng)
-
-    def learn(self, architecture: Architecture, values: Values) -> None:
-        del architecture, values
 
 
 class Grid(Strategy):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from nas.families import GENES, PMFArchitecture
-from nas.search.response import ResponseSurface
-from nas.space import Architecture, SearchSpace
+from nas.search.space import Architecture, SearchSpace
+from nas.search.strategies.surrogate import ResponseSurface
 
 SPACE = SearchSpace(PMFArchitecture, {**dict.fromkeys(GENES, (1, 2, 3, 4)), "fusion_layer": (0, 1, 2)})
 FREE = SearchSpace(

@@ -7,23 +7,24 @@ import heapq
 import math
 from collections.abc import Callable
 
-from nas.config import SearchConfig
-from nas.objectives import Objectives
-from nas.results import Result
-from nas.space import Architecture
+from nas.search.objectives import Objectives
+from nas.search.space import Architecture
+from nas.search.trial import Result
 
 
 class Ladder:
     """Knows the scores so far, and who is due to be trained; of one objective it says so as fast when there are many.
 
     Args:
-        search: The rules: of every `round_size` scored candidates `training_share` are trained for a while.
-        objectives: Who is better than whom.
+        objectives: The order of results.
+        round_size: Scored candidates of a round.
+        promotion_fraction: The share of every round that is trained briefly.
     """
 
-    def __init__(self, search: SearchConfig, objectives: Objectives) -> None:
-        self._search = search
+    def __init__(self, objectives: Objectives, *, round_size: int, promotion_fraction: float) -> None:
         self._objectives = objectives
+        self._round_size = round_size
+        self._promotion_fraction = promotion_fraction
         self._scored: dict[int, Result] = {}
         self._trained: dict[int, Result] = {}
         self._taken: set[int] = set()
@@ -56,8 +57,8 @@ class Ladder:
             is_complete: Nobody else will be scored, so a last incomplete round counts.
             fits: Whether an architecture fits the memory budget; asked again for nobody who did not.
         """
-        rounds = len(self._scored) / self._search.round_size
-        share = self._search.round_size * self._search.training_share
+        rounds = len(self._scored) / self._round_size
+        share = self._round_size * self._promotion_fraction
         if len(self._taken) >= round(share * (rounds if is_complete else math.floor(rounds))):
             return None
         if self._objectives.costs or self._objectives.constraints:

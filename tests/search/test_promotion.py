@@ -1,15 +1,11 @@
 from dataclasses import replace
 
-from nas.config import EvolutionConfig, SearchConfig
 from nas.families import PMFArchitecture
-from nas.objectives import Constraint, Objectives
-from nas.results import Result, Stage
-from nas.search import Ladder
-from nas.space import Architecture
+from nas.search.objectives import Constraint, Objectives
+from nas.search.promotion import Ladder
+from nas.search.space import Architecture
+from nas.search.trial import Result, Stage
 
-SEARCH = SearchConfig(
-    "random", "accuracy", "objective", (), (), 1, 1, 4, 0.5, 10, 0.1, 3, 1, (), EvolutionConfig(4, 2, 0.5, 0.5, 0.2, 1)
-)
 SCORES = [0.1, 0.5, 0.3, 0.4, 0.9, 0.2]
 
 
@@ -18,7 +14,7 @@ def result(trial: int, score: float, stage: Stage = "inherited") -> Result:
 
 
 def ladder(count: int) -> Ladder:
-    known = Ladder(SEARCH, Objectives("accuracy"))
+    known = Ladder(Objectives("accuracy"), round_size=4, promotion_fraction=0.5)
     for trial, score in enumerate(SCORES[:count]):
         known.add_scored(result(trial, score))
     return known
@@ -75,7 +71,7 @@ def test_full_training_goes_by_trained_scores_first_and_never_mixes_them_with_in
 
 
 def test_of_equal_scores_the_earlier_trial_wins() -> None:
-    known = Ladder(SEARCH, Objectives("accuracy"))
+    known = Ladder(Objectives("accuracy"), round_size=4, promotion_fraction=0.5)
     for trial, score in ((2, 0.5), (0, 0.5), (1, 0.7)):
         known.add_scored(result(trial, score))
     assert [entry.trial for entry in known.promotion_order()] == [1, 0, 2]
@@ -90,7 +86,7 @@ def test_with_several_objectives_the_front_is_promoted_first() -> None:
         def architecture_bytes(self, architecture: Architecture) -> int:
             raise AssertionError("nobody asked for memory")
 
-    known = Ladder(SEARCH, Objectives("accuracy", ["trainable_parameters"], (), Width()))
+    known = Ladder(Objectives("accuracy", ["trainable_parameters"], (), Width()), round_size=4, promotion_fraction=0.5)
     # Trial t has 1 + t units: the front is 0 (smallest) and 3 (best); 1 and 2 are no better than 0 and larger.
     for trial, score in ((0, 0.5), (1, 0.4), (2, 0.5), (3, 0.9)):
         known.add_scored(result(trial, score))
@@ -98,7 +94,7 @@ def test_with_several_objectives_the_front_is_promoted_first() -> None:
 
 
 def test_who_is_known_to_break_a_bound_is_trained_in_full_after_all_others() -> None:
-    known = Ladder(SEARCH, Objectives("accuracy", (), (Constraint("latency", 1.0),)))
+    known = Ladder(Objectives("accuracy", (), (Constraint("latency", 1.0),)), round_size=4, promotion_fraction=0.5)
     for trial, seconds in enumerate((2.0, 0.5, 2.0, 0.5)):
         scored = replace(result(trial, 0.1 * trial), latency_seconds=seconds)
         known.add_scored(scored)

@@ -1,0 +1,17 @@
+"""Random search."""
+
+import random
+
+from nas.search.pareto import Values
+from nas.search.space import Architecture
+from nas.search.strategies.base import Proposer
+
+
+class RandomSearch(Proposer):
+    """Every variable drawn uniformly."""
+
+    def propose(self, rng: random.Random) -> Architecture:
+        return self.space.sample(rng)
+
+    def learn(self, architecture: Architecture, values: Values) -> None:
+        del architecture, values
