@@ -25,13 +25,14 @@ from benchmarks.training_memory import CLASSES, TEXT_TOKENS, pmf, size_of
 from nas.common.units import format_bytes
 from nas.config import FeaturesConfig, RecipeConfig, load_config
 from nas.data import Batch
-from nas.encoders import Encoder, tail_weights
-from nas.families import KINDS
-from nas.fusion import build_model, sizes_of
 from nas.losses import Loss
 from nas.memory import MemoryModel
+from nas.models.encoders import Encoder, tail_weights
+from nas.models.fusion.base import sizes_of
+from nas.models.fusion.supernet import build_model
 from nas.report import table
 from nas.search.space import RAW, SearchSpace
+from nas.search.space.families import FAMILIES, architecture_class
 from nas.training import Trainer
 
 STRAIGHTFORWARD = "pmf_straightforward"
@@ -49,11 +50,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--quick", action="store_true", help="three families: shows that the script works")
     options = parser.parse_args()
-    names = ["linear", FULL, "pmf"] if options.quick else list(KINDS)
+    names = ["linear", FULL, "pmf"] if options.quick else list(FAMILIES)
     recipe = replace(load_config(_RECIPE).recipe, batch_size=options.batch)
     with FakeTensorMode():
         encoders = empty_encoders("base")
-        straightforward, _ = pmf(*encoders, options.batch, KINDS["pmf"].default(sizes_of(*encoders)).first_layer)
+        straightforward, _ = pmf(
+            *encoders, options.batch, architecture_class("pmf").default(sizes_of(*encoders)).first_layer
+        )
     families = {name: predicted(name, encoders, recipe) for name in names}
     if options.device == "cuda":
         for name in names:
@@ -70,7 +73,7 @@ def main() -> None:
 def predicted(name: str, encoders: tuple[Encoder, Encoder], recipe: RecipeConfig) -> dict[str, Any]:
     """Bytes of a training by what holds them."""
     sizes = sizes_of(*encoders)
-    architecture = KINDS[name].default(sizes)
+    architecture = architecture_class(name).default(sizes)
     memory = MemoryModel(
         image_config=ViTConfig(),
         text_config=BertConfig(),
@@ -80,7 +83,7 @@ def predicted(name: str, encoders: tuple[Encoder, Encoder], recipe: RecipeConfig
         text_token_count=TEXT_TOKENS,
         class_count=CLASSES,
         features=FeaturesConfig(dtype="float32", disk_bytes=0, attention=False, views=1),
-        space=SearchSpace.around(architecture, KINDS[name].depth(sizes)),
+        space=SearchSpace.around(architecture, architecture_class(name).depth(sizes)),
     )
     memory.holds_supernet = False
     prediction = memory.predict(architecture)
@@ -104,7 +107,7 @@ def measured(name: str, recipe: RecipeConfig) -> int:
     """Bytes that the GPU's allocator has handed out at the peak of two training steps, whole encoders left out."""
     device = torch.device("cuda")
     encoders = random_encoders("base")
-    architecture = KINDS[name].default(sizes_of(*encoders))
+    architecture = architecture_class(name).default(sizes_of(*encoders))
     reads = architecture.reads(sizes_of(*encoders))
     model = build_model(
         image_encoder=encoders[0], text_encoder=encoders[1], architecture=architecture, class_count=CLASSES, seed=0

@@ -24,11 +24,12 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from benchmarks.models import DEMO, demo_encoders, random_encoders
 from nas.config import Config, load_config
 from nas.data import Dataset, FeatureStore, Preprocessor, Samples, open_images_of, open_or_build, read_data
-from nas.encoders import Encoder, load_tokenizer, resolve_checkpoint
-from nas.families import PMFArchitecture, reads_from
-from nas.fusion import build_model, sizes_of
 from nas.losses import Loss
 from nas.memory import keep_freed_memory
+from nas.models.encoders import Encoder, load_tokenizer, resolve_checkpoint
+from nas.models.fusion.base import sizes_of
+from nas.models.fusion.pmf.architecture import PMFArchitecture, reads_from
+from nas.models.fusion.supernet import build_model
 from nas.report import table
 from nas.training import BatchSchedule, Trainer
 

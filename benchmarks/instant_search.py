@@ -29,7 +29,7 @@ from nas.execution import (
     WorkerSetup,
 )
 from nas.execution.ray_workers import RayExecutor
-from nas.families import GENES, PMFArchitecture
+from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
 from nas.preparation import Prepared, prepare
 from nas.runner import Search
 from nas.runs import hand_over

@@ -32,14 +32,14 @@ from benchmarks.models import DEMO, demo_encoders, random_encoders
 from nas.common.units import format_bytes
 from nas.config import Config, load_config
 from nas.data import Batch
-from nas.encoders import Encoder, load_tail, resolve_checkpoint, save_tail
-from nas.encoders.loading import load_config as load_encoder_config
 from nas.execution import process_environment
-from nas.families import PMFArchitecture
-from nas.fusion import build_model
-from nas.fusion.attention import DataAttention
 from nas.losses import Loss
 from nas.memory import MemoryModel, keep_freed_memory, map_large_tensors, release_freed_memory
+from nas.models.encoders import Encoder, load_tail, resolve_checkpoint, save_tail
+from nas.models.encoders.checkpoints import load_config as load_encoder_config
+from nas.models.fusion.data_attention import DataAttention
+from nas.models.fusion.pmf.architecture import PMFArchitecture
+from nas.models.fusion.supernet import build_model
 from nas.report import table
 from nas.search.space import Architecture
 from nas.training import Trainer

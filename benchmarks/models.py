@@ -13,7 +13,7 @@ from transformers import BertConfig, ViTConfig
 from nas.common.files import write_atomically
 from nas.config import Config, load_config
 from nas.data import Preprocessor
-from nas.encoders import (
+from nas.models.encoders import (
     Encoder,
     build_encoder,
     load_encoder,

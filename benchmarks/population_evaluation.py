@@ -19,8 +19,8 @@ from benchmarks.models import DEMO
 from nas.common.files import default_cache_directory
 from nas.common.progress import build_reporter
 from nas.config import load_config
-from nas.fusion import build_supernet
 from nas.memory import keep_freed_memory
+from nas.models.fusion.supernet import build_supernet
 from nas.preparation import prepare
 from nas.report import table
 from nas.search.space import Architecture

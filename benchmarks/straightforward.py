@@ -7,9 +7,8 @@ run without a graph, frozen weights get no gradients. Trained tensors are those 
 import torch
 from torch import Tensor, nn
 
-from nas.encoders import Encoder
-from nas.fusion import PMF
-from nas.fusion.pmf import Direction, FusionLayer
+from nas.models.encoders import Encoder
+from nas.models.fusion.pmf.model import PMF, Direction, FusionLayer
 
 
 class StraightforwardPMF(nn.Module):

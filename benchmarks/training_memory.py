@@ -22,10 +22,11 @@ from torch.nn.functional import cross_entropy
 from benchmarks.models import empty_encoders
 from benchmarks.straightforward import StraightforwardPMF
 from nas.common.units import format_bytes
-from nas.encoders import Encoder, tail_weights
-from nas.families import PMFArchitecture, reads_from
-from nas.fusion import PMF, Features, sizes_of
 from nas.memory import PeakTracker
+from nas.models.encoders import Encoder, tail_weights
+from nas.models.fusion.base import Features, sizes_of
+from nas.models.fusion.pmf.architecture import PMFArchitecture, reads_from
+from nas.models.fusion.pmf.model import PMF
 from nas.report import table
 
 CLASSES, TEXT_TOKENS = 101, 128

@@ -29,11 +29,13 @@ from benchmarks.straightforward import StraightforwardPMF, frozen_parameters
 from nas.common.units import format_bytes
 from nas.config import load_config
 from nas.data import open_images_of, read_data
-from nas.encoders.frozen import product
-from nas.families import PMFArchitecture, reads_from
-from nas.fusion import PMF, Features, build_model, features_of, sizes_of
-from nas.fusion.attention import data_attention
 from nas.memory import PeakTracker, keep_freed_memory
+from nas.models.encoders.frozen_ops import product
+from nas.models.fusion.base import Features, features_of, sizes_of
+from nas.models.fusion.data_attention import data_attention
+from nas.models.fusion.pmf.architecture import PMFArchitecture, reads_from
+from nas.models.fusion.pmf.model import PMF
+from nas.models.fusion.supernet import build_model
 from nas.report import table
 from nas.training import BatchSchedule
 

@@ -41,7 +41,7 @@ from nas.dispatch import Dispatcher
 from nas.execution import CandidateWorker, Placement, WorkerSetup
 from nas.execution.ray_workers import RayExecutor
 from nas.failures import FailurePolicy
-from nas.fusion import build_supernet
+from nas.models.fusion.supernet import build_supernet
 from nas.planning import Plan
 from nas.preparation import Prepared, prepare
 from nas.report import table

@@ -28,23 +28,24 @@ from nas.conclusion import ModelParts, digest_of_test, evaluate_exported, export
 from nas.config import Config, config_as_dict, load_config
 from nas.confirmation import Repetitions
 from nas.dispatch import Dispatcher
-from nas.encoders import tail_weights
 from nas.execution import Executor
 from nas.failures import FailurePolicy
-from nas.families import KINDS, PMFArchitecture
-from nas.fusion import sizes_of
 from nas.lease import Holder, LockFile
+from nas.models.encoders import tail_weights
+from nas.models.fusion.base import sizes_of
+from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.planning import ListedPlan
 from nas.preparation import Prepared, check_encoders, prepare
 from nas.runs import CONFIG, Machine, Overrides, best_full, build_executor, hand_over, read_run, start
 from nas.search.space import RAW, Architecture, EncoderSizes, SearchSpace
+from nas.search.space.families import FAMILIES, architecture_class
 from nas.search.trial import Failure, Job, Result, architecture_seed
 from nas.training import full_step_count
 
 SEARCHED = "pmf_searched"
 """The entry of the architecture that a search over PMF has found."""
 
-ENTRIES = (*(name for name in KINDS if name != PMFArchitecture.family), PMFArchitecture.family, SEARCHED)
+ENTRIES = (*(name for name in FAMILIES if name != PMFArchitecture.family), PMFArchitecture.family, SEARCHED)
 """What can be compared, as the table has it: the families with their papers' defaults, then PMF."""
 
 _SETTINGS, _LOCK, _SEARCH, _FOUND = "comparison.json", "driver.lock", "search", "found.json"
@@ -242,7 +243,7 @@ class _OneEntry:
         on_prepared: Callable[[], None],
     ) -> None:
         self.folder, self.seeds, self.machine, self.reporter = folder, seeds, machine, reporter
-        kind = PMFArchitecture if name == SEARCHED else KINDS[name]
+        kind = PMFArchitecture if name == SEARCHED else architecture_class(name)
         if kind is not config.space.kind:
             config = replace(config, space=_smallest_space(kind), search=replace(config.search, first=()))
         self.prepared: Prepared = prepare(config, source=source, cache_directory=machine.cache, reporter=told)

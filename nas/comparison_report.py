@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from nas.common.files import write_atomically
 from nas.common.progress import Reporter
 from nas.common.units import format_bytes, format_seconds
-from nas.families import PMFArchitecture
+from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.report import table
 
 if TYPE_CHECKING:

@@ -15,11 +15,12 @@ from nas.common.progress import Reporter
 from nas.common.units import format_bytes
 from nas.config import Config, DataConfig, objectives_of
 from nas.data import open_images_of, read_data
-from nas.encoders import Encoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
 from nas.evidence import Evidence
 from nas.export import assemble, describe, export, logits_of_samples, open_exported
-from nas.fusion import FAMILIES, build_model
 from nas.metrics import evaluate_logits, standard_error
+from nas.models.encoders import Encoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
+from nas.models.fusion.registry import model_class
+from nas.models.fusion.supernet import build_model
 from nas.preparation import Prepared
 from nas.report import table
 from nas.search.objectives import Pick, pick
@@ -277,7 +278,7 @@ class _KnownCosts:
 
     def parameter_count(self, architecture: Architecture) -> int:
         with torch.device("meta"):
-            return FAMILIES[architecture.family].parameter_count(
+            return model_class(architecture.family).parameter_count(
                 (self._parts.image_encoder, self._parts.text_encoder), architecture, len(self._parts.class_names)
             )
 

@@ -16,9 +16,9 @@ import yaml
 
 from nas.common.errors import ConfigError
 from nas.common.units import parse_bytes, parse_seconds
-from nas.families import KINDS
 from nas.search.objectives import COSTS, METRICS, Constraint, CostModel, Objectives
 from nas.search.space import Architecture, Gene, Per, SearchSpace
+from nas.search.space.families import FAMILIES, architecture_class
 from nas.search.strategies.base import EvolutionConfig
 from nas.search.trial import Stage
 
@@ -431,7 +431,7 @@ def parse_config(values: Any, *, source: str, base_directory: Path) -> Config:
     """
     problems: list[str] = []
     root = _Section(values, "", problems)
-    kind = KINDS[root.text("family", choices=list(KINDS), default="pmf") or "pmf"]
+    kind = architecture_class(root.text("family", choices=FAMILIES.names(), default="pmf") or "pmf")
     space = _space(root.section("space", default=_MISSING if kind.genes else {}), kind)
     config = Config(
         name=root.text("name"),

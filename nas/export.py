@@ -19,9 +19,9 @@ from nas.common.errors import ExportError
 from nas.common.files import sync_directory, write_atomically
 from nas.config import READERS
 from nas.data import ImageSource, Preprocessor, Samples
-from nas.encoders import Encoder, load_image_processor, load_tokenizer
-from nas.fusion import FusionModel
-from nas.fusion.classification import MULTI_LABEL, FusionConfig, FusionForClassification
+from nas.models.classifier import MULTI_LABEL, FusionConfig, FusionForClassification
+from nas.models.encoders import Encoder, load_image_processor, load_tokenizer
+from nas.models.fusion.base import FusionModel
 from nas.search.space import Architecture, shown
 
 DESCRIPTION = "architecture.yaml"

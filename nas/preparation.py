@@ -25,9 +25,9 @@ from nas.data import (
     read_data,
     summary,
 )
-from nas.encoders import Encoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
-from nas.fusion import sizes_of
 from nas.memory import MemoryModel, Rehearsed
+from nas.models.encoders import Encoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
+from nas.models.fusion.base import sizes_of
 from nas.search.space import Architecture, EncoderSizes, Reads, SearchSpace
 
 _LISTED = 5

@@ -21,12 +21,12 @@ from nas.common.progress import Reporter
 from nas.common.units import format_bytes, format_seconds
 from nas.conclusion import ModelParts, conclude
 from nas.config import Config, config_as_dict, load_config, parse_config
-from nas.encoders import save_tail
 from nas.evidence import gathered
 from nas.execution import FROZEN, Executor, Placement, WorkerSetup
-from nas.fusion import sizes_of
 from nas.lease import LockFile
 from nas.memory import keep_freed_memory
+from nas.models.encoders import save_tail
+from nas.models.fusion.base import sizes_of
 from nas.preparation import Prepared, first_layers, prepare
 from nas.runner import Search
 from nas.search.objectives import Objectives

@@ -19,9 +19,9 @@ from nas.common.errors import StudyError
 from nas.common.seeds import seed_from
 from nas.config import RecipeConfig
 from nas.data import FeatureSplit
-from nas.fusion import FusionModel
 from nas.gradient_group import Alone, GradientGroup
 from nas.losses import loss_of
+from nas.models.fusion.base import FusionModel
 from nas.search.space import Architecture
 from nas.supernet_sampling import Sampler
 from nas.training import BatchSchedule, Samples, Trainer

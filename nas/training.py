@@ -19,8 +19,8 @@ from nas.common.errors import TrainingError
 from nas.config import RecipeConfig
 from nas.data import Batch, FeatureSplit
 from nas.data.samples import Labels
-from nas.fusion import Features, FusionModel
 from nas.losses import Loss, loss_of, probabilities
+from nas.models.fusion.base import Features, FusionModel
 from nas.search.space import Architecture, Reads
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nas.common.errors import StudyError
 from nas.common.files import write_atomically
-from nas.fusion import FusionModel
+from nas.models.fusion.base import FusionModel
 
 _FACTS = "facts"
 _CHECKSUM = "crc32"

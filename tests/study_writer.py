@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from nas.common.errors import StudyError
-from nas.families import GENES, PMFArchitecture
+from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
 from nas.search.space import SearchSpace
 from nas.search.trial import Result
 from nas.study import Study

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nas.cli import main
-from nas.encoders import load_tokenizer
+from nas.models.encoders import load_tokenizer
 from tests.project import Project
 
 REPOSITORY = Path(__file__).resolve().parent.parent

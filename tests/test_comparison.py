@@ -21,10 +21,11 @@ from nas.conclusion import evaluate_exported
 from nas.config import load_config
 from nas.confirmation import Repetitions
 from nas.execution import CandidateWorker
-from nas.families import KINDS, PMFArchitecture
 from nas.lease import LockFile
+from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.runs import Machine, Overrides, best_full, open_study
 from nas.search.space import Architecture
+from nas.search.space.families import FAMILIES
 from nas.search.trial import Job, Result
 from nas.study import Study
 from tests.project import Project
@@ -83,7 +84,7 @@ def test_all_families_and_the_searched_pmf_are_in_the_table(
 ) -> None:
     directory = tmp_path / "comparison"
     output = compared(source, directory, machine, ENTRIES)
-    assert set(ENTRIES) == {*KINDS, SEARCHED}
+    assert set(ENTRIES) == {*FAMILIES, SEARCHED}
     rows = rows_of(directory)
     assert list(rows) == list(ENTRIES)
     assert all("that was tried" in row["remark"] for row in rows.values()), "there are but two learning rates"

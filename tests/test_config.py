@@ -7,7 +7,7 @@ import yaml
 from nas.common.errors import ConfigError
 from nas.common.units import BYTES_FORM
 from nas.config import FeaturesConfig, config_as_dict, load_config, parse_config
-from nas.families import PMFArchitecture
+from nas.models.fusion.pmf.architecture import PMFArchitecture
 from tests.project import Project
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import ttest_ind
 
 from nas.evidence import Agreement, Spread, agreement, gathered, margin_over_seeds, verdict
-from nas.families import PMFArchitecture
+from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.trial import Result, Stage
 
 

@@ -11,9 +11,10 @@ from nas.common.errors import ExportError
 from nas.conclusion import ModelParts
 from nas.config import load_config
 from nas.export import assemble, describe, export, exported_form, open_exported
-from nas.families import PMFArchitecture
-from nas.fusion import PMF, build_model
-from nas.fusion.classification import FusionForClassification
+from nas.models.classifier import FusionForClassification
+from nas.models.fusion.pmf.architecture import PMFArchitecture
+from nas.models.fusion.pmf.model import PMF
+from nas.models.fusion.supernet import build_model
 from nas.search.space import Architecture
 from tests.project import Project
 from tests.tiny import base_features

@@ -2,7 +2,7 @@ import pytest
 
 from nas.common.errors import TrainingError
 from nas.failures import SAME_FAILURES, WORKER_DEATHS, FailurePolicy
-from nas.families import PMFArchitecture
+from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.trial import Failure, FailureKind, Job, is_out_of_memory
 
 

@@ -2,9 +2,9 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from nas.config import BudgetConfig
-from nas.families import PMFArchitecture
 from nas.feasibility import Feasibility, Fit
 from nas.memory import MemoryModel, PeakCorrection
+from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.space import Architecture
 from nas.study import Rejection, Study
 

@@ -10,7 +10,7 @@ from benchmarks.pmf_bench.landscapes import Function, cross_validated, functions
 from benchmarks.pmf_bench.make import architectures
 from benchmarks.pmf_bench.table import Row, Table, read_table
 from nas.config import load_config
-from nas.families import GENES, PMFArchitecture
+from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
 from nas.search.space import Architecture
 
 REPOSITORY = Path(__file__).resolve().parent.parent

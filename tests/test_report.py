@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nas.families import GENES, PMFArchitecture
+from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
 from nas.report import canonical_results, write_results
 from nas.search.space import Architecture, SearchSpace
 from nas.search.trial import Job, Result, Stage

@@ -19,10 +19,10 @@ from nas.common.errors import BudgetError, DataError, NasError, StudyError, Trai
 from nas.common.progress import LineReporter
 from nas.config import load_config
 from nas.execution import CandidateWorker, SupernetOrder
-from nas.families import KINDS
 from nas.preparation import predict_memory, prepare
 from nas.report import canonical_results
 from nas.runs import Machine, Overrides, best_full, open_study, read_run, resume, start
+from nas.search.space.families import FAMILIES
 from nas.search.trial import Job, Result
 from nas.training import Trainer
 from tests.project import Project
@@ -640,7 +640,7 @@ FAMILY_SPACES: dict[str, dict[str, Any]] = {
 
 
 def test_no_family_is_left_out() -> None:
-    assert {*FAMILY_SPACES, "pmf"} == set(KINDS)
+    assert {*FAMILY_SPACES, "pmf"} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("family", FAMILY_SPACES)

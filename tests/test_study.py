@@ -29,8 +29,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.common.errors import StudyError
-from nas.families import PMFArchitecture
 from nas.lease import Holder
+from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.space import Architecture
 from nas.search.trial import STAGES, Job, Result, Stage
 from nas.storage import JOURNAL

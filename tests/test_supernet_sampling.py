@@ -6,7 +6,7 @@ import pytest
 
 from nas.common.errors import BudgetError
 from nas.config import SAMPLINGS
-from nas.families import GENES, PMFArchitecture
+from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
 from nas.search.space import Architecture, SearchSpace
 from nas.supernet_sampling import Sampler, build_sampler, sample_feasible, shares_of
 

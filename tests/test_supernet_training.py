@@ -19,12 +19,14 @@ from nas.common.progress import LineReporter
 from nas.common.seeds import seed_from
 from nas.config import Config, RecipeConfig, load_config
 from nas.data import FeatureSplit, FeatureStore
-from nas.encoders import Encoder
-from nas.encoders.bert import BertEncoder
-from nas.encoders.vit import ViTEncoder
-from nas.fusion import PMF, Features, build_supernet
 from nas.gradient_group import GroupBroken, distributed_group, free_address
 from nas.losses import Loss, class_weights, loss_of
+from nas.models.encoders import Encoder
+from nas.models.encoders.bert import BertEncoder
+from nas.models.encoders.vit import ViTEncoder
+from nas.models.fusion.base import Features
+from nas.models.fusion.pmf.model import PMF
+from nas.models.fusion.supernet import build_supernet
 from nas.preparation import prepare
 from nas.search.space import Architecture
 from nas.supernet_sampling import Sampler, build_sampler

@@ -13,9 +13,11 @@ from nas.common.errors import TrainingError
 from nas.common.progress import LineReporter
 from nas.config import Config, load_config
 from nas.data import FeatureSplit
-from nas.families import PMFArchitecture
-from nas.fusion import PMF, Features, build_model, build_supernet
 from nas.losses import Loss
+from nas.models.fusion.base import Features
+from nas.models.fusion.pmf.architecture import PMFArchitecture
+from nas.models.fusion.pmf.model import PMF
+from nas.models.fusion.supernet import build_model, build_supernet
 from nas.preparation import Prepared, prepare
 from nas.search.trial import architecture_seed
 from nas.training import (

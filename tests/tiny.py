@@ -3,11 +3,11 @@
 import torch
 from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 
-from nas.encoders import Encoder
-from nas.encoders.bert import BertEncoder
-from nas.encoders.vit import ViTEncoder
-from nas.families import reads_from
-from nas.fusion import Features, features_of, sizes_of
+from nas.models.encoders import Encoder
+from nas.models.encoders.bert import BertEncoder
+from nas.models.encoders.vit import ViTEncoder
+from nas.models.fusion.base import Features, features_of, sizes_of
+from nas.models.fusion.pmf.architecture import reads_from
 from nas.search.space import Reads
 
 

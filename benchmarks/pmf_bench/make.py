@@ -34,10 +34,10 @@ from nas.config import Config, config_as_dict, load_config
 from nas.data import Dataset, FeatureStore, open_images_of, open_or_build, read_data
 from nas.execution import CandidateWorker, Placement, WorkerSetup
 from nas.execution.ray_workers import RayExecutor
-from nas.families import GENES
-from nas.fusion import sizes_of
 from nas.memory import bytes_with_holes
 from nas.metrics import evaluate_logits
+from nas.models.fusion.base import sizes_of
+from nas.models.fusion.pmf.architecture import GENES
 from nas.planning import Plan
 from nas.preparation import Prepared, needed_reads, prepare
 from nas.runs import hand_over

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.common.files import write_atomically
-from nas.families import PMFArchitecture
+from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.space import Architecture
 
 TABLE = Path(__file__).with_name("demo.json")

@@ -57,3 +57,7 @@ class ArgumentError(NasError):
 
 class ExportError(NasError):
     """A model cannot be exported, or an exported model cannot be loaded."""
+
+
+class ExtensionError(NasError):
+    """An extension cannot be registered or loaded: its name is taken, or its code cannot be imported."""

@@ -3,7 +3,7 @@
 They make some 600,000 objects that stay. While they are made Python's garbage collector looks through them again and
 again, and at every full collection after that, the one at the process's end included, through all of them. Here it
 waits until they are there and leaves them out from then on. What exists at that moment is left out as well, which is
-why the models (`nas.fusion`), which anybody's program may load, do without.
+why the models (`nas.models.fusion`), which anybody's program may load, do without.
 """
 
 import gc

@@ -27,8 +27,8 @@ from nas.config import FeaturesConfig
 from nas.data.feature_inputs import Sources, SplitInputs, Step, pixel_values, prepared
 from nas.data.feature_plan import ArrayPlan, ModalityPlan, attended_name, choose_plan, logsumexp_name, tokens_name
 from nas.data.feature_writing import ArrayFiles, Checkpoints
-from nas.encoders import Encoder
-from nas.fusion.attention import data_attention
+from nas.models.encoders import Encoder
+from nas.models.fusion.data_attention import data_attention
 from nas.search.space import RAW
 
 _PROGRESS = "progress.json"

@@ -24,7 +24,7 @@ from nas.data.features import FeatureStore
 from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
 from nas.data.samples import Dataset
-from nas.encoders import Encoder, weights_digest
+from nas.models.encoders import Encoder, weights_digest
 from nas.search.space import Reads
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

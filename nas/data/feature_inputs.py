@@ -15,7 +15,7 @@ from nas.data.augmentation import augmented
 from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
 from nas.data.samples import Dataset, Samples
-from nas.encoders import Encoder
+from nas.models.encoders import Encoder
 from nas.search.space import Reads
 
 BATCH_SIZE = 32

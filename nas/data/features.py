@@ -18,8 +18,8 @@ from nas.common.errors import DataError
 from nas.data.feature_files import Contents, read_contents
 from nas.data.feature_plan import attended_name, logsumexp_name, tokens_name
 from nas.data.samples import Labels
-from nas.encoders import Encoder
-from nas.fusion.attention import DataAttention
+from nas.models.encoders import Encoder
+from nas.models.fusion.data_attention import DataAttention
 from nas.search.space import RAW, Reads
 
 Encoders = tuple[Encoder, Encoder]

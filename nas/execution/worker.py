@@ -16,9 +16,7 @@ from transformers import PreTrainedConfig
 from nas.common.seeds import seed_from
 from nas.config import Config, LearningRatesConfig
 from nas.data import FeatureStore
-from nas.encoders import load_tail
 from nas.execution.base import SupernetOrder, SupernetProgress
-from nas.fusion import FusionModel, build_model, build_supernet, extract
 from nas.gradient_group import GradientGroup
 from nas.memory import (
     AllocatorWatch,
@@ -29,6 +27,9 @@ from nas.memory import (
     release_freed_memory,
 )
 from nas.metrics import arithmetic, evaluate_logits
+from nas.models.encoders import load_tail
+from nas.models.fusion.base import FusionModel
+from nas.models.fusion.supernet import build_model, build_supernet, extract
 from nas.search.space import RAW
 from nas.search.trial import Failure, Job, Result
 from nas.supernet_sampling import build_sampler

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.families import PMFArchitecture
 from nas.memory.rehearsal import Trace
+from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.space import Lengths
 
 _STEPS = {"query_context_prompts": 8, "fusion_context_prompts": 8, "mapping_width": 63}

@@ -9,13 +9,14 @@ from transformers import PreTrainedConfig
 
 from nas.config import FeaturesConfig, RecipeConfig
 from nas.data import Batch
-from nas.encoders import build_encoder
-from nas.families import PMFArchitecture
-from nas.fusion import FAMILIES, sizes_of
-from nas.fusion.attention import DataAttention
 from nas.losses import Loss
 from nas.memory.interpolation import PeakSurface, surface_key
 from nas.memory.rehearsal import Rehearsal, Trace
+from nas.models.encoders import build_encoder
+from nas.models.fusion.base import sizes_of
+from nas.models.fusion.data_attention import DataAttention
+from nas.models.fusion.pmf.architecture import PMFArchitecture
+from nas.models.fusion.registry import model_class
 from nas.search.space import RAW, Architecture, SearchSpace
 from nas.training import Trainer
 
@@ -311,7 +312,7 @@ class MemoryModel:
     def _trace(self, step: _Step) -> Trace:
         """What forward and backward allocate, from the batch on."""
         with self._rehearsal:
-            model = FAMILIES[step.architecture.family](
+            model = model_class(step.architecture.family)(
                 image_encoder=self._image_encoder,
                 text_encoder=self._text_encoder,
                 architecture=self._trained(step),
@@ -370,7 +371,7 @@ class MemoryModel:
         """Trainable parameters."""
         if architecture not in self._counts:
             with self._rehearsal:
-                self._counts[architecture] = FAMILIES[architecture.family].parameter_count(
+                self._counts[architecture] = model_class(architecture.family).parameter_count(
                     (self._image_encoder, self._text_encoder), architecture, self._class_count
                 )
         return self._counts[architecture]

@@ -15,5 +15,5 @@ def test_what_starts_a_process_leaves_the_frameworks_to_no_collection_and_collec
 
 
 def test_models_in_anybodys_program_leave_its_collector_alone() -> None:
-    said = run("import gc, nas.fusion.classification\nprint(gc.isenabled(), gc.get_freeze_count())").split()
+    said = run("import gc, nas.models.classifier\nprint(gc.isenabled(), gc.get_freeze_count())").split()
     assert said == ["True", "0"]

@@ -21,7 +21,7 @@ with Log():
 FIRST_CALLS = """
 import os
 import torch
-import nas.encoders
+import nas.models.encoders
 
 def is_the_same() -> bool:
     torch.set_num_threads(2)

@@ -13,7 +13,7 @@ import torch
 
 from nas.config import FeaturesConfig, load_config
 from nas.data import FeatureStore, Preprocessor, feature_writing, open_images_of, open_or_build, read_data
-from nas.encoders import load_encoder, load_image_processor, load_tokenizer
+from nas.models.encoders import load_encoder, load_image_processor, load_tokenizer
 from tests.project import Project
 from tests.tiny import reads_at
 

@@ -14,7 +14,7 @@ from PIL import Image
 from nas.common.errors import DataError
 from nas.data import FeatureSplit, FeatureStore
 from nas.data.augmentation import augmented
-from nas.fusion.attention import data_attention
+from nas.models.fusion.data_attention import data_attention
 from tests.data.building import build, parts
 from tests.project import build_project
 from tests.tiny import base_features, reads_at

@@ -5,7 +5,7 @@ import pytest
 from nas.common.progress import build_reporter
 from nas.config import load_config
 from nas.execution import WorkerSetup
-from nas.fusion import build_supernet
+from nas.models.fusion.supernet import build_supernet
 from nas.preparation import prepare
 from nas.runs import hand_over
 from nas.weights import save_weights

@@ -3,7 +3,7 @@
 import time
 
 from nas.execution import Executor
-from nas.families import PMFArchitecture
+from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result, Stage
 

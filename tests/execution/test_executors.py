@@ -14,7 +14,7 @@ from nas.execution import Executor, WorkerSetup
 from nas.execution.placement import Placement
 from nas.execution.ray_workers import RayExecutor
 from nas.execution.serial import SerialExecutor
-from nas.families import PMFArchitecture
+from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result
 from tests.execution.jobs import ARCHITECTURE, job, outcomes, slot_count, submit

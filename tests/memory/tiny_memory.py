@@ -7,12 +7,13 @@ from transformers import BertConfig, ViTConfig
 
 from nas.config import FeaturesConfig, LearningRatesConfig, RecipeConfig
 from nas.data import Batch
-from nas.encoders import Encoder, build_encoder
-from nas.families import PMFArchitecture
-from nas.fusion import PMF, build_model
-from nas.fusion.attention import DataAttention
 from nas.losses import Loss
 from nas.memory import MemoryModel, PeakTracker
+from nas.models.encoders import Encoder, build_encoder
+from nas.models.fusion.data_attention import DataAttention
+from nas.models.fusion.pmf.architecture import PMFArchitecture
+from nas.models.fusion.pmf.model import PMF
+from nas.models.fusion.supernet import build_model
 from nas.search.space import Architecture, SearchSpace
 from nas.training import Trainer
 

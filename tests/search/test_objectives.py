@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from nas.families import PMFArchitecture
+from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.objectives import Constraint, Objectives, Pick, pick, shown_cost
 from nas.search.space import Architecture
 from nas.search.trial import Result

@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from nas.families import PMFArchitecture
+from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.objectives import Constraint, Objectives
 from nas.search.promotion import Ladder
 from nas.search.space import Architecture

@@ -1,6 +1,6 @@
 """Architectures: the genes of a fusion family, and one choice of their values. No torch here.
 
-Every fusion family has genes of its own, in a subclass of `Architecture` beside its model (`nas/fusion/`); PMF's are
+Every fusion family has genes of its own, in a subclass of `Architecture` beside its model ; PMF's are
 five. A gene has one value for the whole model, as the papers have them, or may be free in every layer, in both
 directions, or both, as AutoFormer's (Chen et al., ICCV 2021) are in every layer.
 """
@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import total_ordering
 from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
+
+from nas.search.space.families import architecture_class
 
 PerLayer = tuple[tuple[int, int], ...]
 Lengths = int | PerLayer
@@ -100,13 +102,6 @@ class Architecture(ABC):
     reads_attention: ClassVar[bool] = False
     """Whether a model makes use of what data rows attend to in themselves, where that is stored."""
 
-    _families: ClassVar[dict[str, type["Architecture"]]] = {}
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if cls.family:
-            Architecture._families[cls.family] = cls
-
     def __post_init__(self) -> None:
         for gene in self.genes:
             if not gene.is_layer:
@@ -184,7 +179,7 @@ class Architecture(ABC):
             TypeError: If genes are missing or unknown.
         """
         genes = dict(values)
-        build = cast(Callable[..., Architecture], Architecture._families[genes.pop("family")])
+        build = cast(Callable[..., Architecture], architecture_class(genes.pop("family")))
         return build(**genes)
 
     def __lt__(self, other: object) -> bool:

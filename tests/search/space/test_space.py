@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.families import GENES, PMFArchitecture, Sizes
+from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture, Sizes
 from nas.search.space import PER, Architecture, Per, SearchSpace, shown
 
 CHOICES = dict.fromkeys(GENES, (1, 2, 3))

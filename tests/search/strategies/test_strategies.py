@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from nas.config import STRATEGIES
-from nas.families import GENES, PMFArchitecture
+from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
 from nas.search.pareto import fronts
 from nas.search.space import Architecture, SearchSpace
 from nas.search.strategies.base import EvolutionConfig, Strategy

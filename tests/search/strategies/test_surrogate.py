@@ -3,7 +3,7 @@ import random
 import numpy as np
 import pytest
 
-from nas.families import GENES, PMFArchitecture
+from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
 from nas.search.space import Architecture, SearchSpace
 from nas.search.strategies.surrogate import ResponseSurface
 

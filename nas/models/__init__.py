@@ -1,0 +1,1 @@
+"""Frozen encoders, fusion families, and the classifier that is exported."""

@@ -1,0 +1,111 @@
+"""A fusion model as a Hugging Face model: raw images and texts in, class logits out, `from_pretrained` and so on."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from nas.models.encoders import build_encoder
+from nas.models.fusion.base import features_of
+from nas.models.fusion.registry import model_class
+from nas.search.space import RAW, Architecture
+
+MULTI_LABEL: Literal["multi_label_classification"] = "multi_label_classification"
+"""What `problem_type` is where a sample may have several labels; transformers' own name."""
+
+
+class FusionConfig(PreTrainedConfig):
+    """Configurations of both encoders and the architecture between them.
+
+    Args:
+        image_config: The image encoder's configuration as a dictionary, `model_type` included.
+        text_config: The text encoder's.
+        architecture: The fusion family, and its genes by name.
+        max_text_tokens: Texts were cut to this many tokens in training.
+        threshold: Probability from which a label is said to be there, where a sample may have several
+            (`problem_type` is `MULTI_LABEL`).
+    """
+
+    model_type = "multimodal_fusion"
+
+    image_config: dict[str, Any] | None = None
+    text_config: dict[str, Any] | None = None
+    architecture: dict[str, Any] | None = None
+    max_text_tokens: int = 512
+    threshold: float = 0.5
+
+
+class FusionForClassification(PreTrainedModel):
+    """A complete classifier of any fusion family, the encoders that it uses included.
+
+    Built with random weights from a configuration; use `from_pretrained` for an exported one.
+    """
+
+    config_class = FusionConfig
+    main_input_name = "pixel_values"
+    _supports_sdpa = True
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__(config)
+        if config.image_config is None or config.text_config is None or config.architecture is None:
+            raise ValueError("a FusionConfig needs image_config, text_config and architecture")
+        architecture = Architecture.from_dict(config.architecture)
+        encoders = [
+            build_encoder(AutoConfig.for_model(**values, attn_implementation="sdpa"))
+            for values in (config.image_config, config.text_config)
+        ]
+        self.fusion = model_class(architecture.family)(
+            image_encoder=encoders[0],
+            text_encoder=encoders[1],
+            architecture=architecture,
+            class_count=int(config.num_labels or 0),
+        )
+        for name, encoder, layer in zip(("image_encoder", "text_encoder"), encoders, self.fusion.reads(), strict=True):
+            if layer not in (None, RAW):  # else it is not used, or trained and a part of the fusion model
+                self.add_module(name, encoder)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
+        """As for any model of transformers; encoders that were frozen in training are frozen again."""
+        loaded = super().from_pretrained(*arguments, **options)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for name in ("image_encoder", "text_encoder"):  # loading has put other parameters in the place of theirs
+            if hasattr(model, name):
+                getattr(model, name).requires_grad_(False)
+        return loaded
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> SequenceClassifierOutput:
+        """Classify images with their texts.
+
+        Args:
+            pixel_values: (B, 3, height, width), from the image processor in the model's folder.
+            input_ids: (B, T), from the tokenizer there.
+            attention_mask: (B, T), 1 or true where there is a token; all of them by default.
+            labels: For a loss: class indices (B,), or 1 for each label that a sample has, float, (B, C).
+
+        Returns:
+            `logits` (B, C), and `loss` where labels were given.
+        """
+        mask = None if attention_mask is None else attention_mask.to(torch.bool)
+        logits = self.fusion(features_of(self.fusion.encoders, self.fusion.reads(), pixel_values, input_ids, mask))
+        return SequenceClassifierOutput(
+            loss=None if labels is None else self._loss(logits, labels),
+            logits=logits,
+        )
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        several = self.config.problem_type == MULTI_LABEL
+        return binary_cross_entropy_with_logits(logits, labels) if several else cross_entropy(logits, labels)
+
+
+AutoConfig.register("multimodal_fusion", FusionConfig, exist_ok=True)

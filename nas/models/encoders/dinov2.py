@@ -1,0 +1,41 @@
+"""DINOv2 (Oquab et al., TMLR 2024), also with registers (Darcet et al., ICLR 2024), `model_type: dinov2,
+dinov2_with_registers`.
+
+Pre-norm layers with layer scale, LayerNorm after the last; the readout row is CLS, and registers are rows like any
+other. The giant model's feed-forward is SwiGLU (Shazeer, arXiv 2002.05202).
+"""
+
+from typing import Any
+
+from torch import Tensor
+from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+from nas.models.encoders.base import Encoder, PreNormLayer, Projections
+from nas.models.encoders.frozen_ops import FrozenFeedForward
+
+
+def _layer(layer: Any, config: Dinov2Config | Dinov2WithRegistersConfig) -> PreNormLayer:
+    block, mlp = layer.attention, layer.mlp
+    return PreNormLayer(
+        layer,
+        Projections(block.q_proj, block.k_proj, block.v_proj, block.o_proj, config.num_attention_heads, block.scaling),
+        norms=(layer.norm1, layer.norm2),
+        # SwiGLU has three projections.
+        feed_forward=mlp if config.use_swiglu_ffn else FrozenFeedForward(mlp.fc1, str(config.hidden_act), mlp.fc2),
+        scales=(layer.layer_scale1, layer.layer_scale2),
+    )
+
+
+class Dinov2Encoder(Encoder):
+    """`Dinov2Model` or `Dinov2WithRegistersModel` as a stack of layers."""
+
+    def __init__(self, model: Dinov2Model | Dinov2WithRegistersModel) -> None:
+        super().__init__(model, [_layer(layer, model.config) for layer in model.encoder.layer], [model.embeddings])
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        rows: Tensor = self.model.embeddings(inputs)
+        return rows
+
+    def finish(self, rows: Tensor) -> Tensor:
+        normed: Tensor = self.model.layernorm(rows)
+        return normed

@@ -1,0 +1,52 @@
+"""The image half of SigLIP (Zhai et al., ICCV 2023), `model_type: siglip_vision_model` and the half in a `siglip`
+checkpoint (SigLIP 2 models of a fixed resolution among them).
+
+Pre-norm layers, LayerNorm after the last. There is no CLS: all rows are read, and a learned query attends to them.
+"""
+
+from typing import Any
+
+from torch import Tensor
+from transformers import SiglipVisionConfig, SiglipVisionModel
+
+from nas.models.encoders.base import Encoder, PreNormLayer, Projections
+from nas.models.encoders.frozen_ops import FrozenFeedForward
+
+
+def _layer(layer: Any, config: SiglipVisionConfig) -> PreNormLayer:
+    block = layer.self_attn
+    return PreNormLayer(
+        layer,
+        Projections(block.q_proj, block.k_proj, block.v_proj, block.out_proj, config.num_attention_heads, block.scale),
+        norms=(layer.layer_norm1, layer.layer_norm2),
+        feed_forward=FrozenFeedForward(layer.mlp.fc1, str(config.hidden_act), layer.mlp.fc2),
+    )
+
+
+class SiglipVisionEncoder(Encoder):
+    """`SiglipVisionModel` as a stack of layers."""
+
+    readout = "all"
+
+    def __init__(self, model: SiglipVisionModel) -> None:
+        layers = [_layer(layer, model.config) for layer in model.encoder.layers]
+        super().__init__(model, layers, [model.embeddings])
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        rows: Tensor = self.model.embeddings(inputs)
+        return rows
+
+    def finish(self, rows: Tensor) -> Tensor:
+        normed: Tensor = self.model.post_layernorm(rows)
+        return normed
+
+    def pool(self, rows: Tensor) -> Tensor:
+        # Checkpoints without the pooling head are averaged, as transformers' own classifier on them does.
+        pooled: Tensor = self.model.head(rows) if self.model.use_head else rows.mean(dim=1)
+        return pooled
+
+    def drop_unread(self, *, pooling: bool) -> None:
+        super().drop_unread(pooling=pooling)
+        if pooling and self.model.use_head:
+            self.model.use_head = False
+            del self.model.head

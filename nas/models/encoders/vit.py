@@ -1,0 +1,40 @@
+"""Vision Transformer (Dosovitskiy et al., ICLR 2021) and DeiT (Touvron et al., ICML 2021), `model_type: vit, deit`.
+
+Pre-norm layers, LayerNorm after the last; the readout row is CLS (of DeiT as well, which has a distillation token
+behind it).
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import DeiTConfig, DeiTModel, ViTConfig, ViTModel
+
+from nas.models.encoders.base import Encoder, PreNormLayer, Projections
+from nas.models.encoders.frozen_ops import FrozenFeedForward
+
+
+def _layer(layer: Any, config: ViTConfig | DeiTConfig) -> PreNormLayer:
+    block = layer.attention
+    return PreNormLayer(
+        layer,
+        Projections(block.q_proj, block.k_proj, block.v_proj, block.o_proj, config.num_attention_heads, block.scaling),
+        norms=(layer.layernorm_before, layer.layernorm_after),
+        feed_forward=FrozenFeedForward(layer.mlp.fc1, str(config.hidden_act), layer.mlp.fc2),
+    )
+
+
+class ViTEncoder(Encoder):
+    """`ViTModel` or `DeiTModel` as a stack of layers."""
+
+    def __init__(self, model: ViTModel | DeiTModel) -> None:
+        layers: nn.ModuleList = model.layers
+        super().__init__(model, [_layer(layer, model.config) for layer in layers], [model.embeddings])
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        # The other image families' embeddings convert pixel values themselves; these leave it to their model.
+        rows: Tensor = self.model.embeddings(inputs.to(self.model.embeddings.cls_token.dtype))
+        return rows
+
+    def finish(self, rows: Tensor) -> Tensor:
+        normed: Tensor = self.model.layernorm(rows)
+        return normed

@@ -1,0 +1,1 @@
+"""Fusion families, one folder each, and the weight-sharing supernet."""

@@ -1,0 +1,34 @@
+"""BlindPrompt (Liang et al., Findings of ACL 2022): PromptFuse with prompts that the data does not attend to.
+
+The prompts attend to everything, text and image tokens only to each other, so that what the data says is not disturbed.
+As CLS then knows nothing of the prompts, the classifier reads the mean of what the last layer makes of these. Data rows
+are computed apart from the prompts, which is exact, as none of them sees a prompt: where the encoders' widths are the
+same, they depend on nothing that is trained, and of them a step keeps keys and values alone.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from nas.models.encoders import KeysValues, padding_bias
+from nas.models.fusion.blind_prompt.architecture import BlindPromptArchitecture
+from nas.models.fusion.joint_attention import joint_bias
+from nas.models.fusion.prompt_fuse.model import PromptFuse
+
+
+class BlindPrompt(PromptFuse):
+    """Prompts that nobody else attends to, and a linear classifier on what becomes of them."""
+
+    kind = BlindPromptArchitecture
+
+    def _read(self, text: Tensor, mask: Tensor | None, image: Tensor, prompts: Tensor) -> Tensor:
+        encoder, data = self.encoders[1], torch.cat([text, image], dim=1)
+        bias = joint_bias(encoder, text, mask, further=image.shape[1])
+        seen = None if mask is None else pad(padding_bias(mask, text.dtype), (0, image.shape[1] + len(prompts)))
+        rows = prompts.expand(len(data), -1, -1)
+        for layer in encoder.layers:
+            context = layer.keys_values(data)
+            rows = layer.attend(rows, KeysValues.concatenate([context, layer.keys_values(rows)]), seen)
+            if layer is not encoder.layers[-1]:
+                data = layer.attend(data, context, bias)
+        return encoder.finish(rows).mean(dim=1)

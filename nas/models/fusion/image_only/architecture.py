@@ -1,0 +1,15 @@
+"""image only: its architectures. No torch here."""
+
+from dataclasses import dataclass
+
+from nas.models.fusion.base_architectures import SingleArchitecture
+
+
+@dataclass(frozen=True)
+class ImageOnlyArchitecture(SingleArchitecture):
+    """The image encoder, fine-tuned, with a linear classifier."""
+
+    family = "image_only"
+    title = "image only"
+    source = "The image encoder, fine-tuned, with a linear classifier; texts are not read."
+    trains = ("image",)

@@ -1,0 +1,32 @@
+"""Late fusion: both encoders fine-tuned, their CLS tokens side by side, a linear classifier.
+
+The PMF paper's "LateConcat" (Li et al., CVPR 2023, table 1); dropout is off, as in all families here.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from nas.models.encoders import thawed
+from nas.models.fusion.base import Features, FusionModel
+from nas.models.fusion.joint_attention import encoded
+from nas.models.fusion.late_concat.architecture import LateConcatArchitecture
+from nas.search.space import Architecture
+
+
+class LateConcat(FusionModel):
+    """Both encoders with all their weights, and a linear classifier."""
+
+    kind = LateConcatArchitecture
+
+    def build(self) -> None:
+        image, text = self.encoders
+        self.image_encoder, self.text_encoder = thawed(image), thawed(text)
+        self.classifier = nn.Linear(image.width + text.width, self.class_count)
+
+    def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
+        del architecture  # there is one
+        features = features.to(self.classifier.weight.dtype)
+        image = encoded(self.image_encoder, features.image_tokens, None)
+        text = encoded(self.text_encoder, features.text_tokens, features.text_mask)
+        logits: Tensor = self.classifier(torch.cat([image, text], dim=1))
+        return logits

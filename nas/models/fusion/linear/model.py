@@ -1,0 +1,34 @@
+"""The simplest fusion: a linear classifier on the CLS tokens of both frozen encoders, side by side.
+
+The PMF paper's "Linear" (Li et al., CVPR 2023, table 1).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from nas.models.fusion.base import Features, FusionModel
+from nas.models.fusion.linear.architecture import LinearArchitecture
+from nas.search.space import Architecture
+
+
+class Linear(FusionModel):
+    """A linear classifier; everything else is a constant of the data."""
+
+    kind = LinearArchitecture
+
+    def build(self) -> None:
+        image, text = self.encoders
+        self.classifier = nn.Linear(image.width + text.width, self.class_count)
+
+    def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
+        del architecture  # there is one
+        features = features.to(self.classifier.weight.dtype)
+        masks = (None, features.text_mask)
+        read = [
+            encoder.pool(encoder.finish(encoder.readout_rows(rows, mask)))
+            for encoder, rows, mask in zip(
+                self.encoders, (features.image_tokens, features.text_tokens), masks, strict=True
+            )
+        ]
+        logits: Tensor = self.classifier(torch.cat(read, dim=1))
+        return logits

@@ -1,0 +1,32 @@
+"""MBT: its architectures. No torch here."""
+
+from dataclasses import dataclass
+
+from nas.search.space import Architecture, EncoderSizes, Gene, Lengths
+
+
+@dataclass(frozen=True)
+class MBTArchitecture(Architecture):
+    """Bottleneck tokens between both encoders, which are fine-tuned.
+
+    Args:
+        fusion_layer: Layers of the shallower encoder that run before fusion starts.
+        bottlenecks: Tokens through which alone the modalities exchange anything; at least 1.
+    """
+
+    family = "mbt"
+    title = "MBT"
+    source = (
+        "Multimodal bottleneck transformer (Nagrani et al., NeurIPS 2021): two fine-tuned encoders that "
+        "exchange a few bottleneck tokens."
+    )
+    genes = (Gene("fusion_layer", "L_f", 0, is_layer=True), Gene("bottlenecks", "B", 1))
+    trains = ("image", "text")
+
+    fusion_layer: int
+    bottlenecks: Lengths
+
+    @classmethod
+    def default(cls, sizes: EncoderSizes) -> "MBTArchitecture":
+        """The paper's: fusion from layer 8 of 12 on, 4 bottlenecks."""
+        return cls(2 * sizes.shallower // 3, 4)

@@ -1,0 +1,71 @@
+"""MBT (Nagrani et al., "Attention Bottlenecks for Multimodal Fusion", NeurIPS 2021): a few tokens between two encoders.
+
+From a fusion layer on, each modality's layer reads its own tokens and the bottleneck tokens; what both make of the
+bottlenecks is averaged (equations 8 and 9). A linear classifier on each CLS, and the mean of their logits. As in the
+PMF paper's comparison (Li et al., CVPR 2023, section 4) the encoders are a ViT and a BERT, and all weights are trained,
+with dropout off. MBT shares one classifier and trains it on each modality alone; encoders of any two widths need two,
+whose mean is trained, as PMF's is. Where widths differ, one learned linear map a direction brings bottlenecks from the
+text's width to the image's and back.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from nas.models.encoders import thawed
+from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel
+from nas.models.fusion.joint_attention import joint_bias, read_out
+from nas.models.fusion.mbt.architecture import MBTArchitecture
+from nas.search.space import Architecture
+
+
+class MBT(FusionModel):
+    """Both encoders with all their weights, bottleneck tokens, and a linear classifier for each modality."""
+
+    kind = MBTArchitecture
+
+    def build(self) -> None:
+        image, text = self.encoders
+        self.image_encoder, self.text_encoder = thawed(image), thawed(text)
+        widths = image.width, text.width
+        count = self.architecture.value_at("bottlenecks", 0)[0]
+        self.bottleneck_prompts = nn.Parameter(torch.randn(count, widths[1]) * PROMPT_STANDARD_DEVIATION)
+        is_same = widths[0] == widths[1]
+        self.to_image: nn.Module = nn.Identity() if is_same else nn.Linear(widths[1], widths[0])
+        # With one fusing layer nobody reads what becomes of the bottlenecks.
+        self.to_text: nn.Module = (
+            nn.Identity() if is_same or self._fusing(self.architecture) < 2 else nn.Linear(*widths)
+        )
+        self.image_classifier = nn.Linear(widths[0], self.class_count)
+        self.text_classifier = nn.Linear(widths[1], self.class_count)
+
+    def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
+        architecture = architecture or self.architecture
+        features = features.to(self.image_classifier.weight.dtype)
+        image, text, mask = self.image_encoder, self.text_encoder, features.text_mask
+        fusing, bottlenecks = self._fusing(architecture), architecture.value_at("bottlenecks", 0)[0]
+        z, t = image.embed(features.image_tokens), text.embed(features.text_tokens)
+        z_bias, t_bias = joint_bias(image, z, None, bottlenecks), joint_bias(text, t, mask, bottlenecks)
+        z = image.run(z, image.data_bias(None, z.shape[1], z.dtype), start=0, stop=image.depth - fusing)
+        t = text.run(t, text.data_bias(mask, t.shape[1], t.dtype), start=0, stop=text.depth - fusing)
+        shared = self.bottleneck_prompts[:bottlenecks].expand(len(t), -1, -1)  # (B, M, D_txt)
+        for layers_left in range(fusing, 0, -1):
+            z_rows, t_rows = torch.cat([z, self.to_image(shared)], dim=1), torch.cat([t, shared], dim=1)
+            if layers_left == 1:
+                break
+            z_rows = image.run(z_rows, z_bias, start=image.depth - layers_left, stop=image.depth - layers_left + 1)
+            t_rows = text.run(t_rows, t_bias, start=text.depth - layers_left, stop=text.depth - layers_left + 1)
+            z, t = z_rows[:, :-bottlenecks], t_rows[:, :-bottlenecks]
+            shared = (self.to_text(z_rows[:, -bottlenecks:]) + t_rows[:, -bottlenecks:]) / 2
+        # The bottlenecks of the last layer are read by nobody.
+        image_read = read_out(image, z_rows, None, z_bias, image.depth - 1, z.shape[1])
+        text_read = read_out(text, t_rows, mask, t_bias, text.depth - 1, t.shape[1])
+        logits: Tensor = (self.image_classifier(image_read) + self.text_classifier(text_read)) / 2
+        return logits
+
+    def _fusing(self, architecture: Architecture) -> int:
+        """Layers of each encoder that read bottlenecks."""
+        return self.sizes.shallower - architecture.first_layer
+
+    def used_parameters(self, architecture: Architecture) -> list[nn.Parameter]:
+        is_read = self._fusing(architecture) > 1
+        return [entry for name, entry in self.named_parameters() if is_read or not name.startswith("to_text.")]

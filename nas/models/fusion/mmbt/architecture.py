@@ -1,0 +1,18 @@
+"""MMBT: its architectures. No torch here."""
+
+from dataclasses import dataclass
+
+from nas.models.fusion.base_architectures import SingleArchitecture
+
+
+@dataclass(frozen=True)
+class MMBTArchitecture(SingleArchitecture):
+    """The image's tokens in the text transformer, both encoders fine-tuned."""
+
+    family = "mmbt"
+    title = "MMBT"
+    source = (
+        "Multimodal bitransformer (Kiela et al., 2019, arXiv 1909.02950): the tokens of the image in the text "
+        "transformer, both fine-tuned."
+    )
+    trains = ("image", "text")

@@ -1,0 +1,42 @@
+"""MMBT (Kiela et al., "Supervised Multimodal Bitransformers", 2019, arXiv 1909.02950): the image as words of the text.
+
+As the PMF paper re-implements it (Li et al., CVPR 2023, section 4): a ViT in place of the ResNet, whose tokens are
+projected into the text transformer, which reads them with the text; all weights are trained. As in MMBT the projected
+tokens get a learned segment embedding and go through the LayerNorm of the text's embeddings, where there is one. They
+get no position, as the ViT has given them one already, and stand behind the text. The classifier reads CLS without
+BERT's pooler. Dropout is off, as in all families here.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from nas.models.encoders import thawed
+from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel
+from nas.models.fusion.joint_attention import joint_bias, read_out
+from nas.models.fusion.mmbt.architecture import MMBTArchitecture
+from nas.search.space import Architecture
+
+
+class MMBT(FusionModel):
+    """Both encoders with all their weights, a projection between them, and a linear classifier on the text's CLS."""
+
+    kind = MMBTArchitecture
+
+    def build(self) -> None:
+        image, text = self.encoders
+        self.image_encoder, self.text_encoder = thawed(image, is_pooled=False), thawed(text)
+        self.projection = nn.Linear(image.width, text.width)
+        self.segment = nn.Parameter(torch.randn(text.width) * PROMPT_STANDARD_DEVIATION)
+        self.classifier = nn.Linear(text.width, self.class_count)
+
+    def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
+        del architecture  # there is one
+        features = features.to(self.classifier.weight.dtype)
+        image, text, mask = self.image_encoder, self.text_encoder, features.text_mask
+        z = image.embed(features.image_tokens)
+        z = image.run(z, image.data_bias(None, z.shape[1], z.dtype), start=0, stop=image.depth)
+        z = text.as_embeddings(self.projection(image.finish(z)) + self.segment)  # (B, S, D_txt)
+        t = text.embed(features.text_tokens)
+        bias = joint_bias(text, t, mask, further=z.shape[1])
+        logits: Tensor = self.classifier(read_out(text, torch.cat([t, z], dim=1), mask, bias, 0, t.shape[1]))
+        return logits

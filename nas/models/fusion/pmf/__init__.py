@@ -1,0 +1,1 @@
+"""PMF: prompt-based multimodal fusion (Li et al., CVPR 2023)."""

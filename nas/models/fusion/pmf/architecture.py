@@ -1,0 +1,84 @@
+"""PMF's architectures: five genes. No torch here."""
+
+from dataclasses import dataclass
+
+from nas.search.space import PER, Architecture, EncoderSizes, Gene, Lengths, Reads
+
+
+def reads_from(sizes: EncoderSizes, fusion_layer: int) -> Reads:
+    """First fusing layers: depth − n of both encoders, with n = min(depths) − L_f (paper, section 4.6)."""
+    fusing = sizes.shallower - fusion_layer
+    return Reads(sizes.image_depth - fusing, sizes.text_depth - fusing)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """One direction of one fusing layer.
+
+    Args:
+        query_prompts: `M_qp`, rows that collect what one modality tells the other.
+        query_context_prompts: `M_qcp`, rows of context beside them.
+        fusion_context_prompts: `M_fcp`, rows of context in the receiving modality.
+        mapping_width: `h`, hidden width of the mapping Linear-ReLU-Linear.
+    """
+
+    query_prompts: int
+    query_context_prompts: int
+    fusion_context_prompts: int
+    mapping_width: int
+
+
+@dataclass(frozen=True)
+class PMFArchitecture(Architecture):
+    """One PMF architecture.
+
+    Args:
+        fusion_layer: `L_f`, the number of layers of the shallower encoder that run before fusion starts; 0 fuses all.
+        query_prompts: `M_qp`; at least 1.
+        query_context_prompts: `M_qcp`; 0 is allowed.
+        fusion_context_prompts: `M_fcp`; 0 is allowed.
+        mapping_width: `h`.
+    """
+
+    family = "pmf"
+    title = "PMF"
+    source = (
+        "Prompt-based multimodal fusion (Li et al., CVPR 2023, arXiv 2304.06306): frozen encoders that talk "
+        "through learned prompts in their last layers."
+    )
+    genes = (
+        Gene("fusion_layer", "L_f", 0, is_layer=True),
+        Gene("query_prompts", "M_qp", 1, PER),
+        Gene("query_context_prompts", "M_qcp", 0, PER),
+        Gene("fusion_context_prompts", "M_fcp", 0, PER),
+        Gene("mapping_width", "h", 1, PER),
+    )
+
+    reads_attention = True
+
+    fusion_layer: int
+    query_prompts: Lengths
+    query_context_prompts: Lengths
+    fusion_context_prompts: Lengths
+    mapping_width: Lengths
+
+    @classmethod
+    def default(cls, sizes: EncoderSizes) -> "PMFArchitecture":
+        """The paper's: two fusing layers, all prompts 4, width half the larger hidden size."""
+        return cls(max(sizes.shallower - 2, 0), 4, 4, 4, max(sizes.image_width, sizes.text_width) // 2)
+
+    def reads(self, sizes: EncoderSizes) -> Reads:
+        return reads_from(sizes, self.fusion_layer)
+
+    def prompted_layers(self, sizes: EncoderSizes) -> int:
+        return sizes.shallower - self.fusion_layer
+
+    def at(self, index: int) -> tuple[Sizes, Sizes]:
+        """Both directions, image → text and text → image, of a fusing layer, counted from the first one."""
+        pairs = [self.value_at(gene.name, index) for gene in self.genes[1:]]
+        image_to_text, text_to_image = (Sizes(*side) for side in zip(*pairs, strict=True))
+        return image_to_text, text_to_image
+
+
+GENES = PMFArchitecture.gene_names()
+"""PMF's."""

@@ -1,0 +1,34 @@
+"""PromptFuse: its architectures. No torch here."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from nas.search.space import Architecture, EncoderSizes, Gene, Lengths, Reads
+
+
+@dataclass(frozen=True)
+class PromptFuseArchitecture(Architecture):
+    """What the frozen image encoder says, and prompts, in the frozen text transformer.
+
+    Args:
+        prompts: At its input; at least 1.
+    """
+
+    family = "prompt_fuse"
+    title = "PromptFuse"
+    source = (
+        "PromptFuse (Liang et al., Findings of ACL 2022): the tokens of the frozen image encoder, and learned "
+        "prompts, in the frozen text transformer."
+    )
+    genes = (Gene("prompts", "M", 1),)
+
+    prompts: Lengths
+
+    @classmethod
+    def default(cls, sizes: EncoderSizes) -> Self:
+        """Length 20."""
+        del sizes
+        return cls(20)
+
+    def reads(self, sizes: EncoderSizes) -> Reads:
+        return Reads(sizes.image_depth, 0)

@@ -1,0 +1,44 @@
+"""PromptFuse (Liang et al., "Modular and Parameter-Efficient Multimodal Fusion with Prompting", Findings of ACL 2022).
+
+The frozen text transformer reads the text, the tokens of the frozen image encoder, and a few learned prompts; a linear
+classifier reads its CLS. As in the PMF paper's comparison (Li et al., CVPR 2023, section 4) the encoders are a ViT and
+a BERT of one width and prompts have length 20; where the widths differ, a learned linear map brings image tokens to the
+text's. Image tokens and prompts enter the first layer as they are, without position, segment or the LayerNorm of
+embeddings.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel
+from nas.models.fusion.joint_attention import joint_bias, read_out, with_prompts
+from nas.models.fusion.prompt_fuse.architecture import PromptFuseArchitecture
+from nas.search.space import Architecture
+
+
+class PromptFuse(FusionModel):
+    """Prompts, and a linear classifier on the text's CLS."""
+
+    kind = PromptFuseArchitecture
+
+    def build(self) -> None:
+        image, text = self.encoders
+        count = self.architecture.value_at("prompts", 0)[0]
+        self.prompts = nn.Parameter(torch.randn(count, text.width) * PROMPT_STANDARD_DEVIATION)
+        is_same = image.width == text.width
+        self.projection: nn.Module = nn.Identity() if is_same else nn.Linear(image.width, text.width)
+        self.classifier = nn.Linear(text.width, self.class_count)
+
+    def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
+        architecture = architecture or self.architecture
+        prompts = self.prompts[: architecture.value_at("prompts", 0)[0]]
+        features = features.to(self.classifier.weight.dtype)
+        image = self.projection(self.encoders[0].finish(features.image_tokens))  # (B, S, D_txt)
+        logits: Tensor = self.classifier(self._read(features.text_tokens, features.text_mask, image, prompts))
+        return logits
+
+    def _read(self, text: Tensor, mask: Tensor | None, image: Tensor, prompts: Tensor) -> Tensor:
+        """What the classifier reads, (B, D_txt)."""
+        encoder, rows = self.encoders[1], with_prompts(torch.cat([text, image], dim=1), prompts)
+        bias = joint_bias(encoder, text, mask, further=rows.shape[1] - text.shape[1])
+        return read_out(encoder, rows, mask, bias, 0, text.shape[1])

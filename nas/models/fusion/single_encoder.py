@@ -1,0 +1,93 @@
+"""What models of one modality have in common: the encoder fine-tuned, or prompts in the frozen one."""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from nas.models.encoders import Encoder, KeysValues, thawed
+from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel
+from nas.models.fusion.joint_attention import encoded
+from nas.search.space import MODALITIES, Architecture
+
+
+class OneEncoder(FusionModel):
+    """A linear classifier on what one encoder says."""
+
+    modality: ClassVar[Literal["image", "text"]]
+
+    def build(self) -> None:
+        self.classifier = nn.Linear(self.frozen.width, self.class_count)
+
+    @property
+    def frozen(self) -> Encoder:
+        """The modality's encoder as it was."""
+        return self.encoders[MODALITIES.index(self.modality)]
+
+    def inputs(self, features: Features) -> tuple[Tensor, Tensor | None]:
+        """What is read, and its mask."""
+        features = features.to(self.classifier.weight.dtype)
+        if self.modality == "image":
+            return features.image_tokens, None
+        return features.text_tokens, features.text_mask
+
+
+class FineTuned(OneEncoder):
+    """The encoder with all its weights."""
+
+    def build(self) -> None:
+        super().build()
+        self.add_module(f"{self.modality}_encoder", thawed(self.frozen))
+
+    def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
+        del architecture  # there is one
+        logits: Tensor = self.classifier(encoded(getattr(self, f"{self.modality}_encoder"), *self.inputs(features)))
+        return logits
+
+
+class DeepPrompts(OneEncoder):
+    """Prompts in every layer from `prompt_layer` on.
+
+    What a layer makes of its prompts is read by nobody, so it is not computed.
+    """
+
+    def build(self) -> None:
+        super().build()
+        self.prompts = nn.ParameterList(
+            torch.randn(_length(self.architecture, index), self.frozen.width) * PROMPT_STANDARD_DEVIATION
+            for index in range(self.frozen.depth - self.architecture.first_layer)
+        )
+
+    def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
+        architecture, encoder = architecture or self.architecture, self.frozen
+        rows, mask = self.inputs(features)
+        bias = encoder.data_bias(mask, rows.shape[1], rows.dtype)
+        for index, prompts in enumerate(self._prompts(architecture)):
+            learned = prompts[: _length(architecture, index)]
+            layer = encoder.layers[architecture.first_layer + index]
+            shared = layer.keys_values(learned[None]).expand(len(rows))
+            context = KeysValues.concatenate([layer.keys_values(rows), shared])
+            if layer is encoder.layers[-1]:  # of whose rows only these are read
+                rows, bias = encoder.readout_rows(rows, mask), encoder.readout_bias(bias, mask)
+            rows = layer.attend(rows, context, None if bias is None else pad(bias, (0, len(learned))))
+        logits: Tensor = self.classifier(encoder.pool(encoder.finish(rows)))
+        return logits
+
+    def _prompts(self, architecture: Architecture) -> list[nn.Parameter]:
+        """Of the layers that have some in a slice."""
+        return list(self.prompts)[architecture.first_layer - self.architecture.first_layer :]
+
+    def used_parameters(self, architecture: Architecture) -> list[nn.Parameter]:
+        return [*self._prompts(architecture), *self.classifier.parameters()]
+
+    def source_of(self, name: str, architecture: Architecture) -> str:
+        module, _, index = name.partition(".")
+        if module != "prompts":
+            return name
+        return f"prompts.{int(index) + len(self.prompts) - len(self._prompts(architecture))}"
+
+
+def _length(architecture: Architecture, index: int) -> int:
+    """Prompts of a layer, counted from the first that has some."""
+    return architecture.value_at("prompts", index)[0]

@@ -1,0 +1,45 @@
+"""The fusion families of this package: one line each. Imports no torch."""
+
+from nas.search.space.families import register_family
+
+
+def register() -> None:
+    """Register all built-in fusion families, in the order in which tables show them."""
+    fusion = "nas.models.fusion"
+    register_family("pmf", architecture=f"{fusion}.pmf.architecture:PMFArchitecture", model=f"{fusion}.pmf.model:PMF")
+    register_family(
+        "image_only",
+        architecture=f"{fusion}.image_only.architecture:ImageOnlyArchitecture",
+        model=f"{fusion}.image_only.model:ImageOnly",
+    )
+    register_family(
+        "text_only",
+        architecture=f"{fusion}.text_only.architecture:TextOnlyArchitecture",
+        model=f"{fusion}.text_only.model:TextOnly",
+    )
+    register_family("vpt", architecture=f"{fusion}.vpt.architecture:VPTArchitecture", model=f"{fusion}.vpt.model:VPT")
+    register_family(
+        "p_bert", architecture=f"{fusion}.p_bert.architecture:PBERTArchitecture", model=f"{fusion}.p_bert.model:PBERT"
+    )
+    register_family(
+        "linear", architecture=f"{fusion}.linear.architecture:LinearArchitecture", model=f"{fusion}.linear.model:Linear"
+    )
+    register_family(
+        "late_concat",
+        architecture=f"{fusion}.late_concat.architecture:LateConcatArchitecture",
+        model=f"{fusion}.late_concat.model:LateConcat",
+    )
+    register_family(
+        "mmbt", architecture=f"{fusion}.mmbt.architecture:MMBTArchitecture", model=f"{fusion}.mmbt.model:MMBT"
+    )
+    register_family("mbt", architecture=f"{fusion}.mbt.architecture:MBTArchitecture", model=f"{fusion}.mbt.model:MBT")
+    register_family(
+        "prompt_fuse",
+        architecture=f"{fusion}.prompt_fuse.architecture:PromptFuseArchitecture",
+        model=f"{fusion}.prompt_fuse.model:PromptFuse",
+    )
+    register_family(
+        "blind_prompt",
+        architecture=f"{fusion}.blind_prompt.architecture:BlindPromptArchitecture",
+        model=f"{fusion}.blind_prompt.model:BlindPrompt",
+    )

@@ -1,0 +1,548 @@
+"""The contract of every fusion family: what it computes, what it trains, what it needs, and that it can be taken away.
+
+Every family is compared with itself written down straight from its paper, with the layers of `transformers` called one
+by one; only the values of the trained tensors are shared.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from nas.config import FeaturesConfig
+from nas.data import Batch
+from nas.export import assemble
+from nas.losses import Loss
+from nas.memory import MemoryModel
+from nas.memory.tracker import PeakTracker
+from nas.models.classifier import FusionForClassification
+from nas.models.encoders import Encoder
+from nas.models.encoders.bert import BertEncoder
+from nas.models.encoders.vit import ViTEncoder
+from nas.models.fusion.base import Features, FusionModel, features_of, sizes_of
+from nas.models.fusion.blind_prompt.architecture import BlindPromptArchitecture
+from nas.models.fusion.joint_attention import joint_bias
+from nas.models.fusion.mbt.architecture import MBTArchitecture
+from nas.models.fusion.p_bert.architecture import PBERTArchitecture
+from nas.models.fusion.pmf.architecture import PMFArchitecture
+from nas.models.fusion.prompt_fuse.architecture import PromptFuseArchitecture
+from nas.models.fusion.registry import model_class
+from nas.models.fusion.supernet import build_model, build_supernet, extract
+from nas.models.fusion.vpt.architecture import VPTArchitecture
+from nas.search.space import RAW, Architecture, EncoderSizes, Reads, SearchSpace
+from nas.search.space.families import FAMILIES, architecture_class
+from nas.training import Trainer
+from tests.memory.tiny_memory import RECIPE
+from tests.models.encoders.tiny_families import ALL_FAMILIES, TEXT_FAMILIES, TinyFamily
+from tests.models.fusion import oracle
+from tests.tiny import bert_model, raw_batch, vit_model
+
+CLASSES = 5
+SPACES: dict[str, SearchSpace] = {
+    "pmf": SearchSpace(
+        PMFArchitecture,
+        {
+            "fusion_layer": (0, 1, 2),
+            "query_prompts": (1, 2, 5),
+            "query_context_prompts": (0, 2),
+            "fusion_context_prompts": (0, 3),
+            "mapping_width": (4, 8),
+        },
+    ),
+    "mbt": SearchSpace(MBTArchitecture, {"fusion_layer": (0, 1, 2), "bottlenecks": (1, 2, 4)}),
+    "vpt": SearchSpace(VPTArchitecture, {"prompt_layer": (0, 1, 3), "prompts": (1, 2, 5)}, {"prompts": "layer"}, 4),
+    "p_bert": SearchSpace(PBERTArchitecture, {"prompt_layer": (0, 2), "prompts": (1, 4)}, {"prompts": "layer"}, 3),
+    "prompt_fuse": SearchSpace(PromptFuseArchitecture, {"prompts": (1, 3, 20)}),
+    "blind_prompt": SearchSpace(BlindPromptArchitecture, {"prompts": (1, 3, 20)}),
+}
+"""Of families with genes; the others have one architecture."""
+
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def space_of(family: str) -> SearchSpace:
+    return SPACES.get(family) or SearchSpace(architecture_class(family), {})
+
+
+def middling(family: str) -> Architecture:
+    """An architecture that is neither the smallest nor the largest, where there is one."""
+    everyone = list(space_of(family))
+    return everyone[len(everyone) // 2]
+
+
+def encoders(dtype: torch.dtype = torch.float64, *, image_width: int = 24) -> tuple[Encoder, Encoder]:
+    image = vit_model(width=image_width, heads=image_width // 8, dtype=dtype)
+    return ViTEncoder(image), BertEncoder(bert_model(dtype=dtype))
+
+
+def fresh(
+    family: str, architecture: Architecture | None = None, pair: tuple[Encoder, Encoder] | None = None
+) -> FusionModel:
+    image, text = pair or encoders()
+    model = build_model(
+        image_encoder=image,
+        text_encoder=text,
+        architecture=architecture or middling(family),
+        class_count=CLASSES,
+        seed=0,
+    )
+    return model.to(next(image.parameters()).dtype)
+
+
+def logits_of(model: FusionModel, pixels: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
+    logits: Tensor = model(features_of(model.encoders, model.reads(), pixels, ids, mask))
+    return logits
+
+
+def reads_images(family: str) -> bool:
+    return middling(family).reads(EncoderSizes(4, 3, 24, 16)).image is not None
+
+
+def reads_texts(family: str) -> bool:
+    return middling(family).reads(EncoderSizes(4, 3, 24, 16)).text is not None
+
+
+def test_every_family_has_its_model() -> None:
+    assert len(FAMILIES) == 11
+    for name in FAMILIES:
+        model = model_class(name)
+        assert model.kind is architecture_class(name)
+
+
+# What it computes
+
+
+def layers_of(model: Any, rows: Tensor, mask: Tensor | None, start: int, stop: int) -> Tensor:
+    """Some layers of a model of transformers, as its own forward calls them."""
+    layers = model.layers if hasattr(model, "layers") else model.encoder.layer
+    for layer in layers[start:stop]:
+        output = layer(rows) if mask is None else layer(rows, mask)
+        rows = output[0] if isinstance(output, tuple) else output
+    return rows
+
+
+def visible(seen: Tensor) -> Tensor:
+    """Additive mask (…) of 0 and −inf from what may be seen."""
+    return torch.zeros(seen.shape, dtype=torch.float64).masked_fill(~seen, float("-inf"))
+
+
+def over(mask: Tensor, further: int) -> Tensor:
+    """Additive mask, (B, 1, 1, T + E), of the text's tokens and further rows behind them."""
+    return visible(torch.cat([mask, mask.new_ones(len(mask), further)], dim=1))[:, None, None]
+
+
+def unimodal(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows behind both whole encoders."""
+    del model
+    return vit(pixels).last_hidden_state, bert(ids, attention_mask=mask).last_hidden_state
+
+
+def image_only(model: Any, *given: Any) -> Tensor:
+    logits: Tensor = model.classifier(unimodal(model, *given)[0][:, 0])
+    return logits
+
+
+def text_only(model: Any, *given: Any) -> Tensor:
+    logits: Tensor = model.classifier(unimodal(model, *given)[1][:, 0])
+    return logits
+
+
+def concatenated(model: Any, *given: Any) -> Tensor:
+    z, t = unimodal(model, *given)
+    logits: Tensor = model.classifier(torch.cat([z[:, 0], t[:, 0]], dim=1))
+    return logits
+
+
+def vpt(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    del bert, ids, mask
+    rows, first = vit.embeddings(pixels), model.architecture.first_layer
+    count = rows.shape[1]
+    rows = layers_of(vit, rows, None, 0, first)
+    for index, prompts in enumerate(model.prompts, start=first):
+        with_prompts = torch.cat([rows, prompts.expand(len(rows), -1, -1)], dim=1)
+        rows = layers_of(vit, with_prompts, None, index, index + 1)[:, :count]
+    logits: Tensor = model.classifier(vit.layernorm(rows)[:, 0])
+    return logits
+
+
+def p_bert(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    del vit, pixels
+    first, count = model.architecture.first_layer, ids.shape[1]
+    rows = layers_of(bert, bert.embeddings(ids), over(mask, 0), 0, first)
+    for index, prompts in enumerate(model.prompts, start=first):
+        with_prompts = torch.cat([rows, prompts.expand(len(rows), -1, -1)], dim=1)
+        rows = layers_of(bert, with_prompts, over(mask, len(prompts)), index, index + 1)[:, :count]
+    logits: Tensor = model.classifier(rows[:, 0])
+    return logits
+
+
+def mmbt(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    z = bert.embeddings.LayerNorm(model.projection(vit(pixels).last_hidden_state) + model.segment)
+    rows = torch.cat([bert.embeddings(ids), z], dim=1)
+    logits: Tensor = model.classifier(layers_of(bert, rows, over(mask, z.shape[1]), 0, 3)[:, 0])
+    return logits
+
+
+def mbt(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    count, fusing = len(model.bottleneck_prompts), 3 - model.architecture.fusion_layer
+    z = layers_of(vit, vit.embeddings(pixels), None, 0, 4 - fusing)
+    t = layers_of(bert, bert.embeddings(ids), over(mask, 0), 0, 3 - fusing)
+    shared = model.bottleneck_prompts.expand(len(z), -1, -1)
+    for left in range(fusing, 0, -1):
+        z = layers_of(vit, torch.cat([z, model.to_image(shared)], dim=1), None, 4 - left, 5 - left)
+        t = layers_of(bert, torch.cat([t, shared], dim=1), over(mask, count), 3 - left, 4 - left)
+        if left > 1:
+            shared = (model.to_text(z[:, -count:]) + t[:, -count:]) / 2
+        z, t = z[:, :-count], t[:, :-count]
+    logits: Tensor = (model.image_classifier(vit.layernorm(z)[:, 0]) + model.text_classifier(t[:, 0])) / 2
+    return logits
+
+
+def prompt_fuse(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    z = model.projection(vit(pixels).last_hidden_state)
+    rows = torch.cat([bert.embeddings(ids), z, model.prompts.expand(len(z), -1, -1)], dim=1)
+    seen = over(mask, z.shape[1] + len(model.prompts))
+    logits: Tensor = model.classifier(layers_of(bert, rows, seen, 0, 3)[:, 0])
+    return logits
+
+
+def blind_prompt(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    z, count = model.projection(vit(pixels).last_hidden_state), len(model.prompts)
+    rows = torch.cat([bert.embeddings(ids), z, model.prompts.expand(len(z), -1, -1)], dim=1)
+    seen = torch.ones(len(z), 1, rows.shape[1], rows.shape[1], dtype=torch.bool)
+    seen[:, :, :-count, -count:] = False
+    seen[:, 0, :, : ids.shape[1]] &= mask[:, None]
+    logits: Tensor = model.classifier(layers_of(bert, rows, visible(seen), 0, 3)[:, -count:].mean(dim=1))
+    return logits
+
+
+def pmf(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    return oracle.logits(model, vit, bert, pixels, ids, mask)
+
+
+ORACLES: dict[str, Callable[..., Tensor]] = {
+    "pmf": pmf,
+    "image_only": image_only,
+    "text_only": text_only,
+    "vpt": vpt,
+    "p_bert": p_bert,
+    "linear": concatenated,
+    "late_concat": concatenated,
+    "mmbt": mmbt,
+    "mbt": mbt,
+    "prompt_fuse": prompt_fuse,
+    "blind_prompt": blind_prompt,
+}
+
+
+@pytest.mark.parametrize("image_width", [24, 16], ids=["widths differ", "one width"])
+@every_family
+def test_logits_and_gradients_are_those_of_the_paper_written_down(family: str, image_width: int) -> None:
+    pair = encoders(image_width=image_width)
+    vit, bert = pair[0].model, pair[1].model
+    raw = raw_batch()
+    for architecture in dict.fromkeys([space_of(family).smallest, middling(family), space_of(family).largest]):
+        model = fresh(family, architecture, pair)
+        trained = [parameter for parameter in model.parameters() if parameter.numel()]
+        got = logits_of(model, *raw)
+        expected = ORACLES[family](model, vit, bert, *raw)
+        assert got.shape == (5, CLASSES)
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
+        upstream = torch.randn_like(got)
+        # Trained encoders start as the frozen ones, whose weights the oracle uses, so only the rest is in both graphs.
+        shared = [entry for entry in trained if not is_of_encoder(model, entry)]
+        gradients = torch.autograd.grad(got, shared, upstream)
+        for gradient, other in zip(gradients, torch.autograd.grad(expected, shared, upstream), strict=True):
+            torch.testing.assert_close(gradient, other, rtol=1e-8, atol=1e-10)
+
+
+def is_of_encoder(model: FusionModel, parameter: Tensor) -> bool:
+    return any(
+        parameter is own
+        for name, own in model.named_parameters()
+        if name.startswith(("image_encoder.", "text_encoder."))
+    )
+
+
+@every_family
+def test_padding_changes_nothing(family: str) -> None:
+    model, (pixels, ids, mask) = fresh(family), raw_batch()
+    expected = logits_of(model, pixels, ids, mask)
+    longer = torch.cat([ids, torch.full((len(ids), 4), 7)], dim=1)
+    padded = torch.cat([mask, mask.new_zeros(len(mask), 4)], dim=1)
+    torch.testing.assert_close(logits_of(model, pixels, longer, padded), expected, rtol=0, atol=1e-12)
+    whole = logits_of(model, pixels[:1], ids[:1], None)  # the first text fills its row
+    torch.testing.assert_close(whole, expected[:1], rtol=0, atol=1e-12)
+
+
+@every_family
+def test_what_a_family_reads_matters_and_nothing_else(family: str) -> None:
+    model, (pixels, ids, mask) = fresh(family), raw_batch()
+    before = logits_of(model, pixels, ids, mask)
+    for changed, matters in (
+        ((pixels + 1, ids, mask), reads_images(family)),
+        ((pixels, (ids + 1) % 50, mask), reads_texts(family)),
+    ):
+        assert torch.equal(before, logits_of(model, *changed)) is not matters
+
+
+IMAGES = [family for family in ALL_FAMILIES if family.modality == "image"]
+PAIRS = [*((image, TEXT_FAMILIES[0]) for image in IMAGES), *((IMAGES[0], text) for text in TEXT_FAMILIES[1:])]
+"""Every family of encoders once, beside one of the other modality."""
+
+
+@pytest.mark.parametrize("encoders_of", PAIRS, ids=lambda pair: f"{pair[0]}, {pair[1]}")
+@every_family
+def test_with_every_family_of_encoders_padding_changes_nothing_and_all_weights_are_trained(
+    family: str, encoders_of: tuple[TinyFamily, TinyFamily]
+) -> None:
+    """Whoever reads them: causal texts, relative positions, heads that pool."""
+    image, text = encoders_of
+    pair = image.encoder(image.model(4, 24)), text.encoder(text.model(3, 24))
+    (pixels, _), (ids, mask) = image.batch(), text.batch()
+    pixels, ids, mask = pixels[: len(ids)], ids[: len(pixels)], mask[: len(pixels)]
+    model = fresh(family, pair=pair)
+    expected = logits_of(model, pixels, ids, mask)
+    assert bool(expected.isfinite().all())
+    longer = torch.cat([ids, ids[:, :2]], dim=1)
+    padded = torch.cat([mask, mask.new_zeros(len(mask), 2)], dim=1)
+    torch.testing.assert_close(logits_of(model, pixels, longer, padded), expected, rtol=0, atol=1e-10)
+    torch.autograd.backward(expected.square().sum())
+    assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
+
+
+@pytest.mark.parametrize("text", TEXT_FAMILIES, ids=str)
+def test_blind_prompts_are_those_of_one_sequence_for_every_text_encoder(text: TinyFamily) -> None:
+    """Data apart from prompts comes to what both come to together, where no data row sees a prompt."""
+    image = IMAGES[0]
+    pair = image.encoder(image.model(4, 24)), text.encoder(text.model(3, 24))
+    (pixels, _), (ids, mask) = image.batch(), text.batch()
+    pixels, ids, mask = pixels[: len(ids)], ids[: len(pixels)], mask[: len(pixels)]
+    model: Any = fresh("blind_prompt", pair=pair)
+    features = features_of(pair, model.reads(), pixels, ids, mask)
+    z, count = model.projection(pair[0].finish(features.image_tokens)), len(model.prompts)
+    rows = torch.cat([features.text_tokens, z, model.prompts.expand(len(z), -1, -1)], dim=1)
+    hidden = joint_bias(pair[1], features.text_tokens, mask, further=z.shape[1] + count)
+    assert hidden is not None
+    seen = hidden.expand(-1, -1, rows.shape[1], -1).clone()
+    seen[:, :, :-count, -count:] = float("-inf")
+    rows = pair[1].run(rows, seen, start=0, stop=3)
+    expected = model.classifier(pair[1].finish(rows[:, -count:]).mean(dim=1))
+    torch.testing.assert_close(logits_of(model, pixels, ids, mask), expected, rtol=0, atol=1e-10)
+
+
+# What it trains
+
+
+@every_family
+def test_everything_trained_gets_a_gradient_and_frozen_means_frozen(family: str) -> None:
+    pair = encoders()
+    before = [parameter.clone() for encoder in pair for parameter in encoder.parameters()]
+    model = fresh(family, pair=pair)
+    kind = type(model).kind
+    torch.autograd.backward(logits_of(model, *raw_batch()).square().sum())
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad
+        if parameter.numel():
+            assert parameter.grad is not None and bool(parameter.grad.abs().sum() > 0), name
+    assert {name.partition("_encoder.")[0] for name in model.state_dict() if "_encoder." in name} == set(kind.trains)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimizer.step()
+    after = [parameter for encoder in pair for parameter in encoder.parameters()]
+    assert all(torch.equal(old, new) and new.grad is None for old, new in zip(before, after, strict=True))
+    assert not any(parameter.requires_grad for parameter in after)
+
+
+@every_family
+def test_slices_of_the_supernet_are_models_of_their_own(family: str) -> None:
+    image, text = encoders()
+    space = space_of(family)
+    supernet = build_supernet(image_encoder=image, text_encoder=text, space=space, class_count=CLASSES, seed=1).double()
+    for architecture in dict.fromkeys([space.smallest, middling(family), space.largest]):
+        features = features_of(supernet.encoders, supernet.reads(architecture), *raw_batch())
+        alone = extract(supernet, architecture).double()
+        sliced = supernet(features, architecture)
+        torch.testing.assert_close(alone(features), sliced, rtol=0, atol=1e-12)
+        (together,) = supernet.population_logits(features, [architecture])
+        torch.testing.assert_close(together, sliced, rtol=0, atol=1e-12)
+        used = supernet.used_parameters(architecture)
+        supernet.zero_grad(set_to_none=True)
+        torch.autograd.backward(sliced.sum())
+        gradients = {id(entry): entry.grad for entry in supernet.parameters() if entry.grad is not None}
+        assert {key for key, entry in gradients.items() if bool(entry.any())} <= {id(entry) for entry in used}
+
+
+@every_family
+def test_an_architecture_of_another_family_or_depth_is_refused(family: str) -> None:
+    other = "pmf" if family != "pmf" else "mbt"
+    with pytest.raises(ValueError, match=f"a {family} model cannot have the architecture"):
+        fresh(family).__class__(
+            image_encoder=encoders()[0], text_encoder=encoders()[1], architecture=middling(other), class_count=2
+        )
+    gene = architecture_class(family).layer_gene()
+    if gene is not None:
+        with pytest.raises(ValueError, match=f"{gene.name} must be 0 to"):
+            fresh(family, replace(space_of(family).largest, **{gene.name: 4}))  # type: ignore[type-var]
+
+
+def test_trainable_parameters_are_the_closed_forms() -> None:
+    pair = encoders()
+    image, text = (sum(entry.numel() for entry in encoder.parameters()) for encoder in pair)
+    head = CLASSES * (24 + 1), CLASSES * (16 + 1)
+    expected = {
+        "image_only": image + head[0],
+        "text_only": text + head[1],
+        "linear": CLASSES * (24 + 16 + 1),
+        "late_concat": image + text + CLASSES * (24 + 16 + 1),
+        "mmbt": image + text + (24 + 1) * 16 + 16 + head[1],
+        "mbt": image + text + 2 * 16 + (16 + 1) * 24 + (24 + 1) * 16 + sum(head),
+        "vpt": 4 * 10 * 24 + head[0],
+        "p_bert": 3 * 10 * 16 + head[1],
+        "prompt_fuse": 20 * 16 + (24 + 1) * 16 + head[1],
+        "blind_prompt": 20 * 16 + (24 + 1) * 16 + head[1],
+    }
+    for family, count in expected.items():
+        architecture = architecture_class(family).default(sizes_of(*pair)) if family != "mbt" else MBTArchitecture(1, 2)
+        assert model_class(family).parameter_count(pair, architecture, CLASSES) == count, family
+
+
+def test_defaults_are_the_papers() -> None:
+    base = EncoderSizes(12, 12, 768, 768)
+    assert architecture_class("mbt").default(base) == MBTArchitecture(8, 4)
+    assert architecture_class("vpt").default(base) == VPTArchitecture(0, 10)
+    assert architecture_class("p_bert").default(base) == PBERTArchitecture(0, 10)
+    assert architecture_class("prompt_fuse").default(base) == PromptFuseArchitecture(20)
+    assert architecture_class("blind_prompt").default(base) == BlindPromptArchitecture(20)
+
+
+# What it needs
+
+
+def batch_of(features: Features, size: int) -> Batch:
+    return Batch(
+        image_tokens=features.image_tokens,
+        text_tokens=features.text_tokens,
+        text_mask=features.text_mask,
+        labels=torch.zeros(size, dtype=torch.int64),
+    )
+
+
+@pytest.mark.parametrize(("micro_batches", "image_width"), [(1, 24), (2, 24), (1, 16)])
+@every_family
+def test_predicted_memory_is_what_a_step_holds(family: str, micro_batches: int, image_width: int) -> None:
+    pair = encoders(torch.float32, image_width=image_width)
+    space = space_of(family)
+    recipe = replace(RECIPE, batch_size=4)
+    memory = MemoryModel(
+        image_config=pair[0].config,
+        text_config=pair[1].config,
+        recipe=recipe,
+        image_shape=(3, 16, 16),
+        image_token_count=5,
+        text_token_count=7,
+        class_count=CLASSES,
+        features=FeaturesConfig(dtype="float16", disk_bytes=2**30, attention=False, views=1),
+        space=space,
+    )
+    for architecture in dict.fromkeys([space.smallest, middling(family), space.largest]):
+        model = fresh(family, architecture, pair)
+        trained = list(model.parameters())
+        prediction = memory.predict(architecture, micro_batches=micro_batches)
+        assert prediction.trained_bytes == 4 * sum(parameter.numel() for parameter in trained)
+        assert memory.parameter_count(architecture) == sum(parameter.numel() for parameter in trained)
+        pixels, ids, _ = raw_batch(size=4 // micro_batches)
+        features = features_of(pair, model.reads(), pixels.float(), ids, torch.ones(len(ids), 7, dtype=torch.bool))
+        stored = replace(features, image_tokens=halved(features.image_tokens), text_tokens=halved(features.text_tokens))
+        trainer = Trainer(model=model, recipe=recipe, step_count=1, loss=Loss(None, 0.0))
+        weights = [*trained, *(parameter for encoder in pair for parameter in encoder.parameters())]
+        with PeakTracker(weights) as tracker:
+            trainer.accumulate_gradients(
+                (batch_of(cloned(stored), len(ids)) for _ in range(micro_batches)), 4, architecture
+            )
+        assert tracker.peak_bytes == pytest.approx(prediction.step_bytes, rel=0.05), architecture
+
+
+def halved(tokens: Tensor) -> Tensor:
+    return tokens.half() if tokens.is_floating_point() and tokens.numel() else tokens
+
+
+def cloned(features: Features) -> Features:
+    """A batch of its own, as it is read from a store."""
+    mask = features.text_mask
+    return replace(
+        features,
+        image_tokens=features.image_tokens.clone(),
+        text_tokens=features.text_tokens.clone(),
+        text_mask=None if mask is None else mask.clone(),
+    )
+
+
+@every_family
+def test_where_a_family_starts_to_read_depends_on_its_layer_gene_alone(family: str) -> None:
+    sizes, space = EncoderSizes(4, 3, 24, 16), space_of(family)
+    reads = {architecture.first_layer: architecture.reads(sizes) for architecture in space}
+    assert all(architecture.reads(sizes) == reads[architecture.first_layer] for architecture in space)
+    trains = architecture_class(family).trains
+    for found in reads.values():
+        assert isinstance(found, Reads)
+        for modality, layer in zip(("image", "text"), found, strict=True):
+            assert (layer == RAW) == (modality in trains)
+
+
+# That it can be taken away
+
+
+def taken_away(model: FusionModel, pair: tuple[Encoder, Encoder], directory: Path) -> Any:
+    """Exported, and loaded by `from_pretrained`."""
+    whole = assemble(
+        image_encoder=pair[0],
+        text_encoder=pair[1],
+        trained=model,
+        class_names=[f"class {index}" for index in range(CLASSES)],
+        max_text_tokens=12,
+    )
+    whole.save_pretrained(directory)
+    loaded, report = FusionForClassification.from_pretrained(directory, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    return loaded
+
+
+@pytest.mark.parametrize("encoders_of", PAIRS, ids=lambda pair: f"{pair[0]}, {pair[1]}")
+@pytest.mark.parametrize("family", ["late_concat", "pmf"])
+def test_so_it_is_with_every_family_of_encoders_trained_or_frozen(
+    family: str, encoders_of: tuple[TinyFamily, TinyFamily], tmp_path: Path
+) -> None:
+    image, text = encoders_of
+    pair = image.encoder(image.model(4, 24, torch.float32)), text.encoder(text.model(3, 24, torch.float32))
+    (pixels, _), (ids, mask) = image.batch(torch.float32), text.batch()
+    pixels, ids, mask = pixels[: len(ids)], ids[: len(pixels)], mask[: len(pixels)]
+    model = fresh(family, pair=pair)
+    loaded = taken_away(model, pair, tmp_path)
+    with torch.inference_mode():
+        expected = logits_of(model, pixels, ids, mask)
+        torch.testing.assert_close(loaded.eval()(pixels, ids, mask).logits, expected, rtol=0, atol=1e-5)
+
+
+@every_family
+def test_an_exported_model_is_the_same_when_it_is_loaded(family: str, tmp_path: Path) -> None:
+    pair = encoders(torch.float32)
+    model = fresh(family, pair=pair)
+    with torch.no_grad():  # as after training
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.01)
+    loaded = taken_away(model, pair, tmp_path)
+    pixels, ids, mask = raw_batch()
+    with torch.inference_mode():
+        expected = logits_of(model, pixels.float(), ids, mask)
+        torch.testing.assert_close(loaded.eval()(pixels.float(), ids, mask).logits, expected, rtol=0, atol=1e-5)
+    assert loaded.fusion.architecture == model.architecture
+    used = [name for name in ("image_encoder", "text_encoder") if hasattr(loaded, name)]
+    assert used == [
+        f"{modality}_encoder"
+        for modality, layer in zip(("image", "text"), model.reads(), strict=True)
+        if layer not in (None, RAW)
+    ]

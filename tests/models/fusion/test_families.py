@@ -1,0 +1,175 @@
+"""PMF on every block family, against fusing layers that run whole, twice per modality, by transformers' own layers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, pad
+
+from nas.export import assemble
+from nas.models.classifier import FusionForClassification
+from nas.models.fusion.pmf.architecture import PMFArchitecture
+from nas.models.fusion.supernet import build_model
+from nas.search.space import Architecture
+from tests.models.encoders.tiny_families import IMAGE_FAMILIES, TEXT_FAMILIES, TinyFamily
+from tests.tiny import base_features
+
+TOLERANCE = 1e-9
+DEPTH, CLASSES = 3, 4
+VIT, BERT = IMAGE_FAMILIES[0], TEXT_FAMILIES[0]
+
+PAIRS = [*((image, BERT) for image in IMAGE_FAMILIES), *((VIT, text) for text in TEXT_FAMILIES[1:])]
+ARCHITECTURES = [
+    PMFArchitecture(2, 2, 1, 3, 5),
+    PMFArchitecture(1, 6, 2, 1, 6),
+    PMFArchitecture(1, 1, 0, 0, 5),
+    PMFArchitecture(0, 2, 1, 2, 6),
+]
+
+every_pair = pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair[0]} and {pair[1]}")
+every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+
+
+class Case:
+    """A PMF model of one pair of families, the transformers' models in it, and a batch."""
+
+    def __init__(
+        self, pair: tuple[TinyFamily, TinyFamily], architecture: Architecture, dtype: torch.dtype = torch.float64
+    ) -> None:
+        self.image, self.text = pair
+        self.image_model = self.image.model(DEPTH, 24, dtype)
+        self.text_model = self.text.model(DEPTH, 16, dtype)
+        self.pmf = build_model(
+            image_encoder=self.image.encoder(self.image_model),
+            text_encoder=self.text.encoder(self.text_model),
+            architecture=architecture,
+            class_count=CLASSES,
+            seed=3,
+        ).to(dtype)
+        (self.pixels, _), (self.ids, self.mask) = self.image.batch(dtype), self.text.batch()
+        self.labels = torch.arange(len(self.ids)) % CLASSES
+
+    def logits(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        features = base_features(*self.pmf.encoders, self.pmf.architecture.fusion_layer, self.pixels, ids, mask)
+        logits: Tensor = self.pmf(features)
+        return logits
+
+
+def whole_layer(layer: Any, data: Tensor, data_mask: Tensor, seen: Tensor, prompts: Tensor) -> Tensor:
+    """layer([data ; prompts]) under the whole mask, written out.
+
+    Args:
+        layer: Of transformers.
+        data: (B, R, D).
+        data_mask: Additive, between data rows, as the family has it, broadcasting to (B, H, R, R).
+        seen: (B, R), true where a row is not padding.
+        prompts: (B, M, D).
+    """
+    (size, rows, _), more = data.shape, prompts.shape[1]
+    padding = torch.zeros(size, 1, 1, rows, dtype=data.dtype).masked_fill(~seen[:, None, None, :], float("-inf"))
+    upper = data_mask.expand(size, -1, rows, -1)  # data rows see data rows
+    lower = padding.expand(-1, upper.shape[1], more, -1)  # prompt rows see data rows
+    whole = pad(torch.cat([upper, lower], dim=2), (0, more))  # everybody sees the prompts
+    output = layer(torch.cat([data, prompts], dim=1), whole)
+    return output[0] if isinstance(output, tuple) else output
+
+
+def oracle(case: Case, mask: Tensor | None) -> Tensor:
+    """Logits read straight from the paper; only the values of the trained tensors are shared with the model."""
+    n = DEPTH - case.pmf.architecture.fusion_layer
+    text_seen = torch.ones_like(case.ids, dtype=torch.bool) if mask is None else mask
+    z = case.image.layer_calls(case.image_model, case.pixels, text_seen)[-n][0].detach()
+    t = case.text.layer_calls(case.text_model, case.ids, text_seen)[-n][0].detach()
+    image_seen = torch.ones(z.shape[:2], dtype=torch.bool)
+    image_mask = case.image.data_mask(case.image_model, z, image_seen)
+    text_mask = case.text.data_mask(case.text_model, t, text_seen)
+
+    def repeated(*prompts: Tensor) -> Tensor:
+        return torch.cat(prompts)[None].repeat(len(z), 1, 1)
+
+    for image_layer, text_layer, weights in zip(
+        case.image.layers_of(case.image_model)[-n:],
+        case.text.layers_of(case.text_model)[-n:],
+        case.pmf.fusion_layers,
+        strict=True,
+    ):
+        to_text, to_image = weights.image_to_text, weights.text_to_image
+
+        def image(prompts: Tensor, layer: Any = image_layer, rows: Tensor = z) -> Tensor:
+            return whole_layer(layer, rows, image_mask, image_seen, prompts)
+
+        def text(prompts: Tensor, layer: Any = text_layer, rows: Tensor = t) -> Tensor:
+            return whole_layer(layer, rows, text_mask, text_seen, prompts)
+
+        def mapped(direction: Any, rows: Tensor) -> Tensor:
+            told = rows[:, -len(direction.query_prompts) :]
+            return direction.outer(torch.relu(direction.inner(told)))
+
+        from_image = mapped(to_text, image(repeated(to_text.query_context_prompts, to_text.query_prompts)))
+        from_text = mapped(to_image, text(repeated(to_image.query_context_prompts, to_image.query_prompts)))
+        next_z = image(torch.cat([repeated(to_image.fusion_context_prompts), from_text], dim=1))
+        next_t = text(torch.cat([repeated(to_text.fusion_context_prompts), from_image], dim=1))
+        z, t = next_z[:, : z.shape[1]], next_t[:, : t.shape[1]]
+
+    image_read = case.image.readout(case.image_model, z, image_seen)
+    text_read = case.text.readout(case.text_model, t, text_seen)
+    logits: Tensor = (case.pmf.image_classifier(image_read) + case.pmf.text_classifier(text_read)) / 2
+    return logits
+
+
+@every_pair
+@every_architecture
+def test_logits_and_gradients_equal_the_straightforward_reading(
+    pair: tuple[TinyFamily, TinyFamily], architecture: Architecture
+) -> None:
+    case = Case(pair, architecture)
+    trained = {name: tensor for name, tensor in case.pmf.named_parameters() if tensor.numel()}
+    fast, slow = case.logits(case.ids, case.mask), oracle(case, case.mask)
+    torch.testing.assert_close(fast, slow, rtol=0, atol=TOLERANCE)
+    gradients, expected = (
+        torch.autograd.grad(cross_entropy(logits, case.labels), list(trained.values())) for logits in (fast, slow)
+    )
+    for name, got, wanted in zip(trained, gradients, expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=TOLERANCE, msg=name)
+        # Ten times the error that is allowed, at least: the comparison says something of every tensor.
+        assert got.abs().max() > 10 * TOLERANCE, name
+
+
+@every_pair
+def test_texts_without_padding_equal_the_straightforward_reading(pair: tuple[TinyFamily, TinyFamily]) -> None:
+    case = Case(pair, ARCHITECTURES[1])
+    full = case.mask.all(dim=1)
+    case.ids, case.pixels = case.ids[full], case.pixels[full]
+    torch.testing.assert_close(case.logits(case.ids, None), oracle(case, None), rtol=0, atol=TOLERANCE)
+    everywhere = torch.ones_like(case.ids, dtype=torch.bool)
+    torch.testing.assert_close(case.logits(case.ids, None), case.logits(case.ids, everywhere), rtol=0, atol=TOLERANCE)
+
+
+@every_pair
+@every_architecture
+def test_more_padding_changes_nothing(pair: tuple[TinyFamily, TinyFamily], architecture: Architecture) -> None:
+    case = Case(pair, architecture)
+    ids = pad(case.ids, (0, 5), value=case.text.pad_id)
+    mask = pad(case.mask, (0, 5), value=False)
+    torch.testing.assert_close(case.logits(ids, mask), case.logits(case.ids, case.mask), rtol=0, atol=TOLERANCE)
+
+
+@every_pair
+def test_a_saved_model_gives_the_same_logits(pair: tuple[TinyFamily, TinyFamily], tmp_path: Path) -> None:
+    case = Case(pair, ARCHITECTURES[0], torch.float32)
+    image_encoder, text_encoder = case.pmf.encoders
+    model = assemble(
+        image_encoder=image_encoder,
+        text_encoder=text_encoder,
+        trained=case.pmf,
+        class_names=[str(index) for index in range(CLASSES)],
+        max_text_tokens=text_encoder.max_text_tokens,
+    )
+    model.save_pretrained(tmp_path)
+    loaded = FusionForClassification.from_pretrained(tmp_path).eval()
+    with torch.inference_mode():
+        expected = case.logits(case.ids, case.mask)
+        for complete in (model, loaded):
+            assert torch.equal(complete(case.pixels, case.ids, case.mask).logits, expected)
