@@ -24,7 +24,7 @@ from benchmarks.models import empty_encoders, random_encoders
 from benchmarks.training_memory import CLASSES, TEXT_TOKENS, pmf, size_of
 from nas.common.units import format_bytes
 from nas.config import FeaturesConfig, RecipeConfig, load_config
-from nas.data import Batch
+from nas.data.features.store import Batch
 from nas.losses import Loss
 from nas.memory import MemoryModel
 from nas.models.encoders import Encoder, tail_weights

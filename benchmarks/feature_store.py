@@ -23,7 +23,11 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from benchmarks.models import DEMO, demo_encoders, random_encoders
 from nas.config import Config, load_config
-from nas.data import Dataset, FeatureStore, Preprocessor, Samples, open_images_of, open_or_build, read_data
+from nas.data.dataset import Dataset, Samples
+from nas.data.features.cache import open_or_build
+from nas.data.features.store import FeatureStore
+from nas.data.preprocessing import Preprocessor
+from nas.data.read import open_images_of, read_data
 from nas.losses import Loss
 from nas.memory import keep_freed_memory
 from nas.models.encoders import Encoder, load_tokenizer, resolve_checkpoint

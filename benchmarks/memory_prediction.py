@@ -31,7 +31,7 @@ from transformers import BertConfig, PreTrainedConfig, ViTConfig
 from benchmarks.models import DEMO, demo_encoders, random_encoders
 from nas.common.units import format_bytes
 from nas.config import Config, load_config
-from nas.data import Batch
+from nas.data.features.store import Batch
 from nas.execution import process_environment
 from nas.losses import Loss
 from nas.memory import MemoryModel, keep_freed_memory, map_large_tensors, release_freed_memory

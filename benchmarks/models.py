@@ -12,7 +12,7 @@ from transformers import BertConfig, ViTConfig
 
 from nas.common.files import write_atomically
 from nas.config import Config, load_config
-from nas.data import Preprocessor
+from nas.data.preprocessing import Preprocessor
 from nas.models.encoders import (
     Encoder,
     build_encoder,

@@ -50,7 +50,7 @@ from nas.common.files import default_cache_directory, replacing
 from nas.common.progress import build_reporter
 from nas.conclusion import EVIDENCE, ModelParts, export_result
 from nas.config import Config, config_as_dict, load_config
-from nas.data import open_images_of, read_data
+from nas.data.read import open_images_of, read_data
 from nas.execution import CandidateWorker, WorkerSetup
 from nas.export import DESCRIPTION, logits_of_samples, open_exported
 from nas.preparation import prepare

@@ -28,7 +28,7 @@ from benchmarks.models import DEMO, demo_encoders, random_encoders
 from benchmarks.straightforward import StraightforwardPMF, frozen_parameters
 from nas.common.units import format_bytes
 from nas.config import load_config
-from nas.data import open_images_of, read_data
+from nas.data.read import open_images_of, read_data
 from nas.memory import PeakTracker, keep_freed_memory
 from nas.models.encoders.frozen_ops import product
 from nas.models.fusion.base import Features, features_of, sizes_of

@@ -399,7 +399,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     import nas.common.fast_imports  # noqa: F401
-    from nas.data import open_images
+    from nas.data.images import open_images
     from nas.export import open_exported
 
     if not options.image.is_file():

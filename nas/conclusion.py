@@ -14,7 +14,7 @@ from nas.common.files import write_atomically
 from nas.common.progress import Reporter
 from nas.common.units import format_bytes
 from nas.config import Config, DataConfig, objectives_of
-from nas.data import open_images_of, read_data
+from nas.data.read import open_images_of, read_data
 from nas.evidence import Evidence
 from nas.export import assemble, describe, export, logits_of_samples, open_exported
 from nas.metrics import evaluate_logits, standard_error

@@ -18,7 +18,9 @@ from torch import Tensor
 from nas.common.errors import ExportError
 from nas.common.files import sync_directory, write_atomically
 from nas.config import READERS
-from nas.data import ImageSource, Preprocessor, Samples
+from nas.data.dataset import Samples
+from nas.data.images import ImageSource
+from nas.data.preprocessing import Preprocessor
 from nas.models.classifier import MULTI_LABEL, FusionConfig, FusionForClassification
 from nas.models.encoders import Encoder, load_image_processor, load_tokenizer
 from nas.models.fusion.base import FusionModel

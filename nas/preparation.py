@@ -13,18 +13,13 @@ from nas.common.errors import ConfigError, DataError, EncoderError
 from nas.common.progress import Reporter
 from nas.common.units import format_bytes
 from nas.config import Config
-from nas.data import (
-    SPLITS,
-    Dataset,
-    FeatureStore,
-    ImageSource,
-    Preprocessor,
-    find_unreadable,
-    open_images_of,
-    open_or_build,
-    read_data,
-    summary,
-)
+from nas.data.dataset import SPLITS, Dataset, summary
+from nas.data.features.cache import open_or_build
+from nas.data.features.store import FeatureStore
+from nas.data.image_check import find_unreadable
+from nas.data.images import ImageSource
+from nas.data.preprocessing import Preprocessor
+from nas.data.read import open_images_of, read_data
 from nas.memory import MemoryModel, Rehearsed
 from nas.models.encoders import Encoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
 from nas.models.fusion.base import sizes_of

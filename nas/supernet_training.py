@@ -18,7 +18,7 @@ from nas.common import torch_files
 from nas.common.errors import StudyError
 from nas.common.seeds import seed_from
 from nas.config import RecipeConfig
-from nas.data import FeatureSplit
+from nas.data.features.store import FeatureSplit
 from nas.gradient_group import Alone, GradientGroup
 from nas.losses import loss_of
 from nas.models.fusion.base import FusionModel

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from nas.common.errors import TrainingError
 from nas.config import RecipeConfig
-from nas.data import Batch, FeatureSplit
-from nas.data.samples import Labels
+from nas.data.dataset import Labels
+from nas.data.features.store import Batch, FeatureSplit
 from nas.losses import Loss, loss_of, probabilities
 from nas.models.fusion.base import Features, FusionModel
 from nas.search.space import Architecture, Reads

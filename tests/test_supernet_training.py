@@ -18,7 +18,7 @@ from nas.common.errors import BudgetError, StudyError, TrainingError
 from nas.common.progress import LineReporter
 from nas.common.seeds import seed_from
 from nas.config import Config, RecipeConfig, load_config
-from nas.data import FeatureSplit, FeatureStore
+from nas.data.features.store import FeatureSplit, FeatureStore
 from nas.gradient_group import GroupBroken, distributed_group, free_address
 from nas.losses import Loss, class_weights, loss_of
 from nas.models.encoders import Encoder

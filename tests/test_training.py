@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from nas.common.errors import TrainingError
 from nas.common.progress import LineReporter
 from nas.config import Config, load_config
-from nas.data import FeatureSplit
+from nas.data.features.store import FeatureSplit
 from nas.losses import Loss
 from nas.models.fusion.base import Features
 from nas.models.fusion.pmf.architecture import PMFArchitecture

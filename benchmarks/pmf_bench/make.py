@@ -31,7 +31,10 @@ from nas.common.files import default_cache_directory
 from nas.common.progress import Reporter, build_reporter
 from nas.common.units import format_seconds
 from nas.config import Config, config_as_dict, load_config
-from nas.data import Dataset, FeatureStore, open_images_of, open_or_build, read_data
+from nas.data.dataset import Dataset
+from nas.data.features.cache import open_or_build
+from nas.data.features.store import FeatureStore
+from nas.data.read import open_images_of, read_data
 from nas.execution import CandidateWorker, Placement, WorkerSetup
 from nas.execution.ray_workers import RayExecutor
 from nas.memory import bytes_with_holes

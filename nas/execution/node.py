@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nas.common.errors import DataError
 from nas.common.files import replacing
 from nas.common.progress import LineReporter
-from nas.data import FeatureStore
+from nas.data.features.store import FeatureStore
 from nas.execution.worker import FROZEN, WorkerSetup
 from nas.preparation import prepare
 

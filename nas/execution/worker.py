@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 
 from nas.common.seeds import seed_from
 from nas.config import Config, LearningRatesConfig
-from nas.data import FeatureStore
+from nas.data.features.store import FeatureStore
 from nas.execution.base import SupernetOrder, SupernetProgress
 from nas.gradient_group import GradientGroup
 from nas.memory import (

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from nas.config import FeaturesConfig, RecipeConfig
-from nas.data import Batch
+from nas.data.features.store import Batch
 from nas.losses import Loss
 from nas.memory.interpolation import PeakSurface, surface_key
 from nas.memory.rehearsal import Rehearsal, Trace

@@ -12,7 +12,11 @@ from typing import Any
 import torch
 
 from nas.config import FeaturesConfig, load_config
-from nas.data import FeatureStore, Preprocessor, feature_writing, open_images_of, open_or_build, read_data
+from nas.data.features import writer as feature_writing
+from nas.data.features.cache import open_or_build
+from nas.data.features.store import FeatureStore
+from nas.data.preprocessing import Preprocessor
+from nas.data.read import open_images_of, read_data
 from nas.models.encoders import load_encoder, load_image_processor, load_tokenizer
 from tests.project import Project
 from tests.tiny import reads_at

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from nas.common.errors import DataError
-from nas.data import open_images
+from nas.data.images import open_images
 
 
 @pytest.fixture(params=["folder", "zip"])

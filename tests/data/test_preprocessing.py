@@ -1,4 +1,4 @@
-from nas.data import Preprocessor
+from nas.data.preprocessing import Preprocessor
 from tests.data.building import parts
 from tests.project import Project
 

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nas.common.errors import DataError
-from nas.data import FeatureStore
+from nas.data.features.store import FeatureStore
 from nas.execution import CandidateWorker, WorkerSetup
 from nas.execution.node import receive, settle, staged_run
 from nas.search.trial import Result

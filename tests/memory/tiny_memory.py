@@ -6,7 +6,7 @@ import torch
 from transformers import BertConfig, ViTConfig
 
 from nas.config import FeaturesConfig, LearningRatesConfig, RecipeConfig
-from nas.data import Batch
+from nas.data.features.store import Batch
 from nas.losses import Loss
 from nas.memory import MemoryModel, PeakTracker
 from nas.models.encoders import Encoder, build_encoder

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nas.config import FeaturesConfig
-from nas.data import Batch
+from nas.data.features.store import Batch
 from nas.export import assemble
 from nas.losses import Loss
 from nas.memory import MemoryModel

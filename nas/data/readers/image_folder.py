@@ -9,8 +9,8 @@ from pathlib import Path
 
 from nas.common.errors import DataError
 from nas.config import DataConfig
-from nas.data.manifest import rows_of, sample_of, split_of
-from nas.data.samples import SPLIT_NAMES, SPLITS, Found, Sample
+from nas.data.dataset import SPLIT_NAMES, SPLITS, Found, Sample
+from nas.data.readers.manifest import rows_of, sample_of, split_of
 
 FILE_NAME = "file_name"
 _FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")

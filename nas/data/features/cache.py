@@ -17,13 +17,13 @@ from nas.common.files import sync_directory
 from nas.common.units import format_bytes
 from nas.config import FeaturesConfig
 from nas.data.augmentation import PARAMETERS
-from nas.data.feature_building import FeatureBuild, NotFiniteError, OnProgress, forget_progress
-from nas.data.feature_files import FORMAT, complete, damage
-from nas.data.feature_inputs import Sources
-from nas.data.features import FeatureStore
+from nas.data.dataset import Dataset
+from nas.data.features.build import FeatureBuild, NotFiniteError, OnProgress, forget_progress
+from nas.data.features.files import FORMAT, complete, damage
+from nas.data.features.inputs import Sources
+from nas.data.features.store import FeatureStore
 from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
-from nas.data.samples import Dataset
 from nas.models.encoders import Encoder, weights_digest
 from nas.search.space import Reads
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from nas.common.errors import DataError
-from nas.data import open_images_of, read_data
+from nas.data.read import open_images_of, read_data
 from tests.data.folders import config_of, lines, sentence, snli_ve
 
 ALL = ("train", "validation", "test")

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from nas.data import find_unreadable, open_images
+from nas.data.image_check import find_unreadable
+from nas.data.images import open_images
 
 
 @pytest.fixture

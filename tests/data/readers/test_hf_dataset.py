@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from nas.common.errors import DataError
-from nas.data import open_images_of, read_data
-from nas.data.saved_datasets import SavedImages
+from nas.data.read import open_images_of, read_data
+from nas.data.readers.hf_dataset import SavedImages
 from tests.data.folders import config_of
 
 LABELS = datasets.ClassLabel(names=["cat", "dog"])
@@ -132,7 +132,7 @@ def test_pictures_that_are_kept_as_paths_may_be_gone(tmp_path: Path, monkeypatch
     for path in paths[:2]:
         Image.new("RGB", (5, 4)).save(path)
     rows = [{"image": {"path": str(path), "bytes": None}} for path in paths]
-    monkeypatch.setattr("nas.data.saved_datasets._undecoded", lambda *arguments: rows)
+    monkeypatch.setattr("nas.data.readers.hf_dataset._undecoded", lambda *arguments: rows)
     images = SavedImages(tmp_path, "image")
     assert [images.size(f"train/{row}") for row in range(3)] == [paths[0].stat().st_size, paths[1].stat().st_size, None]
     assert images.digest("train/0") == images.digest("train/1")

@@ -24,9 +24,9 @@ from torch import Tensor
 from nas.common.errors import DataError
 from nas.common.files import sync_directory, write_atomically
 from nas.config import FeaturesConfig
-from nas.data.feature_inputs import Sources, SplitInputs, Step, pixel_values, prepared
-from nas.data.feature_plan import ArrayPlan, ModalityPlan, attended_name, choose_plan, logsumexp_name, tokens_name
-from nas.data.feature_writing import ArrayFiles, Checkpoints
+from nas.data.features.inputs import Sources, SplitInputs, Step, pixel_values, prepared
+from nas.data.features.plan import ArrayPlan, ModalityPlan, attended_name, choose_plan, logsumexp_name, tokens_name
+from nas.data.features.writer import ArrayFiles, Checkpoints
 from nas.models.encoders import Encoder
 from nas.models.fusion.data_attention import data_attention
 from nas.search.space import RAW

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nas.common.errors import DataError
 from nas.config import DataConfig
-from nas.data.samples import LISTED, Found, Sample
+from nas.data.dataset import LISTED, Found, Sample
 
 _SPLITS = ("train", "test")
 _SUFFIXES = (".jpg", ".jpeg", ".png")

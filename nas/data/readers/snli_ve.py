@@ -10,8 +10,8 @@ from pathlib import Path
 
 from nas.common.errors import DataError
 from nas.config import DataConfig
-from nas.data.manifest import as_text
-from nas.data.samples import Found, Sample
+from nas.data.dataset import Found, Sample
+from nas.data.readers.manifest import as_text
 
 LABELS = ("contradiction", "entailment", "neutral")
 UNDECIDED = "-"

@@ -12,7 +12,7 @@ from typing import Any
 
 from nas.common.errors import DataError
 from nas.config import DataConfig
-from nas.data.samples import SPLIT_NAMES, SPLITS, Found, Sample
+from nas.data.dataset import SPLIT_NAMES, SPLITS, Found, Sample
 
 GENRES = (
     "Action",

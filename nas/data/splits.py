@@ -6,8 +6,8 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 
 from nas.common.errors import DataError
 from nas.config import HeldOutConfig
-from nas.data.copies import CopiesAmong, no_copies
-from nas.data.samples import Sample
+from nas.data.dataset import Sample
+from nas.data.duplicates import CopiesAmong, no_copies
 
 
 def complete(

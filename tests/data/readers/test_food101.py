@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from nas.common.errors import DataError
-from nas.data import open_images_of, read_data, summary
+from nas.data.dataset import summary
+from nas.data.read import open_images_of, read_data
 from tests.data.folders import config_of, food101, lines, picture
 
 ALL = ("train", "validation", "test")

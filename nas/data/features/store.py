@@ -1,7 +1,7 @@
 """Base features on disk: what the frozen layers below the first that a model trains say of every sample, computed once.
 
 They depend on no trained parameter, so all candidates and workers share them, memory-mapped. Built in
-`nas.data.feature_building`; here they are read.
+`nas.data.features.build`; here they are read.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.common.errors import DataError
-from nas.data.feature_files import Contents, read_contents
-from nas.data.feature_plan import attended_name, logsumexp_name, tokens_name
-from nas.data.samples import Labels
+from nas.data.dataset import Labels
+from nas.data.features.files import Contents, read_contents
+from nas.data.features.plan import attended_name, logsumexp_name, tokens_name
 from nas.models.encoders import Encoder
 from nas.models.fusion.data_attention import DataAttention
 from nas.search.space import RAW, Reads

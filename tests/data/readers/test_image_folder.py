@@ -5,7 +5,7 @@ import pytest
 from pyarrow import Table, parquet
 
 from nas.common.errors import DataError
-from nas.data import open_images_of, read_data
+from nas.data.read import open_images_of, read_data
 from tests.data.folders import config_of, lines, picture
 
 

@@ -14,7 +14,8 @@ from pyarrow import Table, parquet
 
 from nas.common.errors import DataError
 from nas.config import DataConfig
-from nas.data import read_data, summary
+from nas.data.dataset import summary
+from nas.data.read import read_data
 from tests.data.folders import config_of, picture
 
 

@@ -3,8 +3,8 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
+from nas.data.dataset import Sample
 from nas.data.images import ImageSource
-from nas.data.samples import Sample
 
 CopiesAmong = Callable[[Iterable[Sample]], Mapping[str, str]]
 """Images among those of some samples that are copies of an earlier one → that one."""

@@ -9,9 +9,9 @@ from typing import Any
 
 from nas.common.errors import DataError
 from nas.config import DataConfig
+from nas.data.dataset import SPLIT_NAMES, SPLITS, Found, Sample
 from nas.data.images import ImageSource, file_size
-from nas.data.manifest import as_text, labels_of, split_of
-from nas.data.samples import SPLIT_NAMES, SPLITS, Found, Sample
+from nas.data.readers.manifest import as_text, labels_of, split_of
 
 _TOGETHER = 1000
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.feature_plan import ArrayPlan
+from nas.data.features.plan import ArrayPlan
 
 CHECKPOINT_SECONDS = 10.0
 

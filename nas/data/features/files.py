@@ -9,7 +9,7 @@ from typing import Any
 
 from nas.common.errors import DataError
 from nas.common.files import write_atomically
-from nas.data.feature_plan import FeaturePlan
+from nas.data.features.plan import FeaturePlan
 
 FORMAT = 3
 CONTENTS = "features.json"
@@ -29,7 +29,7 @@ class Contents:
     """What `features.json` says of a store.
 
     Args:
-        tier: One of `nas.data.feature_plan.TIERS`.
+        tier: One of `nas.data.features.plan.TIERS`.
         dtype: Of tokens and attended rows: float16 or float32.
         image_token_count: S.
         token_layers: Modality → layers whose input rows are here, -1 for pixel values or token ids.

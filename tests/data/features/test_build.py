@@ -21,7 +21,10 @@ import torch
 from nas.common.errors import DataError
 from nas.common.files import write_atomically
 from nas.common.units import format_bytes
-from nas.data import FeatureStore, feature_cache, feature_files, feature_writing
+from nas.data.features import cache as feature_cache
+from nas.data.features import files as feature_files
+from nas.data.features import writer as feature_writing
+from nas.data.features.store import FeatureStore
 from tests.data.building import build, parts
 from tests.project import Project
 from tests.tiny import reads_at

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nas.common.errors import DataError
-from nas.data import FeatureSplit, FeatureStore
 from nas.data.augmentation import augmented
+from nas.data.features.store import FeatureSplit, FeatureStore
 from nas.models.fusion.data_attention import data_attention
 from tests.data.building import build, parts
 from tests.project import build_project

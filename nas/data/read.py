@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nas.config import DataConfig
-from nas.data.copies import Copies, CopiesAmong, no_copies
-from nas.data.food101 import find_in_food101, images_of_food101
-from nas.data.image_folder import find_in_image_folder, images_of_image_folder
+from nas.data.dataset import Dataset, Found, assemble, check_characters, classes_of_train
+from nas.data.duplicates import Copies, CopiesAmong, no_copies
 from nas.data.images import ImageSource, open_images
-from nas.data.manifest import find_in_manifest
-from nas.data.mm_imdb import find_in_mm_imdb, images_of_mm_imdb
-from nas.data.samples import Dataset, Found, assemble, check_characters, classes_of_train
-from nas.data.saved_datasets import SavedImages, find_in_saved
-from nas.data.snli_ve import find_in_snli_ve, images_of_snli_ve
-from nas.data.splitting import complete
+from nas.data.readers.food101 import find_in_food101, images_of_food101
+from nas.data.readers.hf_dataset import SavedImages, find_in_saved
+from nas.data.readers.image_folder import find_in_image_folder, images_of_image_folder
+from nas.data.readers.manifest import find_in_manifest
+from nas.data.readers.mm_imdb import find_in_mm_imdb, images_of_mm_imdb
+from nas.data.readers.snli_ve import find_in_snli_ve, images_of_snli_ve
+from nas.data.splits import complete
 
 
 @dataclass(frozen=True)

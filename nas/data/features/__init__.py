@@ -1,0 +1,1 @@
+"""Hidden states of the frozen encoder layers, cached on disk."""

@@ -1,0 +1,1 @@
+"""One reader a form of data sets."""
