@@ -25,15 +25,15 @@ from benchmarks.training_memory import CLASSES, TEXT_TOKENS, pmf, size_of
 from nas.common.units import format_bytes
 from nas.config import FeaturesConfig, RecipeConfig, load_config
 from nas.data.features.store import Batch
-from nas.losses import Loss
-from nas.memory import MemoryModel
+from nas.memory.prediction import MemoryModel
 from nas.models.encoders import Encoder, tail_weights
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.supernet import build_model
 from nas.report import table
 from nas.search.space import RAW, SearchSpace
 from nas.search.space.families import FAMILIES, architecture_class
-from nas.training import Trainer
+from nas.training.losses import Loss
+from nas.training.trainer import Trainer
 
 STRAIGHTFORWARD = "pmf_straightforward"
 FULL = "late_concat"

@@ -19,7 +19,7 @@ from nas.config import load_config
 from nas.preparation import prepare
 from nas.report import table
 from nas.runs import hand_over
-from nas.training import full_step_count
+from nas.training.trainer import full_step_count
 
 
 def main() -> None:

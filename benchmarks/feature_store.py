@@ -28,14 +28,15 @@ from nas.data.features.cache import open_or_build
 from nas.data.features.store import FeatureStore
 from nas.data.preprocessing import Preprocessor
 from nas.data.read import open_images_of, read_data
-from nas.losses import Loss
-from nas.memory import keep_freed_memory
+from nas.memory.measurement import keep_freed_memory
 from nas.models.encoders import Encoder, load_tokenizer, resolve_checkpoint
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.pmf.architecture import PMFArchitecture, reads_from
 from nas.models.fusion.supernet import build_model
 from nas.report import table
-from nas.training import BatchSchedule, Trainer
+from nas.training.batches import BatchSchedule
+from nas.training.losses import Loss
+from nas.training.trainer import Trainer
 
 BATCH = 32
 

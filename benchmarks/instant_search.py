@@ -35,7 +35,7 @@ from nas.runner import Search
 from nas.runs import hand_over
 from nas.search.space import SearchSpace
 from nas.search.trial import Failure, Job, Result
-from nas.study import Study
+from nas.storage.study import Study
 
 WORKERS = 2
 LARGER: dict[str, tuple[int, ...]] = {

@@ -33,8 +33,8 @@ from nas.common.units import format_bytes
 from nas.config import Config, load_config
 from nas.data.features.store import Batch
 from nas.execution import process_environment
-from nas.losses import Loss
-from nas.memory import MemoryModel, keep_freed_memory, map_large_tensors, release_freed_memory
+from nas.memory.measurement import keep_freed_memory, map_large_tensors, release_freed_memory
+from nas.memory.prediction import MemoryModel
 from nas.models.encoders import Encoder, load_tail, resolve_checkpoint, save_tail
 from nas.models.encoders.checkpoints import load_config as load_encoder_config
 from nas.models.fusion.data_attention import DataAttention
@@ -42,7 +42,8 @@ from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.supernet import build_model
 from nas.report import table
 from nas.search.space import Architecture
-from nas.training import Trainer
+from nas.training.losses import Loss
+from nas.training.trainer import Trainer
 
 SPACES = {"base": DEMO.parent / "pmf_base.yaml", "demo": DEMO}
 CLASSES = {"base": 101, "demo": 15}

@@ -21,7 +21,7 @@ from nas.report import table
 from nas.runs import hand_over
 from nas.search.space import Architecture
 from nas.search.trial import Job, Result
-from nas.training import full_step_count
+from nas.training.trainer import full_step_count
 
 QUICK_STEPS = 10
 

@@ -58,7 +58,7 @@ from nas.report import table
 from nas.runs import CONFIG, Machine, Overrides, hand_over, resume, start
 from nas.search.space import Architecture
 from nas.search.trial import Job, Result, architecture_seed
-from nas.training import full_step_count
+from nas.training.trainer import full_step_count
 
 _RESAMPLED = 5000
 

@@ -41,12 +41,12 @@ from nas.common.files import default_cache_directory
 from nas.common.progress import build_reporter
 from nas.config import Config, config_as_dict, load_config
 from nas.execution import CandidateWorker, SupernetOrder, WorkerSetup
-from nas.gradient_group import Alone
 from nas.preparation import prepare
 from nas.report import table
 from nas.runs import hand_over
 from nas.search.space import Architecture
 from nas.search.trial import Job, Stage, architecture_seed
+from nas.training.distributed import Alone
 
 WAYS = {
     "uniform": ("uniform", 0.0),

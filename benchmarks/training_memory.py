@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks.models import empty_encoders
 from benchmarks.straightforward import StraightforwardPMF
 from nas.common.units import format_bytes
-from nas.memory import PeakTracker
+from nas.memory.tracker import PeakTracker
 from nas.models.encoders import Encoder, tail_weights
 from nas.models.fusion.base import Features, sizes_of
 from nas.models.fusion.pmf.architecture import PMFArchitecture, reads_from

@@ -29,7 +29,8 @@ from benchmarks.straightforward import StraightforwardPMF, frozen_parameters
 from nas.common.units import format_bytes
 from nas.config import load_config
 from nas.data.read import open_images_of, read_data
-from nas.memory import PeakTracker, keep_freed_memory
+from nas.memory.measurement import keep_freed_memory
+from nas.memory.tracker import PeakTracker
 from nas.models.encoders.frozen_ops import product
 from nas.models.fusion.base import Features, features_of, sizes_of
 from nas.models.fusion.data_attention import data_attention
@@ -37,7 +38,7 @@ from nas.models.fusion.pmf.architecture import PMFArchitecture, reads_from
 from nas.models.fusion.pmf.model import PMF
 from nas.models.fusion.supernet import build_model
 from nas.report import table
-from nas.training import BatchSchedule
+from nas.training.batches import BatchSchedule
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ from nas.report import table
 from nas.runs import hand_over
 from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result, Stage, architecture_seed
-from nas.weights import save_weights
+from nas.training.checkpoint import save_weights
 
 WORKERS = 2
 

@@ -375,7 +375,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     import nas.common.fast_imports  # noqa: F401
     from nas.conclusion import evaluate_exported
     from nas.export import exported_form
-    from nas.metrics import standard_error
+    from nas.training.metrics import standard_error
 
     form = exported_form(options.model)
     reader = options.reader or form["reader"]

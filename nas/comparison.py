@@ -30,7 +30,6 @@ from nas.confirmation import Repetitions
 from nas.dispatch import Dispatcher
 from nas.execution import Executor
 from nas.failures import FailurePolicy
-from nas.lease import Holder, LockFile
 from nas.models.encoders import tail_weights
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.pmf.architecture import PMFArchitecture
@@ -40,7 +39,8 @@ from nas.runs import CONFIG, Machine, Overrides, best_full, build_executor, hand
 from nas.search.space import RAW, Architecture, EncoderSizes, SearchSpace
 from nas.search.space.families import FAMILIES, architecture_class
 from nas.search.trial import Failure, Job, Result, architecture_seed
-from nas.training import full_step_count
+from nas.storage.lease import Holder, LockFile
+from nas.training.trainer import full_step_count
 
 SEARCHED = "pmf_searched"
 """The entry of the architecture that a search over PMF has found."""

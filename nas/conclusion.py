@@ -17,7 +17,6 @@ from nas.config import Config, DataConfig, objectives_of
 from nas.data.read import open_images_of, read_data
 from nas.evidence import Evidence
 from nas.export import assemble, describe, export, logits_of_samples, open_exported
-from nas.metrics import evaluate_logits, standard_error
 from nas.models.encoders import Encoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
 from nas.models.fusion.registry import model_class
 from nas.models.fusion.supernet import build_model
@@ -26,7 +25,8 @@ from nas.report import table
 from nas.search.objectives import Pick, pick
 from nas.search.space import Architecture
 from nas.search.trial import Result
-from nas.weights import load_weights
+from nas.training.checkpoint import load_weights
+from nas.training.metrics import evaluate_logits, standard_error
 
 REPORT = "report.json"
 BEST = "best"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from nas.common.errors import TrainingError
 from nas.execution import Ended, Executor, Ledger, SupernetOrder, SupernetProgress, WaitingLine, WorkerLost
 from nas.failures import FailurePolicy
-from nas.memory import bytes_with_holes
+from nas.memory.prediction import bytes_with_holes
 from nas.planning import Plan
 from nas.search.trial import Failure, Job, Result, Stage
 

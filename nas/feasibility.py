@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from nas.common.units import format_bytes
 from nas.config import BudgetConfig
-from nas.memory import MemoryModel, PeakCorrection
+from nas.memory.calibration import PeakCorrection
+from nas.memory.prediction import MemoryModel
 from nas.search.objectives import Constraint
 from nas.search.space import Architecture
-from nas.study import Study
+from nas.storage.study import Study
 
 
 @dataclass(frozen=True)

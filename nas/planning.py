@@ -18,7 +18,7 @@ from nas.search.promotion import Ladder
 from nas.search.space import Architecture
 from nas.search.strategies.base import Strategy
 from nas.search.trial import Failure, Job, Result, Stage, architecture_seed
-from nas.study import Study
+from nas.storage.study import Study
 
 DEFAULT_TRIAL = -1
 """The default that is trained for comparison is no candidate of the search."""

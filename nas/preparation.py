@@ -20,7 +20,7 @@ from nas.data.image_check import find_unreadable
 from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
 from nas.data.read import open_images_of, read_data
-from nas.memory import MemoryModel, Rehearsed
+from nas.memory.prediction import MemoryModel, Rehearsed
 from nas.models.encoders import Encoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
 from nas.models.fusion.base import sizes_of
 from nas.search.space import Architecture, EncoderSizes, Reads, SearchSpace

@@ -11,7 +11,7 @@ from nas.common.files import write_atomically
 from nas.search.objectives import METRICS
 from nas.search.space import Architecture, shown
 from nas.search.trial import STAGES, Result
-from nas.study import Rejection, Study
+from nas.storage.study import Rejection, Study
 
 _COLUMNS_BEFORE_GENES = ("trial", "stage", "round", "status")
 _COLUMNS_BEHIND_GENES = (

@@ -23,7 +23,7 @@ from nas.dispatch import Dispatcher
 from nas.execution import Executor, SupernetOrder, SupernetProgress, WorkerSetup
 from nas.failures import FailurePolicy
 from nas.feasibility import Feasibility
-from nas.memory import PeakCorrection
+from nas.memory.calibration import PeakCorrection
 from nas.planning import DEFAULT_TRIAL, CandidatePlan, FinalistPlan, JobMaker, ListedPlan, Plan
 from nas.preparation import Prepared
 from nas.report import write_results
@@ -32,9 +32,9 @@ from nas.search.promotion import Ladder
 from nas.search.space import Architecture
 from nas.search.strategies.registry import build_strategy
 from nas.search.trial import STAGES, Failure, Job, Result, Stage
-from nas.study import Study
-from nas.supernet_sampling import build_sampler
-from nas.training import full_step_count
+from nas.storage.study import Study
+from nas.training.supernet_sampling import build_sampler
+from nas.training.trainer import full_step_count
 
 _RESULTS_SECONDS = 5.0
 _RESULTS_SHARE = 20  # writing them takes at most this part of the time

@@ -23,8 +23,7 @@ from nas.conclusion import ModelParts, conclude
 from nas.config import Config, config_as_dict, load_config, parse_config
 from nas.evidence import gathered
 from nas.execution import FROZEN, Executor, Placement, WorkerSetup
-from nas.lease import LockFile
-from nas.memory import keep_freed_memory
+from nas.memory.measurement import keep_freed_memory
 from nas.models.encoders import save_tail
 from nas.models.fusion.base import sizes_of
 from nas.preparation import Prepared, first_layers, prepare
@@ -32,8 +31,9 @@ from nas.runner import Search
 from nas.search.objectives import Objectives
 from nas.search.space import Architecture, SearchSpace
 from nas.search.trial import STAGES, Result
-from nas.storage import JOURNAL, LOCK, kept_url, without_password
-from nas.study import Study
+from nas.storage.backends import JOURNAL, LOCK, kept_url, without_password
+from nas.storage.lease import LockFile
+from nas.storage.study import Study
 
 CONFIG = "config.yaml"
 _PACKAGES = ("torch", "transformers", "optuna", "ray", "numpy")

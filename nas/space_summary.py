@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from nas.common.progress import Reporter
 from nas.common.units import format_bytes
 from nas.config import Config
-from nas.memory import MemoryModel
-from nas.metrics import standard_error
+from nas.memory.prediction import MemoryModel
 from nas.report import table
 from nas.search.space import Architecture, SearchSpace
+from nas.training.metrics import standard_error
 
 _ALL = 5_000
 _SAMPLED = 400

@@ -21,7 +21,7 @@ from nas.search.promotion import Ladder
 from nas.search.space import Architecture
 from nas.search.strategies.registry import build_strategy
 from nas.search.trial import Failure, Job, Result
-from nas.study import Study
+from nas.storage.study import Study
 from tests.project import SEARCH
 
 FULL_STEPS = 10

@@ -12,7 +12,7 @@ from nas.common.errors import StudyError
 from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
 from nas.search.space import SearchSpace
 from nas.search.trial import Result
-from nas.study import Study
+from nas.storage.study import Study
 
 SPACE = SearchSpace(
     PMFArchitecture,

@@ -21,13 +21,13 @@ from nas.conclusion import evaluate_exported
 from nas.config import load_config
 from nas.confirmation import Repetitions
 from nas.execution import CandidateWorker
-from nas.lease import LockFile
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.runs import Machine, Overrides, best_full, open_study
 from nas.search.space import Architecture
 from nas.search.space.families import FAMILIES
 from nas.search.trial import Job, Result
-from nas.study import Study
+from nas.storage.lease import LockFile
+from nas.storage.study import Study
 from tests.project import Project
 
 RATES = [1e-3, 1e-2]

@@ -13,7 +13,7 @@ from nas.common.errors import TrainingError
 from nas.dispatch import Dispatcher
 from nas.execution import Device, SupernetOrder, WorkerLost
 from nas.failures import FailurePolicy
-from nas.memory import PROCESS_BYTES, bytes_with_holes
+from nas.memory.prediction import PROCESS_BYTES, bytes_with_holes
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.planning import Plan
 from nas.search.trial import Failure, Job, Result

@@ -3,10 +3,11 @@ from typing import Any, cast
 
 from nas.config import BudgetConfig
 from nas.feasibility import Feasibility, Fit
-from nas.memory import MemoryModel, PeakCorrection
+from nas.memory.calibration import PeakCorrection
+from nas.memory.prediction import MemoryModel
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.space import Architecture
-from nas.study import Rejection, Study
+from nas.storage.study import Rejection, Study
 
 SMALL, LARGE = PMFArchitecture(1, 1, 1, 1, 10), PMFArchitecture(1, 1, 1, 1, 100)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nas.common.errors import TrainingError
 from nas.config import STRATEGIES, Config, config_as_dict
 from nas.search.trial import Failure, Job
-from nas.study import Study
+from nas.storage.study import Study
 from tests.search_loop import Killed, SimulatedExecutor, config_with, peak_bytes, search
 
 

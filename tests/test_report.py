@@ -11,7 +11,7 @@ from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
 from nas.report import canonical_results, write_results
 from nas.search.space import Architecture, SearchSpace
 from nas.search.trial import Job, Result, Stage
-from nas.study import Study
+from nas.storage.study import Study
 
 SPACE = SearchSpace(PMFArchitecture, dict.fromkeys(GENES, tuple(range(1, 8))))
 FIRST, SECOND, THIRD = (PMFArchitecture(1, number, 1, 1, 1) for number in (1, 2, 3))

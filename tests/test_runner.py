@@ -24,7 +24,7 @@ from nas.report import canonical_results
 from nas.runs import Machine, Overrides, best_full, open_study, read_run, resume, start
 from nas.search.space.families import FAMILIES
 from nas.search.trial import Job, Result
-from nas.training import Trainer
+from nas.training.trainer import Trainer
 from tests.project import Project
 
 

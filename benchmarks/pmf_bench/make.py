@@ -37,8 +37,7 @@ from nas.data.features.store import FeatureStore
 from nas.data.read import open_images_of, read_data
 from nas.execution import CandidateWorker, Placement, WorkerSetup
 from nas.execution.ray_workers import RayExecutor
-from nas.memory import bytes_with_holes
-from nas.metrics import evaluate_logits
+from nas.memory.prediction import bytes_with_holes
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.pmf.architecture import GENES
 from nas.planning import Plan
@@ -46,8 +45,10 @@ from nas.preparation import Prepared, needed_reads, prepare
 from nas.runs import hand_over
 from nas.search.space import Architecture, SearchSpace
 from nas.search.trial import Failure, Job, Result, architecture_seed
-from nas.training import full_step_count, predict_logits
-from nas.weights import load_weights
+from nas.training.checkpoint import load_weights
+from nas.training.evaluate import predict_logits
+from nas.training.metrics import evaluate_logits
+from nas.training.trainer import full_step_count
 
 ARCHITECTURES, REPEATED = 160, 40
 SEEDS, MORE_SEEDS = (0, 1), (2, 3)

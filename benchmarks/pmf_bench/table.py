@@ -24,7 +24,7 @@ class Row:
     Args:
         architecture: What was trained.
         seed: 0, 1, ...: of fresh weights and the order of samples, independent of those of any search.
-        validation: Metrics on validation, as `nas.metrics.evaluate_logits` names them.
+        validation: Metrics on validation, as `nas.training.metrics.evaluate_logits` names them.
         test: The same on test. Nothing is chosen by them.
         trainable_parameters: How many.
         predicted_peak_bytes: Private memory of the worker, predicted.

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from nas.execution.base import SupernetOrder, SupernetProgress
 from nas.execution.deaths import DeathNote
 from nas.execution.worker import CandidateWorker, WorkerSetup
-from nas.gradient_group import distributed_group, free_address
 from nas.search.trial import Failure, Job, Result
-from nas.training import Stopped
+from nas.training.distributed import distributed_group, free_address
+from nas.training.trainer import Stopped
 
 _GROUP_SECONDS = 300.0  # a process of a group that falls silent for so long is taken for lost
 

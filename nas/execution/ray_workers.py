@@ -26,8 +26,8 @@ from nas.execution.deaths import Death, memory_kill_count, read_death
 from nas.execution.node import receive, settle
 from nas.execution.placement import Node, Placement, Share, cpu_share
 from nas.execution.worker import FROZEN, SUPERNET, CandidateWorker, WorkerSetup, process_environment
-from nas.gradient_group import GroupBroken
 from nas.search.trial import Failure, Job, Result
+from nas.training.distributed import GroupBroken
 
 _NOTES = "workers"
 _STOP_SECONDS = 3.0

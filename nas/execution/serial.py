@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from nas.common.errors import TrainingError
 from nas.execution.base import Device, Ended, Executor, SupernetOrder, SupernetProgress
 from nas.execution.worker import CandidateWorker, GrantExceeded, WorkerSetup
-from nas.gradient_group import Alone
-from nas.memory import private_bytes
+from nas.memory.measurement import private_bytes
 from nas.search.trial import Job
-from nas.training import Stopped
+from nas.training.distributed import Alone
+from nas.training.trainer import Stopped
 
 HERE = "this process"
 

@@ -17,25 +17,26 @@ from nas.common.seeds import seed_from
 from nas.config import Config, LearningRatesConfig
 from nas.data.features.store import FeatureStore
 from nas.execution.base import SupernetOrder, SupernetProgress
-from nas.gradient_group import GradientGroup
-from nas.memory import (
+from nas.memory.measurement import (
     AllocatorWatch,
     MemoryWatch,
-    bytes_with_holes,
     keep_freed_memory,
     map_large_tensors,
     release_freed_memory,
 )
-from nas.metrics import arithmetic, evaluate_logits
+from nas.memory.prediction import bytes_with_holes
 from nas.models.encoders import load_tail
 from nas.models.fusion.base import FusionModel
 from nas.models.fusion.supernet import build_model, build_supernet, extract
 from nas.search.space import RAW
 from nas.search.trial import Failure, Job, Result
-from nas.supernet_sampling import build_sampler
-from nas.supernet_training import train_supernet
-from nas.training import Stopped, forward_seconds, predict_logits, predict_population, train
-from nas.weights import load_weights, save_weights
+from nas.training.checkpoint import load_weights, save_weights
+from nas.training.distributed import GradientGroup
+from nas.training.evaluate import forward_seconds, predict_logits, predict_population
+from nas.training.metrics import arithmetic, evaluate_logits
+from nas.training.supernet import train_supernet
+from nas.training.supernet_sampling import build_sampler
+from nas.training.trainer import Stopped, train
 
 FROZEN = ("image_encoder.pt", "text_encoder.pt")
 """Files of a run directory that hold the frozen weights of the fusing layers."""
@@ -158,7 +159,7 @@ class CandidateWorker:
         self._peak_bytes = 0
 
     def stop(self) -> None:
-        """Ask the running job to end at its next step; it raises `nas.training.Stopped`."""
+        """Ask the running job to end at its next step; it raises `nas.training.trainer.Stopped`."""
         self._stop.set()
 
     def outcomes(

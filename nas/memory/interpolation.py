@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.memory.rehearsal import Trace
+from nas.memory.tracing import Trace
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.space import Lengths
 

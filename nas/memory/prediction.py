@@ -9,16 +9,16 @@ from transformers import PreTrainedConfig
 
 from nas.config import FeaturesConfig, RecipeConfig
 from nas.data.features.store import Batch
-from nas.losses import Loss
 from nas.memory.interpolation import PeakSurface, surface_key
-from nas.memory.rehearsal import Rehearsal, Trace
+from nas.memory.tracing import Rehearsal, Trace
 from nas.models.encoders import build_encoder
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.data_attention import DataAttention
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.registry import model_class
 from nas.search.space import RAW, Architecture, SearchSpace
-from nas.training import Trainer
+from nas.training.losses import Loss
+from nas.training.trainer import Trainer
 
 _STATE_TENSORS = {"sgd": 1, "adamw": 2}
 """Optimiser state, in tensors as large as the parameter."""

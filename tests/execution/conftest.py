@@ -8,7 +8,7 @@ from nas.execution import WorkerSetup
 from nas.models.fusion.supernet import build_supernet
 from nas.preparation import prepare
 from nas.runs import hand_over
-from nas.weights import save_weights
+from nas.training.checkpoint import save_weights
 from tests.project import Project
 
 

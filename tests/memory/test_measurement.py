@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from nas.memory import MemoryWatch, private_bytes, release_freed_memory
+from nas.memory.measurement import MemoryWatch, private_bytes, release_freed_memory
 
 MIB = 2**20
 

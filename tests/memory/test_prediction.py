@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.memory import MemoryModel
+from nas.memory.prediction import MemoryModel
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.space import Architecture
 from tests.memory.tiny_memory import SPACE, memory_model, real_model, real_peak

@@ -1,6 +1,6 @@
 import torch
 
-from nas.memory import PeakTracker
+from nas.memory.tracker import PeakTracker
 
 
 def test_the_tracker_follows_release_as_well_as_allocation() -> None:

@@ -7,15 +7,16 @@ from transformers import BertConfig, ViTConfig
 
 from nas.config import FeaturesConfig, LearningRatesConfig, RecipeConfig
 from nas.data.features.store import Batch
-from nas.losses import Loss
-from nas.memory import MemoryModel, PeakTracker
+from nas.memory.prediction import MemoryModel
+from nas.memory.tracker import PeakTracker
 from nas.models.encoders import Encoder, build_encoder
 from nas.models.fusion.data_attention import DataAttention
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.pmf.model import PMF
 from nas.models.fusion.supernet import build_model
 from nas.search.space import Architecture, SearchSpace
-from nas.training import Trainer
+from nas.training.losses import Loss
+from nas.training.trainer import Trainer
 
 IMAGE = ViTConfig(
     hidden_size=48,

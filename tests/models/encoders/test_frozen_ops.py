@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from nas.memory import PeakTracker
+from nas.memory.tracker import PeakTracker
 from nas.models.encoders import frozen_ops as frozen
 from nas.models.encoders.frozen_ops import ACTIVATIONS, FrozenFeedForward, frozen_linear, product
 

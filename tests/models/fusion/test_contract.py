@@ -16,8 +16,7 @@ from torch import Tensor
 from nas.config import FeaturesConfig
 from nas.data.features.store import Batch
 from nas.export import assemble
-from nas.losses import Loss
-from nas.memory import MemoryModel
+from nas.memory.prediction import MemoryModel
 from nas.memory.tracker import PeakTracker
 from nas.models.classifier import FusionForClassification
 from nas.models.encoders import Encoder
@@ -35,7 +34,8 @@ from nas.models.fusion.supernet import build_model, build_supernet, extract
 from nas.models.fusion.vpt.architecture import VPTArchitecture
 from nas.search.space import RAW, Architecture, EncoderSizes, Reads, SearchSpace
 from nas.search.space.families import FAMILIES, architecture_class
-from nas.training import Trainer
+from nas.training.losses import Loss
+from nas.training.trainer import Trainer
 from tests.memory.tiny_memory import RECIPE
 from tests.models.encoders.tiny_families import ALL_FAMILIES, TEXT_FAMILIES, TinyFamily
 from tests.models.fusion import oracle

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nas.losses import Loss, class_weights, probabilities
+from nas.training.losses import Loss, class_weights, probabilities
 
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
 LOGITS = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]], dtype=torch.float64)

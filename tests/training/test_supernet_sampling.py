@@ -8,7 +8,7 @@ from nas.common.errors import BudgetError
 from nas.config import SAMPLINGS
 from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
 from nas.search.space import Architecture, SearchSpace
-from nas.supernet_sampling import Sampler, build_sampler, sample_feasible, shares_of
+from nas.training.supernet_sampling import Sampler, build_sampler, sample_feasible, shares_of
 
 CHOICES = {
     "fusion_layer": (3, 4, 5),

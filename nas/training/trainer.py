@@ -1,91 +1,28 @@
-"""Train a model for some steps, and evaluate it.
+"""Train a model for some steps.
 
 Everything here is a function of the recipe, the features, the weights it starts from and a seed: batch k of a training
 is found from the seed alone, so that a training stopped at step k goes on as if it had never been stopped.
 """
 
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nas.common.errors import TrainingError
 from nas.config import RecipeConfig
-from nas.data.dataset import Labels
 from nas.data.features.store import Batch, FeatureSplit
-from nas.losses import Loss, loss_of, probabilities
-from nas.models.fusion.base import Features, FusionModel
-from nas.search.space import Architecture, Reads
+from nas.models.fusion.base import FusionModel
+from nas.search.space import Architecture
+from nas.training.batches import BatchSchedule
+from nas.training.evaluate import features_of_batch
+from nas.training.losses import Loss, loss_of, probabilities
 
 
 class Stopped(Exception):
     """A training was asked to stop before its last step; what it had done is discarded by whoever asked."""
-
-
-@dataclass(frozen=True)
-class BatchSchedule:
-    """Which samples make batch k: a fresh permutation an epoch, cut into batches; a last short batch is left out.
-
-    Args:
-        sample_count: Samples in the split.
-        batch_size: Samples in a batch; at most `sample_count` are used.
-        seed: Decides every permutation.
-    """
-
-    sample_count: int
-    batch_size: int
-    seed: int
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return max(self.sample_count // self.batch_size, 1)
-
-    def indices(self, step: int) -> NDArray[np.int64]:
-        """Samples of batch `step`, counted from 0 over all epochs."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng((self.seed, epoch)).permutation(self.sample_count)
-        return order[position * self.batch_size : (position + 1) * self.batch_size]
-
-    def samples(self, split: FeatureSplit, step: int) -> "Samples":
-        """Batch `step` of a split, yet to be read; of every image one of its views, drawn anew in every epoch."""
-        chosen = self.indices(step)
-        if split.view_count == 1:
-            return Samples(split, chosen, None)
-        epoch = step // self.steps_per_epoch
-        views = np.random.default_rng((self.seed, epoch, 1)).integers(split.view_count, size=self.sample_count)
-        return Samples(split, chosen, views[chosen])
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Some samples of a split, yet to be read.
-
-    Args:
-        split: Where they are.
-        indices: Which, (B,).
-        views: Which view of each one's image, (B,); None for the images themselves.
-    """
-
-    split: FeatureSplit
-    indices: NDArray[np.int64]
-    views: NDArray[np.int64] | None
-
-    @property
-    def labels(self) -> Labels:
-        """Of the samples, (B,) or (B, C)."""
-        return self.split.labels[self.indices]
-
-    def parts(self, reads: Reads, count: int = 1) -> Iterator[Batch]:
-        """Read them as a model does, in `count` micro-batches of sizes that differ by at most one, largest first."""
-        cuts = np.array_split(np.arange(len(self.indices)), min(count, len(self.indices)))
-        for cut in cuts:
-            yield self.split.batch(self.indices[cut], reads, None if self.views is None else self.views[cut])
 
 
 def learning_rate_factor(step: int, step_count: int, recipe: RecipeConfig) -> float:
@@ -168,7 +105,7 @@ class Trainer:
         losses = []
         for index, part in enumerate(parts):
             batch = part.to(self.device)
-            logits = self.model(_features(batch), architecture)
+            logits = self.model(features_of_batch(batch), architecture)
             share = self.loss.summed(logits, batch.labels)
             if lessons is not None:
                 distance = self.loss.distance(logits, lessons[index], batch.labels)
@@ -183,7 +120,7 @@ class Trainer:
     def lessons(self, parts: Iterable[Batch], teacher: Architecture) -> list[Tensor]:
         """What a slice says of a batch: probabilities of the classes, (B, C) of every micro-batch."""
         batches = (part.to(self.device) for part in parts)
-        return [probabilities(self.model(_features(batch), teacher), batch.labels) for batch in batches]
+        return [probabilities(self.model(features_of_batch(batch), teacher), batch.labels) for batch in batches]
 
     def apply(self, index: int, loss: float, architectures: Sequence[Architecture]) -> None:
         """Change the weights by the gradients that were accumulated.
@@ -211,16 +148,6 @@ class Trainer:
         scale = sum(count**-self.recipe.depth_scaling for count in counts) / len(counts)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor * (scale if group["is_scaled"] else 1.0)
-
-
-def _features(batch: Batch) -> Features:
-    return Features(
-        image_tokens=batch.image_tokens,
-        text_tokens=batch.text_tokens,
-        text_mask=batch.text_mask,
-        image_attention=batch.image_attention,
-        text_attention=batch.text_attention,
-    )
 
 
 def _kind(name: str) -> str:
@@ -286,112 +213,3 @@ def train(
         samples = schedule.samples(split, step)
         parts = samples.parts(model.reads(), micro_batches)
         on_step(step + 1, trainer.step(step, parts, loss.total_weight(samples.labels)))
-
-
-def evaluation_batches(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:
-    """All samples, texts of like length together, so that little padding is computed; padding changes no result."""
-    order = np.argsort(lengths, kind="stable")
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
-
-
-def predict_logits(
-    model: FusionModel,
-    split: FeatureSplit,
-    *,
-    batch_size: int,
-    architecture: Architecture | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Tensor:
-    """Logits of every sample of a split, (N, C), in the split's order.
-
-    Args:
-        model: A model or a supernet.
-        split: Samples.
-        batch_size: Samples computed together; changes no result beyond rounding.
-        architecture: The slice to evaluate; the model's own architecture by default.
-        should_stop: Asked before every batch.
-
-    Raises:
-        Stopped: If `should_stop` said so.
-        TrainingError: If they are not finite.
-    """
-    architectures = [architecture or model.architecture]
-    return predict_population(model, split, architectures, batch_size=batch_size, should_stop=should_stop)[0]
-
-
-@torch.inference_mode()
-def predict_population(
-    supernet: FusionModel,
-    split: FeatureSplit,
-    architectures: Sequence[Architecture],
-    *,
-    batch_size: int,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> list[Tensor]:
-    """Logits of many architectures, computed together: features are read, and read by PMF's first fusing layer, once.
-
-    The logits of an architecture are the same to the last bit whichever others are beside it. One architecture is
-    computed at a time on a batch, so memory grows by the logits alone.
-
-    Args:
-        supernet: Holds the weights of all.
-        split: Samples.
-        architectures: In any order.
-        batch_size: Samples computed together; changes no result beyond rounding.
-        should_stop: Asked before every batch.
-
-    Returns:
-        Of each architecture (N, C), in the split's order.
-
-    Raises:
-        Stopped: If `should_stop` said so.
-        TrainingError: If logits are not finite: the highest of them would be a class all the same, and a score.
-    """
-    logits = [torch.empty(len(split), supernet.class_count) for _ in architectures]
-    device = next(supernet.parameters()).device
-    batches = list(evaluation_batches(split.text_lengths, batch_size))
-    read_by: dict[Reads, list[int]] = {}
-    for place, architecture in enumerate(architectures):
-        read_by.setdefault(supernet.reads(architecture), []).append(place)
-    for reads, chosen in read_by.items():
-        for indices in batches:
-            if should_stop():
-                raise Stopped
-            features = _features(split.batch(indices, reads).to(device))
-            outcome = supernet.population_logits(features, [architectures[place] for place in chosen])
-            for place, values in zip(chosen, outcome, strict=True):
-                logits[place][torch.from_numpy(indices)] = values.cpu()
-    for architecture, values in zip(architectures, logits, strict=True):
-        if not values.isfinite().all():
-            raise TrainingError(
-                f"what {architecture} says is not finite after training; lower recipe.learning_rates or set "
-                "recipe.clip_norm"
-            )
-    return logits
-
-
-@torch.inference_mode()
-def forward_seconds(
-    model: FusionModel, split: FeatureSplit, architecture: Architecture, batch_size: int, repetitions: int = 15
-) -> float:
-    """Seconds of one forward pass from features that are in memory, the least of several.
-
-    Args:
-        model: A model or a supernet.
-        split: Its first samples are taken.
-        architecture: The slice.
-        batch_size: How many samples.
-        repetitions: How many passes, after two that are not counted.
-    """
-    device = next(model.parameters()).device
-    features = _features(split.batch(np.arange(batch_size), model.reads(architecture)).to(device))
-    least = math.inf
-    for index in range(repetitions + 2):
-        started = time.perf_counter()
-        model(features, architecture)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        if index >= 2:
-            least = min(least, time.perf_counter() - started)
-    return least

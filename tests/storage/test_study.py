@@ -29,12 +29,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.common.errors import StudyError
-from nas.lease import Holder
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.space import Architecture
 from nas.search.trial import STAGES, Job, Result, Stage
-from nas.storage import JOURNAL
-from nas.study import Rejection, Study
+from nas.storage.backends import JOURNAL
+from nas.storage.lease import Holder
+from nas.storage.study import Rejection, Study
 from tests.postgresql import PASSWORD, running_server
 from tests.study_writer import SPACE
 
@@ -96,7 +96,7 @@ def sqlite_url(empty_database: Path, tmp_path: Path) -> str:
 @pytest.fixture
 def quickly_settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else takes these leases, so there is nothing to wait for."""
-    monkeypatch.setattr("nas.lease._SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("nas.storage.lease._SETTLE_SECONDS", 0.0)
 
 
 @pytest.fixture(params=["journal", "sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
@@ -464,7 +464,7 @@ def test_a_study_opens_in_the_dashboard_while_it_is_searched(place: Place) -> No
         assert again.running == {2: THIRD}
 
 
-# The journal's own; tests/test_journal.py has its file
+# The journal's own; tests/storage/test_journal.py has its file
 
 
 def test_a_candidate_costs_two_appends_at_its_first_stage_and_one_at_each_other(
@@ -477,7 +477,7 @@ def test_a_candidate_costs_two_appends_at_its_first_stage_and_one_at_each_other(
         fsync(descriptor)
 
     with journal.open() as study:
-        monkeypatch.setattr("nas.journal.os.fsync", counted)
+        monkeypatch.setattr("nas.storage.journal.os.fsync", counted)
         study.finish(result(study.start(FIRST), FIRST))
         assert len(synced) == 2
         study.finish(result(0, FIRST, "trained"))
@@ -498,7 +498,7 @@ def test_a_full_disk_is_named_and_what_was_acknowledged_stays(journal: Place, mo
     with journal.open() as study:
         study.start(FIRST)
         with monkeypatch.context() as patch:
-            patch.setattr("nas.journal.os.write", half)
+            patch.setattr("nas.storage.journal.os.write", half)
             for attempt in (lambda: study.finish(result(0, FIRST)), lambda: study.start(SECOND)):
                 with pytest.raises(
                     OSError, match=rf"No space left on device: '{re.escape(str(journal.directory))}.*log'"

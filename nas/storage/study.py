@@ -27,7 +27,7 @@ from nas.changes import differences
 from nas.common.errors import StudyError
 from nas.search.space import Architecture, SearchSpace
 from nas.search.trial import STAGES, Job, Result, Stage
-from nas.storage import open_store
+from nas.storage.backends import open_store
 
 RejectionStatus = Literal["failed", "infeasible"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from nas.gradient_group import Alone, GradientGroup, GroupBroken, distributed_group, free_address
+from nas.training.distributed import Alone, GradientGroup, GroupBroken, distributed_group, free_address
 
 TIMEOUT_SECONDS = 20.0
 

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.memory import PeakCorrection
+from nas.memory.calibration import PeakCorrection
 
 MIB = 2**20
 PAIRS = st.lists(st.tuples(st.integers(1, 10**10), st.integers(1, 10**10)), max_size=40)

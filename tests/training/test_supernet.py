@@ -19,8 +19,6 @@ from nas.common.progress import LineReporter
 from nas.common.seeds import seed_from
 from nas.config import Config, RecipeConfig, load_config
 from nas.data.features.store import FeatureSplit, FeatureStore
-from nas.gradient_group import GroupBroken, distributed_group, free_address
-from nas.losses import Loss, class_weights, loss_of
 from nas.models.encoders import Encoder
 from nas.models.encoders.bert import BertEncoder
 from nas.models.encoders.vit import ViTEncoder
@@ -29,9 +27,12 @@ from nas.models.fusion.pmf.model import PMF
 from nas.models.fusion.supernet import build_supernet
 from nas.preparation import prepare
 from nas.search.space import Architecture
-from nas.supernet_sampling import Sampler, build_sampler
-from nas.supernet_training import train_supernet
-from nas.training import BatchSchedule, Trainer, learning_rate_factor
+from nas.training.batches import BatchSchedule
+from nas.training.distributed import GroupBroken, distributed_group, free_address
+from nas.training.losses import Loss, class_weights, loss_of
+from nas.training.supernet import train_supernet
+from nas.training.supernet_sampling import Sampler, build_sampler
+from nas.training.trainer import Trainer, learning_rate_factor
 from tests.project import Project
 from tests.tiny import bert_model, reads_at, vit_model
 
@@ -291,7 +292,7 @@ def distance(logits: Tensor, taught: Tensor, labels: Tensor, weights: Tensor) ->
 def double_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Class weights for a supernet in float64, whose rounding hides nothing."""
     monkeypatch.setattr(
-        "nas.losses.class_weights",
+        "nas.training.losses.class_weights",
         lambda *arguments: cast(Tensor, class_weights(*arguments)).double(),
     )
 
@@ -455,7 +456,7 @@ def test_where_time_is_short_the_schedule_comes_to_its_end_with_it(
         positions.append(step)
         return learning_rate_factor(step, step_count, recipe)
 
-    monkeypatch.setattr("nas.training.learning_rate_factor", factor)
+    monkeypatch.setattr("nas.training.trainer.learning_rate_factor", factor)
     assert train(run, fresh_supernet(run.config), time_share=lambda: next(times))[0] == 3
     assert positions == [int(share * STEPS) for share in (0.0, 0.4, 0.8)]
     assert_identical(checkpointed(run.checkpoint), together)

@@ -14,9 +14,9 @@ from optuna.study import StudyDirection
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from nas.common.errors import StudyError
-from nas.journal import Journal, damaged_line
-from nas.lease import Holder, Lease, LockFile, Place, is_process_gone
 from nas.search.trial import STAGES, Stage
+from nas.storage.journal import Journal, damaged_line
+from nas.storage.lease import Holder, Lease, LockFile, Place, is_process_gone
 
 JOURNAL = "journal.log"
 LOCK = "driver.lock"

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from nas.metrics import evaluate_logits, standard_error, tuned_threshold
+from nas.training.metrics import evaluate_logits, standard_error, tuned_threshold
 
 
 def test_metrics_are_those_counted_by_hand() -> None:

@@ -13,22 +13,16 @@ from nas.common.errors import TrainingError
 from nas.common.progress import LineReporter
 from nas.config import Config, load_config
 from nas.data.features.store import FeatureSplit
-from nas.losses import Loss
 from nas.models.fusion.base import Features
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.pmf.model import PMF
 from nas.models.fusion.supernet import build_model, build_supernet
 from nas.preparation import Prepared, prepare
 from nas.search.trial import architecture_seed
-from nas.training import (
-    BatchSchedule,
-    Stopped,
-    Trainer,
-    learning_rate_factor,
-    predict_logits,
-    predict_population,
-    train,
-)
+from nas.training.batches import BatchSchedule
+from nas.training.evaluate import predict_logits, predict_population
+from nas.training.losses import Loss
+from nas.training.trainer import Stopped, Trainer, learning_rate_factor, train
 from tests.project import Project
 from tests.tiny import reads_at
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nas.memory.rehearsal import Rehearsal, SizedTensor, Trace
+from nas.memory.tracing import Rehearsal, SizedTensor, Trace
 
 
 def rehearsed(function: object, *arguments: Tensor) -> Trace:

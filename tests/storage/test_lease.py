@@ -1,4 +1,4 @@
-"""Who may write to a study: with clocks and hosts made up; tests/test_study.py has real processes and storages."""
+"""The lease of a study, with simulated clocks and hosts; `test_study.py` uses real processes and storages."""
 
 import os
 import subprocess
@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from nas.common.errors import StudyError
-from nas.lease import BEAT_SECONDS, STALE_SECONDS, Holder, Lease, LockFile, Place, is_process_gone, process_start
+from nas.storage.lease import (
+    BEAT_SECONDS,
+    STALE_SECONDS,
+    Holder,
+    Lease,
+    LockFile,
+    Place,
+    is_process_gone,
+    process_start,
+)
 
 ELSEWHERE = Holder("token", "ada", "far", "another boot", 17, 4, "2030-01-01T00:00:00+00:00", beat=3)
 
@@ -112,7 +121,7 @@ def test_a_process_that_the_system_hides_is_judged_by_its_heartbeat(monkeypatch:
 
     hidden = replace(Holder.here(), process=ended_process())
     assert is_process_gone(hidden) is True
-    monkeypatch.setattr("nas.lease.os.kill", refused)
+    monkeypatch.setattr("nas.storage.lease.os.kill", refused)
     assert is_process_gone(hidden) is None
 
 
@@ -162,7 +171,7 @@ def test_a_holder_elsewhere_that_gives_back_while_it_is_watched_is_followed_at_o
 def test_of_many_that_take_a_lease_at_the_same_moment_one_gets_it(
     left: Holder | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas.lease.STALE_SECONDS", 0.0)  # all have watched it already
+    monkeypatch.setattr("nas.storage.lease.STALE_SECONDS", 0.0)  # all have watched it already
     place, count, taken, refused = Memory(left), 8, [], []
     barrier = threading.Barrier(count)
 
@@ -228,7 +237,7 @@ def test_a_record_that_cannot_be_reached_stops_the_driver_before_another_may_tak
 
 
 def test_the_heart_beats_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas.lease.BEAT_SECONDS", 0.01)
+    monkeypatch.setattr("nas.storage.lease.BEAT_SECONDS", 0.01)
     place = Memory()
     mine = Lease(place=place, study="the study")
     mine.take()
@@ -277,7 +286,8 @@ def test_a_file_left_on_this_host_is_taken_at_once_and_one_left_elsewhere_is_wat
 
 def test_the_system_lets_a_lock_file_go_when_its_holder_dies(tmp_path: Path) -> None:
     path = tmp_path / "driver.lock"
-    code = f"import time; from pathlib import Path; from nas.lease import *; place = LockFile(Path({str(path)!r}))\n"
+    code = "import time; from pathlib import Path; from nas.storage.lease import *\n"
+    code += f"place = LockFile(Path({str(path)!r}))\n"
     code += "Lease(place=place, study='x').take(); print('held', flush=True); time.sleep(600)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "held\n"

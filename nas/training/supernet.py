@@ -5,26 +5,23 @@ how many processes there are: every architecture's gradients are computed apart 
 that all processes hold the same weights to the last bit, and the same as one process alone.
 """
 
-import io
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nas.common import torch_files
-from nas.common.errors import StudyError
 from nas.common.seeds import seed_from
 from nas.config import RecipeConfig
 from nas.data.features.store import FeatureSplit
-from nas.gradient_group import Alone, GradientGroup
-from nas.losses import loss_of
 from nas.models.fusion.base import FusionModel
 from nas.search.space import Architecture
-from nas.supernet_sampling import Sampler
-from nas.training import BatchSchedule, Samples, Trainer
+from nas.training.batches import BatchSchedule, Samples
+from nas.training.checkpoint import TrainingCheckpoints
+from nas.training.distributed import Alone, GradientGroup
+from nas.training.losses import loss_of
+from nas.training.supernet_sampling import Sampler
+from nas.training.trainer import Trainer
 
 
 def train_supernet(
@@ -88,7 +85,7 @@ def train_supernet(
     minimised = loss_of(recipe, split.labels, supernet.class_count)
     trainer = Trainer(model=supernet, recipe=recipe, step_count=step_count, loss=minimised)
     schedule = BatchSchedule(len(split), recipe.batch_size, seed_from(seed, "supernet samples"))
-    checkpoints = _Checkpoints(checkpoint, trainer, sampler.count)
+    checkpoints = TrainingCheckpoints(checkpoint, trainer, sampler.count)
     try:
         step = first = _start(checkpoints, group)
         while not group.agree(should_stop()):
@@ -175,87 +172,10 @@ def _taken(parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
     return buffer
 
 
-def _start(checkpoints: "_Checkpoints", group: GradientGroup) -> int:
+def _start(checkpoints: "TrainingCheckpoints", group: GradientGroup) -> int:
     """Steps done; every process has the weights and optimiser state that rank 0 has, from its file or fresh."""
     step = checkpoints.restore() if group.rank == 0 else 0
     if group.size == 1:
         return step
     content = group.broadcast_bytes(checkpoints.content(step) if group.rank == 0 else b"")
     return checkpoints.take(content) if group.rank > 0 else step
-
-
-class _Checkpoints:
-    """Weights, optimiser state and step of a training, as a file and back.
-
-    Args:
-        path: The file.
-        trainer: Whose state it is.
-        architectures_per_step: The file of a training with another number, or with other steps, is refused.
-    """
-
-    def __init__(self, path: Path, trainer: Trainer, architectures_per_step: int) -> None:
-        self._path = path
-        self._trainer = trainer
-        self._configuration = {"steps": trainer.step_count, "architectures_per_step": architectures_per_step}
-
-    def _state(self, step: int) -> dict[str, Any]:
-        model, optimizer = self._trainer.model.state_dict(), self._trainer.optimizer.state_dict()
-        return {"model": model, "optimizer": optimizer, "step": step, "configuration": self._configuration}
-
-    def content(self, step: int) -> bytes:
-        """The state now, after so many steps."""
-        buffer = io.BytesIO()
-        torch.save(self._state(step), buffer)
-        return buffer.getvalue()
-
-    def take(self, content: bytes) -> int:
-        """Put a state in the place of the trainer's; returns the steps done.
-
-        Raises:
-            StudyError: If it is of another configuration.
-        """
-        return self._take(io.BytesIO(content))
-
-    def _take(self, file: Path | io.BytesIO) -> int:
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        if state["configuration"] != self._configuration:
-            there, here = (
-                ", ".join(f"supernet.{key} {value}" for key, value in configuration.items())
-                for configuration in (state["configuration"], self._configuration)
-            )
-            raise StudyError(
-                f"{self._path}: this checkpoint was made with {there}; expected {here}; delete it to train the "
-                "supernet anew"
-            )
-        self._trainer.model.load_state_dict(state["model"])
-        self._trainer.optimizer.load_state_dict(state["optimizer"])
-        return int(state["step"])
-
-    def save(self, step: int) -> None:
-        """Replace the file.
-
-        Raises:
-            OSError: If it cannot be written; the old one is then untouched.
-        """
-        torch_files.save(self._path, self._state(step))
-
-    def restore(self) -> int:
-        """Go on from the file if there is one; returns the steps done.
-
-        Raises:
-            StudyError: If the file is damaged or of another configuration.
-        """
-        try:
-            with zipfile.ZipFile(self._path) as archive:
-                damaged = archive.testzip()  # torch writes checksums but does not compare them
-            if damaged is not None:
-                raise ValueError(f"{damaged} in it is damaged")
-            return self._take(self._path)
-        except FileNotFoundError:
-            return 0
-        except StudyError:
-            raise
-        except Exception as error:  # a damaged file fails in many ways
-            raise StudyError(
-                f"{self._path}: this checkpoint cannot be read ({error}); delete it to train the supernet anew"
-            ) from error

@@ -18,7 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 
 from nas.common.errors import StudyError
-from nas.journal import Journal
+from nas.storage.journal import Journal
 
 LOGS: list[dict[str, Any]] = [{"op_code": 2, "study_id": 0, "user_attr": {f"key {i}": [i, "ä\r\n"]}} for i in range(5)]
 
@@ -92,7 +92,7 @@ def test_records_written_together_are_one_append_and_none_after_an_error(
         synced.append(descriptor)
         fsync(descriptor)
 
-    monkeypatch.setattr("nas.journal.os.fsync", counted)
+    monkeypatch.setattr("nas.storage.journal.os.fsync", counted)
     with journal.together():
         journal.append_logs([LOGS[0]])
         journal.append_logs([LOGS[1]])
@@ -142,7 +142,7 @@ def test_a_partial_line_that_could_not_be_cut_off_at_once_is_before_the_next_app
 
     journal = Journal(path)
     with monkeypatch.context() as patch, disk_full_after(30, path):
-        patch.setattr("nas.journal.os.ftruncate", refused)
+        patch.setattr("nas.storage.journal.os.ftruncate", refused)
         with pytest.raises(OSError, match=re.escape(str(path))):
             journal.append_logs([LOGS[0]])
     assert not path.read_bytes().endswith(b"\n")
@@ -156,7 +156,7 @@ def test_a_disk_that_refuses_to_sync_has_not_taken_the_line(path: Path, monkeypa
 
     journal = Journal(path)
     with monkeypatch.context() as patch:
-        patch.setattr("nas.journal.os.fsync", refused)
+        patch.setattr("nas.storage.journal.os.fsync", refused)
         with pytest.raises(OSError, match=r"No space left on device: '.*journal.log'"):
             journal.append_logs([LOGS[0]])
     assert logs_in(path) == LOGS and list(journal.read_logs(0))[5:] == []

@@ -1,0 +1,1 @@
+"""Train models and the supernet; losses, metrics, checkpoints."""
