@@ -1,6 +1,7 @@
 """What the driver of a search takes for one trial, and whether that grows with their number.
 
-A whole search (`nas.runner.Search`) of the demo with its own encoders, features, memory budget and predictions, a
+A whole search (`nas.run.search_loop.Search`) of the demo with its own encoders, features, memory budget and
+predictions, a
 journal on disk and two Ray workers; only what a worker does is left out: it answers every job at once, with a score by
 a formula. The space is finer than the demo's, so that there are 31,104 architectures.
 
@@ -32,8 +33,9 @@ from typing import Any
 from benchmarks.instant_search import WORKERS, configuration, resume_seconds, search
 from benchmarks.models import DEMO
 from nas.common.units import format_bytes
-from nas.config import STRATEGIES, load_config
-from nas.report import table
+from nas.config.load import load_config
+from nas.config.schema import STRATEGIES
+from nas.run.results_csv import table
 
 
 def main() -> None:

@@ -23,13 +23,14 @@ from transformers import BertConfig, ViTConfig
 from benchmarks.models import empty_encoders, random_encoders
 from benchmarks.training_memory import CLASSES, TEXT_TOKENS, pmf, size_of
 from nas.common.units import format_bytes
-from nas.config import FeaturesConfig, RecipeConfig, load_config
+from nas.config.load import load_config
+from nas.config.schema import FeaturesConfig, RecipeConfig
 from nas.data.features.store import Batch
 from nas.memory.prediction import MemoryModel
 from nas.models.encoders import Encoder, tail_weights
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.supernet import build_model
-from nas.report import table
+from nas.run.results_csv import table
 from nas.search.space import RAW, SearchSpace
 from nas.search.space.families import FAMILIES, architecture_class
 from nas.training.losses import Loss

@@ -27,10 +27,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nas.report import canonical_results, table
-from nas.runs import CONFIG, open_study, read_run
-from tests.project import build_project
-from tests.real_driver import PHASES, TRIAL, RealDriver
+from nas.run.commands import CONFIG, open_study, read_run
+from nas.run.results_csv import canonical_results, table
+from tests.support.project import build_project
+from tests.support.real_driver import PHASES, TRIAL, RealDriver
 
 _ORDER = tuple(PHASES)
 _KILLS_A_SEARCH = 10

@@ -15,10 +15,10 @@ from benchmarks.models import DEMO, few_samples
 from benchmarks.recipe_stability import QUICK_STEPS, train_all
 from nas.common.files import default_cache_directory
 from nas.common.progress import build_reporter
-from nas.config import load_config
-from nas.preparation import prepare
-from nas.report import table
-from nas.runs import hand_over
+from nas.config.load import load_config
+from nas.run.commands import hand_over
+from nas.run.prepare import prepare
+from nas.run.results_csv import table
 from nas.training.trainer import full_step_count
 
 

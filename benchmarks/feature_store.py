@@ -22,7 +22,8 @@ import torch
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from benchmarks.models import DEMO, demo_encoders, random_encoders
-from nas.config import Config, load_config
+from nas.config.load import load_config
+from nas.config.schema import Config
 from nas.data.dataset import Dataset, Samples
 from nas.data.features.cache import open_or_build
 from nas.data.features.store import FeatureStore
@@ -33,7 +34,7 @@ from nas.models.encoders import Encoder, load_tokenizer, resolve_checkpoint
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.pmf.architecture import PMFArchitecture, reads_from
 from nas.models.fusion.supernet import build_model
-from nas.report import table
+from nas.run.results_csv import table
 from nas.training.batches import BatchSchedule
 from nas.training.losses import Loss
 from nas.training.trainer import Trainer

@@ -1,6 +1,7 @@
 """Searches whose workers answer at once, so that what is left is the driver's work.
 
-A whole search (`nas.runner.Search`) of the demo with its own encoders, features, memory budget and predictions, a
+A whole search (`nas.run.search_loop.Search`) of the demo with its own encoders, features, memory budget and
+predictions, a
 journal on disk and two Ray workers; only what a worker does is left out.
 """
 
@@ -13,26 +14,20 @@ from pathlib import Path
 from typing import TextIO
 
 from benchmarks.models import DEMO
-from nas.budget import TimeAccount
 from nas.common.files import default_cache_directory
 from nas.common.interrupt import Interruption
 from nas.common.progress import LineReporter, Reporter
-from nas.config import Config, config_as_dict, load_config
-from nas.execution import (
-    CandidateWorker,
-    Device,
-    Ended,
-    Executor,
-    Placement,
-    SupernetOrder,
-    SupernetProgress,
-    WorkerSetup,
-)
-from nas.execution.ray_workers import RayExecutor
+from nas.config.load import config_as_dict, load_config
+from nas.config.schema import Config
+from nas.execution.base import Device, Ended, Executor, SupernetOrder, SupernetProgress
+from nas.execution.placement import Placement
+from nas.execution.ray.executor import RayExecutor
+from nas.execution.worker import CandidateWorker, WorkerSetup
 from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
-from nas.preparation import Prepared, prepare
-from nas.runner import Search
-from nas.runs import hand_over
+from nas.run.commands import hand_over
+from nas.run.prepare import Prepared, prepare
+from nas.run.search_loop import Search
+from nas.run.time_budget import TimeAccount
 from nas.search.space import SearchSpace
 from nas.search.trial import Failure, Job, Result
 from nas.storage.study import Study

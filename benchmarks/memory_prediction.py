@@ -30,9 +30,10 @@ from transformers import BertConfig, PreTrainedConfig, ViTConfig
 
 from benchmarks.models import DEMO, demo_encoders, random_encoders
 from nas.common.units import format_bytes
-from nas.config import Config, load_config
+from nas.config.load import load_config
+from nas.config.schema import Config
 from nas.data.features.store import Batch
-from nas.execution import process_environment
+from nas.execution.worker import process_environment
 from nas.memory.measurement import keep_freed_memory, map_large_tensors, release_freed_memory
 from nas.memory.prediction import MemoryModel
 from nas.models.encoders import Encoder, load_tail, resolve_checkpoint, save_tail
@@ -40,7 +41,7 @@ from nas.models.encoders.checkpoints import load_config as load_encoder_config
 from nas.models.fusion.data_attention import DataAttention
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.supernet import build_model
-from nas.report import table
+from nas.run.results_csv import table
 from nas.search.space import Architecture
 from nas.training.losses import Loss
 from nas.training.trainer import Trainer

@@ -11,7 +11,8 @@ import torch
 from transformers import BertConfig, ViTConfig
 
 from nas.common.files import write_atomically
-from nas.config import Config, load_config
+from nas.config.load import load_config
+from nas.config.schema import Config
 from nas.data.preprocessing import Preprocessor
 from nas.models.encoders import (
     Encoder,

@@ -18,11 +18,11 @@ import torch
 from benchmarks.models import DEMO
 from nas.common.files import default_cache_directory
 from nas.common.progress import build_reporter
-from nas.config import load_config
+from nas.config.load import load_config
 from nas.memory.measurement import keep_freed_memory
 from nas.models.fusion.supernet import build_supernet
-from nas.preparation import prepare
-from nas.report import table
+from nas.run.prepare import prepare
+from nas.run.results_csv import table
 from nas.search.space import Architecture
 from nas.training.evaluate import predict_logits, predict_population
 

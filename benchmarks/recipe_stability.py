@@ -13,12 +13,13 @@ from pathlib import Path
 from benchmarks.models import DEMO, few_samples
 from nas.common.files import default_cache_directory
 from nas.common.progress import build_reporter
-from nas.config import load_config
-from nas.execution import Placement, WorkerSetup
-from nas.execution.ray_workers import RayExecutor
-from nas.preparation import prepare
-from nas.report import table
-from nas.runs import hand_over
+from nas.config.load import load_config
+from nas.execution.placement import Placement
+from nas.execution.ray.executor import RayExecutor
+from nas.execution.worker import WorkerSetup
+from nas.run.commands import hand_over
+from nas.run.prepare import prepare
+from nas.run.results_csv import table
 from nas.search.space import Architecture
 from nas.search.trial import Job, Result
 from nas.training.trainer import full_step_count

@@ -45,17 +45,18 @@ from benchmarks.mapping import mapped
 from benchmarks.models import DEMO, few_samples
 from benchmarks.pmf_bench.landscapes import METRIC, Surrogate
 from benchmarks.pmf_bench.table import TABLE, Table, read_table
-from nas.budget import parse_budget
 from nas.common.files import default_cache_directory, replacing
 from nas.common.progress import build_reporter
-from nas.conclusion import EVIDENCE, ModelParts, export_result
-from nas.config import Config, config_as_dict, load_config
+from nas.config.load import config_as_dict, load_config
+from nas.config.schema import Config
 from nas.data.read import open_images_of, read_data
-from nas.execution import CandidateWorker, WorkerSetup
-from nas.export import DESCRIPTION, logits_of_samples, open_exported
-from nas.preparation import prepare
-from nas.report import table
-from nas.runs import CONFIG, Machine, Overrides, hand_over, resume, start
+from nas.execution.worker import CandidateWorker, WorkerSetup
+from nas.run.commands import CONFIG, Machine, Overrides, hand_over, resume, start
+from nas.run.export import DESCRIPTION, logits_of_samples, open_exported
+from nas.run.finalize import EVIDENCE, ModelParts, export_result
+from nas.run.prepare import prepare
+from nas.run.results_csv import table
+from nas.run.time_budget import parse_budget
 from nas.search.space import Architecture
 from nas.search.trial import Job, Result, architecture_seed
 from nas.training.trainer import full_step_count

@@ -35,8 +35,9 @@ from benchmarks.mapping import mapped
 from benchmarks.models import DEMO, write_figures
 from benchmarks.pmf_bench.landscapes import Landscape, cross_validated, landscapes
 from benchmarks.pmf_bench.table import TABLE, read_table
-from nas.config import STRATEGIES, load_config
-from nas.report import table
+from nas.config.load import load_config
+from nas.config.schema import STRATEGIES
+from nas.run.results_csv import table
 from nas.search.strategies.registry import build_strategy
 
 _SHOWN = (10, 25, 50, 100)

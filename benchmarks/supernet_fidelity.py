@@ -39,11 +39,13 @@ from benchmarks.pmf_bench.landscapes import METRIC
 from benchmarks.pmf_bench.table import TABLE, Table, read_table
 from nas.common.files import default_cache_directory
 from nas.common.progress import build_reporter
-from nas.config import Config, config_as_dict, load_config
-from nas.execution import CandidateWorker, SupernetOrder, WorkerSetup
-from nas.preparation import prepare
-from nas.report import table
-from nas.runs import hand_over
+from nas.config.load import config_as_dict, load_config
+from nas.config.schema import Config
+from nas.execution.base import SupernetOrder
+from nas.execution.worker import CandidateWorker, WorkerSetup
+from nas.run.commands import hand_over
+from nas.run.prepare import prepare
+from nas.run.results_csv import table
 from nas.search.space import Architecture
 from nas.search.trial import Job, Stage, architecture_seed
 from nas.training.distributed import Alone

@@ -27,7 +27,7 @@ from nas.models.encoders import Encoder, tail_weights
 from nas.models.fusion.base import Features, sizes_of
 from nas.models.fusion.pmf.architecture import PMFArchitecture, reads_from
 from nas.models.fusion.pmf.model import PMF
-from nas.report import table
+from nas.run.results_csv import table
 
 CLASSES, TEXT_TOKENS = 101, 128
 

@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy, linear
 from benchmarks.models import DEMO, demo_encoders, random_encoders
 from benchmarks.straightforward import StraightforwardPMF, frozen_parameters
 from nas.common.units import format_bytes
-from nas.config import load_config
+from nas.config.load import load_config
 from nas.data.read import open_images_of, read_data
 from nas.memory.measurement import keep_freed_memory
 from nas.memory.tracker import PeakTracker
@@ -37,7 +37,7 @@ from nas.models.fusion.data_attention import data_attention
 from nas.models.fusion.pmf.architecture import PMFArchitecture, reads_from
 from nas.models.fusion.pmf.model import PMF
 from nas.models.fusion.supernet import build_model
-from nas.report import table
+from nas.run.results_csv import table
 from nas.training.batches import BatchSchedule
 
 

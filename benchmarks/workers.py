@@ -36,16 +36,18 @@ from benchmarks.models import DEMO, few_samples
 from nas.common.files import default_cache_directory
 from nas.common.progress import build_reporter
 from nas.common.units import format_bytes
-from nas.config import Config, load_config
-from nas.dispatch import Dispatcher
-from nas.execution import CandidateWorker, Placement, WorkerSetup
-from nas.execution.ray_workers import RayExecutor
-from nas.failures import FailurePolicy
+from nas.config.load import load_config
+from nas.config.schema import Config
+from nas.execution.failure_policy import FailurePolicy
+from nas.execution.placement import Placement
+from nas.execution.plan import Plan
+from nas.execution.ray.executor import RayExecutor
+from nas.execution.scheduler import Dispatcher
+from nas.execution.worker import CandidateWorker, WorkerSetup
 from nas.models.fusion.supernet import build_supernet
-from nas.planning import Plan
-from nas.preparation import Prepared, prepare
-from nas.report import table
-from nas.runs import hand_over
+from nas.run.commands import hand_over
+from nas.run.prepare import Prepared, prepare
+from nas.run.results_csv import table
 from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result, Stage, architecture_seed
 from nas.training.checkpoint import save_weights

@@ -8,14 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.budget import parse_budget
 from nas.common.errors import ArgumentError, BudgetError, DataError, NasError
 from nas.common.interrupt import Interrupted
 from nas.common.units import parse_bytes
-from nas.config import COLUMNS, LABELLED_READERS, READERS, STRATEGIES, parse_data
+from nas.config.load import parse_data
+from nas.config.schema import COLUMNS, LABELLED_READERS, READERS, STRATEGIES
+from nas.run.time_budget import parse_budget
 
 if TYPE_CHECKING:
-    from nas.runs import Machine, Overrides
+    from nas.run.commands import Machine, Overrides
     from nas.search.objectives import Pick
 
 PROGRAM = "run_search.py"
@@ -239,7 +240,7 @@ def _overrides(options: argparse.Namespace) -> "Overrides":
             raise BudgetError(f"--memory-budget {options.memory_budget!r}: {error}") from error
 
     import nas.common.fast_imports  # noqa: F401 - first of what takes seconds, and after what may be wrong
-    from nas.runs import Overrides
+    from nas.run.commands import Overrides
 
     return Overrides(
         time_seconds=time_seconds,
@@ -253,7 +254,7 @@ def _overrides(options: argparse.Namespace) -> "Overrides":
 
 
 def _machine(options: argparse.Namespace) -> "Machine":
-    from nas.runs import Machine
+    from nas.run.commands import Machine
 
     return Machine(
         worker_count=options.workers,
@@ -266,9 +267,9 @@ def _machine(options: argparse.Namespace) -> "Machine":
 def _space(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
     from nas.common.progress import build_reporter
-    from nas.config import load_config
-    from nas.preparation import predict_memory
-    from nas.space_summary import describe_space
+    from nas.config.load import load_config
+    from nas.run.prepare import predict_memory
+    from nas.run.space_summary import describe_space
 
     config = overrides.apply(load_config(options.space))
     with build_reporter() as reporter:
@@ -279,8 +280,8 @@ def _space(options: argparse.Namespace) -> None:
 def _search(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
     from nas.common.progress import build_reporter
-    from nas.config import load_config
-    from nas.runs import start
+    from nas.config.load import load_config
+    from nas.run.commands import start
 
     if options.run_dir is None:
         config = overrides.apply(load_config(options.space))
@@ -292,7 +293,7 @@ def _search(options: argparse.Namespace) -> None:
 def _resume(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
     from nas.common.progress import build_reporter
-    from nas.runs import resume
+    from nas.run.commands import resume
 
     with build_reporter() as reporter:
         resume(options.run_dir, overrides, _machine(options), reporter)
@@ -300,10 +301,10 @@ def _resume(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     import nas.common.fast_imports  # noqa: F401
-    from nas.conclusion import ModelParts, export_result, find_full_result, picked_result, read_report
-    from nas.execution import full_weights_path
-    from nas.export import describe
-    from nas.runs import open_study, read_run
+    from nas.execution.worker import full_weights_path
+    from nas.run.commands import open_study, read_run
+    from nas.run.export import describe
+    from nas.run.finalize import ModelParts, export_result, find_full_result, picked_result, read_report
 
     how, within = _pick(options.pick)
     run = read_run(options.run_dir)
@@ -350,8 +351,8 @@ def _pick(words: Sequence[str]) -> tuple["Pick", float]:
 def _compare(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
     from nas.common.progress import build_reporter
-    from nas.comparison import ENTRIES, compare
-    from nas.config import load_config
+    from nas.config.load import load_config
+    from nas.run.comparison.compare import ENTRIES, compare
 
     names = options.families or ENTRIES
     unknown = [name for name in names if name not in ENTRIES]
@@ -373,8 +374,8 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     import nas.common.fast_imports  # noqa: F401
-    from nas.conclusion import evaluate_exported
-    from nas.export import exported_form
+    from nas.run.export import exported_form
+    from nas.run.finalize import evaluate_exported
     from nas.training.metrics import standard_error
 
     form = exported_form(options.model)
@@ -400,7 +401,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace) -> None:
     import nas.common.fast_imports  # noqa: F401
     from nas.data.images import open_images
-    from nas.export import open_exported
+    from nas.run.export import open_exported
 
     if not options.image.is_file():
         raise DataError(f"{options.image}: there is no such image")

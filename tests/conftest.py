@@ -11,7 +11,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 import pytest
 import torch
 
-from tests.project import Project, build_project
+from tests.support.project import Project, build_project
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from sklearn.model_selection import KFold
 
 from benchmarks.pmf_bench.table import TABLE, Table, read_table
 from nas.common.seeds import seed_from
-from nas.config import load_config
+from nas.config.load import load_config
 from nas.search.space import Architecture, SearchSpace
 
 SPACES = Path(__file__).resolve().parent.parent.parent / "search_spaces"

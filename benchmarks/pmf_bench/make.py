@@ -30,19 +30,21 @@ from benchmarks.workers import build_dispatcher
 from nas.common.files import default_cache_directory
 from nas.common.progress import Reporter, build_reporter
 from nas.common.units import format_seconds
-from nas.config import Config, config_as_dict, load_config
+from nas.config.load import config_as_dict, load_config
+from nas.config.schema import Config
 from nas.data.dataset import Dataset
 from nas.data.features.cache import open_or_build
 from nas.data.features.store import FeatureStore
 from nas.data.read import open_images_of, read_data
-from nas.execution import CandidateWorker, Placement, WorkerSetup
-from nas.execution.ray_workers import RayExecutor
+from nas.execution.placement import Placement
+from nas.execution.plan import Plan
+from nas.execution.ray.executor import RayExecutor
+from nas.execution.worker import CandidateWorker, WorkerSetup
 from nas.memory.prediction import bytes_with_holes
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.pmf.architecture import GENES
-from nas.planning import Plan
-from nas.preparation import Prepared, needed_reads, prepare
-from nas.runs import hand_over
+from nas.run.commands import hand_over
+from nas.run.prepare import Prepared, needed_reads, prepare
 from nas.search.space import Architecture, SearchSpace
 from nas.search.trial import Failure, Job, Result, architecture_seed
 from nas.training.checkpoint import load_weights

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nas.config import DataConfig
+from nas.config.schema import DataConfig
 from nas.data.dataset import Dataset, Found, assemble, check_characters, classes_of_train
 from nas.data.duplicates import Copies, CopiesAmong, no_copies
 from nas.data.images import ImageSource, open_images

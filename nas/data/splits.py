@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Mapping, Sequence
 
 from nas.common.errors import DataError
-from nas.config import HeldOutConfig
+from nas.config.schema import HeldOutConfig
 from nas.data.dataset import Sample
 from nas.data.duplicates import CopiesAmong, no_copies
 

@@ -7,8 +7,8 @@ from nas.execution.base import Device, Ended, Executor, SupernetOrder, SupernetP
 from nas.execution.worker import CandidateWorker, GrantExceeded, WorkerSetup
 from nas.memory.measurement import private_bytes
 from nas.search.trial import Job
+from nas.training.batches import Stopped
 from nas.training.distributed import Alone
-from nas.training.trainer import Stopped
 
 HERE = "this process"
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from nas.common.seeds import seed_from
-from nas.config import Config, LearningRatesConfig
+from nas.config.schema import Config, LearningRatesConfig
 from nas.data.features.store import FeatureStore
 from nas.execution.base import SupernetOrder, SupernetProgress
 from nas.memory.measurement import (
@@ -30,13 +30,14 @@ from nas.models.fusion.base import FusionModel
 from nas.models.fusion.supernet import build_model, build_supernet, extract
 from nas.search.space import RAW
 from nas.search.trial import Failure, Job, Result
+from nas.training.batches import Stopped
 from nas.training.checkpoint import load_weights, save_weights
 from nas.training.distributed import GradientGroup
 from nas.training.evaluate import forward_seconds, predict_logits, predict_population
 from nas.training.metrics import arithmetic, evaluate_logits
 from nas.training.supernet import train_supernet
 from nas.training.supernet_sampling import build_sampler
-from nas.training.trainer import Stopped, train
+from nas.training.trainer import train
 
 FROZEN = ("image_encoder.pt", "text_encoder.pt")
 """Files of a run directory that hold the frozen weights of the fusing layers."""
@@ -159,7 +160,7 @@ class CandidateWorker:
         self._peak_bytes = 0
 
     def stop(self) -> None:
-        """Ask the running job to end at its next step; it raises `nas.training.trainer.Stopped`."""
+        """Ask the running job to end at its next step; it raises `nas.training.batches.Stopped`."""
         self._stop.set()
 
     def outcomes(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from nas.config import FeaturesConfig, RecipeConfig
+from nas.config.schema import FeaturesConfig, RecipeConfig
 from nas.data.features.store import Batch
 from nas.memory.interpolation import PeakSurface, surface_key
 from nas.memory.tracing import Rehearsal, Trace

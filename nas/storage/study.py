@@ -23,8 +23,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.changes import differences
 from nas.common.errors import StudyError
+from nas.config.diff import differences
 from nas.search.space import Architecture, SearchSpace
 from nas.search.trial import STAGES, Job, Result, Stage
 from nas.storage.backends import open_store

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from nas.data.dataset import Labels
 from nas.data.features.store import Batch, FeatureSplit
+from nas.models.fusion.base import Features
 from nas.search.space import Reads
 
 
@@ -69,3 +70,17 @@ class Samples:
         cuts = np.array_split(np.arange(len(self.indices)), min(count, len(self.indices)))
         for cut in cuts:
             yield self.split.batch(self.indices[cut], reads, None if self.views is None else self.views[cut])
+
+
+class Stopped(Exception):
+    """A training was asked to stop before its last step; what it had done is discarded by whoever asked."""
+
+
+def features_of_batch(batch: Batch) -> Features:
+    return Features(
+        image_tokens=batch.image_tokens,
+        text_tokens=batch.text_tokens,
+        text_mask=batch.text_mask,
+        image_attention=batch.image_attention,
+        text_attention=batch.text_attention,
+    )

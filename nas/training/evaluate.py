@@ -10,20 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.common.errors import TrainingError
-from nas.data.features.store import Batch, FeatureSplit
-from nas.models.fusion.base import Features, FusionModel
+from nas.data.features.store import FeatureSplit
+from nas.models.fusion.base import FusionModel
 from nas.search.space import Architecture, Reads
-from nas.training.trainer import Stopped
-
-
-def features_of_batch(batch: Batch) -> Features:
-    return Features(
-        image_tokens=batch.image_tokens,
-        text_tokens=batch.text_tokens,
-        text_mask=batch.text_mask,
-        image_attention=batch.image_attention,
-        text_attention=batch.text_attention,
-    )
+from nas.training.batches import Stopped, features_of_batch
 
 
 def evaluation_batches(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:

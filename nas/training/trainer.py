@@ -12,17 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from nas.common.errors import TrainingError
-from nas.config import RecipeConfig
+from nas.config.schema import RecipeConfig
 from nas.data.features.store import Batch, FeatureSplit
 from nas.models.fusion.base import FusionModel
 from nas.search.space import Architecture
-from nas.training.batches import BatchSchedule
-from nas.training.evaluate import features_of_batch
+from nas.training.batches import BatchSchedule, Stopped, features_of_batch
 from nas.training.losses import Loss, loss_of, probabilities
-
-
-class Stopped(Exception):
-    """A training was asked to stop before its last step; what it had done is discarded by whoever asked."""
 
 
 def learning_rate_factor(step: int, step_count: int, recipe: RecipeConfig) -> float:

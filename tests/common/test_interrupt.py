@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from nas.common.interrupt import interruptible
-from nas.runs import open_study, read_run
-from tests.project import Project
-from tests.real_driver import PHASES, TRIAL, RealDriver
+from nas.run.commands import open_study, read_run
+from tests.support.project import Project
+from tests.support.real_driver import PHASES, TRIAL, RealDriver
 
 RESUME = re.compile(r"^interrupted; everything finished is saved; go on with: python run_search\.py resume (.+)$", re.M)
 

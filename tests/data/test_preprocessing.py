@@ -1,6 +1,6 @@
 from nas.data.preprocessing import Preprocessor
-from tests.data.building import parts
-from tests.project import Project
+from tests.support.building import parts
+from tests.support.project import Project
 
 
 def test_texts_longer_than_what_is_read_are_counted(project: Project) -> None:

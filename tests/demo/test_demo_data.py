@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-DATA = Path(__file__).resolve().parents[2] / "demo" / "data"
+from tests.support.paths import REPOSITORY
+
+DATA = REPOSITORY / "demo" / "data"
 CLASSES = {
     "animals",
     "buildings",

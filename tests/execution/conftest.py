@@ -3,13 +3,13 @@
 import pytest
 
 from nas.common.progress import build_reporter
-from nas.config import load_config
-from nas.execution import WorkerSetup
+from nas.config.load import load_config
+from nas.execution.worker import WorkerSetup
 from nas.models.fusion.supernet import build_supernet
-from nas.preparation import prepare
-from nas.runs import hand_over
+from nas.run.commands import hand_over
+from nas.run.prepare import prepare
 from nas.training.checkpoint import save_weights
-from tests.project import Project
+from tests.support.project import Project
 
 
 @pytest.fixture(scope="session")

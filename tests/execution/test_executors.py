@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from nas.execution import Executor, WorkerSetup
+from nas.execution.base import Executor
 from nas.execution.placement import Placement
-from nas.execution.ray_workers import RayExecutor
+from nas.execution.ray.executor import RayExecutor
 from nas.execution.serial import SerialExecutor
+from nas.execution.worker import WorkerSetup
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result
-from tests.execution.jobs import ARCHITECTURE, job, outcomes, slot_count, submit
+from tests.support.jobs import ARCHITECTURE, job, outcomes, slot_count, submit
 
 
 @pytest.fixture(scope="module")

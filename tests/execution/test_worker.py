@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from nas.execution import CandidateWorker, WorkerSetup
+from nas.execution.worker import CandidateWorker, WorkerSetup
 from nas.memory.measurement import private_bytes
 from nas.memory.prediction import PROCESS_BYTES, bytes_with_holes
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.trial import Failure, Result, Stage
-from tests.execution.jobs import job
+from tests.support.jobs import job
 
 NEED_BYTES = PROCESS_BYTES + 100 * 2**20
 

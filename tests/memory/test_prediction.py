@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from nas.memory.prediction import MemoryModel
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.space import Architecture
-from tests.memory.tiny_memory import SPACE, memory_model, real_model, real_peak
+from tests.support.tiny_memory import SPACE, memory_model, real_model, real_peak
 
 ARCHITECTURES = [
     PMFArchitecture(2, 1, 0, 0, 4),

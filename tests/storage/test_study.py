@@ -35,10 +35,10 @@ from nas.search.trial import STAGES, Job, Result, Stage
 from nas.storage.backends import JOURNAL
 from nas.storage.lease import Holder
 from nas.storage.study import Rejection, Study
-from tests.postgresql import PASSWORD, running_server
-from tests.study_writer import SPACE
+from tests.support.paths import REPOSITORY
+from tests.support.postgresql import PASSWORD, running_server
+from tests.support.study_writer import SPACE
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 FIRST, SECOND = PMFArchitecture(1, 1, 1, 1, 1), PMFArchitecture(1, 2, 1, 1, 1)
 THIRD = PMFArchitecture(1, ((1, 2), (3, 1), (2, 2)), 1, 1, 1)
 
@@ -134,12 +134,12 @@ def everything(study: Study) -> dict[str, Any]:
 
 
 class Driver:
-    """A process that writes to a study, until it is killed; see tests/study_writer.py."""
+    """A process that writes to a study, until it is killed; see tests/support/study_writer.py."""
 
     def __init__(self, place: Place, count: int) -> None:
         arguments = [str(place.directory), place.name, place.url or "", str(count)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.study_writer", *arguments],
+            [sys.executable, "-m", "tests.support.study_writer", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

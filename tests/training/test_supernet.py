@@ -17,7 +17,8 @@ from torch import Tensor
 from nas.common.errors import BudgetError, StudyError, TrainingError
 from nas.common.progress import LineReporter
 from nas.common.seeds import seed_from
-from nas.config import Config, RecipeConfig, load_config
+from nas.config.load import load_config
+from nas.config.schema import Config, RecipeConfig
 from nas.data.features.store import FeatureSplit, FeatureStore
 from nas.models.encoders import Encoder
 from nas.models.encoders.bert import BertEncoder
@@ -25,7 +26,7 @@ from nas.models.encoders.vit import ViTEncoder
 from nas.models.fusion.base import Features
 from nas.models.fusion.pmf.model import PMF
 from nas.models.fusion.supernet import build_supernet
-from nas.preparation import prepare
+from nas.run.prepare import prepare
 from nas.search.space import Architecture
 from nas.training.batches import BatchSchedule
 from nas.training.distributed import GroupBroken, distributed_group, free_address
@@ -33,8 +34,8 @@ from nas.training.losses import Loss, class_weights, loss_of
 from nas.training.supernet import train_supernet
 from nas.training.supernet_sampling import Sampler, build_sampler
 from nas.training.trainer import Trainer, learning_rate_factor
-from tests.project import Project
-from tests.tiny import bert_model, reads_at, vit_model
+from tests.support.project import Project
+from tests.support.tiny import bert_model, reads_at, vit_model
 
 STEPS = 5
 PEER_SECONDS = 60.0

@@ -11,20 +11,21 @@ from torch.nn.functional import cross_entropy
 
 from nas.common.errors import TrainingError
 from nas.common.progress import LineReporter
-from nas.config import Config, load_config
+from nas.config.load import load_config
+from nas.config.schema import Config
 from nas.data.features.store import FeatureSplit
 from nas.models.fusion.base import Features
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.pmf.model import PMF
 from nas.models.fusion.supernet import build_model, build_supernet
-from nas.preparation import Prepared, prepare
+from nas.run.prepare import Prepared, prepare
 from nas.search.trial import architecture_seed
-from nas.training.batches import BatchSchedule
+from nas.training.batches import BatchSchedule, Stopped
 from nas.training.evaluate import predict_logits, predict_population
 from nas.training.losses import Loss
-from nas.training.trainer import Stopped, Trainer, learning_rate_factor, train
-from tests.project import Project
-from tests.tiny import reads_at
+from nas.training.trainer import Trainer, learning_rate_factor, train
+from tests.support.project import Project
+from tests.support.tiny import reads_at
 
 ARCHITECTURE = PMFArchitecture(1, 2, 2, 1, 8)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from nas.common.errors import DataError
 from nas.common.files import sync_directory
 from nas.common.units import format_bytes
-from nas.config import FeaturesConfig
+from nas.config.schema import FeaturesConfig
 from nas.data.augmentation import PARAMETERS
 from nas.data.dataset import Dataset
 from nas.data.features.build import FeatureBuild, NotFiniteError, OnProgress, forget_progress

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from nas.common.errors import DataError
-from nas.config import DataConfig
+from nas.config.schema import DataConfig
 from nas.data.dataset import LISTED, Found, Sample
 
 _SPLITS = ("train", "test")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.common.errors import DataError
-from nas.config import DataConfig
+from nas.config.schema import DataConfig
 from nas.data.dataset import SPLIT_NAMES, SPLITS, Found, Sample
 from nas.data.images import ImageSource, file_size
 from nas.data.readers.manifest import as_text, labels_of, split_of

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nas.common.errors import DataError
-from nas.config import DataConfig
+from nas.config.schema import DataConfig
 from nas.data.dataset import SPLIT_NAMES, SPLITS, Found, Sample
 from nas.data.readers.manifest import rows_of, sample_of, split_of
 

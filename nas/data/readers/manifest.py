@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.common.errors import DataError
-from nas.config import ColumnsConfig, DataConfig
+from nas.config.schema import ColumnsConfig, DataConfig
 from nas.data.dataset import SPLIT_NAMES, SPLITS, Found, Sample
 
 _TOGETHER = 4096

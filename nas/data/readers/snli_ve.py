@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from nas.common.errors import DataError
-from nas.config import DataConfig
+from nas.config.schema import DataConfig
 from nas.data.dataset import Found, Sample
 from nas.data.readers.manifest import as_text
 

@@ -37,7 +37,7 @@ def build_strategy(
     """The strategy of that name.
 
     Args:
-        name: One of `nas.config.STRATEGIES`.
+        name: One of `nas.config.schema.STRATEGIES`.
         space: What may be chosen.
         seed: Same seed and same values, same proposals.
         is_feasible: Whether an architecture fits the memory budget alone.

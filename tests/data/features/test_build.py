@@ -25,11 +25,10 @@ from nas.data.features import cache as feature_cache
 from nas.data.features import files as feature_files
 from nas.data.features import writer as feature_writing
 from nas.data.features.store import FeatureStore
-from tests.data.building import build, parts
-from tests.project import Project
-from tests.tiny import reads_at
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.support.building import build, parts
+from tests.support.paths import REPOSITORY
+from tests.support.project import Project
+from tests.support.tiny import reads_at
 
 
 @pytest.fixture
@@ -238,7 +237,7 @@ class Builder:
         cache.mkdir()
         self.hold.touch()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.data.building", str(project.root), str(cache), str(self.hold)],
+            [sys.executable, "-m", "tests.support.building", str(project.root), str(cache), str(self.hold)],
             cwd=REPOSITORY,
         )
 

@@ -15,9 +15,9 @@ from nas.common.errors import DataError
 from nas.data.augmentation import augmented
 from nas.data.features.store import FeatureSplit, FeatureStore
 from nas.models.fusion.data_attention import data_attention
-from tests.data.building import build, parts
-from tests.project import build_project
-from tests.tiny import base_features, reads_at
+from tests.support.building import build, parts
+from tests.support.project import build_project
+from tests.support.tiny import base_features, reads_at
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from nas.common.errors import DataError
 from nas.data.dataset import summary
 from nas.data.read import open_images_of, read_data
-from tests.data.folders import config_of, food101, lines, picture
+from tests.support.folders import config_of, food101, lines, picture
 
 ALL = ("train", "validation", "test")
 HELD_OUT = {"validation": 3}

@@ -9,7 +9,7 @@ from PIL import Image
 from nas.common.errors import DataError
 from nas.data.read import open_images_of, read_data
 from nas.data.readers.hf_dataset import SavedImages
-from tests.data.folders import config_of
+from tests.support.folders import config_of
 
 LABELS = datasets.ClassLabel(names=["cat", "dog"])
 

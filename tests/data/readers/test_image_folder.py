@@ -6,7 +6,7 @@ from pyarrow import Table, parquet
 
 from nas.common.errors import DataError
 from nas.data.read import open_images_of, read_data
-from tests.data.folders import config_of, lines, picture
+from tests.support.folders import config_of, lines, picture
 
 
 def folder(root: Path) -> None:

@@ -13,10 +13,10 @@ import pytest
 from pyarrow import Table, parquet
 
 from nas.common.errors import DataError
-from nas.config import DataConfig
+from nas.config.schema import DataConfig
 from nas.data.dataset import summary
 from nas.data.read import read_data
-from tests.data.folders import config_of, picture
+from tests.support.folders import config_of, picture
 
 
 def write(path: Path, *lines: str) -> DataConfig:

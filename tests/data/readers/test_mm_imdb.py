@@ -9,7 +9,7 @@ from nas.common.errors import DataError
 from nas.data.dataset import summary
 from nas.data.read import open_images_of, read_data
 from nas.data.readers.mm_imdb import GENRES
-from tests.data.folders import config_of, film, lines, mm_imdb
+from tests.support.folders import config_of, film, lines, mm_imdb
 
 ALL = ("train", "validation", "test")
 

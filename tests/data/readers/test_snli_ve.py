@@ -5,7 +5,7 @@ import pytest
 
 from nas.common.errors import DataError
 from nas.data.read import open_images_of, read_data
-from tests.data.folders import config_of, lines, sentence, snli_ve
+from tests.support.folders import config_of, lines, sentence, snli_ve
 
 ALL = ("train", "validation", "test")
 FACTS = {"Flickr30K_ID": "13", "sentence2": "x", "gold_label": "neutral"}

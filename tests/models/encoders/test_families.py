@@ -29,7 +29,9 @@ from nas.models.encoders.checkpoints import load_config
 from nas.models.encoders.frozen_ops import ACTIVATIONS, FrozenFeedForward
 from nas.models.encoders.registry import FAMILIES
 from nas.models.encoders.vit import ViTEncoder
-from tests.models.encoders.tiny_families import (
+from tests.support.paths import REPOSITORY
+from tests.support.tiny import bert_model, vit_model
+from tests.support.tiny_families import (
     ALL_FAMILIES,
     POSITIONS,
     TEXT_FAMILIES,
@@ -37,7 +39,6 @@ from tests.models.encoders.tiny_families import (
     clip_model,
     siglip_model,
 )
-from tests.tiny import bert_model, vit_model
 
 TOLERANCE = 1e-9
 SIZES = [(1, 24), (3, 16)]
@@ -339,7 +340,7 @@ def test_real_text_weights_give_the_models_own_rows() -> None:
 
 
 def test_real_image_weights_give_the_models_own_rows() -> None:
-    checkpoint = resolve_checkpoint("demo/encoders/vit-tiny-clipart", Path(__file__).parents[2])
+    checkpoint = resolve_checkpoint("demo/encoders/vit-tiny-clipart", REPOSITORY)
     model = ViTModel.from_pretrained(checkpoint, dtype=torch.float64, add_pooling_layer=False).eval()
     encoder = load_encoder(checkpoint, "image", torch.float64)
     assert isinstance(encoder, ViTEncoder)

@@ -9,8 +9,8 @@ from transformers import ViTConfig, ViTModel
 from nas.common.errors import EncoderError
 from nas.models.encoders import load_tail, save_tail
 from nas.models.encoders.vit import ViTEncoder
-from tests.models.encoders.tiny_families import ALL_FAMILIES, TinyFamily
-from tests.tiny import vit_model
+from tests.support.tiny import vit_model
+from tests.support.tiny_families import ALL_FAMILIES, TinyFamily
 
 MAPPED = """
 import sys

@@ -13,9 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from nas.config import FeaturesConfig
+from nas.config.schema import FeaturesConfig
 from nas.data.features.store import Batch
-from nas.export import assemble
 from nas.memory.prediction import MemoryModel
 from nas.memory.tracker import PeakTracker
 from nas.models.classifier import FusionForClassification
@@ -32,14 +31,15 @@ from nas.models.fusion.prompt_fuse.architecture import PromptFuseArchitecture
 from nas.models.fusion.registry import model_class
 from nas.models.fusion.supernet import build_model, build_supernet, extract
 from nas.models.fusion.vpt.architecture import VPTArchitecture
+from nas.run.export import assemble
 from nas.search.space import RAW, Architecture, EncoderSizes, Reads, SearchSpace
 from nas.search.space.families import FAMILIES, architecture_class
 from nas.training.losses import Loss
 from nas.training.trainer import Trainer
-from tests.memory.tiny_memory import RECIPE
-from tests.models.encoders.tiny_families import ALL_FAMILIES, TEXT_FAMILIES, TinyFamily
-from tests.models.fusion import oracle
-from tests.tiny import bert_model, raw_batch, vit_model
+from tests.support import oracle
+from tests.support.tiny import bert_model, raw_batch, vit_model
+from tests.support.tiny_families import ALL_FAMILIES, TEXT_FAMILIES, TinyFamily
+from tests.support.tiny_memory import RECIPE
 
 CLASSES = 5
 SPACES: dict[str, SearchSpace] = {

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
-from nas.export import assemble
 from nas.models.classifier import FusionForClassification
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.supernet import build_model
+from nas.run.export import assemble
 from nas.search.space import Architecture
-from tests.models.encoders.tiny_families import IMAGE_FAMILIES, TEXT_FAMILIES, TinyFamily
-from tests.tiny import base_features
+from tests.support.tiny import base_features
+from tests.support.tiny_families import IMAGE_FAMILIES, TEXT_FAMILIES, TinyFamily
 
 TOLERANCE = 1e-9
 DEPTH, CLASSES = 3, 4

@@ -10,7 +10,7 @@ from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
 from nas.models.fusion.pmf.model import PMF
 from nas.models.fusion.supernet import build_supernet, extract
 from nas.search.space import Architecture, SearchSpace
-from tests.tiny import base_features, bert_model, raw_batch, vit_model
+from tests.support.tiny import base_features, bert_model, raw_batch, vit_model
 
 CHOICES = {
     "fusion_layer": (0, 1, 2),

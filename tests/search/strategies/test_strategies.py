@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from nas.config import STRATEGIES
+from nas.config.schema import STRATEGIES
 from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
 from nas.search.pareto import fronts
 from nas.search.space import Architecture, SearchSpace

@@ -17,7 +17,7 @@ from nas.models.fusion.pmf.absorbed_attention import RowFunction, absorbed_atten
 from nas.models.fusion.pmf.joined_attention import joined_attention, known_attention
 from nas.models.fusion.pmf.layer import Reading
 from nas.models.fusion.pmf.packing import Layout
-from tests.tiny import encoders
+from tests.support.tiny import encoders
 
 SAMPLES, ROWS, PROMPTS = 4, 7, 3
 TOLERANCE = 1e-9

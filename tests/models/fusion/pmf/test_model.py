@@ -12,8 +12,8 @@ from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.pmf.model import PMF, trainable_parameter_count
 from nas.models.fusion.supernet import build_model
 from nas.search.space import Architecture, EncoderSizes
-from tests.models.fusion import oracle
-from tests.tiny import base_features, bert_model, encoders, raw_batch, vit_model
+from tests.support import oracle
+from tests.support.tiny import base_features, bert_model, encoders, raw_batch, vit_model
 
 TOLERANCE = 1e-9
 

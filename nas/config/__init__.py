@@ -1,0 +1,1 @@
+"""The search file: its schema, how it is read, overridden and compared."""

@@ -1,0 +1,1 @@
+"""Workers in Ray actors. Only this package imports ray."""

@@ -1,0 +1,1 @@
+"""All fusion families on one recipe, in one table."""

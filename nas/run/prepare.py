@@ -1,0 +1,316 @@
+"""From a configuration to what a search works on: encoders, data, base features, memory predictions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from PIL import Image
+from transformers import PreTrainedConfig
+
+from nas.common.errors import ConfigError, DataError, EncoderError
+from nas.common.progress import Reporter
+from nas.common.units import format_bytes
+from nas.config.schema import Config
+from nas.data.dataset import SPLITS, Dataset, summary
+from nas.data.features.cache import open_or_build
+from nas.data.features.store import FeatureStore
+from nas.data.image_check import find_unreadable
+from nas.data.images import ImageSource
+from nas.data.preprocessing import Preprocessor
+from nas.data.read import open_images_of, read_data
+from nas.memory.prediction import MemoryModel, Rehearsed
+from nas.models.encoders import Encoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
+from nas.models.fusion.base import sizes_of
+from nas.search.space import Architecture, EncoderSizes, Reads, SearchSpace
+
+_LISTED = 5
+_TOKENISED_TOGETHER = 1024
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a search works on.
+
+    Args:
+        image_encoder: Frozen, whole.
+        text_encoder: Frozen, whole.
+        preprocessor: Of these encoders.
+        store: Features of train and validation; the test split is not in it.
+        default: The family's default architecture for these encoders.
+        memory: Predicts candidates' peaks.
+    """
+
+    image_encoder: Encoder
+    text_encoder: Encoder
+    preprocessor: Preprocessor
+    store: FeatureStore
+    default: Architecture
+    memory: MemoryModel
+
+
+def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Reporter) -> Prepared:
+    """Load encoders, read train and validation, and compute or find their base features.
+
+    Args:
+        config: Of the search.
+        source: Its file, for messages.
+        cache_directory: Of the features.
+        reporter: Shows how far it is.
+
+    Raises:
+        ConfigError: If the space does not fit the encoders.
+        EncoderError: If an encoder cannot be loaded.
+        DataError: If the data cannot be used.
+    """
+    image_encoder, text_encoder, preprocessor = _load(config, source)
+    images = open_images_of(config.data)
+    # All splits are checked now, so that nothing is found wrong at the end; the search is handed train and validation.
+    whole = read_data(config.data, SPLITS)
+    for line in [*summary(whole), _cut_texts(whole, preprocessor)]:
+        reporter.note(line)
+    whole = _readable(whole, images, config.data.skip_unreadable_images, cache_directory, reporter)
+    dataset = Dataset(whole.class_names, {split: whole.splits[split] for split in ("train", "validation")})
+    sizes = sizes_of(image_encoder, text_encoder)
+    default = config.space.kind.default(sizes)
+    store = open_or_build(
+        dataset=dataset,
+        images=images,
+        preprocessor=preprocessor,
+        image_encoder=image_encoder,
+        text_encoder=text_encoder,
+        reads=needed_reads(config.space, sizes),
+        has_attention=config.space.kind.reads_attention,
+        features=config.features,
+        cache_directory=cache_directory,
+        on_progress=lambda done, total: reporter.progress("features", done, total),
+        on_note=reporter.note,
+    )
+    counts = ", ".join(f"{len(samples)} {name}" for name, samples in dataset.splits.items())
+    reporter.note(
+        f"data: {counts} samples of {len(dataset.class_names)} classes; features: {format_bytes(store.size_bytes)} "
+        f"({store.contents.dtype}, {store.contents.tier}) in {store.directory}"
+    )
+    longest = max(int(split.text_lengths.max()) for split in store.splits.values())
+    return Prepared(
+        image_encoder=image_encoder,
+        text_encoder=text_encoder,
+        preprocessor=preprocessor,
+        store=store,
+        default=default,
+        memory=_memory_model(
+            config,
+            (image_encoder.config, text_encoder.config),
+            image_shape=_image_shape(preprocessor),
+            token_counts=(store.image_token_count, longest),
+            class_count=len(store.class_names),
+        ),
+    )
+
+
+def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Architecture]:
+    """Predicts peaks of a search without its images and features; beside it the family's default for its encoders.
+
+    Args:
+        config: Of the search.
+        source: Its file, for messages.
+
+    Raises:
+        ConfigError: If the space does not fit the encoders.
+        EncoderError: If an encoder cannot be loaded.
+        DataError: If the manifest cannot be used.
+    """
+    image_encoder, text_encoder, preprocessor = _load(config, source)
+    dataset = read_data(config.data, ("train", "validation"), compares_images=False)
+    with torch.inference_mode():
+        image_tokens = image_encoder.embed(torch.zeros(1, *_image_shape(preprocessor)))
+    longest = max(
+        len(ids)
+        for samples in dataset.splits.values()
+        for start in range(0, len(samples), _TOKENISED_TOGETHER)
+        for ids in preprocessor.token_ids(samples.texts[start : start + _TOKENISED_TOGETHER])
+    )
+    memory = _memory_model(
+        config,
+        (image_encoder.config, text_encoder.config),
+        image_shape=_image_shape(preprocessor),
+        token_counts=(int(image_tokens.shape[1]), longest),
+        class_count=len(dataset.class_names),
+    )
+    return memory, config.space.kind.default(sizes_of(image_encoder, text_encoder))
+
+
+def check_encoders(config: Config, *, source: str) -> None:
+    """Make sure that the encoders can be loaded and that the space fits them.
+
+    Raises:
+        ConfigError: If it does not.
+        EncoderError: If one cannot be loaded.
+    """
+    _load(config, source)
+
+
+def _load(config: Config, source: str) -> tuple[Encoder, Encoder, Preprocessor]:
+    """The encoders, and what prepares their inputs."""
+    checkpoints = [resolve_checkpoint(name, Path.cwd()) for name in (config.encoders.image, config.encoders.text)]
+    image_encoder, text_encoder = load_encoder(checkpoints[0], "image"), load_encoder(checkpoints[1], "text")
+    _check_space(config, source, image_encoder, text_encoder)
+    preprocessor = Preprocessor(
+        image_processor=load_image_processor(checkpoints[0]),
+        tokenizer=load_tokenizer(checkpoints[1]),
+        max_text_tokens=config.data.max_text_tokens or text_encoder.max_text_tokens,
+    )
+    _check_inputs(image_encoder, text_encoder, preprocessor, checkpoints)
+    return image_encoder, text_encoder, preprocessor
+
+
+def _check_inputs(
+    image_encoder: Encoder, text_encoder: Encoder, preprocessor: Preprocessor, checkpoints: Sequence[str]
+) -> None:
+    """Make sure that the encoders take what their image processor and their tokenizer make.
+
+    Raises:
+        EncoderError: If one does not.
+    """
+    shape = _image_shape(preprocessor)
+    try:
+        with torch.inference_mode():
+            image_encoder.embed(torch.zeros(1, *shape))
+    except (ValueError, RuntimeError) as error:
+        raise EncoderError(
+            f"encoder {checkpoints[0]!r}: its image processor makes images of {' x '.join(map(str, shape))}, which it "
+            f"does not take ({error}); expected in preprocessor_config.json the size that config.json has"
+        ) from error
+    largest, known = max(preprocessor.tokenizer.get_vocab().values()), text_encoder.config.vocab_size
+    if largest >= known:
+        raise EncoderError(
+            f"encoder {checkpoints[1]!r}: its tokenizer has a token of number {largest}, but its weights have "
+            f"{known} tokens; expected one tokenizer and model that belong together (model.resize_token_embeddings)"
+        )
+
+
+def needed_reads(space: SearchSpace, sizes: EncoderSizes) -> list[Reads]:
+    """Where architectures of a space, and its family's default, start to compute."""
+    everyone = [space.kind.default(sizes), *(space.largest_at(layer) for layer in space.first_layers)]
+    return list(dict.fromkeys(architecture.reads(sizes) for architecture in everyone))
+
+
+def first_layers(space: SearchSpace, sizes: EncoderSizes) -> tuple[int, int]:
+    """Of the image and the text encoder, the first layer that is computed in training; the embedding counts as -1."""
+    reads = needed_reads(space, sizes)
+    image = min(sizes.image_depth if entry.image is None else entry.image for entry in reads)
+    text = min(sizes.text_depth if entry.text is None else entry.text for entry in reads)
+    return image, text
+
+
+def _image_shape(preprocessor: Preprocessor) -> tuple[int, ...]:
+    """Of the pixels of an image, as the processor makes them."""
+    return tuple(preprocessor.pixel_values([Image.new("RGB", (64, 64))]).shape[1:])
+
+
+def _memory_model(
+    config: Config,
+    encoders: tuple[PreTrainedConfig, PreTrainedConfig],
+    *,
+    image_shape: tuple[int, ...],
+    token_counts: tuple[int, int],
+    class_count: int,
+) -> MemoryModel:
+    image_config, text_config = encoders
+    image_token_count, text_token_count = token_counts
+    decisive = (
+        config.recipe,
+        image_shape,
+        token_counts,
+        class_count,
+        config.features,
+        config.space,
+        config.data.has_several_labels,
+    )
+    return MemoryModel(
+        image_config=image_config,
+        text_config=text_config,
+        recipe=config.recipe,
+        image_shape=image_shape,
+        image_token_count=image_token_count,
+        text_token_count=text_token_count,
+        class_count=class_count,
+        features=config.features,
+        space=config.space,
+        has_several_labels=config.data.has_several_labels,
+        architectures_per_step=config.supernet.architectures_per_step,
+        rehearsed=_rehearsed(image_config.to_json_string(), text_config.to_json_string(), repr(decisive)),
+    )
+
+
+@lru_cache(maxsize=4)
+def _rehearsed(image_config: str, text_config: str, decisive: str) -> Rehearsed:
+    """For searches that one process makes one after another, as a comparison does: rehearsals take seconds."""
+    del image_config, text_config, decisive
+    return Rehearsed()
+
+
+def _check_space(config: Config, source: str, image_encoder: Encoder, text_encoder: Encoder) -> None:
+    kind, layer_gene = config.space.kind, config.space.kind.layer_gene()
+    depth = kind.depth(sizes_of(image_encoder, text_encoder))
+    latest = config.space.first_layers[-1]
+    problems = []
+    positions = text_encoder.max_text_tokens
+    if (config.data.max_text_tokens or 0) > positions:
+        problems.append(
+            f"data.max_text_tokens: {config.data.max_text_tokens} is not allowed; expected at most {positions}, the "
+            "positions of the text encoder"
+        )
+    if config.space.depth not in (None, depth):
+        problems.append(
+            f"space.depth: {config.space.depth} is not allowed; expected {depth}, since the encoders have "
+            f"{image_encoder.depth} and {text_encoder.depth} layers"
+        )
+    if layer_gene is not None and latest >= depth:
+        problems.append(
+            f"space.{layer_gene.name}: {latest} is not allowed; expected at most {depth - 1}, since the encoders "
+            f"have {image_encoder.depth} and {text_encoder.depth} layers"
+        )
+    if problems:
+        raise ConfigError(source, problems)
+
+
+def _cut_texts(dataset: Dataset, preprocessor: Preprocessor) -> str:
+    """How many texts are longer than what is read of them."""
+    cut = total = 0
+    for samples in dataset.splits.values():
+        for start in range(0, len(samples), _TOKENISED_TOGETHER):
+            cut += preprocessor.cut_count(samples.texts[start : start + _TOKENISED_TOGETHER])
+        total += len(samples)
+    return f"{cut / total:.1%} of all texts are cut to {preprocessor.max_text_tokens} tokens"
+
+
+def _readable(dataset: Dataset, images: ImageSource, skip: bool, cache_directory: Path, reporter: Reporter) -> Dataset:
+    """The data set without samples whose image cannot be read, if the user allows that there are any.
+
+    Raises:
+        DataError: If there are and the user does not, or nothing is left.
+    """
+    names = list(dict.fromkeys(name for samples in dataset.splits.values() for name in samples.images))
+    missing = set(
+        find_unreadable(images, names, cache_directory, lambda done, total: reporter.progress("images", done, total))
+    )
+    if not missing:
+        return dataset
+    listed = ", ".join(sorted(missing)[:_LISTED]) + (", …" if len(missing) > _LISTED else "")
+    first = images.why_unreadable(min(missing))
+    if not skip:
+        raise DataError(
+            f"{images.location}: {len(missing)} of {len(names)} images are missing or cannot be read: {listed} "
+            f"(of the first: {first}); set data.skip_unreadable_images: true to leave them out"
+        )
+    reporter.note(
+        f"left out: {len(missing)} of {len(names)} images that are missing or cannot be read: {listed} (of the first: "
+        f"{first})"
+    )
+    kept = Dataset(dataset.class_names, {name: samples.without(missing) for name, samples in dataset.splits.items()})
+    for name, samples in kept.splits.items():
+        if not len(samples):
+            raise DataError(f"{images.location}: no readable image is left in the {name} split")
+    return kept

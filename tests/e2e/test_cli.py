@@ -1,0 +1,251 @@
+"""The command line as a person uses it: exit status, standard output, standard error."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nas.cli import main
+from nas.models.encoders import load_tokenizer
+from tests.support.paths import REPOSITORY
+from tests.support.project import Project
+
+
+@pytest.fixture(scope="module")
+def run(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("cli") / "run"
+    cache = str(directory.parent / "cache")
+    arguments = [str(project.root / "search.yaml"), "--run-dir", str(directory), "--workers", "0", "--cache-dir", cache]
+    assert main(["search", *arguments, "--budget", "5"]) == 0
+    return directory
+
+
+def test_search_then_resume_then_export_then_evaluate_then_predict(
+    project: Project, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = str(run.parent / "cache")
+    assert main(["resume", str(run), "--budget", "6", "--workers", "0", "--cache-dir", cache]) == 0
+    assert "6 architectures scored" in capsys.readouterr().out
+    assert main(["export", str(run), "--output", str(tmp_path / "model")]) == 0
+    assert "exported model:" in capsys.readouterr().out
+
+    data = ["--data", str(project.manifest), "--images", str(project.images)]
+    assert main(["evaluate", str(tmp_path / "model"), *data]) == 0
+    printed = capsys.readouterr().out.splitlines()[0]
+    reported = json.loads((run / "report.json").read_text())["best"]["test"]["accuracy"]
+    assert printed.startswith(f"accuracy: {reported:.6f} ")
+
+    picture = str(project.images / "000.png")
+    assert main(["predict", str(tmp_path / "model"), "--image", picture, "--text", "apple"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split(":")[0] for line in lines} == {"red", "green", "blue"}
+    assert sum(float(line.split(":")[1]) for line in lines) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_finalist_is_exported_by_its_number_and_others_are_not(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(run), "--output", str(tmp_path / "a"), "--trial", "999"]) == 2
+    error = capsys.readouterr().err
+    known = error.strip().rsplit("trained in full: ", 1)[1].split(", ")
+    assert main(["export", str(run), "--output", str(tmp_path / "a"), "--trial", known[-1]]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["search", "none.yaml"], "none.yaml: 1 problem"),
+        (["search", "{search}", "--budget", "soon"], "--budget 'soon': expected a time"),
+        (["search", "{search}", "--memory-budget", "2"], "--memory-budget '2': expected a number with a unit"),
+        (["search", "{search}", "--memory-budget", "0B"], "budget.memory: '0B' is not allowed; expected more than 0"),
+        (["search", "{search}", "--seed", "-1"], "seed: -1 is not allowed; expected a whole number of at least 0"),
+        (["search", "{search}", "--budget", "²"], "--budget '²': expected a time"),
+        (["search", "{search}", "--run-dir", "{search}"], "Not a directory"),
+        (["search", "{search}", "--cache-dir", "{search}", "--workers", "0"], "the features cannot be stored"),
+        (["resume", "no_run"], "no_run: holds no run"),
+        (["export", "no_run", "--output", "x"], "no_run: holds no run"),
+        (["export", "no_run", "--output", "x", "--pick", "worst"], "--pick worst: expected best, knee, or smallest-"),
+        (["evaluate", "no_model", "--data", "x.csv"], "no_model: is no exported model"),
+        (["predict", "no_model", "--image", "none.png", "--text", "x"], "none.png: there is no such image"),
+    ],
+)
+def test_a_wrong_argument_is_one_message_and_status_two(
+    project: Project, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled = [argument.format(search=project.root / "search.yaml") for argument in arguments]
+    assert main(filled) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and expected in captured.err and "Traceback" not in captured.err
+
+
+def test_unreadable_images_stop_the_search_or_are_left_out_as_the_user_wants(
+    own_project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (own_project.images / "000.png").write_bytes(b"no picture")
+    (own_project.images / "003.png").unlink()
+    common = ["--workers", "0", "--cache-dir", str(tmp_path / "cache"), "--budget", "2"]
+    assert main(["search", str(own_project.root / "search.yaml"), "--run-dir", str(tmp_path / "a"), *common]) == 2
+    assert "2 of 60 images are missing or cannot be read: 000.png, 003.png" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+    tolerant = own_project.write("tolerant.yaml", **{"data.skip_unreadable_images": True})
+    assert main(["search", str(tolerant), "--run-dir", str(tmp_path / "b"), *common]) == 0
+    shown = capsys.readouterr().out
+    assert "left out: 2 of 60 images" in shown and re.search(r"\n\d+\.\d% of all texts are cut to 8 tokens\n", shown)
+    manifest, images = own_project.root / "manifest.csv", own_project.images
+    train = sum(line.endswith(",train") for line in manifest.read_text().splitlines())
+    model = ["evaluate", str(tmp_path / "b" / "best"), "--data", str(manifest), "--images", str(images)]
+    assert main([*model, "--split", "train"]) == 0
+    assert f"({train - 2} samples)" in capsys.readouterr().out, "an evaluation leaves them out as well"
+
+
+def test_a_space_too_deep_for_the_encoders_is_refused(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep = project.write("deep.yaml", **{"space.fusion_layer": [0, 3], "data.max_text_tokens": 64})
+    assert main(["search", str(deep), "--run-dir", str(tmp_path / "run"), "--workers", "0"]) == 2
+    error = capsys.readouterr().err
+    assert "space.fusion_layer: 3 is not allowed; expected at most 2" in error
+    assert "data.max_text_tokens: 64 is not allowed; expected at most 20" in error
+
+
+def test_encoders_that_do_not_take_what_is_made_for_them_are_refused(
+    own_project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["search", str(own_project.root / "search.yaml"), "--run-dir", str(tmp_path / "run"), "--workers", "0"]
+    command += ["--cache-dir", str(tmp_path / "cache")]
+    processor = own_project.root / "vit" / "preprocessor_config.json"
+    before = processor.read_text()
+    processor.write_text(json.dumps(json.loads(before) | {"size": {"height": 32, "width": 32}}))
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "vit': its image processor makes images of 3 x 32 x 32, which it does not take" in error
+    processor.write_text(before)
+    tokenizer = load_tokenizer(str(own_project.root / "bert"))
+    tokenizer.add_tokens([f"new{index}" for index in range(100)])
+    tokenizer.save_pretrained(own_project.root / "bert")
+    assert main(command) == 2
+    assert "bert': its tokenizer has a token of number" in capsys.readouterr().err
+
+
+def test_a_space_of_another_depth_than_the_encoders_is_refused(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = project.write(
+        "other_depth.yaml", **{"space.depth": 5, "space.mapping_width": {"choices": [4, 8], "per": "layer"}}
+    )
+    assert main(["space", str(other)]) == 2
+    assert (
+        "space.depth: 5 is not allowed; expected 3, since the encoders have 4 and 3 layers" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("command", [[], ["space"], ["search"], ["resume"], ["export"], ["evaluate"], ["predict"]])
+def test_every_help_shows_an_example_without_loading_torch(command: list[str]) -> None:
+    code = (
+        "import sys\nfrom nas.cli import main\ntry:\n    main(sys.argv[1:])\nfinally:\n"
+        "    assert not {'torch', 'ray', 'optuna'} & set(sys.modules), 'help is slow'"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True, check=False, cwd=REPOSITORY
+    )
+    assert done.returncode == 0, done.stderr
+    assert not command or "example:\n  python run_search.py " + command[0] in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong", "message"),
+    [
+        ("search", "--budget", "a number of trials"),
+        ("search", "--memory-budget", "a number with a unit"),
+        ("space", "--memory-budget", "a number with a unit"),
+        ("compare", "--budget", "a number of trials"),
+    ],
+)
+def test_what_is_wrong_with_a_budget_is_said_without_loading_torch(command: str, wrong: str, message: str) -> None:
+    code = (
+        "import sys\nfrom nas.cli import main\nstatus = main(sys.argv[1:])\n"
+        "assert not {'torch', 'ray', 'optuna'} & set(sys.modules), 'the message is slow'\nsys.exit(status)"
+    )
+    words = [command, "search_spaces/demo.yaml", wrong, "soon"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False, cwd=REPOSITORY
+    )
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {wrong} 'soon': ") and message in done.stderr
+
+
+def test_run_search_is_the_same_program(project: Project) -> None:
+    done = subprocess.run(
+        [sys.executable, "run_search.py", "resume", "no_run"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: no_run: holds no run")
+
+
+def test_what_was_held_out_in_the_search_is_held_out_in_an_evaluation(
+    own_project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = [row.rpartition(",")[0] for row in own_project.manifest.read_text().splitlines()]
+    own_project.manifest.write_text("\n".join(table) + "\n")
+    held_out = {"validation": 0.2, "test": 9, "seed": 4}
+    changes = {"data.columns": {"split": None}, "data.held_out": held_out, "recipe.epochs": 1}
+    run = tmp_path / "run"
+    arguments = ["--run-dir", str(run), "--workers", "0", "--cache-dir", str(tmp_path / "cache"), "--budget", "3"]
+    assert main(["search", str(own_project.write("held.yaml", **changes)), *arguments]) == 0
+    assert "test: 9 samples" in capsys.readouterr().out
+    report = json.loads((run / "report.json").read_text())["best"]
+    data = ["--data", str(own_project.manifest), "--images", str(own_project.images)]
+    for split, count in (("validation", 12), ("test", 9)):
+        assert main(["evaluate", str(run / "best"), *data, "--split", split]) == 0
+        printed = capsys.readouterr().out.splitlines()[0]
+        assert printed.startswith(f"accuracy: {report[split]['accuracy']:.6f} ") and f"({count} samples)" in printed
+
+
+def test_a_data_set_with_several_labels_from_search_to_prediction(
+    own_project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = own_project.manifest.read_text().splitlines()
+    rows = [row.replace("green", "green|cold").replace("blue", "blue|cold") for row in table]
+    own_project.manifest.write_text("\n".join(row.replace(",red,", ",,") for row in rows) + "\n")
+    source = own_project.write(
+        "several.yaml",
+        **{
+            "data.labels": "several",
+            "data.max_text_tokens": None,
+            "search.objective": "micro_f1",
+            "supernet.sampling": "sandwich",
+            "supernet.architectures_per_step": 3,
+            "supernet.distillation": 0.5,
+            "recipe.class_weights": "inverse_frequency",
+            "recipe.epochs": 8,
+        },
+    )
+    run = tmp_path / "run"
+    arguments = ["--run-dir", str(run), "--workers", "0", "--cache-dir", str(tmp_path / "cache"), "--budget", "4"]
+    assert main(["search", str(source), *arguments]) == 0
+    assert "1.33 labels each" in capsys.readouterr().out
+    report = json.loads((run / "report.json").read_text())["best"]
+    assert report["validation"]["micro_f1"] > 0.9 and "threshold" not in report["test"]
+
+    data = ["--data", str(own_project.manifest), "--images", str(own_project.images)]
+    assert main(["evaluate", str(run / "best"), *data]) == 0
+    said = dict(line.split(" (")[0].split(" ±")[0].split(": ") for line in capsys.readouterr().out.splitlines())
+    assert {name: float(value) for name, value in said.items()} == pytest.approx(report["test"], abs=1e-6)
+
+    seen = []
+    for picture in ("000.png", "001.png", "002.png"):  # red, green, blue
+        image = str(own_project.images / picture)
+        assert main(["predict", str(run / "best"), "--image", image, "--text", "apple"]) == 0
+        seen.append({line.split(":")[0] for line in capsys.readouterr().out.splitlines() if line.endswith(" yes")})
+    assert seen == [set(), {"green", "cold"}, {"blue", "cold"}]
+
+
+def test_balanced_accuracy_of_several_labels_is_refused(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    source = project.write("both.yaml", **{"data.labels": "several", "search.objective": "balanced_accuracy"})
+    assert main(["search", str(source), "--workers", "0"]) == 2
+    assert "balanced_accuracy is not allowed where samples have several labels" in capsys.readouterr().err

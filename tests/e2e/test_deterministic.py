@@ -1,0 +1,93 @@
+"""`--deterministic` for real: the same trials, values and weights for any number of workers, and across `kill -9`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nas.run.commands import open_study, read_run
+from nas.run.results_csv import canonical_results
+from tests.support.project import Project, build_project
+from tests.support.real_driver import RealDriver
+
+pytestmark = pytest.mark.slow
+
+MODELS = ("best", "default")
+
+
+@pytest.fixture
+def noisy_project(tmp_path: Path) -> Project:
+    """One on which scores differ."""
+    return build_project(tmp_path / "project", samples=240, colour_noise=200)
+
+
+def outcome(run: Path) -> tuple[str, list[bytes]]:
+    """The canonical study, and the weights that it ended with."""
+    with open_study(run, read_run(run)) as study:
+        results = canonical_results(study)
+    files = [run / "supernet.safetensors", *(run / role / "model.safetensors" for role in MODELS)]
+    return results, [path.read_bytes() for path in files]
+
+
+def scores(results: str) -> list[float]:
+    return [json.loads(line)["score"] for line in results.splitlines()]
+
+
+def test_the_study_and_the_exported_weights_are_the_same_for_any_number_of_workers(
+    noisy_project: Project, tmp_path: Path
+) -> None:
+    source = noisy_project.write(
+        "deterministic.yaml", **{"supernet.architectures_per_step": 2, "recipe.epochs": 1, "budget.trials": 8}
+    )
+    outcomes = {}
+    for count in ("1", "2", "4"):
+        run = tmp_path / f"run {count}"
+        driver = RealDriver(
+            *("search", source, "--deterministic", "--run-dir", run, "--workers", count),
+            *("--cache-dir", tmp_path / "cache"),
+            directory=tmp_path / f"driver {count}",
+        )
+        assert driver.finish() == 0, driver.errors
+        outcomes[count] = outcome(run)
+    found = scores(outcomes["1"][0])
+    assert len(found) == 8 + 4 + 2 and len(set(found)) > 3  # or a difference would not show
+    assert outcomes["2"] == outcomes["1"] and outcomes["4"] == outcomes["1"]
+
+
+def test_so_are_those_of_free_genes_sandwiches_and_a_front_that_was_killed_on_the_way(
+    noisy_project: Project, tmp_path: Path
+) -> None:
+    source = noisy_project.write(
+        "free.yaml",
+        **{
+            "space.depth": 3,
+            "space.query_prompts": {"choices": [1, 2], "per": "layer_and_direction"},
+            "space.mapping_width": {"choices": [4, 8], "per": "layer"},
+            "supernet.architectures_per_step": 3,
+            "supernet.sampling": "sandwich",
+            "supernet.distillation": 0.5,
+            "search.strategy": "nsga2",
+            "search.objective": ["accuracy", "trainable_parameters"],
+            "search.confirmation_seeds": 2,
+            "recipe.epochs": 1,
+        },
+    )
+    cache = ("--cache-dir", tmp_path / "cache")
+    first, second = tmp_path / "undisturbed", tmp_path / "killed"
+    serial = RealDriver(
+        "search", source, "--deterministic", "--run-dir", first, "--workers", "0", *cache, directory=tmp_path / "serial"
+    )
+    assert serial.finish() == 0, serial.errors
+    killed = RealDriver(
+        "search", source, "--deterministic", "--run-dir", second, "--workers", "2", *cache, directory=tmp_path / "first"
+    )
+    assert killed.wait_for(r"^trial 5 inherited")
+    killed.kill()
+    resumed = RealDriver("resume", second, "--workers", "1", *cache, directory=tmp_path / "second")
+    assert resumed.finish() == 0, resumed.errors
+    assert outcome(second) == outcome(first)
+    evidence = [json.loads((run / "evidence.json").read_text()) for run in (first, second)]
+    for entry in evidence:
+        del entry["phases"]  # where the time went
+    assert evidence[0] == evidence[1]
+    assert len(set(scores(outcome(first)[0]))) > 3

@@ -1,0 +1,117 @@
+"""A real driver with real Ray workers, killed by `kill -9`, and resumed; benchmarks/faults.py does it 100 times."""
+
+import csv
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nas.run.commands import open_study, read_run
+from tests.support.project import Project
+from tests.support.real_driver import PHASES, TRIAL, RealDriver
+
+pytestmark = pytest.mark.slow
+
+COMPARED = re.compile(r"^(\w+): learning rate ([\d.e-]+), seed (\d+): validation \w+ ([\d.]+),", re.MULTILINE)
+"""Family, learning rate, seed and score of a training of a comparison that is said to be finished."""
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[list[RealDriver]]:
+    """Those of all tests; Ray's own processes notice within a minute that their driver was killed, and end."""
+    started: list[RealDriver] = []
+    yield started
+    deadline = time.monotonic() + 120
+    while (left := [driver.processes() for driver in started if driver.processes()]) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not left
+
+
+@pytest.fixture
+def drivers(started: list[RealDriver]) -> Iterator[list[RealDriver]]:
+    """Those of a test."""
+    drivers: list[RealDriver] = []
+    yield drivers
+    started += drivers
+
+
+def test_a_search_killed_in_the_supernet_and_among_finalists_ends_complete_with_nothing_finished_lost(
+    project: Project, tmp_path: Path, drivers: list[RealDriver]
+) -> None:
+    source = project.write("killed.yaml", **{"supernet.steps": 150, "recipe.epochs": 60, "search.finalists": 2})
+    run, common = tmp_path / "run", ["--cache-dir", tmp_path / "cache", "--workers"]
+    first = ("search", source, "--run-dir", run)
+    for what, phase in ((first, "supernet"), (("resume", run), "finalists")):
+        killed = RealDriver(*what, *common, "2", directory=tmp_path / f"killed in {phase}")
+        drivers.append(killed)
+        assert killed.wait_for(PHASES[phase])
+        killed.kill()
+        assert "exported model" not in killed.output and not killed.errors
+
+    resumed = RealDriver("resume", run, *common, "0", directory=tmp_path / "resumed")
+    drivers.append(resumed)
+    assert resumed.finish() == 0, resumed.errors
+    assert "exported model" in resumed.output
+    said = [entry for driver in drivers for entry in TRIAL.findall(driver.output)]
+    with open_study(run, read_run(run)) as study:
+        assert [len(study.results(stage)) for stage in ("inherited", "trained", "full")] == [8, 4, 2]
+        assert study.running == {} and study.rejections == []
+        for trial, stage, score in said:
+            if trial != "default":
+                kept = study.result(stage, int(trial))
+                assert kept is not None and f"{kept.score:.4f}" == score
+    keys = [entry[:2] for entry in said]
+    assert len(keys) == len(set(keys)), "nothing that was said to be finished was done again"
+
+
+def test_killed_workers_end_neither_the_supernet_nor_the_search(
+    project: Project, tmp_path: Path, drivers: list[RealDriver]
+) -> None:
+    source = project.write("killed_workers.yaml", **{"supernet.steps": 150, "supernet.architectures_per_step": 2})
+    run = tmp_path / "run"
+    common = ["--workers", "2", "--cache-dir", tmp_path / "cache"]
+    driver = RealDriver("search", source, "--run-dir", run, *common, directory=tmp_path / "driver")
+    drivers.append(driver)
+    assert driver.wait_for(PHASES["supernet"])
+    assert driver.kill_workers(2)
+    assert driver.wait_for(PHASES["candidates"])
+    assert driver.kill_workers(1)
+    assert driver.finish() == 0, driver.errors
+    assert "supernet: its worker was killed from outside; it goes on from its last checkpoint" in driver.output
+    assert not driver.errors and "raylet" not in driver.output
+    with open_study(run, read_run(run)) as study:
+        assert [len(study.results(stage)) for stage in ("inherited", "trained", "full")] == [8, 4, 2]
+        assert study.running == {} and study.rejections == []
+
+
+def test_a_comparison_that_was_killed_and_interrupted_trains_nothing_twice(
+    project: Project, tmp_path: Path, drivers: list[RealDriver]
+) -> None:
+    source = project.write(
+        "killed_comparison.yaml", **{"compare": {"learning_rates": [1e-3, 1e-2]}, "recipe.epochs": 20}
+    )
+    directory = tmp_path / "comparison"
+    common = ["--seeds", "2", "--run-dir", directory, "--cache-dir", tmp_path / "cache", "--workers"]
+    for name, family in (("killed", "VPT"), ("interrupted", "MBT"), ("last", "")):
+        what = ["compare", source, "--families", "vpt", "mbt", *common, "2" if family else "0"]
+        driver = RealDriver(*what, directory=tmp_path / name)
+        drivers.append(driver)
+        if family:
+            assert driver.wait_for(rf"^{family}: learning rate .* validation"), driver.errors
+        if name == "killed":
+            driver.kill()
+        if name == "interrupted":
+            driver.interrupt()
+            assert driver.finish() == 130, driver.errors
+            assert "Traceback" not in driver.errors
+    assert drivers[-1].finish() == 0, drivers[-1].errors
+    said = [line for driver in drivers for line in COMPARED.findall(driver.output)]
+    scores = {(title, float(rate), int(seed)): score for title, rate, seed, score in said}
+    assert len(scores) == len(said) == 2 * (2 + 1), "both learning rates, and the better one with a second seed"
+    with (directory / "comparison.csv").open() as file:
+        for title, row in zip(("VPT", "MBT"), csv.DictReader(file), strict=True):
+            for seed in range(2):
+                kept = float(row[f"validation_accuracy_seed{seed}"])
+                assert scores[title, float(row["learning_rate"]), seed] == f"{kept:.4f}"

@@ -1,0 +1,97 @@
+"""A search on a Ray cluster of several nodes, all on this machine; one of them is lost on the way."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from nas.common.errors import ExecutionError
+from nas.common.progress import LineReporter
+from nas.run.commands import Machine, Overrides, open_study, read_run, start
+from nas.run.results_csv import canonical_results
+from tests.support.project import Project
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A head node with one core; tests add others."""
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    yield found
+    ray.shutdown()
+    found.shutdown()
+
+
+class LosesNode(io.StringIO):
+    """A log during which a node is lost.
+
+    Args:
+        cluster: With the node.
+        node: To be killed, without a warning, when the other node and it have had work.
+    """
+
+    def __init__(self, cluster: Cluster, node: object) -> None:
+        super().__init__()
+        self._cluster = cluster
+        self._node = node
+        self._is_lost = False
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if not self._is_lost and "takes part with" in self.getvalue() and self.getvalue().count("\ntrial ") >= 5:
+            self._is_lost = True
+            self._cluster.remove_node(self._node, allow_graceful=False)
+        return written
+
+
+def test_a_search_on_two_nodes_of_which_one_is_lost_ends_with_every_trial_accounted_for(
+    project: Project, cluster: Cluster, tmp_path: Path
+) -> None:
+    source = project.write("cluster.yaml", **{"deterministic": True, "budget.trials": 16, "search.training_steps": 20})
+    quiet = LineReporter(io.StringIO())
+    alone = Machine(worker_count=0, cache_directory=tmp_path / "cache")
+    start(source, tmp_path / "alone", Overrides(), alone, quiet)
+
+    node = cluster.add_node(num_cpus=1, env_vars={"XDG_CACHE_HOME": str(tmp_path / "other")})
+    log = LosesNode(cluster, node)
+    machine = Machine(ray_address=cluster.address)
+    # On one machine the other node finds the driver's features; `test_node_setup.py` has the case where it does not.
+    start(source, tmp_path / "run", Overrides(), machine, LineReporter(log))
+    assert "takes part with 1 worker(s)" in log.getvalue() and "was lost with 1 worker(s)" in log.getvalue()
+    assert "exported model" in log.getvalue()
+
+    run, expected = (read_run(tmp_path / name) for name in ("run", "alone"))
+    with open_study(tmp_path / "run", run) as study, open_study(tmp_path / "alone", expected) as reference:
+        assert study.running == {} and study.rejections == []
+        assert [study.count(stage) for stage in ("inherited", "trained", "full")] == [16, 8, 2]
+        assert canonical_results(study) == canonical_results(reference)
+
+
+def test_a_node_that_cannot_read_the_data_is_left_out_and_named(
+    own_project: Project, cluster: Cluster, tmp_path: Path
+) -> None:
+    cluster.add_node(num_cpus=1, env_vars={"XDG_CACHE_HOME": "/proc/no_cache"})
+    log = io.StringIO()
+    source = own_project.write("left_out.yaml", **{"budget.trials": 4})
+    start(source, tmp_path / "run", Overrides(), Machine(ray_address=cluster.address), LineReporter(log))
+    assert "is left out: " in log.getvalue() and "/proc/no_cache" in log.getvalue()
+    assert "exported model" in log.getvalue()
+
+
+def test_a_ray_that_was_not_started_here_is_not_shut_down(project: Project, cluster: Cluster, tmp_path: Path) -> None:
+    ray.init(address=cluster.address, log_to_driver=False)
+    machine = Machine(cache_directory=tmp_path / "cache")
+    overrides = Overrides(trials=2)
+    start(project.root / "search.yaml", tmp_path / "run", overrides, machine, LineReporter(io.StringIO()))
+    assert ray.is_initialized() and ray.cluster_resources()["CPU"] == 1
+    assert ray.available_resources()["CPU"] == 1  # its own workers it has ended
+
+
+def test_an_address_where_no_cluster_is_is_one_clear_error(project: Project, tmp_path: Path) -> None:
+    machine = Machine(ray_address="127.0.0.1:1", cache_directory=tmp_path / "cache")
+    with pytest.raises(ExecutionError, match=r"--ray-address '127\.0\.0\.1:1': no Ray cluster answers there"):
+        start(project.root / "search.yaml", tmp_path / "run", Overrides(), machine, LineReporter(io.StringIO()))

@@ -1,0 +1,80 @@
+import pytest
+
+from nas.common.errors import TrainingError
+from nas.execution.failure_policy import SAME_FAILURES, WORKER_DEATHS, FailurePolicy
+from nas.models.fusion.pmf.architecture import PMFArchitecture
+from nas.search.trial import Failure, FailureKind, Job, is_out_of_memory
+
+
+def job(trial: int) -> Job:
+    return Job(trial, PMFArchitecture(1, 1, 1, 1, 1), "inherited", 0, 7, 1000)
+
+
+def failure(trial: int, kind: FailureKind, cause: str = "cause") -> Failure:
+    return Failure(job(trial), kind, cause, f"reason {trial}")
+
+
+class Recorder:
+    """A policy with what it has recorded, and who is to be tried alone."""
+
+    def __init__(self) -> None:
+        self.recorded: list[int] = []
+        self.alone: set[int] = set()
+        self.policy = FailurePolicy(
+            was_alone=lambda job: job.trial in self.alone,
+            try_alone=lambda job: self.alone.add(job.trial),
+            record=lambda failure: self.recorded.append(failure.job.trial),
+        )
+
+
+def test_a_death_from_outside_never_counts() -> None:
+    recorder = Recorder()
+    assert {recorder.policy.judge(failure(1, "outside")) for _ in range(20)} == {"put back"}
+
+
+def test_a_crash_counts_and_the_third_is_the_candidates_own_once_others_got_through() -> None:
+    recorder = Recorder()
+    verdicts = [recorder.policy.judge(failure(1, "crash")) for _ in range(WORKER_DEATHS)]
+    assert verdicts == ["put back", "put back", "rejected"] and recorder.recorded == []
+    recorder.policy.settle()
+    assert recorder.recorded == [1]
+
+
+def test_want_of_memory_is_tried_alone_and_then_final() -> None:
+    recorder = Recorder()
+    assert recorder.policy.judge(failure(1, "memory")) == "try alone" and recorder.alone == {1}
+    assert recorder.policy.judge(failure(1, "memory")) == "rejected" and recorder.recorded == [1]
+
+
+def test_one_cause_in_a_row_stops_the_search_and_is_nobodys_own() -> None:
+    recorder = Recorder()
+    for trial in range(SAME_FAILURES - 1):
+        assert recorder.policy.judge(failure(trial, "error")) == "rejected"
+    with pytest.raises(TrainingError, match="3 candidates in a row failed with one cause: reason 2"):
+        recorder.policy.judge(failure(2, "error"))
+    assert recorder.recorded == []
+
+
+def test_different_causes_or_a_success_between_them_do_not_stop_the_search() -> None:
+    recorder = Recorder()
+    for trial in range(6):
+        recorder.policy.judge(failure(trial, "error", cause=str(trial)))
+    recorder.policy.settle()
+    for trial in range(6, 12):
+        recorder.policy.judge(failure(trial, "error"))
+        recorder.policy.settle()
+    assert recorder.recorded == list(range(12))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_want_of_memory_is_recognised_whoever_says_it(error: BaseException, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected
+    assert (Failure.of(job(1), error, 5).kind == "memory") is expected

@@ -1,0 +1,181 @@
+"""Who takes part in the supernet's training, and what becomes of it when they die; how much jobs are granted.
+
+More about jobs: tests/run/test_phases.py.
+"""
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from nas.common.errors import TrainingError
+from nas.execution.base import Device, SupernetOrder, WorkerLost
+from nas.execution.failure_policy import FailurePolicy
+from nas.execution.plan import Plan
+from nas.execution.scheduler import Dispatcher
+from nas.memory.prediction import PROCESS_BYTES, bytes_with_holes
+from nas.models.fusion.pmf.architecture import PMFArchitecture
+from nas.search.trial import Failure, Job, Result
+from tests.support.search_loop import SimulatedExecutor
+
+BUDGET_BYTES, IDLE_BYTES = 1000, 100
+MIB = 2**20
+
+
+class Group(SimulatedExecutor):
+    """Devices by name with their slots; says what it was asked.
+
+    Args:
+        slots: Of each device.
+        deaths: How often its processes die before they come through.
+    """
+
+    def __init__(self, slots: Mapping[str, int], deaths: int = 0) -> None:
+        self.slots = dict(slots)
+        self.deaths = deaths
+        self.asked: list[tuple[dict[str, int], int]] = []
+        self.ended: dict[str, int] = {}
+
+    @property
+    def devices(self) -> list[Device]:
+        return [Device(name, count, count) for name, count in self.slots.items()]
+
+    def end_idle(self, device: str, count: int) -> None:
+        self.ended[device] = self.ended.get(device, 0) + count
+
+    def train_supernet(
+        self,
+        order: SupernetOrder,
+        *,
+        processes: Mapping[str, int],
+        grant_bytes: int,
+        should_stop: Callable[[], bool],
+        on_progress: Callable[[Any], None],
+    ) -> int:
+        self.asked.append((dict(processes), grant_bytes))
+        if len(self.asked) <= self.deaths:
+            raise WorkerLost(f"death {len(self.asked)}")
+        return 7
+
+
+class OneAfterAnother(Plan):
+    """Jobs with these needs."""
+
+    def __init__(self, *needs: int) -> None:
+        self._jobs = [
+            Job(trial, PMFArchitecture(0, 1, 0, 0, 4), "full", 1, 0, need) for trial, need in enumerate(needs)
+        ]
+
+    def next_jobs(self) -> list[Job]:
+        return [self._jobs.pop(0)] if self._jobs else []
+
+    def took(self, result: Result) -> None:
+        pass
+
+    def rejected(self, failure: Failure) -> None:
+        raise AssertionError(failure)
+
+    def put_back(self, job: Job) -> None:
+        raise AssertionError(job)
+
+
+def dispatcher(executor: SimulatedExecutor, budget_bytes: int = BUDGET_BYTES) -> Dispatcher:
+    return Dispatcher(
+        executor=executor,
+        budget_bytes=budget_bytes,
+        idle_bytes=IDLE_BYTES,
+        policy=FailurePolicy(was_alone=lambda job: False, try_alone=lambda job: None, record=lambda failure: None),
+        runs_alone=lambda job: False,
+        take=lambda result: None,
+        show=lambda failure, verdict: None,
+        now=lambda: 0.0,
+    )
+
+
+def trained(executor: Group, process_count: int, peak_bytes: int) -> tuple[int, int, list[str]]:
+    lost: list[str] = []
+    under_test = dispatcher(executor)
+    before = under_test.reserved_bytes
+    done, shared_by = under_test.train_supernet(
+        SupernetOrder(None, {}, peak_bytes),
+        process_count=process_count,
+        should_stop=lambda: False,
+        on_progress=lambda progress: None,
+        on_lost=lost.append,
+    )
+    assert under_test.reserved_bytes <= before  # given back
+    return done, shared_by, lost
+
+
+@pytest.mark.parametrize(
+    ("slots", "process_count", "peak_bytes", "processes", "grant_bytes", "ended"),
+    [
+        ({"host": 4}, 2, 300, {"host": 2}, 400, {}),  # two idle ones keep 200
+        ({"host": 4}, 8, 200, {"host": 4}, 250, {}),
+        ({"host": 4}, 4, 450, {"host": 2}, 450, {"host": 1}),  # one more idle process would pass the budget
+        ({"host": 4}, 4, 5000, {"host": 1}, 1000, {"host": 3}),  # parts of the batch are smaller than predicted
+        ({"host": 2, "other": 4}, 3, 300, {"host": 2, "other": 1}, 500, {}),
+        ({"GPU 0": 1, "GPU 1": 1}, 4, 900, {"GPU 0": 1, "GPU 1": 1}, 1000, {}),
+    ],
+)
+def test_as_many_take_part_as_there_is_memory_for_and_idle_processes_make_room(
+    slots: dict[str, int],
+    process_count: int,
+    peak_bytes: int,
+    processes: dict[str, int],
+    grant_bytes: int,
+    ended: dict[str, int],
+) -> None:
+    executor = Group(slots)
+    assert trained(executor, process_count, peak_bytes) == (7, sum(processes.values()), [])
+    assert executor.asked == [(processes, grant_bytes)]
+    assert executor.ended == ended
+    for name, count in processes.items():
+        idle = slots[name] - count - ended.get(name, 0)
+        assert count * grant_bytes + idle * IDLE_BYTES <= BUDGET_BYTES
+
+
+def test_a_training_whose_processes_die_goes_on_and_not_for_ever() -> None:
+    assert trained(Group({"host": 2}, deaths=3), 2, 100) == (7, 2, ["death 1", "death 2", "death 3"])
+    with pytest.raises(TrainingError, match="its workers died 4 times: death 4"):
+        trained(Group({"host": 2}, deaths=4), 2, 100)
+
+
+def test_who_is_lost_with_a_node_is_replaced_by_another() -> None:
+    class Loses(Group):
+        def train_supernet(self, order: SupernetOrder, **arguments: Any) -> int:
+            if len(self.asked) == 0:
+                self.asked.append((dict(arguments["processes"]), arguments["grant_bytes"]))
+                del self.slots["host"]
+                raise WorkerLost("its node was lost")
+            return super().train_supernet(order, **arguments)
+
+    executor = Loses({"host": 1, "other": 1})
+    assert trained(executor, 1, 100) == (7, 1, ["its node was lost"])
+    assert executor.asked == [({"host": 1}, 1000), ({"other": 1}, 1000)]
+
+
+@pytest.mark.parametrize(
+    ("budget_bytes", "ample"),
+    [
+        (2 * PROCESS_BYTES + 360 * MIB, [True, False]),  # 160 MiB of tensors with their holes beside 200
+        (2 * PROCESS_BYTES + 359 * MIB, [False, False]),
+        (2 * PROCESS_BYTES + 700 * MIB, [True, True]),
+    ],
+)
+def test_a_job_is_granted_room_to_keep_what_it_frees_where_that_keeps_nobody_out(
+    budget_bytes: int, ample: list[bool]
+) -> None:
+    needs = [PROCESS_BYTES + 100 * MIB, PROCESS_BYTES + 200 * MIB]
+    granted = []
+
+    class Notes(SimulatedExecutor):
+        def submit(self, job: Job, device: str, grant_bytes: int) -> None:
+            granted.append(grant_bytes)
+            super().submit(job, device, grant_bytes)
+
+    executor = Notes([2], random.Random(0))
+    dispatcher(executor, budget_bytes).run(OneAfterAnother(*needs), is_over=lambda: False)
+    assert granted == [bytes_with_holes(need) if more else need for need, more in zip(needs, ample, strict=True)]
+    assert executor.most_granted <= budget_bytes

@@ -1,0 +1,98 @@
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from nas.config.schema import BudgetConfig
+from nas.memory.calibration import PeakCorrection
+from nas.memory.prediction import MemoryModel
+from nas.models.fusion.pmf.architecture import PMFArchitecture
+from nas.run.feasibility import Feasibility, Fit
+from nas.search.space import Architecture
+from nas.storage.study import Rejection, Study
+
+SMALL, LARGE = PMFArchitecture(1, 1, 1, 1, 10), PMFArchitecture(1, 1, 1, 1, 100)
+
+
+@dataclass
+class Prediction:
+    peak_bytes: int
+
+
+class WidthMemory:
+    """A peak is 100 bytes and the mapping width, divided by the micro-batches; four samples a batch."""
+
+    def __init__(self) -> None:
+        self.asked: set[Architecture] = set()
+
+    def predict(self, architecture: Architecture, *, micro_batches: int = 1, budget_bytes: int = 0) -> Prediction:
+        self.asked.add(architecture)
+        return Prediction(100 + architecture.mapping_width // micro_batches)
+
+    def most_fitting(self, architecture: Architecture, budget_bytes: int) -> int | None:
+        fitting = [parts for parts in range(1, 5) if 100 + architecture.mapping_width // parts <= budget_bytes]
+        return min(fitting, default=None)
+
+
+@dataclass
+class Notes:
+    """A study that remembers rejections only."""
+
+    rejections: list[Rejection] = field(default_factory=list)
+    infeasible: list[tuple[Architecture, str, int]] = field(default_factory=list)
+
+    def reject_infeasible(self, architecture: Architecture, reason: str, predicted: int) -> None:
+        self.infeasible.append((architecture, reason, predicted))
+
+
+def feasibility(
+    budget_bytes: int,
+    when_too_large: str = "reject",
+    correction: PeakCorrection | None = None,
+    memory: WidthMemory | None = None,
+    **notes: Any,
+) -> tuple[Feasibility, Notes]:
+    study = Notes(**notes)
+    budget = BudgetConfig(None, 10, budget_bytes, when_too_large, 0.2, 0.3)
+    made = Feasibility(
+        memory=cast(MemoryModel, memory or WidthMemory()),
+        budget=budget,
+        correction=correction,
+        study=cast(Study, study),
+        largest=LARGE,
+    )
+    return made, study
+
+
+def test_what_does_not_fit_is_rejected_and_remembered_once() -> None:
+    found, study = feasibility(150)
+    assert found.fit(SMALL) == Fit(110, 1) and found.fit(LARGE) is None
+    assert [found.record_unless_fits(entry) for entry in (SMALL, LARGE, LARGE)] == [True, False, False]
+    assert study.infeasible == [(LARGE, "predicted peak 200 B (200 bytes), budget 150 B", 200)]
+
+
+def test_nothing_is_predicted_of_who_is_smaller_than_what_fits() -> None:
+    for budget, asked in ((250, {LARGE}), (150, {LARGE, SMALL})):
+        memory = WidthMemory()
+        assert feasibility(budget, memory=memory)[0].fits(SMALL)
+        assert memory.asked == asked
+
+
+def test_with_accumulation_the_largest_micro_batches_that_fit_are_taken() -> None:
+    found, study = feasibility(150, "accumulate")
+    assert found.fit(SMALL) == Fit(110, 1) and found.fit(LARGE) == Fit(150, 2)
+    found, _ = feasibility(120, "accumulate")
+    assert found.fit(LARGE) is None  # not even single samples
+    assert not study.infeasible
+
+
+def test_what_was_measured_corrects_what_is_predicted() -> None:
+    found, _ = feasibility(150, "accumulate", PeakCorrection([(100, 110)]))
+    assert found.fit(SMALL) == Fit(110, 1, 10) and found.fit(LARGE) == Fit(133, 3, 10)
+
+
+def test_who_ran_out_of_memory_alone_does_not_fit_until_there_is_more() -> None:
+    found, _ = feasibility(150)
+    found.outgrew(SMALL)
+    assert not found.fits(SMALL)
+    rejection = Rejection(0, SMALL, "inherited", "infeasible", "held too much", 110, 160)
+    assert not feasibility(150, rejections=[rejection])[0].fits(SMALL)
+    assert feasibility(200, rejections=[rejection])[0].fits(SMALL)

@@ -1,0 +1,133 @@
+import csv
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
+from nas.run.results_csv import canonical_results, write_results
+from nas.search.space import Architecture, SearchSpace
+from nas.search.trial import Job, Result, Stage
+from nas.storage.study import Study
+
+SPACE = SearchSpace(PMFArchitecture, dict.fromkeys(GENES, tuple(range(1, 8))))
+FIRST, SECOND, THIRD = (PMFArchitecture(1, number, 1, 1, 1) for number in (1, 2, 3))
+
+
+def result(trial: int, architecture: Architecture, stage: Stage = "inherited", **changes: Any) -> Result:
+    values = Result(trial, architecture, stage, 1 / 3, {"accuracy": 1 / 3, "macro_f1": 0.25}, 5, 7, 11, 2.0625, 100, 90)
+    return replace(values, **changes)
+
+
+def fill(directory: Path, order: tuple[int, ...] = (0, 2), **measured: Any) -> Study:
+    study = Study(directory, SPACE, name="run")
+    architectures = {0: FIRST, 2: THIRD}
+    study.start(FIRST, 4)
+    study.reject_infeasible(SECOND, f"predicted {measured}", measured.get("predicted_peak_bytes", 10**9))
+    study.start(THIRD, 5)
+    for trial in order:
+        study.finish(result(trial, architectures[trial], **measured))
+    study.finish(result(0, FIRST, "trained", **measured))
+    job = Job(2, THIRD, "trained", 5, 11, 100)
+    study.reject(job, status="infeasible", reason="ran out, twice", measured_peak_bytes=measured.get("seconds"))
+    return study
+
+
+def test_every_candidate_and_stage_is_a_row_with_what_is_known_of_it(tmp_path: Path) -> None:
+    with fill(tmp_path) as study:
+        write_results(tmp_path / "results.csv", study, PMFArchitecture)
+    with (tmp_path / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    known = [{key: value for key, value in row.items() if value and key not in GENES} for row in rows]
+    scored = {
+        "status": "finished",
+        "score": repr(1 / 3),
+        "accuracy": repr(1 / 3),
+        "macro_f1": "0.25",
+        "training_steps": "5",
+        "supernet_steps": "7",
+        "seed": "11",
+        "seconds": "2.062",
+        "predicted_peak_bytes": "100",
+        "measured_peak_bytes": "90",
+        "kept_freed_memory": "False",
+    }
+    infeasible = {"status": "infeasible", "predicted_peak_bytes": "1000000000", "reason": "predicted {}"}
+    tried = {"status": "infeasible", "predicted_peak_bytes": "100", "reason": "ran out, twice"}
+    assert known == [
+        {"trial": "0", "stage": "inherited", "round": "4", **scored, "micro_batches": "1"},
+        {"trial": "2", "stage": "inherited", "round": "5", **scored, "micro_batches": "1"},
+        {"trial": "0", "stage": "trained", "round": "4", **scored, "micro_batches": "1"},
+        {"trial": "1", "stage": "inherited", **infeasible},
+        {"trial": "2", "stage": "trained", "round": "5", **tried},
+    ]
+    assert [row["query_prompts"] for row in rows] == ["1", "3", "1", "2", "3"]
+
+
+def test_the_canonical_results_of_equal_searches_are_equal_whatever_was_measured(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    slow = {"seconds": 99.0, "measured_peak_bytes": 12345, "predicted_peak_bytes": 678, "kept_freed_memory": True}
+    with fill(tmp_path / "a") as first, fill(tmp_path / "b", order=(2, 0), **slow) as second:
+        assert canonical_results(first) == canonical_results(second)
+        expected = canonical_results(first)
+    with Study(tmp_path / "a", SPACE, name="run") as again:
+        assert canonical_results(again) == expected
+
+
+def test_the_canonical_results_are_every_trial_of_every_stage_in_order(tmp_path: Path) -> None:
+    with fill(tmp_path) as study:
+        lines = [json.loads(line) for line in canonical_results(study).splitlines()]
+    assert [(line["stage"], line["trial"], line["status"], line["round"]) for line in lines] == [
+        ("inherited", 0, "finished", 4),
+        ("inherited", 1, "infeasible", None),
+        ("inherited", 2, "finished", 5),
+        ("trained", 0, "finished", 4),
+        ("trained", 2, "infeasible", 5),
+    ]
+    assert lines[0]["score"] == 1 / 3 and lines[0]["architecture"] == FIRST.as_dict()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"score": 0.1 + 0.2},
+        {"seed": 12},
+        {"step_count": 6},
+        {"supernet_steps": 8},
+        {"metrics": {"accuracy": 1 / 3 + 1e-16, "macro_f1": 0.25}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_any_difference_of_a_result_shows(tmp_path: Path, change: dict[str, Any]) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with (
+        fill(tmp_path / "a", **({"score": 0.3} if "score" in change else {})) as first,
+        fill(tmp_path / "b", **change) as second,
+    ):
+        assert canonical_results(first) != canonical_results(second)
+
+
+class Large:
+    """What `write_results` asks of a study, with as many results as the largest search is planned for."""
+
+    def __init__(self, count: int) -> None:
+        architectures = list(SPACE)
+        self._results = [result(trial, architectures[trial]) for trial in range(count)]
+        self.rounds = {trial: trial // 10 for trial in range(count)}
+        self.rejections: list[Any] = []
+
+    def results(self, stage: Stage) -> list[Result]:
+        return self._results if stage == "inherited" else []
+
+
+def test_ten_thousand_results_are_written_in_a_fraction_of_a_second(tmp_path: Path) -> None:
+    large: Any = Large(10_000)
+    begin = time.process_time()
+    write_results(tmp_path / "results.csv", large, PMFArchitecture)
+    assert time.process_time() - begin < 1
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 10_001

@@ -1,0 +1,1 @@
+"""Projects, models, drivers and factories that the tests share."""

@@ -1,0 +1,124 @@
+"""A whole little project on disk: images, manifest, two encoder checkpoints and a search file."""
+
+import csv
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from PIL import Image
+from transformers import BertTokenizer
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from tests.support.tiny import bert_model, vit_model
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 210)}
+WORDS = ("apple", "boat", "cat", "dog", "egg", "fox")
+
+
+@dataclass(frozen=True)
+class Project:
+    """Paths of the little project."""
+
+    root: Path
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "manifest.csv"
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    def values(self, **changes: Any) -> dict[str, Any]:
+        """The search file's content, with some dotted keys changed: `values(**{"budget.trials": 3})`."""
+        values = yaml.safe_load(SEARCH)
+        for path, value in changes.items():
+            *sections, key = path.split(".")
+            section = values
+            for name in sections:
+                section = section[name]
+            section[key] = value
+        return values
+
+    def write(self, name: str = "search.yaml", **changes: Any) -> Path:
+        """The search file on disk, with some dotted keys changed."""
+        path = self.root / name
+        path.write_text(yaml.safe_dump(self.values(**changes)))
+        return path
+
+
+SEARCH = """
+name: little
+data: {manifest: manifest.csv, images: images, max_text_tokens: 8}
+encoders: {image: ./vit, text: ./bert}
+space:
+  fusion_layer: [0, 1, 2]
+  query_prompts: [1, 2]
+  query_context_prompts: [0, 2]
+  fusion_context_prompts: [0, 1]
+  mapping_width: [4, 8]
+recipe:
+  optimizer: adamw
+  learning_rates: {prompts: 1e-2, mappings: 1e-2, classifiers: 1e-2}
+  weight_decay: 1e-4
+  schedule: cosine
+  warmup_share: 0.1
+  clip_norm: 1.0
+  batch_size: 8
+  epochs: 4
+supernet: {steps: 12, checkpoint_steps: 4, sampling: balanced, architectures_per_step: 1}
+search:
+  strategy: evolution
+  objective: accuracy
+  scored_together: 2
+  round_size: 4
+  training_share: 0.5
+  training_steps: 3
+  finalists: 2
+  confirmation_seeds: 0
+  evolution: {population: 4, parents: 2}
+budget: {trials: 8, memory: 4GiB}
+seed: 1
+"""
+
+
+def build_project(root: Path, samples: int = 60, colour_noise: int = 25) -> Project:
+    """Write the project; the label is the colour of the image, and texts say nothing of it.
+
+    Args:
+        root: Folder to write it in.
+        samples: Of all splits together.
+        colour_noise: By how much of 255 an image's colour is off at most: with 25 every model is soon perfect, with 200
+            colours are taken for one another and scores differ.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    generator = random.Random(0)
+    (root / "images").mkdir()
+    rows = []
+    for index in range(samples):
+        colour = list(COLOURS)[index % 3]
+        name = f"{index:03}.png"
+        pixels = tuple(
+            min(max(value + generator.randint(-colour_noise, colour_noise), 0), 255) for value in COLOURS[colour]
+        )
+        Image.new("RGB", (20, 20), pixels).save(root / "images" / name)
+        text = " ".join(generator.choices(WORDS, k=generator.randint(1, 5)))
+        split = ("train", "train", "train", "validation", "test")[index // 3 % 5]
+        rows.append({"image": name, "text": text, "label": colour, "split": split})
+    with (root / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["image", "text", "label", "split"])
+        writer.writeheader()
+        writer.writerows(rows)
+    vit_model(depth=4, dtype=torch.float32).save_pretrained(root / "vit")
+    ViTImageProcessorPil(size={"height": 16, "width": 16}, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(
+        root / "vit"
+    )
+    bert_model(depth=3, dtype=torch.float32).save_pretrained(root / "bert")
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (root / "vocab.txt").write_text("\n".join(vocabulary))
+    BertTokenizer(vocab=str(root / "vocab.txt")).save_pretrained(root / "bert")
+    (root / "search.yaml").write_text(SEARCH)
+    return Project(root)

@@ -1,0 +1,274 @@
+"""A search without training: real study, strategy, plans and dispatcher; scores come from a formula."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from nas.common.progress import Reporter
+from nas.common.seeds import seed_from
+from nas.config.load import config_as_dict, parse_config
+from nas.config.schema import Config, objectives_of
+from nas.execution.base import Device, Ended, Executor, SupernetOrder, SupernetProgress
+from nas.execution.failure_policy import FailurePolicy
+from nas.execution.plan import Plan
+from nas.execution.scheduler import Dispatcher
+from nas.run.feasibility import Feasibility, Fit
+from nas.run.phases import CandidatePlan, FinalistPlan, JobMaker
+from nas.run.results_csv import canonical_results
+from nas.search.promotion import Ladder
+from nas.search.space import Architecture
+from nas.search.strategies.registry import build_strategy
+from nas.search.trial import Failure, Job, Result
+from nas.storage.study import Study
+from tests.support.project import SEARCH
+
+FULL_STEPS = 10
+
+
+class Killed(BaseException):
+    """Stands for `kill -9` of the driver."""
+
+
+class Silent(Reporter):
+    def note(self, text: str) -> None:
+        pass
+
+    def progress(self, phase: str, done: int, total: int | None, detail: str = "") -> None:
+        pass
+
+
+def config_with(**changes: Any) -> Config:
+    values = yaml.safe_load(SEARCH)
+    for path, value in changes.items():
+        *sections, key = path.split("__")
+        place = values
+        for name in sections:
+            place = place[name]
+        place[key] = value
+    return parse_config(values, source="test", base_directory=Path())
+
+
+class SizedFeasibility:
+    """Peaks by a formula; what is above the budget does not fit.
+
+    Args:
+        study: Remembers who does not.
+        budget_bytes: Of a device.
+    """
+
+    def __init__(self, study: Study, budget_bytes: int) -> None:
+        self._study = study
+        self._budget_bytes = budget_bytes
+        self._recorded = {entry.architecture for entry in study.rejections if entry.status == "infeasible"}
+        self.outgrown: set[Architecture] = set()
+
+    def fit(self, architecture: Architecture) -> Fit | None:
+        peak = peak_bytes(architecture)
+        return Fit(peak, 1) if peak <= self._budget_bytes and architecture not in self.outgrown else None
+
+    def fits(self, architecture: Architecture) -> bool:
+        return self.fit(architecture) is not None
+
+    def record_unless_fits(self, architecture: Architecture) -> bool:
+        if not self.fits(architecture) and architecture not in self._recorded:
+            self._recorded.add(architecture)
+            self._study.reject_infeasible(architecture, "too large", peak_bytes(architecture))
+        return self.fits(architecture)
+
+    def outgrew(self, architecture: Architecture) -> None:
+        self.outgrown.add(architecture)
+
+
+class SizedCosts:
+    """Costs by the same formula."""
+
+    def parameter_count(self, architecture: Architecture) -> int:
+        return total(architecture.values())
+
+    def architecture_bytes(self, architecture: Architecture) -> int:
+        return peak_bytes(architecture)
+
+
+def peak_bytes(architecture: Architecture) -> int:
+    return 10 + 3 * total(architecture.values())
+
+
+def total(values: Any) -> int:
+    """The sum of all numbers, those of single layers and directions too."""
+    if isinstance(values, int):
+        return values
+    return sum(map(total, values.values() if isinstance(values, dict) else values))
+
+
+def score(job: Job) -> float:
+    """The same for a job wherever and whenever it runs."""
+    return random.Random(seed_from(job.seed, job.stage)).random()
+
+
+class SimulatedExecutor(Executor):
+    """Ends jobs in any order; what happens to them is asked from outside.
+
+    Args:
+        slots: Of each device.
+        chance: Decides which job ends next.
+        fate: What happens to a job in place of a result: a failure, or nothing.
+        on_end: Told of every job before it ends.
+    """
+
+    def __init__(
+        self,
+        slots: Sequence[int],
+        chance: random.Random,
+        *,
+        fate: Callable[[Job, int], Failure | None] = lambda job, grant: None,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._slots = {f"device {index}": count for index, count in enumerate(slots)}
+        self._chance = chance
+        self._fate = fate
+        self._on_end = on_end
+        self._running: list[tuple[Job, str, int]] = []
+        self.most_granted = 0
+
+    @property
+    def devices(self) -> list[Device]:
+        return [Device(name, count, count) for name, count in self._slots.items()]
+
+    @property
+    def running(self) -> list[Job]:
+        return [job for job, _, _ in self._running]
+
+    def lose(self, device: str) -> None:
+        """A node is gone, with what ran on it."""
+        del self._slots[device]
+
+    def stop_when(self, should_stop: Callable[[], bool]) -> None:
+        pass
+
+    def submit(self, job: Job, device: str, grant_bytes: int) -> None:
+        assert sum(place == device for _, place, _ in self._running) < self._slots[device]
+        self._running.append((job, device, grant_bytes))
+        granted = sum(grant for _, place, grant in self._running if place == device)
+        self.most_granted = max(self.most_granted, granted)
+
+    def start_workers(self, device: str, count: int) -> None:
+        pass
+
+    def end_idle(self, device: str, count: int) -> None:
+        pass
+
+    def wait(self, timeout_seconds: float) -> list[Ended]:
+        if not self._running:
+            return []
+        self._on_end()
+        index = self._chance.randrange(len(self._running))
+        lost = [place for place, entry in enumerate(self._running) if entry[1] not in self._slots]
+        job, device, grant = self._running.pop(lost[0] if lost else index)
+        if device not in self._slots:
+            failures = tuple(Failure(member, "outside", "node lost", "its node was lost") for member in job.members)
+            return [Ended(job, failures, process_lives=False)]
+        failure = self._fate(job, grant)
+        if failure is not None:
+            failures = tuple(replace(failure, job=member) for member in job.members)
+            return [Ended(job, failures, process_lives=False)]
+        return [Ended(job, tuple(map(result, job.members)), process_lives=True)]
+
+    def stop_running(self) -> list[Ended]:
+        stopped, self._running = self._running, []
+        return [Ended(job, (), process_lives=True) for job, _, _ in stopped]
+
+    def train_supernet(
+        self,
+        order: SupernetOrder,
+        *,
+        processes: Mapping[str, int],
+        grant_bytes: int,
+        should_stop: Callable[[], bool],
+        on_progress: Callable[[SupernetProgress], None],
+    ) -> int:
+        raise AssertionError("a search without training trains no supernet")
+
+    def close(self) -> None:
+        pass
+
+
+def result(job: Job) -> Result:
+    return Result(
+        trial=job.trial,
+        architecture=job.architecture,
+        stage=job.stage,
+        score=score(job),
+        metrics={"accuracy": score(job)},
+        step_count=job.step_count,
+        supernet_steps=12,
+        seed=job.seed,
+        seconds=random.random(),
+        predicted_peak_bytes=job.predicted_peak_bytes,
+        measured_peak_bytes=random.randrange(100),
+    )
+
+
+def search(directory: Path, config: Config, executor: SimulatedExecutor, budget_bytes: int = 1000) -> str:
+    """Run candidates and finalists, or go on with them; returns the canonical results."""
+    with Study(directory, config.space, name="run", config=config_as_dict(config)) as study:
+        feasibility = SizedFeasibility(study, budget_bytes)
+
+        def record(failure: Failure) -> None:
+            status = "infeasible" if failure.kind == "memory" else "failed"
+            if failure.kind == "memory":
+                feasibility.outgrew(failure.job.architecture)
+            study.reject(failure.job, status=status, reason=failure.reason)  # type: ignore[arg-type]
+
+        dispatcher = Dispatcher(
+            executor=executor,
+            budget_bytes=budget_bytes,
+            idle_bytes=5,
+            policy=FailurePolicy(was_alone=study.was_out_of_memory, try_alone=study.mark_out_of_memory, record=record),
+            runs_alone=study.was_out_of_memory,
+            take=study.finish,
+            show=lambda failure, verdict: None,
+            now=lambda: 0.0,
+        )
+        objectives = objectives_of(config.search, SizedCosts())
+        jobs = JobMaker(config, cast(Feasibility, feasibility))
+        ladder = Ladder(
+            objectives, round_size=config.search.round_size, promotion_fraction=config.search.training_share
+        )
+        strategy = build_strategy(
+            config.search.strategy,
+            space=config.space,
+            seed=config.seed,
+            is_feasible=feasibility.record_unless_fits,
+            evolution=config.search.evolution,
+            first=config.search.first,
+        )
+        candidates = CandidatePlan(
+            config=config,
+            study=study,
+            strategy=strategy,
+            ladder=ladder,
+            jobs=jobs,
+            feasibility=cast(Feasibility, feasibility),
+            objectives=objectives,
+            reporter=Silent(),
+        )
+        plans: list[Plan] = [
+            candidates,
+            FinalistPlan(
+                config=config,
+                study=study,
+                ladder=ladder,
+                jobs=jobs,
+                full_steps=FULL_STEPS,
+                validation_count=10,
+                seconds_left=lambda: float("inf"),
+            ),
+        ]
+        for plan in plans:
+            dispatcher.run(plan, is_over=lambda: False, in_rounds=config.deterministic)
+            candidates.tell()
+        return canonical_results(study)

@@ -1,0 +1,325 @@
+"""A tiny random model of every block family, and what `transformers` itself does with it, for the contract suites."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    BertConfig,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    DeiTConfig,
+    Dinov2Config,
+    Dinov2WithRegistersConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    MPNetConfig,
+    RobertaConfig,
+    SiglipConfig,
+    SiglipModel,
+    SiglipVisionConfig,
+    ViTConfig,
+)
+
+from nas.models.encoders import Encoder
+from nas.models.encoders.registry import FAMILIES
+from tests.support.tiny import perturbed
+
+VOCABULARY, END = 50, 49
+POSITIONS = 20
+"""Longest text of every tiny text model."""
+
+
+def _padding(model: Any, rows: Tensor, mask: Tensor) -> Tensor:
+    return torch.zeros(len(mask), 1, 1, mask.shape[1], dtype=rows.dtype).masked_fill(
+        ~mask[:, None, None, :], float("-inf")
+    )
+
+
+def _causal(model: Any, rows: Tensor, mask: Tensor) -> Tensor:
+    ahead = torch.arange(rows.shape[1])[None, :] > torch.arange(rows.shape[1])[:, None]
+    return _padding(model, rows, mask).masked_fill(ahead, float("-inf"))
+
+
+def _relative(model: Any, rows: Tensor, mask: Tensor) -> Tensor:
+    return model.encoder.compute_position_bias(rows) + _padding(model, rows, mask)
+
+
+def _last_of_each(rows: Tensor, mask: Tensor) -> Tensor:
+    return torch.stack([row[seen][-1] for row, seen in zip(rows, mask, strict=True)])
+
+
+@dataclass(frozen=True)
+class TinyFamily:
+    """One family, or a variant of one.
+
+    Args:
+        model_type: As in a checkpoint's configuration.
+        config: Takes depth, width and number of heads.
+        layers: Where the model has its layers.
+        readout: Model, rows behind the last layer and mask → what a classifier reads, (B, D).
+        pooled: The model's output → the same, by the model itself.
+        data_mask: Model, rows and mask → additive mask between the data's rows, as the family sees its own.
+        pad_id: Of texts.
+        name: Of a variant.
+    """
+
+    model_type: str
+    config: Callable[[int, int, int], Any]
+    layers: str
+    readout: Callable[[Any, Tensor, Tensor], Tensor]
+    pooled: Callable[[Any], Tensor]
+    data_mask: Callable[[Any, Tensor, Tensor], Tensor] = _padding
+    pad_id: int = 0
+    name: str = ""
+
+    def __str__(self) -> str:
+        return self.name or self.model_type
+
+    @property
+    def modality(self) -> str:
+        return FAMILIES[self.model_type].modality
+
+    def model(self, depth: int = 3, width: int = 16, dtype: torch.dtype = torch.float64) -> Any:
+        """A model with random weights, norms and biases included."""
+        torch.manual_seed(1)
+        family = FAMILIES[self.model_type]
+        model = family.model_class(self.config(depth, width, width // 8), **family.options)
+        return perturbed(model).to(dtype).eval()
+
+    def encoder(self, model: Any) -> Encoder:
+        encoder: Encoder = FAMILIES[self.model_type].encoder_class(model)
+        return encoder
+
+    def layers_of(self, model: Any) -> Sequence[torch.nn.Module]:
+        layers: Sequence[torch.nn.Module] = attrgetter(self.layers)(model)
+        return layers
+
+    def batch(self, dtype: torch.dtype = torch.float64, length: int = 7) -> tuple[Tensor, Tensor]:
+        """Pixel values or token ids, and a mask: texts of different lengths, or nothing padded."""
+        generator = torch.Generator().manual_seed(0)
+        if self.modality == "image":
+            pixels = torch.randn(5, 3, 16, 16, generator=generator, dtype=torch.float64).to(dtype)
+            return pixels, torch.ones(5, 1, dtype=torch.bool)
+        ids = torch.randint(3, END, (5, length), generator=generator)
+        lengths = torch.tensor([length, 2, length - 1, 3, length])
+        mask = torch.arange(length)[None] < lengths[:, None]
+        ids[torch.arange(5), lengths - 1] = END
+        return ids.masked_fill(~mask, self.pad_id), mask
+
+    def output(self, model: Any, inputs: Tensor, mask: Tensor) -> Any:
+        """The whole model's."""
+        return model(inputs) if self.modality == "image" else model(inputs, attention_mask=mask.long())
+
+    def layer_calls(self, model: Any, inputs: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """What every layer reads and returns when the whole model runs."""
+        calls: list[tuple[Tensor, Tensor]] = []
+
+        def record(_: Any, arguments: Any, named: Any, output: Any) -> None:
+            rows = arguments[0] if arguments else named["hidden_states"]
+            calls.append((rows, output[0] if isinstance(output, tuple) else output))
+
+        handles = [layer.register_forward_hook(record, with_kwargs=True) for layer in self.layers_of(model)]
+        try:
+            self.output(model, inputs, mask)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return calls
+
+
+def _image(config_class: Any, **options: Any) -> Callable[[int, int, int], Any]:
+    def config(depth: int, width: int, heads: int) -> Any:
+        sizes = {"mlp_ratio": 2} if "mlp_ratio" in options else {"intermediate_size": 2 * width}
+        return config_class(
+            hidden_size=width,
+            num_hidden_layers=depth,
+            num_attention_heads=heads,
+            image_size=16,
+            patch_size=8,
+            attn_implementation="sdpa",
+            **{**sizes, **options},
+        )
+
+    return config
+
+
+def _text(config_class: Any, *, attention: str = "sdpa", **options: Any) -> Callable[[int, int, int], Any]:
+    def config(depth: int, width: int, heads: int) -> Any:
+        return config_class(
+            **{
+                "vocab_size": VOCABULARY,
+                "hidden_size": width,
+                "num_hidden_layers": depth,
+                "num_attention_heads": heads,
+                "intermediate_size": 2 * width,
+                "max_position_embeddings": POSITIONS,
+                "attn_implementation": attention,
+                **options,
+            }
+        )
+
+    return config
+
+
+def _distilbert(depth: int, width: int, heads: int) -> DistilBertConfig:
+    return DistilBertConfig(
+        vocab_size=VOCABULARY,
+        dim=width,
+        n_layers=depth,
+        n_heads=heads,
+        hidden_dim=2 * width,
+        max_position_embeddings=POSITIONS,
+        attn_implementation="sdpa",
+    )
+
+
+def _first(output: Any) -> Tensor:
+    rows: Tensor = output.last_hidden_state[:, 0]
+    return rows
+
+
+def _pooler_output(output: Any) -> Tensor:
+    rows: Tensor = output.pooler_output
+    return rows
+
+
+def _normed_first(model: Any, rows: Tensor, mask: Tensor, *, norm: str) -> Tensor:
+    normed: Tensor = getattr(model, norm)(rows[:, 0])
+    return normed
+
+
+def _cls(model: Any, rows: Tensor, mask: Tensor) -> Tensor:
+    return rows[:, 0]
+
+
+_normed = partial(_normed_first, norm="layernorm")
+_dinov2 = {"mlp_ratio": 2, "layerscale_value": 0.5}
+_clip_text = {"bos_token_id": 48, "pad_token_id": END}
+
+
+def _clip_readout(model: Any, rows: Tensor, mask: Tensor) -> Tensor:
+    normed: Tensor = model.final_layer_norm(_last_of_each(rows, mask))
+    return normed
+
+
+IMAGE_FAMILIES = [
+    TinyFamily("vit", _image(ViTConfig), "layers", _normed, _first),
+    TinyFamily("deit", _image(DeiTConfig), "layers", _normed, _first),
+    TinyFamily("dinov2", _image(Dinov2Config, **_dinov2), "encoder.layer", _normed, _pooler_output),
+    TinyFamily(
+        "dinov2",
+        _image(Dinov2Config, **_dinov2, use_swiglu_ffn=True),
+        "encoder.layer",
+        _normed,
+        _pooler_output,
+        name="dinov2 with SwiGLU",
+    ),
+    TinyFamily(
+        "dinov2_with_registers",
+        _image(Dinov2WithRegistersConfig, **_dinov2),
+        "encoder.layer",
+        _normed,
+        _pooler_output,
+    ),
+    TinyFamily(
+        "clip_vision_model",
+        _image(CLIPVisionConfig),
+        "encoder.layers",
+        partial(_normed_first, norm="post_layernorm"),
+        _pooler_output,
+    ),
+    TinyFamily(
+        "siglip_vision_model",
+        _image(SiglipVisionConfig),
+        "encoder.layers",
+        lambda model, rows, mask: model.head(model.post_layernorm(rows)),
+        _pooler_output,
+    ),
+    TinyFamily(
+        "siglip_vision_model",
+        _image(SiglipVisionConfig, vision_use_head=False),
+        "encoder.layers",
+        lambda model, rows, mask: model.post_layernorm(rows).mean(dim=1),
+        lambda output: output.last_hidden_state.mean(dim=1),
+        name="siglip_vision_model without its head",
+    ),
+]
+
+TEXT_FAMILIES = [
+    TinyFamily("bert", _text(BertConfig), "encoder.layer", _cls, _first),
+    TinyFamily(
+        "roberta",
+        _text(RobertaConfig, pad_token_id=1, max_position_embeddings=POSITIONS + 2),
+        "encoder.layer",
+        _cls,
+        _first,
+        pad_id=1,
+    ),
+    TinyFamily("electra", _text(ElectraConfig, embedding_size=16), "encoder.layer", _cls, _first),
+    TinyFamily(
+        "electra",
+        _text(ElectraConfig, embedding_size=10),
+        "encoder.layer",
+        _cls,
+        _first,
+        name="electra with narrow embeddings",
+    ),
+    TinyFamily("distilbert", _distilbert, "transformer.layer", _cls, _first),
+    TinyFamily(
+        "mpnet",
+        # The one family without another attention; its softmax keeps the type.
+        _text(MPNetConfig, attention="eager", max_position_embeddings=POSITIONS + 2),
+        "encoder.layer",
+        _cls,
+        _first,
+        _relative,
+        pad_id=1,
+    ),
+    TinyFamily(
+        "clip_text_model",
+        _text(CLIPTextConfig, eos_token_id=END, **_clip_text),
+        "encoder.layers",
+        _clip_readout,
+        _pooler_output,
+        _causal,
+        pad_id=END,
+    ),
+    TinyFamily(
+        "clip_text_model",
+        # In configurations of before 2023 this number is wrong, and transformers looks for the highest id.
+        _text(CLIPTextConfig, eos_token_id=2, **_clip_text),
+        "encoder.layers",
+        _clip_readout,
+        _pooler_output,
+        _causal,
+        pad_id=END,
+        name="clip_text_model of an old checkpoint",
+    ),
+]
+
+ALL_FAMILIES = IMAGE_FAMILIES + TEXT_FAMILIES
+
+
+def clip_model() -> CLIPModel:
+    """Both halves in one."""
+    torch.manual_seed(2)
+    image = _image(CLIPVisionConfig)(3, 24, 3)
+    text = _text(CLIPTextConfig, eos_token_id=END, **_clip_text)(2, 16, 2)
+    config = CLIPConfig(vision_config=image.to_dict(), text_config=text.to_dict(), projection_dim=8)
+    return perturbed(CLIPModel(config)).eval()
+
+
+def siglip_model() -> SiglipModel:
+    """Both halves in one."""
+    torch.manual_seed(3)
+    text = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text |= {"intermediate_size": 32, "max_position_embeddings": POSITIONS, "bos_token_id": 48, "eos_token_id": END}
+    config = SiglipConfig(vision_config=_image(SiglipVisionConfig)(3, 24, 3).to_dict(), text_config=text)
+    return perturbed(SiglipModel(config)).eval()

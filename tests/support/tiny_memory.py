@@ -1,0 +1,117 @@
+"""Tiny encoders and a recipe whose steps are predicted."""
+
+from dataclasses import replace
+
+import torch
+from transformers import BertConfig, ViTConfig
+
+from nas.config.schema import FeaturesConfig, LearningRatesConfig, RecipeConfig
+from nas.data.features.store import Batch
+from nas.memory.prediction import MemoryModel
+from nas.memory.tracker import PeakTracker
+from nas.models.encoders import Encoder, build_encoder
+from nas.models.fusion.data_attention import DataAttention
+from nas.models.fusion.pmf.architecture import PMFArchitecture
+from nas.models.fusion.pmf.model import PMF
+from nas.models.fusion.supernet import build_model
+from nas.search.space import Architecture, SearchSpace
+from nas.training.losses import Loss
+from nas.training.trainer import Trainer
+
+IMAGE = ViTConfig(
+    hidden_size=48,
+    num_hidden_layers=4,
+    num_attention_heads=3,
+    intermediate_size=96,
+    image_size=32,
+    patch_size=8,
+    attn_implementation="sdpa",
+)
+TEXT = BertConfig(
+    vocab_size=60,
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    intermediate_size=64,
+    max_position_embeddings=32,
+    attn_implementation="sdpa",
+)
+RECIPE = RecipeConfig(
+    optimizer="adamw",
+    learning_rates=LearningRatesConfig(1e-3, 1e-3, 1e-3, 1e-3),
+    depth_scaling=0.0,
+    weight_decay=0.0,
+    momentum=0.9,
+    schedule="constant",
+    warmup_share=0.0,
+    clip_norm=None,
+    batch_size=6,
+    epochs=1,
+    class_weights="none",
+    label_smoothing=0.0,
+)
+SPACE = SearchSpace(
+    PMFArchitecture,
+    {
+        "fusion_layer": (0, 1, 2),
+        "query_prompts": (1, 16),
+        "query_context_prompts": (0, 1, 5),
+        "fusion_context_prompts": (0, 1, 8),
+        "mapping_width": (1, 16),
+    },
+)
+"""Lengths of 0 and 1, with which a step takes ways of its own; few query prompts are absorbed, and many are not."""
+
+
+def memory_model(attention: bool = False, batch_size: int = 6) -> MemoryModel:
+    return MemoryModel(
+        image_config=IMAGE,
+        text_config=TEXT,
+        recipe=replace(RECIPE, batch_size=batch_size),
+        image_token_count=17,
+        text_token_count=9,
+        class_count=5,
+        features=FeaturesConfig(dtype="float16", disk_bytes=2**30, attention=attention, views=1),
+        space=SPACE,
+        image_shape=(3, 16, 16),
+    )
+
+
+def real_encoders() -> tuple[Encoder, Encoder]:
+    torch.manual_seed(0)
+    encoders = build_encoder(IMAGE), build_encoder(TEXT)
+    with torch.no_grad():
+        for encoder in encoders:
+            for parameter in encoder.parameters():
+                parameter.normal_(std=0.02)
+    return encoders
+
+
+def real_model(architecture: Architecture) -> PMF:
+    image_encoder, text_encoder = real_encoders()
+    return build_model(
+        image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, class_count=5, seed=0
+    )
+
+
+def real_batch(size: int, *, attention: bool) -> Batch:
+    image, text = torch.randn(size, 17, 48).half(), torch.randn(size, 9, 32).half()
+    return Batch(
+        image_tokens=image,
+        text_tokens=text,
+        text_mask=torch.ones(size, 9, dtype=torch.bool),
+        labels=torch.zeros(size, dtype=torch.int64),
+        image_attention=DataAttention(image.clone(), torch.randn(size, 17, 3)) if attention else None,
+        text_attention=DataAttention(text.clone(), torch.randn(size, 9, 2)) if attention else None,
+    )
+
+
+def real_peak(model: PMF, architecture: Architecture, sizes: list[int], *, attention: bool = False) -> int:
+    """Bytes of real tensors alive at the peak of forward and backward over micro-batches, without weights."""
+    trainer = Trainer(model=model, recipe=RECIPE, step_count=1, loss=Loss(None, RECIPE.label_smoothing))
+    stores = attention and architecture.fusion_layer < 2  # with one fusing layer nobody reads it
+    weights = [*model.parameters(), *model.encoders[0].parameters(), *model.encoders[1].parameters()]
+    with PeakTracker(weights) as tracker:
+        parts = (real_batch(size, attention=stores) for size in sizes)
+        trainer.accumulate_gradients(parts, sum(sizes), architecture)
+    return tracker.peak_bytes
