@@ -5,7 +5,7 @@ predictions, a
 journal on disk and two Ray workers; only what a worker does is left out: it answers every job at once, with a score by
 a formula. The space is finer than the demo's, so that there are 31,104 architectures.
 
-A trial is one architecture that is scored with inherited weights: it is proposed, looked up, its peak predicted,
+A trial is one architecture that is scored with one_shot weights: it is proposed, looked up, its peak predicted,
 appended to the journal, admitted, sent to a worker, its result appended to the journal and told; with its share of what
 comes along: a promotion for every fourth (a job and an append more), the lines of the log, and `results.csv`, which is
 written anew every few seconds. `milliseconds_per_trial_at_N` is the mean over the trials from N / 2 to N for a tenth of
@@ -51,14 +51,14 @@ def main() -> None:
     if options.quick:
         runs = runs[:1]
     elif "evolution" in options.strategy:
-        runs.insert(1, ("evolution", load_config(DEMO).search.scored_together))
+        runs.insert(1, ("evolution", load_config(DEMO).search.eval_batch))
 
     found = [measured(strategy, together, trials, options.directory) for strategy, together in runs]
     figures: dict[str, Any] = {
         "trials": trials,
         "workers": WORKERS,
         "searches": [
-            {"strategy": strategy, "scored_together": together, **values}
+            {"strategy": strategy, "eval_batch": together, **values}
             for (strategy, together), values in zip(runs, found, strict=True)
         ],
     }

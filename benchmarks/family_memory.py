@@ -32,7 +32,7 @@ from nas.models.fusion.base import sizes_of
 from nas.models.fusion.supernet import build_model
 from nas.run.results_csv import table
 from nas.search.space import RAW, SearchSpace
-from nas.search.space.families import FAMILIES, architecture_class
+from nas.search.space.families import FAMILIES, load_architecture_class
 from nas.training.losses import Loss
 from nas.training.trainer import Trainer
 
@@ -56,7 +56,7 @@ def main() -> None:
     with FakeTensorMode():
         encoders = empty_encoders("base")
         straightforward, _ = pmf(
-            *encoders, options.batch, architecture_class("pmf").default(sizes_of(*encoders)).first_layer
+            *encoders, options.batch, load_architecture_class("pmf").default(sizes_of(*encoders)).first_layer
         )
     families = {name: predicted(name, encoders, recipe) for name in names}
     if options.device == "cuda":
@@ -74,7 +74,7 @@ def main() -> None:
 def predicted(name: str, encoders: tuple[Encoder, Encoder], recipe: RecipeConfig) -> dict[str, Any]:
     """Bytes of a training by what holds them."""
     sizes = sizes_of(*encoders)
-    architecture = architecture_class(name).default(sizes)
+    architecture = load_architecture_class(name).default(sizes)
     memory = MemoryModel(
         image_config=ViTConfig(),
         text_config=BertConfig(),
@@ -82,15 +82,15 @@ def predicted(name: str, encoders: tuple[Encoder, Encoder], recipe: RecipeConfig
         image_shape=(3, 224, 224),
         image_token_count=_IMAGE_TOKENS,
         text_token_count=TEXT_TOKENS,
-        class_count=CLASSES,
+        num_classes=CLASSES,
         features=FeaturesConfig(dtype="float32", disk_bytes=0, attention=False, views=1),
-        space=SearchSpace.around(architecture, architecture_class(name).depth(sizes)),
+        space=SearchSpace.around(architecture, load_architecture_class(name).num_layers(sizes)),
     )
     memory.holds_supernet = False
     prediction = memory.predict(architecture)
     frozen = sum(
         size_of(tail_weights(encoder, layer).values())
-        for encoder, layer in zip(encoders, architecture.reads(sizes), strict=True)
+        for encoder, layer in zip(encoders, architecture.entry_layers(sizes), strict=True)
         if layer not in (None, RAW)
     )
     return {
@@ -108,10 +108,10 @@ def measured(name: str, recipe: RecipeConfig) -> int:
     """Bytes that the GPU's allocator has handed out at the peak of two training steps, whole encoders left out."""
     device = torch.device("cuda")
     encoders = random_encoders("base")
-    architecture = architecture_class(name).default(sizes_of(*encoders))
-    reads = architecture.reads(sizes_of(*encoders))
+    architecture = load_architecture_class(name).default(sizes_of(*encoders))
+    reads = architecture.entry_layers(sizes_of(*encoders))
     model = build_model(
-        image_encoder=encoders[0], text_encoder=encoders[1], architecture=architecture, class_count=CLASSES, seed=0
+        image_encoder=encoders[0], text_encoder=encoders[1], architecture=architecture, num_classes=CLASSES, seed=0
     )
     for encoder, layer in zip(encoders, reads, strict=True):
         if layer not in (None, RAW):

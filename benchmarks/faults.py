@@ -430,7 +430,7 @@ def quick_damages(finished: Path) -> list[Damage]:
 def other_damages(bench: Bench, finished: Path) -> list[Damage]:
     """Those that take searches in the middle of something."""
     early, early_said = bench.state("killed in supernet", PHASES["supernet"], "supernet_checkpoint.pt")
-    late, late_said = bench.state("killed in candidates", r"^trial 5 inherited")
+    late, late_said = bench.state("killed in candidates", r"^trial 5 one_shot")
     best = json.loads((finished / "report.json").read_text())["best"]["trial"]
     weights = f"full/trial_{best}.safetensors"
 

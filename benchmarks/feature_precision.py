@@ -16,7 +16,7 @@ from benchmarks.recipe_stability import QUICK_STEPS, train_all
 from nas.common.files import default_cache_directory
 from nas.common.progress import build_reporter
 from nas.config.load import load_config
-from nas.run.commands import hand_over
+from nas.run.commands import write_worker_setup
 from nas.run.prepare import prepare
 from nas.run.results_csv import table
 from nas.training.trainer import full_step_count
@@ -37,7 +37,7 @@ def main() -> None:
             config = few_samples(directory) if options.quick else load_config(DEMO)
             typed = replace(config, features=replace(config.features, dtype=dtype))
             prepared = prepare(typed, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
-            setup = hand_over(typed, prepared, directory, thread_count=1)
+            setup = write_worker_setup(typed, prepared, directory, thread_count=1)
             steps = QUICK_STEPS if options.quick else full_step_count(typed.recipe, len(prepared.store.splits["train"]))
             runs = [(prepared.default, seed) for seed in range(seeds)]
             accuracy[dtype] = [result.score for result in train_all(setup, runs, steps, options.workers)]

@@ -32,7 +32,7 @@ from nas.data.read import open_images_of, read_data
 from nas.memory.measurement import keep_freed_memory
 from nas.models.encoders import Encoder, load_tokenizer, resolve_checkpoint
 from nas.models.fusion.base import sizes_of
-from nas.models.fusion.pmf.architecture import PMFArchitecture, reads_from
+from nas.models.fusion.pmf.architecture import PMFArchitecture, entry_layers_from
 from nas.models.fusion.supernet import build_model
 from nas.run.results_csv import table
 from nas.training.batches import BatchSchedule
@@ -57,7 +57,7 @@ def main() -> None:
     chosen = train if count is None else _first(train, count)
     dataset = Dataset(samples.class_names, {"train": chosen})
     images = open_images_of(config.data)
-    shallower = min(image.depth, text.depth)
+    shallower = min(image.num_layers, text.num_layers)
     fusion_layers = (shallower - 3, shallower - 2, shallower - 1)
 
     def build(directory: Path) -> FeatureStore:
@@ -67,7 +67,7 @@ def main() -> None:
             preprocessor=preprocessor,
             image_encoder=image,
             text_encoder=text,
-            reads=[reads_from(sizes_of(image, text), layer) for layer in fusion_layers],
+            reads=[entry_layers_from(sizes_of(image, text), layer) for layer in fusion_layers],
             has_attention=True,
             features=config.features,
             cache_directory=directory,
@@ -82,7 +82,7 @@ def main() -> None:
     ]
     by_length = sorted(chosen.texts, key=lambda entry: len(preprocessor.tokens([entry])[0][0]))
     tokens = [preprocessor.tokens(by_length[start : start + BATCH]) for start in range(0, len(by_length), BATCH)]
-    stops = reads_from(sizes_of(image, text), fusion_layers[-1])
+    stops = entry_layers_from(sizes_of(image, text), fusion_layers[-1])
 
     def bare() -> None:
         with torch.no_grad():
@@ -139,20 +139,20 @@ def read_and_train(
         image_encoder=image,
         text_encoder=text,
         architecture=architecture,
-        class_count=len(store.class_names),
+        num_classes=len(store.class_names),
         seed=0,
     )
 
     def read_all() -> None:
         for step in range(steps):
-            list(schedule.samples(split, step).parts(model.reads()))
+            list(schedule.samples(split, step).parts(model.entry_layers()))
 
     read_all()  # a warm-up
     reading = BATCH * steps / seconds_of(read_all)
     trainer = Trainer(model=model, recipe=config.recipe, step_count=10, loss=Loss(None, config.recipe.label_smoothing))
     seconds = []
     for step in range(8):
-        parts = list(schedule.samples(split, step).parts(model.reads()))
+        parts = list(schedule.samples(split, step).parts(model.entry_layers()))
         seconds.append(seconds_of(lambda parts=parts, step=step: trainer.step(step, parts, BATCH)))  # type: ignore[misc]
     return reading, BATCH / statistics.median(np.array(seconds[2:]))
 

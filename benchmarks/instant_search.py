@@ -19,13 +19,13 @@ from nas.common.interrupt import Interruption
 from nas.common.progress import LineReporter, Reporter
 from nas.config.load import config_as_dict, load_config
 from nas.config.schema import Config
-from nas.execution.base import Device, Ended, Executor, SupernetOrder, SupernetProgress
+from nas.execution.base import Device, Executor, JobOutcome, SupernetJob, SupernetProgress
 from nas.execution.placement import Placement
 from nas.execution.ray.executor import RayExecutor
 from nas.execution.worker import CandidateWorker, WorkerSetup
 from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
-from nas.run.commands import hand_over
-from nas.run.prepare import Prepared, prepare
+from nas.run.commands import write_worker_setup
+from nas.run.prepare import SearchContext, prepare
 from nas.run.search_loop import Search
 from nas.run.time_budget import TimeAccount
 from nas.search.space import SearchSpace
@@ -47,7 +47,7 @@ def configuration(strategy: str, together: int, trials: int) -> Config:
     return replace(
         config,
         space=SearchSpace(PMFArchitecture, {**config.space.choices, **LARGER}),
-        search=replace(config.search, strategy=strategy, scored_together=together),
+        search=replace(config.search, strategy=strategy, eval_batch=together),
         budget=replace(config.budget, time_seconds=None, trials=trials),
     )
 
@@ -57,7 +57,7 @@ def search(config: Config, directory: Path) -> dict[str, float]:
     with (directory / "search.log").open("w") as log:
         reporter = Timeline(log)
         prepared = demo(config, reporter)
-        setup = hand_over(config, prepared, directory, thread_count=1)
+        setup = write_worker_setup(config, prepared, directory, thread_count=1)
         setup.supernet_path.touch()  # is there, so it is not trained; instant workers do not read it
         started = time.perf_counter()
         for architecture in SearchSpace(
@@ -73,9 +73,9 @@ def search(config: Config, directory: Path) -> dict[str, float]:
             finally:
                 executor.close()
             trials = config.budget.trials or 0
-            promoted = int(trials * config.search.training_share)
-            if (study.count("inherited"), study.count("trained")) != (trials, promoted):
-                raise SystemExit(f"{study.count('inherited')} of {trials} trials ended: not what was to be measured")
+            promoted = int(trials * config.search.promotion_fraction)
+            if (study.count("one_shot"), study.count("short")) != (trials, promoted):
+                raise SystemExit(f"{study.count('one_shot')} of {trials} trials ended: not what was to be measured")
     early = trials // 10
     first, last = reporter.cost(early - early // 2, early), reporter.cost(trials - early // 2, trials)
     return {
@@ -95,7 +95,7 @@ def resume_seconds(config: Config, directory: Path) -> float:
     with (directory / "resume.log").open("w") as log:
         reporter = Timeline(log)
         prepared = demo(config, reporter)
-        setup = hand_over(config, prepared, directory, thread_count=1)
+        setup = write_worker_setup(config, prepared, directory, thread_count=1)
         executor = FirstProposal()
         started = time.perf_counter()
         with opened(config, directory) as study:
@@ -106,7 +106,7 @@ def resume_seconds(config: Config, directory: Path) -> float:
     raise SystemExit("the continued search proposed nothing")
 
 
-def demo(config: Config, reporter: Reporter) -> Prepared:
+def demo(config: Config, reporter: Reporter) -> SearchContext:
     return prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
 
 
@@ -117,7 +117,7 @@ def opened(config: Config, directory: Path) -> Iterator[Study]:
 
 
 def assembled(
-    config: Config, prepared: Prepared, setup: WorkerSetup, study: Study, executor: Executor, reporter: Reporter
+    config: Config, prepared: SearchContext, setup: WorkerSetup, study: Study, executor: Executor, reporter: Reporter
 ) -> Search:
     return Search(
         config=config,
@@ -260,14 +260,14 @@ class FirstProposal(Executor):
 
     def submit(self, job: Job, device: str, grant_bytes: int) -> None:
         del device, grant_bytes
-        if job.stage != "inherited":
+        if job.stage != "one_shot":
             raise RuntimeError(f"{job.key} was to be done by the first search")
         raise ProposalReady(time.perf_counter())
 
-    def wait(self, timeout_seconds: float) -> list[Ended]:
+    def wait(self, timeout_seconds: float) -> list[JobOutcome]:
         raise RuntimeError(f"nothing was started that could be waited for, not even {timeout_seconds} seconds")
 
-    def stop_running(self) -> list[Ended]:
+    def stop_running(self) -> list[JobOutcome]:
         return []
 
     def stop_when(self, should_stop: Callable[[], bool]) -> None:
@@ -281,7 +281,7 @@ class FirstProposal(Executor):
 
     def train_supernet(
         self,
-        order: SupernetOrder,
+        order: SupernetJob,
         *,
         processes: Mapping[str, int],
         grant_bytes: int,

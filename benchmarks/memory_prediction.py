@@ -149,12 +149,12 @@ def run_size(size: str, policy: str, quick: bool) -> dict[str, Any]:
 
 def cases(size: str, config: Config, count: int) -> list[Case]:
     """The same in every run: spread over L_f and batch sizes, random in the other genes."""
-    rng, space, depth = random.Random(0), config.space, 12 if size == "base" else 6
+    rng, space, num_layers = random.Random(0), config.space, 12 if size == "base" else 6
     layers = space.choices["fusion_layer"]
     chosen = []
     for index in range(count):
         architecture = replace(space.sample(rng), fusion_layer=layers[index % len(layers)])
-        most = MOST_LAYER_SAMPLES[size] // (depth - architecture.fusion_layer)
+        most = MOST_LAYER_SAMPLES[size] // (num_layers - architecture.fusion_layer)
         batches = [batch for batch in BATCHES if batch <= most]
         batch = batches[(index // len(layers)) % len(batches)]
         chosen.append(Case(architecture, batch, TEXT_TOKENS[size][index % len(TEXT_TOKENS[size])]))
@@ -194,7 +194,7 @@ def memory_model(size: str, config: Config, batch_size: int, text_tokens: int) -
         recipe=replace(config.recipe, batch_size=batch_size),
         image_token_count=image_tokens(image),
         text_token_count=text_tokens,
-        class_count=CLASSES[size],
+        num_classes=CLASSES[size],
         features=config.features,
         space=config.space,
         image_shape=(3, image.image_size, image.image_size),
@@ -271,7 +271,7 @@ def measure(
             image_encoder=image,
             text_encoder=text,
             architecture=architecture,
-            class_count=CLASSES[size],
+            num_classes=CLASSES[size],
             seed=0,
         )
         trainer = Trainer(model=model, recipe=recipe, step_count=count, loss=Loss(None, recipe.label_smoothing))
@@ -302,17 +302,17 @@ def batch(
     tokens: tuple[int, int],
 ) -> Batch:
     """Random features as the store gives them, all texts of one length."""
-    fusing = min(encoder.depth for encoder in encoders) - architecture.fusion_layer
+    fusing = min(encoder.num_layers for encoder in encoders) - architecture.fusion_layer
     stores = config.features.attention and fusing > 1
     dtype = getattr(torch, config.features.dtype)
     rows = [
-        torch.empty(size, count, encoder.width, dtype=dtype).normal_()
+        torch.empty(size, count, encoder.hidden_size, dtype=dtype).normal_()
         for encoder, count in zip(encoders, tokens, strict=True)
     ]
     attention = [
         DataAttention(
             torch.empty_like(tensor).normal_(),
-            torch.empty(*tensor.shape[:2], encoder.layers[0].projections.head_count).normal_(),
+            torch.empty(*tensor.shape[:2], encoder.layers[0].projections.num_heads).normal_(),
         )
         if stores
         else None

@@ -42,7 +42,7 @@ def main() -> None:
         image_encoder=prepared.image_encoder,
         text_encoder=prepared.text_encoder,
         space=config.space,
-        class_count=len(prepared.store.class_names),
+        num_classes=len(prepared.store.class_names),
         seed=0,
     )
     split, size = prepared.store.splits["validation"], config.recipe.batch_size

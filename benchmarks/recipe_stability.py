@@ -17,7 +17,7 @@ from nas.config.load import load_config
 from nas.execution.placement import Placement
 from nas.execution.ray.executor import RayExecutor
 from nas.execution.worker import WorkerSetup
-from nas.run.commands import hand_over
+from nas.run.commands import write_worker_setup
 from nas.run.prepare import prepare
 from nas.run.results_csv import table
 from nas.search.space import Architecture
@@ -39,7 +39,7 @@ def main() -> None:
         directory = Path(name)
         config = few_samples(directory) if options.quick else load_config(DEMO)
         prepared = prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
-        setup = hand_over(config, prepared, directory, thread_count=1)
+        setup = write_worker_setup(config, prepared, directory, thread_count=1)
         steps = QUICK_STEPS if options.quick else full_step_count(config.recipe, len(prepared.store.splits["train"]))
         default = prepared.default
         others = [

@@ -51,7 +51,7 @@ from nas.config.load import config_as_dict, load_config
 from nas.config.schema import Config
 from nas.data.read import open_images_of, read_data
 from nas.execution.worker import CandidateWorker, WorkerSetup
-from nas.run.commands import CONFIG, Machine, Overrides, hand_over, resume, start
+from nas.run.commands import CONFIG, ExecutionOptions, Overrides, resume, start, write_worker_setup
 from nas.run.export import DESCRIPTION, logits_of_samples, open_exported
 from nas.run.finalize import EVIDENCE, ModelParts, export_result
 from nas.run.prepare import prepare
@@ -87,7 +87,9 @@ def main() -> None:
     for seed in seeds:
         for strategy, runs in found.items():
             runs.append(directory / f"{strategy}-{seed}")
-            search(source, runs[-1], strategy, seed, budget, Machine(worker_count=0 if options.quick else None))
+            search(
+                source, runs[-1], strategy, seed, budget, ExecutionOptions(worker_count=0 if options.quick else None)
+            )
     models = {
         "answer": [[run / "best"] for run in found[own]],
         "random": [[run / "best"] for run in found["random"]],
@@ -109,7 +111,7 @@ def search_file(directory: Path, *, is_quick: bool) -> Path:
     """
     directory.mkdir(parents=True, exist_ok=True)
     config = few_samples(directory) if is_quick else load_config(DEMO)
-    config = replace(config, search=replace(config.search, confirmation_seeds=0))
+    config = replace(config, search=replace(config.search, rerun_seeds=0))
     if is_quick:
         config = replace(
             config,
@@ -141,7 +143,7 @@ def without_test(config: Config, directory: Path) -> Path:
     return manifest
 
 
-def search(source: Path, directory: Path, strategy: str, seed: int, budget: str, machine: Machine) -> None:
+def search(source: Path, directory: Path, strategy: str, seed: int, budget: str, machine: ExecutionOptions) -> None:
     """Search, or finish the search that is there."""
     if (directory / EVIDENCE).exists():  # written last
         return
@@ -183,7 +185,7 @@ def train_further(
             architecture = architecture_of(of_search[0])
             for number in numbers:
                 place = directory / f"{str(architecture).replace(' ', '_')}_seed{seed}_{number}"
-                stage = f"full, repetition {number}"  # as `search.confirmation_seeds` has it
+                stage = f"full, repetition {number}"  # as `search.rerun_seeds` has it
                 wanted[place] = architecture, architecture_seed(seed, stage, architecture)
                 of_search.append(place)
     missing = {place: entry for place, entry in wanted.items() if not (place / DESCRIPTION).exists()}
@@ -192,7 +194,7 @@ def train_further(
     directory.mkdir(exist_ok=True)
     with build_reporter() as reporter:
         prepared = prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
-        setup = hand_over(config, prepared, directory, thread_count=1)
+        setup = write_worker_setup(config, prepared, directory, thread_count=1)
         steps = full_step_count(config.recipe, len(prepared.store.splits["train"]))
         jobs = [
             Job(trial, architecture, "full", steps, seed, 0)

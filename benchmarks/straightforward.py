@@ -23,16 +23,16 @@ class StraightforwardPMF(nn.Module):
         self.pmf = model
         image, text = model.encoders
         self.encoders = (image, text)
-        self.fusing = min(image.depth, text.depth) - model.architecture.fusion_layer
+        self.fusing = min(image.num_layers, text.num_layers) - model.architecture.fusion_layer
 
     def base(self, pixel_values: Tensor, input_ids: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """z and t at the first fusing layer."""
         image, text = self.encoders
         with torch.no_grad():
             z, t = image.embed(pixel_values), text.embed(input_ids)
-            for layer in image.layers[: image.depth - self.fusing]:
+            for layer in image.layers[: image.num_layers - self.fusing]:
                 z = layer.module(z)
-            for layer in text.layers[: text.depth - self.fusing]:
+            for layer in text.layers[: text.num_layers - self.fusing]:
                 t = layer.module(t, bias)
         return z, t
 
@@ -42,8 +42,8 @@ class StraightforwardPMF(nn.Module):
         z, t = self.base(pixel_values, input_ids, _bias(mask, 0))
         for index, weights in enumerate(self.pmf.fusion_layers):
             assert isinstance(weights, FusionLayer)
-            image_layer = image.layers[image.depth - self.fusing + index].module
-            text_layer = text.layers[text.depth - self.fusing + index].module
+            image_layer = image.layers[image.num_layers - self.fusing + index].module
+            text_layer = text.layers[text.num_layers - self.fusing + index].module
             to_text, to_image = weights.image_to_text, weights.text_to_image
             told_text = _map(to_text, image_layer(_append(z, *_query(to_text))))
             rows = _append(t, *_query(to_image))

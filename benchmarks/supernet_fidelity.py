@@ -8,8 +8,8 @@ Then all architectures of the table are scored on validation, by their accuracy 
 inherited weights as they are, and after the short training of the search. Compared is with the mean accuracy over the
 table's seeds 0 and 1:
 
-- kendall_tau: after short training, with the demo's own settings of supernet and score (`search.score`); the mean over
-  supernet seeds.
+- kendall_tau: after short training, with the demo's own settings of supernet and score (`search.proxy_metric`); the
+  mean over supernet seeds.
 - kendall_tau_inherited: the same without training.
 - kendall_tau_ceiling: of the means over the seeds 0 and 1 and those over 2 and 3, where all four are there.
 - within_fusion_layer: each among architectures of one L_f alone, which is harder: most of the rest is which L_f.
@@ -41,13 +41,13 @@ from nas.common.files import default_cache_directory
 from nas.common.progress import build_reporter
 from nas.config.load import config_as_dict, load_config
 from nas.config.schema import Config
-from nas.execution.base import SupernetOrder
+from nas.execution.base import SupernetJob
 from nas.execution.worker import CandidateWorker, WorkerSetup
-from nas.run.commands import hand_over
+from nas.run.commands import write_worker_setup
 from nas.run.prepare import prepare
 from nas.run.results_csv import table
 from nas.search.space import Architecture
-from nas.search.trial import Job, Stage, architecture_seed
+from nas.search.trial import Job, Stage, job_seed
 from nas.training.distributed import Alone
 
 WAYS = {
@@ -134,7 +134,7 @@ def main() -> None:
         for index, variant in enumerate(variants):
             directory = Path(name) / str(index)
             directory.mkdir()
-            work.append((hand_over(variant.applied(config), prepared, directory, thread_count=1), chosen))
+            work.append((write_worker_setup(variant.applied(config), prepared, directory, thread_count=1), chosen))
         figures = summary(config, known, measured, count)
         for variant, scores in zip(variants, mapped(scored, work, is_quick=options.quick), strict=True):
             entry = compared(variant, scores, truth)
@@ -159,7 +159,12 @@ def settings_of(config: Config, truth: Sequence[tuple[str, float]]) -> str:
     """A digest of what figures depend on beside the variant."""
     told, search = config_as_dict(config), config.search
     decisive = [told[section] for section in ("features", "space", "recipe")]
-    decisive += [config.supernet.architectures_per_step, search.training_steps, search.training_rate_scale, truth]
+    decisive += [
+        config.supernet.architectures_per_step,
+        search.short_training_steps,
+        search.short_training_lr_scale,
+        truth,
+    ]
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
 
 
@@ -178,15 +183,15 @@ def scored(work: tuple[WorkerSetup, Sequence[Architecture]]) -> Scored:
     """Train a supernet, and score architectures with it, in a process of its own."""
     setup, architectures = work
     config, worker = setup.config, CandidateWorker(setup)
-    worker.train_supernet(SupernetOrder(None, {}, 0), Alone(), limit_bytes=None, on_progress=lambda progress: None)
-    found: Scored = {"inherited": {name: {} for name in MEASURES}, "trained": {name: {} for name in MEASURES}}
-    stages: tuple[tuple[Stage, int], ...] = (("inherited", 0), ("trained", config.search.training_steps))
+    worker.train_supernet(SupernetJob(None, {}, 0), Alone(), limit_bytes=None, on_progress=lambda progress: None)
+    found: Scored = {"one_shot": {name: {} for name in MEASURES}, "short": {name: {} for name in MEASURES}}
+    stages: tuple[tuple[Stage, int], ...] = (("one_shot", 0), ("short", config.search.short_training_steps))
     for stage, steps in stages:
         jobs = [
-            Job(trial, architecture, stage, steps, architecture_seed(config.seed, stage, architecture), 0)
+            Job(trial, architecture, stage, steps, job_seed(config.seed, stage, architecture), 0)
             for trial, architecture in enumerate(architectures)
         ]
-        together = config.search.scored_together if stage == "inherited" else 1
+        together = config.search.eval_batch if stage == "one_shot" else 1
         for start in range(0, len(jobs), together):
             first, *others = jobs[start : start + together]
             for result in worker.run(replace(first, companions=tuple(others)), limit_bytes=None):
@@ -199,8 +204,8 @@ def compared(variant: Variant, scores: Scored, truth: Scores) -> dict[str, Any]:
     """Rank correlations of one supernet's scores with the table."""
     of_measures = {
         name: {
-            "kendall_tau": tau(scores["trained"][name], truth),
-            "kendall_tau_inherited": tau(scores["inherited"][name], truth),
+            "kendall_tau": tau(scores["short"][name], truth),
+            "kendall_tau_inherited": tau(scores["one_shot"][name], truth),
             "within_fusion_layer": {
                 stage: {
                     str(layer): tau(of_layer(scores[stage][name], layer), truth)
@@ -254,7 +259,7 @@ def summary(config: Config, known: Table, measured: Sequence[dict[str, Any]], co
 
 def score_name(config: Config) -> str:
     """What the demo ranks candidates by before they are trained in full."""
-    return config.search.score_name("inherited")
+    return config.search.score_name("one_shot")
 
 
 def mean_of(entries: Sequence[dict[str, Any]], name: str) -> float | None:
@@ -266,9 +271,7 @@ def show(figures: dict[str, Any]) -> None:
     for entry in figures["variants"]:
         for name, found in entry["scores"].items():
             within = found["within_fusion_layer"]
-            texts = [
-                ", ".join(f"{value:.2f}" for value in within[stage].values()) for stage in ("inherited", "trained")
-            ]
+            texts = [", ".join(f"{value:.2f}" for value in within[stage].values()) for stage in ("one_shot", "short")]
             rows.append(
                 (
                     entry["sampling"],
@@ -282,7 +285,7 @@ def show(figures: dict[str, Any]) -> None:
                 )
             )
     print()
-    header = ("sampling", "batches", "seed", "score", "inherited", "of each L_f", "after short training", "of each L_f")
+    header = ("sampling", "batches", "seed", "score", "one_shot", "of each L_f", "after short training", "of each L_f")
     print(table(header, rows))
     print()
     alone = ("architectures", "seed_deviation", "deviation_over_architectures", "architectures_of_ceiling")

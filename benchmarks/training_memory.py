@@ -25,7 +25,7 @@ from nas.common.units import format_bytes
 from nas.memory.tracker import PeakTracker
 from nas.models.encoders import Encoder, tail_weights
 from nas.models.fusion.base import Features, sizes_of
-from nas.models.fusion.pmf.architecture import PMFArchitecture, reads_from
+from nas.models.fusion.pmf.architecture import PMFArchitecture, entry_layers_from
 from nas.models.fusion.pmf.model import PMF
 from nas.run.results_csv import table
 
@@ -41,9 +41,9 @@ def main() -> None:
     options = parser.parse_args()
     with FakeTensorMode():
         image, text = empty_encoders(options.size)
-        depth = image.depth
-        chosen = range(0, depth, 2 if options.size == "base" else 4)
-        layers = [depth - 4, depth - 2] if options.quick else sorted({*chosen, depth - 2})
+        num_layers = image.num_layers
+        chosen = range(0, num_layers, 2 if options.size == "base" else 4)
+        layers = [num_layers - 4, num_layers - 2] if options.quick else sorted({*chosen, num_layers - 2})
         full = full_fine_tuning(image, text, options.batch)
         rows = [(layer, *pmf(image, text, options.batch, layer)) for layer in layers]
     figures: dict[str, Any] = {
@@ -79,7 +79,7 @@ def raw_inputs(batch: int) -> tuple[Tensor, Tensor, Tensor]:
 def full_fine_tuning(image: Encoder, text: Encoder, batch: int) -> int:
     """Both encoders and a linear classifier on their CLS rows are trained."""
     weights = [*image.parameters(), *text.parameters()]
-    head = nn.Linear(image.width + text.width, CLASSES)
+    head = nn.Linear(image.hidden_size + text.hidden_size, CLASSES)
     for weight in weights:
         weight.requires_grad_(True)
     pixels, ids, labels = raw_inputs(batch)
@@ -100,8 +100,8 @@ def full_fine_tuning(image: Encoder, text: Encoder, batch: int) -> int:
 
 def pmf(image: Encoder, text: Encoder, batch: int, fusion_layer: int) -> tuple[int, int]:
     """Straightforward and fast PMF with all M = 4, mapping width half the encoders'."""
-    architecture = PMFArchitecture(fusion_layer, 4, 4, 4, image.width // 2)
-    model = PMF(image_encoder=image, text_encoder=text, architecture=architecture, class_count=CLASSES)
+    architecture = PMFArchitecture(fusion_layer, 4, 4, 4, image.hidden_size // 2)
+    model = PMF(image_encoder=image, text_encoder=text, architecture=architecture, num_classes=CLASSES)
     frozen, trained = [*image.parameters(), *text.parameters()], list(model.parameters())
     pixels, ids, labels = raw_inputs(batch)
     straightforward = StraightforwardPMF(model)
@@ -109,14 +109,16 @@ def pmf(image: Encoder, text: Encoder, batch: int, fusion_layer: int) -> tuple[i
     for parameter in trained:
         parameter.grad = None
     rows = (image.config.image_size // image.config.patch_size) ** 2 + 1
-    features = Features(torch.randn(batch, rows, image.width), torch.randn(batch, TEXT_TOKENS, text.width), None)
+    features = Features(
+        torch.randn(batch, rows, image.hidden_size), torch.randn(batch, TEXT_TOKENS, text.hidden_size), None
+    )
     fast = step_peak(
         lambda: model(features),
         labels,
         inputs=(features.image_tokens, features.text_tokens),
         weights=frozen + trained,
     )
-    starts = reads_from(sizes_of(image, text), fusion_layer)
+    starts = entry_layers_from(sizes_of(image, text), fusion_layer)
     needed = [
         tensor
         for encoder, start in zip((image, text), starts, strict=True)

@@ -34,7 +34,7 @@ from nas.memory.tracker import PeakTracker
 from nas.models.encoders.frozen_ops import product
 from nas.models.fusion.base import Features, features_of, sizes_of
 from nas.models.fusion.data_attention import data_attention
-from nas.models.fusion.pmf.architecture import PMFArchitecture, reads_from
+from nas.models.fusion.pmf.architecture import PMFArchitecture, entry_layers_from
 from nas.models.fusion.pmf.model import PMF
 from nas.models.fusion.supernet import build_model
 from nas.run.results_csv import table
@@ -66,7 +66,7 @@ def random_case(size: str, batch: int, device: str) -> Case:
     architecture = PMFArchitecture.default(sizes_of(image, text))
     # At base size and batch 8 no mapping unit of these weights lies within 2.9e-5 of the kink of its ReLU, where
     # rounding would choose the gradient; of seed 0, one lies within 2e-6.
-    model = build_model(image_encoder=image, text_encoder=text, architecture=architecture, class_count=101, seed=7)
+    model = build_model(image_encoder=image, text_encoder=text, architecture=architecture, num_classes=101, seed=7)
     pixels, ids = torch.randn(batch, 3, 224, 224), torch.randint(1000, 30000, (batch, 128))
     return Case(model.to(device), pixels.to(device), ids.to(device), None, torch.randint(101, (batch,)).to(device))
 
@@ -83,7 +83,7 @@ def demo_case(batch: int) -> Case:
         image_encoder=image,
         text_encoder=text,
         architecture=PMFArchitecture(4, 4, 4, 4, 192),
-        class_count=int(samples.labels.max()) + 1,
+        num_classes=int(samples.labels.max()) + 1,
         seed=0,
     )
     pixels = preprocessor.pixel_values([images.open(samples.images[index]) for index in chosen])
@@ -93,7 +93,7 @@ def demo_case(batch: int) -> Case:
 def stored_attention(model: PMF, features: Features) -> Features:
     """The features with what the data rows attend to in themselves at the first fusing layer."""
     image, text = model.encoders
-    image_start, text_start = reads_from(model.sizes, model.architecture.fusion_layer)
+    image_start, text_start = entry_layers_from(model.sizes, model.architecture.fusion_layer)
     z, t = features.image_tokens, features.text_tokens
     return replace(
         features,
@@ -170,11 +170,11 @@ def necessary_operations(model: PMF, batch_size: int, image_rows: int, text_rows
         text_square: Mean S² of the texts.
     """
     architecture, operations = model.architecture, 0.0
-    fusing = min(encoder.depth for encoder in model.encoders) - architecture.fusion_layer
-    widths = [encoder.width for encoder in model.encoders]
+    fusing = min(encoder.num_layers for encoder in model.encoders) - architecture.fusion_layer
+    widths = [encoder.hidden_size for encoder in model.encoders]
     sides = zip(model.encoders, (image_rows, text_rows), (image_rows**2, text_square), strict=True)
     for encoder, rows, square in sides:
-        width, heads = encoder.width, int(encoder.config.num_attention_heads)
+        width, heads = encoder.hidden_size, int(encoder.config.num_attention_heads)
         hidden = int(encoder.config.intermediate_size)
 
         def complete(count: float, width: int = width, hidden: int = hidden) -> float:
@@ -245,7 +245,7 @@ def measure(case: Case, pairs: int) -> dict[str, float]:
     """Compare both sides on one case; prints the table and returns the figures."""
     model = case.model
     arguments = (case.pixel_values, case.input_ids, case.text_mask)
-    features = features_of(model.encoders, model.reads(), *arguments)
+    features = features_of(model.encoders, model.entry_layers(), *arguments)
     richer = stored_attention(model, features)
     slow_model = StraightforwardPMF(model)
     slow = Step(lambda: slow_model(*arguments), model, case.labels)
@@ -287,7 +287,7 @@ def measure(case: Case, pairs: int) -> dict[str, float]:
         seconds["fast"].append(fast_seconds)
         seconds["stored"].append(seconds_of(stored))
         rates = product_rates(
-            len(case.labels) * image_rows, image.width, int(image.config.intermediate_size), 3, case.labels.device
+            len(case.labels) * image_rows, image.hidden_size, int(image.config.intermediate_size), 3, case.labels.device
         )
         seconds["fastest floor"].append(operations / max(rates.values()))
         seconds["linear floor"].append(operations / rates["linear"])
@@ -327,7 +327,7 @@ def measure(case: Case, pairs: int) -> dict[str, float]:
 def needed_weights(model: PMF) -> int:
     """Bytes of what the fast path reads: trained parameters, and frozen ones from the first fusing layer on."""
     tensors: list[nn.Parameter | Tensor] = list(model.parameters())
-    starts = reads_from(model.sizes, model.architecture.fusion_layer)
+    starts = entry_layers_from(model.sizes, model.architecture.fusion_layer)
     for encoder, start in zip(model.encoders, starts, strict=True):
         for layer in encoder.layers[start:]:
             tensors.extend(layer.module.parameters())

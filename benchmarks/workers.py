@@ -2,8 +2,8 @@
 
 The demo with its real features, encoders and jobs: groups of candidates that are scored together with inherited
 weights, and trainings of promoted ones, in the proportion of `search_spaces/demo.yaml`. The list of jobs is fixed and
-the same for both; `Dispatcher`, ledger and Ray run it. The supernet's weights are those of a fresh one, since the cost
-of a job does not depend on its numbers.
+the same for both; `JobScheduler`, ledger and Ray run it. The supernet's weights are those of a fresh one, since the
+cost of a job does not depend on its numbers.
 
 Both workers live all the time. Where one is measured, the other has nothing to do and computes nothing. Before the
 first measurement both together have run the list, so that no start and no first reading of a file is counted. One
@@ -42,14 +42,14 @@ from nas.execution.failure_policy import FailurePolicy
 from nas.execution.placement import Placement
 from nas.execution.plan import Plan
 from nas.execution.ray.executor import RayExecutor
-from nas.execution.scheduler import Dispatcher
+from nas.execution.scheduler import JobScheduler
 from nas.execution.worker import CandidateWorker, WorkerSetup
 from nas.models.fusion.supernet import build_supernet
-from nas.run.commands import hand_over
-from nas.run.prepare import Prepared, prepare
+from nas.run.commands import write_worker_setup
+from nas.run.prepare import SearchContext, prepare
 from nas.run.results_csv import table
 from nas.search.space import Architecture
-from nas.search.trial import Failure, Job, Result, Stage, architecture_seed
+from nas.search.trial import Failure, Job, Result, Stage, job_seed
 from nas.training.checkpoint import save_weights
 
 WORKERS = 2
@@ -82,42 +82,42 @@ def main() -> None:
         options.json.write_text(json.dumps(figures, indent=1))
 
 
-def with_supernet(config: Config, prepared: Prepared, directory: Path) -> WorkerSetup:
+def with_supernet(config: Config, prepared: SearchContext, directory: Path) -> WorkerSetup:
     """What workers need, with a fresh supernet."""
-    setup = hand_over(config, prepared, directory, thread_count=1)
+    setup = write_worker_setup(config, prepared, directory, thread_count=1)
     supernet = build_supernet(
         image_encoder=prepared.image_encoder,
         text_encoder=prepared.text_encoder,
         space=config.space,
-        class_count=len(prepared.store.class_names),
+        num_classes=len(prepared.store.class_names),
         seed=0,
     )
     save_weights(setup.supernet_path, supernet, steps="0")
     return setup
 
 
-def job_list(config: Config, prepared: Prepared, blocks: int) -> list[Job]:
+def job_list(config: Config, prepared: SearchContext, blocks: int) -> list[Job]:
     """As a search makes them, in its proportions: first groups to be scored, then trainings."""
     rng, search = random.Random(0), config.search
     chosen: dict[Architecture, None] = {}
     while len(chosen) < blocks * search.round_size:
         chosen.setdefault(config.space.sample(rng))
-    trained = round(len(chosen) * search.training_share)
+    trained = round(len(chosen) * search.promotion_fraction)
 
     def job(trial: int, architecture: Architecture, stage: Stage) -> Job:
         return Job(
             trial=trial,
             architecture=architecture,
             stage=stage,
-            step_count=search.training_steps if stage == "trained" else 0,
-            seed=architecture_seed(config.seed, stage, architecture),
+            step_count=search.short_training_steps if stage == "short" else 0,
+            seed=job_seed(config.seed, stage, architecture),
             predicted_peak_bytes=prepared.memory.predict(architecture).peak_bytes,
         )
 
-    scored = [job(trial, architecture, "inherited") for trial, architecture in enumerate(chosen)]
-    size = search.scored_together
+    scored = [job(trial, architecture, "one_shot") for trial, architecture in enumerate(chosen)]
+    size = search.eval_batch
     groups = [scored[first : first + size] for first in range(0, len(scored), size)]
-    trainings = [job(trial, architecture, "trained") for trial, architecture in list(enumerate(chosen))[:trained]]
+    trainings = [job(trial, architecture, "short") for trial, architecture in list(enumerate(chosen))[:trained]]
     # Trainings first: the jobs at the end are short, so that one worker waits little for the other.
     return [*trainings, *(replace(group[0], companions=tuple(group[1:])) for group in groups)]
 
@@ -158,10 +158,10 @@ class JobList(Plan):
 
 
 def measured(
-    config: Config, prepared: Prepared, executor: RayExecutor, jobs: Sequence[Job], rounds: int
+    config: Config, prepared: SearchContext, executor: RayExecutor, jobs: Sequence[Job], rounds: int
 ) -> dict[str, Any]:
     """Candidates an hour with one worker and with two."""
-    candidates = sum(len(job.members) for job in jobs if job.stage == "inherited")
+    candidates = sum(len(job.members) for job in jobs if job.stage == "one_shot")
     dispatcher = build_dispatcher(config, prepared, executor)
     run(dispatcher, jobs, WORKERS)  # a warm-up of both
     seconds: dict[int, list[float]] = {1: [], WORKERS: []}
@@ -177,7 +177,7 @@ def measured(
         "candidates_per_hour_with_1": 3600 * candidates / statistics.median(seconds[1]),
         f"candidates_per_hour_with_{WORKERS}": 3600 * candidates / statistics.median(seconds[WORKERS]),
         "candidates": candidates,
-        "trainings": sum(job.stage == "trained" for job in jobs),
+        "trainings": sum(job.stage == "short" for job in jobs),
         "rounds": rounds,
         "threads_per_worker": 1,
         "cores": os.cpu_count(),
@@ -185,11 +185,11 @@ def measured(
     }
 
 
-def build_dispatcher(config: Config, prepared: Prepared, executor: RayExecutor) -> Dispatcher:
+def build_dispatcher(config: Config, prepared: SearchContext, executor: RayExecutor) -> JobScheduler:
     def refuse(failure: Failure) -> None:
         raise SystemExit(f"{failure.job.key}: {failure.reason}")
 
-    return Dispatcher(
+    return JobScheduler(
         executor=executor,
         budget_bytes=config.budget.memory_bytes,
         idle_bytes=prepared.memory.idle_bytes,
@@ -201,7 +201,7 @@ def build_dispatcher(config: Config, prepared: Prepared, executor: RayExecutor) 
     )
 
 
-def run(dispatcher: Dispatcher, jobs: Sequence[Job], width: int) -> float:
+def run(dispatcher: JobScheduler, jobs: Sequence[Job], width: int) -> float:
     """Seconds until all jobs have ended."""
     plan = JobList(jobs, width)
     started = time.perf_counter()

@@ -16,7 +16,7 @@ from nas.config.schema import COLUMNS, LABELLED_READERS, READERS, STRATEGIES
 from nas.run.time_budget import parse_budget
 
 if TYPE_CHECKING:
-    from nas.run.commands import Machine, Overrides
+    from nas.run.commands import ExecutionOptions, Overrides
     from nas.search.objectives import Pick
 
 PROGRAM = "run_search.py"
@@ -253,10 +253,10 @@ def _overrides(options: argparse.Namespace) -> "Overrides":
     )
 
 
-def _machine(options: argparse.Namespace) -> "Machine":
-    from nas.run.commands import Machine
+def _machine(options: argparse.Namespace) -> "ExecutionOptions":
+    from nas.run.commands import ExecutionOptions
 
-    return Machine(
+    return ExecutionOptions(
         worker_count=options.workers,
         cache_directory=options.cache_dir,
         ray_address=options.ray_address,

@@ -43,8 +43,8 @@ from nas.execution.worker import CandidateWorker, WorkerSetup
 from nas.memory.prediction import bytes_with_holes
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.pmf.architecture import GENES
-from nas.run.commands import hand_over
-from nas.run.prepare import Prepared, needed_reads, prepare
+from nas.run.commands import write_worker_setup
+from nas.run.prepare import SearchContext, needed_reads, prepare
 from nas.search.space import Architecture, SearchSpace
 from nas.search.trial import Failure, Job, Result, architecture_seed
 from nas.training.checkpoint import load_weights
@@ -87,7 +87,7 @@ def main() -> None:
         if options.quick:
             wanted, steps = wanted[:2], 2
         plan = TablePlan(wanted, table, path, prepared, steps, reporter)
-        setup = hand_over(config, prepared, Path(name), thread_count=1)
+        setup = write_worker_setup(config, prepared, Path(name), thread_count=1)
         executor = RayExecutor(
             setup,
             placement=Placement(worker_count=options.workers, most_by_memory=options.workers, threads=1),
@@ -104,7 +104,7 @@ def main() -> None:
         reporter.note(f"{len(plan.rows)} of {len(wanted)} trainings are in {path}")
 
 
-def facts(config: Config, prepared: Prepared) -> dict[str, Any]:
+def facts(config: Config, prepared: SearchContext) -> dict[str, Any]:
     """What the numbers depend on."""
     values = config_as_dict(config)
     return {
@@ -116,7 +116,7 @@ def facts(config: Config, prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def trainings(space: SearchSpace, prepared: Prepared) -> list[Training]:
+def trainings(space: SearchSpace, prepared: SearchContext) -> list[Training]:
     """What is trained, in this order."""
     chosen = architectures(space, prepared.default, prepared.memory.parameter_count)
     random.Random(0).shuffle(chosen)  # so that half a table is a fair one
@@ -149,7 +149,7 @@ def architectures(
     return chosen
 
 
-def test_features(config: Config, prepared: Prepared, reporter: Reporter) -> FeatureStore:
+def test_features(config: Config, prepared: SearchContext, reporter: Reporter) -> FeatureStore:
     """Features of the test split, in a store of their own: the one of train and validation is a search's."""
     dataset = read_data(config.data, ["test"], prepared.store.class_names)
     return open_or_build(
@@ -159,7 +159,7 @@ def test_features(config: Config, prepared: Prepared, reporter: Reporter) -> Fea
         image_encoder=prepared.image_encoder,
         text_encoder=prepared.text_encoder,
         reads=needed_reads(config.space, sizes_of(prepared.image_encoder, prepared.text_encoder)),
-        has_attention=config.space.kind.reads_attention,
+        has_attention=config.space.architecture_class.reads_attention,
         features=config.features,
         cache_directory=default_cache_directory(),
         on_progress=lambda done, total: reporter.progress("features of test", done, total),
@@ -216,7 +216,7 @@ class TablePlan(Plan):
         wanted: Sequence[Training],
         table: Table,
         path: Path,
-        prepared: Prepared,
+        prepared: SearchContext,
         step_count: int,
         reporter: Reporter,
     ) -> None:

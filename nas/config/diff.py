@@ -6,7 +6,7 @@ from typing import Any
 
 _FREE_SECTIONS = ("budget", "compare")
 _FREE_KEYS = frozenset({"features.disk"})  # the same numbers, from disk or computed, but for float16's rounding
-_FIXED_KEYS = frozenset({"budget.when_too_large"})  # decides how a candidate is trained, not how many are
+_FIXED_KEYS = frozenset({"budget.oversized"})  # decides how a candidate is trained, not how many are
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -37,7 +37,7 @@ from nas.config.schema import (
 )
 from nas.search.objectives import COSTS, METRICS, Constraint
 from nas.search.space import Architecture, Gene, Per, SearchSpace
-from nas.search.space.families import FAMILIES, architecture_class
+from nas.search.space.families import FAMILIES, load_architecture_class
 from nas.search.strategies.base import EvolutionConfig
 
 _MISSING: Any = object()
@@ -194,8 +194,8 @@ def parse_config(values: Any, *, source: str, base_directory: Path) -> Config:
     """
     problems: list[str] = []
     root = _Section(values, "", problems)
-    kind = architecture_class(root.text("family", choices=FAMILIES.names(), default="pmf") or "pmf")
-    space = _space(root.section("space", default=_MISSING if kind.genes else {}), kind)
+    architecture_class = load_architecture_class(root.text("family", choices=FAMILIES.names(), default="pmf") or "pmf")
+    space = _space(root.section("space", default=_MISSING if architecture_class.genes else {}), architecture_class)
     config = Config(
         name=root.text("name"),
         data=_data(root.section("data"), base_directory),
@@ -342,10 +342,10 @@ def _features(section: _Section) -> FeaturesConfig:
     return config
 
 
-def _space(section: _Section, kind: type[Architecture]) -> SearchSpace:
+def _space(section: _Section, architecture_class: type[Architecture]) -> SearchSpace:
     choices: dict[str, tuple[int, ...]] = {}
     per: dict[str, Per] = {}
-    for gene in kind.genes:
+    for gene in architecture_class.genes:
         is_mapping = section.values is not None and isinstance(section.values.get(gene.name), dict)
         if gene.per != ("model",) and is_mapping:
             free = section.section(gene.name)
@@ -354,19 +354,20 @@ def _space(section: _Section, kind: type[Architecture]) -> SearchSpace:
             free.reject_unknown_keys()
         else:
             choices[gene.name] = section.integers(gene.name, gene.smallest)
-    layer_gene = kind.layer_gene()
+    layer_gene = architecture_class.layer_gene()
     least = 1 if layer_gene is None else choices[layer_gene.name][-1] + 1
-    depth: int | None = None
-    if section.get("depth", None, "") is not None:
-        depth = section.integer("depth", least)
+    num_layers: int | None = None
+    if section.get("num_layers", None, "") is not None:
+        num_layers = section.integer("num_layers", least)
     elif any(shared != "model" for shared in per.values()):
         section.problems.append(
-            f"{section.path}.depth: is missing; expected the number of layers {kind.layers_counted}, since "
+            f"{section.path}.num_layers: is missing; expected the number of layers "
+            f"{architecture_class.layers_counted}, since "
             f"{', '.join(name for name in per if per[name] != 'model')} can differ within a model"
         )
-        depth = least
+        num_layers = least
     section.reject_unknown_keys()
-    return SearchSpace(kind, choices, per, depth)
+    return SearchSpace(architecture_class, choices, per, num_layers)
 
 
 def _per(section: _Section, gene: Gene) -> Per:
@@ -386,7 +387,7 @@ def _recipe(section: _Section) -> RecipeConfig:
         weight_decay=section.number("weight_decay", 0),
         momentum=section.number("momentum", 0, 0.999, default=0.9),
         schedule=section.text("schedule", choices=("cosine", "constant")),
-        warmup_share=section.number("warmup_share", 0, 0.9, default=0.0),
+        warmup_fraction=section.number("warmup_fraction", 0, 0.9, default=0.0),
         clip_norm=_optional_number(section, "clip_norm"),
         batch_size=section.integer("batch_size", 1),
         epochs=section.integer("epochs", 1),
@@ -430,34 +431,38 @@ def _search(section: _Section, space: SearchSpace) -> SearchConfig:
         objective=objective,
         costs=tuple(costs),
         constraints=_constraints(section),
-        score=section.text("score", choices=SCORES, default="objective"),
+        proxy_metric=section.text("proxy_metric", choices=SCORES, default="objective"),
         latency_batch=section.integer("latency_batch", 1, default=1),
-        scored_together=section.integer("scored_together", 1, default=1),
+        eval_batch=section.integer("eval_batch", 1, default=1),
         round_size=section.integer("round_size", 1),
-        training_share=section.number("training_share", 0, 1),
-        training_steps=section.integer("training_steps", 1),
-        training_rate_scale=section.number("training_rate_scale", 0, 1, default=0.1, positive=True),
+        promotion_fraction=section.number("promotion_fraction", 0, 1),
+        short_training_steps=section.integer("short_training_steps", 1),
+        short_training_lr_scale=section.number("short_training_lr_scale", 0, 1, default=0.1, positive=True),
         finalists=section.integer("finalists", 1),
-        confirmation_seeds=section.integer("confirmation_seeds", 0, default=3),
-        first=_first(section, space),
+        rerun_seeds=section.integer("rerun_seeds", 0, default=3),
+        initial_architectures=_first(section, space),
         evolution=EvolutionConfig(
             population=evolution.integer("population", 2, default=20),
             parents=evolution.integer("parents", 1, default=5),
-            crossover_share=evolution.number("crossover_share", 0, 1, default=0.5),
-            mutation_share=evolution.number("mutation_share", 0, 1, default=0.5),
+            crossover_fraction=evolution.number("crossover_fraction", 0, 1, default=0.5),
+            mutation_fraction=evolution.number("mutation_fraction", 0, 1, default=0.5),
             mutation_probability=evolution.number("mutation_probability", 0, 1, default=0.3),
-            screened=evolution.integer("screened", 1, default=24),
+            proposal_pool=evolution.integer("proposal_pool", 1, default=24),
         ),
     )
     if config.evolution.parents > config.evolution.population:
         evolution.problem(
             "parents", config.evolution.parents, f"at most the population of {config.evolution.population}"
         )
-    if config.evolution.crossover_share + config.evolution.mutation_share > 1:
-        evolution.problem("mutation_share", config.evolution.mutation_share, "with crossover_share at most 1 in all")
-    if round(config.round_size * config.training_share) < 1:
+    if config.evolution.crossover_fraction + config.evolution.mutation_fraction > 1:
+        evolution.problem(
+            "mutation_fraction", config.evolution.mutation_fraction, "with crossover_fraction at most 1 in all"
+        )
+    if round(config.round_size * config.promotion_fraction) < 1:
         section.problem(
-            "training_share", config.training_share, f"a share that promotes at least one of {config.round_size}"
+            "promotion_fraction",
+            config.promotion_fraction,
+            f"a share that promotes at least one of {config.round_size}",
         )
     evolution.reject_unknown_keys()
     section.reject_unknown_keys()
@@ -497,14 +502,14 @@ def _constraints(section: _Section) -> tuple[Constraint, ...]:
 
 def _first(section: _Section, space: SearchSpace) -> tuple[Architecture, ...]:
     allowed = f"a list of architectures of the space, each a mapping of {', '.join(space.choices)}"
-    value = section.get("first", [], allowed)
+    value = section.get("initial_architectures", [], allowed)
     found = []
     for entry in value if isinstance(value, list) else [value]:
         try:
-            architecture = Architecture.from_dict({"family": space.kind.family, **entry})
+            architecture = Architecture.from_dict({"family": space.architecture_class.family, **entry})
             space.encode(architecture)
         except (TypeError, ValueError, IndexError, KeyError):
-            section.problem("first", entry, allowed)
+            section.problem("initial_architectures", entry, allowed)
         else:
             found.append(architecture)
     return tuple(found)
@@ -515,16 +520,16 @@ def _budget(section: _Section) -> BudgetConfig:
         time_seconds=_with_unit(section, "time", parse_seconds),
         trials=None if section.get("trials", None, "") is None else section.integer("trials", 1),
         memory_bytes=int(_with_unit(section, "memory", parse_bytes) or 0),
-        when_too_large=section.text("when_too_large", choices=WHEN_TOO_LARGE, default="reject"),
-        supernet_share=section.number("supernet_share", 0, 0.9, default=0.25, positive=True),
-        finalists_share=section.number("finalists_share", 0, 0.9, default=0.35, positive=True),
+        oversized=section.text("oversized", choices=WHEN_TOO_LARGE, default="reject"),
+        supernet_fraction=section.number("supernet_fraction", 0, 0.9, default=0.25, positive=True),
+        finalists_fraction=section.number("finalists_fraction", 0, 0.9, default=0.35, positive=True),
     )
     if config.time_seconds is None and config.trials is None:
         section.problems.append(f"{section.path}: needs time (for instance 4m) or trials (for instance 200), or both")
     if section.values is not None and "memory" not in section.values:
         section.problems.append(f"{section.path}.memory: is missing; expected bytes per device, for instance 2GiB")
-    if config.supernet_share + config.finalists_share >= 1:
-        section.problem("finalists_share", config.finalists_share, "with supernet_share less than 1 in all")
+    if config.supernet_fraction + config.finalists_fraction >= 1:
+        section.problem("finalists_fraction", config.finalists_fraction, "with supernet_fraction less than 1 in all")
     section.reject_unknown_keys()
     return config
 
@@ -558,12 +563,12 @@ def _with_unit(section: _Section, key: str, parse: Any, default: str | None = No
 def config_as_dict(config: Config) -> dict[str, Any]:
     """The configuration as plain values that `parse_config` reads back to an equal one."""
     values = dataclasses.asdict(config)
-    values["family"] = config.space.kind.family
+    values["family"] = config.space.architecture_class.family
     values["space"] = _space_as_dict(config.space)
     search = values["search"]
     search["objective"] = [search["objective"], *search.pop("costs")] if search["costs"] else search["objective"]
     search.pop("costs", None)
-    search["first"] = [architecture.values() for architecture in config.search.first]
+    search["initial_architectures"] = [architecture.values() for architecture in config.search.initial_architectures]
     search["constraints"] = [str(constraint) for constraint in config.search.constraints]
     features, budget = values["features"], values["budget"]
     features["disk"] = f"{features.pop('disk_bytes')}B"
@@ -574,7 +579,7 @@ def config_as_dict(config: Config) -> dict[str, Any]:
 
 
 def _space_as_dict(space: SearchSpace) -> dict[str, Any]:
-    values: dict[str, Any] = {} if space.depth is None else {"depth": space.depth}
+    values: dict[str, Any] = {} if space.num_layers is None else {"num_layers": space.num_layers}
     for gene, allowed in space.choices.items():
         values[gene] = {"choices": list(allowed), "per": space.per[gene]} if gene in space.per else list(allowed)
     return values

@@ -128,7 +128,7 @@ class LearningRatesConfig:
 class RecipeConfig:
     """How one model is trained in full.
 
-    `momentum` is SGD's, or AdamW's first beta. `warmup_share` is the part of all steps in which the learning rate
+    `momentum` is SGD's, or AdamW's first beta. `warmup_fraction` is the part of all steps in which the learning rate
     rises linearly; `clip_norm` bounds the gradient's global norm (null: no bound); `depth_scaling` divides the learning
     rate of prompts and mappings by n ** depth_scaling for n fusing layers: those above amplify what an early one does.
     `label_smoothing` is the part of the target that is spread over all classes.
@@ -140,7 +140,7 @@ class RecipeConfig:
     weight_decay: float
     momentum: float
     schedule: str
-    warmup_share: float
+    warmup_fraction: float
     clip_norm: float | None
     batch_size: int
     epochs: int
@@ -171,36 +171,39 @@ class SearchConfig:
 
     `objective` is the metric. Beside it `costs` may be minimised, which gives a front instead of one answer; bounds on
     either are `constraints`. Latency is that of `latency_batch` samples. Before they are trained in full, candidates
-    are compared by that metric, or, with `score: cross_entropy`, by how little of it they have, which is less coarse.
+    are compared by that metric, or, with `proxy_metric: cross_entropy`, by how little of it they have, which is less
+    coarse.
 
-    Every candidate is scored with inherited weights, `scored_together` of them at a time, which share what is equal; of
-    each `round_size` scored ones the best `training_share` is trained for `training_steps` with the recipe's learning
-    rates times `training_rate_scale`, since larger ones undo in a few steps what the supernet has learned in many; the
+    Every candidate is scored with inherited weights, `eval_batch` of them at a time, which share what is equal; of
+    each `round_size` scored ones the best `promotion_fraction` is trained for `short_training_steps` with the recipe's
+    learning
+    rates times `short_training_lr_scale`, since larger ones undo in a few steps what the supernet has learned in many;
+    the
     best `finalists` of those are trained in full from fresh weights. The best of these, and the family's default, are
-    trained with `confirmation_seeds` further seeds, on top of the budget, so that it is known how far to trust the
-    answer: the score that it was chosen by is high by luck as well. The architectures in `first` are scored first,
-    after that default, the smallest and the largest that fits.
+    trained with `rerun_seeds` further seeds, on top of the budget, so that it is known how far to trust the
+    answer: the score that it was chosen by is high by luck as well. The architectures in `initial_architectures` are
+    scored first, after that default, the smallest and the largest that fits.
     """
 
     strategy: str
     objective: str
-    score: str
+    proxy_metric: str
     costs: tuple[str, ...]
     constraints: tuple[Constraint, ...]
     latency_batch: int
-    scored_together: int
+    eval_batch: int
     round_size: int
-    training_share: float
-    training_steps: int
-    training_rate_scale: float
+    promotion_fraction: float
+    short_training_steps: int
+    short_training_lr_scale: float
     finalists: int
-    confirmation_seeds: int
-    first: tuple[Architecture, ...]
+    rerun_seeds: int
+    initial_architectures: tuple[Architecture, ...]
     evolution: EvolutionConfig
 
     def score_name(self, stage: Stage) -> str:
         """Which metric is a candidate's score at a stage; of cross-entropy less is better, so it is negated."""
-        return self.objective if stage == "full" or self.score == "objective" else self.score
+        return self.objective if stage == "full" or self.proxy_metric == "objective" else self.proxy_metric
 
     def score_of(self, stage: Stage, metrics: Mapping[str, float]) -> float:
         """A candidate's score at a stage; higher is better."""
@@ -228,17 +231,17 @@ class BudgetConfig:
     """What a search may use; `None` means no bound of that kind.
 
     `memory_bytes` is that of each device: the graphics memory of a GPU, or the private memory of all workers of a
-    machine together. `when_too_large` says what becomes of a candidate whose batch does not fit: `reject` it, or
-    `accumulate` its gradients over the largest micro-batches that do. `supernet_share` and `finalists_share` are the
-    parts of the time kept for these phases.
+    machine together. `oversized` says what becomes of a candidate whose batch does not fit: `reject` it, or
+    `accumulate` its gradients over the largest micro-batches that do. `supernet_fraction` and `finalists_fraction` are
+    the parts of the time kept for these phases.
     """
 
     time_seconds: float | None
     trials: int | None
     memory_bytes: int
-    when_too_large: str
-    supernet_share: float
-    finalists_share: float
+    oversized: str
+    supernet_fraction: float
+    finalists_fraction: float
 
 
 @dataclass(frozen=True)

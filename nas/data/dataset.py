@@ -239,9 +239,9 @@ def summary(dataset: Dataset) -> list[str]:
     return lines
 
 
-def class_counts(labels: Labels, class_count: int) -> NDArray[np.int64]:
+def class_counts(labels: Labels, num_classes: int) -> NDArray[np.int64]:
     """Samples of every class, (C,)."""
     if labels.ndim == 2:
         counts: NDArray[np.int64] = labels.sum(axis=0, dtype=np.float64).astype(np.int64)
         return counts
-    return np.bincount(labels.astype(np.int64), minlength=class_count)
+    return np.bincount(labels.astype(np.int64), minlength=num_classes)

@@ -24,7 +24,7 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Ended:
+class JobOutcome:
     """What a job came to.
 
     Args:
@@ -39,7 +39,7 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class SupernetOrder:
+class SupernetJob:
     """Which architectures the supernet's training may sample.
 
     Args:
@@ -118,17 +118,17 @@ class Executor(ABC):
         """End so many of a device's worker processes that have no job; they are started again when they are needed."""
 
     @abstractmethod
-    def wait(self, timeout_seconds: float) -> list[Ended]:
+    def wait(self, timeout_seconds: float) -> list[JobOutcome]:
         """Whatever has come back, at the latest after the given time; possibly nothing."""
 
     @abstractmethod
-    def stop_running(self) -> list[Ended]:
+    def stop_running(self) -> list[JobOutcome]:
         """End all running jobs at their next step, or with their workers where that takes seconds; all come back."""
 
     @abstractmethod
     def train_supernet(
         self,
-        order: SupernetOrder,
+        order: SupernetJob,
         *,
         processes: Mapping[str, int],
         grant_bytes: int,

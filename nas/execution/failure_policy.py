@@ -48,9 +48,9 @@ class FailurePolicy:
                 them; they are not recorded then, and a resume tries them again.
             ExecutionError: If the cause certainly lies outside it: a full disk, a damaged file.
         """
-        if failure.kind == "surroundings":
+        if failure.kind == "environment":
             raise ExecutionError(failure.reason)
-        if failure.job.companions or failure.kind == "outside":
+        if failure.job.companions or failure.kind == "killed_externally":
             return "put back"
         if failure.kind == "memory":
             if not self._was_alone(failure.job):

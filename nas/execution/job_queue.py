@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 
-from nas.execution.memory_pool import Ledger
+from nas.execution.memory_pool import MemoryPool
 
 PATIENCE = 8
 """How often a waiting job may be overtaken by later ones before a device is kept free for it."""
@@ -15,7 +15,7 @@ class _Waiting:
     overtaken: int = 0
 
 
-class WaitingLine:
+class JobQueue:
     """Jobs that wait for memory: first fit, in the order of their arrival, and with age so that none is starved.
 
     A job that does not fit now is passed over by later ones that do. Once it has been overtaken `patience` times, a
@@ -49,7 +49,7 @@ class WaitingLine:
         """Leave the line without having started."""
         del self._waiting[key]
 
-    def admit_next(self, ledgers: Mapping[str, Ledger]) -> tuple[Hashable, str, int] | None:
+    def admit_next(self, ledgers: Mapping[str, MemoryPool]) -> tuple[Hashable, str, int] | None:
         """Let the first job start that can.
 
         Args:
@@ -75,7 +75,7 @@ class WaitingLine:
         return None
 
     @staticmethod
-    def _place(peak_bytes: int, ledgers: Mapping[str, Ledger]) -> str | None:
+    def _place(peak_bytes: int, ledgers: Mapping[str, MemoryPool]) -> str | None:
         """Of the devices where the job can start now, one where no process has to end for it, the emptiest."""
         possible = {name: ledger.processes_in_the_way(peak_bytes) for name, ledger in ledgers.items()}
         ended = {name: count for name, count in possible.items() if count is not None}
@@ -84,7 +84,7 @@ class WaitingLine:
         return min(ended, key=lambda name: (ended[name], ledgers[name].reserved_bytes - ledgers[name].budget_bytes))
 
     @staticmethod
-    def _kept_free(peak_bytes: int, ledgers: Mapping[str, Ledger], closed: set[str]) -> str | None:
+    def _kept_free(peak_bytes: int, ledgers: Mapping[str, MemoryPool], closed: set[str]) -> str | None:
         """The device that a starved job waits for: of those that could hold it, always the same one."""
         able = [name for name, ledger in ledgers.items() if name not in closed and ledger.fits_alone(peak_bytes)]
         return max(able, key=lambda name: (ledgers[name].budget_bytes, name), default=None)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Ledger:
+class MemoryPool:
     """Keeps what all worker processes of one device hold within its budget.
 
     A process that runs a job holds the job's predicted peak; one that waits for a job holds `idle_bytes`, and can be

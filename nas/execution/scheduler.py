@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from nas.common.errors import TrainingError
-from nas.execution.base import Ended, Executor, SupernetOrder, SupernetProgress, WorkerLost
+from nas.execution.base import Executor, JobOutcome, SupernetJob, SupernetProgress, WorkerLost
 from nas.execution.failure_policy import FailurePolicy
-from nas.execution.job_queue import WaitingLine
-from nas.execution.memory_pool import Ledger
+from nas.execution.job_queue import JobQueue
+from nas.execution.memory_pool import MemoryPool
 from nas.execution.plan import Plan
 from nas.memory.prediction import bytes_with_holes
 from nas.search.trial import Failure, Job, Result, Stage
@@ -19,7 +19,7 @@ _QUICK_SECONDS = 3.0
 """After an interruption, jobs that end within this time are not stopped."""
 
 
-class Dispatcher:
+class JobScheduler:
     """Runs plans, one after another.
 
     Args:
@@ -53,8 +53,8 @@ class Dispatcher:
         self._take = take
         self._show = show
         self._now = now
-        self._ledgers: dict[str, Ledger] = {}
-        self._line = WaitingLine()
+        self._ledgers: dict[str, MemoryPool] = {}
+        self._line = JobQueue()
         self._waiting: dict[Hashable, Job] = {}
         self._places: dict[tuple[int, Stage], str] = {}
         self._largest_bytes = 0
@@ -115,7 +115,7 @@ class Dispatcher:
 
     def train_supernet(
         self,
-        order: SupernetOrder,
+        order: SupernetJob,
         *,
         process_count: int,
         should_stop: Callable[[], bool],
@@ -196,7 +196,7 @@ class Dispatcher:
         for name in self._ledgers.keys() - devices.keys():
             del self._ledgers[name]
         for name in [name for name in devices if name not in self._ledgers]:
-            ledger = Ledger(self._budget_bytes, devices[name].slot_count, self._idle_bytes)
+            ledger = MemoryPool(self._budget_bytes, devices[name].slot_count, self._idle_bytes)
             # All workers start at once where there is room for them, so that the first jobs need not wait in turn.
             room = self._budget_bytes // self._idle_bytes if self._idle_bytes else ledger.slot_count
             ledger.idle_count = min(ledger.slot_count, max(room, 1))
@@ -243,7 +243,7 @@ class Dispatcher:
         """What a job waits for: a job that ran out of memory is tried once more with a whole device."""
         return self._budget_bytes if any(map(self._runs_alone, job.members)) else job.reserved_bytes
 
-    def _widen(self, job: Job, ledger: Ledger) -> None:
+    def _widen(self, job: Job, ledger: MemoryPool) -> None:
         """Grant a job more than it needs, so that its worker can keep what it frees, where that is in nobody's way.
 
         Even if every other slot had the largest job so far.
@@ -257,7 +257,7 @@ class Dispatcher:
         for ended in self._executor.wait(_WAIT_SECONDS):
             self._end(plan, ended)
 
-    def _end(self, plan: Plan, ended: Ended) -> None:
+    def _end(self, plan: Plan, ended: JobOutcome) -> None:
         ledger = self._ledgers.get(self._places.pop(ended.job.key))
         if ledger is not None and ledger.holds(ended.job.key):
             ledger.release(ended.job.key, process_lives=ended.process_lives)

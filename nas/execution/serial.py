@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from nas.common.errors import TrainingError
-from nas.execution.base import Device, Ended, Executor, SupernetOrder, SupernetProgress
+from nas.execution.base import Device, Executor, JobOutcome, SupernetJob, SupernetProgress
 from nas.execution.worker import CandidateWorker, GrantExceeded, WorkerSetup
 from nas.memory.measurement import private_bytes
 from nas.search.trial import Job
@@ -48,7 +48,7 @@ class SerialExecutor(Executor):
     def end_idle(self, device: str, count: int) -> None:
         raise RuntimeError(f"{device} has no {count} idle processes")
 
-    def wait(self, timeout_seconds: float) -> list[Ended]:
+    def wait(self, timeout_seconds: float) -> list[JobOutcome]:
         del timeout_seconds  # a job in this process cannot be waited for less than it takes
         if self._job is None:
             return []
@@ -57,17 +57,17 @@ class SerialExecutor(Executor):
             outcomes = self._worker.outcomes(job, limit_bytes=grant_bytes, should_stop=self._should_stop)
         except Stopped:
             outcomes = []
-        return [Ended(job, tuple(outcomes), process_lives=True)]
+        return [JobOutcome(job, tuple(outcomes), process_lives=True)]
 
-    def stop_running(self) -> list[Ended]:
+    def stop_running(self) -> list[JobOutcome]:
         if self._job is None:
             return []
         (job, _), self._job = self._job, None
-        return [Ended(job, (), process_lives=True)]
+        return [JobOutcome(job, (), process_lives=True)]
 
     def train_supernet(
         self,
-        order: SupernetOrder,
+        order: SupernetJob,
         *,
         processes: Mapping[str, int],
         grant_bytes: int,

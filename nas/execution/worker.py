@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 from nas.common.seeds import seed_from
 from nas.config.schema import Config, LearningRatesConfig
 from nas.data.features.store import FeatureStore
-from nas.execution.base import SupernetOrder, SupernetProgress
+from nas.execution.base import SupernetJob, SupernetProgress
 from nas.memory.measurement import (
     AllocatorWatch,
     MemoryWatch,
@@ -210,7 +210,7 @@ class CandidateWorker:
         started = time.monotonic()
         validation = self._store.splits["validation"]
         with self._granted(limit_bytes, job.reserved_bytes, should_stop) as is_stopped:
-            logits = self._score(job, is_stopped) if job.stage == "inherited" else [self._train(job, is_stopped)]
+            logits = self._score(job, is_stopped) if job.stage == "one_shot" else [self._train(job, is_stopped)]
             latencies = [self._latency_seconds(member) for member in job.members]
         seconds = (time.monotonic() - started) / len(logits)
         results = []
@@ -317,8 +317,8 @@ class CandidateWorker:
         if job.learning_rate is not None:
             # Of everything alike: not scaled by how many layers have prompts.
             recipe = replace(recipe, learning_rates=LearningRatesConfig.of_all(job.learning_rate), depth_scaling=0.0)
-        if job.stage == "trained":
-            scale = self.setup.config.search.training_rate_scale
+        if job.stage == "short":
+            scale = self.setup.config.search.short_training_lr_scale
             recipe = replace(recipe, learning_rates=recipe.learning_rates.scaled(scale))
         train(
             model=model,
@@ -343,13 +343,13 @@ class CandidateWorker:
             image_encoder=self._image_encoder,
             text_encoder=self._text_encoder,
             architecture=job.architecture,
-            class_count=len(self._store.class_names),
+            num_classes=len(self._store.class_names),
             seed=seed_from(job.seed, "weights"),
         ).to(self._device)
 
     def train_supernet(
         self,
-        order: SupernetOrder,
+        order: SupernetJob,
         group: GradientGroup,
         *,
         limit_bytes: int | None,
@@ -378,7 +378,7 @@ class CandidateWorker:
 
     def _train_supernet(
         self,
-        order: SupernetOrder,
+        order: SupernetJob,
         group: GradientGroup,
         on_progress: Callable[[SupernetProgress], None],
         should_stop: Callable[[], bool],
@@ -425,7 +425,7 @@ class CandidateWorker:
             image_encoder=self._image_encoder,
             text_encoder=self._text_encoder,
             space=self.setup.config.space,
-            class_count=len(self._store.class_names),
+            num_classes=len(self._store.class_names),
             seed=seed,
         ).to(self._device)
 

@@ -20,7 +20,7 @@ _EXIT = "exit"
 
 
 @dataclass(frozen=True)
-class Death:
+class WorkerExit:
     """Why a worker died; see `nas.search.trial.Failure`."""
 
     kind: FailureKind
@@ -29,7 +29,7 @@ class Death:
     measured_peak_bytes: int | None = None
 
 
-class DeathNote:
+class ExitRecord:
     """Where a worker process writes why it dies, while it still can.
 
     Args:
@@ -66,11 +66,11 @@ class DeathNote:
             json.dump(values, file)
 
 
-def read_death(path: Path, *, was_memory_killed: bool) -> Death:
+def read_worker_exit(path: Path, *, was_memory_killed: bool) -> WorkerExit:
     """What the note of a dead worker says.
 
     Args:
-        path: As given to its `DeathNote`; there need not be a note.
+        path: As given to its `ExitRecord`; there need not be a note.
         was_memory_killed: Whether the system's out-of-memory killer was at work in the meantime.
     """
     trace_path = path.with_suffix(".trace")
@@ -82,16 +82,16 @@ def read_death(path: Path, *, was_memory_killed: bool) -> Death:
         if values["kind"] == _MEMORY:
             measured, grant = int(values["measured"]), int(values["grant"])
             reason = f"its worker held {format_bytes(measured)}, granted were {format_bytes(grant)}"
-            return Death("memory", "out of memory", reason, measured)
-        return Death("crash", "exit", f"its worker ended itself with status {values['status']}")
+            return WorkerExit("memory", "out of memory", reason, measured)
+        return WorkerExit("crash", "exit", f"its worker ended itself with status {values['status']}")
     trace = trace_path.read_text(errors="replace") if trace_path.exists() else ""
     if trace:
         lines = [line.strip() for line in trace.splitlines() if line.strip()]
         place = next((line for line in lines if line.startswith("File ")), "")
-        return Death("crash", lines[0], f"its worker crashed: {lines[0]}" + (f" in {place}" if place else ""))
+        return WorkerExit("crash", lines[0], f"its worker crashed: {lines[0]}" + (f" in {place}" if place else ""))
     if was_memory_killed:
-        return Death("memory", "out of memory", "its worker was killed by the system for want of memory")
-    return Death("outside", "killed", "its worker was killed from outside")
+        return WorkerExit("memory", "out of memory", "its worker was killed by the system for want of memory")
+    return WorkerExit("killed_externally", "killed", "its worker was killed from outside")
 
 
 def memory_kill_count() -> int:

@@ -9,7 +9,7 @@ _AGREEING = 20
 """Measurements that have to agree before predictions are lowered."""
 
 
-class PeakCorrection:
+class PeakCalibration:
     """Learns a systematic difference between predicted and measured peaks, in bytes.
 
     Cautious: with the correction, no peak seen so far would have been predicted too low. One measurement above its

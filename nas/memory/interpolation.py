@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nas.memory.tracing import Trace
 from nas.models.fusion.pmf.architecture import PMFArchitecture
-from nas.search.space import Lengths
+from nas.search.space import GeneValue
 
 _STEPS = {"query_context_prompts": 8, "fusion_context_prompts": 8, "mapping_width": 63}
 """From the least value of a gene to another one."""
@@ -88,7 +88,7 @@ def _lengths(architecture: PMFArchitecture) -> NDArray[np.int64]:
     return np.array([1, *map(_whole, genes)], dtype=np.int64)
 
 
-def _whole(value: Lengths) -> int:
+def _whole(value: GeneValue) -> int:
     """A gene of an architecture whose layers are all the same."""
     assert isinstance(value, int)
     return value

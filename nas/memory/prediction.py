@@ -10,12 +10,12 @@ from transformers import PreTrainedConfig
 from nas.config.schema import FeaturesConfig, RecipeConfig
 from nas.data.features.store import Batch
 from nas.memory.interpolation import PeakSurface, surface_key
-from nas.memory.tracing import Rehearsal, Trace
+from nas.memory.tracing import ShapeTracer, Trace
 from nas.models.encoders import build_encoder
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.data_attention import DataAttention
 from nas.models.fusion.pmf.architecture import PMFArchitecture
-from nas.models.fusion.registry import model_class
+from nas.models.fusion.registry import load_model_class
 from nas.search.space import RAW, Architecture, SearchSpace
 from nas.training.losses import Loss
 from nas.training.trainer import Trainer
@@ -99,7 +99,7 @@ class _Step:
 
 
 @dataclass(frozen=True)
-class Rehearsed:
+class TracedShapes:
     """What steps have been found to allocate: models with the same arguments can share it.
 
     Args:
@@ -126,7 +126,7 @@ class MemoryModel:
         image_shape: Of the pixels of an image, (3, height, width).
         image_token_count: S.
         text_token_count: T of the longest text, for which the peak is predicted.
-        class_count: C.
+        num_classes: C.
         features: Type of the tokens that are read, and whether their attention is read with them.
         space: Of the candidates; a worker holds the weights of its largest beside the candidate's.
         process_bytes: What a worker holds before it trains.
@@ -144,15 +144,15 @@ class MemoryModel:
         image_shape: tuple[int, ...],
         image_token_count: int,
         text_token_count: int,
-        class_count: int,
+        num_classes: int,
         features: FeaturesConfig,
         space: SearchSpace,
         process_bytes: int = PROCESS_BYTES,
         has_several_labels: bool = False,
         architectures_per_step: int = 1,
-        rehearsed: Rehearsed | None = None,
+        rehearsed: TracedShapes | None = None,
     ) -> None:
-        self._rehearsal = Rehearsal()
+        self._rehearsal = ShapeTracer()
         with self._rehearsal:
             self._image_encoder = build_encoder(image_config)
             self._text_encoder = build_encoder(text_config)
@@ -161,7 +161,7 @@ class MemoryModel:
         self._tokens = (image_token_count, text_token_count)
         self._sizes = sizes_of(self._image_encoder, self._text_encoder)
         self._counts: dict[Architecture, int] = {}
-        self._class_count = class_count
+        self._class_count = num_classes
         self._has_several_labels = has_several_labels
         # One sum; of two processes or more, each computes its share of a step before any is summed.
         self._gradient_sums = max(-(-architectures_per_step // 2) - 1, 1)
@@ -171,7 +171,7 @@ class MemoryModel:
         """Set it to what a worker holds that has loaded encoders and given back what it freed, once that is known."""
         self.holds_supernet = True
         """Whether a worker holds the supernet's weights beside a candidate's."""
-        self._rehearsed = rehearsed or Rehearsed()
+        self._rehearsed = rehearsed or TracedShapes()
 
     @property
     def idle_bytes(self) -> int:
@@ -239,7 +239,9 @@ class MemoryModel:
         """Predicted peak of training it, without the process and the supernet, which every candidate needs."""
         return self.predict(architecture).peak_bytes - self.idle_bytes
 
-    def most_fitting(self, architecture: Architecture, budget_bytes: int, *, in_supernet: bool = False) -> int | None:
+    def min_micro_batches(
+        self, architecture: Architecture, budget_bytes: int, *, in_supernet: bool = False
+    ) -> int | None:
         """The fewest micro-batches with which training the architecture stays within a budget.
 
         Args:
@@ -312,11 +314,11 @@ class MemoryModel:
     def _trace(self, step: _Step) -> Trace:
         """What forward and backward allocate, from the batch on."""
         with self._rehearsal:
-            model = model_class(step.architecture.family)(
+            model = load_model_class(step.architecture.family)(
                 image_encoder=self._image_encoder,
                 text_encoder=self._text_encoder,
                 architecture=self._trained(step),
-                class_count=self._class_count,
+                num_classes=self._class_count,
             )
             if not step.is_first:
                 for parameter in model.parameters():
@@ -332,7 +334,7 @@ class MemoryModel:
     def _batch(self, step: _Step) -> Batch:
         """A batch of the longest texts, as a feature store gives it."""
         dtype = getattr(torch, self._features.dtype)
-        encoders, reads = (self._image_encoder, self._text_encoder), step.architecture.reads(self._sizes)
+        encoders, reads = (self._image_encoder, self._text_encoder), step.architecture.entry_layers(self._sizes)
         tokens: list[Tensor] = []
         attention: list[DataAttention | None] = []
         for encoder, layer, count, raw in zip(encoders, reads, self._tokens, self._raw_shapes, strict=True):
@@ -342,10 +344,10 @@ class MemoryModel:
             elif layer == RAW:
                 rows = torch.empty(step.size, *raw, dtype=dtype if len(raw) > 1 else torch.int64)
             else:
-                rows = torch.empty(step.size, count, encoder.width, dtype=dtype)
+                rows = torch.empty(step.size, count, encoder.hidden_size, dtype=dtype)
                 uses_attention = self._features.attention and step.architecture.reads_attention
-                if uses_attention and encoder.depth - layer > 1:
-                    heads = encoder.layers[0].projections.head_count
+                if uses_attention and encoder.num_layers - layer > 1:
+                    heads = encoder.layers[0].projections.num_heads
                     known = DataAttention(torch.empty_like(rows), torch.empty(*rows.shape[:2], heads))
             tokens.append(rows)
             attention.append(known)
@@ -371,7 +373,7 @@ class MemoryModel:
         """Trainable parameters."""
         if architecture not in self._counts:
             with self._rehearsal:
-                self._counts[architecture] = model_class(architecture.family).parameter_count(
+                self._counts[architecture] = load_model_class(architecture.family).parameter_count(
                     (self._image_encoder, self._text_encoder), architecture, self._class_count
                 )
         return self._counts[architecture]

@@ -116,10 +116,10 @@ class _Rule:
     constant: Any
 
 
-class Rehearsal(TorchDispatchMode):
+class ShapeTracer(TorchDispatchMode):
     """While it is active, tensors are made without data; what they would hold is noted between `start` and `stop`.
 
-    Sizes that depend on data are the largest possible: every place of a mask is true.
+    DirectionSizes that depend on data are the largest possible: every place of a mask is true.
     """
 
     def __init__(self) -> None:

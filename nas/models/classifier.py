@@ -10,7 +10,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nas.models.encoders import build_encoder
 from nas.models.fusion.base import features_of
-from nas.models.fusion.registry import model_class
+from nas.models.fusion.registry import load_model_class
 from nas.search.space import RAW, Architecture
 
 MULTI_LABEL: Literal["multi_label_classification"] = "multi_label_classification"
@@ -57,13 +57,15 @@ class FusionForClassification(PreTrainedModel):
             build_encoder(AutoConfig.for_model(**values, attn_implementation="sdpa"))
             for values in (config.image_config, config.text_config)
         ]
-        self.fusion = model_class(architecture.family)(
+        self.fusion = load_model_class(architecture.family)(
             image_encoder=encoders[0],
             text_encoder=encoders[1],
             architecture=architecture,
-            class_count=int(config.num_labels or 0),
+            num_classes=int(config.num_labels or 0),
         )
-        for name, encoder, layer in zip(("image_encoder", "text_encoder"), encoders, self.fusion.reads(), strict=True):
+        for name, encoder, layer in zip(
+            ("image_encoder", "text_encoder"), encoders, self.fusion.entry_layers(), strict=True
+        ):
             if layer not in (None, RAW):  # else it is not used, or trained and a part of the fusion model
                 self.add_module(name, encoder)
         self.post_init()  # type: ignore[no-untyped-call]
@@ -97,7 +99,9 @@ class FusionForClassification(PreTrainedModel):
             `logits` (B, C), and `loss` where labels were given.
         """
         mask = None if attention_mask is None else attention_mask.to(torch.bool)
-        logits = self.fusion(features_of(self.fusion.encoders, self.fusion.reads(), pixel_values, input_ids, mask))
+        logits = self.fusion(
+            features_of(self.fusion.encoders, self.fusion.entry_layers(), pixel_values, input_ids, mask)
+        )
         return SequenceClassifierOutput(
             loss=None if labels is None else self._loss(logits, labels),
             logits=logits,

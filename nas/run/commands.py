@@ -27,7 +27,7 @@ from nas.memory.measurement import keep_freed_memory
 from nas.models.encoders import save_tail
 from nas.models.fusion.base import sizes_of
 from nas.run.finalize import ModelParts, conclude
-from nas.run.prepare import Prepared, first_layers, prepare
+from nas.run.prepare import SearchContext, first_layers, prepare
 from nas.run.reliability import gathered
 from nas.run.search_loop import Search
 from nas.run.time_budget import Deadlines, TimeAccount
@@ -67,7 +67,10 @@ class Overrides:
             budget = replace(budget, memory_bytes=self.memory_bytes)
         search = config.search if self.strategy is None else replace(config.search, strategy=self.strategy)
         if self.warm_start is not None:
-            search = replace(search, first=(*search.first, *best_of_run(self.warm_start, config.space)))
+            search = replace(
+                search,
+                initial_architectures=(*search.initial_architectures, *best_of_run(self.warm_start, config.space)),
+            )
         changed = replace(
             config,
             budget=budget,
@@ -95,7 +98,7 @@ def best_of_run(directory: Path, space: SearchSpace) -> list[Architecture]:
 
 
 @dataclass(frozen=True)
-class Machine:
+class ExecutionOptions:
     """Where and how wide a search runs; shapes no result of a deterministic one.
 
     Args:
@@ -140,7 +143,7 @@ def start(
     source: Path,
     directory: Path,
     overrides: Overrides,
-    machine: Machine,
+    machine: ExecutionOptions,
     reporter: Reporter,
     *,
     concludes: bool = True,
@@ -224,7 +227,7 @@ def _clear_left_over(directory: Path) -> None:
                 path.unlink()
 
 
-def resume(directory: Path, overrides: Overrides, machine: Machine, reporter: Reporter) -> None:
+def resume(directory: Path, overrides: Overrides, machine: ExecutionOptions, reporter: Reporter) -> None:
     """Go on with a run, possibly with another budget; see `start`.
 
     Raises:
@@ -235,7 +238,7 @@ def resume(directory: Path, overrides: Overrides, machine: Machine, reporter: Re
     _go_on(directory, replace(run, config=overrides.apply(run.config)), machine, reporter, concludes=True)
 
 
-def _go_on(directory: Path, run: Run, machine: Machine, reporter: Reporter, *, concludes: bool) -> None:
+def _go_on(directory: Path, run: Run, machine: ExecutionOptions, reporter: Reporter, *, concludes: bool) -> None:
     source = str(directory / CONFIG)
     prepared = prepare(run.config, source=source, cache_directory=machine.cache, reporter=reporter)
     if prepared.store.directory.name != run.features:
@@ -326,14 +329,20 @@ def _write_run(directory: Path, run: Run) -> None:
 
 
 def _search(
-    run: Run, prepared: Prepared, directory: Path, machine: Machine, reporter: Reporter, *, concludes: bool
+    run: Run,
+    prepared: SearchContext,
+    directory: Path,
+    machine: ExecutionOptions,
+    reporter: Reporter,
+    *,
+    concludes: bool,
 ) -> None:
     keep_freed_memory()
     config = run.config
     with open_study(directory, run, storage=machine.storage, note=reporter.note) as study:
         _check_memory(config, prepared)
         thread_count = config.threads if config.deterministic else os.cpu_count() or 1
-        setup = hand_over(config, prepared, directory, thread_count)
+        setup = write_worker_setup(config, prepared, directory, thread_count)
         _write_run(directory, run)
         if study.put_back_count:
             reporter.note(f"{study.put_back_count} candidate(s) that an earlier session left running are put back")
@@ -386,7 +395,7 @@ def _search(
                 best=outcome.best_again or [outcome.best],
                 default=[] if outcome.default is None else outcome.default_again or [outcome.default],
                 phases=account.phases,
-                title=config.space.kind.title,
+                title=config.space.architecture_class.title,
             ),
             parts=ModelParts.of(prepared),
             weights_path=setup.weights_path,
@@ -394,7 +403,7 @@ def _search(
         )
 
 
-def hand_over(config: Config, prepared: Prepared, directory: Path, thread_count: int) -> WorkerSetup:
+def write_worker_setup(config: Config, prepared: SearchContext, directory: Path, thread_count: int) -> WorkerSetup:
     """What workers need, with the frozen weights of the fusing layers written where they map them from.
 
     Args:
@@ -418,7 +427,7 @@ def hand_over(config: Config, prepared: Prepared, directory: Path, thread_count:
     return setup
 
 
-def _check_memory(config: Config, prepared: Prepared) -> None:
+def _check_memory(config: Config, prepared: SearchContext) -> None:
     """Make sure that something fits.
 
     Raises:
@@ -437,18 +446,18 @@ def _check_memory(config: Config, prepared: Prepared) -> None:
         budget, named = int(most.bound), f"search.constraints: {most}"
     if needed <= budget:
         return
-    if config.budget.when_too_large == "accumulate":
+    if config.budget.oversized == "accumulate":
         needed = prepared.memory.predict(smallest, micro_batches=config.recipe.batch_size).peak_bytes
         if needed <= budget:
             return
-    hint = "" if config.budget.when_too_large == "accumulate" else "; budget.when_too_large: accumulate needs less"
+    hint = "" if config.budget.oversized == "accumulate" else "; budget.oversized: accumulate needs less"
     raise BudgetError(
         f"{named}: not even the smallest architecture ({smallest}) fits; its "
         f"training needs {format_bytes(needed)}{hint}"
     )
 
 
-def _announce(config: Config, prepared: Prepared, executor: Executor, reporter: Reporter) -> None:
+def _announce(config: Config, prepared: SearchContext, executor: Executor, reporter: Reporter) -> None:
     """Say what the search has at its disposal, and what of it is kept for what."""
     space, budget, memory = config.space, config.budget, prepared.memory
     slots = sum(device.slot_count for device in executor.devices)
@@ -469,7 +478,7 @@ def _announce(config: Config, prepared: Prepared, executor: Executor, reporter: 
 
 
 def build_executor(
-    setup: WorkerSetup, machine: Machine, prepared: Prepared, *, run_id: str, reporter: Reporter
+    setup: WorkerSetup, machine: ExecutionOptions, prepared: SearchContext, *, run_id: str, reporter: Reporter
 ) -> Executor:
     """Ray workers, or this process for 0 workers.
 

@@ -24,7 +24,7 @@ from nas.data.preprocessing import Preprocessor
 from nas.models.classifier import MULTI_LABEL, FusionConfig, FusionForClassification
 from nas.models.encoders import Encoder, load_image_processor, load_tokenizer
 from nas.models.fusion.base import FusionModel
-from nas.search.space import Architecture, shown
+from nas.search.space import Architecture, format_gene
 
 DESCRIPTION = "architecture.yaml"
 """What is known of an exported model, beside it."""
@@ -267,7 +267,7 @@ def _model_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         else "print(exported.class_names[probabilities.argmax()])"
     )
     architecture = Architecture.from_dict(config["architecture"])
-    genes = {gene.name: shown(getattr(architecture, gene.name)) for gene in architecture.genes}
+    genes = {gene.name: format_gene(getattr(architecture, gene.name)) for gene in architecture.genes}
     return f"""---
 library_name: transformers
 ---

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nas.common.units import format_bytes
 from nas.config.schema import BudgetConfig
-from nas.memory.calibration import PeakCorrection
+from nas.memory.calibration import PeakCalibration
 from nas.memory.prediction import MemoryModel
 from nas.search.objectives import Constraint
 from nas.search.space import Architecture
@@ -45,7 +45,7 @@ class Feasibility:
         *,
         memory: MemoryModel,
         budget: BudgetConfig,
-        correction: PeakCorrection | None,
+        correction: PeakCalibration | None,
         study: Study,
         largest: Architecture,
         constraints: Sequence[Constraint] = (),
@@ -75,9 +75,9 @@ class Feasibility:
         peak_bytes = self._memory.predict(architecture, budget_bytes=budget_bytes).peak_bytes
         if peak_bytes <= budget_bytes:
             return Fit(peak_bytes, 1, correction_bytes)
-        if self._budget.when_too_large == "reject":
+        if self._budget.oversized == "reject":
             return None
-        parts = self._memory.most_fitting(architecture, budget_bytes)
+        parts = self._memory.min_micro_batches(architecture, budget_bytes)
         if parts is None:
             return None
         prediction = self._memory.predict(architecture, micro_batches=parts, budget_bytes=budget_bytes)

@@ -16,11 +16,11 @@ from nas.common.units import format_bytes
 from nas.config.schema import Config, DataConfig, objectives_of
 from nas.data.read import open_images_of, read_data
 from nas.models.encoders import Encoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
-from nas.models.fusion.registry import model_class
+from nas.models.fusion.registry import load_model_class
 from nas.models.fusion.supernet import build_model
 from nas.run.export import assemble, describe, export, logits_of_samples, open_exported
-from nas.run.prepare import Prepared
-from nas.run.reliability import Evidence
+from nas.run.prepare import SearchContext
+from nas.run.reliability import ReliabilityReport
 from nas.run.results_csv import table
 from nas.search.objectives import Pick, pick
 from nas.search.space import Architecture
@@ -46,7 +46,7 @@ class ModelParts:
     max_text_tokens: int
 
     @classmethod
-    def of(cls, prepared: Prepared) -> "ModelParts":
+    def of(cls, prepared: SearchContext) -> "ModelParts":
         """The parts of a search that is open."""
         return cls(
             image_encoder=prepared.image_encoder,
@@ -102,7 +102,7 @@ def export_result(
         image_encoder=parts.image_encoder,
         text_encoder=parts.text_encoder,
         architecture=result.architecture,
-        class_count=len(parts.class_names),
+        num_classes=len(parts.class_names),
         seed=0,
     )
     load_weights(weights, trained)
@@ -169,7 +169,7 @@ def conclude(
     *,
     best: Result,
     default: Result | None,
-    evidence: Evidence,
+    evidence: ReliabilityReport,
     parts: ModelParts,
     weights_path: Callable[[int], Path],
     reporter: Reporter,
@@ -216,7 +216,7 @@ def conclude(
             ("", "architecture", f"validation {metric}", f"test {metric}", "parameters", "peak memory"),
             [
                 (name, *_row(report[role], metric))
-                for name, role in (("best", BEST), (f"{config.space.kind.title} default", DEFAULT))
+                for name, role in (("best", BEST), (f"{config.space.architecture_class.title} default", DEFAULT))
                 if role in report
             ],
         )
@@ -278,7 +278,7 @@ class _KnownCosts:
 
     def parameter_count(self, architecture: Architecture) -> int:
         with torch.device("meta"):
-            return model_class(architecture.family).parameter_count(
+            return load_model_class(architecture.family).parameter_count(
                 (self._parts.image_encoder, self._parts.text_encoder), architecture, len(self._parts.class_names)
             )
 

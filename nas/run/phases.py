@@ -14,10 +14,10 @@ from nas.config.schema import Config
 from nas.execution.plan import Plan
 from nas.run.feasibility import Feasibility
 from nas.search.objectives import Objectives
-from nas.search.promotion import Ladder
+from nas.search.promotion import PromotionQueue
 from nas.search.space import Architecture
 from nas.search.strategies.base import Strategy
-from nas.search.trial import Failure, Job, Result, Stage, architecture_seed
+from nas.search.trial import Failure, Job, Result, Stage, job_seed
 from nas.storage.study import Study
 
 DEFAULT_TRIAL = -1
@@ -50,9 +50,7 @@ class JobMaker:
             architecture=architecture,
             stage=stage,
             step_count=step_count,
-            seed=architecture_seed(
-                self._seed, f"{stage}, repetition {repetition}" if repetition else stage, architecture
-            ),
+            seed=job_seed(self._seed, stage, architecture, rerun=repetition),
             predicted_peak_bytes=fit.peak_bytes,
             micro_batches=fit.micro_batches,
             correction_bytes=fit.correction_bytes,
@@ -79,7 +77,7 @@ class CandidatePlan(Plan):
         config: Config,
         study: Study,
         strategy: Strategy,
-        ladder: Ladder,
+        ladder: PromotionQueue,
         jobs: JobMaker,
         feasibility: Feasibility,
         objectives: Objectives,
@@ -97,7 +95,7 @@ class CandidatePlan(Plan):
         self._is_exhausted = False
         self._out: set[tuple[int, Stage]] = set()
         self._untold: list[Result] = []
-        self._failed_count = sum(entry.stage == "inherited" and entry.status == "failed" for entry in study.rejections)
+        self._failed_count = sum(entry.stage == "one_shot" and entry.status == "failed" for entry in study.rejections)
         self._round = 0
         self._round_count = 0
         self._put_back = dict(study.running)
@@ -108,16 +106,16 @@ class CandidatePlan(Plan):
         study, deterministic = self._study, self._config.deterministic
         self._round = max(study.rounds.values(), default=0)
         self._round_count = sum(index == self._round for index in study.rounds.values())
-        for result in study.results("inherited"):
+        for result in study.results("one_shot"):
             self._untold.append(result)
             if not deterministic or study.round_of(result.trial) < self._round:
                 self.tell()
-        for result in study.results("trained"):
+        for result in study.results("short"):
             self._ladder.add_trained(result)
         for entry in study.rejections:
-            if entry.stage == "trained":
+            if entry.stage == "short":
                 self._ladder.take(entry.trial)
-        started = {result.architecture for result in study.results("inherited")} | set(study.running.values())
+        started = {result.architecture for result in study.results("one_shot")} | set(study.running.values())
         started |= {entry.architecture for entry in study.rejections if entry.trial in study.rounds}
         for architecture in study.architectures():
             if architecture in started:  # with another memory budget those may fit that were never started
@@ -150,7 +148,7 @@ class CandidatePlan(Plan):
         waiting = self._one_put_back()
         if waiting is not None:
             return [waiting]
-        return self._proposals(self._config.search.scored_together, round_index=0)
+        return self._proposals(self._config.search.eval_batch, round_index=0)
 
     def _next_round(self) -> list[Job]:
         """All jobs of the next round, or the rest of one that was cut short."""
@@ -174,7 +172,7 @@ class CandidatePlan(Plan):
         while (job := self._one_put_back()) is not None:
             jobs.append(job)
         room = self._config.search.round_size - self._round_count
-        while room > 0 and (group := self._proposals(min(room, self._config.search.scored_together), self._round)):
+        while room > 0 and (group := self._proposals(min(room, self._config.search.eval_batch), self._round)):
             jobs += group
             self._round_count += len(group[0].members)
             room = self._config.search.round_size - self._round_count
@@ -187,7 +185,7 @@ class CandidatePlan(Plan):
         if due is None:
             return None
         self._ladder.take(due.trial)
-        return self._jobs.job(due.trial, due.architecture, "trained", self._config.search.training_steps)
+        return self._jobs.job(due.trial, due.architecture, "short", self._config.search.short_training_steps)
 
     def _unfinished(self) -> bool:
         """Whether a candidate that fits has yet to be scored."""
@@ -195,7 +193,7 @@ class CandidatePlan(Plan):
 
     def _one_put_back(self) -> Job | None:
         for trial, architecture in list(self._put_back.items()):
-            job = self._jobs.job(trial, architecture, "inherited", 0)
+            job = self._jobs.job(trial, architecture, "one_shot", 0)
             if job is not None:
                 del self._put_back[trial]
                 return job
@@ -214,7 +212,7 @@ class CandidatePlan(Plan):
                     else "the search space seems exhausted: nothing new that fits was found in it"
                 )
                 break
-            job = self._jobs.job(self._study.start(proposal, round_index), proposal, "inherited", 0)
+            job = self._jobs.job(self._study.start(proposal, round_index), proposal, "one_shot", 0)
             if job is None:
                 raise RuntimeError(f"a strategy has proposed {proposal}, which does not fit")
             members.append(job)
@@ -224,23 +222,23 @@ class CandidatePlan(Plan):
         trials = self._config.budget.trials
         if trials is None:
             return math.inf
-        return trials - self._study.count("inherited") - len(self._study.running) - self._failed_count
+        return trials - self._study.count("one_shot") - len(self._study.running) - self._failed_count
 
     def took(self, result: Result) -> None:
-        if result.stage == "inherited":
+        if result.stage == "one_shot":
             self._untold.append(result)
         else:
             self._ladder.add_trained(result)
 
     def rejected(self, failure: Failure) -> None:
-        if failure.job.stage == "trained":
+        if failure.job.stage == "short":
             self._ladder.take(failure.job.trial)
         elif failure.kind != "memory":  # who does not fit costs no trial of the budget
             self._failed_count += 1
 
     def put_back(self, job: Job) -> None:
         for member in job.members:
-            if member.stage == "inherited":
+            if member.stage == "one_shot":
                 self._put_back[member.trial] = member.architecture
             else:
                 self._ladder.give_back(member.trial)
@@ -264,7 +262,7 @@ class FinalistPlan(Plan):
         *,
         config: Config,
         study: Study,
-        ladder: Ladder,
+        ladder: PromotionQueue,
         jobs: JobMaker,
         full_steps: int,
         validation_count: int,
@@ -310,7 +308,7 @@ class FinalistPlan(Plan):
 
     def _full_seconds(self, result: Result) -> float:
         """How long a full training will take: from the candidate's own short one, else from its time on validation."""
-        trained, scored = self._study.result("trained", result.trial), self._study.result("inherited", result.trial)
+        trained, scored = self._study.result("short", result.trial), self._study.result("one_shot", result.trial)
         evaluation = 0.0 if scored is None else scored.seconds
         if trained is not None:
             return evaluation + self._full_steps * max(trained.seconds - evaluation, 0.0) / trained.step_count

@@ -20,17 +20,17 @@ from nas.data.image_check import find_unreadable
 from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
 from nas.data.read import open_images_of, read_data
-from nas.memory.prediction import MemoryModel, Rehearsed
+from nas.memory.prediction import MemoryModel, TracedShapes
 from nas.models.encoders import Encoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
 from nas.models.fusion.base import sizes_of
-from nas.search.space import Architecture, EncoderSizes, Reads, SearchSpace
+from nas.search.space import Architecture, EncoderSizes, EntryLayers, SearchSpace
 
 _LISTED = 5
 _TOKENISED_TOGETHER = 1024
 
 
 @dataclass(frozen=True)
-class Prepared:
+class SearchContext:
     """What a search works on.
 
     Args:
@@ -50,7 +50,7 @@ class Prepared:
     memory: MemoryModel
 
 
-def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Reporter) -> Prepared:
+def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Reporter) -> SearchContext:
     """Load encoders, read train and validation, and compute or find their base features.
 
     Args:
@@ -73,7 +73,7 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
     whole = _readable(whole, images, config.data.skip_unreadable_images, cache_directory, reporter)
     dataset = Dataset(whole.class_names, {split: whole.splits[split] for split in ("train", "validation")})
     sizes = sizes_of(image_encoder, text_encoder)
-    default = config.space.kind.default(sizes)
+    default = config.space.architecture_class.default(sizes)
     store = open_or_build(
         dataset=dataset,
         images=images,
@@ -81,7 +81,7 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
         image_encoder=image_encoder,
         text_encoder=text_encoder,
         reads=needed_reads(config.space, sizes),
-        has_attention=config.space.kind.reads_attention,
+        has_attention=config.space.architecture_class.reads_attention,
         features=config.features,
         cache_directory=cache_directory,
         on_progress=lambda done, total: reporter.progress("features", done, total),
@@ -93,7 +93,7 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
         f"({store.contents.dtype}, {store.contents.tier}) in {store.directory}"
     )
     longest = max(int(split.text_lengths.max()) for split in store.splits.values())
-    return Prepared(
+    return SearchContext(
         image_encoder=image_encoder,
         text_encoder=text_encoder,
         preprocessor=preprocessor,
@@ -104,7 +104,7 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
             (image_encoder.config, text_encoder.config),
             image_shape=_image_shape(preprocessor),
             token_counts=(store.image_token_count, longest),
-            class_count=len(store.class_names),
+            num_classes=len(store.class_names),
         ),
     )
 
@@ -136,9 +136,9 @@ def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Archite
         (image_encoder.config, text_encoder.config),
         image_shape=_image_shape(preprocessor),
         token_counts=(int(image_tokens.shape[1]), longest),
-        class_count=len(dataset.class_names),
+        num_classes=len(dataset.class_names),
     )
-    return memory, config.space.kind.default(sizes_of(image_encoder, text_encoder))
+    return memory, config.space.architecture_class.default(sizes_of(image_encoder, text_encoder))
 
 
 def check_encoders(config: Config, *, source: str) -> None:
@@ -190,17 +190,17 @@ def _check_inputs(
         )
 
 
-def needed_reads(space: SearchSpace, sizes: EncoderSizes) -> list[Reads]:
+def needed_reads(space: SearchSpace, sizes: EncoderSizes) -> list[EntryLayers]:
     """Where architectures of a space, and its family's default, start to compute."""
-    everyone = [space.kind.default(sizes), *(space.largest_at(layer) for layer in space.first_layers)]
-    return list(dict.fromkeys(architecture.reads(sizes) for architecture in everyone))
+    everyone = [space.architecture_class.default(sizes), *(space.largest_at(layer) for layer in space.first_layers)]
+    return list(dict.fromkeys(architecture.entry_layers(sizes) for architecture in everyone))
 
 
 def first_layers(space: SearchSpace, sizes: EncoderSizes) -> tuple[int, int]:
     """Of the image and the text encoder, the first layer that is computed in training; the embedding counts as -1."""
     reads = needed_reads(space, sizes)
-    image = min(sizes.image_depth if entry.image is None else entry.image for entry in reads)
-    text = min(sizes.text_depth if entry.text is None else entry.text for entry in reads)
+    image = min(sizes.image_layers if entry.image is None else entry.image for entry in reads)
+    text = min(sizes.text_layers if entry.text is None else entry.text for entry in reads)
     return image, text
 
 
@@ -215,7 +215,7 @@ def _memory_model(
     *,
     image_shape: tuple[int, ...],
     token_counts: tuple[int, int],
-    class_count: int,
+    num_classes: int,
 ) -> MemoryModel:
     image_config, text_config = encoders
     image_token_count, text_token_count = token_counts
@@ -223,7 +223,7 @@ def _memory_model(
         config.recipe,
         image_shape,
         token_counts,
-        class_count,
+        num_classes,
         config.features,
         config.space,
         config.data.has_several_labels,
@@ -235,7 +235,7 @@ def _memory_model(
         image_shape=image_shape,
         image_token_count=image_token_count,
         text_token_count=text_token_count,
-        class_count=class_count,
+        num_classes=num_classes,
         features=config.features,
         space=config.space,
         has_several_labels=config.data.has_several_labels,
@@ -245,15 +245,15 @@ def _memory_model(
 
 
 @lru_cache(maxsize=4)
-def _rehearsed(image_config: str, text_config: str, decisive: str) -> Rehearsed:
+def _rehearsed(image_config: str, text_config: str, decisive: str) -> TracedShapes:
     """For searches that one process makes one after another, as a comparison does: rehearsals take seconds."""
     del image_config, text_config, decisive
-    return Rehearsed()
+    return TracedShapes()
 
 
 def _check_space(config: Config, source: str, image_encoder: Encoder, text_encoder: Encoder) -> None:
-    kind, layer_gene = config.space.kind, config.space.kind.layer_gene()
-    depth = kind.depth(sizes_of(image_encoder, text_encoder))
+    architecture_class, layer_gene = config.space.architecture_class, config.space.architecture_class.layer_gene()
+    num_layers = architecture_class.num_layers(sizes_of(image_encoder, text_encoder))
     latest = config.space.first_layers[-1]
     problems = []
     positions = text_encoder.max_text_tokens
@@ -262,15 +262,16 @@ def _check_space(config: Config, source: str, image_encoder: Encoder, text_encod
             f"data.max_text_tokens: {config.data.max_text_tokens} is not allowed; expected at most {positions}, the "
             "positions of the text encoder"
         )
-    if config.space.depth not in (None, depth):
+    if config.space.num_layers not in (None, num_layers):
         problems.append(
-            f"space.depth: {config.space.depth} is not allowed; expected {depth}, since the encoders have "
-            f"{image_encoder.depth} and {text_encoder.depth} layers"
+            f"space.num_layers: {config.space.num_layers} is not allowed; expected {num_layers}, since the "
+            "encoders have "
+            f"{image_encoder.num_layers} and {text_encoder.num_layers} layers"
         )
-    if layer_gene is not None and latest >= depth:
+    if layer_gene is not None and latest >= num_layers:
         problems.append(
-            f"space.{layer_gene.name}: {latest} is not allowed; expected at most {depth - 1}, since the encoders "
-            f"have {image_encoder.depth} and {text_encoder.depth} layers"
+            f"space.{layer_gene.name}: {latest} is not allowed; expected at most {num_layers - 1}, since the encoders "
+            f"have {image_encoder.num_layers} and {text_encoder.num_layers} layers"
         )
     if problems:
         raise ConfigError(source, problems)

@@ -89,7 +89,7 @@ def margin_over_seeds(first: Spread, second: Spread) -> tuple[float, float, floa
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ReliabilityReport:
     """What is known about the answer of a search.
 
     Args:
@@ -153,7 +153,7 @@ def gathered(
     default: Sequence[Result],
     phases: Mapping[str, float],
     title: str = "PMF",
-) -> Evidence:
+) -> ReliabilityReport:
     """The evidence that a search has gathered.
 
     Args:
@@ -164,8 +164,8 @@ def gathered(
         phases: Seconds of the budget by phase.
         title: Of the family.
     """
-    pairs: list[tuple[Stage, Stage]] = [("inherited", "trained"), ("trained", "full"), ("inherited", "full")]
-    return Evidence(
+    pairs: list[tuple[Stage, Stage]] = [("one_shot", "short"), ("short", "full"), ("one_shot", "full")]
+    return ReliabilityReport(
         metric=metric,
         agreements=tuple(
             agreement(results[cheaper], results[dearer])
@@ -191,7 +191,7 @@ def _spread_text(spread: Spread, metric: str) -> str:
 
 def verdict(found: Agreement) -> str:
     """In plain words, what a rank correlation means for whoever relies on the search."""
-    stages = {"inherited": "inherited weights", "trained": "short training", "full": "full training"}
+    stages = {"one_shot": "inherited weights", "short": "short training", "full": "full training"}
     cheaper, dearer = stages.get(found.cheaper, found.cheaper), stages.get(found.dearer, found.dearer)
     if found.tau is None:
         return f"{cheaper} against {dearer}: too few candidates have both ({found.count}) to say whether they agree"

@@ -11,7 +11,7 @@ from nas.search.trial import Result
 CONFIRMATION = "confirmation.json"
 
 
-class Repetitions:
+class RerunStore:
     """Keeps full trainings that are no candidates of the search, each by its architecture and its number.
 
     Args:

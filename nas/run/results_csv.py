@@ -9,7 +9,7 @@ from typing import Any
 
 from nas.common.files import write_atomically
 from nas.search.objectives import METRICS
-from nas.search.space import Architecture, shown
+from nas.search.space import Architecture, format_gene
 from nas.search.trial import STAGES, Result
 from nas.storage.study import Rejection, Study
 
@@ -34,22 +34,24 @@ there is depends on the number of workers."""
 
 
 def _genes(architecture: Architecture) -> list[str]:
-    return [shown(getattr(architecture, gene.name)) for gene in architecture.genes]
+    return [format_gene(getattr(architecture, gene.name)) for gene in architecture.genes]
 
 
-def write_results(path: Path, study: Study, kind: type[Architecture]) -> None:
+def write_results(path: Path, study: Study, architecture_class: type[Architecture]) -> None:
     """Write one row a candidate and stage, the ones without a score too, as CSV.
 
     Args:
         path: The file, which is replaced as a whole.
         study: Of the run.
-        kind: Of its architectures; their genes are columns.
+        architecture_class: Of its architectures; their genes are columns.
 
     Raises:
         OSError: If the file cannot be written; the old one is then untouched.
     """
     rounds = study.rounds
-    rows: list[tuple[object, ...]] = [(*_COLUMNS_BEFORE_GENES, *kind.gene_names(), *_COLUMNS_BEHIND_GENES)]
+    rows: list[tuple[object, ...]] = [
+        (*_COLUMNS_BEFORE_GENES, *architecture_class.gene_names(), *_COLUMNS_BEHIND_GENES)
+    ]
     for stage in STAGES:
         rows.extend(_finished_row(result, rounds.get(result.trial, "")) for result in study.results(stage))
     rows.extend(_rejected_row(rejection, rounds.get(rejection.trial, "")) for rejection in study.rejections)

@@ -17,20 +17,20 @@ from nas.common.interrupt import Interruption
 from nas.common.progress import Reporter
 from nas.common.units import format_bytes, format_seconds
 from nas.config.schema import Config, objectives_of
-from nas.execution.base import Executor, SupernetOrder, SupernetProgress
+from nas.execution.base import Executor, SupernetJob, SupernetProgress
 from nas.execution.failure_policy import FailurePolicy
 from nas.execution.plan import Plan
-from nas.execution.scheduler import Dispatcher
+from nas.execution.scheduler import JobScheduler
 from nas.execution.worker import WorkerSetup
-from nas.memory.calibration import PeakCorrection
+from nas.memory.calibration import PeakCalibration
 from nas.run.feasibility import Feasibility
 from nas.run.phases import DEFAULT_TRIAL, CandidatePlan, FinalistPlan, JobMaker, ListedPlan
-from nas.run.prepare import Prepared
-from nas.run.reruns import CONFIRMATION, Repetitions
+from nas.run.prepare import SearchContext
+from nas.run.reruns import CONFIRMATION, RerunStore
 from nas.run.results_csv import write_results
 from nas.run.time_budget import Deadlines, TimeAccount
 from nas.search.objectives import pick
-from nas.search.promotion import Ladder
+from nas.search.promotion import PromotionQueue
 from nas.search.space import Architecture
 from nas.search.strategies.registry import build_strategy
 from nas.search.trial import STAGES, Failure, Job, Result, Stage
@@ -78,7 +78,7 @@ class Search:
         self,
         *,
         config: Config,
-        prepared: Prepared,
+        prepared: SearchContext,
         setup: WorkerSetup,
         study: Study,
         executor: Executor,
@@ -95,7 +95,7 @@ class Search:
         self.interruption = interruption
         self.reporter = reporter
         self.deadlines = Deadlines(config.budget)
-        self.correction = PeakCorrection()
+        self.correction = PeakCalibration()
         self._best: dict[Stage, Result] = {}
         for stage in STAGES:
             for result in study.results(stage):
@@ -114,7 +114,7 @@ class Search:
         self._policy = FailurePolicy(
             was_alone=study.was_out_of_memory, try_alone=study.mark_out_of_memory, record=self._record_failure
         )
-        self._dispatcher = Dispatcher(
+        self._dispatcher = JobScheduler(
             executor=executor,
             budget_bytes=config.budget.memory_bytes,
             idle_bytes=prepared.memory.idle_bytes,
@@ -127,7 +127,7 @@ class Search:
         self._full_steps = full_step_count(config.recipe, len(prepared.store.splits["train"]))
         self._results_due_at = -math.inf
         self._default_has_failed = False
-        self._repetitions = Repetitions(setup.run_directory / CONFIRMATION)
+        self._repetitions = RerunStore(setup.run_directory / CONFIRMATION)
         self._repeated: dict[int, int] = {}  # trial of a repetition → its number
 
     def run(self, *, compares: bool = True) -> Outcome:
@@ -167,9 +167,9 @@ class Search:
     def _train_supernet(self) -> None:
         # A supernet cut short by its share of the time goes on with more time, unless scores depend on it already.
         is_there = self.setup.supernet_path.exists()
-        if is_there and (self.study.count("inherited") or not self.setup.checkpoint_path.exists()):
+        if is_there and (self.study.count("one_shot") or not self.setup.checkpoint_path.exists()):
             return
-        if count := self.study.count("inherited"):
+        if count := self.study.count("one_shot"):
             raise StudyError(
                 f"{self.setup.supernet_path}: is missing; {count} scores were made with it, which another would not "
                 "be comparable with; put back a copy of the file, or search in a new run directory (--run-dir)"
@@ -202,7 +202,7 @@ class Search:
         shared = f" by {process_count} processes" if process_count > 1 else ""
         self.reporter.note(f"supernet: {done} steps{shared}, {format_seconds(self.account.spent_seconds)} spent{ended}")
 
-    def _supernet_order(self, should_stop: Callable[[], bool]) -> SupernetOrder:
+    def _supernet_order(self, should_stop: Callable[[], bool]) -> SupernetJob:
         """What fits, of everything that the training will ask for: workers cannot predict.
 
         Args:
@@ -213,7 +213,7 @@ class Search:
         # Every gene only adds tensors and parameters, so where the largest fits, all do.
         largest_bytes = memory.predict_supernet(config.space.largest).peak_bytes
         if largest_bytes <= budget_bytes and self.feasibility.fits(config.space.largest):
-            return SupernetOrder(None, {}, largest_bytes)
+            return SupernetJob(None, {}, largest_bytes)
         only_bounds_matter = largest_bytes <= budget_bytes
         peaks: dict[Architecture, int] = {}
         parts: dict[Architecture, int] = {}
@@ -230,9 +230,9 @@ class Search:
                 return False
             count = fit.micro_batches
             peak_bytes = memory.predict_supernet(architecture, micro_batches=count).peak_bytes
-            if peak_bytes > budget_bytes and config.budget.when_too_large == "accumulate":
+            if peak_bytes > budget_bytes and config.budget.oversized == "accumulate":
                 # With all weights' optimiser state, a step of the supernet may need smaller parts than a candidate's.
-                count = memory.most_fitting(architecture, budget_bytes, in_supernet=True) or count
+                count = memory.min_micro_batches(architecture, budget_bytes, in_supernet=True) or count
                 peak_bytes = memory.predict_supernet(architecture, micro_batches=count).peak_bytes
             if peak_bytes > budget_bytes:
                 return False
@@ -253,17 +253,17 @@ class Search:
                 raise self._none_fits(error) from error
             if should_stop():
                 break
-        return SupernetOrder(frozenset(peaks), parts, max(peaks.values()))
+        return SupernetJob(frozenset(peaks), parts, max(peaks.values()))
 
     def _none_fits(self, error: BudgetError) -> BudgetError:
         """The reason why the supernet cannot be trained, where it is its own."""
         smallest, budget = self.config.space.smallest, self.config.budget
-        accumulates = budget.when_too_large == "accumulate"
+        accumulates = budget.oversized == "accumulate"
         parts = self.config.recipe.batch_size if accumulates else 1
         needed = self.prepared.memory.predict_supernet(smallest, micro_batches=parts).peak_bytes
         if needed <= budget.memory_bytes:
             return error
-        hint = "" if accumulates else "; budget.when_too_large: accumulate needs less"
+        hint = "" if accumulates else "; budget.oversized: accumulate needs less"
         return BudgetError(
             f"memory budget {format_bytes(budget.memory_bytes)}: no step of the supernet fits beside the weights that "
             f"all architectures share; with the smallest ({smallest}) it needs {format_bytes(needed)}{hint}"
@@ -271,13 +271,13 @@ class Search:
 
     # Phases
 
-    def _run_candidates(self) -> Ladder:
+    def _run_candidates(self) -> PromotionQueue:
         config, ladder = (
             self.config,
-            Ladder(
+            PromotionQueue(
                 self.objectives,
                 round_size=self.config.search.round_size,
-                promotion_fraction=self.config.search.training_share,
+                promotion_fraction=self.config.search.promotion_fraction,
             ),
         )
         strategy = build_strategy(
@@ -306,9 +306,9 @@ class Search:
         """Proposed before all others: the default, the smallest, the largest that fits, and what the file names."""
         space = self.config.space
         largest = space.largest_of(self.feasibility.fits) or space.largest
-        return [self.prepared.default, space.smallest, largest, *self.config.search.first]
+        return [self.prepared.default, space.smallest, largest, *self.config.search.initial_architectures]
 
-    def _run_finalists(self, ladder: Ladder) -> None:
+    def _run_finalists(self, ladder: PromotionQueue) -> None:
         plan = FinalistPlan(
             config=self.config,
             study=self.study,
@@ -369,7 +369,7 @@ class Search:
             self._results_due_at = ended + max(_RESULTS_SECONDS, _RESULTS_SHARE * (ended - started))
 
     def _write_results(self) -> None:
-        write_results(self.setup.run_directory / "results.csv", self.study, self.config.space.kind)
+        write_results(self.setup.run_directory / "results.csv", self.study, self.config.space.architecture_class)
 
     def _learn(self, result: Result) -> None:
         """Remember the best, and let a measured peak of a training correct later predictions."""
@@ -377,7 +377,7 @@ class Search:
         if best is None or result.score > best.score:
             self._best[result.stage] = result
         # Scoring needs less than what is predicted, and what is kept is more.
-        if result.stage != "inherited" and not result.kept_freed_memory:
+        if result.stage != "one_shot" and not result.kept_freed_memory:
             self.correction.observe(result.predicted_peak_bytes, result.measured_peak_bytes)
 
     def _show_failure(self, failure: Failure, verdict: str) -> None:
@@ -402,7 +402,7 @@ class Search:
 
     def _show_progress(self, phase: str) -> None:
         is_last = phase == "finalists"
-        done = self.study.count("full" if is_last else "inherited")
+        done = self.study.count("full" if is_last else "one_shot")
         total = self.config.search.finalists if is_last else self.config.budget.trials
         memory = f"{format_bytes(self._dispatcher.reserved_bytes)} reserved"
         self.reporter.progress(phase, done, total, f"{self._best_text()}, {memory}{self._time_left_text()}")
@@ -422,7 +422,7 @@ class Search:
 
     @property
     def _title(self) -> str:
-        return self.config.space.kind.title
+        return self.config.space.architecture_class.title
 
     @property
     def _default_path(self) -> Path:
@@ -482,7 +482,7 @@ class Search:
     @property
     def _further_seeds(self) -> range:
         """Seed 0 is the search's own."""
-        return range(1, self.config.search.confirmation_seeds + 1)
+        return range(1, self.config.search.rerun_seeds + 1)
 
 
 def _name(trial: int) -> str:

@@ -52,7 +52,7 @@ def fitting_share(
         peak = memory.predict(architecture, budget_bytes=budget_bytes).peak_bytes
         if peak <= budget_bytes:
             whole += 1
-        elif accumulates and memory.most_fitting(architecture, budget_bytes) is not None:
+        elif accumulates and memory.min_micro_batches(architecture, budget_bytes) is not None:
             cut += 1
         reporter.progress("predicted", done, len(chosen))
     return FittingShare(len(chosen), whole, cut)
@@ -78,7 +78,11 @@ def describe_space(config: Config, memory: MemoryModel, default: Architecture, r
     ]
     reporter.note(table(("gene", "per", "variables", "choices"), rows))
     reporter.note("")
-    chosen = {"smallest": space.smallest, f"{space.kind.title}'s default": default, "largest": space.largest}
+    chosen = {
+        "smallest": space.smallest,
+        f"{space.architecture_class.title}'s default": default,
+        "largest": space.largest,
+    }
     ends = [
         (
             name,
@@ -94,7 +98,7 @@ def describe_space(config: Config, memory: MemoryModel, default: Architecture, r
         space,
         memory,
         budget.memory_bytes,
-        accumulates=budget.when_too_large == "accumulate",
+        accumulates=budget.oversized == "accumulate",
         reporter=reporter,
     )
     reporter.note(f"memory budget {format_bytes(budget.memory_bytes)}: {_share_text(space, share)}")

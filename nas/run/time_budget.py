@@ -99,6 +99,6 @@ class Deadlines:
 
     def __init__(self, budget: BudgetConfig) -> None:
         total = float("inf") if budget.time_seconds is None else budget.time_seconds
-        self.supernet_seconds = total * budget.supernet_share
-        self.candidates_seconds = total * (1 - budget.finalists_share)
+        self.supernet_seconds = total * budget.supernet_fraction
+        self.candidates_seconds = total * (1 - budget.finalists_fraction)
         self.total_seconds = total

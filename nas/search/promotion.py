@@ -12,7 +12,7 @@ from nas.search.space import Architecture
 from nas.search.trial import Result
 
 
-class Ladder:
+class PromotionQueue:
     """Knows the scores so far, and who is due to be trained; of one objective it says so as fast when there are many.
 
     Args:

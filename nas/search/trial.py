@@ -1,5 +1,6 @@
 """What is known of a candidate after one stage, and how it was obtained."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -7,8 +8,8 @@ from nas.common.errors import NasError, TrainingError
 from nas.common.seeds import seed_from
 from nas.search.space import Architecture
 
-Stage = Literal["inherited", "trained", "full"]
-STAGES: tuple[Stage, ...] = ("inherited", "trained", "full")
+Stage = Literal["one_shot", "short", "full"]
+STAGES: tuple[Stage, ...] = ("one_shot", "short", "full")
 """Fidelities, cheapest first: the supernet's weights as they are; trained on for some steps; trained in full from fresh
 weights. Scores of different stages are never ranked together."""
 
@@ -65,7 +66,7 @@ class Result:
         trial: Number of the candidate.
         architecture: What was run.
         stage: How the score was obtained.
-        score: On validation, higher is better: the objective, or before full training what `search.score` says.
+        score: On validation, higher is better: the objective, or before full training what `search.proxy_metric` says.
         metrics: All metrics on validation.
         step_count: Training steps of this stage.
         supernet_steps: Steps of the supernet whose weights were inherited; 0 for `full`.
@@ -102,7 +103,7 @@ class Result:
         return cls(**{**values, "architecture": Architecture.from_dict(values["architecture"])})
 
 
-FailureKind = Literal["error", "crash", "memory", "outside", "surroundings"]
+FailureKind = Literal["error", "crash", "memory", "killed_externally", "environment"]
 """How a job failed: an error in its code; its worker crashed by its own doing; it ran out of memory; its worker was
 ended from outside (a kill, a lost node), which says nothing about it; or a file that every job needs cannot be used (a
 full disk, a damaged supernet), which says nothing about it either, and is no better for the next one."""
@@ -133,7 +134,7 @@ class Failure:
         if is_out_of_memory(error):
             return cls(job, "memory", "out of memory", text, measured_peak_bytes)
         if isinstance(error, OSError | NasError) and not isinstance(error, TrainingError):
-            return cls(job, "surroundings", type(error).__name__, text)
+            return cls(job, "environment", type(error).__name__, text)
         return cls(job, "error", type(error).__name__, f"{type(error).__name__}: {text}")
 
 
@@ -144,15 +145,33 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or by_name or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
-def architecture_seed(seed: int, stage: str, architecture: Architecture) -> int:
-    """The seed of one candidate at one stage: depends on the search's seed, the stage and the architecture alone.
+_SEED_SALTS: Mapping[Stage, str] = {"one_shot": "inherited", "short": "trained", "full": "full"}
+"""What the seeds of a stage are derived from; another word would change the result of every search."""
 
-    Short training (`trained`) starts from inherited weights, and only the order of its samples is drawn: all candidates
-    get one order, so that none is ahead by luck (common random numbers).
+
+def job_seed(search_seed: int, stage: Stage, architecture: Architecture, *, rerun: int = 0) -> int:
+    """Return the seed of one job, which depends on nothing but the arguments.
+
+    Short training starts from the supernet's weights, and only the order of its samples is drawn: all candidates get
+    one order, so that none is ahead by luck (common random numbers).
+
+    Args:
+        search_seed: The seed of the search.
+        stage: The stage of the job.
+        architecture: The architecture that is run.
+        rerun: The number of the rerun, from 1; 0 for the search's own training.
     """
-    if stage == "trained":
-        return seed_from(seed, stage)
+    salt = _SEED_SALTS[stage]
+    if stage == "short":
+        return seed_from(search_seed, salt)
+    if rerun:
+        salt = f"{salt}, repetition {rerun}"
+    return architecture_seed(search_seed, salt, architecture)
+
+
+def architecture_seed(seed: int, salt: str, architecture: Architecture) -> int:
+    """Return a seed that depends on another seed, a word and an architecture, and on nothing else."""
     genes: list[int | str] = []
     for value in architecture.values().values():
         genes.append(value if isinstance(value, int) else str(value))
-    return seed_from(seed, stage, *genes)
+    return seed_from(seed, salt, *genes)

@@ -1,7 +1,7 @@
 """Remembers: what was asked, what came out, in an Optuna storage that survives `kill -9`.
 
-One Optuna study a stage, so that scores of different worth are never ranked together: `<run>/inherited` holds every
-candidate and gives it its number, `<run>/trained` and `<run>/full` refer to that number. A candidate with a score is
+One Optuna study a stage, so that scores of different worth are never ranked together: `<run>/one_shot` holds every
+candidate and gives it its number, `<run>/short` and `<run>/full` refer to that number. A candidate with a score is
 COMPLETE, one that ended without is FAIL with the user attributes `status` (infeasible or failed) and `reason`, one that
 has not come to an end is RUNNING.
 
@@ -139,7 +139,7 @@ class Study:
 
     def _recall_trial(self, stage: Stage, trial: FrozenTrial) -> None:
         known = trial.user_attrs
-        if stage == "inherited" and "round" in known:
+        if stage == "one_shot" and "round" in known:
             self._rounds[trial.number] = int(known["round"])
         if trial.state == TrialState.COMPLETE:
             result = Result.from_dict(known["result"])
@@ -162,14 +162,14 @@ class Study:
             self._interruptions[trial.number] = int(known.get("interrupted", 0))
 
     def _compare(self, config: Mapping[str, Any], must_exist: bool) -> None:
-        kept = self._attributes["inherited"].get(_CONFIG)
+        kept = self._attributes["one_shot"].get(_CONFIG)
         if kept is None and must_exist:
             raise StudyError(
                 f"{self._store.where}: what was kept there of this run is gone; put back a copy of it, or search in a "
                 "new run directory (--run-dir)"
             )
         if kept is None:
-            self._set_attribute("inherited", _CONFIG, config)
+            self._set_attribute("one_shot", _CONFIG, config)
             return
         changed = differences(kept, config)
         if changed:
@@ -227,7 +227,7 @@ class Study:
         """
         with self._store.writing() as storage:
             template = self._template(architecture, TrialState.RUNNING, {"round": round_index})
-            trial_id = storage.create_new_trial(self._store.study_ids["inherited"], template)
+            trial_id = storage.create_new_trial(self._store.study_ids["one_shot"], template)
             trial = storage.get_trial_number_from_id(trial_id)
         self._running[trial], self._trial_ids[trial] = architecture, trial_id
         self._rounds[trial], self._interruptions[trial] = round_index, 0
@@ -238,7 +238,7 @@ class Study:
         if result.trial in self._results[result.stage]:
             raise ValueError(f"trial {result.trial} has a result at stage {result.stage} already")
         attributes = {"result": result.as_dict()}
-        if result.stage == "inherited":
+        if result.stage == "one_shot":
             self._end(result.trial, TrialState.COMPLETE, attributes, result.score)
         else:
             self._add(result.stage, result.architecture, TrialState.COMPLETE, attributes, result.score, result.seconds)
@@ -257,7 +257,7 @@ class Study:
         rejection = Rejection(
             job.trial, job.architecture, job.stage, status, reason, job.predicted_peak_bytes, measured_peak_bytes
         )
-        if job.stage == "inherited":
+        if job.stage == "one_shot":
             self._end(job.trial, TrialState.FAIL, _why(rejection))
         else:
             self._add(job.stage, job.architecture, TrialState.FAIL, _why(rejection))
@@ -271,8 +271,8 @@ class Study:
             "predicted_peak_bytes": predicted_peak_bytes,
             "measured_peak_bytes": None,
         }
-        trial = self._add("inherited", architecture, TrialState.FAIL, attributes)
-        rejection = Rejection(trial, architecture, "inherited", "infeasible", reason, predicted_peak_bytes)
+        trial = self._add("one_shot", architecture, TrialState.FAIL, attributes)
+        rejection = Rejection(trial, architecture, "one_shot", "infeasible", reason, predicted_peak_bytes)
         bisect.insort(self._rejections, rejection, key=_place)
 
     def _template(self, architecture: Architecture, state: TrialState, attributes: Mapping[str, Any]) -> FrozenTrial:
@@ -357,7 +357,7 @@ class Study:
 
     def architectures(self) -> Iterator[Architecture]:
         """Every architecture that has a number."""
-        yield from (result.architecture for result in self._ordered["inherited"])
+        yield from (result.architecture for result in self._ordered["one_shot"])
         yield from (rejection.architecture for rejection in self._rejections)
         yield from self._running.values()
 
@@ -373,11 +373,11 @@ class Study:
 
     def set_value(self, key: str, value: Any) -> None:
         """Remember a value of the driver; anything that JSON can hold."""
-        self._set_attribute("inherited", f"{_VALUE}{key}", value)
+        self._set_attribute("one_shot", f"{_VALUE}{key}", value)
 
     def get_value(self, key: str) -> Any:
         """A value of the driver, as JSON gives it back; None if it was never set."""
-        return self._attributes["inherited"].get(f"{_VALUE}{key}")
+        return self._attributes["one_shot"].get(f"{_VALUE}{key}")
 
     def _set_attribute(self, stage: Stage, key: str, value: Any) -> None:
         kept = json.loads(json.dumps(value))

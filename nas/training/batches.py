@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from nas.data.dataset import Labels
 from nas.data.features.store import Batch, FeatureSplit
 from nas.models.fusion.base import Features
-from nas.search.space import Reads
+from nas.search.space import EntryLayers
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Samples:
         """Of the samples, (B,) or (B, C)."""
         return self.split.labels[self.indices]
 
-    def parts(self, reads: Reads, count: int = 1) -> Iterator[Batch]:
+    def parts(self, reads: EntryLayers, count: int = 1) -> Iterator[Batch]:
         """Read them as a model does, in `count` micro-batches of sizes that differ by at most one, largest first."""
         cuts = np.array_split(np.arange(len(self.indices)), min(count, len(self.indices)))
         for cut in cuts:

@@ -12,7 +12,7 @@ from torch import Tensor
 from nas.common.errors import TrainingError
 from nas.data.features.store import FeatureSplit
 from nas.models.fusion.base import FusionModel
-from nas.search.space import Architecture, Reads
+from nas.search.space import Architecture, EntryLayers
 from nas.training.batches import Stopped, features_of_batch
 
 
@@ -76,12 +76,12 @@ def predict_population(
         Stopped: If `should_stop` said so.
         TrainingError: If logits are not finite: the highest of them would be a class all the same, and a score.
     """
-    logits = [torch.empty(len(split), supernet.class_count) for _ in architectures]
+    logits = [torch.empty(len(split), supernet.num_classes) for _ in architectures]
     device = next(supernet.parameters()).device
     batches = list(evaluation_batches(split.text_lengths, batch_size))
-    read_by: dict[Reads, list[int]] = {}
+    read_by: dict[EntryLayers, list[int]] = {}
     for place, architecture in enumerate(architectures):
-        read_by.setdefault(supernet.reads(architecture), []).append(place)
+        read_by.setdefault(supernet.entry_layers(architecture), []).append(place)
     for reads, chosen in read_by.items():
         for indices in batches:
             if should_stop():
@@ -113,7 +113,7 @@ def forward_seconds(
         repetitions: How many passes, after two that are not counted.
     """
     device = next(model.parameters()).device
-    features = features_of_batch(split.batch(np.arange(batch_size), model.reads(architecture)).to(device))
+    features = features_of_batch(split.batch(np.arange(batch_size), model.entry_layers(architecture)).to(device))
     least = math.inf
     for index in range(repetitions + 2):
         started = time.perf_counter()

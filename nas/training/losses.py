@@ -9,18 +9,18 @@ from nas.config.schema import RecipeConfig
 from nas.data.dataset import Labels, class_counts
 
 
-def class_weights(labels: Labels, class_count: int, kind: str) -> Tensor | None:
+def class_weights(labels: Labels, num_classes: int, kind: str) -> Tensor | None:
     """Weight N / (C · count) of every class, as the PMF paper's unbalanced data sets have it; None for `none`.
 
     Args:
         labels: Of all training samples.
-        class_count: C.
+        num_classes: C.
         kind: `none` or `inverse_frequency`.
     """
     if kind == "none":
         return None
-    counts = np.maximum(class_counts(labels, class_count), 1)
-    return torch.tensor(len(labels) / (class_count * counts), dtype=torch.float32)
+    counts = np.maximum(class_counts(labels, num_classes), 1)
+    return torch.tensor(len(labels) / (num_classes * counts), dtype=torch.float32)
 
 
 class Loss:
@@ -88,9 +88,9 @@ class Loss:
         return None if self._weights is None else torch.where(labels > 0, self._weights, 1.0)
 
 
-def loss_of(recipe: RecipeConfig, labels: Labels, class_count: int) -> Loss:
+def loss_of(recipe: RecipeConfig, labels: Labels, num_classes: int) -> Loss:
     """The loss of a recipe, for training samples with these labels."""
-    return Loss(class_weights(labels, class_count, recipe.class_weights), recipe.label_smoothing)
+    return Loss(class_weights(labels, num_classes, recipe.class_weights), recipe.label_smoothing)
 
 
 def probabilities(logits: Tensor, labels: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ def train_supernet(
         GroupBroken: If another process of the group failed or died.
     """
     group = group or Alone()
-    minimised = loss_of(recipe, split.labels, supernet.class_count)
+    minimised = loss_of(recipe, split.labels, supernet.num_classes)
     trainer = Trainer(model=supernet, recipe=recipe, step_count=step_count, loss=minimised)
     schedule = BatchSchedule(len(split), recipe.batch_size, seed_from(seed, "supernet samples"))
     checkpoints = TrainingCheckpoints(checkpoint, trainer, sampler.count)
@@ -130,10 +130,10 @@ def _sum_gradients(
             count = micro_batches(architecture)
             if place and distillation:
                 teacher = architectures[0]  # asked anew by every process that needs it, so that none waits for another
-                lessons = trainer.lessons(batches[place].parts(trainer.model.reads(teacher), count), teacher)
+                lessons = trainer.lessons(batches[place].parts(trainer.model.entry_layers(teacher), count), teacher)
             else:
                 lessons = None
-            parts = batches[place].parts(trainer.model.reads(architecture), count)
+            parts = batches[place].parts(trainer.model.entry_layers(architecture), count)
             loss = trainer.accumulate_gradients(parts, total_weight, architecture, lessons, distillation)
             yield _taken(trainer.model.used_parameters(architecture), loss)
 

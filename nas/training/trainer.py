@@ -22,7 +22,7 @@ from nas.training.losses import Loss, loss_of, probabilities
 
 def learning_rate_factor(step: int, step_count: int, recipe: RecipeConfig) -> float:
     """Share of the peak learning rate at a step (from 0): linear warm-up, then constant or half a cosine to zero."""
-    warmup = math.ceil(recipe.warmup_share * step_count)
+    warmup = math.ceil(recipe.warmup_fraction * step_count)
     if step < warmup:
         return (step + 1) / warmup
     if recipe.schedule == "constant":
@@ -199,12 +199,12 @@ def train(
         Stopped: If `should_stop` said so.
         TrainingError: If the loss is not finite.
     """
-    loss = loss_of(recipe, split.labels, model.class_count)
+    loss = loss_of(recipe, split.labels, model.num_classes)
     trainer = Trainer(model=model, recipe=recipe, step_count=step_count, loss=loss)
     schedule = BatchSchedule(len(split), recipe.batch_size, seed)
     for step in range(step_count):
         if should_stop():
             raise Stopped
         samples = schedule.samples(split, step)
-        parts = samples.parts(model.reads(), micro_batches)
+        parts = samples.parts(model.entry_layers(), micro_batches)
         on_step(step + 1, trainer.step(step, parts, loss.total_weight(samples.labels)))

@@ -71,7 +71,7 @@ def test_a_search_interrupted_once_and_twice_in_supernet_and_candidates_loses_no
             "supernet.steps": 300,
             "supernet.architectures_per_step": 2,
             "recipe.batch_size": 4,
-            "search.training_steps": 60,
+            "search.short_training_steps": 60,
             "search.finalists": 1,
             "budget.trials": 12,
         },
@@ -103,7 +103,7 @@ def test_a_search_interrupted_once_and_twice_in_supernet_and_candidates_loses_no
     keys = [entry[:2] for entry in said]
     assert len(keys) == len(set(keys)) == 12 + 6 + 1 + 1  # PMF's default too
     with open_study(run, read_run(run)) as study:
-        assert [len(study.results(stage)) for stage in ("inherited", "trained", "full")] == [12, 6, 1]
+        assert [len(study.results(stage)) for stage in ("one_shot", "short", "full")] == [12, 6, 1]
         assert study.running == {} and study.rejections == []
 
 
@@ -114,11 +114,11 @@ def test_what_runs_at_a_deadline_is_stopped_within_five_seconds_and_put_back(pro
         **{
             "recipe.epochs": 100_000,  # nobody is ever ready
             "search.round_size": 2,
-            "search.training_steps": 100_000,
+            "search.short_training_steps": 100_000,
             "budget.trials": None,
             "budget.time": "56s",  # on a busy machine workers take a third of it to start
-            "budget.supernet_share": 0.5,
-            "budget.finalists_share": 0.25,
+            "budget.supernet_fraction": 0.5,
+            "budget.finalists_fraction": 0.25,
         },
     )
     run = tmp_path / "run"
@@ -136,5 +136,5 @@ def test_what_runs_at_a_deadline_is_stopped_within_five_seconds_and_put_back(pro
     assert 56.0 <= json.loads((run / "time.json").read_text())["spent_seconds"] < 56.0 + 5.0
     assert "no finalist was finished within the budget" in driver.output
     with open_study(run, read_run(run)) as study:
-        assert study.count("inherited") >= 2 and study.count("trained") == study.count("full") == 0
+        assert study.count("one_shot") >= 2 and study.count("short") == study.count("full") == 0
         assert study.rejections == []

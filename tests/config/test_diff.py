@@ -11,7 +11,7 @@ OLD: dict[str, Any] = {
     "seed": 0,
     "search": {"round_size": 10, "evolution": {"parents": 5}},
     "space": {"query_prompts": (1, 2, 4)},
-    "budget": {"time": "240.000000s", "trials": None, "memory": "100B", "when_too_large": "reject"},
+    "budget": {"time": "240.000000s", "trials": None, "memory": "100B", "oversized": "reject"},
 }
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text("ab", max_size=3)
@@ -50,7 +50,7 @@ def test_budgets_may_change_but_not_what_is_done_with_a_candidate_that_does_not_
     # Whether features are stored as float16 or computed from such ones decides the last digits of scores.
     assert differences(*({**entry, "deterministic": True} for entry in features)) == ['features.disk: "1B" → "2B"']
     assert differences(OLD, changed(budget__when_too_large="accumulate", budget__trials=7)) == [
-        'budget.when_too_large: "reject" → "accumulate"'
+        'budget.oversized: "reject" → "accumulate"'
     ]
 
 

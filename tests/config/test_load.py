@@ -74,7 +74,7 @@ def test_a_gene_can_be_free_and_the_configuration_survives_being_written(project
     source = project.write(
         "free.yaml",
         **{
-            "space.depth": 3,
+            "space.num_layers": 3,
             "space.query_prompts": {"choices": [1, 2], "per": "layer"},
             "space.mapping_width": {"choices": [4, 8], "per": "layer_and_direction"},
             "space.fusion_context_prompts": {"choices": [0, 1]},
@@ -82,7 +82,7 @@ def test_a_gene_can_be_free_and_the_configuration_survives_being_written(project
     )
     config = load_config(source)
     assert config.space.per == {"query_prompts": "layer", "mapping_width": "layer_and_direction"}
-    assert config.space.depth == 3 and config.space.choices["fusion_context_prompts"] == (0, 1)
+    assert config.space.num_layers == 3 and config.space.choices["fusion_context_prompts"] == (0, 1)
     assert parse_config(config_as_dict(config), source="", base_directory=Path()) == config
 
 
@@ -101,7 +101,7 @@ def test_a_free_gene_without_depth_and_other_mistakes_in_it_are_reported(project
         "space.query_prompts.choices: [2, 1] is not allowed",
         "space.query_prompts.per: 'layers' is not allowed; expected one of model, layer, direction",
         "space.query_prompts.form: unknown key",
-        "space.depth: is missing; expected the number of layers of the shallower encoder, since "
+        "space.num_layers: is missing; expected the number of layers of the shallower encoder, since "
         "query_context_prompts, mapping_width can differ within a model",
     ):
         assert expected in str(caught.value)
@@ -136,9 +136,11 @@ def test_a_supernet_of_which_only_the_length_is_said_is_sampled_by_the_sandwich_
 
 
 def test_short_training_takes_a_tenth_of_the_learning_rates_unless_said_otherwise(project: Project) -> None:
-    assert load_config(project.write("rates.yaml")).search.training_rate_scale == 0.1
-    with pytest.raises(ConfigError, match=r"search.training_rate_scale: 0 is not allowed; expected a number above 0"):
-        load_config(project.write("rates.yaml", **{"search.training_rate_scale": 0}))
+    assert load_config(project.write("rates.yaml")).search.short_training_lr_scale == 0.1
+    with pytest.raises(
+        ConfigError, match=r"search.short_training_lr_scale: 0 is not allowed; expected a number above 0"
+    ):
+        load_config(project.write("rates.yaml", **{"search.short_training_lr_scale": 0}))
 
 
 def test_objectives_and_bounds_survive_being_written(project: Project) -> None:
@@ -146,7 +148,7 @@ def test_objectives_and_bounds_survive_being_written(project: Project) -> None:
         "costs.yaml",
         **{
             "search.objective": ["macro_f1", "peak_memory", "latency"],
-            "search.first": [PMFArchitecture(1, 2, 0, 1, 8).values()],
+            "search.initial_architectures": [PMFArchitecture(1, 2, 0, 1, 8).values()],
             "search.constraints": ["peak_memory <= 1.5GiB", "latency <= 0.03ms", "trainable_parameters <= 500k"],
         },
     )
@@ -162,10 +164,13 @@ def test_objectives_and_bounds_survive_being_written(project: Project) -> None:
         ({"search.objective": ["latency", "accuracy"]}, "a list that begins with one and goes on with any of"),
         ({"search.objective": ["accuracy", "accuracy"]}, "search.objective: ['accuracy', 'accuracy'] is not allowed"),
         (
-            {"search.first": [{"fusion_layer": 1}]},
-            "search.first: {'fusion_layer': 1} is not allowed; expected a list of",
+            {"search.initial_architectures": [{"fusion_layer": 1}]},
+            "search.initial_architectures: {'fusion_layer': 1} is not allowed; expected a list of",
         ),
-        ({"search.first": 3}, "search.first: 3 is not allowed; expected a list of architectures of the space"),
+        (
+            {"search.initial_architectures": 3},
+            "search.initial_architectures: 3 is not allowed; expected a list of architectures of the space",
+        ),
         ({"search.objective": []}, "search.objective: [] is not allowed"),
         ({"search.constraints": "latency <= 1s"}, "expected a list of bounds"),
         ({"search.constraints": ["latency >= 1s"]}, "search.constraints: expected one of peak_memory"),

@@ -134,11 +134,12 @@ def test_a_space_of_another_depth_than_the_encoders_is_refused(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = project.write(
-        "other_depth.yaml", **{"space.depth": 5, "space.mapping_width": {"choices": [4, 8], "per": "layer"}}
+        "other_depth.yaml", **{"space.num_layers": 5, "space.mapping_width": {"choices": [4, 8], "per": "layer"}}
     )
     assert main(["space", str(other)]) == 2
     assert (
-        "space.depth: 5 is not allowed; expected 3, since the encoders have 4 and 3 layers" in capsys.readouterr().err
+        "space.num_layers: 5 is not allowed; expected 3, since the encoders have 4 and 3 layers"
+        in capsys.readouterr().err
     )
 
 

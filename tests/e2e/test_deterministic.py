@@ -60,7 +60,7 @@ def test_so_are_those_of_free_genes_sandwiches_and_a_front_that_was_killed_on_th
     source = noisy_project.write(
         "free.yaml",
         **{
-            "space.depth": 3,
+            "space.num_layers": 3,
             "space.query_prompts": {"choices": [1, 2], "per": "layer_and_direction"},
             "space.mapping_width": {"choices": [4, 8], "per": "layer"},
             "supernet.architectures_per_step": 3,
@@ -68,7 +68,7 @@ def test_so_are_those_of_free_genes_sandwiches_and_a_front_that_was_killed_on_th
             "supernet.distillation": 0.5,
             "search.strategy": "nsga2",
             "search.objective": ["accuracy", "trainable_parameters"],
-            "search.confirmation_seeds": 2,
+            "search.rerun_seeds": 2,
             "recipe.epochs": 1,
         },
     )
@@ -81,7 +81,7 @@ def test_so_are_those_of_free_genes_sandwiches_and_a_front_that_was_killed_on_th
     killed = RealDriver(
         "search", source, "--deterministic", "--run-dir", second, "--workers", "2", *cache, directory=tmp_path / "first"
     )
-    assert killed.wait_for(r"^trial 5 inherited")
+    assert killed.wait_for(r"^trial 5 one_shot")
     killed.kill()
     resumed = RealDriver("resume", second, "--workers", "1", *cache, directory=tmp_path / "second")
     assert resumed.finish() == 0, resumed.errors

@@ -56,7 +56,7 @@ def test_a_search_killed_in_the_supernet_and_among_finalists_ends_complete_with_
     assert "exported model" in resumed.output
     said = [entry for driver in drivers for entry in TRIAL.findall(driver.output)]
     with open_study(run, read_run(run)) as study:
-        assert [len(study.results(stage)) for stage in ("inherited", "trained", "full")] == [8, 4, 2]
+        assert [len(study.results(stage)) for stage in ("one_shot", "short", "full")] == [8, 4, 2]
         assert study.running == {} and study.rejections == []
         for trial, stage, score in said:
             if trial != "default":
@@ -82,7 +82,7 @@ def test_killed_workers_end_neither_the_supernet_nor_the_search(
     assert "supernet: its worker was killed from outside; it goes on from its last checkpoint" in driver.output
     assert not driver.errors and "raylet" not in driver.output
     with open_study(run, read_run(run)) as study:
-        assert [len(study.results(stage)) for stage in ("inherited", "trained", "full")] == [8, 4, 2]
+        assert [len(study.results(stage)) for stage in ("one_shot", "short", "full")] == [8, 4, 2]
         assert study.running == {} and study.rejections == []
 
 

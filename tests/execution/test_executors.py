@@ -41,10 +41,10 @@ def executor(request: pytest.FixtureRequest) -> Executor:
 
 def test_jobs_come_back_with_what_was_asked(executor: Executor) -> None:
     results = []
-    for trial, (stage, steps) in enumerate([("inherited", 0), ("trained", 3), ("full", 4)]):
+    for trial, (stage, steps) in enumerate([("one_shot", 0), ("short", 3), ("full", 4)]):
         submit(executor, job(trial, stage, steps))  # type: ignore[arg-type]
         results.extend(outcomes(executor, 1))
-    for result, (stage, steps) in zip(results, [("inherited", 0), ("trained", 3), ("full", 4)], strict=True):
+    for result, (stage, steps) in zip(results, [("one_shot", 0), ("short", 3), ("full", 4)], strict=True):
         assert isinstance(result, Result)
         assert (result.stage, result.step_count) == (stage, steps)
         assert result.supernet_steps == (0 if stage == "full" else 5)
@@ -158,7 +158,11 @@ def test_a_killed_worker_is_replaced_and_its_job_comes_back(ray_workers: Executo
         time.sleep(0.1)
     os.kill(victims[0], signal.SIGKILL)
     (failure,) = outcomes(executor, 1)
-    assert isinstance(failure, Failure) and failure.kind == "outside" and failure.job == job(0, "full", 1_000_000)
+    assert (
+        isinstance(failure, Failure)
+        and failure.kind == "killed_externally"
+        and failure.job == job(0, "full", 1_000_000)
+    )
     for trial in range(slot_count(executor)):
         submit(executor, job(trial))
     assert all(isinstance(outcome, Result) for outcome in outcomes(executor, slot_count(executor)))

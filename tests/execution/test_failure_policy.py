@@ -7,7 +7,7 @@ from nas.search.trial import Failure, FailureKind, Job, is_out_of_memory
 
 
 def job(trial: int) -> Job:
-    return Job(trial, PMFArchitecture(1, 1, 1, 1, 1), "inherited", 0, 7, 1000)
+    return Job(trial, PMFArchitecture(1, 1, 1, 1, 1), "one_shot", 0, 7, 1000)
 
 
 def failure(trial: int, kind: FailureKind, cause: str = "cause") -> Failure:
@@ -29,7 +29,7 @@ class Recorder:
 
 def test_a_death_from_outside_never_counts() -> None:
     recorder = Recorder()
-    assert {recorder.policy.judge(failure(1, "outside")) for _ in range(20)} == {"put back"}
+    assert {recorder.policy.judge(failure(1, "killed_externally")) for _ in range(20)} == {"put back"}
 
 
 def test_a_crash_counts_and_the_third_is_the_candidates_own_once_others_got_through() -> None:

@@ -4,21 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.execution.job_queue import WaitingLine
-from nas.execution.memory_pool import Ledger
+from nas.execution.job_queue import JobQueue
+from nas.execution.memory_pool import MemoryPool
 
 BUDGETS = st.lists(st.integers(20, 100), min_size=1, max_size=3)
 PEAKS = st.lists(st.integers(5, 110), max_size=40)
 
 
-def fits_somewhere(peak: int, ledgers: dict[str, Ledger]) -> bool:
+def fits_somewhere(peak: int, ledgers: dict[str, MemoryPool]) -> bool:
     return any(ledger.fits_alone(peak) for ledger in ledgers.values())
 
 
-def devices(budgets: list[int], slots: int, idle_bytes: int = 5) -> dict[str, Ledger]:
+def devices(budgets: list[int], slots: int, idle_bytes: int = 5) -> dict[str, MemoryPool]:
     """Devices whose processes are all alive at first, as many of them as there is room for."""
     return {
-        str(index): Ledger(budget, slots, idle_bytes, min(slots, budget // idle_bytes))
+        str(index): MemoryPool(budget, slots, idle_bytes, min(slots, budget // idle_bytes))
         for index, budget in enumerate(budgets)
     }
 
@@ -27,7 +27,7 @@ def devices(budgets: list[int], slots: int, idle_bytes: int = 5) -> dict[str, Le
 def test_whatever_comes_and_goes_no_device_is_ever_above_its_budget_and_all_that_fit_get_in(
     budgets: list[int], slots: int, peaks: list[int], chance: object, patience: int
 ) -> None:
-    ledgers, line = devices(budgets, slots), WaitingLine(patience)
+    ledgers, line = devices(budgets, slots), JobQueue(patience)
     wanted = {number: peak for number, peak in enumerate(peaks) if fits_somewhere(peak, ledgers)}
     arriving, running, started = list(wanted), dict[Hashable, str](), list[Hashable]()
     while arriving or len(line) or running:
@@ -52,7 +52,7 @@ def test_whatever_comes_and_goes_no_device_is_ever_above_its_budget_and_all_that
 
 @given(st.integers(1, 5), st.integers(2, 4))
 def test_a_large_job_is_not_starved_by_an_endless_stream_of_small_ones(patience: int, slots: int) -> None:
-    ledgers, line = {"host": Ledger(10, slots)}, WaitingLine(patience)
+    ledgers, line = {"host": MemoryPool(10, slots)}, JobQueue(patience)
     running: list[Hashable] = []
 
     def start_all() -> None:
@@ -74,7 +74,7 @@ def test_a_large_job_is_not_starved_by_an_endless_stream_of_small_ones(patience:
 
 
 def test_a_starved_job_closes_one_device_and_leaves_the_others_open() -> None:
-    ledgers, line = {"a": Ledger(10, 2), "b": Ledger(10, 2)}, WaitingLine(patience=0)
+    ledgers, line = {"a": MemoryPool(10, 2), "b": MemoryPool(10, 2)}, JobQueue(patience=0)
     ledgers["a"].admit("x", 4)
     ledgers["b"].admit("y", 4)
     line.add("large", 10)
@@ -87,7 +87,7 @@ def test_a_starved_job_closes_one_device_and_leaves_the_others_open() -> None:
 
 
 def test_a_job_takes_over_an_idle_process_and_ends_others_only_where_it_needs_their_room() -> None:
-    ledger = Ledger(100, slot_count=3, idle_bytes=20, idle_count=3)
+    ledger = MemoryPool(100, slot_count=3, idle_bytes=20, idle_count=3)
     assert ledger.reserved_bytes == 60
     assert ledger.admit("small", 40) == 0  # 40 + 2 * 20
     assert ledger.processes_in_the_way(41) == 1  # 40 + 41 + 20 is one too much
@@ -98,7 +98,7 @@ def test_a_job_takes_over_an_idle_process_and_ends_others_only_where_it_needs_th
 
 
 def test_a_job_that_does_not_fit_now_or_ever_is_not_admitted() -> None:
-    ledger = Ledger(10, slot_count=2)
+    ledger = MemoryPool(10, slot_count=2)
     ledger.admit("first", 6)
     assert ledger.processes_in_the_way(5) is None and ledger.fits_alone(5)
     with pytest.raises(ValueError, match="needs 5 bytes and a slot beside 6 bytes of 10"):
@@ -107,7 +107,7 @@ def test_a_job_that_does_not_fit_now_or_ever_is_not_admitted() -> None:
 
 
 def test_a_job_can_neither_run_nor_wait_twice() -> None:
-    ledger, line = Ledger(10, slot_count=2), WaitingLine()
+    ledger, line = MemoryPool(10, slot_count=2), JobQueue()
     ledger.admit("job", 1)
     with pytest.raises(ValueError, match="running already"):
         ledger.admit("job", 1)
@@ -117,8 +117,8 @@ def test_a_job_can_neither_run_nor_wait_twice() -> None:
 
 
 def test_the_emptiest_device_comes_first() -> None:
-    ledgers = {"a": Ledger(10, 2), "b": Ledger(20, 2)}
-    line = WaitingLine()
+    ledgers = {"a": MemoryPool(10, 2), "b": MemoryPool(20, 2)}
+    line = JobQueue()
     for number in range(4):
         line.add(number, 5)
     places = [line.admit_next(ledgers) for _ in range(4)]

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from nas.common.errors import TrainingError
-from nas.execution.base import Device, SupernetOrder, WorkerLost
+from nas.execution.base import Device, SupernetJob, WorkerLost
 from nas.execution.failure_policy import FailurePolicy
 from nas.execution.plan import Plan
-from nas.execution.scheduler import Dispatcher
+from nas.execution.scheduler import JobScheduler
 from nas.memory.prediction import PROCESS_BYTES, bytes_with_holes
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.trial import Failure, Job, Result
@@ -46,7 +46,7 @@ class Group(SimulatedExecutor):
 
     def train_supernet(
         self,
-        order: SupernetOrder,
+        order: SupernetJob,
         *,
         processes: Mapping[str, int],
         grant_bytes: int,
@@ -80,8 +80,8 @@ class OneAfterAnother(Plan):
         raise AssertionError(job)
 
 
-def dispatcher(executor: SimulatedExecutor, budget_bytes: int = BUDGET_BYTES) -> Dispatcher:
-    return Dispatcher(
+def dispatcher(executor: SimulatedExecutor, budget_bytes: int = BUDGET_BYTES) -> JobScheduler:
+    return JobScheduler(
         executor=executor,
         budget_bytes=budget_bytes,
         idle_bytes=IDLE_BYTES,
@@ -98,7 +98,7 @@ def trained(executor: Group, process_count: int, peak_bytes: int) -> tuple[int, 
     under_test = dispatcher(executor)
     before = under_test.reserved_bytes
     done, shared_by = under_test.train_supernet(
-        SupernetOrder(None, {}, peak_bytes),
+        SupernetJob(None, {}, peak_bytes),
         process_count=process_count,
         should_stop=lambda: False,
         on_progress=lambda progress: None,
@@ -144,7 +144,7 @@ def test_a_training_whose_processes_die_goes_on_and_not_for_ever() -> None:
 
 def test_who_is_lost_with_a_node_is_replaced_by_another() -> None:
     class Loses(Group):
-        def train_supernet(self, order: SupernetOrder, **arguments: Any) -> int:
+        def train_supernet(self, order: SupernetJob, **arguments: Any) -> int:
             if len(self.asked) == 0:
                 self.asked.append((dict(arguments["processes"]), arguments["grant_bytes"]))
                 del self.slots["host"]

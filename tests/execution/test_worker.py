@@ -30,7 +30,7 @@ def test_freed_memory_is_kept_where_the_grant_has_room_for_it(
     called = []
     for name in ("keep_freed_memory", "map_large_tensors"):
         monkeypatch.setattr(f"nas.execution.worker.{name}", lambda name=name: called.append(name))
-    asked = replace(job(0, "trained", 2), predicted_peak_bytes=NEED_BYTES)
+    asked = replace(job(0, "short", 2), predicted_peak_bytes=NEED_BYTES)
     (outcome,) = worker.outcomes(asked, limit_bytes=limit_bytes)
     assert called == [policy]
     assert isinstance(outcome, Result) and outcome.kept_freed_memory == (policy == "keep_freed_memory")
@@ -39,9 +39,9 @@ def test_freed_memory_is_kept_where_the_grant_has_room_for_it(
 def test_what_the_process_held_before_is_neither_limited_nor_measured(setup: WorkerSetup) -> None:
     held = private_bytes()
     assert held > 100 * 2**20
-    (outcome,) = CandidateWorker(setup, base_bytes=held).outcomes(job(0, "trained", 2), limit_bytes=held // 2)
+    (outcome,) = CandidateWorker(setup, base_bytes=held).outcomes(job(0, "short", 2), limit_bytes=held // 2)
     assert isinstance(outcome, Result) and outcome.measured_peak_bytes < held // 2
-    (outcome,) = CandidateWorker(setup).outcomes(job(0, "trained", 2), limit_bytes=held // 2)
+    (outcome,) = CandidateWorker(setup).outcomes(job(0, "short", 2), limit_bytes=held // 2)
     assert isinstance(outcome, Failure) and outcome.kind == "memory"
     assert outcome.measured_peak_bytes is not None and outcome.measured_peak_bytes > held // 2
 
@@ -50,15 +50,15 @@ def test_short_training_uses_a_share_of_the_recipes_learning_rates_and_full_trai
     setup: WorkerSetup,
 ) -> None:
     def loss(stage: Stage, scale: float) -> float:
-        search = replace(setup.config.search, training_rate_scale=scale)
+        search = replace(setup.config.search, short_training_lr_scale=scale)
         worker = CandidateWorker(replace(setup, config=replace(setup.config, search=search)))
-        (outcome,) = worker.outcomes(job(0, stage, 0 if stage == "inherited" else 6), limit_bytes=None)
+        (outcome,) = worker.outcomes(job(0, stage, 0 if stage == "one_shot" else 6), limit_bytes=None)
         assert isinstance(outcome, Result)
         return outcome.metrics["cross_entropy"]
 
-    inherited = loss("inherited", 1.0)
-    assert loss("trained", 1e-9) == pytest.approx(inherited, abs=1e-6)
-    assert abs(loss("trained", 1.0) - inherited) > 2 * abs(loss("trained", 0.1) - inherited) > 1e-5
+    inherited = loss("one_shot", 1.0)
+    assert loss("short", 1e-9) == pytest.approx(inherited, abs=1e-6)
+    assert abs(loss("short", 1.0) - inherited) > 2 * abs(loss("short", 0.1) - inherited) > 1e-5
     assert loss("full", 0.1) == loss("full", 1.0)
 
 

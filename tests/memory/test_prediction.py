@@ -148,7 +148,7 @@ def test_the_fewest_micro_batches_that_fit_are_found(share: float, architecture:
     peaks = {count: memory.predict(architecture, micro_batches=count).peak_bytes for count in range(1, 7)}
     budget = round(peaks[6] + share * (peaks[1] - peaks[6])) - 1000
     fitting = [count for count, peak in peaks.items() if peak <= budget]
-    assert memory.most_fitting(architecture, budget) == (min(fitting) if fitting else None)
+    assert memory.min_micro_batches(architecture, budget) == (min(fitting) if fitting else None)
 
 
 MEMORY = memory_model()

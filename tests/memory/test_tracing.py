@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from nas.memory.tracing import Rehearsal, SizedTensor, Trace
+from nas.memory.tracing import ShapeTracer, SizedTensor, Trace
 
 
 def rehearsed(function: object, *arguments: Tensor) -> Trace:
-    rehearsal = Rehearsal()
+    rehearsal = ShapeTracer()
     with rehearsal:
         operands = [torch.empty(argument.shape, dtype=argument.dtype) for argument in arguments]
         rehearsal.start()
@@ -54,7 +54,7 @@ def test_shapes_strides_and_types_are_those_of_real_tensors() -> None:
             rows.view(12, 5).t() * 2,
         ]
 
-    with Rehearsal():
+    with ShapeTracer():
         sized = outcomes()
     for made, real in zip(sized, outcomes(), strict=True):
         assert isinstance(made, SizedTensor)
@@ -71,7 +71,7 @@ def test_gradients_flow_without_data() -> None:
 
 
 def test_a_tensor_without_data_is_of_no_use_outside() -> None:
-    with Rehearsal():
+    with ShapeTracer():
         rows = torch.ones(3)
     with pytest.raises(RuntimeError, match="outside of its rehearsal"):
         rows + 1

@@ -38,7 +38,7 @@ def trained(parts: ModelParts, architecture: Architecture) -> PMF:
         image_encoder=parts.image_encoder,
         text_encoder=parts.text_encoder,
         architecture=architecture,
-        class_count=3,
+        num_classes=3,
         seed=5,
     )
 

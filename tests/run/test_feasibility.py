@@ -2,7 +2,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from nas.config.schema import BudgetConfig
-from nas.memory.calibration import PeakCorrection
+from nas.memory.calibration import PeakCalibration
 from nas.memory.prediction import MemoryModel
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.run.feasibility import Feasibility, Fit
@@ -27,7 +27,7 @@ class WidthMemory:
         self.asked.add(architecture)
         return Prediction(100 + architecture.mapping_width // micro_batches)
 
-    def most_fitting(self, architecture: Architecture, budget_bytes: int) -> int | None:
+    def min_micro_batches(self, architecture: Architecture, budget_bytes: int) -> int | None:
         fitting = [parts for parts in range(1, 5) if 100 + architecture.mapping_width // parts <= budget_bytes]
         return min(fitting, default=None)
 
@@ -45,13 +45,13 @@ class Notes:
 
 def feasibility(
     budget_bytes: int,
-    when_too_large: str = "reject",
-    correction: PeakCorrection | None = None,
+    oversized: str = "reject",
+    correction: PeakCalibration | None = None,
     memory: WidthMemory | None = None,
     **notes: Any,
 ) -> tuple[Feasibility, Notes]:
     study = Notes(**notes)
-    budget = BudgetConfig(None, 10, budget_bytes, when_too_large, 0.2, 0.3)
+    budget = BudgetConfig(None, 10, budget_bytes, oversized, 0.2, 0.3)
     made = Feasibility(
         memory=cast(MemoryModel, memory or WidthMemory()),
         budget=budget,
@@ -85,7 +85,7 @@ def test_with_accumulation_the_largest_micro_batches_that_fit_are_taken() -> Non
 
 
 def test_what_was_measured_corrects_what_is_predicted() -> None:
-    found, _ = feasibility(150, "accumulate", PeakCorrection([(100, 110)]))
+    found, _ = feasibility(150, "accumulate", PeakCalibration([(100, 110)]))
     assert found.fit(SMALL) == Fit(110, 1, 10) and found.fit(LARGE) == Fit(133, 3, 10)
 
 
@@ -93,6 +93,6 @@ def test_who_ran_out_of_memory_alone_does_not_fit_until_there_is_more() -> None:
     found, _ = feasibility(150)
     found.outgrew(SMALL)
     assert not found.fits(SMALL)
-    rejection = Rejection(0, SMALL, "inherited", "infeasible", "held too much", 110, 160)
+    rejection = Rejection(0, SMALL, "one_shot", "infeasible", "held too much", 110, 160)
     assert not feasibility(150, rejections=[rejection])[0].fits(SMALL)
     assert feasibility(200, rejections=[rejection])[0].fits(SMALL)

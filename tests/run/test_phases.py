@@ -81,7 +81,7 @@ def test_a_lost_device_and_killed_workers_change_nothing_in_a_deterministic_sear
         if ends["all"] == 6:
             executor.lose("device 1")
         if ends["all"] % 3 == 0:
-            return Failure(job, "outside", "killed", "its worker was killed from outside")
+            return Failure(job, "killed_externally", "killed", "its worker was killed from outside")
         return None
 
     executor = SimulatedExecutor([2, 2], random.Random(5), fate=fate)
@@ -92,8 +92,8 @@ def test_a_larger_budget_goes_on_as_if_it_had_been_given_at_once_up_to_the_last_
     small, large = deterministic(budget__trials=6), deterministic()
     search(tmp_path, small, SimulatedExecutor([2], random.Random(0)))
     resumed = search(tmp_path, large, SimulatedExecutor([3], random.Random(0)))
-    scored = [line for line in undisturbed(large).splitlines() if "inherited" in line]
-    assert [line for line in resumed.splitlines() if "inherited" in line] == scored and len(scored) >= 14
+    scored = [line for line in undisturbed(large).splitlines() if "one_shot" in line]
+    assert [line for line in resumed.splitlines() if "one_shot" in line] == scored and len(scored) >= 14
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -109,7 +109,7 @@ def test_who_fits_only_a_larger_budget_is_scored_once_however_often_the_search_i
         assert any(entry.status == "infeasible" for entry in study.rejections)
     interrupted(config, tmp_path, random.Random(seed))
     with Study(tmp_path, config.space, name="run", config=config_as_dict(config)) as study:
-        scored = [result.architecture for result in study.results("inherited")]
+        scored = [result.architecture for result in study.results("one_shot")]
     assert len(set(scored)) == len(scored) == 30
 
 
@@ -118,7 +118,7 @@ def test_every_trial_is_accounted_for(tmp_path: Path, is_deterministic: bool) ->
     config = config_with(deterministic=is_deterministic, budget__trials=14)
     search(tmp_path, config, SimulatedExecutor([2, 1], random.Random(3)))
     with Study(tmp_path, config.space, name="run", config=config_as_dict(config)) as study:
-        assert (study.count("inherited"), study.count("trained"), study.count("full")) == (14, 7, 2)
+        assert (study.count("one_shot"), study.count("short"), study.count("full")) == (14, 7, 2)
         assert study.running == {}
 
 
@@ -163,7 +163,7 @@ def test_a_candidate_that_runs_out_of_memory_is_tried_once_more_alone_and_then_i
     search(tmp_path, config, SimulatedExecutor([2], random.Random(3), fate=fate), budget_bytes=300)
     with Study(tmp_path, config.space, name="run") as study:
         infeasible = {entry.trial for entry in study.rejections if entry.status == "infeasible"}
-        assert infeasible and study.count("inherited") == 8  # they cost no trial
+        assert infeasible and study.count("one_shot") == 8  # they cost no trial
         for trial in infeasible:
             assert [grant for number, grant in tries if number == trial][-1] == 300
 
@@ -182,7 +182,7 @@ def test_a_candidate_that_crashes_its_worker_three_times_is_recorded_and_the_oth
         assert [(entry.trial, entry.status, entry.reason) for entry in study.rejections] == [
             (3, "failed", "its worker crashed")
         ]
-        assert crashes == {3: 3} and study.count("inherited") == 7  # it is a trial of the budget
+        assert crashes == {3: 3} and study.count("one_shot") == 7  # it is a trial of the budget
 
 
 def test_deaths_from_outside_never_count(tmp_path: Path) -> None:
@@ -190,11 +190,11 @@ def test_deaths_from_outside_never_count(tmp_path: Path) -> None:
 
     def fate(job: Job, grant: int) -> Failure | None:
         deaths[job.trial] += 1
-        return Failure(job, "outside", "killed", "killed") if deaths[job.trial] <= 5 else None
+        return Failure(job, "killed_externally", "killed", "killed") if deaths[job.trial] <= 5 else None
 
     search(tmp_path, config, SimulatedExecutor([2], random.Random(3), fate=fate))
     with Study(tmp_path, config.space, name="run") as study:
-        assert study.rejections == [] and study.count("inherited") == 8
+        assert study.rejections == [] and study.count("one_shot") == 8
 
 
 def test_one_cause_for_all_stops_the_search_and_blames_no_candidate(tmp_path: Path) -> None:
@@ -209,4 +209,4 @@ def test_one_cause_for_all_stops_the_search_and_blames_no_candidate(tmp_path: Pa
         assert study.rejections == [] and len(study.running) >= 3
     search(tmp_path, config, SimulatedExecutor([2], random.Random(3)))
     with Study(tmp_path, config.space, name="run") as study:
-        assert study.rejections == [] and study.count("inherited") == 8
+        assert study.rejections == [] and study.count("one_shot") == 8

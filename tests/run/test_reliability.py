@@ -17,22 +17,22 @@ def results(stage: Stage, scores: dict[int, float]) -> list[Result]:
 
 
 def test_agreement_is_kendalls_tau_of_those_that_have_both_scores() -> None:
-    cheap = results("inherited", {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4, 9: 0.99})
-    dear = results("trained", {3: 0.8, 2: 0.9, 1: 0.6, 0: 0.5})
+    cheap = results("one_shot", {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4, 9: 0.99})
+    dear = results("short", {3: 0.8, 2: 0.9, 1: 0.6, 0: 0.5})
     # Of six pairs, five are in the same order.
-    assert agreement(cheap, dear) == Agreement("inherited", "trained", 4, pytest.approx((5 - 1) / 6))
+    assert agreement(cheap, dear) == Agreement("one_shot", "short", 4, pytest.approx((5 - 1) / 6))
     assert agreement(cheap, dear[:2]).tau is None
-    assert agreement(cheap, results("trained", {0: 0.5, 1: 0.5, 2: 0.5})).tau is None
+    assert agreement(cheap, results("short", {0: 0.5, 1: 0.5, 2: 0.5})).tau is None
     assert agreement([], dear).count == 0
 
 
 def test_a_search_score_that_did_not_predict_is_called_that() -> None:
-    assert verdict(Agreement("trained", "full", 4, 0.67)) == (
+    assert verdict(Agreement("short", "full", 4, 0.67)) == (
         "short training against full training: Kendall's tau 0.67 over 4 candidates"
     )
-    assert "did not predict" in verdict(Agreement("trained", "full", 4, 0.29))
-    assert "did not predict" not in verdict(Agreement("trained", "full", 4, 0.3))
-    assert "too few" in verdict(Agreement("inherited", "full", 2, None))
+    assert "did not predict" in verdict(Agreement("short", "full", 4, 0.29))
+    assert "did not predict" not in verdict(Agreement("short", "full", 4, 0.3))
+    assert "too few" in verdict(Agreement("one_shot", "full", 2, None))
 
 
 def test_the_margin_over_seeds_is_welchs() -> None:
@@ -47,8 +47,8 @@ def test_the_margin_over_seeds_is_welchs() -> None:
 
 def test_everything_that_is_known_is_said() -> None:
     by_stage: dict[Stage, list[Result]] = {
-        "inherited": results("inherited", {0: 0.1, 1: 0.2, 2: 0.3}),
-        "trained": results("trained", {0: 0.3, 1: 0.2, 2: 0.1}),
+        "one_shot": results("one_shot", {0: 0.1, 1: 0.2, 2: 0.3}),
+        "short": results("short", {0: 0.3, 1: 0.2, 2: 0.1}),
         "full": results("full", {0: 0.6}),
     }
     found = gathered(
@@ -76,7 +76,7 @@ def test_everything_that_is_known_is_said() -> None:
 
 
 def test_one_seed_and_no_default_say_little_and_say_so() -> None:
-    by_stage: dict[Stage, list[Result]] = {"inherited": [], "trained": [], "full": []}
+    by_stage: dict[Stage, list[Result]] = {"one_shot": [], "short": [], "full": []}
     found = gathered("accuracy", by_stage, best=results("full", {0: 0.61}), default=[], phases={})
     assert found.lines() == ["best: validation accuracy 0.6100, with one seed; how much of that is luck is not known"]
     assert found.as_dict()["margin"] is None
@@ -84,7 +84,7 @@ def test_one_seed_and_no_default_say_little_and_say_so() -> None:
 
 @pytest.mark.parametrize(("best", "is_said"), [(0.60, True), (0.61, False), (0.62, False)])
 def test_where_the_default_is_better_it_is_said_and_where_it_is(best: float, is_said: bool) -> None:
-    by_stage: dict[Stage, list[Result]] = {"inherited": [], "trained": [], "full": []}
+    by_stage: dict[Stage, list[Result]] = {"one_shot": [], "short": [], "full": []}
     found = gathered(
         *("accuracy", by_stage),
         best=results("full", {0: best}),
@@ -98,9 +98,9 @@ def test_where_the_default_is_better_it_is_said_and_where_it_is(best: float, is_
 
 def test_a_stage_that_never_came_agrees_with_none() -> None:
     by_stage: dict[Stage, list[Result]] = {
-        "inherited": results("inherited", {0: 0.1, 1: 0.2, 2: 0.3}),
-        "trained": [],
+        "one_shot": results("one_shot", {0: 0.1, 1: 0.2, 2: 0.3}),
+        "short": [],
         "full": results("full", {0: 0.4, 1: 0.5, 2: 0.6}),
     }
     found = gathered("accuracy", by_stage, best=results("full", {2: 0.6}), default=[], phases={})
-    assert [(entry.cheaper, entry.dearer) for entry in found.agreements] == [("inherited", "full")]
+    assert [(entry.cheaper, entry.dearer) for entry in found.agreements] == [("one_shot", "full")]

@@ -17,7 +17,7 @@ SPACE = SearchSpace(PMFArchitecture, dict.fromkeys(GENES, tuple(range(1, 8))))
 FIRST, SECOND, THIRD = (PMFArchitecture(1, number, 1, 1, 1) for number in (1, 2, 3))
 
 
-def result(trial: int, architecture: Architecture, stage: Stage = "inherited", **changes: Any) -> Result:
+def result(trial: int, architecture: Architecture, stage: Stage = "one_shot", **changes: Any) -> Result:
     values = Result(trial, architecture, stage, 1 / 3, {"accuracy": 1 / 3, "macro_f1": 0.25}, 5, 7, 11, 2.0625, 100, 90)
     return replace(values, **changes)
 
@@ -30,8 +30,8 @@ def fill(directory: Path, order: tuple[int, ...] = (0, 2), **measured: Any) -> S
     study.start(THIRD, 5)
     for trial in order:
         study.finish(result(trial, architectures[trial], **measured))
-    study.finish(result(0, FIRST, "trained", **measured))
-    job = Job(2, THIRD, "trained", 5, 11, 100)
+    study.finish(result(0, FIRST, "short", **measured))
+    job = Job(2, THIRD, "short", 5, 11, 100)
     study.reject(job, status="infeasible", reason="ran out, twice", measured_peak_bytes=measured.get("seconds"))
     return study
 
@@ -58,11 +58,11 @@ def test_every_candidate_and_stage_is_a_row_with_what_is_known_of_it(tmp_path: P
     infeasible = {"status": "infeasible", "predicted_peak_bytes": "1000000000", "reason": "predicted {}"}
     tried = {"status": "infeasible", "predicted_peak_bytes": "100", "reason": "ran out, twice"}
     assert known == [
-        {"trial": "0", "stage": "inherited", "round": "4", **scored, "micro_batches": "1"},
-        {"trial": "2", "stage": "inherited", "round": "5", **scored, "micro_batches": "1"},
-        {"trial": "0", "stage": "trained", "round": "4", **scored, "micro_batches": "1"},
-        {"trial": "1", "stage": "inherited", **infeasible},
-        {"trial": "2", "stage": "trained", "round": "5", **tried},
+        {"trial": "0", "stage": "one_shot", "round": "4", **scored, "micro_batches": "1"},
+        {"trial": "2", "stage": "one_shot", "round": "5", **scored, "micro_batches": "1"},
+        {"trial": "0", "stage": "short", "round": "4", **scored, "micro_batches": "1"},
+        {"trial": "1", "stage": "one_shot", **infeasible},
+        {"trial": "2", "stage": "short", "round": "5", **tried},
     ]
     assert [row["query_prompts"] for row in rows] == ["1", "3", "1", "2", "3"]
 
@@ -82,11 +82,11 @@ def test_the_canonical_results_are_every_trial_of_every_stage_in_order(tmp_path:
     with fill(tmp_path) as study:
         lines = [json.loads(line) for line in canonical_results(study).splitlines()]
     assert [(line["stage"], line["trial"], line["status"], line["round"]) for line in lines] == [
-        ("inherited", 0, "finished", 4),
-        ("inherited", 1, "infeasible", None),
-        ("inherited", 2, "finished", 5),
-        ("trained", 0, "finished", 4),
-        ("trained", 2, "infeasible", 5),
+        ("one_shot", 0, "finished", 4),
+        ("one_shot", 1, "infeasible", None),
+        ("one_shot", 2, "finished", 5),
+        ("short", 0, "finished", 4),
+        ("short", 2, "infeasible", 5),
     ]
     assert lines[0]["score"] == 1 / 3 and lines[0]["architecture"] == FIRST.as_dict()
 
@@ -122,7 +122,7 @@ class Large:
         self.rejections: list[Any] = []
 
     def results(self, stage: Stage) -> list[Result]:
-        return self._results if stage == "inherited" else []
+        return self._results if stage == "one_shot" else []
 
 
 def test_ten_thousand_results_are_written_in_a_fraction_of_a_second(tmp_path: Path) -> None:

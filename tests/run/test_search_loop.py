@@ -18,9 +18,9 @@ from nas.cli import main
 from nas.common.errors import BudgetError, DataError, NasError, StudyError, TrainingError
 from nas.common.progress import LineReporter
 from nas.config.load import load_config
-from nas.execution.base import SupernetOrder
+from nas.execution.base import SupernetJob
 from nas.execution.worker import CandidateWorker
-from nas.run.commands import Machine, Overrides, best_full, open_study, read_run, resume, start
+from nas.run.commands import ExecutionOptions, Overrides, best_full, open_study, read_run, resume, start
 from nas.run.prepare import predict_memory, prepare
 from nas.run.results_csv import canonical_results
 from nas.search.space.families import FAMILIES
@@ -30,17 +30,17 @@ from tests.support.project import Project
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    return Machine(worker_count=0, cache_directory=tmp_path_factory.mktemp("cache"))
+def machine(tmp_path_factory: pytest.TempPathFactory) -> ExecutionOptions:
+    return ExecutionOptions(worker_count=0, cache_directory=tmp_path_factory.mktemp("cache"))
 
 
-def search(source: Path, directory: Path, machine: Machine, **overrides: Any) -> str:
+def search(source: Path, directory: Path, machine: ExecutionOptions, **overrides: Any) -> str:
     stream = io.StringIO()
     start(source, directory, Overrides(**overrides), machine, LineReporter(stream))
     return stream.getvalue()
 
 
-def go_on(directory: Path, machine: Machine, **overrides: Any) -> str:
+def go_on(directory: Path, machine: ExecutionOptions, **overrides: Any) -> str:
     stream = io.StringIO()
     resume(directory, Overrides(**overrides), machine, LineReporter(stream))
     return stream.getvalue()
@@ -48,7 +48,7 @@ def go_on(directory: Path, machine: Machine, **overrides: Any) -> str:
 
 def results_of(directory: Path) -> dict[str, list[Result]]:
     with open_study(directory, read_run(directory)) as study:
-        return {stage: study.results(stage) for stage in ("inherited", "trained", "full")}
+        return {stage: study.results(stage) for stage in ("one_shot", "short", "full")}
 
 
 def without_measurements(results: dict[str, list[Result]]) -> list[dict[str, Any]]:
@@ -61,22 +61,26 @@ def without_measurements(results: dict[str, list[Result]]) -> list[dict[str, Any
 
 
 @pytest.fixture(scope="module")
-def finished(project: Project, machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def finished(project: Project, machine: ExecutionOptions, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     directory = tmp_path_factory.mktemp("runs") / "whole"
     return directory, search(project.root / "search.yaml", directory, machine)
 
 
 def test_a_study_in_a_database_is_the_same_and_is_found_again(
-    project: Project, finished: tuple[Path, str], machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project,
+    finished: tuple[Path, str],
+    machine: ExecutionOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     kept = replace(machine, storage="sqlite:///study.db")
     search(project.root / "search.yaml", tmp_path / "run", kept, trials=4)
     monkeypatch.chdir(project.root)
     go_on(tmp_path / "run", machine, trials=8)  # where the database is, the run knows
-    scored = results_of(tmp_path / "run")["inherited"]
+    scored = results_of(tmp_path / "run")["one_shot"]
     assert [(entry.trial, entry.architecture, entry.score) for entry in scored] == [
-        (entry.trial, entry.architecture, entry.score) for entry in results_of(finished[0])["inherited"]
+        (entry.trial, entry.architecture, entry.score) for entry in results_of(finished[0])["one_shot"]
     ]
     with pytest.raises(StudyError, match=r"--storage sqlite:///other\.db: the run .* keeps its study in sqlite:///"):
         go_on(tmp_path / "run", replace(machine, storage="sqlite:///other.db"))
@@ -86,10 +90,10 @@ def test_a_study_in_a_database_is_the_same_and_is_found_again(
 def test_a_search_scores_trains_and_finishes_as_many_as_configured(finished: tuple[Path, str]) -> None:
     directory, output = finished
     results = results_of(directory)
-    assert [len(results[stage]) for stage in ("inherited", "trained", "full")] == [8, 4, 2]
-    assert {result.step_count for result in results["trained"]} == {3}
+    assert [len(results[stage]) for stage in ("one_shot", "short", "full")] == [8, 4, 2]
+    assert {result.step_count for result in results["short"]} == {3}
     assert {result.supernet_steps for result in results["full"]} == {0}
-    assert len({result.architecture for result in results["inherited"]}) == 8
+    assert len({result.architecture for result in results["one_shot"]}) == 8
     assert "PMF default" in output and f"exported model: {directory / 'best'}" in output
 
 
@@ -111,7 +115,7 @@ def test_the_run_directory_tells_the_whole_story(finished: tuple[Path, str]) -> 
     assert all(name in text for name in ("seed:", "torch:", "transformers:", "optuna:", "ray:"))
 
 
-def test_a_finished_search_resumed_has_nothing_to_do(finished: tuple[Path, str], machine: Machine) -> None:
+def test_a_finished_search_resumed_has_nothing_to_do(finished: tuple[Path, str], machine: ExecutionOptions) -> None:
     directory, _ = finished
     before = (results_of(directory), (directory / "report.json").read_text())
     output = go_on(directory, machine)
@@ -127,7 +131,7 @@ class Killed(BaseException):
 def test_a_search_killed_anywhere_ends_like_an_undisturbed_one(
     project: Project,
     finished: tuple[Path, str],
-    machine: Machine,
+    machine: ExecutionOptions,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     moment: int,
@@ -149,7 +153,11 @@ def test_a_search_killed_anywhere_ends_like_an_undisturbed_one(
 
 
 def test_a_supernet_killed_in_training_goes_on_to_the_same_weights(
-    project: Project, finished: tuple[Path, str], machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project,
+    finished: tuple[Path, str],
+    machine: ExecutionOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     step: Callable[..., None] = Trainer.apply
 
@@ -169,51 +177,51 @@ def test_a_supernet_killed_in_training_goes_on_to_the_same_weights(
 
 
 def test_a_larger_budget_goes_on_where_the_smaller_ended(
-    project: Project, finished: tuple[Path, str], machine: Machine, tmp_path: Path
+    project: Project, finished: tuple[Path, str], machine: ExecutionOptions, tmp_path: Path
 ) -> None:
     search(project.root / "search.yaml", tmp_path / "run", machine, trials=4)
-    assert len(results_of(tmp_path / "run")["inherited"]) == 4
+    assert len(results_of(tmp_path / "run")["one_shot"]) == 4
     go_on(tmp_path / "run", machine, trials=8)
-    inherited = results_of(tmp_path / "run")["inherited"]
+    inherited = results_of(tmp_path / "run")["one_shot"]
     assert len(inherited) == 8
     assert [result.score for result in inherited[:4]] == [
-        result.score for result in results_of(finished[0])["inherited"][:4]
+        result.score for result in results_of(finished[0])["one_shot"][:4]
     ]
 
 
 def test_candidates_that_cannot_fit_are_recorded_once_and_never_trained(
-    project: Project, finished: tuple[Path, str], machine: Machine, tmp_path: Path
+    project: Project, finished: tuple[Path, str], machine: ExecutionOptions, tmp_path: Path
 ) -> None:
-    peaks = sorted(result.predicted_peak_bytes for result in results_of(finished[0])["inherited"])
+    peaks = sorted(result.predicted_peak_bytes for result in results_of(finished[0])["one_shot"])
     limit = peaks[len(peaks) // 2]
     search(project.root / "search.yaml", tmp_path / "run", machine, memory_bytes=limit, trials=12)
     with open_study(tmp_path / "run", read_run(tmp_path / "run")) as study:
         infeasible = [entry.architecture for entry in study.rejections]
         assert {entry.status for entry in study.rejections} == {"infeasible"}
         assert infeasible and len(infeasible) == len(set(infeasible))
-        scored = [result.architecture for stage in ("inherited", "trained", "full") for result in study.results(stage)]
+        scored = [result.architecture for stage in ("one_shot", "short", "full") for result in study.results(stage)]
         assert not set(scored) & set(infeasible)
-        assert len(study.results("inherited")) == 12
-        assert all(result.predicted_peak_bytes <= limit for result in study.results("inherited"))
+        assert len(study.results("one_shot")) == 12
+        assert all(result.predicted_peak_bytes <= limit for result in study.results("one_shot"))
 
 
 def test_with_accumulation_what_is_too_large_is_trained_in_micro_batches(
-    project: Project, finished: tuple[Path, str], machine: Machine, tmp_path: Path
+    project: Project, finished: tuple[Path, str], machine: ExecutionOptions, tmp_path: Path
 ) -> None:
-    peaks = sorted(result.predicted_peak_bytes for result in results_of(finished[0])["inherited"])
-    source = project.write("accumulate.yaml", **{"budget.when_too_large": "accumulate"})
+    peaks = sorted(result.predicted_peak_bytes for result in results_of(finished[0])["one_shot"])
+    source = project.write("accumulate.yaml", **{"budget.oversized": "accumulate"})
     output = search(source, tmp_path / "run", machine, memory_bytes=peaks[len(peaks) // 2])
     results = results_of(tmp_path / "run")
-    cut = [result for result in results["inherited"] if result.micro_batches > 1]
-    assert cut and len(results["inherited"]) == 8 and "micro-batches" in output
+    cut = [result for result in results["one_shot"] if result.micro_batches > 1]
+    assert cut and len(results["one_shot"]) == 8 and "micro-batches" in output
     # The sampled supernet was trained in parts as well, so that weights and scores differ by rounding alone.
-    whole = {result.architecture: result.score for result in results_of(finished[0])["inherited"]}
-    same = [result for result in results["inherited"] if result.architecture in whole]
+    whole = {result.architecture: result.score for result in results_of(finished[0])["one_shot"]}
+    same = [result for result in results["one_shot"] if result.architecture in whole]
     assert same and all(result.score == pytest.approx(whole[result.architecture], abs=0.1) for result in same)
 
 
 def test_where_a_candidate_fits_and_no_step_of_the_supernet_it_is_trained_in_smaller_parts_or_named(
-    project: Project, machine: Machine, tmp_path: Path
+    project: Project, machine: ExecutionOptions, tmp_path: Path
 ) -> None:
     source = project.write("tight.yaml", **{"supernet.steps": 10, "budget.trials": 2})
     config = load_config(source)
@@ -221,20 +229,20 @@ def test_where_a_candidate_fits_and_no_step_of_the_supernet_it_is_trained_in_sma
     smallest = config.space.smallest
     enough = prepared.memory.predict(smallest).peak_bytes
     assert enough < prepared.memory.predict_supernet(smallest).peak_bytes
-    message = r"no step of the supernet fits .* with the smallest \(.*\) it needs .*; budget.when_too_large: accumulate"
+    message = r"no step of the supernet fits .* with the smallest \(.*\) it needs .*; budget.oversized: accumulate"
     with pytest.raises(BudgetError, match=message):
         search(source, tmp_path / "whole", machine, memory_bytes=enough)
     cut = project.write(
-        "tight_cut.yaml", **{"supernet.steps": 10, "budget.trials": 2, "budget.when_too_large": "accumulate"}
+        "tight_cut.yaml", **{"supernet.steps": 10, "budget.trials": 2, "budget.oversized": "accumulate"}
     )
     search(cut, tmp_path / "cut", machine, memory_bytes=enough)
-    assert len(results_of(tmp_path / "cut")["inherited"]) == 2
+    assert len(results_of(tmp_path / "cut")["one_shot"]) == 2
 
 
 def test_best_and_default_are_trained_with_more_seeds_and_it_is_said_how_far_to_trust_them(
-    project: Project, machine: Machine, tmp_path: Path
+    project: Project, machine: ExecutionOptions, tmp_path: Path
 ) -> None:
-    source = project.write("confirmed.yaml", **{"search.confirmation_seeds": 3})
+    source = project.write("confirmed.yaml", **{"search.rerun_seeds": 3})
     run = tmp_path / "run"
     said = search(source, run, machine)
     kept = json.loads((run / "confirmation.json").read_text())
@@ -250,7 +258,7 @@ def test_best_and_default_are_trained_with_more_seeds_and_it_is_said_how_far_to_
         scores = [entry.score for entry in results if entry.architecture == architecture]
         assert evidence[role]["scores"] == scores, "without the score that the best was chosen by"
     assert list(evidence["phases"]) == ["supernet", "candidates", "finalists"]
-    assert evidence["trainings"] == {"inherited": 8, "trained": 4, "full": 2}
+    assert evidence["trainings"] == {"one_shot": 8, "short": 4, "full": 2}
     assert [entry["count"] for entry in evidence["agreements"]] == [4, 2, 2]
     assert said.count("again full accuracy=") == 6 and "how far to trust this:" in said
     assert "over 3 further seeds" in said
@@ -259,9 +267,11 @@ def test_best_and_default_are_trained_with_more_seeds_and_it_is_said_how_far_to_
     assert "again full" not in go_on(run, machine), "it is done once"
 
 
-def test_nothing_of_the_test_split_can_reach_the_search(own_project: Project, machine: Machine, tmp_path: Path) -> None:
+def test_nothing_of_the_test_split_can_reach_the_search(
+    own_project: Project, machine: ExecutionOptions, tmp_path: Path
+) -> None:
     """With other test labels, texts and images, every score and weight of the search is the same to the last bit."""
-    source = own_project.write("honest.yaml", **{"search.confirmation_seeds": 2})
+    source = own_project.write("honest.yaml", **{"search.rerun_seeds": 2})
     found = []
     for name in ("before", "after"):
         search(source, tmp_path / name, machine, deterministic=True)
@@ -286,13 +296,13 @@ def test_nothing_of_the_test_split_can_reach_the_search(own_project: Project, ma
 
 
 def test_a_warm_start_scores_first_what_an_earlier_run_has_found(
-    project: Project, finished: tuple[Path, str], machine: Machine, tmp_path: Path
+    project: Project, finished: tuple[Path, str], machine: ExecutionOptions, tmp_path: Path
 ) -> None:
     earlier = results_of(finished[0])
-    best = [max(earlier[stage], key=lambda result: (result.score, -result.trial)) for stage in ("full", "trained")]
+    best = [max(earlier[stage], key=lambda result: (result.score, -result.trial)) for stage in ("full", "short")]
     source, run = project.write("warm.yaml", **{"search.strategy": "random"}), tmp_path / "run"
     search(source, run, machine, warm_start=finished[0], seed=5)
-    scored = [result.architecture for result in results_of(run)["inherited"]]
+    scored = [result.architecture for result in results_of(run)["one_shot"]]
     space = load_config(source).space
     given = dict.fromkeys([space.smallest, space.largest, *(result.architecture for result in best)])
     assert scored[: len(given)] == list(given)
@@ -302,7 +312,7 @@ def test_a_warm_start_scores_first_what_an_earlier_run_has_found(
         search(other, tmp_path / "other", machine, warm_start=finished[0])
 
 
-def test_costs_are_objectives_and_bounds_are_kept(project: Project, machine: Machine, tmp_path: Path) -> None:
+def test_costs_are_objectives_and_bounds_are_kept(project: Project, machine: ExecutionOptions, tmp_path: Path) -> None:
     plain = load_config(project.root / "search.yaml")
     memory, _ = predict_memory(plain, source="")
     bound = sorted(memory.parameter_count(architecture) for architecture in plain.space)[plain.space.size // 2]
@@ -318,7 +328,7 @@ def test_costs_are_objectives_and_bounds_are_kept(project: Project, machine: Mac
     run = tmp_path / "run"
     search(source, run, machine)
     results = results_of(run)
-    assert [len(results[stage]) for stage in ("inherited", "trained", "full")] == [8, 4, 2]
+    assert [len(results[stage]) for stage in ("one_shot", "short", "full")] == [8, 4, 2]
     for result in (entry for stage in results.values() for entry in stage):
         assert memory.parameter_count(result.architecture) <= bound
         assert result.latency_seconds is not None and 0 < result.latency_seconds < 1
@@ -334,21 +344,23 @@ def test_costs_are_objectives_and_bounds_are_kept(project: Project, machine: Mac
     )
 
 
-def test_candidates_can_be_compared_by_cross_entropy(project: Project, machine: Machine, tmp_path: Path) -> None:
-    source = project.write("smooth.yaml", **{"search.score": "cross_entropy"})
+def test_candidates_can_be_compared_by_cross_entropy(
+    project: Project, machine: ExecutionOptions, tmp_path: Path
+) -> None:
+    source = project.write("smooth.yaml", **{"search.proxy_metric": "cross_entropy"})
     output = search(source, tmp_path / "run", machine)
     assert "inherited cross_entropy=-" in output and "full accuracy=0." in output
     results = results_of(tmp_path / "run")
-    for result in results["inherited"] + results["trained"]:
+    for result in results["one_shot"] + results["short"]:
         assert result.score == -result.metrics["cross_entropy"]
     assert all(result.score == result.metrics["accuracy"] for result in results["full"])
     promoted = {result.trial for result in results["full"]}
-    ranked = sorted(results["trained"], key=lambda result: result.metrics["cross_entropy"])
+    ranked = sorted(results["short"], key=lambda result: result.metrics["cross_entropy"])
     assert promoted == {result.trial for result in ranked[:2]}
 
 
 def test_a_budget_in_which_nothing_fits_is_refused_and_leaves_the_reason(
-    project: Project, machine: Machine, tmp_path: Path
+    project: Project, machine: ExecutionOptions, tmp_path: Path
 ) -> None:
     with pytest.raises(BudgetError, match=r"memory budget 1\.00 MiB: not even the smallest architecture"):
         search(project.root / "search.yaml", tmp_path / "run", machine, memory_bytes=2**20)
@@ -365,7 +377,7 @@ def test_a_budget_in_which_nothing_fits_is_refused_and_leaves_the_reason(
     ],
 )
 def test_a_bound_that_nothing_meets_is_named_before_anything_is_trained(
-    project: Project, machine: Machine, tmp_path: Path, bound: str, message: str
+    project: Project, machine: ExecutionOptions, tmp_path: Path, bound: str, message: str
 ) -> None:
     source = project.write("bound.yaml", **{"search.constraints": [bound]})
     with pytest.raises(BudgetError, match=message):
@@ -374,15 +386,15 @@ def test_a_bound_that_nothing_meets_is_named_before_anything_is_trained(
 
 
 def test_the_supernet_trains_only_what_meets_the_bounds(
-    project: Project, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, machine: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = load_config(project.root / "search.yaml")
     memory, _ = predict_memory(plain, source="")
     bound = sorted(memory.parameter_count(architecture) for architecture in plain.space)[plain.space.size // 2]
-    orders: list[SupernetOrder] = []
+    orders: list[SupernetJob] = []
     train = CandidateWorker.train_supernet
 
-    def noted(self: CandidateWorker, order: SupernetOrder, *arguments: Any, **options: Any) -> int:
+    def noted(self: CandidateWorker, order: SupernetJob, *arguments: Any, **options: Any) -> int:
         orders.append(order)
         return train(self, order, *arguments, **options)
 
@@ -397,7 +409,9 @@ def test_the_supernet_trains_only_what_meets_the_bounds(
     assert plain.space.smallest in order.feasible
 
 
-def test_a_bound_that_no_full_training_meets_is_named(project: Project, machine: Machine, tmp_path: Path) -> None:
+def test_a_bound_that_no_full_training_meets_is_named(
+    project: Project, machine: ExecutionOptions, tmp_path: Path
+) -> None:
     source = project.write("best.yaml", **{"search.constraints": ["accuracy >= 1.01"]})
     with pytest.raises(StudyError, match=r"none of the 2 candidates that were trained in full meets accuracy >= 1\.01"):
         search(source, tmp_path / "run", machine)
@@ -405,16 +419,16 @@ def test_a_bound_that_no_full_training_meets_is_named(project: Project, machine:
     assert best_full(tmp_path / "run") is None
 
 
-def test_a_small_space_is_exhausted_and_says_so(project: Project, machine: Machine, tmp_path: Path) -> None:
+def test_a_small_space_is_exhausted_and_says_so(project: Project, machine: ExecutionOptions, tmp_path: Path) -> None:
     one_gene = {f"space.{gene}": [1] for gene in ("query_prompts", "query_context_prompts", "fusion_context_prompts")}
     source = project.write("small.yaml", **one_gene, **{"space.mapping_width": [4], "budget.trials": 50})
     output = search(source, tmp_path / "run", machine)
     assert "the search space is exhausted" in output
-    assert len(results_of(tmp_path / "run")["inherited"]) == 3
+    assert len(results_of(tmp_path / "run")["one_shot"]) == 3
 
 
 def test_candidates_that_all_fail_alike_stop_the_search_with_the_cause(
-    project: Project, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, machine: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(worker: CandidateWorker, job: Job, **rest: Any) -> list[Result]:
         raise TrainingError("the loss is nan")
@@ -426,16 +440,16 @@ def test_candidates_that_all_fail_alike_stop_the_search_with_the_cause(
         search(project.root / "search.yaml", tmp_path / "run", machine)
     monkeypatch.undo()
     go_on(tmp_path / "run", machine)
-    assert len(results_of(tmp_path / "run")["inherited"]) == 8  # the cause was not theirs: they were tried again
+    assert len(results_of(tmp_path / "run")["one_shot"]) == 8  # the cause was not theirs: they were tried again
 
 
 def test_a_candidate_that_fails_alone_is_recorded_and_the_search_goes_on(
-    project: Project, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, machine: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = CandidateWorker.run
 
     def fail_with_trial_three(worker: CandidateWorker, job: Job, **rest: Any) -> list[Result]:
-        if job.stage == "inherited" and any(member.trial == 3 for member in job.members):
+        if job.stage == "one_shot" and any(member.trial == 3 for member in job.members):
             raise TrainingError("always")
         return run(worker, job, **rest)
 
@@ -444,11 +458,11 @@ def test_a_candidate_that_fails_alone_is_recorded_and_the_search_goes_on(
     with open_study(tmp_path / "run", read_run(tmp_path / "run")) as study:
         rejections = [(entry.trial, entry.status, entry.reason) for entry in study.rejections]
         assert rejections == [(3, "failed", "TrainingError: always")]
-        assert len(study.results("inherited")) == 7  # a failed trial is a trial of the budget
+        assert len(study.results("one_shot")) == 7  # a failed trial is a trial of the budget
 
 
 def test_the_time_budget_ends_the_search_and_keeps_the_running_for_later(
-    project: Project, machine: Machine, tmp_path: Path
+    project: Project, machine: ExecutionOptions, tmp_path: Path
 ) -> None:
     output = search(project.root / "search.yaml", tmp_path / "run", machine, time_seconds=0.05)
     assert "no finalist was finished within the budget" in output
@@ -457,7 +471,7 @@ def test_the_time_budget_ends_the_search_and_keeps_the_running_for_later(
 
 
 def test_the_same_search_in_its_directory_goes_on_and_another_is_refused_key_by_key(
-    project: Project, finished: tuple[Path, str], machine: Machine, tmp_path: Path
+    project: Project, finished: tuple[Path, str], machine: ExecutionOptions, tmp_path: Path
 ) -> None:
     shutil.copytree(finished[0], tmp_path / "run")
     output = search(project.root / "search.yaml", tmp_path / "run", machine, trials=9)
@@ -478,7 +492,7 @@ def test_the_start_says_what_is_kept_for_whom(finished: tuple[Path, str]) -> Non
 
 
 def test_a_directory_in_use_or_of_something_else_is_not_overwritten(
-    project: Project, finished: tuple[Path, str], machine: Machine, tmp_path: Path
+    project: Project, finished: tuple[Path, str], machine: ExecutionOptions, tmp_path: Path
 ) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
@@ -489,34 +503,34 @@ def test_a_directory_in_use_or_of_something_else_is_not_overwritten(
 
 
 def test_a_smaller_memory_budget_leaves_out_what_no_longer_fits_and_a_larger_takes_it_in(
-    project: Project, finished: tuple[Path, str], machine: Machine, tmp_path: Path
+    project: Project, finished: tuple[Path, str], machine: ExecutionOptions, tmp_path: Path
 ) -> None:
-    peaks = sorted(result.predicted_peak_bytes for result in results_of(finished[0])["inherited"])
+    peaks = sorted(result.predicted_peak_bytes for result in results_of(finished[0])["one_shot"])
     limit = peaks[len(peaks) // 2]
     search(project.root / "search.yaml", tmp_path / "run", machine, trials=5)
     go_on(tmp_path / "run", machine, memory_bytes=limit, trials=10)
-    later = results_of(tmp_path / "run")["inherited"][5:]
+    later = results_of(tmp_path / "run")["one_shot"][5:]
     assert len(later) == 5 and all(result.predicted_peak_bytes <= limit for result in later)
     go_on(tmp_path / "run", machine, memory_bytes=2**32, trials=1000)
-    results = results_of(tmp_path / "run")["inherited"]
+    results = results_of(tmp_path / "run")["one_shot"]
     assert len({result.architecture for result in results}) == len(results) == 48  # the whole space
 
 
 def test_only_workers_that_give_back_what_they_free_correct_predictions(
-    project: Project, finished: tuple[Path, str], machine: Machine, tmp_path: Path
+    project: Project, finished: tuple[Path, str], machine: ExecutionOptions, tmp_path: Path
 ) -> None:
     directory, output = finished
     assert all(result.kept_freed_memory for stage in results_of(directory).values() for result in stage)
     assert "predicted peaks: no training to compare them with" in output
     largest = max(result.predicted_peak_bytes for stage in results_of(directory).values() for result in stage)
     output = search(project.root / "search.yaml", tmp_path / "run", machine, memory_bytes=largest, trials=4)
-    trained = results_of(tmp_path / "run")["trained"]
+    trained = results_of(tmp_path / "run")["short"]
     assert trained and not any(result.kept_freed_memory for result in trained)
     assert f"predicted peaks: {len(trained) + 2} measured" in output  # two finalists as well
 
 
 def test_a_default_that_cannot_be_trained_does_not_cost_the_answer(
-    project: Project, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, machine: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = CandidateWorker.run
 
@@ -531,7 +545,7 @@ def test_a_default_that_cannot_be_trained_does_not_cost_the_answer(
 
 
 def test_changed_data_is_refused_because_the_scores_do_not_hold(
-    own_project: Project, machine: Machine, tmp_path: Path
+    own_project: Project, machine: ExecutionOptions, tmp_path: Path
 ) -> None:
     search(own_project.root / "search.yaml", tmp_path / "run", machine, trials=2)
     text = own_project.manifest.read_text()
@@ -541,7 +555,7 @@ def test_changed_data_is_refused_because_the_scores_do_not_hold(
 
 
 def test_metrics_of_a_test_split_that_has_changed_are_asked_anew(
-    own_project: Project, machine: Machine, tmp_path: Path
+    own_project: Project, machine: ExecutionOptions, tmp_path: Path
 ) -> None:
     search(own_project.root / "search.yaml", tmp_path / "run", machine, trials=2)
     before = json.loads((tmp_path / "run" / "report.json").read_text())
@@ -555,7 +569,7 @@ def test_metrics_of_a_test_split_that_has_changed_are_asked_anew(
 
 
 def test_an_unusable_test_split_is_found_before_the_search(
-    own_project: Project, machine: Machine, tmp_path: Path
+    own_project: Project, machine: ExecutionOptions, tmp_path: Path
 ) -> None:
     own_project.manifest.write_text(own_project.manifest.read_text().replace(",test", ",train"))
     with pytest.raises(
@@ -565,11 +579,13 @@ def test_an_unusable_test_split_is_found_before_the_search(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_supernet_cut_short_goes_on_with_more_time(project: Project, machine: Machine, tmp_path: Path) -> None:
+def test_a_supernet_cut_short_goes_on_with_more_time(
+    project: Project, machine: ExecutionOptions, tmp_path: Path
+) -> None:
     output = search(project.root / "search.yaml", tmp_path / "run", machine, time_seconds=0.001)
     assert "ended early (of 12 steps)" in output
     go_on(tmp_path / "run", machine, trials=4)
-    assert {result.supernet_steps for result in results_of(tmp_path / "run")["inherited"]} == {12}
+    assert {result.supernet_steps for result in results_of(tmp_path / "run")["one_shot"]} == {12}
 
 
 @pytest.mark.parametrize(
@@ -583,7 +599,7 @@ def test_a_supernet_cut_short_goes_on_with_more_time(project: Project, machine: 
     ],
 )
 def test_a_damaged_file_of_a_run_is_named(
-    finished: tuple[Path, str], machine: Machine, tmp_path: Path, name: str, content: str, message: str
+    finished: tuple[Path, str], machine: ExecutionOptions, tmp_path: Path, name: str, content: str, message: str
 ) -> None:
     shutil.copytree(finished[0], tmp_path / "run")
     (tmp_path / "run" / name).write_text(content)
@@ -593,7 +609,7 @@ def test_a_damaged_file_of_a_run_is_named(
 
 @pytest.mark.parametrize("is_journal", [True, False])
 def test_a_run_whose_study_is_gone_is_named_and_not_begun_anew(
-    is_journal: bool, project: Project, machine: Machine, tmp_path: Path
+    is_journal: bool, project: Project, machine: ExecutionOptions, tmp_path: Path
 ) -> None:
     run, database = tmp_path / "run", tmp_path / "study.db"
     used = machine if is_journal else replace(machine, storage=f"sqlite:///{database}")
@@ -608,7 +624,7 @@ def test_a_run_whose_study_is_gone_is_named_and_not_begun_anew(
 
 
 def test_a_place_where_no_run_can_be_is_named_before_features_are_built(
-    project: Project, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, machine: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nas.run.commands.prepare", lambda *arguments, **options: pytest.fail("it has begun"))
     (tmp_path / "file").touch()
@@ -620,7 +636,7 @@ def test_a_place_where_no_run_can_be_is_named_before_features_are_built(
 
 
 def test_what_was_deleted_of_the_export_is_made_again_without_another_look_at_test(
-    finished: tuple[Path, str], machine: Machine, tmp_path: Path
+    finished: tuple[Path, str], machine: ExecutionOptions, tmp_path: Path
 ) -> None:
     shutil.copytree(finished[0], tmp_path / "run")
     before = (tmp_path / "run" / "best" / "architecture.yaml").read_bytes()
@@ -646,7 +662,7 @@ def test_no_family_is_left_out() -> None:
 
 @pytest.mark.parametrize("family", FAMILY_SPACES)
 def test_every_family_is_searched_killed_and_gone_on_with(
-    project: Project, machine: Machine, tmp_path: Path, family: str
+    project: Project, machine: ExecutionOptions, tmp_path: Path, family: str
 ) -> None:
     changes = {"family": family, "space": FAMILY_SPACES[family], "recipe.learning_rates.encoders": 1e-3}
     run, shorter = tmp_path / "run", project.write(f"{family}.yaml", **changes, **{"budget.trials": 5})
@@ -654,10 +670,10 @@ def test_every_family_is_searched_killed_and_gone_on_with(
     output = go_on(run, machine, trials=8)
     results = results_of(run)
     space = load_config(shorter).space
-    assert len(results["inherited"]) == min(8, space.size) and results["full"]
+    assert len(results["one_shot"]) == min(8, space.size) and results["full"]
     assert all(result.architecture in space for stage in results.values() for result in stage)
-    assert len({result.architecture for result in results["inherited"]}) == len(results["inherited"])
-    assert f"{space.kind.title} default" in output or space.size == 1
+    assert len({result.architecture for result in results["one_shot"]}) == len(results["one_shot"])
+    assert f"{space.architecture_class.title} default" in output or space.size == 1
     with (run / "results.csv").open() as file:
         columns = csv.DictReader(file).fieldnames
     assert columns is not None and set(space.choices) <= set(columns)

@@ -71,7 +71,7 @@ def test_who_breaks_a_bound_comes_last_and_is_not_picked() -> None:
     slow, poor, good = result(0, 0.9, latency=0.2), result(1, 0.3, latency=0.01), result(2, 0.5, latency=0.1)
     assert [entry.trial for entry in objectives.ranked([slow, poor, good])] == [2, 0, 1]
     assert not objectives.is_eligible(poor)
-    assert objectives.is_eligible(replace(poor, stage="trained")), "bounds on metrics are for full trainings"
+    assert objectives.is_eligible(replace(poor, stage="short")), "bounds on metrics are for full trainings"
     assert pick([slow, poor, good], objectives, "best", size=Width().parameter_count) == good
     assert pick([slow], objectives, "best", size=Width().parameter_count) is None
 

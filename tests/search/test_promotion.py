@@ -2,25 +2,25 @@ from dataclasses import replace
 
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.objectives import Constraint, Objectives
-from nas.search.promotion import Ladder
+from nas.search.promotion import PromotionQueue
 from nas.search.space import Architecture
 from nas.search.trial import Result, Stage
 
 SCORES = [0.1, 0.5, 0.3, 0.4, 0.9, 0.2]
 
 
-def result(trial: int, score: float, stage: Stage = "inherited") -> Result:
+def result(trial: int, score: float, stage: Stage = "one_shot") -> Result:
     return Result(trial, PMFArchitecture(1, 1, 1, 1, 1 + trial), stage, score, {}, 0, 0, 0, 1.0, 1, 1)
 
 
-def ladder(count: int) -> Ladder:
-    known = Ladder(Objectives("accuracy"), round_size=4, promotion_fraction=0.5)
+def ladder(count: int) -> PromotionQueue:
+    known = PromotionQueue(Objectives("accuracy"), round_size=4, promotion_fraction=0.5)
     for trial, score in enumerate(SCORES[:count]):
         known.add_scored(result(trial, score))
     return known
 
 
-def due(known: Ladder, *, is_complete: bool = False) -> list[int]:
+def due(known: PromotionQueue, *, is_complete: bool = False) -> list[int]:
     """Everyone who is due, taken one after another."""
     found = []
     while (entry := known.next_training(is_complete=is_complete, fits=lambda architecture: True)) is not None:
@@ -65,13 +65,13 @@ def test_who_does_not_fit_is_passed_over() -> None:
 
 def test_full_training_goes_by_trained_scores_first_and_never_mixes_them_with_inherited_ones() -> None:
     known = ladder(6)
-    known.add_trained(result(3, 0.2, "trained"))
-    known.add_trained(result(1, 0.6, "trained"))
+    known.add_trained(result(3, 0.2, "short"))
+    known.add_trained(result(1, 0.6, "short"))
     assert [entry.trial for entry in known.promotion_order()] == [1, 3, 4, 2, 5, 0]
 
 
 def test_of_equal_scores_the_earlier_trial_wins() -> None:
-    known = Ladder(Objectives("accuracy"), round_size=4, promotion_fraction=0.5)
+    known = PromotionQueue(Objectives("accuracy"), round_size=4, promotion_fraction=0.5)
     for trial, score in ((2, 0.5), (0, 0.5), (1, 0.7)):
         known.add_scored(result(trial, score))
     assert [entry.trial for entry in known.promotion_order()] == [1, 0, 2]
@@ -86,7 +86,9 @@ def test_with_several_objectives_the_front_is_promoted_first() -> None:
         def architecture_bytes(self, architecture: Architecture) -> int:
             raise AssertionError("nobody asked for memory")
 
-    known = Ladder(Objectives("accuracy", ["trainable_parameters"], (), Width()), round_size=4, promotion_fraction=0.5)
+    known = PromotionQueue(
+        Objectives("accuracy", ["trainable_parameters"], (), Width()), round_size=4, promotion_fraction=0.5
+    )
     # Trial t has 1 + t units: the front is 0 (smallest) and 3 (best); 1 and 2 are no better than 0 and larger.
     for trial, score in ((0, 0.5), (1, 0.4), (2, 0.5), (3, 0.9)):
         known.add_scored(result(trial, score))
@@ -94,10 +96,12 @@ def test_with_several_objectives_the_front_is_promoted_first() -> None:
 
 
 def test_who_is_known_to_break_a_bound_is_trained_in_full_after_all_others() -> None:
-    known = Ladder(Objectives("accuracy", (), (Constraint("latency", 1.0),)), round_size=4, promotion_fraction=0.5)
+    known = PromotionQueue(
+        Objectives("accuracy", (), (Constraint("latency", 1.0),)), round_size=4, promotion_fraction=0.5
+    )
     for trial, seconds in enumerate((2.0, 0.5, 2.0, 0.5)):
         scored = replace(result(trial, 0.1 * trial), latency_seconds=seconds)
         known.add_scored(scored)
         if trial < 2:
-            known.add_trained(replace(scored, stage="trained", score=0.9 - trial))
+            known.add_trained(replace(scored, stage="short", score=0.9 - trial))
     assert [entry.trial for entry in known.promotion_order()] == [1, 3, 0, 2]

@@ -114,11 +114,11 @@ def journal(tmp_path: Path) -> Place:
     return Place(tmp_path, "run", None)
 
 
-def result(trial: int, architecture: Architecture, stage: Stage = "inherited", score: float = 0.5) -> Result:
+def result(trial: int, architecture: Architecture, stage: Stage = "one_shot", score: float = 0.5) -> Result:
     return Result(trial, architecture, stage, score, {"accuracy": score / 3}, 0, 7, 1, 2.0, 100, 90)
 
 
-def job(trial: int, architecture: Architecture, stage: Stage = "inherited") -> Job:
+def job(trial: int, architecture: Architecture, stage: Stage = "one_shot") -> Job:
     return Job(trial, architecture, stage, 0, 1, 100)
 
 
@@ -189,13 +189,13 @@ def test_what_was_finished_is_there_when_the_study_is_opened_again(place: Place)
     with place.open() as study:
         number = study.start(FIRST)
         study.finish(result(number, FIRST, score=1 / 3))
-        study.finish(result(number, FIRST, "trained", 0.1 + 0.2))
+        study.finish(result(number, FIRST, "short", 0.1 + 0.2))
         study.finish(result(number, FIRST, "full", 0.7))
         expected = everything(study)
     with place.open() as again:
         assert everything(again) == expected
-        assert again.results("inherited") == [result(0, FIRST, score=1 / 3)]
-        assert again.result("trained", 0) == result(0, FIRST, "trained", 0.1 + 0.2)
+        assert again.results("one_shot") == [result(0, FIRST, score=1 / 3)]
+        assert again.result("short", 0) == result(0, FIRST, "short", 0.1 + 0.2)
         assert again.result("full", 0) == result(0, FIRST, "full", 0.7)
         assert again.result("full", 1) is None and again.running == {} and again.put_back_count == 0
 
@@ -206,13 +206,13 @@ def test_everything_is_in_the_order_of_the_numbers_whenever_it_came_to_its_end(p
             study.start(architecture)
         for trial, architecture in ((1, SECOND), (2, THIRD), (0, FIRST)):
             study.finish(result(trial, architecture))
-            study.reject(job(trial, architecture, "trained"), status="failed", reason="it broke")
-        assert [entry.trial for entry in study.results("inherited")] == [0, 1, 2]
+            study.reject(job(trial, architecture, "short"), status="failed", reason="it broke")
+        assert [entry.trial for entry in study.results("one_shot")] == [0, 1, 2]
         assert [entry.trial for entry in study.rejections] == [0, 1, 2]
-        with pytest.raises(ValueError, match="trial 1 has a result at stage inherited already"):
+        with pytest.raises(ValueError, match="trial 1 has a result at stage one_shot already"):
             study.finish(result(1, SECOND))
     with place.open() as again:
-        assert [entry.trial for entry in again.results("inherited")] == [0, 1, 2]
+        assert [entry.trial for entry in again.results("one_shot")] == [0, 1, 2]
         assert [entry.trial for entry in again.rejections] == [0, 1, 2]
 
 
@@ -228,7 +228,7 @@ def test_candidates_that_were_left_running_are_put_back_under_their_numbers(plac
         assert again.start(THIRD) == 2
         assert again.put_back_count == 1
     with place.open() as last:
-        assert [entry.trial for entry in last.results("inherited")] == [0, 1]
+        assert [entry.trial for entry in last.results("one_shot")] == [0, 1]
         assert last.running == {2: THIRD}
 
 
@@ -242,8 +242,8 @@ def test_infeasible_and_failed_stay_apart(place: Place) -> None:
         study.reject(job(number, THIRD, "full"), status="infeasible", reason="ran out", measured_peak_bytes=2**40)
         expected = everything(study)
         assert study.rejections == [
-            Rejection(0, FIRST, "inherited", "infeasible", "too large", 10**12, None),
-            Rejection(1, SECOND, "inherited", "failed", "it broke", 100, None),
+            Rejection(0, FIRST, "one_shot", "infeasible", "too large", 10**12, None),
+            Rejection(1, SECOND, "one_shot", "failed", "it broke", 100, None),
             Rejection(2, THIRD, "full", "infeasible", "ran out", 100, 2**40),
         ]
     with place.open() as again:
@@ -264,7 +264,7 @@ def test_only_candidates_of_a_driver_that_died_are_marked_as_interrupted(
         driver.kill()
         with place.open() as study:
             assert study.interruptions == {0: count} and study.put_back_count == 1
-            assert place.optuna_study("inherited").trials[0].user_attrs["interrupted"] == count
+            assert place.optuna_study("one_shot").trials[0].user_attrs["interrupted"] == count
 
 
 def test_what_a_driver_has_noted_survives(place: Place) -> None:
@@ -273,12 +273,12 @@ def test_what_a_driver_has_noted_survives(place: Place) -> None:
         assert study.get_value("strategy") is None
         study.set_value("strategy", {"seen": [1, 2.5, None]})
         study.set_value("strategy", {"seen": (1, 1 / 3, "ä")})
-        study.mark_out_of_memory(job(0, FIRST, "trained"))
+        study.mark_out_of_memory(job(0, FIRST, "short"))
         assert study.get_value("strategy") == {"seen": [1, 1 / 3, "ä"]}
     with place.open() as again:
         assert again.get_value("strategy") == {"seen": [1, 1 / 3, "ä"]} and again.get_value("driver") is None
-        assert again.was_out_of_memory(job(0, FIRST, "trained"))
-        assert not again.was_out_of_memory(job(0, FIRST)) and not again.was_out_of_memory(job(1, FIRST, "trained"))
+        assert again.was_out_of_memory(job(0, FIRST, "short"))
+        assert not again.was_out_of_memory(job(0, FIRST)) and not again.was_out_of_memory(job(1, FIRST, "short"))
 
 
 def test_optuna_sees_every_candidate_with_its_score_and_choices(place: Place) -> None:
@@ -287,7 +287,7 @@ def test_optuna_sees_every_candidate_with_its_score_and_choices(place: Place) ->
         study.finish(replace(result(0, FIRST, "full", 0.4), seconds=100.0))
         study.reject_infeasible(SECOND, "too large", 7)
         study.start(THIRD)
-        inherited, full = (place.optuna_study(stage) for stage in ("inherited", "full"))
+        inherited, full = (place.optuna_study(stage) for stage in ("one_shot", "full"))
     assert full.best_value == 0.4 and inherited.best_value == 0.9
     states = [(trial.state.name, trial.params) for trial in inherited.trials]
     architectures = [SPACE.encode(architecture) for architecture in (FIRST, SECOND, THIRD)]
@@ -312,18 +312,18 @@ def test_runs_of_different_names_are_kept_apart_in_one_database(place: Place) ->
 
 
 def test_a_changed_search_is_refused_key_by_key_and_a_changed_budget_is_not(place: Place) -> None:
-    config = {"seed": 0, "space": {"query_prompts": (1, 2)}, "budget": {"trials": 4, "when_too_large": "reject"}}
+    config = {"seed": 0, "space": {"query_prompts": (1, 2)}, "budget": {"trials": 4, "oversized": "reject"}}
     place.open(config=config).close()
-    place.open(config=config | {"budget": {"trials": 9, "when_too_large": "reject"}}).close()
+    place.open(config=config | {"budget": {"trials": 9, "oversized": "reject"}}).close()
     changed = {
         "seed": 1,
         "space": {"query_prompts": (1, 2, 3)},
-        "budget": {"trials": 4, "when_too_large": "accumulate"},
+        "budget": {"trials": 4, "oversized": "accumulate"},
     }
     with pytest.raises(StudyError) as caught:
         place.open(config=changed)
     assert str(caught.value).splitlines()[1:] == [
-        '  - budget.when_too_large: "reject" → "accumulate"',
+        '  - budget.oversized: "reject" → "accumulate"',
         "  - seed: 0 → 1",
         "  - space.query_prompts: [1, 2] → [1, 2, 3]",
         "go back to the old values, or search in a new run directory (--run-dir)",
@@ -365,7 +365,7 @@ def test_a_second_driver_is_refused_until_the_first_is_killed_and_then_loses_not
         begin = time.monotonic()
         with place.open() as study:
             assert time.monotonic() - begin < 10
-            scores = {entry.trial: entry.score for entry in study.results("inherited")}
+            scores = {entry.trial: entry.score for entry in study.results("one_shot")}
             assert finished.items() <= scores.items() and len(scores) <= len(finished) + 2
             assert started.keys() <= scores.keys() | study.running.keys()
             assert study.put_back_count == len(study.running) <= 2
@@ -407,7 +407,7 @@ def test_a_driver_whose_study_was_taken_over_writes_nothing_more(place: Place) -
         for write in writers:
             with pytest.raises(StudyError, match="taken over by user ada"):
                 write()
-    inherited = place.optuna_study("inherited")
+    inherited = place.optuna_study("one_shot")
     assert [trial.state.name for trial in inherited.trials] == ["RUNNING"] and "result" not in inherited.trials[
         0
     ].user_attrs
@@ -425,8 +425,8 @@ def test_a_study_that_somebody_deletes_ends_the_driver_with_one_message(place: P
 
 def test_trials_that_others_put_into_a_study_are_named(place: Place) -> None:
     place.open().close()
-    place.optuna_study("inherited").add_trial(optuna.trial.create_trial(value=1.0, params={}, distributions={}))
-    with pytest.raises(StudyError, match=r"trial 0 of inherited was not written by this program.*KeyError: 'result'"):
+    place.optuna_study("one_shot").add_trial(optuna.trial.create_trial(value=1.0, params={}, distributions={}))
+    with pytest.raises(StudyError, match=r"trial 0 of one_shot was not written by this program.*KeyError: 'result'"):
         place.open()
 
 
@@ -480,7 +480,7 @@ def test_a_candidate_costs_two_appends_at_its_first_stage_and_one_at_each_other(
         monkeypatch.setattr("nas.storage.journal.os.fsync", counted)
         study.finish(result(study.start(FIRST), FIRST))
         assert len(synced) == 2
-        study.finish(result(0, FIRST, "trained"))
+        study.finish(result(0, FIRST, "short"))
         study.reject(job(0, FIRST, "full"), status="failed", reason="it broke")
         assert len(synced) == 4
         study.reject(job(study.start(SECOND), SECOND), status="failed", reason="it broke")
@@ -504,7 +504,7 @@ def test_a_full_disk_is_named_and_what_was_acknowledged_stays(journal: Place, mo
                     OSError, match=rf"No space left on device: '{re.escape(str(journal.directory))}.*log'"
                 ):
                     attempt()
-        assert study.running == {0: FIRST} and study.results("inherited") == []
+        assert study.running == {0: FIRST} and study.results("one_shot") == []
         study.finish(result(0, FIRST))
         assert study.start(SECOND) == 1
         expected = everything(study)
@@ -512,7 +512,7 @@ def test_a_full_disk_is_named_and_what_was_acknowledged_stays(journal: Place, mo
         assert everything(again) == expected
 
 
-KINDS = ["start", "start", "finish", "reject", "infeasible", "trained", "not trained", "reopen"]
+KINDS = ["start", "start", "finish", "reject", "infeasible", "short", "not trained", "reopen"]
 STEPS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 3**5 - 1)), max_size=20)
 ALL = list(SPACE)
 
@@ -524,10 +524,8 @@ def test_whatever_was_done_is_the_same_after_it_is_opened_again(steps: list[tupl
         place = Place(Path(directory), "run", None)
         study = place.open()
         for step, index in steps:
-            running, scored = sorted(study.running.items()), study.results("inherited")
-            ended = {
-                entry.trial for entry in [*study.results("trained"), *study.rejections] if entry.stage == "trained"
-            }
+            running, scored = sorted(study.running.items()), study.results("one_shot")
+            ended = {entry.trial for entry in [*study.results("short"), *study.rejections] if entry.stage == "short"}
             untrained = [entry for entry in scored if entry.trial not in ended]
             if step == "start":
                 study.start(ALL[index], index)
@@ -537,12 +535,12 @@ def test_whatever_was_done_is_the_same_after_it_is_opened_again(steps: list[tupl
                 study.finish(result(*running[index % len(running)], score=index / 7))
             elif step == "reject" and running:
                 study.reject(job(*running[index % len(running)]), status="failed", reason="it broke")
-            elif step == "trained" and untrained:
+            elif step == "short" and untrained:
                 entry = untrained[index % len(untrained)]
-                study.finish(result(entry.trial, entry.architecture, "trained"))
+                study.finish(result(entry.trial, entry.architecture, "short"))
             elif step == "not trained" and untrained:
                 entry = untrained[index % len(untrained)]
-                study.reject(job(entry.trial, entry.architecture, "trained"), status="failed", reason=f"{index}")
+                study.reject(job(entry.trial, entry.architecture, "short"), status="failed", reason=f"{index}")
             elif step == "reopen":
                 study.close()
                 study = place.open()
@@ -558,10 +556,10 @@ def test_half_a_line_at_the_end_is_forgotten_and_the_study_goes_on(journal: Plac
     with (journal.directory / JOURNAL).open("ab") as file:
         file.write(b'{"op_code": 4, "wor')
     with journal.open() as again:
-        assert again.results("inherited") == [result(0, FIRST)]
+        assert again.results("one_shot") == [result(0, FIRST)]
         again.finish(result(again.start(SECOND), SECOND))
     with journal.open() as last:
-        assert last.count("inherited") == 2
+        assert last.count("one_shot") == 2
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ ARCHITECTURE = PMFArchitecture(1, 2, 2, 1, 8)
 GRANT_BYTES = 4 * 2**30
 
 
-def job(trial: int, stage: Stage = "inherited", steps: int = 0, architecture: Architecture = ARCHITECTURE) -> Job:
+def job(trial: int, stage: Stage = "one_shot", steps: int = 0, architecture: Architecture = ARCHITECTURE) -> Job:
     return Job(trial, architecture, stage, steps, 7, 1000)
 
 

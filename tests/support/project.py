@@ -65,7 +65,7 @@ recipe:
   learning_rates: {prompts: 1e-2, mappings: 1e-2, classifiers: 1e-2}
   weight_decay: 1e-4
   schedule: cosine
-  warmup_share: 0.1
+  warmup_fraction: 0.1
   clip_norm: 1.0
   batch_size: 8
   epochs: 4
@@ -73,12 +73,12 @@ supernet: {steps: 12, checkpoint_steps: 4, sampling: balanced, architectures_per
 search:
   strategy: evolution
   objective: accuracy
-  scored_together: 2
+  eval_batch: 2
   round_size: 4
-  training_share: 0.5
-  training_steps: 3
+  promotion_fraction: 0.5
+  short_training_steps: 3
   finalists: 2
-  confirmation_seeds: 0
+  rerun_seeds: 0
   evolution: {population: 4, parents: 2}
 budget: {trials: 8, memory: 4GiB}
 seed: 1
@@ -112,11 +112,11 @@ def build_project(root: Path, samples: int = 60, colour_noise: int = 25) -> Proj
         writer = csv.DictWriter(file, ["image", "text", "label", "split"])
         writer.writeheader()
         writer.writerows(rows)
-    vit_model(depth=4, dtype=torch.float32).save_pretrained(root / "vit")
+    vit_model(num_layers=4, dtype=torch.float32).save_pretrained(root / "vit")
     ViTImageProcessorPil(size={"height": 16, "width": 16}, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(
         root / "vit"
     )
-    bert_model(depth=3, dtype=torch.float32).save_pretrained(root / "bert")
+    bert_model(num_layers=3, dtype=torch.float32).save_pretrained(root / "bert")
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     (root / "vocab.txt").write_text("\n".join(vocabulary))
     BertTokenizer(vocab=str(root / "vocab.txt")).save_pretrained(root / "bert")

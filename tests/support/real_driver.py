@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.support.paths import REPOSITORY
 
-TRIAL = re.compile(r"^trial (\w+) (inherited|trained|full) \w+=([\d.]+) ", re.MULTILINE)
+TRIAL = re.compile(r"^trial (\w+) (one_shot|short|full) \w+=([\d.]+) ", re.MULTILINE)
 """Number (or `default`), stage and score of a candidate that the program has said to be finished."""
 
 PHASES = {

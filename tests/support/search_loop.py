@@ -12,14 +12,14 @@ from nas.common.progress import Reporter
 from nas.common.seeds import seed_from
 from nas.config.load import config_as_dict, parse_config
 from nas.config.schema import Config, objectives_of
-from nas.execution.base import Device, Ended, Executor, SupernetOrder, SupernetProgress
+from nas.execution.base import Device, Executor, JobOutcome, SupernetJob, SupernetProgress
 from nas.execution.failure_policy import FailurePolicy
 from nas.execution.plan import Plan
-from nas.execution.scheduler import Dispatcher
+from nas.execution.scheduler import JobScheduler
 from nas.run.feasibility import Feasibility, Fit
 from nas.run.phases import CandidatePlan, FinalistPlan, JobMaker
 from nas.run.results_csv import canonical_results
-from nas.search.promotion import Ladder
+from nas.search.promotion import PromotionQueue
 from nas.search.space import Architecture
 from nas.search.strategies.registry import build_strategy
 from nas.search.trial import Failure, Job, Result
@@ -161,7 +161,7 @@ class SimulatedExecutor(Executor):
     def end_idle(self, device: str, count: int) -> None:
         pass
 
-    def wait(self, timeout_seconds: float) -> list[Ended]:
+    def wait(self, timeout_seconds: float) -> list[JobOutcome]:
         if not self._running:
             return []
         self._on_end()
@@ -169,21 +169,23 @@ class SimulatedExecutor(Executor):
         lost = [place for place, entry in enumerate(self._running) if entry[1] not in self._slots]
         job, device, grant = self._running.pop(lost[0] if lost else index)
         if device not in self._slots:
-            failures = tuple(Failure(member, "outside", "node lost", "its node was lost") for member in job.members)
-            return [Ended(job, failures, process_lives=False)]
+            failures = tuple(
+                Failure(member, "killed_externally", "node lost", "its node was lost") for member in job.members
+            )
+            return [JobOutcome(job, failures, process_lives=False)]
         failure = self._fate(job, grant)
         if failure is not None:
             failures = tuple(replace(failure, job=member) for member in job.members)
-            return [Ended(job, failures, process_lives=False)]
-        return [Ended(job, tuple(map(result, job.members)), process_lives=True)]
+            return [JobOutcome(job, failures, process_lives=False)]
+        return [JobOutcome(job, tuple(map(result, job.members)), process_lives=True)]
 
-    def stop_running(self) -> list[Ended]:
+    def stop_running(self) -> list[JobOutcome]:
         stopped, self._running = self._running, []
-        return [Ended(job, (), process_lives=True) for job, _, _ in stopped]
+        return [JobOutcome(job, (), process_lives=True) for job, _, _ in stopped]
 
     def train_supernet(
         self,
-        order: SupernetOrder,
+        order: SupernetJob,
         *,
         processes: Mapping[str, int],
         grant_bytes: int,
@@ -223,7 +225,7 @@ def search(directory: Path, config: Config, executor: SimulatedExecutor, budget_
                 feasibility.outgrew(failure.job.architecture)
             study.reject(failure.job, status=status, reason=failure.reason)  # type: ignore[arg-type]
 
-        dispatcher = Dispatcher(
+        dispatcher = JobScheduler(
             executor=executor,
             budget_bytes=budget_bytes,
             idle_bytes=5,
@@ -235,8 +237,8 @@ def search(directory: Path, config: Config, executor: SimulatedExecutor, budget_
         )
         objectives = objectives_of(config.search, SizedCosts())
         jobs = JobMaker(config, cast(Feasibility, feasibility))
-        ladder = Ladder(
-            objectives, round_size=config.search.round_size, promotion_fraction=config.search.training_share
+        ladder = PromotionQueue(
+            objectives, round_size=config.search.round_size, promotion_fraction=config.search.promotion_fraction
         )
         strategy = build_strategy(
             config.search.strategy,
@@ -244,7 +246,7 @@ def search(directory: Path, config: Config, executor: SimulatedExecutor, budget_
             seed=config.seed,
             is_feasible=feasibility.record_unless_fits,
             evolution=config.search.evolution,
-            first=config.search.first,
+            first=config.search.initial_architectures,
         )
         candidates = CandidatePlan(
             config=config,

@@ -19,7 +19,7 @@ SPACE = SearchSpace(
     PMFArchitecture,
     dict.fromkeys(GENES, (1, 2, 3)),
     {"query_prompts": "layer_and_direction"},
-    depth=4,
+    num_layers=4,
 )
 
 
@@ -36,7 +36,7 @@ def main(directory: str, name: str, url: str, count: int) -> None:
         trial = study.start(architecture)
         print(f"started {trial}", flush=True)
         score = rng.random()
-        study.finish(Result(trial, architecture, "inherited", score, {}, 0, 7, 1, 2.0, 100, 90))
+        study.finish(Result(trial, architecture, "one_shot", score, {}, 0, 7, 1, 2.0, 100, 90))
         print(f"finished {trial} {score!r}", flush=True)
     sys.stdin.read()  # until it is killed, or whoever started it has ended
 

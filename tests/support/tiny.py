@@ -7,15 +7,15 @@ from nas.models.encoders import Encoder
 from nas.models.encoders.bert import BertEncoder
 from nas.models.encoders.vit import ViTEncoder
 from nas.models.fusion.base import Features, features_of, sizes_of
-from nas.models.fusion.pmf.architecture import reads_from
-from nas.search.space import Reads
+from nas.models.fusion.pmf.architecture import entry_layers_from
+from nas.search.space import EntryLayers
 
 
-def vit_model(depth: int = 4, width: int = 24, heads: int = 3, dtype: torch.dtype = torch.float64) -> ViTModel:
+def vit_model(num_layers: int = 4, width: int = 24, heads: int = 3, dtype: torch.dtype = torch.float64) -> ViTModel:
     torch.manual_seed(1)
     config = ViTConfig(
         hidden_size=width,
-        num_hidden_layers=depth,
+        num_hidden_layers=num_layers,
         num_attention_heads=heads,
         intermediate_size=2 * width,
         image_size=16,
@@ -25,12 +25,12 @@ def vit_model(depth: int = 4, width: int = 24, heads: int = 3, dtype: torch.dtyp
     return perturbed(ViTModel(config, add_pooling_layer=False)).to(dtype).eval()
 
 
-def bert_model(depth: int = 3, width: int = 16, heads: int = 2, dtype: torch.dtype = torch.float64) -> BertModel:
+def bert_model(num_layers: int = 3, width: int = 16, heads: int = 2, dtype: torch.dtype = torch.float64) -> BertModel:
     torch.manual_seed(2)
     config = BertConfig(
         vocab_size=50,
         hidden_size=width,
-        num_hidden_layers=depth,
+        num_hidden_layers=num_layers,
         num_attention_heads=heads,
         intermediate_size=2 * width,
         max_position_embeddings=20,
@@ -47,8 +47,8 @@ def perturbed(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def encoders(image_depth: int = 4, text_depth: int = 3) -> tuple[Encoder, Encoder]:
-    return ViTEncoder(vit_model(image_depth)), BertEncoder(bert_model(text_depth))
+def encoders(image_layers: int = 4, text_layers: int = 3) -> tuple[Encoder, Encoder]:
+    return ViTEncoder(vit_model(image_layers)), BertEncoder(bert_model(text_layers))
 
 
 def raw_batch(size: int = 5, length: int = 7, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -71,9 +71,9 @@ def base_features(
 ) -> Features:
     """What a PMF model reads that starts to fuse there."""
     encoders = (image_encoder, text_encoder)
-    return features_of(encoders, reads_from(sizes_of(*encoders), fusion_layer), pixels, ids, mask)
+    return features_of(encoders, entry_layers_from(sizes_of(*encoders), fusion_layer), pixels, ids, mask)
 
 
-def reads_at(fusion_layer: int) -> Reads:
+def reads_at(fusion_layer: int) -> EntryLayers:
     """Where a PMF model of the tiny encoders, of 4 and 3 layers, starts."""
-    return Reads(fusion_layer + 1, fusion_layer)
+    return EntryLayers(fusion_layer + 1, fusion_layer)

@@ -61,7 +61,7 @@ class TinyFamily:
 
     Args:
         model_type: As in a checkpoint's configuration.
-        config: Takes depth, width and number of heads.
+        config: Takes num_layers, width and number of heads.
         layers: Where the model has its layers.
         readout: Model, rows behind the last layer and mask → what a classifier reads, (B, D).
         pooled: The model's output → the same, by the model itself.
@@ -86,11 +86,11 @@ class TinyFamily:
     def modality(self) -> str:
         return FAMILIES[self.model_type].modality
 
-    def model(self, depth: int = 3, width: int = 16, dtype: torch.dtype = torch.float64) -> Any:
+    def model(self, num_layers: int = 3, width: int = 16, dtype: torch.dtype = torch.float64) -> Any:
         """A model with random weights, norms and biases included."""
         torch.manual_seed(1)
         family = FAMILIES[self.model_type]
-        model = family.model_class(self.config(depth, width, width // 8), **family.options)
+        model = family.model_class(self.config(num_layers, width, width // 8), **family.options)
         return perturbed(model).to(dtype).eval()
 
     def encoder(self, model: Any) -> Encoder:
@@ -135,11 +135,11 @@ class TinyFamily:
 
 
 def _image(config_class: Any, **options: Any) -> Callable[[int, int, int], Any]:
-    def config(depth: int, width: int, heads: int) -> Any:
+    def config(num_layers: int, width: int, heads: int) -> Any:
         sizes = {"mlp_ratio": 2} if "mlp_ratio" in options else {"intermediate_size": 2 * width}
         return config_class(
             hidden_size=width,
-            num_hidden_layers=depth,
+            num_hidden_layers=num_layers,
             num_attention_heads=heads,
             image_size=16,
             patch_size=8,
@@ -151,12 +151,12 @@ def _image(config_class: Any, **options: Any) -> Callable[[int, int, int], Any]:
 
 
 def _text(config_class: Any, *, attention: str = "sdpa", **options: Any) -> Callable[[int, int, int], Any]:
-    def config(depth: int, width: int, heads: int) -> Any:
+    def config(num_layers: int, width: int, heads: int) -> Any:
         return config_class(
             **{
                 "vocab_size": VOCABULARY,
                 "hidden_size": width,
-                "num_hidden_layers": depth,
+                "num_hidden_layers": num_layers,
                 "num_attention_heads": heads,
                 "intermediate_size": 2 * width,
                 "max_position_embeddings": POSITIONS,
@@ -168,11 +168,11 @@ def _text(config_class: Any, *, attention: str = "sdpa", **options: Any) -> Call
     return config
 
 
-def _distilbert(depth: int, width: int, heads: int) -> DistilBertConfig:
+def _distilbert(num_layers: int, width: int, heads: int) -> DistilBertConfig:
     return DistilBertConfig(
         vocab_size=VOCABULARY,
         dim=width,
-        n_layers=depth,
+        n_layers=num_layers,
         n_heads=heads,
         hidden_dim=2 * width,
         max_position_embeddings=POSITIONS,

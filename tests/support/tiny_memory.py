@@ -43,7 +43,7 @@ RECIPE = RecipeConfig(
     weight_decay=0.0,
     momentum=0.9,
     schedule="constant",
-    warmup_share=0.0,
+    warmup_fraction=0.0,
     clip_norm=None,
     batch_size=6,
     epochs=1,
@@ -60,7 +60,7 @@ SPACE = SearchSpace(
         "mapping_width": (1, 16),
     },
 )
-"""Lengths of 0 and 1, with which a step takes ways of its own; few query prompts are absorbed, and many are not."""
+"""GeneValue of 0 and 1, with which a step takes ways of its own; few query prompts are absorbed, and many are not."""
 
 
 def memory_model(attention: bool = False, batch_size: int = 6) -> MemoryModel:
@@ -70,7 +70,7 @@ def memory_model(attention: bool = False, batch_size: int = 6) -> MemoryModel:
         recipe=replace(RECIPE, batch_size=batch_size),
         image_token_count=17,
         text_token_count=9,
-        class_count=5,
+        num_classes=5,
         features=FeaturesConfig(dtype="float16", disk_bytes=2**30, attention=attention, views=1),
         space=SPACE,
         image_shape=(3, 16, 16),
@@ -90,7 +90,7 @@ def real_encoders() -> tuple[Encoder, Encoder]:
 def real_model(architecture: Architecture) -> PMF:
     image_encoder, text_encoder = real_encoders()
     return build_model(
-        image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, class_count=5, seed=0
+        image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, num_classes=5, seed=0
     )
 
 

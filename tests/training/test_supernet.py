@@ -83,13 +83,13 @@ class Outcome:
 
 def encoders(dtype: torch.dtype = torch.float32) -> tuple[Encoder, Encoder]:
     """Those of the little project."""
-    return ViTEncoder(vit_model(depth=4, dtype=dtype)), BertEncoder(bert_model(depth=3, dtype=dtype))
+    return ViTEncoder(vit_model(num_layers=4, dtype=dtype)), BertEncoder(bert_model(num_layers=3, dtype=dtype))
 
 
 def fresh_supernet(config: Config, seed: int = 1, dtype: torch.dtype = torch.float32) -> PMF:
     image_encoder, text_encoder = encoders(dtype)
     return build_supernet(
-        image_encoder=image_encoder, text_encoder=text_encoder, space=config.space, class_count=3, seed=seed
+        image_encoder=image_encoder, text_encoder=text_encoder, space=config.space, num_classes=3, seed=seed
     ).to(dtype)
 
 

@@ -18,7 +18,7 @@ CHOICES = {
     "mapping_width": (48, 96, 192, 384),
 }
 SPACE = SearchSpace(PMFArchitecture, CHOICES)
-FREE = SearchSpace(PMFArchitecture, CHOICES, dict.fromkeys(GENES[1:], "layer"), depth=6)
+FREE = SearchSpace(PMFArchitecture, CHOICES, dict.fromkeys(GENES[1:], "layer"), num_layers=6)
 
 
 def build(

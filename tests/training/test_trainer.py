@@ -18,8 +18,8 @@ from nas.models.fusion.base import Features
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.pmf.model import PMF
 from nas.models.fusion.supernet import build_model, build_supernet
-from nas.run.prepare import Prepared, prepare
-from nas.search.trial import architecture_seed
+from nas.run.prepare import SearchContext, prepare
+from nas.search.trial import job_seed
 from nas.training.batches import BatchSchedule, Stopped
 from nas.training.evaluate import predict_logits, predict_population
 from nas.training.losses import Loss
@@ -36,24 +36,24 @@ def config(project: Project) -> Config:
 
 
 @pytest.fixture(scope="module")
-def prepared(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def prepared(config: Config, tmp_path_factory: pytest.TempPathFactory) -> SearchContext:
     reporter = LineReporter(io.StringIO())
     return prepare(config, source="", cache_directory=tmp_path_factory.mktemp("cache"), reporter=reporter)
 
 
 @pytest.fixture
-def split(prepared: Prepared) -> FeatureSplit:
+def split(prepared: SearchContext) -> FeatureSplit:
     return prepared.store.splits["train"]
 
 
 @pytest.fixture
-def fresh(prepared: Prepared) -> Callable[..., PMF]:
+def fresh(prepared: SearchContext) -> Callable[..., PMF]:
     def build(seed: int = 0) -> PMF:
         return build_model(
             image_encoder=prepared.image_encoder,
             text_encoder=prepared.text_encoder,
             architecture=ARCHITECTURE,
-            class_count=3,
+            num_classes=3,
             seed=seed,
         )
 
@@ -195,14 +195,14 @@ def test_a_loss_that_is_not_finite_stops_the_training(
 def test_seeds_differ_by_stage_architecture_and_seed() -> None:
     other = PMFArchitecture(2, 2, 2, 1, 8)
     seeds = {
-        architecture_seed(0, "full", ARCHITECTURE),
-        architecture_seed(1, "full", ARCHITECTURE),
-        architecture_seed(0, "trained", ARCHITECTURE),
-        architecture_seed(0, "full", other),
+        job_seed(0, "full", ARCHITECTURE),
+        job_seed(1, "full", ARCHITECTURE),
+        job_seed(0, "short", ARCHITECTURE),
+        job_seed(0, "full", other),
     }
     assert len(seeds) == 4
-    assert architecture_seed(0, "trained", ARCHITECTURE) == architecture_seed(0, "trained", other)  # one order for all
-    assert architecture_seed(0, "trained", ARCHITECTURE) != architecture_seed(1, "trained", ARCHITECTURE)
+    assert job_seed(0, "short", ARCHITECTURE) == job_seed(0, "short", other)  # one order for all
+    assert job_seed(0, "short", ARCHITECTURE) != job_seed(1, "short", ARCHITECTURE)
 
 
 MIXED = [
@@ -216,12 +216,12 @@ MIXED = [
 
 
 @pytest.fixture
-def supernet(prepared: Prepared, config: Config) -> PMF:
+def supernet(prepared: SearchContext, config: Config) -> PMF:
     return build_supernet(
         image_encoder=prepared.image_encoder,
         text_encoder=prepared.text_encoder,
         space=config.space,
-        class_count=3,
+        num_classes=3,
         seed=1,
     )
 

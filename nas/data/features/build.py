@@ -86,12 +86,12 @@ class FeatureBuild:
         ) -> ModalityPlan:
             return ModalityPlan(
                 name=name,
-                width=encoder.width,
-                head_count=encoder.layers[0].projections.head_count,
+                hidden_size=encoder.hidden_size,
+                num_heads=encoder.layers[0].projections.num_heads,
                 row_shapes=row_shapes,
                 raw_shapes=raw_shapes,
                 layers=tuple(sorted({layer for layer in layers if layer is not None})),
-                depth=encoder.depth,
+                num_layers=encoder.num_layers,
                 has_attention=sources.has_attention,
             )
 

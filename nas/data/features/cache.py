@@ -25,7 +25,7 @@ from nas.data.features.store import FeatureStore
 from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
 from nas.models.encoders import Encoder, weights_digest
-from nas.search.space import Reads
+from nas.search.space import EntryLayers
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -40,7 +40,7 @@ def open_or_build(
     preprocessor: Preprocessor,
     image_encoder: Encoder,
     text_encoder: Encoder,
-    reads: Iterable[Reads],
+    reads: Iterable[EntryLayers],
     has_attention: bool,
     features: FeaturesConfig,
     cache_directory: Path,

@@ -120,8 +120,8 @@ def read_contents(directory: Path) -> Contents:
 def damage(directory: Path) -> str | None:
     """What is wrong with a store, or None.
 
-    Reading a large store whole takes minutes, so a file is hashed again only if its size or time of change is not that
-    of the last time it was found right. What alters bytes without a write (a failing disk) is found only by that.
+    LayerInput a large store whole takes minutes, so a file is hashed again only if its size or time of change is not
+    that of the last time it was found right. What alters bytes without a write (a failing disk) is found only by that.
 
     Args:
         directory: Of the store.

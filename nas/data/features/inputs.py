@@ -16,7 +16,7 @@ from nas.data.dataset import Dataset, Samples
 from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
 from nas.models.encoders import Encoder
-from nas.search.space import Reads
+from nas.search.space import EntryLayers
 
 BATCH_SIZE = 32
 _TOKENISED_TOGETHER = 1024
@@ -42,7 +42,7 @@ class Sources:
     preprocessor: Preprocessor
     image_encoder: Encoder
     text_encoder: Encoder
-    reads: tuple[Reads, ...]
+    reads: tuple[EntryLayers, ...]
     has_attention: bool
 
 

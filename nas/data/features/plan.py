@@ -65,22 +65,22 @@ class ModalityPlan:
 
     Args:
         name: "image" or "text".
-        width: D.
-        head_count: H.
+        hidden_size: D.
+        num_heads: H.
         row_shapes: Leading axes of its arrays in every split: (images · views, S), or (tokens of all texts,).
         raw_shapes: Axes of its inputs in every split: (images · views, 3, height, width), or (tokens of all texts,).
         layers: Of this encoder, whose inputs are asked for, ascending; none where it is not used.
-        depth: Of the encoder.
+        num_layers: Of the encoder.
         has_attention: Whether data attention is made use of.
     """
 
     name: str
-    width: int
-    head_count: int
+    hidden_size: int
+    num_heads: int
     row_shapes: Mapping[str, tuple[int, ...]]
     raw_shapes: Mapping[str, tuple[int, ...]]
     layers: tuple[int, ...]
-    depth: int
+    num_layers: int
     has_attention: bool
 
     def token_layers(self, tier: str) -> tuple[int, ...]:
@@ -91,7 +91,7 @@ class ModalityPlan:
         """Layers of this encoder whose data attention is stored: none that is the last, where few rows attend."""
         if tier != ATTENTION or not self.has_attention:
             return ()
-        return tuple(layer for layer in self.layers if self.depth - layer >= 2)
+        return tuple(layer for layer in self.layers if self.num_layers - layer >= 2)
 
     def arrays(self, split: str, tier: str, dtype: str) -> Iterator[ArrayPlan]:
         """Its large arrays in one split."""
@@ -101,10 +101,10 @@ class ModalityPlan:
                 kind = dtype if self.name == "image" else "int32"
                 yield ArrayPlan(f"{split}/{tokens_name(self.name, layer)}", self.raw_shapes[split], kind)
                 continue
-            yield ArrayPlan(f"{split}/{tokens_name(self.name, layer)}", (*leading, self.width), dtype)
+            yield ArrayPlan(f"{split}/{tokens_name(self.name, layer)}", (*leading, self.hidden_size), dtype)
         for layer in self.attention_layers(tier):
-            yield ArrayPlan(f"{split}/{attended_name(self.name, layer)}", (*leading, self.width), dtype)
-            yield ArrayPlan(f"{split}/{logsumexp_name(self.name, layer)}", (*leading, self.head_count), "float32")
+            yield ArrayPlan(f"{split}/{attended_name(self.name, layer)}", (*leading, self.hidden_size), dtype)
+            yield ArrayPlan(f"{split}/{logsumexp_name(self.name, layer)}", (*leading, self.num_heads), "float32")
 
 
 def tokens_name(modality: str, layer: int) -> str:

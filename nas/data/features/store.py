@@ -20,7 +20,7 @@ from nas.data.features.files import Contents, read_contents
 from nas.data.features.plan import attended_name, logsumexp_name, tokens_name
 from nas.models.encoders import Encoder
 from nas.models.fusion.data_attention import DataAttention
-from nas.search.space import RAW, Reads
+from nas.search.space import RAW, EntryLayers
 
 Encoders = tuple[Encoder, Encoder]
 
@@ -108,7 +108,7 @@ class FeatureSplit:
     def batch(
         self,
         indices: Sequence[int] | NDArray[np.int64],
-        reads: Reads,
+        reads: EntryLayers,
         views: Sequence[int] | NDArray[np.int64] | None = None,
     ) -> Batch:
         """Read some samples where a model starts to compute.

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.execution.base import SupernetOrder, SupernetProgress
+from nas.execution.base import SupernetJob, SupernetProgress
 from nas.execution.worker import CandidateWorker, WorkerSetup
-from nas.execution.worker_exit import DeathNote
+from nas.execution.worker_exit import ExitRecord
 from nas.search.trial import Failure, Job, Result
 from nas.training.batches import Stopped
 from nas.training.distributed import distributed_group, free_address
@@ -31,7 +31,7 @@ class Actor:
     def __init__(self, factory: WorkerFactory, setup: WorkerSetup, note_path: Path) -> None:
         self._factory = factory
         self._setup = setup
-        self._note = DeathNote(note_path)
+        self._note = ExitRecord(note_path)
         self._note.begin()
         # All computing is done by one thread: Ray calls from several, and oneDNN and MKL keep working memory for each.
         self._computing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="computing")
@@ -71,11 +71,11 @@ class Actor:
         """Where the processes of a group meet: on this host alone, or at the address by which others reach it."""
         return free_address() if host is None else free_address(host)
 
-    def train_supernet(self, order: SupernetOrder, rank: int, size: int, address: str, grant_bytes: int) -> int:
+    def train_supernet(self, order: SupernetJob, rank: int, size: int, address: str, grant_bytes: int) -> int:
         """This process's part in the training of the supernet; returns the steps done."""
         return self._computing.submit(self._train_supernet, order, rank, size, address, grant_bytes).result()
 
-    def _train_supernet(self, order: SupernetOrder, rank: int, size: int, address: str, grant_bytes: int) -> int:
+    def _train_supernet(self, order: SupernetJob, rank: int, size: int, address: str, grant_bytes: int) -> int:
         worker = self._worker()  # before others begin to wait for this one
         with distributed_group(rank=rank, size=size, address=address, timeout_seconds=_GROUP_SECONDS) as group:
             return worker.train_supernet(order, group, limit_bytes=grant_bytes, on_progress=self._note_progress)

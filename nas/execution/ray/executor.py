@@ -20,12 +20,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas.common.errors import ExecutionError, NasError, TrainingError
 from nas.common.files import default_cache_directory, write_atomically
-from nas.execution.base import Device, Ended, Executor, SupernetOrder, SupernetProgress, WorkerLost
+from nas.execution.base import Device, Executor, JobOutcome, SupernetJob, SupernetProgress, WorkerLost
 from nas.execution.placement import Node, Placement, Share, cpu_share
 from nas.execution.ray.actor import Actor, WorkerFactory
 from nas.execution.ray.node_setup import receive, settle
 from nas.execution.worker import FROZEN, SUPERNET, CandidateWorker, WorkerSetup, process_environment
-from nas.execution.worker_exit import Death, memory_kill_count, read_death
+from nas.execution.worker_exit import WorkerExit, memory_kill_count, read_worker_exit
 from nas.search.trial import Failure, Job, Result
 from nas.training.distributed import GroupBroken
 
@@ -80,8 +80,8 @@ def _settle_here(
     return settle(setup, run_id=run_id, cache_directory=cache, frozen=(image, text))
 
 
-def _read_death_here(path: Path, was_memory_killed: bool) -> Death:
-    return read_death(path, was_memory_killed=was_memory_killed)
+def _read_worker_exit_here(path: Path, was_memory_killed: bool) -> WorkerExit:
+    return read_worker_exit(path, was_memory_killed=was_memory_killed)
 
 
 def _is_lost(reference: Any) -> bool:
@@ -351,7 +351,7 @@ class RayExecutor(Executor):
             return  # the node was lost; so is the job, which comes back
         place.has_supernet = True
 
-    def wait(self, timeout_seconds: float) -> list[Ended]:
+    def wait(self, timeout_seconds: float) -> list[JobOutcome]:
         if time.monotonic() - self._looked_at > _LOOK_SECONDS:
             self._look_at_nodes()
         self._welcome_settled(timeout_seconds=0)
@@ -360,7 +360,7 @@ class RayExecutor(Executor):
         ready, _ = ray.wait(list(self._under_way), num_returns=1, timeout=timeout_seconds)
         return [self._collect(reference) for reference in ready]
 
-    def stop_running(self) -> list[Ended]:
+    def stop_running(self) -> list[JobOutcome]:
         if not self._under_way:
             return []
         for _, _, slot in self._under_way.values():
@@ -371,10 +371,10 @@ class RayExecutor(Executor):
             job, _, slot = self._under_way.pop(reference)
             ray.kill(slot.actor)
             slot.actor, slot.is_busy = None, False
-            ended.append(Ended(job, (), process_lives=False))
+            ended.append(JobOutcome(job, (), process_lives=False))
         return ended
 
-    def _collect(self, reference: Any) -> Ended:
+    def _collect(self, reference: Any) -> JobOutcome:
         job, place, slot = self._under_way.pop(reference)
         slot.is_busy = False
         try:
@@ -383,7 +383,7 @@ class RayExecutor(Executor):
                 self._fetch_weights(slot, outcomes)
         except RayTaskError as error:
             failures = tuple(Failure.of(member, error.cause, 0) for member in job.members)
-            return Ended(job, failures, process_lives=True)
+            return JobOutcome(job, failures, process_lives=True)
         except RayError as error:
             slot.actor = None
             death = self._death(job, place, slot, error)
@@ -391,8 +391,8 @@ class RayExecutor(Executor):
                 Failure(member, death.kind, death.cause, death.reason, death.measured_peak_bytes)
                 for member in job.members
             )
-            return Ended(job, failures, process_lives=False)
-        return Ended(job, outcomes, process_lives=True)
+            return JobOutcome(job, failures, process_lives=False)
+        return JobOutcome(job, outcomes, process_lives=True)
 
     def _fetch_weights(self, slot: _Slot, outcomes: Sequence[Result | Failure]) -> None:
         """From another node, before anybody is told that the training is finished."""
@@ -402,36 +402,36 @@ class RayExecutor(Executor):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(path, ray.get(slot.actor.weights.remote(outcome.trial)).tobytes())
 
-    def _death(self, job: Job | None, place: _NodePlace, slot: _Slot, error: RayError) -> Death:
+    def _death(self, job: Job | None, place: _NodePlace, slot: _Slot, error: RayError) -> WorkerExit:
         """Why the worker in a slot is not there any more, which had a job or trained the supernet."""
         kills = memory_kill_count()
         was_memory_killed = isinstance(error, OutOfMemoryError) or (place.is_here and kills > self._memory_kills)
         self._memory_kills = kills
         self._look_at_nodes()
         if place.node.name not in self._nodes or slot.note_path is None:
-            return Death("outside", "node lost", f"its node {place.node.name[:8]} was lost")
+            return WorkerExit("killed_externally", "node lost", f"its node {place.node.name[:8]} was lost")
         if place.is_here:
-            death = read_death(slot.note_path, was_memory_killed=was_memory_killed)
+            death = read_worker_exit(slot.note_path, was_memory_killed=was_memory_killed)
         else:
-            task: Any = ray.remote(_read_death_here)
+            task: Any = ray.remote(_read_worker_exit_here)
             task = task.options(num_cpus=0, max_retries=0, scheduling_strategy=_on(place.node.name))
             try:
                 reference = task.remote(slot.note_path, was_memory_killed)
                 death = ray.get(reference, timeout=_NOTE_SECONDS)
             except (RayError, GetTimeoutError):
-                return Death("outside", "node lost", f"its node {place.node.name[:8]} was lost")
-        if death.kind == "outside" and job is not None:
+                return WorkerExit("killed_externally", "node lost", f"its node {place.node.name[:8]} was lost")
+        if death.kind == "killed_externally" and job is not None:
             self._silent_deaths[job.key] = self._silent_deaths.get(job.key, 0) + 1
             if self._silent_deaths[job.key] >= _SILENT_DEATHS:
                 reason = f"its workers died {_SILENT_DEATHS} times without a trace"
-                return Death("crash", "worker died", reason)
+                return WorkerExit("crash", "worker died", reason)
         return death
 
     # Supernet
 
     def train_supernet(
         self,
-        order: SupernetOrder,
+        order: SupernetJob,
         *,
         processes: Mapping[str, int],
         grant_bytes: int,

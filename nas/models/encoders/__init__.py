@@ -9,7 +9,7 @@ from nas.models.encoders.checkpoints import (
     load_image_processor,
     load_tokenizer,
     resolve_checkpoint,
-    thawed,
+    trainable_copy,
     weights_digest,
 )
 from nas.models.encoders.partial_checkpoint import load_tail, save_tail, tail_weights
@@ -28,7 +28,7 @@ __all__ = [
     "resolve_checkpoint",
     "save_tail",
     "tail_weights",
-    "thawed",
+    "trainable_copy",
     "weights_digest",
 ]
 

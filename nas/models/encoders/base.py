@@ -54,7 +54,7 @@ class Projections:
         key: Rows to keys.
         value: Rows to values.
         output: Attended rows, heads side by side, to the residual stream.
-        head_count: H.
+        num_heads: H.
         scale: Of the scores, usually d ** −0.5.
     """
 
@@ -62,7 +62,7 @@ class Projections:
     key: nn.Linear
     value: nn.Linear
     output: nn.Linear
-    head_count: int
+    num_heads: int
     scale: float
 
 
@@ -103,11 +103,11 @@ class EncoderLayer(ABC):
 
     def queries(self, normalized: Tensor) -> Tensor:
         """Queries of rows that `normalize` has seen: (B, R, D) → (B, H, R, d)."""
-        return split_heads(frozen_linear(normalized, self.projections.query), self.projections.head_count)
+        return split_heads(frozen_linear(normalized, self.projections.query), self.projections.num_heads)
 
     def keys_values_of(self, normalized: Tensor) -> KeysValues:
         """Keys and values of rows (B, R, D) that `normalize` has seen."""
-        heads = self.projections.head_count
+        heads = self.projections.num_heads
         return KeysValues(
             split_heads(frozen_linear(normalized, self.projections.key), heads),
             split_heads(frozen_linear(normalized, self.projections.value), heads),
@@ -201,10 +201,10 @@ class PostNormLayer(EncoderLayer):
         return output
 
 
-def split_heads(rows: Tensor, head_count: int) -> Tensor:
+def split_heads(rows: Tensor, num_heads: int) -> Tensor:
     """(B, R, D) → (B, H, R, d)."""
     batch_size, row_count, width = rows.shape
-    return rows.view(batch_size, row_count, head_count, width // head_count).transpose(1, 2)
+    return rows.view(batch_size, row_count, num_heads, width // num_heads).transpose(1, 2)
 
 
 def merge_heads(rows: Tensor) -> Tensor:
@@ -218,7 +218,7 @@ def attention(queries: Tensor, context: KeysValues, bias: Tensor | None, scale: 
 
 
 class Encoder(nn.Module, ABC):
-    """A pretrained transformer with every weight frozen and dropout off; `thawed` has one to be trained.
+    """A pretrained transformer with every weight frozen and dropout off; `trainable_copy` has one to be trained.
 
     Args:
         model: The Hugging Face model that holds the weights; `state_dict` keys are its own, under `model.`.
@@ -258,11 +258,11 @@ class Encoder(nn.Module, ABC):
         return self._embedding
 
     @property
-    def depth(self) -> int:
+    def num_layers(self) -> int:
         return len(self.layers)
 
     @property
-    def width(self) -> int:
+    def hidden_size(self) -> int:
         """Hidden width D."""
         return int(self.config.hidden_size)
 
@@ -279,7 +279,7 @@ class Encoder(nn.Module, ABC):
         """What a text encoder ends its embeddings with, row by row, for rows of another source that stand beside them:
         their LayerNorm, where it has one of its own width; (B, R, D) → (B, R, D)."""
         norm = getattr(self.embedding[0], "LayerNorm", None)
-        if norm is None or norm.normalized_shape != (self.width,):
+        if norm is None or norm.normalized_shape != (self.hidden_size,):
             return rows
         normed: Tensor = norm(rows)
         return normed

@@ -173,7 +173,7 @@ def build_encoder(config: PreTrainedConfig) -> Encoder:
     return encoder
 
 
-def thawed(encoder: Encoder, *, is_pooled: bool = True) -> Encoder:
+def trainable_copy(encoder: Encoder, *, is_pooled: bool = True) -> Encoder:
     """A copy of an encoder whose weights are trained, from those that it has; dropout stays off.
 
     Weights that are never read are not in it.

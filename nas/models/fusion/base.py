@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nas.models.encoders import Encoder
 from nas.models.fusion.data_attention import DataAttention
-from nas.search.space import RAW, Architecture, EncoderSizes, Reads
+from nas.search.space import RAW, Architecture, EncoderSizes, EntryLayers
 
 PROMPT_STANDARD_DEVIATION = 0.02
 
@@ -52,7 +52,9 @@ class Features:
 
 def sizes_of(image_encoder: Encoder, text_encoder: Encoder) -> EncoderSizes:
     """Layers and widths of two encoders."""
-    return EncoderSizes(image_encoder.depth, text_encoder.depth, image_encoder.width, text_encoder.width)
+    return EncoderSizes(
+        image_encoder.num_layers, text_encoder.num_layers, image_encoder.hidden_size, text_encoder.hidden_size
+    )
 
 
 class FusionModel(nn.Module, ABC):
@@ -65,47 +67,49 @@ class FusionModel(nn.Module, ABC):
     Args:
         image_encoder: Image encoder, frozen.
         text_encoder: Text encoder, frozen.
-        architecture: Of the model's `kind`.
-        class_count: C.
+        architecture: Of the model's `architecture_class`.
+        num_classes: C.
 
     Raises:
         ValueError: If the architecture does not fit the encoders.
     """
 
-    kind: ClassVar[type[Architecture]]
+    architecture_class: ClassVar[type[Architecture]]
     """The architectures of the family."""
 
     def __init__(
-        self, *, image_encoder: Encoder, text_encoder: Encoder, architecture: Architecture, class_count: int
+        self, *, image_encoder: Encoder, text_encoder: Encoder, architecture: Architecture, num_classes: int
     ) -> None:
         super().__init__()
-        if not isinstance(architecture, self.kind):
-            raise ValueError(f"a {self.kind.family} model cannot have the architecture {architecture!r}")
+        if not isinstance(architecture, self.architecture_class):
+            raise ValueError(f"a {self.architecture_class.family} model cannot have the architecture {architecture!r}")
         # A tuple keeps frozen encoders out of parameters() and state_dict().
         self._encoders = (image_encoder, text_encoder)
         self.architecture = architecture
-        self.class_count = class_count
+        self.num_classes = num_classes
         self.sizes = sizes_of(image_encoder, text_encoder)
-        depth, gene = self.kind.depth(self.sizes), self.kind.layer_gene()
-        if gene is not None and not 0 <= architecture.first_layer < depth:
-            raise ValueError(f"{gene.name} must be 0 to {depth - 1} for these encoders, got {architecture.first_layer}")
-        count = depth - architecture.first_layer
+        num_layers, gene = self.architecture_class.num_layers(self.sizes), self.architecture_class.layer_gene()
+        if gene is not None and not 0 <= architecture.first_layer < num_layers:
+            raise ValueError(
+                f"{gene.name} must be 0 to {num_layers - 1} for these encoders, got {architecture.first_layer}"
+            )
+        count = num_layers - architecture.first_layer
         if architecture.layer_count not in (None, count):
             raise ValueError(f"{architecture} has {architecture.layer_count} layers, these encoders {count}")
         self.build()
 
     @abstractmethod
     def build(self) -> None:
-        """Make what is trained, from `encoders`, `architecture` and `class_count`."""
+        """Make what is trained, from `encoders`, `architecture` and `num_classes`."""
 
     @property
     def encoders(self) -> tuple[Encoder, Encoder]:
         """The frozen image and text encoder."""
         return self._encoders
 
-    def reads(self, architecture: Architecture | None = None) -> Reads:
+    def entry_layers(self, architecture: Architecture | None = None) -> EntryLayers:
         """Where a slice starts to compute; the model's own architecture by default."""
-        return (architecture or self.architecture).reads(self.sizes)
+        return (architecture or self.architecture).entry_layers(self.sizes)
 
     @abstractmethod
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
@@ -137,10 +141,10 @@ class FusionModel(nn.Module, ABC):
         return list(self.parameters())
 
     @classmethod
-    def parameter_count(cls, encoders: tuple[Encoder, Encoder], architecture: Architecture, class_count: int) -> int:
+    def parameter_count(cls, encoders: tuple[Encoder, Encoder], architecture: Architecture, num_classes: int) -> int:
         """Trainable scalars; a model is built for that, so ask on a device without memory."""
         image, text = encoders
-        model = cls(image_encoder=image, text_encoder=text, architecture=architecture, class_count=class_count)
+        model = cls(image_encoder=image, text_encoder=text, architecture=architecture, num_classes=num_classes)
         return sum(parameter.numel() for parameter in model.parameters())
 
     def source_of(self, name: str, architecture: Architecture) -> str:
@@ -152,7 +156,7 @@ class FusionModel(nn.Module, ABC):
 @torch.no_grad()
 def features_of(
     encoders: tuple[Encoder, Encoder],
-    reads: Reads,
+    reads: EntryLayers,
     pixel_values: Tensor,
     input_ids: Tensor,
     text_mask: Tensor | None,

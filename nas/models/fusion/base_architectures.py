@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from nas.search.space import Architecture, EncoderSizes, Gene, Lengths, Reads
+from nas.search.space import Architecture, EncoderSizes, EntryLayers, Gene, GeneValue
 
 
 class SingleArchitecture(Architecture):
@@ -36,7 +36,7 @@ class DeeplyPromptedArchitecture(Architecture):
     """Which encoder: `image` or `text`."""
 
     prompt_layer: int
-    prompts: Lengths
+    prompts: GeneValue
 
     @classmethod
     def default(cls, sizes: EncoderSizes) -> Self:
@@ -45,12 +45,14 @@ class DeeplyPromptedArchitecture(Architecture):
         return cls(0, 10)
 
     @classmethod
-    def depth(cls, sizes: EncoderSizes) -> int:
-        return sizes.image_depth if cls.prompted == "image" else sizes.text_depth
+    def num_layers(cls, sizes: EncoderSizes) -> int:
+        return sizes.image_layers if cls.prompted == "image" else sizes.text_layers
 
-    def reads(self, sizes: EncoderSizes) -> Reads:
+    def entry_layers(self, sizes: EncoderSizes) -> EntryLayers:
         del sizes
-        return Reads(self.prompt_layer, None) if self.prompted == "image" else Reads(None, self.prompt_layer)
+        return (
+            EntryLayers(self.prompt_layer, None) if self.prompted == "image" else EntryLayers(None, self.prompt_layer)
+        )
 
     def prompted_layers(self, sizes: EncoderSizes) -> int:
-        return self.depth(sizes) - self.prompt_layer
+        return self.num_layers(sizes) - self.prompt_layer

@@ -58,7 +58,7 @@ def read_out(
         start: The first layer.
         count: R.
     """
-    last = encoder.depth - 1
+    last = encoder.num_layers - 1
     rows = encoder.run(rows, bias, start=start, stop=last)
     # No row's output in the last layer depends on another row's output there, and only these are read.
     wanted = encoder.readout_rows(rows[:, :count], mask)

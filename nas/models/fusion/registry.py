@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nas.models.fusion.base import FusionModel
 
 
-def model_class(family: str) -> "type[FusionModel]":
+def load_model_class(family: str) -> "type[FusionModel]":
     """The class of a family's models.
 
     Raises:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from nas.models.encoders import Encoder, KeysValues, thawed
+from nas.models.encoders import Encoder, KeysValues, trainable_copy
 from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel
 from nas.models.fusion.joint_attention import encoded
 from nas.search.space import MODALITIES, Architecture
@@ -18,7 +18,7 @@ class OneEncoder(FusionModel):
     modality: ClassVar[Literal["image", "text"]]
 
     def build(self) -> None:
-        self.classifier = nn.Linear(self.frozen.width, self.class_count)
+        self.classifier = nn.Linear(self.frozen.hidden_size, self.num_classes)
 
     @property
     def frozen(self) -> Encoder:
@@ -38,7 +38,7 @@ class FineTuned(OneEncoder):
 
     def build(self) -> None:
         super().build()
-        self.add_module(f"{self.modality}_encoder", thawed(self.frozen))
+        self.add_module(f"{self.modality}_encoder", trainable_copy(self.frozen))
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         del architecture  # there is one
@@ -55,8 +55,8 @@ class DeepPrompts(OneEncoder):
     def build(self) -> None:
         super().build()
         self.prompts = nn.ParameterList(
-            torch.randn(_length(self.architecture, index), self.frozen.width) * PROMPT_STANDARD_DEVIATION
-            for index in range(self.frozen.depth - self.architecture.first_layer)
+            torch.randn(_length(self.architecture, index), self.frozen.hidden_size) * PROMPT_STANDARD_DEVIATION
+            for index in range(self.frozen.num_layers - self.architecture.first_layer)
         )
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:

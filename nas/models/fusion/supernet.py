@@ -8,25 +8,25 @@ import torch
 
 from nas.models.encoders import Encoder
 from nas.models.fusion.base import FusionModel
-from nas.models.fusion.registry import model_class
+from nas.models.fusion.registry import load_model_class
 from nas.search.space import Architecture, SearchSpace
 
 
 def build_supernet(
-    *, image_encoder: Encoder, text_encoder: Encoder, space: SearchSpace, class_count: int, seed: int
+    *, image_encoder: Encoder, text_encoder: Encoder, space: SearchSpace, num_classes: int, seed: int
 ) -> FusionModel:
     """The model of the space's largest architecture; its forward takes any architecture of the space."""
     return build_model(
         image_encoder=image_encoder,
         text_encoder=text_encoder,
         architecture=space.largest,
-        class_count=class_count,
+        num_classes=num_classes,
         seed=seed,
     )
 
 
 def build_model(
-    *, image_encoder: Encoder, text_encoder: Encoder, architecture: Architecture, class_count: int, seed: int
+    *, image_encoder: Encoder, text_encoder: Encoder, architecture: Architecture, num_classes: int, seed: int
 ) -> FusionModel:
     """A model of the architecture's family with fresh weights that depend on the seed alone.
 
@@ -34,8 +34,8 @@ def build_model(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return model_class(architecture.family)(
-            image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, class_count=class_count
+        return load_model_class(architecture.family)(
+            image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, num_classes=num_classes
         )
 
 
@@ -47,7 +47,7 @@ def extract(supernet: FusionModel, architecture: Architecture) -> FusionModel:
         image_encoder=image_encoder,
         text_encoder=text_encoder,
         architecture=architecture,
-        class_count=supernet.class_count,
+        num_classes=supernet.num_classes,
     )
     for name, tensor in model.named_parameters():
         # Every trained tensor of a slice is a prefix of the supernet's along each of its axes.

@@ -27,19 +27,28 @@ from nas.config.load import config_as_dict, load_config
 from nas.config.schema import Config
 from nas.execution.base import Executor
 from nas.execution.failure_policy import FailurePolicy
-from nas.execution.scheduler import Dispatcher
+from nas.execution.scheduler import JobScheduler
 from nas.models.encoders import tail_weights
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.pmf.architecture import PMFArchitecture
-from nas.run.commands import CONFIG, Machine, Overrides, best_full, build_executor, hand_over, read_run, start
+from nas.run.commands import (
+    CONFIG,
+    ExecutionOptions,
+    Overrides,
+    best_full,
+    build_executor,
+    read_run,
+    start,
+    write_worker_setup,
+)
 from nas.run.comparison.report import Row, write_report
 from nas.run.finalize import ModelParts, digest_of_test, evaluate_exported, export_result
 from nas.run.phases import ListedPlan
-from nas.run.prepare import Prepared, check_encoders, prepare
-from nas.run.reruns import Repetitions
+from nas.run.prepare import SearchContext, check_encoders, prepare
+from nas.run.reruns import RerunStore
 from nas.search.space import RAW, Architecture, EncoderSizes, SearchSpace
-from nas.search.space.families import FAMILIES, architecture_class
-from nas.search.trial import Failure, Job, Result, architecture_seed
+from nas.search.space.families import FAMILIES, load_architecture_class
+from nas.search.trial import Failure, Job, Result, job_seed
 from nas.storage.lease import Holder, LockFile
 from nas.training.trainer import full_step_count
 
@@ -79,7 +88,7 @@ def compare(
     names: Sequence[str],
     seeds: int,
     overrides: Overrides,
-    machine: Machine,
+    machine: ExecutionOptions,
     reporter: Reporter,
 ) -> None:
     """Compare families, or go on with a comparison, and write its table.
@@ -98,8 +107,10 @@ def compare(
         Interrupted: If somebody asked for its end.
     """
     config = overrides.apply(load_config(source))
-    if config.space.kind is not PMFArchitecture:
-        raise StudyError(f"{source}: family: {config.space.kind.family} is not allowed in a comparison; expected pmf")
+    if config.space.architecture_class is not PMFArchitecture:
+        raise StudyError(
+            f"{source}: family: {config.space.architecture_class.family} is not allowed in a comparison; expected pmf"
+        )
     check_encoders(config, source=str(source))
     if directory.exists() and not (directory / _SETTINGS).exists():
         # A search that was stopped leaves itself before anything of a comparison could be prepared; who is killed while
@@ -181,7 +192,7 @@ def _damaged(path: Path, error: Exception) -> StudyError:
 
 
 def _searched(
-    config: Config, source: Path, directory: Path, overrides: Overrides, machine: Machine, reporter: Reporter
+    config: Config, source: Path, directory: Path, overrides: Overrides, machine: ExecutionOptions, reporter: Reporter
 ) -> Architecture:
     """What a search over PMF finds, on train and validation alone.
 
@@ -238,25 +249,31 @@ class _OneEntry:
         name: str,
         searched: Architecture | None,
         seeds: int,
-        machine: Machine,
+        machine: ExecutionOptions,
         told: Reporter,
         reporter: Reporter,
         on_prepared: Callable[[], None],
     ) -> None:
         self.folder, self.seeds, self.machine, self.reporter = folder, seeds, machine, reporter
-        kind = PMFArchitecture if name == SEARCHED else architecture_class(name)
-        if kind is not config.space.kind:
-            config = replace(config, space=_smallest_space(kind), search=replace(config.search, first=()))
-        self.prepared: Prepared = prepare(config, source=source, cache_directory=machine.cache, reporter=told)
+        architecture_class = PMFArchitecture if name == SEARCHED else load_architecture_class(name)
+        if architecture_class is not config.space.architecture_class:
+            config = replace(
+                config,
+                space=_smallest_space(architecture_class),
+                search=replace(config.search, initial_architectures=()),
+            )
+        self.prepared: SearchContext = prepare(config, source=source, cache_directory=machine.cache, reporter=told)
         self.entry = Entry(name, searched or self.prepared.default)
-        if kind is not PMFArchitecture:
-            config = replace(config, space=SearchSpace.around(self.entry.architecture, kind.depth(self._sizes)))
+        if architecture_class is not PMFArchitecture:
+            config = replace(
+                config, space=SearchSpace.around(self.entry.architecture, architecture_class.num_layers(self._sizes))
+            )
         self.config, self.grid = config, config.compare.learning_rates
         self.prepared.memory.holds_supernet = False
         on_prepared()
         folder.mkdir(exist_ok=True)
         self._check_facts()
-        self.trainings = Repetitions(folder / _TRAININGS)
+        self.trainings = RerunStore(folder / _TRAININGS)
         self.failures = {key: entry["said"] for key, entry in self._lasting_failures().items()}
         self._tried_alone: set[int] = set()
         self._is_short_of_memory = False
@@ -282,8 +299,8 @@ class _OneEntry:
     def _fitting_parts(self) -> int | None:
         """Micro-batches with which the training fits; None if it does not."""
         budget = self.config.budget
-        parts = self.prepared.memory.most_fitting(self.entry.architecture, budget.memory_bytes)
-        return None if parts is not None and parts > 1 and budget.when_too_large == "reject" else parts
+        parts = self.prepared.memory.min_micro_batches(self.entry.architecture, budget.memory_bytes)
+        return None if parts is not None and parts > 1 and budget.oversized == "reject" else parts
 
     def train(self) -> int | None:
         """Choose the learning rate, then train with all seeds, as far as that was not done.
@@ -352,7 +369,7 @@ class _OneEntry:
         return f"needs {format_bytes(needed)}, the memory budget is {format_bytes(self.config.budget.memory_bytes)}"
 
     def _executor(self) -> Executor:
-        setup = hand_over(self.config, self.prepared, self.folder, thread_count=self.config.threads)
+        setup = write_worker_setup(self.config, self.prepared, self.folder, thread_count=self.config.threads)
         place = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:12]
         run_id = f"{self.config.name}-comparison-{place}"
         return build_executor(setup, self.machine, self.prepared, run_id=run_id, reporter=Quiet())
@@ -378,16 +395,14 @@ class _OneEntry:
                 architecture=architecture,
                 stage="full",
                 step_count=steps,
-                seed=architecture_seed(
-                    self.config.seed, f"full, repetition {seed}" if (seed := trial % _SEEDS) else "full", architecture
-                ),
+                seed=job_seed(self.config.seed, "full", architecture, rerun=trial % _SEEDS),
                 predicted_peak_bytes=peak_bytes,
                 micro_batches=parts,
                 learning_rate=self._rate(trial),
             )
             for trial in missing
         ]
-        dispatcher = Dispatcher(
+        dispatcher = JobScheduler(
             executor=executor.get(),
             budget_bytes=self.config.budget.memory_bytes,
             idle_bytes=self.prepared.memory.idle_bytes,
@@ -477,7 +492,7 @@ class _OneEntry:
         encoders = (self.prepared.image_encoder, self.prepared.text_encoder)
         return sum(
             tensor.nbytes
-            for encoder, layer in zip(encoders, self.entry.architecture.reads(self._sizes), strict=True)
+            for encoder, layer in zip(encoders, self.entry.architecture.entry_layers(self._sizes), strict=True)
             if layer is not None and layer != RAW
             for tensor in tail_weights(encoder, layer).values()
         )
@@ -543,6 +558,6 @@ class _Lazy:
             self._executor.close()
 
 
-def _smallest_space(kind: type[Architecture]) -> SearchSpace:
+def _smallest_space(architecture_class: type[Architecture]) -> SearchSpace:
     """Of a family whose encoders are not known yet: the least that its genes can be."""
-    return SearchSpace(kind, {gene.name: (gene.smallest,) for gene in kind.genes})
+    return SearchSpace(architecture_class, {gene.name: (gene.smallest,) for gene in architecture_class.genes})

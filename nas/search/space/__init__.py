@@ -7,12 +7,12 @@ from nas.search.space.architecture import (
     RAW,
     Architecture,
     EncoderSizes,
+    EntryLayers,
     Gene,
-    Lengths,
+    GeneValue,
     Per,
     PerLayer,
-    Reads,
-    shown,
+    format_gene,
 )
 from nas.search.space.space import SearchSpace, Variable
 
@@ -23,12 +23,12 @@ __all__ = [
     "RAW",
     "Architecture",
     "EncoderSizes",
+    "EntryLayers",
     "Gene",
-    "Lengths",
+    "GeneValue",
     "Per",
     "PerLayer",
-    "Reads",
     "SearchSpace",
     "Variable",
-    "shown",
+    "format_gene",
 ]

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import total_ordering
 from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
 
-from nas.search.space.families import architecture_class
+from nas.search.space.families import load_architecture_class
 
 PerLayer = tuple[tuple[int, int], ...]
-Lengths = int | PerLayer
+GeneValue = int | PerLayer
 """A gene of an architecture: one value for the whole model, or a pair for every layer that has it, the first one first:
 image → text and text → image; both are equal where a family has no directions."""
 
@@ -30,15 +30,15 @@ DIRECTIONS = ("image_to_text", "text_to_image")
 class EncoderSizes:
     """What a family's default architecture depends on: layers and hidden widths of both encoders."""
 
-    image_depth: int
-    text_depth: int
-    image_width: int
-    text_width: int
+    image_layers: int
+    text_layers: int
+    image_hidden_size: int
+    text_hidden_size: int
 
     @property
     def shallower(self) -> int:
         """Layers of the encoder that has fewer."""
-        return min(self.image_depth, self.text_depth)
+        return min(self.image_layers, self.text_layers)
 
 
 MODALITIES = ("image", "text")
@@ -47,7 +47,7 @@ RAW = -1
 """In place of a layer: pixel values and token ids, where an encoder's own embedding is trained."""
 
 
-class Reads(NamedTuple):
+class EntryLayers(NamedTuple):
     """Layers of both encoders whose inputs a model starts from; everything below is a constant of the data.
 
     The number of layers itself stands for what comes out of the last; None for an encoder that is not used.
@@ -96,7 +96,7 @@ class Architecture(ABC):
     genes: ClassVar[tuple[Gene, ...]]
     """What may be chosen."""
     layers_counted: ClassVar[str] = "of the shallower encoder"
-    """Which layers the layer gene counts, for messages; `depth` has their number."""
+    """Which layers the layer gene counts, for messages; `num_layers` has their number."""
     trains: ClassVar[tuple[str, ...]] = ()
     """Which encoders' weights are trained: `image`, `text`."""
     reads_attention: ClassVar[bool] = False
@@ -116,14 +116,14 @@ class Architecture(ABC):
         """The paper's, for two encoders."""
 
     @classmethod
-    def depth(cls, sizes: EncoderSizes) -> int:
+    def num_layers(cls, sizes: EncoderSizes) -> int:
         """Layers that the layer gene counts; where a gene is free, it is so in those from there on."""
         return sizes.shallower
 
-    def reads(self, sizes: EncoderSizes) -> Reads:
+    def entry_layers(self, sizes: EncoderSizes) -> EntryLayers:
         """Where a model starts to compute; depends on the layer gene alone. By default it reads what it trains."""
         del sizes
-        return Reads(*(RAW if modality in self.trains else None for modality in MODALITIES))
+        return EntryLayers(*(RAW if modality in self.trains else None for modality in MODALITIES))
 
     def prompted_layers(self, sizes: EncoderSizes) -> int:
         """n, the layers that each have prompts or mappings: those above amplify what an early one does."""
@@ -147,7 +147,7 @@ class Architecture(ABC):
         return 0 if gene is None else int(getattr(self, gene.name))
 
     @property
-    def lengths(self) -> tuple[Lengths, ...]:
+    def lengths(self) -> tuple[GeneValue, ...]:
         """Values of the other genes."""
         return tuple(getattr(self, gene.name) for gene in self.genes if not gene.is_layer)
 
@@ -158,7 +158,7 @@ class Architecture(ABC):
 
     def value_at(self, name: str, index: int) -> tuple[int, int]:
         """A gene in both directions in one layer, counted from the first that has it."""
-        value: Lengths = getattr(self, name)
+        value: GeneValue = getattr(self, name)
         return (value, value) if isinstance(value, int) else value[index]
 
     def values(self) -> dict[str, int | list[list[int]]]:
@@ -179,7 +179,7 @@ class Architecture(ABC):
             TypeError: If genes are missing or unknown.
         """
         genes = dict(values)
-        build = cast(Callable[..., Architecture], architecture_class(genes.pop("family")))
+        build = cast(Callable[..., Architecture], load_architecture_class(genes.pop("family")))
         return build(**genes)
 
     def __lt__(self, other: object) -> bool:
@@ -194,10 +194,10 @@ class Architecture(ABC):
         return self.family, self.first_layer, *flat
 
     def __str__(self) -> str:
-        return " ".join(f"{gene.symbol}={shown(getattr(self, gene.name))}" for gene in self.genes) or self.family
+        return " ".join(f"{gene.symbol}={format_gene(getattr(self, gene.name))}" for gene in self.genes) or self.family
 
 
-def _canonical(value: Lengths) -> Lengths:
+def _canonical(value: GeneValue) -> GeneValue:
     """As tuples, and one number where all are the same; lists, as JSON has them, are taken too."""
     if isinstance(value, int):
         return value
@@ -206,7 +206,7 @@ def _canonical(value: Lengths) -> Lengths:
     return different.pop() if len(different) == 1 else pairs
 
 
-def shown(value: Lengths) -> str:
+def format_gene(value: GeneValue) -> str:
     """A gene for people: `4`; `4,8` where layers differ; `4/8` where directions do; `4/8,2/2` where both do."""
     if isinstance(value, int):
         return str(value)

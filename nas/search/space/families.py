@@ -39,7 +39,7 @@ def register_family(name: str, *, architecture: str, model: str) -> None:
     FAMILIES.register(name, Family(architecture, model))
 
 
-def architecture_class(name: str) -> "type[Architecture]":
+def load_architecture_class(name: str) -> "type[Architecture]":
     """The class of a family's architectures.
 
     Raises:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
 
-from nas.search.space.architecture import DIRECTIONS, Architecture, Lengths, Per
+from nas.search.space.architecture import DIRECTIONS, Architecture, GeneValue, Per
 
 _LEVELS = 16
 
@@ -53,23 +53,24 @@ class SearchSpace:
     """The values that each gene may take, ascending and without repetition, and what it has a value for.
 
     Args:
-        kind: Architectures of one family.
+        architecture_class: Architectures of one family.
         choices: Gene name → allowed values, for exactly the family's genes.
         per: Gene name → whether it is shared by the model (those that are not named), or free.
-        depth: Layers that the family's layer gene counts (`Architecture.depth`); only needed where a gene is free.
+        num_layers: Layers that the family's layer gene counts (`Architecture.num_layers`); only needed where a gene is
+        free.
 
     Raises:
         ValueError: If a gene is missing, unknown, empty, not ascending or below what the family allows, if one is to be
-            free that cannot be, or if the depth is needed and missing, or leaves no layer.
+            free that cannot be, or if the num_layers is needed and missing, or leaves no layer.
     """
 
-    kind: type[Architecture]
+    architecture_class: type[Architecture]
     choices: Mapping[str, tuple[int, ...]]
     per: Mapping[str, Per] = field(default_factory=dict)
-    depth: int | None = None
+    num_layers: int | None = None
 
     def __post_init__(self) -> None:
-        genes = {gene.name: gene for gene in self.kind.genes}
+        genes = {gene.name: gene for gene in self.architecture_class.genes}
         if set(self.choices) != set(genes):
             raise ValueError(f"the genes of a space are {list(genes)}, got {sorted(self.choices)}")
         for name, values in self.choices.items():
@@ -83,50 +84,51 @@ class SearchSpace:
         if any(name not in genes or per not in genes[name].per for name, per in free.items()):
             allowed = {name: list(gene.per) for name, gene in genes.items() if gene.per != ("model",)}
             raise ValueError(f"only these can be free: {allowed}; got {free}")
-        if free and (self.depth is None or self.depth <= self.first_layers[-1]):
+        if free and (self.num_layers is None or self.num_layers <= self.first_layers[-1]):
             raise ValueError(
-                f"{', '.join(free)}: free, so the depth must be given, above the latest first layer, got {self.depth}"
+                f"{', '.join(free)}: free, so num_layers must be given, above the latest first layer, "
+                f"got {self.num_layers}"
             )
 
     @classmethod
-    def around(cls, architecture: Architecture, depth: int) -> "SearchSpace":
+    def around(cls, architecture: Architecture, num_layers: int) -> "SearchSpace":
         """A small space that holds an architecture: of each gene the values that it has.
 
         Args:
             architecture: Of any family.
-            depth: Layers that its layer gene counts.
+            num_layers: Layers that its layer gene counts.
         """
         choices: dict[str, tuple[int, ...]] = {}
         per: dict[str, Per] = {}
         for gene in architecture.genes:
-            value: Lengths = getattr(architecture, gene.name)
+            value: GeneValue = getattr(architecture, gene.name)
             if isinstance(value, int):
                 choices[gene.name] = (value,)
             else:
                 choices[gene.name] = tuple(sorted(set(itertools.chain(*value))))
                 per[gene.name] = gene.per[-1]
-        return cls(type(architecture), choices, per, depth)
+        return cls(type(architecture), choices, per, num_layers)
 
     @property
     def first_layers(self) -> tuple[int, ...]:
         """Values of the family's layer gene; 0 alone where it has none."""
-        gene = self.kind.layer_gene()
+        gene = self.architecture_class.layer_gene()
         return (0,) if gene is None else self.choices[gene.name]
 
     @cached_property
     def _others(self) -> tuple[str, ...]:
         """Names of the genes but for the layer gene."""
-        return tuple(gene.name for gene in self.kind.genes if not gene.is_layer)
+        return tuple(gene.name for gene in self.architecture_class.genes if not gene.is_layer)
 
-    def _with_layer(self, first_layer: int, values: Mapping[str, Lengths]) -> Architecture:
+    def _with_layer(self, first_layer: int, values: Mapping[str, GeneValue]) -> Architecture:
         """The architecture with this value of the layer gene, where there is one, and these of the others."""
-        gene, build = self.kind.layer_gene(), cast(Callable[..., Architecture], self.kind)
+        gene, build = self.architecture_class.layer_gene(), cast(Callable[..., Architecture], self.architecture_class)
         return build(**({} if gene is None else {gene.name: first_layer}), **values)
 
     @cached_property
     def variables(self) -> tuple[Variable, ...]:
         """Everything that is chosen: the layer gene, then gene by gene, layer by layer, direction by direction."""
-        layer_gene = self.kind.layer_gene()
+        layer_gene = self.architecture_class.layer_gene()
         chosen = [] if layer_gene is None else [Variable(layer_gene.name, self.choices[layer_gene.name], is_layer=True)]
         for gene in self._others:
             per = self.per.get(gene, "model")
@@ -146,8 +148,8 @@ class SearchSpace:
     @property
     def _layers(self) -> range:
         """Layers that an architecture can have genes for."""
-        assert self.depth is not None
-        return range(self.first_layers[0], self.depth)
+        assert self.num_layers is not None
+        return range(self.first_layers[0], self.num_layers)
 
     def encode(self, architecture: Architecture) -> dict[str, int]:
         """The architecture as values of the variables that it has, by their names.
@@ -161,10 +163,10 @@ class SearchSpace:
         return values
 
     def _read(self, architecture: Architecture) -> dict[str, int] | None:
-        first, layer_gene = architecture.first_layer, self.kind.layer_gene()
-        count = None if self.depth is None else self.depth - first
+        first, layer_gene = architecture.first_layer, self.architecture_class.layer_gene()
+        count = None if self.num_layers is None else self.num_layers - first
         if (
-            type(architecture) is not self.kind
+            type(architecture) is not self.architecture_class
             or first not in self.first_layers
             or architecture.layer_count not in (None, count)
         ):
@@ -172,7 +174,7 @@ class SearchSpace:
         values = {} if layer_gene is None else {layer_gene.name: first}
         for variable in self._free:
             if variable.is_active(first):
-                value: Lengths = getattr(architecture, variable.gene)
+                value: GeneValue = getattr(architecture, variable.gene)
                 if not isinstance(value, int):
                     index = 0 if variable.layer is None else variable.layer - first
                     value = value[index][variable.direction or 0]
@@ -187,9 +189,9 @@ class SearchSpace:
         Raises:
             KeyError: If one that it has is missing.
         """
-        layer_gene = self.kind.layer_gene()
+        layer_gene = self.architecture_class.layer_gene()
         first = 0 if layer_gene is None else values[layer_gene.name]
-        genes: dict[str, Lengths] = {}
+        genes: dict[str, GeneValue] = {}
         for gene in self._others:
             if gene not in self.per:
                 genes[gene] = values[gene]
@@ -200,13 +202,13 @@ class SearchSpace:
                 if variable.is_active(first)
             }
             has_layers, has_directions = "layer" in self.per[gene], "direction" in self.per[gene]
-            assert self.depth is not None
+            assert self.num_layers is not None
             genes[gene] = tuple(
                 (
                     sites[layer if has_layers else None, 0 if has_directions else None],
                     sites[layer if has_layers else None, 1 if has_directions else None],
                 )
-                for layer in range(first, self.depth)
+                for layer in range(first, self.num_layers)
             )
         return self._with_layer(first, genes)
 
@@ -277,7 +279,7 @@ class SearchSpace:
         return isinstance(architecture, Architecture) and self._read(architecture) is not None
 
     def __iter__(self) -> Iterator[Architecture]:
-        layer_gene = self.kind.layer_gene()
+        layer_gene = self.architecture_class.layer_gene()
         for first in self.first_layers:
             active = [variable for variable in self._free if variable.is_active(first)]
             names = [variable.name for variable in active]

@@ -161,14 +161,15 @@ class Proposer(Strategy):
 class EvolutionConfig:
     """AutoFormer's evolution: each generation keeps `parents` and adds children by crossover, mutation and chance.
 
-    Of `screened` children a response surface, fitted to all scores so far, picks the one that is proposed; 1 proposes
+    Of `proposal_pool` children a response surface, fitted to all scores so far, picks the one that is proposed; 1
+    proposes
     each. `population` is also that of the other evolutions; `regularized_evolution` takes its parent from a sample of
     `parents`.
     """
 
     population: int
     parents: int
-    crossover_share: float
-    mutation_share: float
+    crossover_fraction: float
+    mutation_fraction: float
     mutation_probability: float
-    screened: int
+    proposal_pool: int

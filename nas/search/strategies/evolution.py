@@ -8,7 +8,7 @@ from nas.search.pareto import Values
 from nas.search.space import Architecture
 from nas.search.strategies.base import EvolutionConfig, Proposer, Task
 from nas.search.strategies.selection import best
-from nas.search.strategies.surrogate import ResponseSurface
+from nas.search.strategies.surrogate import BayesianLinearSurrogate
 
 _BEFORE_SCREENING = 4
 """Told before a response surface has a say."""
@@ -20,8 +20,8 @@ class Evolution(Proposer):
     The first generation is random. Each later one has as parents the best of all told so far; a child is a crossover of
     two parents, a mutation of one, or a fresh random architecture.
 
-    Of `screened` children the one is proposed that would be best in one world that agrees with everything told so far
-    (Thompson sampling); how much each objective counts is drawn anew each time.
+    Of `proposal_pool` children the one is proposed that would be best in one world that agrees with everything told so
+    far (Thompson sampling); how much each objective counts is drawn anew each time.
     """
 
     def __init__(self, task: Task, evolution: EvolutionConfig) -> None:
@@ -29,7 +29,7 @@ class Evolution(Proposer):
         self._evolution = evolution
         self._generation: dict[Architecture, Values] = {}
         self._parents: dict[Architecture, Values] = {}
-        self._surface = ResponseSurface(self.space) if evolution.screened > 1 else None
+        self._surface = BayesianLinearSurrogate(self.space) if evolution.proposal_pool > 1 else None
 
     def learn(self, architecture: Architecture, values: Values) -> None:
         """Values count once their generation is complete; the best of all so far are the next one's parents."""
@@ -46,7 +46,7 @@ class Evolution(Proposer):
         surface = self._surface
         if surface is None or surface.count < _BEFORE_SCREENING:
             return self._child(rng)
-        children = {self._child(rng): None for _ in range(self._evolution.screened)}
+        children = {self._child(rng): None for _ in range(self._evolution.proposal_pool)}
         new = [child for child in children if not self.is_known(child)]
         if not new:
             return next(iter(children))
@@ -60,8 +60,8 @@ class Evolution(Proposer):
         if not parents:
             return self.space.sample(rng)
         chance = rng.random()
-        if chance < self._evolution.crossover_share:
+        if chance < self._evolution.crossover_fraction:
             return self.space.cross(rng.choice(parents), rng.choice(parents), rng)
-        if chance < self._evolution.crossover_share + self._evolution.mutation_share:
+        if chance < self._evolution.crossover_fraction + self._evolution.mutation_fraction:
             return self.space.mutate(rng.choice(parents), rng, self._evolution.mutation_probability)
         return self.space.sample(rng)

@@ -41,7 +41,7 @@ def build_strategy(
         space: What may be chosen.
         seed: Same seed and same values, same proposals.
         is_feasible: Whether an architecture fits the memory budget alone.
-        evolution: Sizes and shares, for those that evolve.
+        evolution: DirectionSizes and shares, for those that evolve.
         first: Proposed first, where feasible and in the space.
 
     Raises:

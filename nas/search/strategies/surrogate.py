@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 _one_thread = cache(ThreadpoolController)
 
 
-class ResponseSurface:
+class BayesianLinearSurrogate:
     """Draws what architectures may come to.
 
     Args:

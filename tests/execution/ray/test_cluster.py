@@ -10,7 +10,7 @@ from ray.cluster_utils import Cluster
 
 from nas.common.errors import ExecutionError
 from nas.common.progress import LineReporter
-from nas.run.commands import Machine, Overrides, open_study, read_run, start
+from nas.run.commands import ExecutionOptions, Overrides, open_study, read_run, start
 from nas.run.results_csv import canonical_results
 from tests.support.project import Project
 
@@ -51,14 +51,16 @@ class LosesNode(io.StringIO):
 def test_a_search_on_two_nodes_of_which_one_is_lost_ends_with_every_trial_accounted_for(
     project: Project, cluster: Cluster, tmp_path: Path
 ) -> None:
-    source = project.write("cluster.yaml", **{"deterministic": True, "budget.trials": 16, "search.training_steps": 20})
+    source = project.write(
+        "cluster.yaml", **{"deterministic": True, "budget.trials": 16, "search.short_training_steps": 20}
+    )
     quiet = LineReporter(io.StringIO())
-    alone = Machine(worker_count=0, cache_directory=tmp_path / "cache")
+    alone = ExecutionOptions(worker_count=0, cache_directory=tmp_path / "cache")
     start(source, tmp_path / "alone", Overrides(), alone, quiet)
 
     node = cluster.add_node(num_cpus=1, env_vars={"XDG_CACHE_HOME": str(tmp_path / "other")})
     log = LosesNode(cluster, node)
-    machine = Machine(ray_address=cluster.address)
+    machine = ExecutionOptions(ray_address=cluster.address)
     # On one machine the other node finds the driver's features; `test_node_setup.py` has the case where it does not.
     start(source, tmp_path / "run", Overrides(), machine, LineReporter(log))
     assert "takes part with 1 worker(s)" in log.getvalue() and "was lost with 1 worker(s)" in log.getvalue()
@@ -67,7 +69,7 @@ def test_a_search_on_two_nodes_of_which_one_is_lost_ends_with_every_trial_accoun
     run, expected = (read_run(tmp_path / name) for name in ("run", "alone"))
     with open_study(tmp_path / "run", run) as study, open_study(tmp_path / "alone", expected) as reference:
         assert study.running == {} and study.rejections == []
-        assert [study.count(stage) for stage in ("inherited", "trained", "full")] == [16, 8, 2]
+        assert [study.count(stage) for stage in ("one_shot", "short", "full")] == [16, 8, 2]
         assert canonical_results(study) == canonical_results(reference)
 
 
@@ -77,14 +79,14 @@ def test_a_node_that_cannot_read_the_data_is_left_out_and_named(
     cluster.add_node(num_cpus=1, env_vars={"XDG_CACHE_HOME": "/proc/no_cache"})
     log = io.StringIO()
     source = own_project.write("left_out.yaml", **{"budget.trials": 4})
-    start(source, tmp_path / "run", Overrides(), Machine(ray_address=cluster.address), LineReporter(log))
+    start(source, tmp_path / "run", Overrides(), ExecutionOptions(ray_address=cluster.address), LineReporter(log))
     assert "is left out: " in log.getvalue() and "/proc/no_cache" in log.getvalue()
     assert "exported model" in log.getvalue()
 
 
 def test_a_ray_that_was_not_started_here_is_not_shut_down(project: Project, cluster: Cluster, tmp_path: Path) -> None:
     ray.init(address=cluster.address, log_to_driver=False)
-    machine = Machine(cache_directory=tmp_path / "cache")
+    machine = ExecutionOptions(cache_directory=tmp_path / "cache")
     overrides = Overrides(trials=2)
     start(project.root / "search.yaml", tmp_path / "run", overrides, machine, LineReporter(io.StringIO()))
     assert ray.is_initialized() and ray.cluster_resources()["CPU"] == 1
@@ -92,6 +94,6 @@ def test_a_ray_that_was_not_started_here_is_not_shut_down(project: Project, clus
 
 
 def test_an_address_where_no_cluster_is_is_one_clear_error(project: Project, tmp_path: Path) -> None:
-    machine = Machine(ray_address="127.0.0.1:1", cache_directory=tmp_path / "cache")
+    machine = ExecutionOptions(ray_address="127.0.0.1:1", cache_directory=tmp_path / "cache")
     with pytest.raises(ExecutionError, match=r"--ray-address '127\.0\.0\.1:1': no Ray cluster answers there"):
         start(project.root / "search.yaml", tmp_path / "run", Overrides(), machine, LineReporter(io.StringIO()))

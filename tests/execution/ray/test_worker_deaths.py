@@ -33,7 +33,7 @@ class Misbehaving(CandidateWorker):
 def test_what_a_worker_died_of_is_told_and_the_next_job_finds_another(setup: WorkerSetup) -> None:
     placement = Placement(worker_count=1, most_by_memory=1, threads=1)
     executor = RayExecutor(setup, placement=placement, factory=Misbehaving)
-    expected = {11: "crash", 12: "crash", 13: "outside", 14: "error", 15: "memory"}
+    expected = {11: "crash", 12: "crash", 13: "killed_externally", 14: "error", 15: "memory"}
     try:
         for trial, kind in expected.items():
             submit(executor, job(trial))

@@ -22,7 +22,7 @@ from nas.models.encoders import (
     load_tokenizer,
     resolve_checkpoint,
     save_tail,
-    thawed,
+    trainable_copy,
 )
 from nas.models.encoders.bert import BertEncoder
 from nas.models.encoders.checkpoints import load_config
@@ -59,7 +59,7 @@ def features(encoder: Encoder, inputs: Tensor, mask: Tensor | None) -> tuple[Ten
     """Rows behind the last layer, and what a classifier reads of them."""
     rows = encoder.embed(inputs)
     bias = encoder.data_bias(mask, rows.shape[1], rows.dtype)
-    rows = encoder.run(rows, bias, start=0, stop=encoder.depth)
+    rows = encoder.run(rows, bias, start=0, stop=encoder.num_layers)
     return rows, encoder.pool(encoder.finish(encoder.readout_rows(rows, mask)))
 
 
@@ -91,7 +91,7 @@ def test_primitives_put_together_are_the_layer(family: TinyFamily, sizes: tuple[
     model = family.model(*sizes)
     encoder, (inputs, mask) = family.encoder(model), family.batch()
     calls = family.layer_calls(model, inputs, mask)
-    assert len(calls) == encoder.depth == sizes[0]
+    assert len(calls) == encoder.num_layers == sizes[0]
     for layer, (rows, expected) in zip(encoder.layers, calls, strict=True):
         bias = encoder.data_bias(text_mask(family, mask), rows.shape[1], rows.dtype)
         seen = mask.expand(rows.shape[:2])
@@ -103,7 +103,7 @@ def test_primitives_put_together_are_the_layer(family: TinyFamily, sizes: tuple[
 def test_layers_put_together_are_the_model(family: TinyFamily, sizes: tuple[int, int]) -> None:
     model = family.model(*sizes)
     encoder, (inputs, mask) = family.encoder(model), family.batch()
-    assert (encoder.depth, encoder.width) == sizes
+    assert (encoder.num_layers, encoder.hidden_size) == sizes
     rows, pooled = features(encoder, inputs, text_mask(family, mask))
     output = family.output(model, inputs, mask)
     seen = mask.expand(rows.shape[:2])
@@ -132,7 +132,7 @@ def test_gradients_of_the_layers_are_the_models(family: TinyFamily) -> None:
     bias = encoder.data_bias(text_mask(family, mask), rows.shape[1], rows.dtype)
     weights = torch.randn(rows.shape, dtype=rows.dtype) * mask[..., None]
 
-    (got,) = torch.autograd.grad((encoder.run(rows, bias, start=0, stop=encoder.depth) * weights).sum(), rows)
+    (got,) = torch.autograd.grad((encoder.run(rows, bias, start=0, stop=encoder.num_layers) * weights).sum(), rows)
     stacked, full = rows, family.data_mask(model, rows, mask.expand(rows.shape[:2])).expand(-1, -1, rows.shape[1], -1)
     for layer in family.layers_of(model):
         output = layer(stacked, full)
@@ -145,7 +145,7 @@ def test_gradients_of_the_layers_are_the_models(family: TinyFamily) -> None:
 def test_a_thawed_copy_is_trained_as_the_model_is(family: TinyFamily) -> None:
     model = family.model()
     encoder, (inputs, mask) = family.encoder(model), family.batch()
-    copied = thawed(encoder)
+    copied = trainable_copy(encoder)
     _, pooled = features(copied, inputs, text_mask(family, mask))
     weights = torch.randn_like(pooled)
     torch.autograd.backward((pooled * weights).sum())
@@ -163,7 +163,7 @@ def test_a_part_of_an_encoder_is_not_thawed(tmp_path: Path) -> None:
     encoder = BertEncoder(bert_model())
     save_tail(encoder, 1, tmp_path / "tail.pt")
     with pytest.raises(ValueError, match="some layers of this one were not loaded"):
-        thawed(load_tail(encoder.config, 1, tmp_path / "tail.pt"))
+        trainable_copy(load_tail(encoder.config, 1, tmp_path / "tail.pt"))
 
 
 @every_family
@@ -200,7 +200,7 @@ def test_readout_rows_are_the_familys(family: TinyFamily) -> None:
 def test_the_readout_row_of_clip_texts_is_the_last_token() -> None:
     family = next(family for family in TEXT_FAMILIES if family.model_type == "clip_text_model")
     encoder, (ids, mask) = family.encoder(family.model()), family.batch()
-    numbered = torch.arange(ids.shape[1])[None, :, None].expand(*ids.shape, encoder.width)
+    numbered = torch.arange(ids.shape[1])[None, :, None].expand(*ids.shape, encoder.hidden_size)
     assert torch.equal(encoder.readout_rows(numbered, mask)[:, 0, 0], mask.sum(dim=1) - 1)
     assert (encoder.readout_rows(numbered, None)[:, 0, 0] == ids.shape[1] - 1).all()
     for given in (mask, None):
@@ -225,7 +225,7 @@ def test_more_padding_changes_no_row(family: TinyFamily) -> None:
 
 @every_text_family
 def test_the_longest_text_is_as_long_as_there_are_positions(family: TinyFamily) -> None:
-    encoder = family.encoder(family.model(depth=1))
+    encoder = family.encoder(family.model(num_layers=1))
     assert encoder.max_text_tokens == POSITIONS
     assert encoder.embed(torch.full((1, POSITIONS), 5)).shape[1] == POSITIONS
     with pytest.raises((IndexError, RuntimeError, ValueError)):
@@ -333,7 +333,7 @@ def test_real_text_weights_give_the_models_own_rows() -> None:
     model = BertModel.from_pretrained(checkpoint, dtype=torch.float64, add_pooling_layer=False).eval()
     encoder = load_encoder(checkpoint, "text", torch.float64)
     assert isinstance(encoder, BertEncoder)
-    assert (encoder.depth, encoder.width, encoder.max_text_tokens) == (6, 384, 512)
+    assert (encoder.num_layers, encoder.hidden_size, encoder.max_text_tokens) == (6, 384, 512)
     ids = torch.randint(1000, 20000, (3, 12), generator=torch.Generator().manual_seed(0))
     mask = torch.arange(12)[None] < torch.tensor([[12], [5], [9]])
     assert_equals_the_real_model(encoder, "bert", model, ids, mask)
@@ -344,7 +344,7 @@ def test_real_image_weights_give_the_models_own_rows() -> None:
     model = ViTModel.from_pretrained(checkpoint, dtype=torch.float64, add_pooling_layer=False).eval()
     encoder = load_encoder(checkpoint, "image", torch.float64)
     assert isinstance(encoder, ViTEncoder)
-    assert (encoder.depth, encoder.width) == (12, 192)
+    assert (encoder.num_layers, encoder.hidden_size) == (12, 192)
     pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
     assert_equals_the_real_model(encoder, "vit", model, pixels, torch.ones(2, 1, dtype=torch.bool))
 

@@ -29,7 +29,7 @@ print(private_bytes() - before)
 
 @pytest.mark.parametrize("family", ALL_FAMILIES, ids=str)
 def test_layers_mapped_from_a_file_are_the_encoders_own(family: TinyFamily, tmp_path: Path) -> None:
-    encoder = family.encoder(family.model(depth=3))
+    encoder = family.encoder(family.model(num_layers=3))
     inputs, everything = family.batch()
     mask = everything if family.modality == "text" else None
     rows = encoder.embed(inputs)

@@ -28,12 +28,12 @@ from nas.models.fusion.mbt.architecture import MBTArchitecture
 from nas.models.fusion.p_bert.architecture import PBERTArchitecture
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.prompt_fuse.architecture import PromptFuseArchitecture
-from nas.models.fusion.registry import model_class
+from nas.models.fusion.registry import load_model_class
 from nas.models.fusion.supernet import build_model, build_supernet, extract
 from nas.models.fusion.vpt.architecture import VPTArchitecture
 from nas.run.export import assemble
-from nas.search.space import RAW, Architecture, EncoderSizes, Reads, SearchSpace
-from nas.search.space.families import FAMILIES, architecture_class
+from nas.search.space import RAW, Architecture, EncoderSizes, EntryLayers, SearchSpace
+from nas.search.space.families import FAMILIES, load_architecture_class
 from nas.training.losses import Loss
 from nas.training.trainer import Trainer
 from tests.support import oracle
@@ -65,7 +65,7 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 def space_of(family: str) -> SearchSpace:
-    return SPACES.get(family) or SearchSpace(architecture_class(family), {})
+    return SPACES.get(family) or SearchSpace(load_architecture_class(family), {})
 
 
 def middling(family: str) -> Architecture:
@@ -74,8 +74,8 @@ def middling(family: str) -> Architecture:
     return everyone[len(everyone) // 2]
 
 
-def encoders(dtype: torch.dtype = torch.float64, *, image_width: int = 24) -> tuple[Encoder, Encoder]:
-    image = vit_model(width=image_width, heads=image_width // 8, dtype=dtype)
+def encoders(dtype: torch.dtype = torch.float64, *, image_hidden_size: int = 24) -> tuple[Encoder, Encoder]:
+    image = vit_model(width=image_hidden_size, heads=image_hidden_size // 8, dtype=dtype)
     return ViTEncoder(image), BertEncoder(bert_model(dtype=dtype))
 
 
@@ -87,30 +87,30 @@ def fresh(
         image_encoder=image,
         text_encoder=text,
         architecture=architecture or middling(family),
-        class_count=CLASSES,
+        num_classes=CLASSES,
         seed=0,
     )
     return model.to(next(image.parameters()).dtype)
 
 
 def logits_of(model: FusionModel, pixels: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
-    logits: Tensor = model(features_of(model.encoders, model.reads(), pixels, ids, mask))
+    logits: Tensor = model(features_of(model.encoders, model.entry_layers(), pixels, ids, mask))
     return logits
 
 
 def reads_images(family: str) -> bool:
-    return middling(family).reads(EncoderSizes(4, 3, 24, 16)).image is not None
+    return middling(family).entry_layers(EncoderSizes(4, 3, 24, 16)).image is not None
 
 
 def reads_texts(family: str) -> bool:
-    return middling(family).reads(EncoderSizes(4, 3, 24, 16)).text is not None
+    return middling(family).entry_layers(EncoderSizes(4, 3, 24, 16)).text is not None
 
 
 def test_every_family_has_its_model() -> None:
     assert len(FAMILIES) == 11
     for name in FAMILIES:
-        model = model_class(name)
-        assert model.kind is architecture_class(name)
+        model = load_model_class(name)
+        assert model.architecture_class is load_architecture_class(name)
 
 
 # What it computes
@@ -239,10 +239,10 @@ ORACLES: dict[str, Callable[..., Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("image_width", [24, 16], ids=["widths differ", "one width"])
+@pytest.mark.parametrize("image_hidden_size", [24, 16], ids=["widths differ", "one width"])
 @every_family
-def test_logits_and_gradients_are_those_of_the_paper_written_down(family: str, image_width: int) -> None:
-    pair = encoders(image_width=image_width)
+def test_logits_and_gradients_are_those_of_the_paper_written_down(family: str, image_hidden_size: int) -> None:
+    pair = encoders(image_hidden_size=image_hidden_size)
     vit, bert = pair[0].model, pair[1].model
     raw = raw_batch()
     for architecture in dict.fromkeys([space_of(family).smallest, middling(family), space_of(family).largest]):
@@ -323,7 +323,7 @@ def test_blind_prompts_are_those_of_one_sequence_for_every_text_encoder(text: Ti
     (pixels, _), (ids, mask) = image.batch(), text.batch()
     pixels, ids, mask = pixels[: len(ids)], ids[: len(pixels)], mask[: len(pixels)]
     model: Any = fresh("blind_prompt", pair=pair)
-    features = features_of(pair, model.reads(), pixels, ids, mask)
+    features = features_of(pair, model.entry_layers(), pixels, ids, mask)
     z, count = model.projection(pair[0].finish(features.image_tokens)), len(model.prompts)
     rows = torch.cat([features.text_tokens, z, model.prompts.expand(len(z), -1, -1)], dim=1)
     hidden = joint_bias(pair[1], features.text_tokens, mask, further=z.shape[1] + count)
@@ -361,9 +361,9 @@ def test_everything_trained_gets_a_gradient_and_frozen_means_frozen(family: str)
 def test_slices_of_the_supernet_are_models_of_their_own(family: str) -> None:
     image, text = encoders()
     space = space_of(family)
-    supernet = build_supernet(image_encoder=image, text_encoder=text, space=space, class_count=CLASSES, seed=1).double()
+    supernet = build_supernet(image_encoder=image, text_encoder=text, space=space, num_classes=CLASSES, seed=1).double()
     for architecture in dict.fromkeys([space.smallest, middling(family), space.largest]):
-        features = features_of(supernet.encoders, supernet.reads(architecture), *raw_batch())
+        features = features_of(supernet.encoders, supernet.entry_layers(architecture), *raw_batch())
         alone = extract(supernet, architecture).double()
         sliced = supernet(features, architecture)
         torch.testing.assert_close(alone(features), sliced, rtol=0, atol=1e-12)
@@ -381,9 +381,9 @@ def test_an_architecture_of_another_family_or_depth_is_refused(family: str) -> N
     other = "pmf" if family != "pmf" else "mbt"
     with pytest.raises(ValueError, match=f"a {family} model cannot have the architecture"):
         fresh(family).__class__(
-            image_encoder=encoders()[0], text_encoder=encoders()[1], architecture=middling(other), class_count=2
+            image_encoder=encoders()[0], text_encoder=encoders()[1], architecture=middling(other), num_classes=2
         )
-    gene = architecture_class(family).layer_gene()
+    gene = load_architecture_class(family).layer_gene()
     if gene is not None:
         with pytest.raises(ValueError, match=f"{gene.name} must be 0 to"):
             fresh(family, replace(space_of(family).largest, **{gene.name: 4}))  # type: ignore[type-var]
@@ -406,17 +406,19 @@ def test_trainable_parameters_are_the_closed_forms() -> None:
         "blind_prompt": 20 * 16 + (24 + 1) * 16 + head[1],
     }
     for family, count in expected.items():
-        architecture = architecture_class(family).default(sizes_of(*pair)) if family != "mbt" else MBTArchitecture(1, 2)
-        assert model_class(family).parameter_count(pair, architecture, CLASSES) == count, family
+        architecture = (
+            load_architecture_class(family).default(sizes_of(*pair)) if family != "mbt" else MBTArchitecture(1, 2)
+        )
+        assert load_model_class(family).parameter_count(pair, architecture, CLASSES) == count, family
 
 
 def test_defaults_are_the_papers() -> None:
     base = EncoderSizes(12, 12, 768, 768)
-    assert architecture_class("mbt").default(base) == MBTArchitecture(8, 4)
-    assert architecture_class("vpt").default(base) == VPTArchitecture(0, 10)
-    assert architecture_class("p_bert").default(base) == PBERTArchitecture(0, 10)
-    assert architecture_class("prompt_fuse").default(base) == PromptFuseArchitecture(20)
-    assert architecture_class("blind_prompt").default(base) == BlindPromptArchitecture(20)
+    assert load_architecture_class("mbt").default(base) == MBTArchitecture(8, 4)
+    assert load_architecture_class("vpt").default(base) == VPTArchitecture(0, 10)
+    assert load_architecture_class("p_bert").default(base) == PBERTArchitecture(0, 10)
+    assert load_architecture_class("prompt_fuse").default(base) == PromptFuseArchitecture(20)
+    assert load_architecture_class("blind_prompt").default(base) == BlindPromptArchitecture(20)
 
 
 # What it needs
@@ -431,10 +433,10 @@ def batch_of(features: Features, size: int) -> Batch:
     )
 
 
-@pytest.mark.parametrize(("micro_batches", "image_width"), [(1, 24), (2, 24), (1, 16)])
+@pytest.mark.parametrize(("micro_batches", "image_hidden_size"), [(1, 24), (2, 24), (1, 16)])
 @every_family
-def test_predicted_memory_is_what_a_step_holds(family: str, micro_batches: int, image_width: int) -> None:
-    pair = encoders(torch.float32, image_width=image_width)
+def test_predicted_memory_is_what_a_step_holds(family: str, micro_batches: int, image_hidden_size: int) -> None:
+    pair = encoders(torch.float32, image_hidden_size=image_hidden_size)
     space = space_of(family)
     recipe = replace(RECIPE, batch_size=4)
     memory = MemoryModel(
@@ -444,7 +446,7 @@ def test_predicted_memory_is_what_a_step_holds(family: str, micro_batches: int, 
         image_shape=(3, 16, 16),
         image_token_count=5,
         text_token_count=7,
-        class_count=CLASSES,
+        num_classes=CLASSES,
         features=FeaturesConfig(dtype="float16", disk_bytes=2**30, attention=False, views=1),
         space=space,
     )
@@ -455,7 +457,9 @@ def test_predicted_memory_is_what_a_step_holds(family: str, micro_batches: int, 
         assert prediction.trained_bytes == 4 * sum(parameter.numel() for parameter in trained)
         assert memory.parameter_count(architecture) == sum(parameter.numel() for parameter in trained)
         pixels, ids, _ = raw_batch(size=4 // micro_batches)
-        features = features_of(pair, model.reads(), pixels.float(), ids, torch.ones(len(ids), 7, dtype=torch.bool))
+        features = features_of(
+            pair, model.entry_layers(), pixels.float(), ids, torch.ones(len(ids), 7, dtype=torch.bool)
+        )
         stored = replace(features, image_tokens=halved(features.image_tokens), text_tokens=halved(features.text_tokens))
         trainer = Trainer(model=model, recipe=recipe, step_count=1, loss=Loss(None, 0.0))
         weights = [*trained, *(parameter for encoder in pair for parameter in encoder.parameters())]
@@ -484,11 +488,11 @@ def cloned(features: Features) -> Features:
 @every_family
 def test_where_a_family_starts_to_read_depends_on_its_layer_gene_alone(family: str) -> None:
     sizes, space = EncoderSizes(4, 3, 24, 16), space_of(family)
-    reads = {architecture.first_layer: architecture.reads(sizes) for architecture in space}
-    assert all(architecture.reads(sizes) == reads[architecture.first_layer] for architecture in space)
-    trains = architecture_class(family).trains
+    reads = {architecture.first_layer: architecture.entry_layers(sizes) for architecture in space}
+    assert all(architecture.entry_layers(sizes) == reads[architecture.first_layer] for architecture in space)
+    trains = load_architecture_class(family).trains
     for found in reads.values():
-        assert isinstance(found, Reads)
+        assert isinstance(found, EntryLayers)
         for modality, layer in zip(("image", "text"), found, strict=True):
             assert (layer == RAW) == (modality in trains)
 
@@ -543,6 +547,6 @@ def test_an_exported_model_is_the_same_when_it_is_loaded(family: str, tmp_path: 
     used = [name for name in ("image_encoder", "text_encoder") if hasattr(loaded, name)]
     assert used == [
         f"{modality}_encoder"
-        for modality, layer in zip(("image", "text"), model.reads(), strict=True)
+        for modality, layer in zip(("image", "text"), model.entry_layers(), strict=True)
         if layer not in (None, RAW)
     ]

@@ -45,7 +45,7 @@ class Case:
             image_encoder=self.image.encoder(self.image_model),
             text_encoder=self.text.encoder(self.text_model),
             architecture=architecture,
-            class_count=CLASSES,
+            num_classes=CLASSES,
             seed=3,
         ).to(dtype)
         (self.pixels, _), (self.ids, self.mask) = self.image.batch(dtype), self.text.batch()

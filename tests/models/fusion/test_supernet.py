@@ -20,7 +20,7 @@ CHOICES = {
     "mapping_width": (2, 5, 9),
 }
 SPACE = SearchSpace(PMFArchitecture, CHOICES)
-FREE = SearchSpace(PMFArchitecture, CHOICES, dict.fromkeys(GENES[1:], "layer_and_direction"), depth=3)
+FREE = SearchSpace(PMFArchitecture, CHOICES, dict.fromkeys(GENES[1:], "layer_and_direction"), num_layers=3)
 SOME = [
     SPACE.smallest,
     SPACE.largest,
@@ -34,7 +34,7 @@ def supernet(dtype: torch.dtype = torch.float64) -> PMF:
         image_encoder=ViTEncoder(vit_model(dtype=dtype)),
         text_encoder=BertEncoder(bert_model(dtype=dtype)),
         space=SPACE,
-        class_count=5,
+        num_classes=5,
         seed=0,
     ).to(dtype)
 

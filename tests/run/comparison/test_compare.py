@@ -18,11 +18,11 @@ from nas.common.progress import LineReporter
 from nas.config.load import load_config
 from nas.execution.worker import CandidateWorker
 from nas.models.fusion.pmf.architecture import PMFArchitecture
-from nas.run.commands import Machine, Overrides, best_full, open_study
+from nas.run.commands import ExecutionOptions, Overrides, best_full, open_study
 from nas.run.comparison.compare import ENTRIES, SEARCHED, compare
 from nas.run.comparison.report import spread
 from nas.run.finalize import evaluate_exported
-from nas.run.reruns import Repetitions
+from nas.run.reruns import RerunStore
 from nas.search.space import Architecture
 from nas.search.space.families import FAMILIES
 from nas.search.trial import Job, Result
@@ -34,8 +34,8 @@ RATES = [1e-3, 1e-2]
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    return Machine(worker_count=0, cache_directory=tmp_path_factory.mktemp("cache"))
+def machine(tmp_path_factory: pytest.TempPathFactory) -> ExecutionOptions:
+    return ExecutionOptions(worker_count=0, cache_directory=tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def source(project: Project) -> Path:
 
 
 def compared(
-    source: Path, directory: Path, machine: Machine, names: Sequence[str], seeds: int = 2, **overrides: Any
+    source: Path, directory: Path, machine: ExecutionOptions, names: Sequence[str], seeds: int = 2, **overrides: Any
 ) -> str:
     stream = io.StringIO()
     compare(
@@ -80,7 +80,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float | None, int]]:
 
 
 def test_all_families_and_the_searched_pmf_are_in_the_table(
-    source: Path, machine: Machine, tmp_path: Path, ran: list[tuple[str, float | None, int]]
+    source: Path, machine: ExecutionOptions, tmp_path: Path, ran: list[tuple[str, float | None, int]]
 ) -> None:
     directory = tmp_path / "comparison"
     output = compared(source, directory, machine, ENTRIES)
@@ -91,7 +91,7 @@ def test_all_families_and_the_searched_pmf_are_in_the_table(
     assert len(ran) == len(ENTRIES) * (len(RATES) + 1), "every learning rate once, and the best with a second seed"
     config = load_config(source)
     for name, row in rows.items():
-        kept = Repetitions(directory / name / "trainings.json")
+        kept = RerunStore(directory / name / "trainings.json")
         architectures = {architecture for architecture, _ in kept._results}
         assert len(architectures) == 1
         (architecture,) = architectures
@@ -127,22 +127,22 @@ def test_all_families_and_the_searched_pmf_are_in_the_table(
 
 
 def test_a_comparison_that_was_interrupted_goes_on(
-    source: Path, machine: Machine, tmp_path: Path, ran: list[tuple[str, float | None, int]], monkeypatch: Any
+    source: Path, machine: ExecutionOptions, tmp_path: Path, ran: list[tuple[str, float | None, int]], monkeypatch: Any
 ) -> None:
     expected = tmp_path / "undisturbed"
     compared(source, expected, machine, ["linear", "vpt"])
     undisturbed = len(ran)
     ran.clear()
-    taken = Repetitions.add
+    taken = RerunStore.add
 
-    def failing(self: Repetitions, repetition: int, result: Result) -> None:
+    def failing(self: RerunStore, repetition: int, result: Result) -> None:
         taken(self, repetition, result)
         if len(ran) == 2:
             raise OSError(28, "No space left on device")
 
     directory = tmp_path / "interrupted"
     with monkeypatch.context() as patched:
-        patched.setattr(Repetitions, "add", failing)
+        patched.setattr(RerunStore, "add", failing)
         with pytest.raises(OSError, match="No space left"):
             compared(source, directory, machine, ["linear", "vpt"])
     compared(source, directory, machine, ["linear", "vpt"])
@@ -156,7 +156,7 @@ def test_a_comparison_that_was_interrupted_goes_on(
 
 
 def test_what_does_not_fit_is_said_and_not_trained(
-    source: Path, machine: Machine, tmp_path: Path, ran: list[tuple[str, float | None, int]]
+    source: Path, machine: ExecutionOptions, tmp_path: Path, ran: list[tuple[str, float | None, int]]
 ) -> None:
     """Fine-tuning needs more than a linear classifier."""
     directory = tmp_path / "comparison"
@@ -177,18 +177,18 @@ def test_what_does_not_fit_is_said_and_not_trained(
 
 
 def test_with_less_memory_what_was_trained_stays_in_the_table(
-    source: Path, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, machine: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory, names = tmp_path / "comparison", ["late_concat"]
-    taken = Repetitions.add
+    taken = RerunStore.add
 
-    def failing(self: Repetitions, repetition: int, result: Result) -> None:
+    def failing(self: RerunStore, repetition: int, result: Result) -> None:
         if repetition % 1000:
             raise OSError(28, "No space left on device")
         taken(self, repetition, result)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Repetitions, "add", failing)
+        patched.setattr(RerunStore, "add", failing)
         with pytest.raises(OSError, match="No space left"):
             compared(source, directory, machine, names)
     output = compared(source, directory, machine, names, memory_bytes=501 * 2**20)
@@ -201,11 +201,11 @@ def test_with_less_memory_what_was_trained_stays_in_the_table(
 
 
 def test_what_does_not_fit_is_trained_in_micro_batches_where_the_file_allows_it(
-    project: Project, machine: Machine, tmp_path: Path
+    project: Project, machine: ExecutionOptions, tmp_path: Path
 ) -> None:
     source = project.write(
         "parts.yaml",
-        **{"compare": {"learning_rates": RATES}, "recipe.epochs": 1, "budget.when_too_large": "accumulate"},
+        **{"compare": {"learning_rates": RATES}, "recipe.epochs": 1, "budget.oversized": "accumulate"},
     )
     directory, names = tmp_path / "comparison", ["mmbt"]
     compared(source, directory, machine, names, seeds=1)
@@ -221,7 +221,9 @@ def test_what_does_not_fit_is_trained_in_micro_batches_where_the_file_allows_it(
     assert rows_of(tmp_path / "small")["mmbt"] == parts, "with more memory it is what it was"
 
 
-def test_a_learning_rate_that_is_too_high_is_left_out(project: Project, machine: Machine, tmp_path: Path) -> None:
+def test_a_learning_rate_that_is_too_high_is_left_out(
+    project: Project, machine: ExecutionOptions, tmp_path: Path
+) -> None:
     rates = [1e-3, 1e20, 1e25, 1e30, 1e35]
     source = project.write("wild.yaml", **{"compare": {"learning_rates": rates}, "recipe.clip_norm": None})
     output = compared(source, tmp_path / "comparison", machine, ["vpt"], seeds=1)
@@ -236,7 +238,7 @@ def test_a_learning_rate_that_is_too_high_is_left_out(project: Project, machine:
 
 def test_seeds_that_all_fail_are_recorded_and_the_others_counted(
     project: Project,
-    machine: Machine,
+    machine: ExecutionOptions,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     ran: list[tuple[str, float | None, int]],
@@ -276,7 +278,7 @@ def test_seeds_that_all_fail_are_recorded_and_the_others_counted(
 )
 def test_learning_rates_are_tried_from_the_middle_on_towards_where_it_gets_better(
     project: Project,
-    machine: Machine,
+    machine: ExecutionOptions,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     scores: list[int | None],
@@ -305,7 +307,7 @@ def test_learning_rates_are_tried_from_the_middle_on_towards_where_it_gets_bette
 
 
 def test_numbers_of_other_settings_are_not_mixed(
-    project: Project, source: Path, machine: Machine, tmp_path: Path
+    project: Project, source: Path, machine: ExecutionOptions, tmp_path: Path
 ) -> None:
     compared(source, tmp_path / "comparison", machine, ["linear"], seeds=1)
     other = project.write("other.yaml", **{"compare": {"learning_rates": RATES}, "recipe.epochs": 3})
@@ -325,7 +327,7 @@ def test_numbers_of_other_settings_are_not_mixed(
 
 
 def test_the_command_writes_the_table(
-    source: Path, machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: Path, machine: ExecutionOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = tmp_path / "comparison"
     arguments = ["compare", str(source), "--families", "p_bert", "linear", "--seeds", "1", "--run-dir", str(directory)]
@@ -335,7 +337,9 @@ def test_the_command_writes_the_table(
     assert "P-BERT" in shown and f"{directory}/comparison.md" in shown
 
 
-def test_numbers_of_other_data_are_not_mixed(project: Project, source: Path, machine: Machine, tmp_path: Path) -> None:
+def test_numbers_of_other_data_are_not_mixed(
+    project: Project, source: Path, machine: ExecutionOptions, tmp_path: Path
+) -> None:
     directory, manifest = tmp_path / "comparison", project.root / "manifest.csv"
     compared(source, directory, machine, ["linear"], seeds=1)
     before = manifest.read_text()
@@ -363,7 +367,7 @@ def test_numbers_of_other_data_are_not_mixed(project: Project, source: Path, mac
 
 
 def test_a_first_attempt_that_fails_leaves_nothing_behind(
-    project: Project, source: Path, machine: Machine, tmp_path: Path
+    project: Project, source: Path, machine: ExecutionOptions, tmp_path: Path
 ) -> None:
     directory = tmp_path / "comparison"
     with pytest.raises(NasError, match="nowhere"):
@@ -380,7 +384,7 @@ def test_a_first_attempt_that_fails_leaves_nothing_behind(
 
 
 def test_a_start_that_is_killed_leaves_nothing_that_stands_in_the_way(
-    source: Path, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, machine: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tmp_path / "comparison"
     with monkeypatch.context() as patched:
@@ -395,7 +399,7 @@ def test_a_start_that_is_killed_leaves_nothing_that_stands_in_the_way(
 
 
 def test_what_is_wrong_with_pmfs_space_is_said_before_other_families_are_trained(
-    project: Project, machine: Machine, tmp_path: Path, ran: list[tuple[str, float | None, int]]
+    project: Project, machine: ExecutionOptions, tmp_path: Path, ran: list[tuple[str, float | None, int]]
 ) -> None:
     wrong = project.write("deep.yaml", **{"space.fusion_layer": [0, 1, 40]})
     with pytest.raises(NasError, match=r"deep\.yaml: 1 problem.*\n.*space\.fusion_layer: 40 is not allowed"):
@@ -404,7 +408,7 @@ def test_what_is_wrong_with_pmfs_space_is_said_before_other_families_are_trained
 
 
 def test_a_searched_pmf_alone_goes_on_when_its_search_was_stopped(
-    source: Path, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, machine: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tmp_path / "comparison"
     run = CandidateWorker.run
@@ -428,7 +432,7 @@ def test_a_searched_pmf_alone_goes_on_when_its_search_was_stopped(
 
 
 def test_with_another_budget_it_is_searched_on_until_its_answer_is_trained(
-    project: Project, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, machine: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory, answers = tmp_path / "comparison", []
     original = best_full
@@ -458,7 +462,7 @@ def test_with_another_budget_it_is_searched_on_until_its_answer_is_trained(
 
 
 def test_the_answer_is_read_from_the_database_that_the_search_was_given(
-    source: Path, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, machine: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the password, which is not kept."""
     opened: list[str | None] = []
@@ -475,7 +479,7 @@ def test_the_answer_is_read_from_the_database_that_the_search_was_given(
 
 
 def test_who_ran_out_of_memory_is_tried_again_with_more_of_it_and_other_failures_are_not(
-    source: Path, machine: Machine, tmp_path: Path, ran: list[tuple[str, float | None, int]]
+    source: Path, machine: ExecutionOptions, tmp_path: Path, ran: list[tuple[str, float | None, int]]
 ) -> None:
     directory = tmp_path / "comparison"
     compared(source, directory, machine, ["linear"], seeds=1)
@@ -499,7 +503,9 @@ def test_who_ran_out_of_memory_is_tried_again_with_more_of_it_and_other_failures
         compared(source, directory, machine, ["linear"], seeds=1)
 
 
-def test_one_driver_at_a_time(source: Path, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_driver_at_a_time(
+    source: Path, machine: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory = tmp_path / "comparison"
     directory.mkdir()
     with contextlib.closing(LockFile(directory / "driver.lock")), pytest.raises(StudyError, match=str(directory)):

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture, Sizes
-from nas.search.space import PER, Architecture, Per, SearchSpace, shown
+from nas.models.fusion.pmf.architecture import GENES, DirectionSizes, PMFArchitecture
+from nas.search.space import PER, Architecture, Per, SearchSpace, format_gene
 
 CHOICES = dict.fromkeys(GENES, (1, 2, 3))
 
@@ -20,7 +20,7 @@ def spaces(draw: st.DrawFn) -> SearchSpace:
         values = st.integers(min_value=gene.smallest, max_value=6 if gene.is_layer else 20)
         choices[gene.name] = tuple(sorted(draw(st.sets(values, min_size=1, max_size=4))))
     per = {gene: draw(st.sampled_from(PER)) for gene in GENES[1:]}
-    return SearchSpace(PMFArchitecture, choices, per, depth=choices["fusion_layer"][-1] + draw(st.integers(1, 2)))
+    return SearchSpace(PMFArchitecture, choices, per, num_layers=choices["fusion_layer"][-1] + draw(st.integers(1, 2)))
 
 
 @st.composite
@@ -30,7 +30,7 @@ def small_spaces(draw: st.DrawFn) -> SearchSpace:
     choices = {gene: tuple(sorted(draw(few))) for gene in GENES}
     choices["fusion_layer"] = draw(st.sampled_from([(0,), (1,), (0, 1)]))
     free = draw(st.permutations(GENES[1:]))[:2]
-    return SearchSpace(PMFArchitecture, choices, {gene: draw(st.sampled_from(PER)) for gene in free}, depth=2)
+    return SearchSpace(PMFArchitecture, choices, {gene: draw(st.sampled_from(PER)) for gene in free}, num_layers=2)
 
 
 @given(spaces(), st.integers(0, 1000))
@@ -85,8 +85,8 @@ def test_an_architecture_is_what_its_variables_say(space: SearchSpace, seed: int
     for filler in range(2):
         others = {variable.name: variable.choices[-filler] for variable in space.variables}
         assert space.decode(others | values) == architecture
-    assert space.depth is not None
-    for index in range(space.depth - first):
+    assert space.num_layers is not None
+    for index in range(space.num_layers - first):
         for direction, sizes in enumerate(architecture.at(index)):
             for variable in space.variables[1:]:
                 if variable.layer in (None, first + index) and variable.direction in (None, direction):
@@ -98,8 +98,8 @@ def test_the_largest_contains_every_architecture(space: SearchSpace, seed: int) 
     architecture = space.sample(random.Random(seed))
     assert space.largest.fusion_layer <= architecture.fusion_layer
     least, most = space.smallest.at(0)[0], space.largest.at(0)[0]
-    assert space.depth is not None
-    for index in range(space.depth - architecture.fusion_layer):
+    assert space.num_layers is not None
+    for index in range(space.num_layers - architecture.fusion_layer):
         for sizes in architecture.at(index):
             for gene in GENES[1:]:
                 assert getattr(least, gene) <= getattr(sizes, gene) <= getattr(most, gene)
@@ -118,14 +118,14 @@ def test_one_architecture_written_in_two_ways_is_one() -> None:
     plain = PMFArchitecture(1, 4, 2, ((0, 3), (0, 3)), ((8, 8), (8, 8)))
     assert free == plain and hash(free) == hash(plain)
     assert free.query_prompts == 4 and free.layer_count == 2 and PMFArchitecture(1, 4, 2, 0, 8).layer_count is None
-    assert free.at(1) == (Sizes(4, 2, 0, 8), Sizes(4, 2, 3, 8))
+    assert free.at(1) == (DirectionSizes(4, 2, 0, 8), DirectionSizes(4, 2, 3, 8))
 
 
 def test_a_gene_is_shown_as_briefly_as_it_can_be() -> None:
     assert str(PMFArchitecture(1, 4, ((1, 1), (2, 2)), ((0, 3), (0, 3)), ((8, 8), (8, 9)))) == (
         "L_f=1 M_qp=4 M_qcp=1,2 M_fcp=0/3 h=8/8,8/9"
     )
-    assert shown(7) == "7"
+    assert format_gene(7) == "7"
 
 
 def test_architectures_have_one_order() -> None:
@@ -149,7 +149,7 @@ def test_genes_that_speak_of_different_layers_are_refused() -> None:
         PMFArchitecture(1, 4, 1, 1, 1),
         PMFArchitecture(1, ((1, 2),) * 3, 1, 1, 1),  # directions share query prompts
         PMFArchitecture(1, 1, 1, ((1, 2), (1, 2), (1, 3)), 1),  # layers share fusion context prompts
-        PMFArchitecture(1, ((1, 1), (2, 2)), 1, 1, 1),  # of another depth
+        PMFArchitecture(1, ((1, 1), (2, 2)), 1, 1, 1),  # of another num_layers
     ],
     ids=str,
 )
@@ -158,7 +158,7 @@ def test_what_the_space_does_not_hold_is_not_in_it(stranger: Architecture) -> No
         PMFArchitecture,
         {**CHOICES, "fusion_layer": (1, 2)},
         {"query_prompts": "layer", "fusion_context_prompts": "direction"},
-        depth=4,
+        num_layers=4,
     )
     assert PMFArchitecture(1, ((1, 1), (2, 2), (3, 3)), 1, ((1, 2),) * 3, 1) in space
     assert stranger not in space and "a text" not in space
@@ -168,7 +168,7 @@ def test_what_the_space_does_not_hold_is_not_in_it(stranger: Architecture) -> No
 
 def test_variables_are_named_by_what_they_are_for() -> None:
     per: dict[str, Per] = {"query_prompts": "layer", "mapping_width": "layer_and_direction"}
-    space = SearchSpace(PMFArchitecture, {**CHOICES, "fusion_layer": (1, 2)}, per, depth=3)
+    space = SearchSpace(PMFArchitecture, {**CHOICES, "fusion_layer": (1, 2)}, per, num_layers=3)
     assert [variable.name for variable in space.variables] == [
         "fusion_layer",
         *("query_prompts.layer_1", "query_prompts.layer_2"),
@@ -182,7 +182,7 @@ def test_variables_are_named_by_what_they_are_for() -> None:
 
 def test_mutation_with_probability_zero_changes_nothing() -> None:
     for per in get_args(Per):
-        space = SearchSpace(PMFArchitecture, CHOICES, dict.fromkeys(GENES[1:], per), depth=4)
+        space = SearchSpace(PMFArchitecture, CHOICES, dict.fromkeys(GENES[1:], per), num_layers=4)
         architecture = space.sample(random.Random(0))
         assert space.mutate(architecture, random.Random(0), 0.0) == architecture
 
@@ -196,16 +196,16 @@ def test_unusable_values_are_refused(values: tuple[int, ...]) -> None:
 @given(spaces(), st.randoms(use_true_random=False))
 def test_a_space_around_an_architecture_holds_it(space: SearchSpace, rng: random.Random) -> None:
     architecture = space.sample(rng)
-    around = SearchSpace.around(architecture, space.depth or architecture.first_layer + 1)
+    around = SearchSpace.around(architecture, space.num_layers or architecture.first_layer + 1)
     assert architecture in around
     if architecture.layer_count is None:
         assert list(around) == [architecture]
 
 
 def test_a_free_gene_needs_the_depth() -> None:
-    with pytest.raises(ValueError, match="mapping_width: free, so the depth must be given, above"):
+    with pytest.raises(ValueError, match="mapping_width: free, so the num_layers must be given, above"):
         SearchSpace(PMFArchitecture, CHOICES, {"mapping_width": "layer"})
     with pytest.raises(ValueError, match="got 3"):
-        SearchSpace(PMFArchitecture, CHOICES, {"mapping_width": "direction"}, depth=3)
+        SearchSpace(PMFArchitecture, CHOICES, {"mapping_width": "direction"}, num_layers=3)
     with pytest.raises(ValueError, match="can be free"):
-        SearchSpace(PMFArchitecture, CHOICES, {"fusion_layer": "layer"}, depth=4)
+        SearchSpace(PMFArchitecture, CHOICES, {"fusion_layer": "layer"}, num_layers=4)

@@ -19,7 +19,7 @@ FREE = SearchSpace(
     PMFArchitecture,
     {**dict.fromkeys(GENES, (1, 2)), "fusion_layer": (0, 1), "mapping_width": (4,)},
     {"query_prompts": "layer_and_direction"},
-    depth=2,
+    num_layers=2,
 )
 
 
@@ -31,7 +31,7 @@ LARGE = SearchSpace(
     PMFArchitecture,
     {**dict.fromkeys(GENES, (1, 2, 3, 4)), "fusion_layer": (0,), "mapping_width": (1, 2)},
     {"query_prompts": "layer_and_direction", "query_context_prompts": "layer_and_direction"},
-    depth=4,
+    num_layers=4,
 )
 COUNTS = {"gp": 14}
 """Proposals of the slow ones; it draws its first 8 at random."""

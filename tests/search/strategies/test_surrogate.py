@@ -5,11 +5,11 @@ import pytest
 
 from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
 from nas.search.space import Architecture, SearchSpace
-from nas.search.strategies.surrogate import ResponseSurface
+from nas.search.strategies.surrogate import BayesianLinearSurrogate
 
 SPACE = SearchSpace(PMFArchitecture, {**dict.fromkeys(GENES, (1, 2, 3, 4)), "fusion_layer": (0, 1, 2)})
 FREE = SearchSpace(
-    PMFArchitecture, SPACE.choices, {"query_prompts": "layer", "mapping_width": "layer_and_direction"}, depth=3
+    PMFArchitecture, SPACE.choices, {"query_prompts": "layer", "mapping_width": "layer_and_direction"}, num_layers=3
 )
 
 
@@ -26,7 +26,7 @@ def test_the_posterior_is_that_of_the_textbook(space: SearchSpace) -> None:
     rng = random.Random(0)
     seen, asked = [space.sample(rng) for _ in range(25)], [space.sample(rng) for _ in range(6)]
     values = np.array([truth(entry) + rng.gauss(0, 0.3) for entry in seen])
-    surface = ResponseSurface(space)
+    surface = BayesianLinearSurrogate(space)
     for entry, value in zip(seen, values, strict=True):
         surface.tell(entry, (value,))
     generator = np.random.default_rng(0)
@@ -54,7 +54,7 @@ def test_the_posterior_is_that_of_the_textbook(space: SearchSpace) -> None:
 
 def test_it_learns_an_interaction_from_few_noisy_scores() -> None:
     rng = random.Random(1)
-    surface = ResponseSurface(SPACE)
+    surface = BayesianLinearSurrogate(SPACE)
     for _ in range(60):
         entry = SPACE.sample(rng)
         surface.tell(entry, (truth(entry) + rng.gauss(0, 0.3),))
@@ -65,7 +65,7 @@ def test_it_learns_an_interaction_from_few_noisy_scores() -> None:
 
 
 def test_equal_scores_and_no_scores_are_no_trouble() -> None:
-    surface = ResponseSurface(SPACE)
+    surface = BayesianLinearSurrogate(SPACE)
     with pytest.raises(ValueError, match="told nothing"):
         surface.draw([SPACE.smallest], np.random.default_rng(0))
     for entry in (SPACE.smallest, SPACE.largest, SPACE.smallest):

@@ -19,7 +19,7 @@ from nas.models.fusion.prompt_fuse.model import PromptFuse
 class BlindPrompt(PromptFuse):
     """Prompts that nobody else attends to, and a linear classifier on what becomes of them."""
 
-    kind = BlindPromptArchitecture
+    architecture_class = BlindPromptArchitecture
 
     def _read(self, text: Tensor, mask: Tensor | None, image: Tensor, prompts: Tensor) -> Tensor:
         encoder, data = self.encoders[1], torch.cat([text, image], dim=1)

@@ -11,5 +11,5 @@ from nas.models.fusion.single_encoder import FineTuned
 class ImageOnly(FineTuned):
     """The image encoder with all its weights, and a linear classifier; texts are not read."""
 
-    kind = ImageOnlyArchitecture
+    architecture_class = ImageOnlyArchitecture
     modality = "image"

@@ -6,7 +6,7 @@ The PMF paper's "LateConcat" (Li et al., CVPR 2023, table 1); dropout is off, as
 import torch
 from torch import Tensor, nn
 
-from nas.models.encoders import thawed
+from nas.models.encoders import trainable_copy
 from nas.models.fusion.base import Features, FusionModel
 from nas.models.fusion.joint_attention import encoded
 from nas.models.fusion.late_concat.architecture import LateConcatArchitecture
@@ -16,12 +16,12 @@ from nas.search.space import Architecture
 class LateConcat(FusionModel):
     """Both encoders with all their weights, and a linear classifier."""
 
-    kind = LateConcatArchitecture
+    architecture_class = LateConcatArchitecture
 
     def build(self) -> None:
         image, text = self.encoders
-        self.image_encoder, self.text_encoder = thawed(image), thawed(text)
-        self.classifier = nn.Linear(image.width + text.width, self.class_count)
+        self.image_encoder, self.text_encoder = trainable_copy(image), trainable_copy(text)
+        self.classifier = nn.Linear(image.hidden_size + text.hidden_size, self.num_classes)
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         del architecture  # there is one

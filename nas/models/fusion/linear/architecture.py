@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from nas.models.fusion.base_architectures import SingleArchitecture
-from nas.search.space import EncoderSizes, Reads
+from nas.search.space import EncoderSizes, EntryLayers
 
 
 @dataclass(frozen=True)
@@ -14,5 +14,5 @@ class LinearArchitecture(SingleArchitecture):
     title = "Linear"
     source = "A linear classifier on what two frozen encoders say."
 
-    def reads(self, sizes: EncoderSizes) -> Reads:
-        return Reads(sizes.image_depth, sizes.text_depth)
+    def entry_layers(self, sizes: EncoderSizes) -> EntryLayers:
+        return EntryLayers(sizes.image_layers, sizes.text_layers)

@@ -14,11 +14,11 @@ from nas.search.space import Architecture
 class Linear(FusionModel):
     """A linear classifier; everything else is a constant of the data."""
 
-    kind = LinearArchitecture
+    architecture_class = LinearArchitecture
 
     def build(self) -> None:
         image, text = self.encoders
-        self.classifier = nn.Linear(image.width + text.width, self.class_count)
+        self.classifier = nn.Linear(image.hidden_size + text.hidden_size, self.num_classes)
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         del architecture  # there is one

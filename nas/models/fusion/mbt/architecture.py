@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nas.search.space import Architecture, EncoderSizes, Gene, Lengths
+from nas.search.space import Architecture, EncoderSizes, Gene, GeneValue
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class MBTArchitecture(Architecture):
     trains = ("image", "text")
 
     fusion_layer: int
-    bottlenecks: Lengths
+    bottlenecks: GeneValue
 
     @classmethod
     def default(cls, sizes: EncoderSizes) -> "MBTArchitecture":

@@ -11,7 +11,7 @@ text's width to the image's and back.
 import torch
 from torch import Tensor, nn
 
-from nas.models.encoders import thawed
+from nas.models.encoders import trainable_copy
 from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel
 from nas.models.fusion.joint_attention import joint_bias, read_out
 from nas.models.fusion.mbt.architecture import MBTArchitecture
@@ -21,12 +21,12 @@ from nas.search.space import Architecture
 class MBT(FusionModel):
     """Both encoders with all their weights, bottleneck tokens, and a linear classifier for each modality."""
 
-    kind = MBTArchitecture
+    architecture_class = MBTArchitecture
 
     def build(self) -> None:
         image, text = self.encoders
-        self.image_encoder, self.text_encoder = thawed(image), thawed(text)
-        widths = image.width, text.width
+        self.image_encoder, self.text_encoder = trainable_copy(image), trainable_copy(text)
+        widths = image.hidden_size, text.hidden_size
         count = self.architecture.value_at("bottlenecks", 0)[0]
         self.bottleneck_prompts = nn.Parameter(torch.randn(count, widths[1]) * PROMPT_STANDARD_DEVIATION)
         is_same = widths[0] == widths[1]
@@ -35,8 +35,8 @@ class MBT(FusionModel):
         self.to_text: nn.Module = (
             nn.Identity() if is_same or self._fusing(self.architecture) < 2 else nn.Linear(*widths)
         )
-        self.image_classifier = nn.Linear(widths[0], self.class_count)
-        self.text_classifier = nn.Linear(widths[1], self.class_count)
+        self.image_classifier = nn.Linear(widths[0], self.num_classes)
+        self.text_classifier = nn.Linear(widths[1], self.num_classes)
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         architecture = architecture or self.architecture
@@ -45,20 +45,24 @@ class MBT(FusionModel):
         fusing, bottlenecks = self._fusing(architecture), architecture.value_at("bottlenecks", 0)[0]
         z, t = image.embed(features.image_tokens), text.embed(features.text_tokens)
         z_bias, t_bias = joint_bias(image, z, None, bottlenecks), joint_bias(text, t, mask, bottlenecks)
-        z = image.run(z, image.data_bias(None, z.shape[1], z.dtype), start=0, stop=image.depth - fusing)
-        t = text.run(t, text.data_bias(mask, t.shape[1], t.dtype), start=0, stop=text.depth - fusing)
+        z = image.run(z, image.data_bias(None, z.shape[1], z.dtype), start=0, stop=image.num_layers - fusing)
+        t = text.run(t, text.data_bias(mask, t.shape[1], t.dtype), start=0, stop=text.num_layers - fusing)
         shared = self.bottleneck_prompts[:bottlenecks].expand(len(t), -1, -1)  # (B, M, D_txt)
         for layers_left in range(fusing, 0, -1):
             z_rows, t_rows = torch.cat([z, self.to_image(shared)], dim=1), torch.cat([t, shared], dim=1)
             if layers_left == 1:
                 break
-            z_rows = image.run(z_rows, z_bias, start=image.depth - layers_left, stop=image.depth - layers_left + 1)
-            t_rows = text.run(t_rows, t_bias, start=text.depth - layers_left, stop=text.depth - layers_left + 1)
+            z_rows = image.run(
+                z_rows, z_bias, start=image.num_layers - layers_left, stop=image.num_layers - layers_left + 1
+            )
+            t_rows = text.run(
+                t_rows, t_bias, start=text.num_layers - layers_left, stop=text.num_layers - layers_left + 1
+            )
             z, t = z_rows[:, :-bottlenecks], t_rows[:, :-bottlenecks]
             shared = (self.to_text(z_rows[:, -bottlenecks:]) + t_rows[:, -bottlenecks:]) / 2
         # The bottlenecks of the last layer are read by nobody.
-        image_read = read_out(image, z_rows, None, z_bias, image.depth - 1, z.shape[1])
-        text_read = read_out(text, t_rows, mask, t_bias, text.depth - 1, t.shape[1])
+        image_read = read_out(image, z_rows, None, z_bias, image.num_layers - 1, z.shape[1])
+        text_read = read_out(text, t_rows, mask, t_bias, text.num_layers - 1, t.shape[1])
         logits: Tensor = (self.image_classifier(image_read) + self.text_classifier(text_read)) / 2
         return logits
 

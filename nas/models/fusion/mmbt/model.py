@@ -10,7 +10,7 @@ BERT's pooler. Dropout is off, as in all families here.
 import torch
 from torch import Tensor, nn
 
-from nas.models.encoders import thawed
+from nas.models.encoders import trainable_copy
 from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel
 from nas.models.fusion.joint_attention import joint_bias, read_out
 from nas.models.fusion.mmbt.architecture import MMBTArchitecture
@@ -20,21 +20,21 @@ from nas.search.space import Architecture
 class MMBT(FusionModel):
     """Both encoders with all their weights, a projection between them, and a linear classifier on the text's CLS."""
 
-    kind = MMBTArchitecture
+    architecture_class = MMBTArchitecture
 
     def build(self) -> None:
         image, text = self.encoders
-        self.image_encoder, self.text_encoder = thawed(image, is_pooled=False), thawed(text)
-        self.projection = nn.Linear(image.width, text.width)
-        self.segment = nn.Parameter(torch.randn(text.width) * PROMPT_STANDARD_DEVIATION)
-        self.classifier = nn.Linear(text.width, self.class_count)
+        self.image_encoder, self.text_encoder = trainable_copy(image, is_pooled=False), trainable_copy(text)
+        self.projection = nn.Linear(image.hidden_size, text.hidden_size)
+        self.segment = nn.Parameter(torch.randn(text.hidden_size) * PROMPT_STANDARD_DEVIATION)
+        self.classifier = nn.Linear(text.hidden_size, self.num_classes)
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         del architecture  # there is one
         features = features.to(self.classifier.weight.dtype)
         image, text, mask = self.image_encoder, self.text_encoder, features.text_mask
         z = image.embed(features.image_tokens)
-        z = image.run(z, image.data_bias(None, z.shape[1], z.dtype), start=0, stop=image.depth)
+        z = image.run(z, image.data_bias(None, z.shape[1], z.dtype), start=0, stop=image.num_layers)
         z = text.as_embeddings(self.projection(image.finish(z)) + self.segment)  # (B, S, D_txt)
         t = text.embed(features.text_tokens)
         bias = joint_bias(text, t, mask, further=z.shape[1])

@@ -14,5 +14,5 @@ from nas.models.fusion.single_encoder import DeepPrompts
 class PBERT(DeepPrompts):
     """Prompts of the text encoder, and a linear classifier; images are not read."""
 
-    kind = PBERTArchitecture
+    architecture_class = PBERTArchitecture
     modality = "text"

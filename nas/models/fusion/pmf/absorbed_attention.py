@@ -13,7 +13,7 @@ from nas.models.encoders import KeysValues
 from nas.models.encoders.base import Projections
 from nas.models.encoders.frozen_ops import autocasted, product
 from nas.models.fusion.data_attention import accumulation_dtype
-from nas.models.fusion.pmf.packing import Layout
+from nas.models.fusion.pmf.packing import PackedBatch
 
 RowFunction = Callable[[Tensor], Tensor]
 """From rows (N, D) to rows (N, D), each by itself, with frozen weights."""
@@ -37,7 +37,7 @@ class _AbsorbedAttention(torch.autograd.Function):
         bias: Tensor | None,
         parts: Projections,
         read: RowFunction,
-        layout: Layout,
+        layout: PackedBatch,
     ) -> tuple[Tensor, Tensor]:
         size, (_, heads, few, _) = layout.batch_size, shared.shape
         shape = (size, heads, few + own.shape[2], layout.row_count)
@@ -94,7 +94,7 @@ class _AbsorbedAttention(torch.autograd.Function):
 
 def _to_queries(sums: Tensor, to_logsumexp: Tensor, parts: Projections) -> Tensor:
     """Gradient of queries (B, H, R, d) from Σ over the data of score gradient times row, (B, H, R, D)."""
-    heads = parts.head_count
+    heads = parts.num_heads
     gradient = multiply_per_head(sums, parts.key.weight.unflatten(0, (heads, -1)).transpose(1, 2))
     if parts.key.bias is not None:
         gradient = gradient + to_logsumexp[..., None] * parts.key.bias.view(1, heads, 1, -1)
@@ -103,7 +103,7 @@ def _to_queries(sums: Tensor, to_logsumexp: Tensor, parts: Projections) -> Tenso
 
 def _absorb(queries: Tensor, parts: Projections) -> Tensor:
     """Scaled queries (B, H, R, d) times the key projection: what is multiplied with data rows, (B, H · R, D)."""
-    key = parts.key.weight.unflatten(0, (parts.head_count, -1))  # (H, d, D)
+    key = parts.key.weight.unflatten(0, (parts.num_heads, -1))  # (H, d, D)
     return multiply_per_head(queries * parts.scale, key).flatten(1, 2)
 
 
@@ -157,7 +157,7 @@ def absorbed_attention(
     bias: Tensor | None,
     parts: Projections,
     read: RowFunction,
-    layout: Layout,
+    layout: PackedBatch,
 ) -> tuple[Tensor, Tensor]:
     """Attention of a few rows over data rows whose keys and values nobody computes.
 

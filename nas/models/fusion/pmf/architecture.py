@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass
 
-from nas.search.space import PER, Architecture, EncoderSizes, Gene, Lengths, Reads
+from nas.search.space import PER, Architecture, EncoderSizes, EntryLayers, Gene, GeneValue
 
 
-def reads_from(sizes: EncoderSizes, fusion_layer: int) -> Reads:
-    """First fusing layers: depth − n of both encoders, with n = min(depths) − L_f (paper, section 4.6)."""
+def entry_layers_from(sizes: EncoderSizes, fusion_layer: int) -> EntryLayers:
+    """First fusing layers: num_layers − n of both encoders, with n = min(depths) − L_f (paper, section 4.6)."""
     fusing = sizes.shallower - fusion_layer
-    return Reads(sizes.image_depth - fusing, sizes.text_depth - fusing)
+    return EntryLayers(sizes.image_layers - fusing, sizes.text_layers - fusing)
 
 
 @dataclass(frozen=True)
-class Sizes:
+class DirectionSizes:
     """One direction of one fusing layer.
 
     Args:
@@ -57,26 +57,26 @@ class PMFArchitecture(Architecture):
     reads_attention = True
 
     fusion_layer: int
-    query_prompts: Lengths
-    query_context_prompts: Lengths
-    fusion_context_prompts: Lengths
-    mapping_width: Lengths
+    query_prompts: GeneValue
+    query_context_prompts: GeneValue
+    fusion_context_prompts: GeneValue
+    mapping_width: GeneValue
 
     @classmethod
     def default(cls, sizes: EncoderSizes) -> "PMFArchitecture":
         """The paper's: two fusing layers, all prompts 4, width half the larger hidden size."""
-        return cls(max(sizes.shallower - 2, 0), 4, 4, 4, max(sizes.image_width, sizes.text_width) // 2)
+        return cls(max(sizes.shallower - 2, 0), 4, 4, 4, max(sizes.image_hidden_size, sizes.text_hidden_size) // 2)
 
-    def reads(self, sizes: EncoderSizes) -> Reads:
-        return reads_from(sizes, self.fusion_layer)
+    def entry_layers(self, sizes: EncoderSizes) -> EntryLayers:
+        return entry_layers_from(sizes, self.fusion_layer)
 
     def prompted_layers(self, sizes: EncoderSizes) -> int:
         return sizes.shallower - self.fusion_layer
 
-    def at(self, index: int) -> tuple[Sizes, Sizes]:
+    def at(self, index: int) -> tuple[DirectionSizes, DirectionSizes]:
         """Both directions, image → text and text → image, of a fusing layer, counted from the first one."""
         pairs = [self.value_at(gene.name, index) for gene in self.genes[1:]]
-        image_to_text, text_to_image = (Sizes(*side) for side in zip(*pairs, strict=True))
+        image_to_text, text_to_image = (DirectionSizes(*side) for side in zip(*pairs, strict=True))
         return image_to_text, text_to_image
 
 

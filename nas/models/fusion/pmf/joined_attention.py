@@ -21,7 +21,7 @@ from nas.models.encoders import KeysValues
 from nas.models.encoders.base import Projections
 from nas.models.fusion.data_attention import attention_with_logsumexp, has_cpu_kernels
 from nas.models.fusion.pmf.absorbed_attention import RowFunction, multiply_per_head
-from nas.models.fusion.pmf.packing import Layout
+from nas.models.fusion.pmf.packing import PackedBatch
 
 # All data rows attend to data and prompts
 
@@ -75,7 +75,7 @@ class _KnownAttention(torch.autograd.Function):
         rows: Tensor,
         parts: Projections,
         read: RowFunction,
-        layout: Layout,
+        layout: PackedBatch,
     ) -> Tensor:
         output, weights, _ = _with_prompts(*known, queries, prompt_keys, prompt_values, parts.scale)
         ctx.parts, ctx.read, ctx.layout = parts, read, layout
@@ -148,7 +148,7 @@ def known_attention(
     rows: Tensor,
     parts: Projections,
     read: RowFunction,
-    layout: Layout,
+    layout: PackedBatch,
 ) -> Tensor:
     """Attention of constant rows over themselves and prompts.
 

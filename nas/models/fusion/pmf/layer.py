@@ -15,7 +15,7 @@ from nas.models.encoders.base import merge_heads
 from nas.models.fusion.data_attention import DataAttention, attention_with_logsumexp
 from nas.models.fusion.pmf.absorbed_attention import absorbed_attention, join_prompts, readout_rows
 from nas.models.fusion.pmf.joined_attention import joined_attention, known_attention
-from nas.models.fusion.pmf.packing import Layout
+from nas.models.fusion.pmf.packing import PackedBatch
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Modality:
     """
 
     encoder: Encoder
-    layout: Layout
+    layout: PackedBatch
     padding: Tensor | None
     bias: Tensor | None
 
@@ -56,14 +56,14 @@ class Modality:
         """With data rows (B, R, D) and that mask."""
         return cls(
             encoder=encoder,
-            layout=Layout.of(rows, mask),
+            layout=PackedBatch.of(rows, mask),
             padding=None if mask is None else padding_bias(mask, rows.dtype),
             bias=encoder.data_bias(mask, rows.shape[1], rows.dtype),
         )
 
 
 @dataclass(frozen=True)
-class Reading:
+class LayerInput:
     """How a layer reads rows that the layer before it has accumulated: row by row.
 
     What a layer emits is not kept for the backward pass where what it has accumulated is kept anyway.
@@ -86,7 +86,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class DataRows:
+class DataTokens:
     """The data rows of one modality in one fusing layer, as far as no context prompt and no message comes into it.
 
     In the first fusing layer that is the same for all architectures whose query prompts are a prefix of these.
@@ -108,7 +108,7 @@ class DataRows:
     """
 
     modality: Modality
-    read: Reading
+    read: LayerInput
     rows: Tensor
     wanted: Tensor
     queries: Tensor
@@ -127,25 +127,25 @@ def read_data(
     *,
     is_first: bool,
     known: DataAttention | None = None,
-) -> DataRows:
+) -> DataTokens:
     """Read what prompts and rows attend to in the data, in the way that costs least; all ways are exact.
 
     Args:
         modality: Whose data rows.
         index: Of the frozen layer that reads them.
-        rows: Data rows x from before the fusion stage, packed, (N, D), as `DataRows` has them.
+        rows: Data rows x from before the fusion stage, packed, (N, D), as `DataTokens` has them.
         query_prompts: QP of the direction in which this modality tells, (M_qp, D).
         is_first: Whether this is the first fusing layer.
         known: The data rows' attention over each other, where it is stored.
     """
     encoder, layout, bias = modality.encoder, modality.layout, modality.bias
     layer, parts = encoder.layers[index], encoder.layers[index].projections
-    read = Reading(None if is_first else encoder.layers[index - 1], layer)
-    reads_few = index == encoder.depth - 1 and encoder.readout != "all"
+    read = LayerInput(None if is_first else encoder.layers[index - 1], layer)
+    reads_few = index == encoder.num_layers - 1 and encoder.readout != "all"
     # Absorbed, a data row costs 2 products with D × (few · H) numbers, and 4 backward; by keys and values 2 and 2 with
     # D × D. Where all rows need keys and values with a gradient anyway, they are there.
     few = query_prompts.shape[0] + reads_few
-    absorbs = 3 * few * parts.head_count < 2 * encoder.width and (reads_few or not rows.requires_grad)
+    absorbs = 3 * few * parts.num_heads < 2 * encoder.hidden_size and (reads_few or not rows.requires_grad)
     prompt_queries = layer.queries(layer.normalize(query_prompts[None]))  # (1, H, M_qp, d)
     if reads_few:
         # No row's output depends on another row's output, and behind the last layer only these are read.
@@ -174,7 +174,7 @@ def read_data(
         )
         if data is not None:  # constants of the data: nothing of them but the outcome is needed any more
             from_store, data = attention_with_logsumexp(queries, data, bias, parts.scale), None
-    return DataRows(
+    return DataTokens(
         modality=modality,
         read=read,
         rows=rows.detach(),
@@ -198,7 +198,7 @@ def _join_rows(first: Tensor | None, count: int, second: Tensor | None) -> Tenso
     return torch.cat([first.expand(*shape[:2], count, shape[3]), second.expand(shape)], dim=2)
 
 
-class Side:
+class ModalityFusionLayer:
     """One modality in one fusing layer.
 
     Args:
@@ -207,7 +207,7 @@ class Side:
         is_told: Weights of the direction in which it is told: FCP.
     """
 
-    def __init__(self, data: DataRows, *, tells: DirectionWeights, is_told: DirectionWeights) -> None:
+    def __init__(self, data: DataTokens, *, tells: DirectionWeights, is_told: DirectionWeights) -> None:
         self.data, self.tells, self.layer = data, tells, data.read.layer
         # Prompts are the same for every sample, so one projection serves all kinds and all samples.
         kinds = (tells.query_context_prompts, tells.query_prompts, is_told.fusion_context_prompts)

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from nas.models.encoders import Encoder
 from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel, sizes_of
-from nas.models.fusion.pmf.architecture import PMFArchitecture, Sizes
-from nas.models.fusion.pmf.layer import DataRows, DirectionWeights, Modality, Side, read_data
+from nas.models.fusion.pmf.architecture import DirectionSizes, PMFArchitecture
+from nas.models.fusion.pmf.layer import DataTokens, DirectionWeights, Modality, ModalityFusionLayer, read_data
 from nas.search.space import Architecture
 
 
@@ -45,7 +45,7 @@ class Direction(nn.Module):
         sizes: Prompt lengths and mapping width.
     """
 
-    def __init__(self, *, width_from: int, width_to: int, sizes: Sizes) -> None:
+    def __init__(self, *, width_from: int, width_to: int, sizes: DirectionSizes) -> None:
         super().__init__()
         self.query_prompts = nn.Parameter(torch.empty(sizes.query_prompts, width_from))
         self.query_context_prompts = nn.Parameter(torch.empty(sizes.query_context_prompts, width_from))
@@ -56,7 +56,7 @@ class Direction(nn.Module):
             if prompts.numel():
                 nn.init.normal_(prompts, std=PROMPT_STANDARD_DEVIATION)
 
-    def weights(self, sizes: Sizes) -> DirectionWeights:
+    def weights(self, sizes: DirectionSizes) -> DirectionWeights:
         """The first M rows of every prompt and the first h units of the mapping, as views that pass gradients on."""
         width = sizes.mapping_width
         return DirectionWeights(
@@ -74,17 +74,19 @@ class FusionLayer(nn.Module):
     """The trained tensors of one fusing layer.
 
     Args:
-        image_width: D_img.
-        text_width: D_txt.
+        image_hidden_size: D_img.
+        text_hidden_size: D_txt.
         sizes: Image → text and text → image.
     """
 
-    def __init__(self, *, image_width: int, text_width: int, sizes: tuple[Sizes, Sizes]) -> None:
+    def __init__(
+        self, *, image_hidden_size: int, text_hidden_size: int, sizes: tuple[DirectionSizes, DirectionSizes]
+    ) -> None:
         super().__init__()
-        self.image_to_text = Direction(width_from=image_width, width_to=text_width, sizes=sizes[0])
-        self.text_to_image = Direction(width_from=text_width, width_to=image_width, sizes=sizes[1])
+        self.image_to_text = Direction(width_from=image_hidden_size, width_to=text_hidden_size, sizes=sizes[0])
+        self.text_to_image = Direction(width_from=text_hidden_size, width_to=image_hidden_size, sizes=sizes[1])
 
-    def weights(self, sizes: tuple[Sizes, Sizes]) -> FusionLayerWeights:
+    def weights(self, sizes: tuple[DirectionSizes, DirectionSizes]) -> FusionLayerWeights:
         return FusionLayerWeights(self.image_to_text.weights(sizes[0]), self.text_to_image.weights(sizes[1]))
 
 
@@ -94,7 +96,7 @@ def read_first_layer(
     weights: FusionLayerWeights,
     features: Features,
     fusing: int,
-) -> tuple[DataRows, DataRows]:
+) -> tuple[DataTokens, DataTokens]:
     """What the first fusing layer reads of z and t: the same for all architectures that start to fuse there.
 
     Args:
@@ -109,7 +111,7 @@ def read_first_layer(
     return (
         read_data(
             image,
-            image_encoder.depth - fusing,
+            image_encoder.num_layers - fusing,
             image.layout.pack(features.image_tokens),
             weights.image_to_text.query_prompts,
             is_first=True,
@@ -117,7 +119,7 @@ def read_first_layer(
         ),
         read_data(
             text,
-            text_encoder.depth - fusing,
+            text_encoder.num_layers - fusing,
             text.layout.pack(features.text_tokens),
             weights.text_to_image.query_prompts,
             is_first=True,
@@ -127,7 +129,7 @@ def read_first_layer(
 
 
 def fuse(
-    layers: Sequence[FusionLayerWeights], read_first: Callable[[], tuple[DataRows, DataRows]]
+    layers: Sequence[FusionLayerWeights], read_first: Callable[[], tuple[DataTokens, DataTokens]]
 ) -> tuple[Tensor, Tensor]:
     """The last n = len(layers) layers of both encoders, fused.
 
@@ -141,8 +143,8 @@ def fuse(
     """
     image_rows, text_rows = read_first()
     image_of, text_of, fusing = image_rows.modality, text_rows.modality, len(layers)
-    image = Side(image_rows, tells=layers[0].image_to_text, is_told=layers[0].text_to_image)
-    text = Side(text_rows, tells=layers[0].text_to_image, is_told=layers[0].image_to_text)
+    image = ModalityFusionLayer(image_rows, tells=layers[0].image_to_text, is_told=layers[0].text_to_image)
+    text = ModalityFusionLayer(text_rows, tells=layers[0].text_to_image, is_told=layers[0].image_to_text)
     del image_rows, text_rows
     for index in range(fusing):
         told_text, told_image = image.query_stage(), text.query_stage()  # (B, M_qp, D_txt), (B, M_qp, D_img)
@@ -160,10 +162,12 @@ def fuse(
 
 def _read_side(
     modality: Modality, layers_left: int, rows: Tensor, tells: DirectionWeights, is_told: DirectionWeights
-) -> Side:
+) -> ModalityFusionLayer:
     """One modality in a fusing layer behind the first, with so many layers left, itself included."""
-    index = modality.encoder.depth - layers_left
-    return Side(read_data(modality, index, rows, tells.query_prompts, is_first=False), tells=tells, is_told=is_told)
+    index = modality.encoder.num_layers - layers_left
+    return ModalityFusionLayer(
+        read_data(modality, index, rows, tells.query_prompts, is_first=False), tells=tells, is_told=is_told
+    )
 
 
 class PMF(FusionModel):
@@ -173,13 +177,13 @@ class PMF(FusionModel):
         image_encoder: Frozen image encoder.
         text_encoder: Frozen text encoder.
         architecture: Its sizes; `fusion_layer` counts layers of the shallower encoder.
-        class_count: C.
+        num_classes: C.
 
     Raises:
         ValueError: If the architecture leaves no layer to fuse, or asks for prompt lengths that PMF does not have.
     """
 
-    kind = PMFArchitecture
+    architecture_class = PMFArchitecture
     architecture: PMFArchitecture
 
     def build(self) -> None:
@@ -189,10 +193,11 @@ class PMF(FusionModel):
         if any(side.query_prompts < 1 or side.mapping_width < 1 for layer in sizes for side in layer):
             raise ValueError(f"query_prompts and mapping_width must be at least 1, got {self.architecture}")
         self.fusion_layers = nn.ModuleList(
-            FusionLayer(image_width=image.width, text_width=text.width, sizes=layer) for layer in sizes
+            FusionLayer(image_hidden_size=image.hidden_size, text_hidden_size=text.hidden_size, sizes=layer)
+            for layer in sizes
         )
-        self.image_classifier = nn.Linear(image.width, self.class_count)
-        self.text_classifier = nn.Linear(text.width, self.class_count)
+        self.image_classifier = nn.Linear(image.hidden_size, self.num_classes)
+        self.text_classifier = nn.Linear(text.hidden_size, self.num_classes)
 
     def forward(
         self,
@@ -221,16 +226,16 @@ class PMF(FusionModel):
             return [self._classify(*fuse(self._layers(architecture), lambda: shared)) for architecture in architectures]
 
     @classmethod
-    def parameter_count(cls, encoders: tuple[Encoder, Encoder], architecture: Architecture, class_count: int) -> int:
+    def parameter_count(cls, encoders: tuple[Encoder, Encoder], architecture: Architecture, num_classes: int) -> int:
         """By closed form."""
         assert isinstance(architecture, PMFArchitecture)
         sizes = sizes_of(*encoders)
         return trainable_parameter_count(
-            image_width=sizes.image_width,
-            text_width=sizes.text_width,
+            image_hidden_size=sizes.image_hidden_size,
+            text_hidden_size=sizes.text_hidden_size,
             fusing_layers=architecture.prompted_layers(sizes),
             architecture=architecture,
-            class_count=class_count,
+            num_classes=num_classes,
         )
 
     def used_parameters(self, architecture: Architecture) -> list[nn.Parameter]:
@@ -261,18 +266,24 @@ class PMF(FusionModel):
 
 
 def trainable_parameter_count(
-    *, image_width: int, text_width: int, fusing_layers: int, architecture: PMFArchitecture, class_count: int
+    *,
+    image_hidden_size: int,
+    text_hidden_size: int,
+    fusing_layers: int,
+    architecture: PMFArchitecture,
+    num_classes: int,
 ) -> int:
     """Closed form of the number of trained scalars (pinned to the published counts in the tests)."""
 
-    def direction(sizes: Sizes, width_from: int, width_to: int) -> int:
+    def direction(sizes: DirectionSizes, width_from: int, width_to: int) -> int:
         queries = (sizes.query_prompts + sizes.query_context_prompts) * width_from
         prompts = queries + sizes.fusion_context_prompts * width_to
         return prompts + sizes.mapping_width * (width_from + width_to + 1) + width_to
 
     layers = (architecture.at(index) for index in range(fusing_layers))
     fused = sum(
-        direction(to_text, image_width, text_width) + direction(to_image, text_width, image_width)
+        direction(to_text, image_hidden_size, text_hidden_size)
+        + direction(to_image, text_hidden_size, image_hidden_size)
         for to_text, to_image in layers
     )
-    return fused + (image_width + text_width + 2) * class_count
+    return fused + (image_hidden_size + text_hidden_size + 2) * num_classes

@@ -13,7 +13,7 @@ _BLOCK_ROWS = 64
 
 
 @dataclass(frozen=True)
-class Layout:
+class PackedBatch:
     """Where the data rows of a batch lie: what is done row by row is done for real rows alone, not for padding.
 
     Args:
@@ -32,7 +32,7 @@ class Layout:
     real_count: int
 
     @classmethod
-    def of(cls, rows: Tensor, mask: Tensor | None) -> "Layout":
+    def of(cls, rows: Tensor, mask: Tensor | None) -> "PackedBatch":
         """The layout of rows (B, R, D) with that mask."""
         size, row_count = rows.shape[:2]
         if mask is None:

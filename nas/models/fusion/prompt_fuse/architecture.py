@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
-from nas.search.space import Architecture, EncoderSizes, Gene, Lengths, Reads
+from nas.search.space import Architecture, EncoderSizes, EntryLayers, Gene, GeneValue
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class PromptFuseArchitecture(Architecture):
     )
     genes = (Gene("prompts", "M", 1),)
 
-    prompts: Lengths
+    prompts: GeneValue
 
     @classmethod
     def default(cls, sizes: EncoderSizes) -> Self:
@@ -30,5 +30,5 @@ class PromptFuseArchitecture(Architecture):
         del sizes
         return cls(20)
 
-    def reads(self, sizes: EncoderSizes) -> Reads:
-        return Reads(sizes.image_depth, 0)
+    def entry_layers(self, sizes: EncoderSizes) -> EntryLayers:
+        return EntryLayers(sizes.image_layers, 0)

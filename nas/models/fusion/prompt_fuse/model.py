@@ -19,15 +19,15 @@ from nas.search.space import Architecture
 class PromptFuse(FusionModel):
     """Prompts, and a linear classifier on the text's CLS."""
 
-    kind = PromptFuseArchitecture
+    architecture_class = PromptFuseArchitecture
 
     def build(self) -> None:
         image, text = self.encoders
         count = self.architecture.value_at("prompts", 0)[0]
-        self.prompts = nn.Parameter(torch.randn(count, text.width) * PROMPT_STANDARD_DEVIATION)
-        is_same = image.width == text.width
-        self.projection: nn.Module = nn.Identity() if is_same else nn.Linear(image.width, text.width)
-        self.classifier = nn.Linear(text.width, self.class_count)
+        self.prompts = nn.Parameter(torch.randn(count, text.hidden_size) * PROMPT_STANDARD_DEVIATION)
+        is_same = image.hidden_size == text.hidden_size
+        self.projection: nn.Module = nn.Identity() if is_same else nn.Linear(image.hidden_size, text.hidden_size)
+        self.classifier = nn.Linear(text.hidden_size, self.num_classes)
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         architecture = architecture or self.architecture

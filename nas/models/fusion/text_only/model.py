@@ -11,5 +11,5 @@ from nas.models.fusion.text_only.architecture import TextOnlyArchitecture
 class TextOnly(FineTuned):
     """The text encoder with all its weights, and a linear classifier; images are not read."""
 
-    kind = TextOnlyArchitecture
+    architecture_class = TextOnlyArchitecture
     modality = "text"

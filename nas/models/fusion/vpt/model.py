@@ -13,5 +13,5 @@ from nas.models.fusion.vpt.architecture import VPTArchitecture
 class VPT(DeepPrompts):
     """Prompts of the image encoder, and a linear classifier; texts are not read."""
 
-    kind = VPTArchitecture
+    architecture_class = VPTArchitecture
     modality = "image"

@@ -15,8 +15,8 @@ from nas.models.fusion.pmf import absorbed_attention as absorbed_module
 from nas.models.fusion.pmf import joined_attention as joined_module
 from nas.models.fusion.pmf.absorbed_attention import RowFunction, absorbed_attention, join_prompts, readout_rows
 from nas.models.fusion.pmf.joined_attention import joined_attention, known_attention
-from nas.models.fusion.pmf.layer import Reading
-from nas.models.fusion.pmf.packing import Layout
+from nas.models.fusion.pmf.layer import LayerInput
+from nas.models.fusion.pmf.packing import PackedBatch
 from tests.support.tiny import encoders
 
 SAMPLES, ROWS, PROMPTS = 4, 7, 3
@@ -68,11 +68,11 @@ class Frozen:
     parts: Projections
     read: RowFunction
     rows: Tensor  # (N, D)
-    layout: Layout
+    layout: PackedBatch
 
     @property
     def heads(self) -> int:
-        return self.parts.head_count
+        return self.parts.num_heads
 
     def projected(self, rows: Tensor, which: str) -> Tensor:
         """(B, R, D) → (B, H, R, d)."""
@@ -96,15 +96,15 @@ class Frozen:
 def frozen(reading: str, bias: str) -> Frozen:
     image, text = encoders()
     layers = image.layers if reading == "norm before" else text.layers
-    parts, read = layers[1].projections, Reading(None, layers[1])
+    parts, read = layers[1].projections, LayerInput(None, layers[1])
     if reading == "norm of the layer before":
-        read = Reading(layers[0], layers[1])
+        read = LayerInput(layers[0], layers[1])
     if reading == "no bias in projections":
         torch.manual_seed(0)
         linears = [nn.Linear(16, 16, bias=False, dtype=torch.float64).requires_grad_(False) for _ in range(4)]
-        parts = Projections(*linears, head_count=2, scale=0.3)
+        parts = Projections(*linears, num_heads=2, scale=0.3)
     whole = random(SAMPLES, ROWS, parts.query.in_features, seed=1)
-    layout = Layout.of(whole, mask_of(bias))
+    layout = PackedBatch.of(whole, mask_of(bias))
     return Frozen(parts, read, layout.pack(whole), layout)
 
 
@@ -277,7 +277,7 @@ def test_rows_that_are_read_out_get_both_gradients(reading: str, which: str) -> 
 def test_the_stored_attention_of_data_is_what_its_layer_attends_to(which: int) -> None:
     encoder = encoders()[which]
     layer, mask = encoder.layers[1], mask_of("padding")
-    rows = random(SAMPLES, ROWS, encoder.width)
+    rows = random(SAMPLES, ROWS, encoder.hidden_size)
     bias = encoder.data_bias(mask, ROWS, rows.dtype)
     stored = data_attention(layer, rows, bias)
     torch.testing.assert_close(
@@ -289,5 +289,5 @@ def test_the_stored_attention_of_data_is_what_its_layer_attends_to(which: int) -
     output, logsumexp = stored.by_head(queries)
     torch.testing.assert_close(logsumexp, scores.logsumexp(dim=-1), rtol=0, atol=TOLERANCE)
     torch.testing.assert_close(output, scores.softmax(dim=-1) @ context.values, rtol=0, atol=TOLERANCE)
-    assert stored.attended.shape == (SAMPLES, ROWS, encoder.width)
-    assert stored.logsumexp.shape == (SAMPLES, ROWS, layer.projections.head_count)
+    assert stored.attended.shape == (SAMPLES, ROWS, encoder.hidden_size)
+    assert stored.logsumexp.shape == (SAMPLES, ROWS, layer.projections.num_heads)

@@ -30,10 +30,10 @@ ARCHITECTURES = [
 ]
 
 
-def model_of(architecture: Architecture, image_depth: int = 4, text_depth: int = 3) -> PMF:
-    image_encoder, text_encoder = encoders(image_depth, text_depth)
+def model_of(architecture: Architecture, image_layers: int = 4, text_layers: int = 3) -> PMF:
+    image_encoder, text_encoder = encoders(image_layers, text_layers)
     return build_model(
-        image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, class_count=6, seed=3
+        image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, num_classes=6, seed=3
     ).double()
 
 
@@ -48,7 +48,7 @@ def test_logits_and_every_gradient_equal_the_straightforward_reading(
 ) -> None:
     vit, bert = vit_model(depths[0]), bert_model(depths[1])
     model = build_model(
-        image_encoder=ViTEncoder(vit), text_encoder=BertEncoder(bert), architecture=architecture, class_count=6, seed=3
+        image_encoder=ViTEncoder(vit), text_encoder=BertEncoder(bert), architecture=architecture, num_classes=6, seed=3
     ).double()
     pixels, ids, mask = raw_batch()
     labels = torch.arange(len(ids)) % 6
@@ -103,11 +103,11 @@ def test_a_full_mask_equals_no_mask() -> None:
 )
 def test_parameter_counts_equal_the_published_ones(classes: int, width: int, mapping_width: int, expected: int) -> None:
     count = trainable_parameter_count(
-        image_width=width,
-        text_width=width,
+        image_hidden_size=width,
+        text_hidden_size=width,
         fusing_layers=2,
         architecture=PMFArchitecture(10, 4, 4, 4, mapping_width),
-        class_count=classes,
+        num_classes=classes,
     )
     assert count == expected
 
@@ -117,11 +117,11 @@ def test_parameter_counts_equal_what_is_there(architecture: Architecture) -> Non
     model = model_of(architecture)
     image, text = model.encoders
     count = trainable_parameter_count(
-        image_width=image.width,
-        text_width=text.width,
+        image_hidden_size=image.hidden_size,
+        text_hidden_size=text.hidden_size,
         fusing_layers=3 - architecture.fusion_layer,
         architecture=architecture,
-        class_count=6,
+        num_classes=6,
     )
     assert count == sum(parameter.numel() for parameter in model.parameters())
 
@@ -136,11 +136,11 @@ def test_the_closed_form_counts_a_real_model(architecture: Architecture) -> None
     model = model_of(architecture)
     image_encoder, text_encoder = model.encoders
     assert sum(parameter.numel() for parameter in model.parameters()) == trainable_parameter_count(
-        image_width=image_encoder.width,
-        text_width=text_encoder.width,
+        image_hidden_size=image_encoder.hidden_size,
+        text_hidden_size=text_encoder.hidden_size,
         fusing_layers=3 - architecture.fusion_layer,
         architecture=architecture,
-        class_count=6,
+        num_classes=6,
     )
 
 
@@ -163,7 +163,7 @@ def test_a_fusion_layer_without_a_layer_is_refused(fusion_layer: int) -> None:
 
 def with_stored_attention(model: PMF, features: Features) -> Features:
     """The features with what the data rows attend to in themselves at the first fusing layer."""
-    starts = model.reads()
+    starts = model.entry_layers()
     attended = []
     for encoder, start, rows, mask in zip(
         model.encoders,
@@ -231,7 +231,7 @@ def float32_model_of(architecture: Architecture) -> PMF:
         image_encoder=ViTEncoder(vit_model(4, dtype=torch.float32)),
         text_encoder=BertEncoder(bert_model(3, dtype=torch.float32)),
         architecture=architecture,
-        class_count=6,
+        num_classes=6,
         seed=3,
     )
 

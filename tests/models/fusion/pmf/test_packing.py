@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nas.models.fusion.pmf.packing import Layout
+from nas.models.fusion.pmf.packing import PackedBatch
 
 WIDTH = 3
 LENGTHS = st.lists(st.integers(1, 7), min_size=1, max_size=6)
@@ -23,7 +23,7 @@ def test_packing_takes_the_real_rows_in_order(lengths: list[int]) -> None:
     mask = mask_of(lengths)
     rows = rows_of(mask)
     expected = torch.cat([sample[:length] for sample, length in zip(rows, lengths, strict=True)])
-    packed = Layout.of(rows, mask).pack(rows)
+    packed = PackedBatch.of(rows, mask).pack(rows)
     assert torch.equal(packed[: len(expected)], expected)
     assert len(packed) % 64 == 0 and len(packed) - len(expected) < 64  # few different numbers of rows
     assert bool((packed[len(expected) :] == expected[-1]).all())
@@ -33,7 +33,7 @@ def test_packing_takes_the_real_rows_in_order(lengths: list[int]) -> None:
 def test_unpacking_puts_rows_back_and_zeros_where_padding_was(lengths: list[int]) -> None:
     mask = mask_of(lengths)
     rows = rows_of(mask)
-    layout = Layout.of(rows, mask)
+    layout = PackedBatch.of(rows, mask)
     unpacked = layout.unpack(layout.pack(rows))
     assert torch.equal(unpacked, rows * mask[:, :, None])
     assert torch.equal(layout.pack(unpacked), layout.pack(rows))
@@ -43,7 +43,7 @@ def test_unpacking_puts_rows_back_and_zeros_where_padding_was(lengths: list[int]
 def test_only_real_rows_get_gradients(lengths: list[int]) -> None:
     mask = mask_of(lengths)
     rows = rows_of(mask).requires_grad_()
-    layout = Layout.of(rows, mask)
+    layout = PackedBatch.of(rows, mask)
     packed = layout.pack(rows)
     upstream = torch.rand_like(packed) + 1
     upstream[sum(lengths) :] = 0
@@ -61,7 +61,7 @@ def test_only_real_rows_get_gradients(lengths: list[int]) -> None:
 def test_places_lead_to_the_first_and_last_row_of_every_sample(lengths: list[int]) -> None:
     mask = mask_of(lengths)
     rows = rows_of(mask)
-    layout = Layout.of(rows, mask)
+    layout = PackedBatch.of(rows, mask)
     packed = layout.pack(rows)
     samples = torch.arange(len(lengths))
     assert torch.equal(packed[layout.places("first", rows.device)], rows[:, 0])
@@ -70,7 +70,7 @@ def test_places_lead_to_the_first_and_last_row_of_every_sample(lengths: list[int
 
 def test_without_a_mask_every_row_is_real() -> None:
     rows = rows_of(mask_of([4, 4, 4]))
-    layout = Layout.of(rows, None)
+    layout = PackedBatch.of(rows, None)
     packed = layout.pack(rows)
     assert torch.equal(packed, rows.view(12, WIDTH)) and torch.equal(layout.unpack(packed), rows)
     assert torch.equal(packed[layout.places("first", rows.device)], rows[:, 0])
@@ -79,6 +79,6 @@ def test_without_a_mask_every_row_is_real() -> None:
 
 def test_without_a_mask_nothing_is_copied() -> None:
     rows = rows_of(mask_of([4, 4]))
-    layout = Layout.of(rows, None)
+    layout = PackedBatch.of(rows, None)
     packed = layout.pack(rows)
     assert packed.data_ptr() == rows.data_ptr() and layout.unpack(packed).data_ptr() == rows.data_ptr()
