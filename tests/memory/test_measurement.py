@@ -59,7 +59,7 @@ def test_passing_the_limit_is_told_once_from_another_thread() -> None:
 def test_freed_memory_is_kept_or_goes_back_and_is_no_reason_to_exceed_a_limit(policy: str, keeps: bool) -> None:
     code = f"""
 import time, torch
-from nas.memory import MemoryWatch, {policy}, private_bytes, release_freed_memory
+from nas.memory.measurement import MemoryWatch, {policy}, private_bytes, release_freed_memory
 {policy}()
 before = private_bytes()
 blocks = [torch.ones(2**20) for _ in range(20)]
