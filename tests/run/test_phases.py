@@ -44,7 +44,7 @@ def interrupted(config: Config, directory: Path, chance: random.Random, budget_b
 
 
 FREE: dict[str, object] = {
-    "space__depth": 3,
+    "space__num_layers": 3,
     "space__query_prompts": {"choices": [1, 2], "per": "layer_and_direction"},
     "space__query_context_prompts": {"choices": [0, 2], "per": "layer"},
     "space__mapping_width": {"choices": [4, 8], "per": "direction"},
@@ -102,8 +102,8 @@ def test_who_fits_only_a_larger_budget_is_scored_once_however_often_the_search_i
 ) -> None:
     config = config_with(budget__trials=30)
     too_large = [architecture.values() for architecture in config.space if peak_bytes(architecture) > 40][:4]
-    config = config_with(budget__trials=30, search__first=too_large)
-    small = config_with(budget__trials=6, search__first=too_large)
+    config = config_with(budget__trials=30, search__initial_architectures=too_large)
+    small = config_with(budget__trials=6, search__initial_architectures=too_large)
     search(tmp_path, small, SimulatedExecutor([1], random.Random(0)), budget_bytes=40)
     with Study(tmp_path, config.space, name="run", config=config_as_dict(config)) as study:
         assert any(entry.status == "infeasible" for entry in study.rejections)
@@ -146,7 +146,7 @@ def test_nor_do_they_with_room_to_keep_what_they_free_and_devices_that_are_lost(
             executor.lose("device 0")
 
     executor = Notes([4, 2], random.Random(seed), on_end=lose)
-    search(tmp_path, config_with(budget__trials=30, search__scored_together=1), executor, budget_bytes=110)
+    search(tmp_path, config_with(budget__trials=30, search__eval_batch=1), executor, budget_bytes=110)
     assert 60 < executor.most_granted <= 110
     assert wide[True] and wide[False]
 
@@ -169,7 +169,7 @@ def test_a_candidate_that_runs_out_of_memory_is_tried_once_more_alone_and_then_i
 
 
 def test_a_candidate_that_crashes_its_worker_three_times_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
-    config, crashes = config_with(budget__trials=8, search__scored_together=1), Counter[int]()
+    config, crashes = config_with(budget__trials=8, search__eval_batch=1), Counter[int]()
 
     def fate(job: Job, grant: int) -> Failure | None:
         if job.trial == 3:
@@ -198,7 +198,7 @@ def test_deaths_from_outside_never_count(tmp_path: Path) -> None:
 
 
 def test_one_cause_for_all_stops_the_search_and_blames_no_candidate(tmp_path: Path) -> None:
-    config = config_with(budget__trials=8, search__scored_together=1)
+    config = config_with(budget__trials=8, search__eval_batch=1)
 
     def fate(job: Job, grant: int) -> Failure | None:
         return Failure(job, "error", "TrainingError", "TrainingError: the loss is nan")

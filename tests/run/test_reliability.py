@@ -67,8 +67,8 @@ def test_everything_that_is_known_is_said() -> None:
         "best: validation accuracy 0.6200 over 3 further seeds, standard deviation 0.0100",
         "PMF's default: validation accuracy 0.5900 over 3 further seeds, standard deviation 0.0361",
         found.lines()[5],
-        "the time went to: supernet 30s (30%), candidates 1m00s (60%), finalists 10s (10%); results: 3 inherited, 3 "
-        "trained, 1 full",
+        "the time went to: supernet 30s (30%), candidates 1m00s (60%), finalists 10s (10%); results: 3 one_shot, 3 "
+        "short, 1 full",
     ]
     assert found.lines()[5].startswith("the best over the default: +0.0300 accuracy on validation, 95 % interval -0.0")
     assert found.lines()[5].endswith("not more than chance between seeds can explain")

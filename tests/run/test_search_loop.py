@@ -349,7 +349,7 @@ def test_candidates_can_be_compared_by_cross_entropy(
 ) -> None:
     source = project.write("smooth.yaml", **{"search.proxy_metric": "cross_entropy"})
     output = search(source, tmp_path / "run", machine)
-    assert "inherited cross_entropy=-" in output and "full accuracy=0." in output
+    assert "one_shot cross_entropy=-" in output and "full accuracy=0." in output
     results = results_of(tmp_path / "run")
     for result in results["one_shot"] + results["short"]:
         assert result.score == -result.metrics["cross_entropy"]
@@ -648,7 +648,7 @@ def test_what_was_deleted_of_the_export_is_made_again_without_another_look_at_te
 
 FAMILY_SPACES: dict[str, dict[str, Any]] = {
     "mbt": {"fusion_layer": [0, 1, 2], "bottlenecks": [1, 2, 4]},
-    "vpt": {"depth": 4, "prompt_layer": [1, 2], "prompts": {"choices": [1, 2], "per": "layer"}},
+    "vpt": {"num_layers": 4, "prompt_layer": [1, 2], "prompts": {"choices": [1, 2], "per": "layer"}},
     "p_bert": {"prompt_layer": [0, 1, 2], "prompts": [1, 4, 8]},
     "blind_prompt": {"prompts": [1, 2, 3, 4, 5, 6, 7, 8]},
     "prompt_fuse": {"prompts": [1, 2, 3, 4, 5, 6, 7, 8]},

@@ -1,4 +1,4 @@
-"""The table and the plot of a comparison; whole comparisons are in test_comparison.py."""
+"""The table and the plot of a comparison; whole comparisons are in test_compare.py."""
 
 import itertools
 
