@@ -12,7 +12,8 @@ from nas.common.errors import ArgumentError, BudgetError, DataError, NasError
 from nas.common.interrupt import Interrupted
 from nas.common.units import parse_bytes
 from nas.config.load import parse_data
-from nas.config.schema import COLUMNS, LABELLED_READERS, READERS, STRATEGIES
+from nas.config.readers import READERS
+from nas.config.schema import COLUMNS, STRATEGIES
 from nas.run.time_budget import parse_budget
 
 if TYPE_CHECKING:
@@ -133,7 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("model", type=Path, metavar="DIR", help="an exported model")
     evaluate.add_argument("--data", type=Path, required=True, metavar="PATH", help="a manifest, or a data set's folder")
-    evaluate.add_argument("--reader", choices=READERS, help="form of the data (default: that of the model's own)")
+    evaluate.add_argument(
+        "--reader", choices=READERS.names(), help="form of the data (default: that of the model's own)"
+    )
     evaluate.add_argument("--images", type=Path, help="folder or ZIP of its images (default: the manifest's folder)")
     evaluate.add_argument("--split", choices=("train", "validation", "test"), default="test")
     for column in COLUMNS:
@@ -381,8 +384,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     form = exported_form(options.model)
     reader = options.reader or form["reader"]
     if reader != form["reader"]:
-        form = {"reader": reader, "labels": form["labels"]} if reader in LABELLED_READERS else {"reader": reader}
-    place = {"manifest" if reader == "manifest" else "folder": str(options.data)}
+        form = {"reader": reader, "labels": form["labels"]} if READERS[reader].has_label_keys else {"reader": reader}
+    place = {"manifest" if READERS[reader].uses_manifest else "folder": str(options.data)}
     if options.images is not None:
         place["images"] = str(options.images)
     given = {name: getattr(options, f"{name}_column") for name in COLUMNS}

@@ -12,12 +12,11 @@ import yaml
 
 from nas.common.errors import ConfigError
 from nas.common.units import parse_bytes, parse_seconds
+from nas.config.readers import READERS, ReaderEntry
 from nas.config.schema import (
     COLUMNS,
     FEATURE_DTYPES,
-    LABELLED_READERS,
     LEARNING_RATES,
-    READERS,
     SAMPLINGS,
     SCORES,
     STRATEGIES,
@@ -239,9 +238,10 @@ def _local(name: str, base_directory: Path) -> str:
 
 
 def _data(section: _Section, base_directory: Path) -> DataConfig:
-    reader = section.text("reader", choices=READERS, default="manifest")
+    reader = section.text("reader", choices=READERS.names(), default="manifest")
+    entry = READERS[reader] if reader in READERS else ReaderEntry("", ("folder",))
     manifest = folder = images = None
-    if reader == "manifest":
+    if entry.uses_manifest:
         manifest = _local(section.text("manifest"), base_directory)
         default = str(Path(manifest).parent)
         images = _local(section.text("images", default=default), base_directory)
@@ -249,9 +249,9 @@ def _data(section: _Section, base_directory: Path) -> DataConfig:
     else:
         folder = _local(section.text("folder"), base_directory)
         _unused(section, reader, "manifest", "images")
-    if reader not in LABELLED_READERS:
+    if not entry.has_label_keys:
         _unused(section, reader, "labels", "label_separator", "columns", defaults=_LABELLED_DEFAULTS)
-    if reader != "food101":
+    if "texts" not in entry.keys:
         _unused(section, reader, "texts", defaults={"texts": "titles"})
     columns = section.section("columns", default={})
     names = {
@@ -270,7 +270,7 @@ def _data(section: _Section, base_directory: Path) -> DataConfig:
         labels=section.text("labels", choices=("one", "several"), default="one"),
         label_separator=section.text("label_separator", default="|"),
         held_out=HeldOutConfig(
-            validation=_amount(held_out, "validation", 5000.0 if reader == "food101" else 0.0),
+            validation=_amount(held_out, "validation", entry.held_out_validation),
             test=_amount(held_out, "test", 0.0),
             seed=held_out.integer("seed", 0, default=0),
         ),

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nas.config.readers import READERS
 from nas.search.objectives import Constraint, CostModel, Objectives
 from nas.search.space import Architecture, SearchSpace
 from nas.search.strategies.base import EvolutionConfig
@@ -14,9 +15,6 @@ STRATEGIES = ("evolution", "regularized_evolution", "nsga2", "tpe", "gp", "rando
 SAMPLINGS = ("uniform", "sandwich", "balanced")
 SCORES = ("objective", "cross_entropy")
 COLUMNS = ("image", "text", "label", "split")
-LABELLED_READERS = ("manifest", "image_folder", "datasets")
-"""Those whose columns and labels the search file describes; the others' are known."""
-READERS = (*LABELLED_READERS, "food101", "mm_imdb", "snli_ve")
 FEATURE_DTYPES = ("float16", "float32")
 WHEN_TOO_LARGE = ("reject", "accumulate")
 LEARNING_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
@@ -74,7 +72,7 @@ class DataConfig:
     @property
     def has_several_labels(self) -> bool:
         """Whether a sample may have several labels."""
-        return self.labels == "several" or self.reader == "mm_imdb"
+        return self.labels == "several" or (self.reader in READERS and READERS[self.reader].has_several_labels)
 
     def form(self) -> dict[str, Any]:
         """Everything but where it lies, as a search file has it: so a later evaluation reads it in the same way."""

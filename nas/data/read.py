@@ -1,43 +1,15 @@
 """Data sets, in whatever form they are distributed."""
 
 import itertools
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Collection
+from dataclasses import replace
 
 from nas.config.schema import DataConfig
-from nas.data.dataset import Dataset, Found, assemble, check_characters, classes_of_train
+from nas.data.dataset import Dataset, assemble, check_characters, classes_of_train
 from nas.data.duplicates import Copies, CopiesAmong, no_copies
-from nas.data.images import ImageSource, open_images
-from nas.data.readers.food101 import find_in_food101, images_of_food101
-from nas.data.readers.hf_dataset import SavedImages, find_in_saved
-from nas.data.readers.image_folder import find_in_image_folder, images_of_image_folder
-from nas.data.readers.manifest import find_in_manifest
-from nas.data.readers.mm_imdb import find_in_mm_imdb, images_of_mm_imdb
-from nas.data.readers.snli_ve import find_in_snli_ve, images_of_snli_ve
+from nas.data.images import ImageSource
+from nas.data.readers.base import load_reader
 from nas.data.splits import complete
-
-
-@dataclass(frozen=True)
-class Reader:
-    """One form of data sets.
-
-    Args:
-        find: Finds all samples.
-        images: Folder or ZIP that their image paths lead into.
-    """
-
-    find: Callable[[DataConfig], Found]
-    images: Callable[[DataConfig], Path]
-
-
-_READERS: Mapping[str, Reader] = {
-    "manifest": Reader(find_in_manifest, lambda config: Path(config.images or "")),
-    "image_folder": Reader(find_in_image_folder, images_of_image_folder),
-    "food101": Reader(find_in_food101, images_of_food101),
-    "mm_imdb": Reader(find_in_mm_imdb, images_of_mm_imdb),
-    "snli_ve": Reader(find_in_snli_ve, images_of_snli_ve),
-}
 
 
 def read_data(
@@ -59,10 +31,10 @@ def read_data(
     Raises:
         DataError: If it cannot be read or used; names file and row.
     """
-    find = find_in_saved if config.reader == "datasets" else _READERS[config.reader].find
-    found = find(config)
+    reader = load_reader(config)
+    found = reader.find_samples()
     check_characters(found)
-    copies_among: CopiesAmong = Copies(lambda: open_images_of(config)).among if compares_images else no_copies
+    copies_among: CopiesAmong = Copies(reader.open_images).among if compares_images else no_copies
     whole = complete(found.source, found.splits, config.held_out, splits, copies_among)
     # Classes are those of train as it is distributed, whatever is held out of it.
     names = class_names or found.class_names or classes_of_train(found)
@@ -77,6 +49,4 @@ def open_images_of(config: DataConfig) -> ImageSource:
     Raises:
         DataError: If there are none.
     """
-    if config.reader == "datasets":
-        return SavedImages(Path(config.folder or ""), config.columns.image)
-    return open_images(_READERS[config.reader].images(config))
+    return load_reader(config).open_images()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nas.common.errors import ExportError
 from nas.common.files import sync_directory, write_atomically
-from nas.config.schema import READERS
+from nas.config.readers import READERS
 from nas.data.dataset import Samples
 from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from nas.common.errors import DataError
-from nas.config.schema import DataConfig
 from nas.data.dataset import LISTED, Found, Sample
+from nas.data.images import ImageSource, open_images
+from nas.data.readers.base import Reader
 
 _SPLITS = ("train", "test")
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -24,23 +25,23 @@ Key = tuple[str, str]
 """Class and name, which an image and its text share."""
 
 
-def images_of_food101(config: DataConfig) -> Path:
-    """Where image paths lead."""
-    return Path(config.folder or "") / "images"
+class Food101Reader(Reader):
+    """Reads images that have a text; other images, and texts without an image, are counted and left out."""
+
+    def find_samples(self) -> Found:
+        return _find(self.folder, self.config.texts)
+
+    def open_images(self) -> ImageSource:
+        return open_images(self.folder / "images")
 
 
-def find_in_food101(config: DataConfig) -> Found:
-    """Images that have a text; others, and texts without image, are counted and left out.
-
-    Raises:
-        DataError: If the folder has another form; names file and line.
-    """
-    root, folder = Path(config.folder or ""), images_of_food101(config)
+def _find(root: Path, text_source: str) -> Found:
+    folder = root / "images"
     images = {split: {_key(path): path for path in _images(folder / split)} for split in _SPLITS}
     folders = tuple(sorted({name for found in images.values() for name, _ in found}))
     classes = tuple(sorted({name for name, _ in images["train"]}))  # one that only test has is a label nobody knows
     texts: Mapping[str, Mapping[Key, Text | Path]]
-    if config.texts == "pages":
+    if text_source == "pages":
         pages = _pages(root / "texts_txt")
         texts = dict.fromkeys(_SPLITS, pages)
         lonely = sum(key not in images["train"] and key not in images["test"] for key in pages)

@@ -11,6 +11,7 @@ from nas.common.errors import DataError
 from nas.config.schema import DataConfig
 from nas.data.dataset import SPLIT_NAMES, SPLITS, Found, Sample
 from nas.data.images import ImageSource, file_size
+from nas.data.readers.base import Reader
 from nas.data.readers.manifest import as_text, labels_of, split_of
 
 _TOGETHER = 1000
@@ -52,13 +53,18 @@ class SavedImages(ImageSource):
         return value
 
 
-def find_in_saved(config: DataConfig) -> Found:
-    """Every row of every part.
+class SavedDatasetReader(Reader):
+    """Reads every row of every part."""
 
-    Raises:
-        DataError: If the folder cannot be read, or lacks a column; names part and row.
-    """
-    root, columns = Path(config.folder or ""), config.columns
+    def find_samples(self) -> Found:
+        return _find(self.folder, self.config)
+
+    def open_images(self) -> ImageSource:
+        return SavedImages(self.folder, self.config.columns.image)
+
+
+def _find(root: Path, config: DataConfig) -> Found:
+    columns = config.columns
     splits: dict[str, list[Sample]] = {split: [] for split in SPLITS}
     for part, data in _parts(root).items():
         own = SPLIT_NAMES.get(part.lower())

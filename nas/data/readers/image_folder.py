@@ -10,24 +10,25 @@ from pathlib import Path
 from nas.common.errors import DataError
 from nas.config.schema import DataConfig
 from nas.data.dataset import SPLIT_NAMES, SPLITS, Found, Sample
+from nas.data.images import ImageSource, open_images
+from nas.data.readers.base import Reader
 from nas.data.readers.manifest import rows_of, sample_of, split_of
 
 FILE_NAME = "file_name"
 _FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
-def images_of_image_folder(config: DataConfig) -> Path:
-    """Where image paths lead."""
-    return Path(config.folder or "")
+class ImageFolderReader(Reader):
+    """Reads every row of every metadata file."""
+
+    def find_samples(self) -> Found:
+        return _find(self.folder, self.config)
+
+    def open_images(self) -> ImageSource:
+        return open_images(self.folder)
 
 
-def find_in_image_folder(config: DataConfig) -> Found:
-    """Every row of every metadata file.
-
-    Raises:
-        DataError: If there is none, or it cannot be used; names file and row.
-    """
-    root = images_of_image_folder(config)
+def _find(root: Path, config: DataConfig) -> Found:
     files = _metadata(root)
     splits: dict[str, list[Sample]] = {split: [] for split in SPLITS}
     for split, path in files:

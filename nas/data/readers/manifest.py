@@ -13,6 +13,8 @@ from typing import Any
 from nas.common.errors import DataError
 from nas.config.schema import ColumnsConfig, DataConfig
 from nas.data.dataset import SPLIT_NAMES, SPLITS, Found, Sample
+from nas.data.images import ImageSource, open_images
+from nas.data.readers.base import Reader
 
 _TOGETHER = 4096
 
@@ -22,19 +24,19 @@ Row = tuple[int, dict[str, Any]]
 """The number of its first line, as an editor shows it (a CSV's header is row 1), and its values by column."""
 
 
-def find_in_manifest(config: DataConfig) -> Found:
-    """Every row of a CSV, TSV, JSON Lines or Parquet file.
+class ManifestReader(Reader):
+    """Reads every row of a CSV, TSV, JSON Lines or Parquet file."""
 
-    Raises:
-        DataError: If the file cannot be read, or a row lacks a value or has a split of unknown name; names file and
-            row.
-    """
-    path = Path(config.manifest or "")
-    splits: dict[str, list[Sample]] = {split: [] for split in SPLITS}
-    for number, row in rows_of(path, config.columns):
-        sample = sample_of(row, config, path, number)
-        splits[split_of(row, config.columns, f"{path}, row {number}")].append(sample)
-    return Found(str(path), splits, has_several_labels=config.labels == "several")
+    def find_samples(self) -> Found:
+        config, path = self.config, Path(self.config.manifest or "")
+        splits: dict[str, list[Sample]] = {split: [] for split in SPLITS}
+        for number, row in rows_of(path, config.columns):
+            sample = sample_of(row, config, path, number)
+            splits[split_of(row, config.columns, f"{path}, row {number}")].append(sample)
+        return Found(str(path), splits, has_several_labels=config.labels == "several")
+
+    def open_images(self) -> ImageSource:
+        return open_images(Path(self.config.images or ""))
 
 
 def sample_of(row: Mapping[str, Any], config: DataConfig, path: Path, number: int) -> Sample:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nas.common.errors import DataError
-from nas.config.schema import DataConfig
 from nas.data.dataset import SPLIT_NAMES, SPLITS, Found, Sample
+from nas.data.images import ImageSource, open_images
+from nas.data.readers.base import Reader
 
 GENRES = (
     "Action",
@@ -45,22 +46,22 @@ RARE_GENRES = ("News", "Adult", "Talk-Show", "Reality-TV")
 of the other three."""
 
 
-def images_of_mm_imdb(config: DataConfig) -> Path:
-    """Where image paths lead."""
-    return Path(config.folder or "") / "dataset"
+class MMIMDbReader(Reader):
+    """Reads films with a plot and at least one of the 23 genres."""
+
+    def find_samples(self) -> Found:
+        return _find(self.folder)
+
+    def open_images(self) -> ImageSource:
+        return open_images(self.folder / "dataset")
 
 
-def find_in_mm_imdb(config: DataConfig) -> Found:
-    """Films with a plot and at least one of the 23 genres.
-
-    Raises:
-        DataError: If the folder has another form, a film's file is missing or a genre is unknown; names the file.
-    """
-    root, left_out = Path(config.folder or ""), Counter[str]()
+def _find(root: Path) -> Found:
+    left_out = Counter[str]()
     splits: dict[str, list[Sample]] = {split: [] for split in SPLITS}
     for name, ids in _splits(root / "split.json").items():
         for number in ids:
-            path = images_of_mm_imdb(config) / f"{number}.json"
+            path = root / "dataset" / f"{number}.json"
             film = _mapping(path)
             genres, plot = _genres(path, film), _plot(path, film)
             rare = [genre for genre in RARE_GENRES if genre in genres]

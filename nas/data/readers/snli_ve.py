@@ -9,8 +9,9 @@ from collections import Counter
 from pathlib import Path
 
 from nas.common.errors import DataError
-from nas.config.schema import DataConfig
 from nas.data.dataset import Found, Sample
+from nas.data.images import ImageSource, open_images
+from nas.data.readers.base import Reader
 from nas.data.readers.manifest import as_text
 
 LABELS = ("contradiction", "entailment", "neutral")
@@ -21,18 +22,18 @@ _FILES = {"train": "train", "validation": "dev", "test": "test"}
 _KEYS = ("Flickr30K_ID", "sentence2", "gold_label")
 
 
-def images_of_snli_ve(config: DataConfig) -> Path:
-    """Where image paths lead."""
-    return Path(config.folder or "") / "flickr30k_images"
+class SNLIVEReader(Reader):
+    """Reads all sentences with a gold label; many share a picture."""
+
+    def find_samples(self) -> Found:
+        return _find(self.folder)
+
+    def open_images(self) -> ImageSource:
+        return open_images(self.folder / "flickr30k_images")
 
 
-def find_in_snli_ve(config: DataConfig) -> Found:
-    """All sentences with a gold label; many share a picture.
-
-    Raises:
-        DataError: If a file is missing, or a line is not as expected; names file and line.
-    """
-    root, left_out = Path(config.folder or ""), Counter[str]()
+def _find(root: Path) -> Found:
+    left_out = Counter[str]()
     splits: dict[str, list[Sample]] = {}
     for split, name in _FILES.items():
         path = root / f"snli_ve_{name}.jsonl"

@@ -1,0 +1,58 @@
+"""Interface of data readers: find the samples of a data set and open its images."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import cast
+
+from nas.common.registry import load_object
+from nas.config.readers import READERS
+from nas.config.schema import DataConfig
+from nas.data.dataset import Found
+from nas.data.images import ImageSource
+
+
+class Reader(ABC):
+    """Reads one form in which data sets are distributed.
+
+    Register a subclass with `nas.config.readers.register_reader`, which also declares the keys of `data` it uses.
+
+    Args:
+        config: The `data` section of the search file.
+    """
+
+    def __init__(self, config: DataConfig) -> None:
+        self.config = config
+
+    @property
+    def folder(self) -> Path:
+        """The root folder of the data set."""
+        return Path(self.config.folder or "")
+
+    @abstractmethod
+    def find_samples(self) -> Found:
+        """Return every sample of every split, without opening images.
+
+        Raises:
+            DataError: If a file is missing or malformed; names the file and the row.
+        """
+
+    @abstractmethod
+    def open_images(self) -> ImageSource:
+        """Return the source that the image paths of the samples refer to.
+
+        Raises:
+            DataError: If the folder or ZIP file of images does not exist.
+        """
+
+
+def load_reader(config: DataConfig) -> Reader:
+    """Create the reader that a search file names.
+
+    Args:
+        config: The `data` section; `reader` is a registered name.
+
+    Raises:
+        ExtensionError: If the class of the reader cannot be imported.
+    """
+    reader_class = cast("type[Reader]", load_object(READERS[config.reader].target))
+    return reader_class(config)
