@@ -367,7 +367,7 @@ def test_an_unsupported_family_names_the_supported_ones(tmp_path: Path) -> None:
     with pytest.raises(
         EncoderError,
         match=r"'gpt2' is not a supported text encoder; supported: bert, clip, clip_text_model, .*roberta "
-        r"\(a family is added as one file in nas/models/encoders/ and a line in nas/models/encoders/loading\.py\)",
+        r"\(a family is added as one file in nas/models/encoders/ and a line in nas/models/encoders/checkpoints\.py\)",
     ):
         load_encoder(str(tmp_path), "text")
 

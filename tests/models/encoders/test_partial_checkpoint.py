@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from transformers import ViTConfig
 from nas.models.encoders import load_tail
-from nas.memory import private_bytes
+from nas.memory.measurement import private_bytes
 config = ViTConfig(hidden_size=512, num_hidden_layers=3, num_attention_heads=8, intermediate_size=2048)
 load_tail(config, 1, Path(sys.argv[1]))
 before = private_bytes()

@@ -343,13 +343,15 @@ def test_everything_trained_gets_a_gradient_and_frozen_means_frozen(family: str)
     pair = encoders()
     before = [parameter.clone() for encoder in pair for parameter in encoder.parameters()]
     model = fresh(family, pair=pair)
-    kind = type(model).kind
+    architecture_class = type(model).architecture_class
     torch.autograd.backward(logits_of(model, *raw_batch()).square().sum())
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad
         if parameter.numel():
             assert parameter.grad is not None and bool(parameter.grad.abs().sum() > 0), name
-    assert {name.partition("_encoder.")[0] for name in model.state_dict() if "_encoder." in name} == set(kind.trains)
+    assert {name.partition("_encoder.")[0] for name in model.state_dict() if "_encoder." in name} == set(
+        architecture_class.trains
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     optimizer.step()
     after = [parameter for encoder in pair for parameter in encoder.parameters()]
