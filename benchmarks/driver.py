@@ -34,8 +34,8 @@ from benchmarks.instant_search import WORKERS, configuration, resume_seconds, se
 from benchmarks.models import DEMO
 from nas.common.units import format_bytes
 from nas.config.load import load_config
-from nas.config.schema import STRATEGIES
 from nas.run.results_csv import table
+from nas.search.strategies.registry import STRATEGIES
 
 
 def main() -> None:

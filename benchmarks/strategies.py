@@ -36,9 +36,8 @@ from benchmarks.models import DEMO, write_figures
 from benchmarks.pmf_bench.landscapes import Landscape, cross_validated, landscapes
 from benchmarks.pmf_bench.table import TABLE, read_table
 from nas.config.load import load_config
-from nas.config.schema import STRATEGIES
 from nas.run.results_csv import table
-from nas.search.strategies.registry import build_strategy
+from nas.search.strategies.registry import STRATEGIES, build_strategy
 
 _SHOWN = (10, 25, 50, 100)
 
@@ -70,7 +69,7 @@ def main() -> None:
     seeds, evaluations, folds = (2, 10, 2) if options.quick else (options.seeds, options.evaluations, 10)
     table_digest = hashlib.sha256(options.table.read_bytes()).hexdigest()[:16]
     figures = kept(options.json, {"seeds": seeds, "evaluations": evaluations, "table": table_digest})
-    wanted = sorted({*options.strategy, *strategies_of(figures)}, key=STRATEGIES.index)
+    wanted = sorted({*options.strategy, *strategies_of(figures)}, key=STRATEGIES.names().index)
     if "courses" not in figures and wanted == strategies_of(figures):
         for name, landscape_figures in figures["landscapes"].items():
             show(name, landscape_figures)
@@ -120,7 +119,7 @@ def strategies_of(figures: dict[str, Any]) -> list[str]:
     """Whose figures a run has, or has begun, in the order of `STRATEGIES`."""
     finished = {name for entry in figures["landscapes"].values() for name in entry["strategies"]}
     begun = {name for courses in figures.get("courses", {}).values() for name in courses}
-    return sorted(finished | begun, key=STRATEGIES.index)
+    return sorted(finished | begun, key=STRATEGIES.names().index)
 
 
 @cache
@@ -142,7 +141,7 @@ def course(landscape: Landscape, name: str, seed: int, evaluations: int) -> Cour
         space=landscape.space,
         seed=seed,
         is_feasible=landscape.knows,
-        evolution=load_config(DEMO).search.evolution,
+        settings=load_config(DEMO).search.evolution,
     )
     best_score, best_mean, highest_mean = float("-inf"), float("-inf"), float("-inf")
     regret: list[float] = []

@@ -13,8 +13,9 @@ from nas.common.interrupt import Interrupted
 from nas.common.units import parse_bytes
 from nas.config.load import parse_data
 from nas.config.readers import READERS
-from nas.config.schema import COLUMNS, STRATEGIES
+from nas.config.schema import COLUMNS
 from nas.run.time_budget import parse_budget
+from nas.search.strategies.registry import STRATEGIES
 
 if TYPE_CHECKING:
     from nas.run.commands import ExecutionOptions, Overrides

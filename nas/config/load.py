@@ -19,7 +19,6 @@ from nas.config.schema import (
     LEARNING_RATES,
     SAMPLINGS,
     SCORES,
-    STRATEGIES,
     WHEN_TOO_LARGE,
     BudgetConfig,
     ColumnsConfig,
@@ -35,9 +34,10 @@ from nas.config.schema import (
     SupernetConfig,
 )
 from nas.search.objectives import COSTS, METRICS, Constraint
-from nas.search.space import Architecture, Gene, Per, SearchSpace
+from nas.search.space import Architecture, Gene, Granularity, SearchSpace
 from nas.search.space.families import FAMILIES, load_architecture_class
-from nas.search.strategies.base import EvolutionConfig
+from nas.search.strategies.base import EvolutionSettings
+from nas.search.strategies.registry import STRATEGIES
 
 _MISSING: Any = object()
 
@@ -344,10 +344,10 @@ def _features(section: _Section) -> FeaturesConfig:
 
 def _space(section: _Section, architecture_class: type[Architecture]) -> SearchSpace:
     choices: dict[str, tuple[int, ...]] = {}
-    per: dict[str, Per] = {}
+    per: dict[str, Granularity] = {}
     for gene in architecture_class.genes:
         is_mapping = section.values is not None and isinstance(section.values.get(gene.name), dict)
-        if gene.per != ("model",) and is_mapping:
+        if gene.granularities != ("model",) and is_mapping:
             free = section.section(gene.name)
             choices[gene.name] = free.integers("choices", gene.smallest)
             per[gene.name] = _per(free, gene)
@@ -370,9 +370,9 @@ def _space(section: _Section, architecture_class: type[Architecture]) -> SearchS
     return SearchSpace(architecture_class, choices, per, num_layers)
 
 
-def _per(section: _Section, gene: Gene) -> Per:
-    shared = section.text("per", choices=gene.per, default="model")
-    return next((known for known in gene.per if known == shared), "model")
+def _per(section: _Section, gene: Gene) -> Granularity:
+    shared = section.text("per", choices=gene.granularities, default="model")
+    return next((known for known in gene.granularities if known == shared), "model")
 
 
 def _recipe(section: _Section) -> RecipeConfig:
@@ -427,7 +427,7 @@ def _search(section: _Section, space: SearchSpace) -> SearchConfig:
     evolution = section.section("evolution", default={})
     objective, *costs = _objectives(section)
     config = SearchConfig(
-        strategy=section.text("strategy", choices=STRATEGIES),
+        strategy=section.text("strategy", choices=STRATEGIES.names()),
         objective=objective,
         costs=tuple(costs),
         constraints=_constraints(section),
@@ -441,7 +441,7 @@ def _search(section: _Section, space: SearchSpace) -> SearchConfig:
         finalists=section.integer("finalists", 1),
         rerun_seeds=section.integer("rerun_seeds", 0, default=3),
         initial_architectures=_first(section, space),
-        evolution=EvolutionConfig(
+        evolution=EvolutionSettings(
             population=evolution.integer("population", 2, default=20),
             parents=evolution.integer("parents", 1, default=5),
             crossover_fraction=evolution.number("crossover_fraction", 0, 1, default=0.5),
@@ -581,5 +581,7 @@ def config_as_dict(config: Config) -> dict[str, Any]:
 def _space_as_dict(space: SearchSpace) -> dict[str, Any]:
     values: dict[str, Any] = {} if space.num_layers is None else {"num_layers": space.num_layers}
     for gene, allowed in space.choices.items():
-        values[gene] = {"choices": list(allowed), "per": space.per[gene]} if gene in space.per else list(allowed)
+        values[gene] = (
+            {"choices": list(allowed), "per": space.granularity[gene]} if gene in space.granularity else list(allowed)
+        )
     return values

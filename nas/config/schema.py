@@ -8,10 +8,9 @@ from typing import Any
 from nas.config.readers import READERS
 from nas.search.objectives import Constraint, CostModel, Objectives
 from nas.search.space import Architecture, SearchSpace
-from nas.search.strategies.base import EvolutionConfig
+from nas.search.strategies.base import EvolutionSettings
 from nas.search.trial import Stage
 
-STRATEGIES = ("evolution", "regularized_evolution", "nsga2", "tpe", "gp", "random", "grid")
 SAMPLINGS = ("uniform", "sandwich", "balanced")
 SCORES = ("objective", "cross_entropy")
 COLUMNS = ("image", "text", "label", "split")
@@ -197,7 +196,7 @@ class SearchConfig:
     finalists: int
     rerun_seeds: int
     initial_architectures: tuple[Architecture, ...]
-    evolution: EvolutionConfig
+    evolution: EvolutionSettings
 
     def score_name(self, stage: Stage) -> str:
         """Which metric is a candidate's score at a stage; of cross-entropy less is better, so it is negated."""

@@ -208,7 +208,7 @@ class CandidatePlan(Plan):
                 self._is_exhausted = True
                 self._reporter.note(
                     "the search space is exhausted: every architecture that fits has been scored"
-                    if self._strategy.looks_at_all
+                    if self._strategy.is_exhaustive
                     else "the search space seems exhausted: nothing new that fits was found in it"
                 )
                 break

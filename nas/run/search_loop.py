@@ -285,8 +285,8 @@ class Search:
             space=config.space,
             seed=config.seed,
             is_feasible=self.feasibility.record_unless_fits,
-            evolution=config.search.evolution,
-            first=self._first(),
+            settings=config.search.evolution,
+            initial_architectures=self._first(),
         )
         plan = CandidatePlan(
             config=config,
@@ -305,7 +305,7 @@ class Search:
     def _first(self) -> list[Architecture]:
         """Proposed before all others: the default, the smallest, the largest that fits, and what the file names."""
         space = self.config.space
-        largest = space.largest_of(self.feasibility.fits) or space.largest
+        largest = space.largest_feasible(self.feasibility.fits) or space.largest
         return [self.prepared.default, space.smallest, largest, *self.config.search.initial_architectures]
 
     def _run_finalists(self, ladder: PromotionQueue) -> None:

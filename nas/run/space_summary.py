@@ -73,7 +73,7 @@ def describe_space(config: Config, memory: MemoryModel, default: Architecture, r
     reporter.note("")
     counts = {gene: sum(variable.gene == gene for variable in space.variables) for gene in space.choices}
     rows = [
-        (gene, space.per.get(gene, "model"), str(counts[gene]), ", ".join(map(str, space.choices[gene])))
+        (gene, space.granularity.get(gene, "model"), str(counts[gene]), ", ".join(map(str, space.choices[gene])))
         for gene in space.choices
     ]
     reporter.note(table(("gene", "per", "variables", "choices"), rows))

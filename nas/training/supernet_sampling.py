@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 from nas.common.errors import BudgetError
 from nas.common.seeds import seed_from
 from nas.search.space import Architecture, SearchSpace, Variable
+from nas.search.space.operators import shrink
 
 _ATTEMPTS = 100
 
@@ -24,7 +25,7 @@ def sample_feasible(
         architecture = space.sample(rng)
         if is_feasible(architecture):
             return architecture
-    architecture = space.shrunken(architecture, rng, is_feasible)
+    architecture = shrink(space, architecture, rng, is_feasible)
     if is_feasible(architecture):
         return architecture
     raise BudgetError(f"no architecture of the space fits the memory budget, not even the smallest ({space.smallest})")
@@ -97,8 +98,8 @@ class Sandwich(Sampler):
 
     @cached_property
     def largest(self) -> Architecture:
-        """Of those that fit; see `SearchSpace.largest_of`."""
-        return self.space.largest_of(self.is_feasible) or self.smallest
+        """Of those that fit; see `SearchSpace.largest_feasible`."""
+        return self.space.largest_feasible(self.is_feasible) or self.smallest
 
 
 class Balanced(Sampler):

@@ -81,7 +81,7 @@ def test_a_gene_can_be_free_and_the_configuration_survives_being_written(project
         },
     )
     config = load_config(source)
-    assert config.space.per == {"query_prompts": "layer", "mapping_width": "layer_and_direction"}
+    assert config.space.granularity == {"query_prompts": "layer", "mapping_width": "layer_and_direction"}
     assert config.space.num_layers == 3 and config.space.choices["fusion_context_prompts"] == (0, 1)
     assert parse_config(config_as_dict(config), source="", base_directory=Path()) == config
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from nas.common.errors import TrainingError
 from nas.config.load import config_as_dict
-from nas.config.schema import STRATEGIES, Config
+from nas.config.schema import Config
+from nas.search.strategies.registry import STRATEGIES
 from nas.search.trial import Failure, Job
 from nas.storage.study import Study
 from tests.support.search_loop import Killed, SimulatedExecutor, config_with, peak_bytes, search

@@ -245,8 +245,8 @@ def search(directory: Path, config: Config, executor: SimulatedExecutor, budget_
             space=config.space,
             seed=config.seed,
             is_feasible=feasibility.record_unless_fits,
-            evolution=config.search.evolution,
-            first=config.search.initial_architectures,
+            settings=config.search.evolution,
+            initial_architectures=config.search.initial_architectures,
         )
         candidates = CandidatePlan(
             config=config,

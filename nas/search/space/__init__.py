@@ -1,32 +1,33 @@
-"""What can be chosen: architectures, their genes, and the space of them."""
+"""What can be searched: architectures, their genes, and search spaces."""
 
 from nas.search.space.architecture import (
     DIRECTIONS,
+    GRANULARITIES,
     MODALITIES,
-    PER,
     RAW,
     Architecture,
     EncoderSizes,
     EntryLayers,
     Gene,
     GeneValue,
-    Per,
+    Granularity,
     PerLayer,
     format_gene,
 )
-from nas.search.space.space import SearchSpace, Variable
+from nas.search.space.space import SearchSpace
+from nas.search.space.variables import Variable
 
 __all__ = [
     "DIRECTIONS",
+    "GRANULARITIES",
     "MODALITIES",
-    "PER",
     "RAW",
     "Architecture",
     "EncoderSizes",
     "EntryLayers",
     "Gene",
     "GeneValue",
-    "Per",
+    "Granularity",
     "PerLayer",
     "SearchSpace",
     "Variable",

@@ -1,8 +1,8 @@
-"""Architectures: the genes of a fusion family, and one choice of their values. No torch here.
+"""Architectures: the genes of a fusion family, and one choice of their values. Imports no torch.
 
-Every fusion family has genes of its own, in a subclass of `Architecture` beside its model ; PMF's are
-five. A gene has one value for the whole model, as the papers have them, or may be free in every layer, in both
-directions, or both, as AutoFormer's (Chen et al., ICCV 2021) are in every layer.
+Every fusion family defines its genes in a subclass of `Architecture` in the family's folder. A gene has one value for
+the whole model, as in the papers, or separate values per layer, per direction, or both, as AutoFormer's genes (Chen et
+al., ICCV 2021) have per layer.
 """
 
 import itertools
@@ -15,20 +15,27 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
 from nas.search.space.families import load_architecture_class
 
 PerLayer = tuple[tuple[int, int], ...]
-GeneValue = int | PerLayer
-"""A gene of an architecture: one value for the whole model, or a pair for every layer that has it, the first one first:
-image → text and text → image; both are equal where a family has no directions."""
+"""One pair (image → text, text → image) per layer, starting at the first layer that has the gene. In a family without
+directions both numbers are equal."""
 
-Per = Literal["model", "layer", "direction", "layer_and_direction"]
-PER: tuple[Per, ...] = ("model", "layer", "direction", "layer_and_direction")
-"""What a gene of a space has a value for."""
+GeneValue = int | PerLayer
+"""The value of a gene in an architecture: one number for the whole model, or one pair per layer."""
+
+Granularity = Literal["model", "layer", "direction", "layer_and_direction"]
+"""What a gene has separate values for: nothing (one value for the model), each layer, each direction, or both."""
+GRANULARITIES: tuple[Granularity, ...] = ("model", "layer", "direction", "layer_and_direction")
 
 DIRECTIONS = ("image_to_text", "text_to_image")
+
+MODALITIES = ("image", "text")
+
+RAW = -1
+"""Used in place of a layer index for pixel values and token ids, the input of an encoder's own embedding."""
 
 
 @dataclass(frozen=True)
 class EncoderSizes:
-    """What a family's default architecture depends on: layers and hidden widths of both encoders."""
+    """The sizes of both encoders, from which a family derives its default architecture."""
 
     image_layers: int
     text_layers: int
@@ -37,20 +44,14 @@ class EncoderSizes:
 
     @property
     def shallower(self) -> int:
-        """Layers of the encoder that has fewer."""
+        """The number of layers of the shallower encoder."""
         return min(self.image_layers, self.text_layers)
 
 
-MODALITIES = ("image", "text")
-
-RAW = -1
-"""In place of a layer: pixel values and token ids, where an encoder's own embedding is trained."""
-
-
 class EntryLayers(NamedTuple):
-    """Layers of both encoders whose inputs a model starts from; everything below is a constant of the data.
+    """The layers of both encoders whose inputs a model reads; everything below is a constant of the data.
 
-    The number of layers itself stands for what comes out of the last; None for an encoder that is not used.
+    The number of layers itself stands for the output of the last layer; None for an unused encoder.
     """
 
     image: int | None
@@ -59,123 +60,128 @@ class EntryLayers(NamedTuple):
 
 @dataclass(frozen=True)
 class Gene:
-    """One thing that a family lets be chosen.
+    """One searchable property of a family.
 
     Args:
-        name: Of the key in a search file, and of the field of the architecture.
-        symbol: For people.
-        smallest: The least value that it can have in any model of the family.
-        per: What it can have values for.
-        is_layer: Whether it is the layer at which something starts; a lower one is a larger model. At most one gene of
-            a family, the first, which is then always the model's.
+        name: The key in search files and the field of the architecture class.
+        symbol: The short name in tables and progress lines.
+        smallest: The smallest value that any model of the family allows.
+        granularities: The granularities that the gene supports.
+        is_layer: Whether this is the layer gene, the layer where fusion or prompting starts; a lower value is a larger
+            model. A family has at most one, its first gene, with one value for the whole model.
     """
 
     name: str
     symbol: str
     smallest: int
-    per: tuple[Per, ...] = ("model",)
+    granularities: tuple[Granularity, ...] = ("model",)
     is_layer: bool = False
 
 
 @total_ordering
 class Architecture(ABC):
-    """One architecture of a family; hashable. Two ways to write one are equal: only what it uses is in it.
+    """One architecture of a family; hashable, and equal however its values are written.
 
     Subclasses are frozen dataclasses whose fields are their `genes`, in that order.
 
     Raises:
-        ValueError: If genes that differ between layers do so for different numbers of layers.
+        ValueError: If genes with values per layer have different numbers of layers.
     """
 
     family: ClassVar[str]
     """The family's name in search files."""
     title: ClassVar[str]
-    """Its name for people."""
+    """The family's name in tables and model cards."""
     source: ClassVar[str]
-    """What it is and where it comes from, in one sentence."""
+    """One sentence about the method and its publication."""
     genes: ClassVar[tuple[Gene, ...]]
-    """What may be chosen."""
+    """The searchable genes, the layer gene first."""
     layers_counted: ClassVar[str] = "of the shallower encoder"
-    """Which layers the layer gene counts, for messages; `num_layers` has their number."""
+    """The layers that the layer gene counts, for messages; `num_layers` returns their number."""
     trains: ClassVar[tuple[str, ...]] = ()
-    """Which encoders' weights are trained: `image`, `text`."""
+    """The encoders whose weights are trained: `image`, `text`."""
     reads_attention: ClassVar[bool] = False
-    """Whether a model makes use of what data rows attend to in themselves, where that is stored."""
+    """Whether a model can use the stored self-attention output of the data tokens."""
 
     def __post_init__(self) -> None:
         for gene in self.genes:
             if not gene.is_layer:
                 object.__setattr__(self, gene.name, _canonical(getattr(self, gene.name)))
-        counts = {len(value) for value in self.lengths if not isinstance(value, int)}
+        counts = {len(value) for value in self._other_values if not isinstance(value, int)}
         if len(counts) > 1:
-            raise ValueError(f"genes speak of different numbers of layers, {sorted(counts)}: {self}")
+            raise ValueError(
+                f"{self}: genes have different numbers of layers; expected one number, got {sorted(counts)}"
+            )
 
     @classmethod
     @abstractmethod
     def default(cls, sizes: EncoderSizes) -> Self:
-        """The paper's, for two encoders."""
+        """Return the paper's architecture for two encoders."""
 
     @classmethod
     def num_layers(cls, sizes: EncoderSizes) -> int:
-        """Layers that the layer gene counts; where a gene is free, it is so in those from there on."""
+        """Return the number of layers that the layer gene counts; genes per layer have values from that layer on."""
         return sizes.shallower
 
     def entry_layers(self, sizes: EncoderSizes) -> EntryLayers:
-        """Where a model starts to compute; depends on the layer gene alone. By default it reads what it trains."""
+        """Return the layers whose inputs a model reads; they depend only on the layer gene.
+
+        By default a model reads the raw input of every encoder that it trains.
+        """
         del sizes
         return EntryLayers(*(RAW if modality in self.trains else None for modality in MODALITIES))
 
     def prompted_layers(self, sizes: EncoderSizes) -> int:
-        """n, the layers that each have prompts or mappings: those above amplify what an early one does."""
+        """Return n, the number of layers with prompts or mappings; later layers amplify the effect of early ones."""
         del sizes
         return 1
 
     @classmethod
     def gene_names(cls) -> tuple[str, ...]:
-        """In the order of the fields."""
+        """Return the names of all genes, in the order of the fields."""
         return tuple(gene.name for gene in cls.genes)
 
     @classmethod
     def layer_gene(cls) -> Gene | None:
-        """The one that says at which layer something starts."""
+        """Return the layer gene, or None if the family has none."""
         return cls.genes[0] if cls.genes and cls.genes[0].is_layer else None
 
     @property
     def first_layer(self) -> int:
-        """Value of the layer gene; 0 where a family has none."""
+        """The value of the layer gene; 0 if the family has none."""
         gene = self.layer_gene()
         return 0 if gene is None else int(getattr(self, gene.name))
 
     @property
-    def lengths(self) -> tuple[GeneValue, ...]:
-        """Values of the other genes."""
+    def _other_values(self) -> tuple[GeneValue, ...]:
+        """The values of all genes except the layer gene."""
         return tuple(getattr(self, gene.name) for gene in self.genes if not gene.is_layer)
 
     @property
     def layer_count(self) -> int | None:
-        """Layers, where a gene differs between layers or directions; None where any number will do."""
-        return next((len(value) for value in self.lengths if not isinstance(value, int)), None)
+        """The number of layers with values of their own; None if every gene has one value for the whole model."""
+        return next((len(value) for value in self._other_values if not isinstance(value, int)), None)
 
     def value_at(self, name: str, index: int) -> tuple[int, int]:
-        """A gene in both directions in one layer, counted from the first that has it."""
+        """Return a gene's values in both directions in one layer, counted from the first layer that has the gene."""
         value: GeneValue = getattr(self, name)
         return (value, value) if isinstance(value, int) else value[index]
 
     def values(self) -> dict[str, int | list[list[int]]]:
-        """Genes by name, as JSON has them."""
+        """Return the genes by name, as JSON values."""
         values = ((gene.name, getattr(self, gene.name)) for gene in self.genes)
         return {name: value if isinstance(value, int) else [list(pair) for pair in value] for name, value in values}
 
     def as_dict(self) -> dict[str, Any]:
-        """The family and the genes, as JSON has them."""
+        """Return the family and the genes, as JSON values."""
         return {"family": self.family, **self.values()}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "Architecture":
-        """What `as_dict` gave.
+        """Build the architecture that `as_dict` describes.
 
         Raises:
-            KeyError: If there is no such family.
+            KeyError: If the family is not registered.
             TypeError: If genes are missing or unknown.
         """
         genes = dict(values)
@@ -183,14 +189,14 @@ class Architecture(ABC):
         return build(**genes)
 
     def __lt__(self, other: object) -> bool:
-        """By the layer gene, then by the other genes in their order; families by name."""
+        """Compare by family, then by the layer gene, then by the other genes in their order."""
         if not isinstance(other, Architecture):
             return NotImplemented
         return self._order < other._order
 
     @property
     def _order(self) -> tuple[Any, ...]:
-        flat = ((value,) if isinstance(value, int) else tuple(itertools.chain(*value)) for value in self.lengths)
+        flat = ((value,) if isinstance(value, int) else tuple(itertools.chain(*value)) for value in self._other_values)
         return self.family, self.first_layer, *flat
 
     def __str__(self) -> str:
@@ -198,7 +204,7 @@ class Architecture(ABC):
 
 
 def _canonical(value: GeneValue) -> GeneValue:
-    """As tuples, and one number where all are the same; lists, as JSON has them, are taken too."""
+    """Return one number if all values are equal, else tuples; accepts lists, as from JSON."""
     if isinstance(value, int):
         return value
     pairs = tuple((int(first), int(second)) for first, second in value)
@@ -207,7 +213,7 @@ def _canonical(value: GeneValue) -> GeneValue:
 
 
 def format_gene(value: GeneValue) -> str:
-    """A gene for people: `4`; `4,8` where layers differ; `4/8` where directions do; `4/8,2/2` where both do."""
+    """Format a gene value: `4`; `4,8` if layers differ; `4/8` if directions differ; `4/8,2/2` if both do."""
     if isinstance(value, int):
         return str(value)
     if all(first == second for first, second in value):

@@ -1,4 +1,4 @@
-"""Fusion families by name: the class of each family's architectures, and of its models."""
+"""Fusion families by name: where each family's architecture class and model class are defined."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Family:
-    """Where the classes of a fusion family are found.
+    """The classes of a fusion family.
 
     Args:
-        architecture: The subclass of `Architecture`, as `package.module:Name`; its module must not import torch.
-        model: The subclass of `FusionModel`, likewise.
+        architecture: The subclass of `Architecture`, as `package.module:Class`; its module must not import torch.
+        model: The subclass of `FusionModel`, as `package.module:Class`.
     """
 
     architecture: str
@@ -26,12 +26,12 @@ FAMILIES: Registry[Family] = Registry("fusion family", builtins="nas.models.regi
 
 
 def register_family(name: str, *, architecture: str, model: str) -> None:
-    """Add a fusion family.
+    """Register a fusion family.
 
     Args:
-        name: The name in search files; the architecture class has it as `family`.
-        architecture: The subclass of `Architecture`, as `package.module:Name`; its module must not import torch.
-        model: The subclass of `FusionModel`, likewise.
+        name: The name in search files, equal to the `family` of the architecture class.
+        architecture: The subclass of `Architecture`, as `package.module:Class`; its module must not import torch.
+        model: The subclass of `FusionModel`, as `package.module:Class`.
 
     Raises:
         ExtensionError: If the name is taken.
@@ -40,10 +40,10 @@ def register_family(name: str, *, architecture: str, model: str) -> None:
 
 
 def load_architecture_class(name: str) -> "type[Architecture]":
-    """The class of a family's architectures.
+    """Return the architecture class of a family.
 
     Raises:
-        KeyError: If there is no such family.
-        ExtensionError: If its class cannot be imported.
+        KeyError: If the family is not registered.
+        ExtensionError: If the class cannot be imported.
     """
     return cast("type[Architecture]", load_object(FAMILIES[name].architecture))

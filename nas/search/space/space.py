@@ -1,165 +1,139 @@
-"""Search spaces: the values that each gene may take, and the variables that a strategy chooses."""
+"""Search spaces: the allowed values of each gene, and the variables that a strategy chooses."""
 
 import itertools
 import math
 import random
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
 
-from nas.search.space.architecture import DIRECTIONS, Architecture, GeneValue, Per
+from nas.search.space.architecture import DIRECTIONS, Architecture, GeneValue, Granularity
+from nas.search.space.variables import Variable
 
 _LEVELS = 16
-
-
-@dataclass(frozen=True)
-class Variable:
-    """One thing that is chosen: a gene, or what it is in one fusing layer, in one direction, or in both.
-
-    Args:
-        gene: Which.
-        choices: Allowed values, ascending.
-        layer: Of those that the family's layer gene counts, from 0; None where all share it. It is chosen in vain, and
-            not part of the architecture, where the layer gene says a later one.
-        direction: Index into `DIRECTIONS`; None where both share it.
-        is_layer: Whether it is the layer gene.
-    """
-
-    gene: str
-    choices: tuple[int, ...]
-    layer: int | None = None
-    direction: int | None = None
-    is_layer: bool = False
-
-    @cached_property
-    def name(self) -> str:
-        """For instance `mapping_width.layer_4.image_to_text`."""
-        parts = [self.gene]
-        if self.layer is not None:
-            parts.append(f"layer_{self.layer}")
-        if self.direction is not None:
-            parts.append(DIRECTIONS[self.direction])
-        return ".".join(parts)
-
-    def is_active(self, first_layer: int) -> bool:
-        """Whether an architecture whose layer gene says this has it."""
-        return self.layer is None or self.layer >= first_layer
+"""Steps between the smallest and the largest architecture in `SearchSpace.largest_feasible`."""
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The values that each gene may take, ascending and without repetition, and what it has a value for.
+    """The allowed values of each gene, and the granularity at which each gene is chosen.
 
     Args:
-        architecture_class: Architectures of one family.
-        choices: Gene name → allowed values, for exactly the family's genes.
-        per: Gene name → whether it is shared by the model (those that are not named), or free.
-        num_layers: Layers that the family's layer gene counts (`Architecture.num_layers`); only needed where a gene is
-        free.
+        architecture_class: The architecture class of the fusion family.
+        choices: Gene name → allowed values, ascending and distinct, for exactly the genes of the family.
+        granularity: Gene name → granularity of its values; one value for the whole model where missing.
+        num_layers: The number of layers that the layer gene counts (`Architecture.num_layers`); required only if a
+            gene has several values per model.
 
     Raises:
-        ValueError: If a gene is missing, unknown, empty, not ascending or below what the family allows, if one is to be
-            free that cannot be, or if the num_layers is needed and missing, or leaves no layer.
+        ValueError: If a gene is missing or unknown; if its values are empty, not ascending or below the family's
+            minimum; if a granularity is not supported by the gene; or if `num_layers` is required and is missing or
+            leaves no layer.
     """
 
     architecture_class: type[Architecture]
     choices: Mapping[str, tuple[int, ...]]
-    per: Mapping[str, Per] = field(default_factory=dict)
+    granularity: Mapping[str, Granularity] = field(default_factory=dict)
     num_layers: int | None = None
 
     def __post_init__(self) -> None:
         genes = {gene.name: gene for gene in self.architecture_class.genes}
         if set(self.choices) != set(genes):
-            raise ValueError(f"the genes of a space are {list(genes)}, got {sorted(self.choices)}")
+            raise ValueError(f"search space: wrong genes; expected {list(genes)}, got {sorted(self.choices)}")
         for name, values in self.choices.items():
             smallest = genes[name].smallest
             if not values or list(values) != sorted(set(values)) or values[0] < smallest:
                 raise ValueError(
-                    f"{name}: values must be ascending, distinct and at least {smallest}, got {list(values)}"
+                    f"{name}: expected ascending, distinct values of at least {smallest}, got {list(values)}"
                 )
-        free = {name: per for name, per in self.per.items() if per != "model"}
-        object.__setattr__(self, "per", free)
-        if any(name not in genes or per not in genes[name].per for name, per in free.items()):
-            allowed = {name: list(gene.per) for name, gene in genes.items() if gene.per != ("model",)}
-            raise ValueError(f"only these can be free: {allowed}; got {free}")
+        free = {name: granularity for name, granularity in self.granularity.items() if granularity != "model"}
+        object.__setattr__(self, "granularity", free)
+        if any(name not in genes or value not in genes[name].granularities for name, value in free.items()):
+            allowed = {
+                name: list(gene.granularities) for name, gene in genes.items() if gene.granularities != ("model",)
+            }
+            raise ValueError(f"search space: unsupported granularity; expected any of {allowed}, got {free}")
         if free and (self.num_layers is None or self.num_layers <= self.first_layers[-1]):
             raise ValueError(
-                f"{', '.join(free)}: free, so num_layers must be given, above the latest first layer, "
-                f"got {self.num_layers}"
+                f"{', '.join(free)}: several values per model require num_layers above {self.first_layers[-1]}, the "
+                f"latest first layer; got {self.num_layers}"
             )
 
     @classmethod
     def around(cls, architecture: Architecture, num_layers: int) -> "SearchSpace":
-        """A small space that holds an architecture: of each gene the values that it has.
+        """Return a small space that contains an architecture: for each gene, the values that occur in it.
 
         Args:
-            architecture: Of any family.
-            num_layers: Layers that its layer gene counts.
+            architecture: An architecture of any family.
+            num_layers: The number of layers that its layer gene counts.
         """
         choices: dict[str, tuple[int, ...]] = {}
-        per: dict[str, Per] = {}
+        granularity: dict[str, Granularity] = {}
         for gene in architecture.genes:
             value: GeneValue = getattr(architecture, gene.name)
             if isinstance(value, int):
                 choices[gene.name] = (value,)
             else:
                 choices[gene.name] = tuple(sorted(set(itertools.chain(*value))))
-                per[gene.name] = gene.per[-1]
-        return cls(type(architecture), choices, per, num_layers)
+                granularity[gene.name] = gene.granularities[-1]
+        return cls(type(architecture), choices, granularity, num_layers)
 
     @property
     def first_layers(self) -> tuple[int, ...]:
-        """Values of the family's layer gene; 0 alone where it has none."""
+        """The allowed values of the family's layer gene; (0,) if the family has none."""
         gene = self.architecture_class.layer_gene()
         return (0,) if gene is None else self.choices[gene.name]
 
     @cached_property
-    def _others(self) -> tuple[str, ...]:
-        """Names of the genes but for the layer gene."""
+    def _other_genes(self) -> tuple[str, ...]:
+        """The names of all genes except the layer gene."""
         return tuple(gene.name for gene in self.architecture_class.genes if not gene.is_layer)
 
-    def _with_layer(self, first_layer: int, values: Mapping[str, GeneValue]) -> Architecture:
-        """The architecture with this value of the layer gene, where there is one, and these of the others."""
+    def _build(self, first_layer: int, values: Mapping[str, GeneValue]) -> Architecture:
+        """Return the architecture with this value of the layer gene, if the family has one, and these of the others."""
         gene, build = self.architecture_class.layer_gene(), cast(Callable[..., Architecture], self.architecture_class)
         return build(**({} if gene is None else {gene.name: first_layer}), **values)
 
     @cached_property
     def variables(self) -> tuple[Variable, ...]:
-        """Everything that is chosen: the layer gene, then gene by gene, layer by layer, direction by direction."""
+        """All variables: the layer gene, then gene by gene, layer by layer, direction by direction."""
         layer_gene = self.architecture_class.layer_gene()
-        chosen = [] if layer_gene is None else [Variable(layer_gene.name, self.choices[layer_gene.name], is_layer=True)]
-        for gene in self._others:
-            per = self.per.get(gene, "model")
-            layers = self._layers if "layer" in per else [None]
-            directions = range(len(DIRECTIONS)) if "direction" in per else [None]
-            chosen += [
+        found = [] if layer_gene is None else [Variable(layer_gene.name, self.choices[layer_gene.name], is_layer=True)]
+        for gene in self._other_genes:
+            granularity = self.granularity.get(gene, "model")
+            layers = self._layers if "layer" in granularity else [None]
+            directions = range(len(DIRECTIONS)) if "direction" in granularity else [None]
+            found += [
                 Variable(gene, self.choices[gene], layer, direction)
                 for layer, direction in itertools.product(layers, directions)
             ]
-        return tuple(chosen)
+        return tuple(found)
 
     @cached_property
-    def _free(self) -> tuple[Variable, ...]:
-        """Variables but for the layer gene."""
+    def _other_variables(self) -> tuple[Variable, ...]:
+        """All variables except the layer gene."""
         return tuple(variable for variable in self.variables if not variable.is_layer)
+
+    @cached_property
+    def _variables_of_gene(self) -> Mapping[str, list[Variable]]:
+        return {gene: [variable for variable in self.variables if variable.gene == gene] for gene in self.choices}
 
     @property
     def _layers(self) -> range:
-        """Layers that an architecture can have genes for."""
+        """The layers that an architecture can have gene values for."""
         assert self.num_layers is not None
         return range(self.first_layers[0], self.num_layers)
 
     def encode(self, architecture: Architecture) -> dict[str, int]:
-        """The architecture as values of the variables that it has, by their names.
+        """Return the values of the active variables of an architecture, by their names.
 
         Raises:
-            ValueError: If it is not in the space.
+            ValueError: If the architecture is not in the space.
         """
         values = self._read(architecture)
         if values is None:
-            raise ValueError(f"{architecture} is not in the space")
+            raise ValueError(f"{architecture} is not in the search space")
         return values
 
     def _read(self, architecture: Architecture) -> dict[str, int] | None:
@@ -172,7 +146,7 @@ class SearchSpace:
         ):
             return None
         values = {} if layer_gene is None else {layer_gene.name: first}
-        for variable in self._free:
+        for variable in self._other_variables:
             if variable.is_active(first):
                 value: GeneValue = getattr(architecture, variable.gene)
                 if not isinstance(value, int):
@@ -184,24 +158,24 @@ class SearchSpace:
         return values if self.decode(values) == architecture else None
 
     def decode(self, values: Mapping[str, int]) -> Architecture:
-        """The architecture with these values of variables; those that it does not have may be missing.
+        """Return the architecture with these values of variables; inactive variables may be missing.
 
         Raises:
-            KeyError: If one that it has is missing.
+            KeyError: If an active variable is missing.
         """
         layer_gene = self.architecture_class.layer_gene()
         first = 0 if layer_gene is None else values[layer_gene.name]
         genes: dict[str, GeneValue] = {}
-        for gene in self._others:
-            if gene not in self.per:
+        for gene in self._other_genes:
+            if gene not in self.granularity:
                 genes[gene] = values[gene]
                 continue
             sites = {
                 (variable.layer, variable.direction): values[variable.name]
-                for variable in self._of_gene[gene]
+                for variable in self._variables_of_gene[gene]
                 if variable.is_active(first)
             }
-            has_layers, has_directions = "layer" in self.per[gene], "direction" in self.per[gene]
+            has_layers, has_directions = "layer" in self.granularity[gene], "direction" in self.granularity[gene]
             assert self.num_layers is not None
             genes[gene] = tuple(
                 (
@@ -210,70 +184,50 @@ class SearchSpace:
                 )
                 for layer in range(first, self.num_layers)
             )
-        return self._with_layer(first, genes)
-
-    @cached_property
-    def _of_gene(self) -> Mapping[str, list[Variable]]:
-        return {gene: [entry for entry in self.variables if entry.gene == gene] for gene in self.choices}
+        return self._build(first, genes)
 
     @property
     def size(self) -> int:
-        """How many architectures the space holds."""
+        """The number of architectures in the space."""
         return sum(
-            math.prod(len(variable.choices) for variable in self._free if variable.is_active(first))
+            math.prod(len(variable.choices) for variable in self._other_variables if variable.is_active(first))
             for first in self.first_layers
         )
 
     @property
     def largest(self) -> Architecture:
-        """The earliest first layer, most of all else: contains every other architecture as a prefix slice."""
+        """The architecture with the earliest first layer and the largest values; all others are prefix slices of it."""
         return self.largest_at(self.first_layers[0])
 
     def largest_at(self, first_layer: int) -> Architecture:
-        """Of those with that first layer."""
-        return self._with_layer(first_layer, {gene: self.choices[gene][-1] for gene in self._others})
+        """Return the largest architecture with the given first layer."""
+        return self._build(first_layer, {gene: self.choices[gene][-1] for gene in self._other_genes})
 
-    def largest_of(self, fits: Callable[[Architecture], bool]) -> Architecture | None:
-        """The largest that fits, of those whose genes all stand at the same share of their choices; None if none does.
+    def largest_feasible(self, is_feasible: Callable[[Architecture], bool]) -> Architecture | None:
+        """Return the largest feasible architecture along the diagonal of the space, or None.
 
-        Where two have different first layers, and neither contains the other, it is the one with more of all else.
+        On the diagonal, all genes are at the same relative position among their choices. Between architectures with
+        different first layers, neither of which contains the other, larger values of the other genes are preferred.
         """
         for level in range(_LEVELS, -1, -1):
-            sizes = {
+            values = {
                 gene: self.choices[gene][round(level / _LEVELS * (len(self.choices[gene]) - 1))]
-                for gene in self._others
+                for gene in self._other_genes
             }
             for first in self.first_layers:
-                candidate = self._with_layer(first, sizes)
-                if fits(candidate):
+                candidate = self._build(first, values)
+                if is_feasible(candidate):
                     return candidate
         return None
 
-    def shrunken(
-        self, architecture: Architecture, rng: random.Random, fits: Callable[[Architecture], bool]
-    ) -> Architecture:
-        """The architecture with as few values made the smallest, in random order, as make it fit.
-
-        The smallest, if nothing does. Where few fit, a handful is asked for, and not thousands that are drawn.
-        """
-        least = {
-            variable.name: self.smallest.first_layer if variable.is_layer else variable.choices[0]
-            for variable in self.variables
-        }
-        values = self.encode(architecture)
-        names = list(values)
-        rng.shuffle(names)
-
-        def smaller(count: int) -> Architecture:
-            return self.decode(values | {name: least[name] for name in names[:count]})
-
-        # Every gene only adds to what is bounded, so that who is smaller than one that fits does as well.
-        return smaller(bisect_left(range(len(names)), True, key=lambda count: fits(smaller(count))))
-
     @property
     def smallest(self) -> Architecture:
-        """The latest first layer, least of all else."""
-        return self._with_layer(self.first_layers[-1], {gene: self.choices[gene][0] for gene in self._others})
+        """The architecture with the latest first layer and the smallest values."""
+        return self._build(self.first_layers[-1], {gene: self.choices[gene][0] for gene in self._other_genes})
+
+    def sample(self, rng: random.Random) -> Architecture:
+        """Draw every variable uniformly."""
+        return self.decode({variable.name: rng.choice(variable.choices) for variable in self.variables})
 
     def __contains__(self, architecture: object) -> bool:
         return isinstance(architecture, Architecture) and self._read(architecture) is not None
@@ -281,45 +235,8 @@ class SearchSpace:
     def __iter__(self) -> Iterator[Architecture]:
         layer_gene = self.architecture_class.layer_gene()
         for first in self.first_layers:
-            active = [variable for variable in self._free if variable.is_active(first)]
+            active = [variable for variable in self._other_variables if variable.is_active(first)]
             names = [variable.name for variable in active]
             for values in itertools.product(*(variable.choices for variable in active)):
                 chosen = dict(zip(names, values, strict=True))
                 yield self.decode(chosen if layer_gene is None else {layer_gene.name: first, **chosen})
-
-    def sample(self, rng: random.Random) -> Architecture:
-        """Draw every variable uniformly."""
-        return self.decode({variable.name: rng.choice(variable.choices) for variable in self.variables})
-
-    def mutate(self, architecture: Architecture, rng: random.Random, probability: float) -> Architecture:
-        """Redraw each variable with the given probability; those that it did not have and now has are drawn."""
-        values = self.encode(architecture)
-        return self.decode(
-            {
-                variable.name: rng.choice(variable.choices)
-                if rng.random() < probability or variable.name not in values
-                else values[variable.name]
-                for variable in self.variables
-            }
-        )
-
-    def neighbour(self, architecture: Architecture, rng: random.Random) -> Architecture:
-        """Change one variable that the architecture has to another value; those that it thereby gets are drawn."""
-        values = self.encode(architecture)
-        changeable = [variable for variable in self.variables if variable.name in values and len(variable.choices) > 1]
-        if not changeable:
-            return architecture
-        chosen = rng.choice(changeable)
-        others = [value for value in chosen.choices if value != values[chosen.name]]
-        drawn = {variable.name: rng.choice(variable.choices) for variable in self.variables}
-        return self.decode(drawn | values | {chosen.name: rng.choice(others)})
-
-    def cross(self, first: Architecture, second: Architecture, rng: random.Random) -> Architecture:
-        """Take each variable from one of two parents, uniformly; from the one that has it where only one does."""
-        parents = self.encode(first), self.encode(second)
-        values = {}
-        for variable in self.variables:
-            there = [parent[variable.name] for parent in parents if variable.name in parent]
-            # One that neither has is in vain: the first layer is that of a parent.
-            values[variable.name] = rng.choice(there or variable.choices)
-        return self.decode(values)

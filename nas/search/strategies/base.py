@@ -1,170 +1,56 @@
-"""What every strategy offers: ask for an architecture, tell what came out. A strategy never runs anything.
+"""The interface of every search strategy: `ask` for an architecture, `tell` its objective values.
 
-What a strategy proposes depends on the space, the seed, the number of the proposal and on what it was told before, in
-that order, and on nothing else. So its state is what was proposed and told, and one that is given the same goes on in
-the same way.
+A strategy never runs anything. Its proposals depend only on the search space, the seed, the number of earlier proposals
+and the values reported so far, in their order. A resumed search therefore replays the stored results and continues with
+the same proposals.
 """
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from nas.common.seeds import seed_from
 from nas.search.pareto import Values
 from nas.search.space import Architecture, SearchSpace
+from nas.search.space.operators import mutate, shrink
 
 _ATTEMPTS = 10
 _NEIGHBOURS = 10
-_NEIGHBOUR = 0.3  # probability of each variable to change
-_ENUMERABLE = 200_000
-_DRAWS = 100
+_NEIGHBOUR_PROBABILITY = 0.3  # of each variable to be redrawn
+_MAX_ENUMERATED = 200_000
+_RANDOM_DRAWS = 100
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a strategy is to search.
+    """What a strategy searches.
 
     Args:
-        space: What may be chosen.
-        seed: Same seed and same values, same proposals.
-        is_feasible: Whether an architecture fits the memory budget alone.
-        first: Proposed first, where feasible and in the space.
+        space: The search space.
+        seed: The seed of the strategy; the same seed and the same values give the same proposals.
+        is_feasible: Callback that returns whether an architecture fits the memory budget when it runs alone.
+        initial_architectures: Architectures to propose first, if they are feasible and in the space.
     """
 
     space: SearchSpace
     seed: int
     is_feasible: Callable[[Architecture], bool]
-    first: Sequence[Architecture] = ()
-
-
-class Strategy(ABC):
-    """Proposes architectures that were not proposed before and can fit.
-
-    Args:
-        task: What to search.
-    """
-
-    def __init__(self, task: Task) -> None:
-        self.space = task.space
-        self._task = task
-        self._first = [architecture for architecture in task.first if architecture in task.space]
-        self._proposed: dict[Architecture, None] = {}
-        self._told: list[tuple[Architecture, Values]] = []
-
-    def ask(self) -> Architecture | None:
-        """The next architecture to score.
-
-        None when every feasible one has been proposed; in a space that is too large to look at all of it, when none was
-        found that is new.
-        """
-        rng = random.Random(seed_from(self._task.seed, "ask", len(self._proposed)))
-        for architecture in self._first:
-            if self._is_new(architecture):
-                return self._remember(architecture)
-        for architecture in self.candidates(rng):
-            if self._is_new(architecture):
-                return self._remember(architecture)
-        return self._any_new(rng)
-
-    def tell(self, architecture: Architecture, *values: float) -> None:
-        """Learn what came out of an architecture; also of one that an earlier session proposed.
-
-        Args:
-            architecture: Which.
-            values: One an objective, each better when higher; always as many.
-        """
-        self.mark_proposed(architecture)
-        self._told.append((architecture, tuple(float(value) for value in values)))
-        self.learn(*self._told[-1])
-
-    def mark_proposed(self, architecture: Architecture) -> None:
-        """Never propose this one again, whether its values are known or not."""
-        self._proposed.setdefault(architecture)
-
-    def state(self) -> dict[str, Any]:
-        """Everything that the next proposals depend on beside the arguments, as JSON has it."""
-        return {
-            "proposed": [architecture.as_dict() for architecture in self._proposed],
-            "told": [[architecture.as_dict(), list(values)] for architecture, values in self._told],
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on as the strategy that gave this state would have.
-
-        Raises:
-            ValueError: If this one was used already.
-        """
-        if self._proposed:
-            raise ValueError("a strategy that has proposed something cannot take the state of another")
-        for proposed in state["proposed"]:
-            self.mark_proposed(Architecture.from_dict(proposed))
-        for architecture, values in state["told"]:
-            self.tell(Architecture.from_dict(architecture), *values)
-
-    @abstractmethod
-    def learn(self, architecture: Architecture, values: Values) -> None:
-        """Take values into account."""
-
-    @abstractmethod
-    def candidates(self, rng: random.Random) -> Iterator[Architecture]:
-        """Proposals, the most wanted first; the first one that is new and feasible is taken."""
-
-    def is_known(self, architecture: Architecture) -> bool:
-        """Whether it was proposed before."""
-        return architecture in self._proposed
-
-    def _remember(self, architecture: Architecture) -> Architecture:
-        self._proposed[architecture] = None
-        return architecture
-
-    def _is_new(self, architecture: Architecture) -> bool:
-        return architecture not in self._proposed and self._task.is_feasible(architecture)
-
-    @property
-    def looks_at_all(self) -> bool:
-        """Whether every architecture is looked at before `ask` says that there is none."""
-        return self.space.size <= _ENUMERABLE
-
-    def _any_new(self, rng: random.Random) -> Architecture | None:
-        """A random new architecture, if there is one."""
-        if self.looks_at_all:
-            everyone = list(self.space)
-            rng.shuffle(everyone)
-            candidates = iter(everyone)
-        else:
-            candidates = (
-                self.space.shrunken(self.space.sample(rng), rng, self._task.is_feasible) for _ in range(_DRAWS)
-            )
-        found = next((architecture for architecture in candidates if self._is_new(architecture)), None)
-        return None if found is None else self._remember(found)
-
-
-class Proposer(Strategy):
-    """A strategy that makes one proposal at a time, which may be known or infeasible."""
-
-    @abstractmethod
-    def propose(self, rng: random.Random) -> Architecture:
-        """One proposal."""
-
-    def candidates(self, rng: random.Random) -> Iterator[Architecture]:
-        for _ in range(_ATTEMPTS):
-            proposal = self.propose(rng)
-            yield proposal
-            # A strategy that has converged repeats itself; a neighbour of what it wants says more than a random one.
-            for _ in range(_NEIGHBOURS):
-                yield self.space.mutate(proposal, rng, _NEIGHBOUR)
+    initial_architectures: Sequence[Architecture] = ()
 
 
 @dataclass(frozen=True)
-class EvolutionConfig:
-    """AutoFormer's evolution: each generation keeps `parents` and adds children by crossover, mutation and chance.
+class EvolutionSettings:
+    """Settings of the evolutionary strategies; other strategies ignore them.
 
-    Of `proposal_pool` children a response surface, fitted to all scores so far, picks the one that is proposed; 1
-    proposes
-    each. `population` is also that of the other evolutions; `regularized_evolution` takes its parent from a sample of
-    `parents`.
+    Args:
+        population: The number of scored candidates in a generation; for `regularized_evolution`, in the population.
+        parents: The number of parents of the next generation; for `regularized_evolution`, the size of the random
+            sample whose best candidate becomes the parent.
+        crossover_fraction: The fraction of children that are crossovers of two parents.
+        mutation_fraction: The fraction of children that are mutations of one parent; the rest are random.
+        mutation_probability: The probability that a mutation redraws a variable.
+        proposal_pool: The number of children from which the surrogate selects each proposal; 1 disables the surrogate.
     """
 
     population: int
@@ -173,3 +59,107 @@ class EvolutionConfig:
     mutation_fraction: float
     mutation_probability: float
     proposal_pool: int
+
+
+class Strategy(ABC):
+    """Proposes feasible architectures, each at most once.
+
+    Subclasses keep this constructor signature, so that the registry can build any of them.
+
+    Args:
+        task: The task to search.
+        settings: The settings of the evolutionary strategies.
+    """
+
+    def __init__(self, task: Task, settings: EvolutionSettings) -> None:
+        self.space = task.space
+        self.settings = settings
+        self._task = task
+        self._initial = [architecture for architecture in task.initial_architectures if architecture in task.space]
+        self._proposed: set[Architecture] = set()
+
+    def ask(self) -> Architecture | None:
+        """Return the next architecture to score.
+
+        Returns None if every feasible architecture has been proposed; in a space too large to enumerate, if no new
+        feasible one was found.
+        """
+        rng = random.Random(seed_from(self._task.seed, "ask", self.proposed_count))
+        for architecture in self._initial:
+            if self._is_new(architecture):
+                return self._propose(architecture)
+        for architecture in self.candidates(rng):
+            if self._is_new(architecture):
+                return self._propose(architecture)
+        return self._random_new(rng)
+
+    def tell(self, architecture: Architecture, *values: float) -> None:
+        """Report the objective values of an architecture, including one that an earlier session proposed.
+
+        Args:
+            architecture: The scored architecture.
+            values: One value per objective, higher is better; every call passes the same number of values.
+        """
+        self.mark_proposed(architecture)
+        self.learn(architecture, tuple(float(value) for value in values))
+
+    def mark_proposed(self, architecture: Architecture) -> None:
+        """Exclude an architecture from further proposals, whether or not its values are known."""
+        self._proposed.add(architecture)
+
+    @abstractmethod
+    def learn(self, architecture: Architecture, values: Values) -> None:
+        """Update the strategy with the objective values of one architecture."""
+
+    @abstractmethod
+    def candidates(self, rng: random.Random) -> Iterator[Architecture]:
+        """Yield candidate proposals, the preferred one first; the first new and feasible one is proposed."""
+
+    @property
+    def proposed_count(self) -> int:
+        """The number of architectures proposed so far."""
+        return len(self._proposed)
+
+    def was_proposed(self, architecture: Architecture) -> bool:
+        """Return whether the architecture was proposed before."""
+        return architecture in self._proposed
+
+    @property
+    def is_exhaustive(self) -> bool:
+        """Whether `ask` enumerates the whole space before it returns None."""
+        return self.space.size <= _MAX_ENUMERATED
+
+    def _propose(self, architecture: Architecture) -> Architecture:
+        self.mark_proposed(architecture)
+        return architecture
+
+    def _is_new(self, architecture: Architecture) -> bool:
+        return architecture not in self._proposed and self._task.is_feasible(architecture)
+
+    def _random_new(self, rng: random.Random) -> Architecture | None:
+        """Return a random new architecture, or None if none was found."""
+        if self.is_exhaustive:
+            everything = list(self.space)
+            rng.shuffle(everything)
+            candidates = iter(everything)
+        else:
+            is_feasible = self._task.is_feasible
+            candidates = (shrink(self.space, self.space.sample(rng), rng, is_feasible) for _ in range(_RANDOM_DRAWS))
+        found = next((architecture for architecture in candidates if self._is_new(architecture)), None)
+        return None if found is None else self._propose(found)
+
+
+class SingleProposalStrategy(Strategy):
+    """A strategy that makes one proposal at a time, which may be a duplicate or infeasible."""
+
+    @abstractmethod
+    def propose(self, rng: random.Random) -> Architecture:
+        """Return one proposal."""
+
+    def candidates(self, rng: random.Random) -> Iterator[Architecture]:
+        for _ in range(_ATTEMPTS):
+            proposal = self.propose(rng)
+            yield proposal
+            # A converged strategy repeats itself; neighbours of its proposal are more useful than random architectures.
+            for _ in range(_NEIGHBOURS):
+                yield mutate(self.space, proposal, rng, _NEIGHBOUR_PROBABILITY)

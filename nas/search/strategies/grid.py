@@ -1,4 +1,4 @@
-"""Grid search: coarse before fine."""
+"""Grid search, coarse before fine."""
 
 import itertools
 import random
@@ -6,50 +6,50 @@ from collections.abc import Iterator, Sequence
 
 from nas.search.pareto import Values
 from nas.search.space import Architecture
-from nas.search.strategies.base import Strategy, Task
+from nas.search.strategies.base import EvolutionSettings, Strategy, Task
 
-_PASSED = 500
-"""Places of the grid that are passed for one proposal in a space too large to look at all of it."""
+_VISITS_PER_PROPOSAL = 500
+"""Limit on grid points visited per proposal in a space too large to enumerate."""
 
 
 class Grid(Strategy):
-    """All architectures, coarse before fine: first the ends of every variable, then their middles, and so on."""
+    """Visits all architectures, coarse before fine: both ends of every variable first, then the middles, and so on."""
 
-    def __init__(self, task: Task) -> None:
-        super().__init__(task)
-        self._places = self._everyone()
-        self._passed = 0
+    def __init__(self, task: Task, settings: EvolutionSettings) -> None:
+        super().__init__(task, settings)
+        self._points = self._all_points()
+        self._visited_count = 0
 
     def candidates(self, rng: random.Random) -> Iterator[Architecture]:
         del rng
-        # Goes on where it was left: what it has passed is known, or does not fit. How far depends on the number of
-        # proposals alone, so that one that takes the state of another comes to the same.
-        while self.looks_at_all or self._passed < _PASSED * (len(self._proposed) + 1):
-            place = next(self._places, None)
-            if place is None:
+        # Resume after the last visited point: all earlier ones were proposed or do not fit. The limit depends only on
+        # the number of proposals, so that a resumed search visits the same points.
+        while self.is_exhaustive or self._visited_count < _VISITS_PER_PROPOSAL * (self.proposed_count + 1):
+            point = next(self._points, None)
+            if point is None:
                 return
-            self._passed += 1
-            yield place
+            self._visited_count += 1
+            yield point
 
     def learn(self, architecture: Architecture, values: Values) -> None:
         del architecture, values
 
-    def _everyone(self) -> Iterator[Architecture]:
+    def _all_points(self) -> Iterator[Architecture]:
         orders = [_coarse_first(variable.choices) for variable in self.space.variables]
         names = [variable.name for variable in self.space.variables]
-        counts = sorted({count for order in orders for count, _ in order})
-        for count in counts:
-            # Those that have a value of this level, and none of a later one.
-            known = [[value for level, value in order if level <= count] for order in orders]
+        finest_levels = sorted({level for order in orders for level, _ in order})
+        for finest in finest_levels:
+            # Points with at least one value of this level and none of a finer one.
+            allowed = [[value for level, value in order if level <= finest] for order in orders]
             levels = [{value: level for level, value in order} for order in orders]
-            for values in itertools.product(*known):
-                if count in (level[value] for level, value in zip(levels, values, strict=True)):
+            for values in itertools.product(*allowed):
+                if finest in (level[value] for level, value in zip(levels, values, strict=True)):
                     yield self.space.decode(dict(zip(names, values, strict=True)))
 
 
 def _coarse_first(choices: Sequence[int]) -> list[tuple[int, int]]:
-    """Level and value of every choice: the ends have level 0, the middle 1, the middles of the halves 2."""
-    found = {0: 0, len(choices) - 1: 0}
+    """Return (level, value) of every choice: both ends have level 0, the middle 1, the middles of the halves 2."""
+    level_of = {0: 0, len(choices) - 1: 0}
     gaps, level = [(0, len(choices) - 1)], 0
     while gaps:
         level += 1
@@ -57,7 +57,7 @@ def _coarse_first(choices: Sequence[int]) -> list[tuple[int, int]]:
         for start, stop in gaps:
             if stop - start > 1:
                 middle = (start + stop) // 2
-                found[middle] = level
+                level_of[middle] = level
                 halves += [(start, middle), (middle, stop)]
         gaps = halves
-    return [(level, choices[place]) for place, level in found.items()]
+    return [(level, choices[index]) for index, level in level_of.items()]

@@ -1,4 +1,4 @@
-"""Optuna's samplers as strategies, each on a study in memory."""
+"""Optuna's samplers as strategies, each on an in-memory study."""
 
 import random
 import warnings
@@ -10,64 +10,67 @@ from threadpoolctl import threadpool_limits
 
 from nas.search.pareto import Values
 from nas.search.space import Architecture
-from nas.search.strategies.base import Proposer, Task
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+from nas.search.strategies.base import EvolutionSettings, SingleProposalStrategy, Task
 
 Distributions = dict[str, optuna.distributions.BaseDistribution]
 
 
-class _OptunaStrategy(Proposer):
-    """A sampler of Optuna, which is shown every variable as the place of its value among the choices."""
+class OptunaStrategy(SingleProposalStrategy):
+    """A strategy that proposes what an Optuna sampler suggests.
 
-    def __init__(self, task: Task) -> None:
-        super().__init__(task)
+    The sampler sees every variable as the index of its value among the choices: an integer, since the order of the
+    choices is informative. Variables with a single choice are hidden from it.
+    """
+
+    def __init__(self, task: Task, settings: EvolutionSettings) -> None:
+        super().__init__(task, settings)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study: optuna.Study | None = None
-        # As numbers: that 4 lies between 2 and 8 is worth knowing. Variables with one choice are no choice.
         self._free = [variable for variable in self.space.variables if len(variable.choices) > 1]
-        self._distributions: Distributions = {
+        self.distributions: Distributions = {
             variable.name: optuna.distributions.IntDistribution(0, len(variable.choices) - 1) for variable in self._free
         }
-        self._fixed = {variable.name: variable.choices[0] for variable in self.space.variables}
+        self._defaults = {variable.name: variable.choices[0] for variable in self.space.variables}
 
     @abstractmethod
     def sampler(self, seed: int) -> optuna.samplers.BaseSampler:
-        """A sampler for one proposal: what it draws depends on the seed and the values told, not on former draws."""
+        """Return a sampler for one proposal; it depends on the seed and the reported values, not on earlier draws."""
 
     def learn(self, architecture: Architecture, values: Values) -> None:
-        # Samplers look at variables that all trials have, so those in vain get a value too.
-        chosen = self._fixed | self.space.encode(architecture)
-        self._opened(len(values)).add_trial(
+        # Samplers only consider variables that all trials have, so inactive variables get a default value.
+        chosen = self._defaults | self.space.encode(architecture)
+        if self._study is None:  # the number of objectives is unknown before the first report
+            self._study = optuna.create_study(directions=["maximize"] * len(values))
+        self._study.add_trial(
             optuna.trial.create_trial(
                 params={variable.name: variable.choices.index(chosen[variable.name]) for variable in self._free},
-                distributions=self._distributions,
+                distributions=self.distributions,
                 values=list(values),
             )
         )
 
     def propose(self, rng: random.Random) -> Architecture:
-        if self._study is None or not self._free:  # how many objectives there are is not known before the first is told
+        if self._study is None or not self._free:
             return self.space.sample(rng)
         self._study.sampler = self.sampler(rng.randrange(2**31))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            trial = self._study.ask(self._distributions)
-        self._study.tell(trial, state=optuna.trial.TrialState.FAIL)  # proposals live in the caller's study, not here
+            trial = self._study.ask(self.distributions)
+        self._study.tell(
+            trial, state=optuna.trial.TrialState.FAIL
+        )  # the caller's study records proposals, not this one
         chosen = {variable.name: variable.choices[trial.params[variable.name]] for variable in self._free}
-        return self.space.decode(self._fixed | chosen)
-
-    def _opened(self, objectives: int) -> optuna.Study:
-        if self._study is None:
-            self._study = optuna.create_study(directions=["maximize"] * objectives)
-        return self._study
+        return self.space.decode(self._defaults | chosen)
 
 
 class _WholeSpaceSampler(optuna.samplers.TPESampler):
-    """Optuna's, told which parameters there are; else a new sampler compares those of all trials to find out.
+    """Optuna's TPE sampler with a known search space.
+
+    A new sampler would otherwise compare the parameters of all trials to find the space.
 
     Args:
-        seed: Decides what it draws.
-        distributions: Of all parameters; every trial has them all.
+        seed: The seed of its draws.
+        distributions: The distributions of all parameters; every trial has all of them.
     """
 
     def __init__(self, seed: int, distributions: Distributions) -> None:
@@ -79,18 +82,18 @@ class _WholeSpaceSampler(optuna.samplers.TPESampler):
         return self._distributions
 
 
-class TreeParzen(_OptunaStrategy):
+class TreeParzen(OptunaStrategy):
     """Multivariate tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011)."""
 
     def sampler(self, seed: int) -> optuna.samplers.BaseSampler:
-        return _WholeSpaceSampler(seed, self._distributions)
+        return _WholeSpaceSampler(seed, self.distributions)
 
 
-class GaussianProcess(_OptunaStrategy):
-    """Expected improvement under a Gaussian process, of noisy values."""
+class GaussianProcess(OptunaStrategy):
+    """Expected improvement under a Gaussian process with noisy values."""
 
     def propose(self, rng: random.Random) -> Architecture:
-        # Workers keep all cores busy: threads that wait for cores make its small matrices slower by far.
+        # Workers keep all cores busy: threads that wait for cores slow down its small matrices considerably.
         with threadpool_limits(limits=1):
             return super().propose(rng)
 

@@ -4,11 +4,11 @@ import random
 
 from nas.search.pareto import Values
 from nas.search.space import Architecture
-from nas.search.strategies.base import Proposer
+from nas.search.strategies.base import SingleProposalStrategy
 
 
-class RandomSearch(Proposer):
-    """Every variable drawn uniformly."""
+class RandomSearch(SingleProposalStrategy):
+    """Draws every variable uniformly."""
 
     def propose(self, rng: random.Random) -> Architecture:
         return self.space.sample(rng)

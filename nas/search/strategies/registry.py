@@ -1,28 +1,30 @@
-"""The strategy that a configuration names."""
+"""Search strategies by name. Imports no strategy, and so no Optuna."""
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
+from nas.common.registry import Registry, load_object
 from nas.common.seeds import seed_from
 from nas.search.space import Architecture, SearchSpace
-from nas.search.strategies.base import EvolutionConfig, Strategy, Task
-from nas.search.strategies.evolution import Evolution
-from nas.search.strategies.grid import Grid
-from nas.search.strategies.nsga2 import NSGA2
-from nas.search.strategies.optuna_samplers import GaussianProcess, TreeParzen
-from nas.search.strategies.random import RandomSearch
-from nas.search.strategies.regularized_evolution import RegularizedEvolution
+from nas.search.strategies.base import EvolutionSettings, Strategy, Task
 
-_EVOLVING: dict[str, Callable[[Task, EvolutionConfig], Strategy]] = {
-    "evolution": Evolution,
-    "regularized_evolution": RegularizedEvolution,
-    "nsga2": NSGA2,
-}
-_OTHERS: dict[str, Callable[[Task], Strategy]] = {
-    "tpe": TreeParzen,
-    "gp": GaussianProcess,
-    "random": RandomSearch,
-    "grid": Grid,
-}
+STRATEGIES: Registry[str] = Registry(
+    "search strategy", builtins="nas.search.register", entry_points="pmf_nas.strategies"
+)
+"""The class of each strategy, as `package.module:Class`, by its name in search files."""
+
+
+def register_strategy(name: str, strategy: str) -> None:
+    """Register a search strategy.
+
+    Args:
+        name: The name in search files (`search.strategy`).
+        strategy: The subclass of `Strategy`, as `package.module:Class`.
+
+    Raises:
+        ExtensionError: If the name is taken.
+    """
+    STRATEGIES.register(name, strategy)
 
 
 def build_strategy(
@@ -31,25 +33,22 @@ def build_strategy(
     space: SearchSpace,
     seed: int,
     is_feasible: Callable[[Architecture], bool],
-    evolution: EvolutionConfig,
-    first: Sequence[Architecture] = (),
+    settings: EvolutionSettings,
+    initial_architectures: Sequence[Architecture] = (),
 ) -> Strategy:
-    """The strategy of that name.
+    """Build a registered strategy.
 
     Args:
-        name: One of `nas.config.schema.STRATEGIES`.
-        space: What may be chosen.
-        seed: Same seed and same values, same proposals.
-        is_feasible: Whether an architecture fits the memory budget alone.
-        evolution: DirectionSizes and shares, for those that evolve.
-        first: Proposed first, where feasible and in the space.
+        name: The name of the strategy.
+        space: The search space.
+        seed: The seed of the search; the same seed and the same values give the same proposals.
+        is_feasible: Callback that returns whether an architecture fits the memory budget when it runs alone.
+        settings: The settings of the evolutionary strategies.
+        initial_architectures: Architectures to propose first, if they are feasible and in the space.
 
     Raises:
-        ValueError: If there is none.
+        KeyError: If no strategy has this name.
+        ExtensionError: If the class of the strategy cannot be imported.
     """
-    task = Task(space, seed_from(seed, "strategy", name), is_feasible, first)
-    if name in _EVOLVING:
-        return _EVOLVING[name](task, evolution)
-    if name in _OTHERS:
-        return _OTHERS[name](task)
-    raise ValueError(f"no strategy {name!r}; there are {', '.join([*_EVOLVING, *_OTHERS])}")
+    task = Task(space, seed_from(seed, "strategy", name), is_feasible, initial_architectures)
+    return cast(type[Strategy], load_object(STRATEGIES[name]))(task, settings)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nas.search.space import PER, Architecture, EncoderSizes, EntryLayers, Gene, GeneValue
+from nas.search.space import GRANULARITIES, Architecture, EncoderSizes, EntryLayers, Gene, GeneValue
 
 
 def entry_layers_from(sizes: EncoderSizes, fusion_layer: int) -> EntryLayers:
@@ -48,10 +48,10 @@ class PMFArchitecture(Architecture):
     )
     genes = (
         Gene("fusion_layer", "L_f", 0, is_layer=True),
-        Gene("query_prompts", "M_qp", 1, PER),
-        Gene("query_context_prompts", "M_qcp", 0, PER),
-        Gene("fusion_context_prompts", "M_fcp", 0, PER),
-        Gene("mapping_width", "h", 1, PER),
+        Gene("query_prompts", "M_qp", 1, GRANULARITIES),
+        Gene("query_context_prompts", "M_qcp", 0, GRANULARITIES),
+        Gene("fusion_context_prompts", "M_fcp", 0, GRANULARITIES),
+        Gene("mapping_width", "h", 1, GRANULARITIES),
     )
 
     reads_attention = True
