@@ -49,7 +49,7 @@ def test_budgets_may_change_but_not_what_is_done_with_a_candidate_that_does_not_
     assert differences(*features) == []
     # Whether features are stored as float16 or computed from such ones decides the last digits of scores.
     assert differences(*({**entry, "deterministic": True} for entry in features)) == ['features.disk: "1B" → "2B"']
-    assert differences(OLD, changed(budget__when_too_large="accumulate", budget__trials=7)) == [
+    assert differences(OLD, changed(budget__oversized="accumulate", budget__trials=7)) == [
         'budget.oversized: "reject" → "accumulate"'
     ]
 
