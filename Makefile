@@ -1,24 +1,23 @@
-# `make search` and `make test` are all that is needed; both set up .venv first. Python >= 3.11, git and make are enough.
-# PIP_ARGS is passed to pip: where the pinned torch would bring CUDA packages that are not wanted, give PyTorch's own CPU
-# wheel index, for instance PIP_ARGS="--extra-index-url <index>".
+# Every target sets up .venv first; Python >= 3.11, git and make are enough. PIP_ARGS is passed to pip: if the pinned torch
+# would bring unwanted CUDA packages, give PyTorch's own CPU wheel index: PIP_ARGS="--extra-index-url <address>".
 
 PYTHON ?= python3
 PIP_ARGS ?=
 BUDGET ?= 4m
 RUN_DIR ?= runs/demo
 
-.PHONY: install search test fast-tests lint clean
+.PHONY: install search test fast-tests lint docs clean
 
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, this is " + sys.version)'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python: too old; expected 3.11 or newer, got " + sys.version)'
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt \
-		--editable '.[demo,dev]'
+		--editable '.[demo,dev,docs]'
 	touch $@
 
-# The first time a search is started, later it is gone on with.
+# The first call starts a search, later calls resume it.
 search: install
 	if test -f $(RUN_DIR)/config.yaml; \
 	then .venv/bin/python run_search.py resume $(RUN_DIR) --budget $(BUDGET); \
@@ -31,8 +30,12 @@ lint: install
 
 test: lint fast-tests
 
+# Reads the sources and nothing from the network; the variable silences an advertisement.
+docs: install
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet
+
 fast-tests: install
 	.venv/bin/pytest --numprocesses 2 --dist worksteal --durations 20
 
 clean:
-	rm -rf .venv
+	rm -rf .venv site

@@ -1,45 +1,62 @@
-"""The README stays true: its commands exist, with these options; its Python runs; its links lead somewhere."""
+"""The README's quick start and Python example, run on a small project."""
 
-import re
+import runpy
 import shlex
+from pathlib import Path
 
 import pytest
 
-from nas.cli import _parser
+from nas.cli import main
+from tests.support.documents import blocks
 from tests.support.paths import REPOSITORY
+from tests.support.project import Project
 
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^python run_search\.py (.+?)(?:\s+#.*)?$", README, re.MULTILINE)
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_is_one(command: str) -> None:
-    assert callable(_parser().parse_args(shlex.split(command)).run)
-
-
-def test_all_commands_are_shown() -> None:
-    shown = {command.split()[0] for command in COMMANDS}
-    assert shown == {"space", "search", "resume", "export", "evaluate", "predict", "compare"}
+README = REPOSITORY / "README.md"
+COMMANDS = [
+    shlex.split(line, comments=True)[2:]
+    for block in blocks(README, "sh")
+    for line in block.splitlines()
+    if line.startswith("python run_search.py")
+]
 
 
-def test_every_measurement_is_run_by_ci() -> None:
-    programs = re.findall(r"^python -m (\S+)", README, re.MULTILINE)
-    run = (REPOSITORY / ".ci" / "run").read_text()
-    assert programs and {name for name in programs if not re.search(rf"\b{re.escape(name)}\b", run)} == set()
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("readme")
 
 
-def test_every_make_target_exists() -> None:
-    targets = set(re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"`?make (\w+)", README)) <= targets
+def _on_project(command: list[str], project: Project, folder: Path) -> list[str]:
+    """Return a command with the small project in place of the demo, a small budget and no worker processes."""
+    replaced = {
+        "search_spaces/demo.yaml": str(project.root / "search.yaml"),
+        "demo/data/manifest.csv": str(project.manifest),
+        "demo/data/images.zip": str(project.images),
+        "picture.png": str(project.images / "000.png"),
+        "runs/demo": str(folder / "run"),
+        "my_model": str(folder / "my_model"),
+        "4m": "5",
+        "8m": "6",
+    }
+    words = [replaced.get(word, word) for word in command]
+    if words[0] in ("search", "resume"):
+        words += ["--workers", "0", "--cache-dir", str(folder / "cache")]
+    return words
 
 
-def test_every_file_that_is_named_exists() -> None:
-    named = re.findall(r"`((?:nas|search_spaces|demo|benchmarks)/[\w./]*)`", README)
-    named += re.findall(r"\]\(((?!https?:|#)[^)]+)\)", README)
-    missing = [path for path in named if not (REPOSITORY / path).exists()]
-    assert named and not missing
+def test_quick_start_runs_in_the_order_shown(
+    project: Project, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = [command for command in COMMANDS if command[0] != "compare"]  # see tests/run/comparison
+    assert [command[0] for command in run] == ["space", "search", "resume", "export", "evaluate", "predict"]
+    for command in run:
+        assert main(_on_project(command, project, folder)) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out.count(":") >= 3
 
 
-def test_every_link_inside_leads_to_a_heading() -> None:
-    headings = {title.lower().replace(" ", "-") for title in re.findall(r"^#+ (.+)$", README, re.MULTILINE)}
-    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= headings
+def test_python_example_loads_the_exported_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (block,) = blocks(README, "python")
+    script = folder / "example.py"
+    script.write_text(block)
+    model = runpy.run_path(str(script))["model"]
+    assert sum(parameter.numel() for parameter in model.parameters()) > 0
