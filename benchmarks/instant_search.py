@@ -214,7 +214,7 @@ class InstantWorker(CandidateWorker):
     def _result(self, job: Job) -> Result:
         score = self._score_by_formula(job)
         return Result(
-            trial=job.trial,
+            key=job.key,
             architecture=job.architecture,
             stage=job.stage,
             score=score,

@@ -20,6 +20,7 @@ from nas.execution.worker import WorkerSetup
 from nas.run.commands import write_worker_setup
 from nas.run.prepare import prepare
 from nas.run.results_csv import table
+from nas.search.keys import CandidateKey
 from nas.search.space import Architecture
 from nas.search.trial import Job, Result
 from nas.training.trainer import full_step_count
@@ -75,7 +76,10 @@ def main() -> None:
 
 def train_all(setup: WorkerSetup, runs: list[tuple[Architecture, int]], steps: int, workers: int) -> list[Result]:
     """Train every architecture in full with its seed, on Ray workers, and return the results in the order given."""
-    jobs = [Job(number, architecture, "full", steps, seed, 0) for number, (architecture, seed) in enumerate(runs)]
+    jobs = [
+        Job(CandidateKey(number), architecture, "full", steps, seed, 0)
+        for number, (architecture, seed) in enumerate(runs)
+    ]
     placement = Placement(worker_count=workers, most_by_memory=workers, threads=1)
     executor, waiting = RayExecutor(setup, placement=placement), list(jobs)
     results: dict[int, Result] = {}

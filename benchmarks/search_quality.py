@@ -57,6 +57,7 @@ from nas.run.finalize import EVIDENCE, ModelParts, export_result
 from nas.run.prepare import prepare
 from nas.run.results_csv import table
 from nas.run.time_budget import parse_budget
+from nas.search.keys import CandidateKey
 from nas.search.space import Architecture
 from nas.search.trial import Job, Result, architecture_seed
 from nas.training.trainer import full_step_count
@@ -197,12 +198,12 @@ def train_further(
         setup = write_worker_setup(config, prepared, directory, thread_count=1)
         steps = full_step_count(config.recipe, len(prepared.store.splits["train"]))
         jobs = [
-            Job(trial, architecture, "full", steps, seed, 0)
+            Job(CandidateKey(trial), architecture, "full", steps, seed, 0)
             for trial, (architecture, seed) in enumerate(missing.values())
         ]
         trained = mapped(train_one, [(setup, job) for job in jobs], is_quick=is_quick)
         for place, result in zip(missing, trained, strict=True):
-            weights, objective = setup.weights_path(result.trial), config.search.objective
+            weights, objective = setup.weights_path(result.key), config.search.objective
             export_result(
                 place,
                 parts=ModelParts.of(prepared),

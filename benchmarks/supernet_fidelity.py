@@ -46,6 +46,7 @@ from nas.execution.worker import CandidateWorker, WorkerSetup
 from nas.run.commands import write_worker_setup
 from nas.run.prepare import prepare
 from nas.run.results_csv import table
+from nas.search.keys import CandidateKey
 from nas.search.space import Architecture
 from nas.search.trial import Job, Stage, job_seed
 from nas.training.distributed import Alone
@@ -188,7 +189,7 @@ def scored(work: tuple[WorkerSetup, Sequence[Architecture]]) -> Scored:
     stages: tuple[tuple[Stage, int], ...] = (("one_shot", 0), ("short", config.search.short_training_steps))
     for stage, steps in stages:
         jobs = [
-            Job(trial, architecture, stage, steps, job_seed(config.seed, stage, architecture), 0)
+            Job(CandidateKey(trial), architecture, stage, steps, job_seed(config.seed, stage, architecture), 0)
             for trial, architecture in enumerate(architectures)
         ]
         together = config.search.eval_batch if stage == "one_shot" else 1

@@ -48,6 +48,7 @@ from nas.models.fusion.supernet import build_supernet
 from nas.run.commands import write_worker_setup
 from nas.run.prepare import SearchContext, prepare
 from nas.run.results_csv import table
+from nas.search.keys import CandidateKey
 from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result, Stage, job_seed
 from nas.training.checkpoint import save_weights
@@ -106,7 +107,7 @@ def job_list(config: Config, prepared: SearchContext, blocks: int) -> list[Job]:
 
     def job(trial: int, architecture: Architecture, stage: Stage) -> Job:
         return Job(
-            trial=trial,
+            key=CandidateKey(trial),
             architecture=architecture,
             stage=stage,
             step_count=search.short_training_steps if stage == "short" else 0,
@@ -135,8 +136,8 @@ class JobList(Plan):
         self._width = width
         self._out = 0
         self.results: list[Result] = []
-        self._left = {job.key: len(job.members) for job in jobs}
-        self._place = {member.key: job.key for job in jobs for member in job.members}
+        self._left = {job.identity: len(job.members) for job in jobs}
+        self._place = {member.identity: job.identity for job in jobs for member in job.members}
 
     def next_jobs(self) -> list[Job]:
         if not self._waiting or self._out >= self._width:
@@ -146,15 +147,15 @@ class JobList(Plan):
 
     def took(self, result: Result) -> None:
         self.results.append(result)
-        key = self._place[result.trial, result.stage]
+        key = self._place[result.key, result.stage]
         self._left[key] -= 1
         self._out -= not self._left[key]
 
     def rejected(self, failure: Failure) -> None:
-        raise SystemExit(f"{failure.job.key}: {failure.reason}")
+        raise SystemExit(f"{failure.job.identity}: {failure.reason}")
 
     def put_back(self, job: Job) -> None:
-        raise SystemExit(f"{job.key} was put back: that is not what was to be measured")
+        raise SystemExit(f"{job.identity} was put back: that is not what was to be measured")
 
 
 def measured(
@@ -187,7 +188,7 @@ def measured(
 
 def build_dispatcher(config: Config, prepared: SearchContext, executor: RayExecutor) -> JobScheduler:
     def refuse(failure: Failure) -> None:
-        raise SystemExit(f"{failure.job.key}: {failure.reason}")
+        raise SystemExit(f"{failure.job.identity}: {failure.reason}")
 
     return JobScheduler(
         executor=executor,
@@ -196,7 +197,7 @@ def build_dispatcher(config: Config, prepared: SearchContext, executor: RayExecu
         policy=FailurePolicy(was_alone=lambda job: False, try_alone=lambda job: None, record=refuse),
         runs_alone=lambda job: False,
         take=lambda result: None,
-        show=lambda failure, verdict: print(f"{failure.job.key} {verdict}: {failure.reason}", flush=True),
+        show=lambda failure, verdict: print(f"{failure.job.identity} {verdict}: {failure.reason}", flush=True),
         now=time.monotonic,
     )
 

@@ -323,7 +323,7 @@ def _export(options: argparse.Namespace) -> None:
     facts = export_result(
         options.output,
         parts=parts,
-        weights=full_weights_path(options.run_dir, result.trial),
+        weights=full_weights_path(options.run_dir, result.key),
         result=result,
         objective=config.search.objective,
         data=config.data,

@@ -45,6 +45,7 @@ from nas.models.fusion.base import sizes_of
 from nas.models.fusion.pmf.architecture import GENES
 from nas.run.commands import write_worker_setup
 from nas.run.prepare import SearchContext, needed_reads, prepare
+from nas.search.keys import CandidateKey
 from nas.search.space import Architecture, SearchSpace
 from nas.search.trial import Failure, Job, Result, architecture_seed
 from nas.training.checkpoint import load_weights
@@ -187,10 +188,10 @@ class TableWorker(CandidateWorker):
             # With less than it takes to keep what it frees.
             limit_bytes = bytes_with_holes(job.reserved_bytes) - 1
             results = super().run(job, limit_bytes=limit_bytes, should_stop=should_stop)
-            self.setup.weights_path(job.trial).unlink()
+            self.setup.weights_path(job.key).unlink()
             return results
         (result,) = super().run(job, limit_bytes=limit_bytes, should_stop=should_stop)
-        weights = self.setup.weights_path(job.trial)
+        weights = self.setup.weights_path(job.key)
         model = self._fresh_model(job)
         load_weights(weights, model)
         weights.unlink()
@@ -264,7 +265,7 @@ class TablePlan(Plan):
     def job(self, trial: int, architecture: Architecture, step_count: int, seed: int) -> Job:
         """A training."""
         return Job(
-            trial=trial,
+            key=CandidateKey(trial),
             architecture=architecture,
             stage="full",
             step_count=step_count,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from nas.common.errors import ExecutionError, TrainingError
+from nas.search.keys import ModelKey
 from nas.search.trial import Failure, Job, Stage
 
 SAME_FAILURES = 3
@@ -37,7 +38,7 @@ class FailurePolicy:
         self._was_alone = was_alone
         self._try_alone = try_alone
         self._record = record
-        self._crashes: dict[tuple[int, Stage], int] = {}
+        self._crashes: dict[tuple[ModelKey, Stage], int] = {}
         self._pending: list[Failure] = []
 
     def judge(self, failure: Failure) -> Verdict:
@@ -59,7 +60,7 @@ class FailurePolicy:
             self._record(failure)
             return "rejected"
         if failure.kind == "crash":
-            key = failure.job.key
+            key = failure.job.identity
             self._crashes[key] = self._crashes.get(key, 0) + 1
             if self._crashes[key] < WORKER_DEATHS:
                 return "put back"

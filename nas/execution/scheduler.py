@@ -11,6 +11,7 @@ from nas.execution.job_queue import JobQueue
 from nas.execution.memory_pool import MemoryPool
 from nas.execution.plan import Plan
 from nas.memory.prediction import bytes_with_holes
+from nas.search.keys import ModelKey
 from nas.search.trial import Failure, Job, Result, Stage
 
 _WAIT_SECONDS = 0.2
@@ -56,7 +57,7 @@ class JobScheduler:
         self._ledgers: dict[str, MemoryPool] = {}
         self._line = JobQueue()
         self._waiting: dict[Hashable, Job] = {}
-        self._places: dict[tuple[int, Stage], str] = {}
+        self._places: dict[tuple[ModelKey, Stage], str] = {}
         self._largest_bytes = 0
         self._look_at_devices()
 
@@ -209,13 +210,13 @@ class JobScheduler:
             self._admit_jobs(plan, starting, in_rounds=in_rounds)
         except BaseException:
             for job, device in starting:
-                self._ledgers[device].release(job.key, process_lives=True)
+                self._ledgers[device].release(job.identity, process_lives=True)
                 plan.put_back(job)
             raise
         for job, device in starting:  # all of them are admitted, so none is kept out by what another does not need
             self._widen(job, self._ledgers[device])
-            self._places[job.key] = device
-            self._executor.submit(job, device, self._ledgers[device].granted(job.key))
+            self._places[job.identity] = device
+            self._executor.submit(job, device, self._ledgers[device].granted(job.identity))
 
     def _admit_jobs(self, plan: Plan, starting: list[tuple[Job, str]], *, in_rounds: bool) -> None:
         """Ask the plan for jobs, and add those that can start now, with their devices."""
@@ -235,8 +236,8 @@ class JobScheduler:
             if not jobs:
                 return
             for job in jobs:
-                self._waiting[job.key] = job
-                self._line.add(job.key, self._reservation(job))
+                self._waiting[job.identity] = job
+                self._line.add(job.identity, self._reservation(job))
                 self._largest_bytes = max(self._largest_bytes, job.reserved_bytes)
 
     def _reservation(self, job: Job) -> int:
@@ -250,31 +251,31 @@ class JobScheduler:
         """
         ample_bytes = bytes_with_holes(job.reserved_bytes)
         others_bytes = (ledger.slot_count - 1) * self._largest_bytes
-        if ledger.granted(job.key) < ample_bytes and ample_bytes + others_bytes <= ledger.budget_bytes:
-            ledger.extend(job.key, ample_bytes)
+        if ledger.granted(job.identity) < ample_bytes and ample_bytes + others_bytes <= ledger.budget_bytes:
+            ledger.extend(job.identity, ample_bytes)
 
     def _collect(self, plan: Plan) -> None:
         for ended in self._executor.wait(_WAIT_SECONDS):
             self._end(plan, ended)
 
     def _end(self, plan: Plan, ended: JobOutcome) -> None:
-        ledger = self._ledgers.get(self._places.pop(ended.job.key))
-        if ledger is not None and ledger.holds(ended.job.key):
-            ledger.release(ended.job.key, process_lives=ended.process_lives)
+        ledger = self._ledgers.get(self._places.pop(ended.job.identity))
+        if ledger is not None and ledger.holds(ended.job.identity):
+            ledger.release(ended.job.identity, process_lives=ended.process_lives)
         came = set()
         for outcome in ended.outcomes:
             if isinstance(outcome, Result):
-                came.add((outcome.trial, outcome.stage))
+                came.add((outcome.key, outcome.stage))
                 self._policy.settle()
                 self._take(outcome)
                 plan.took(outcome)
             else:
-                came.add(outcome.job.key)
+                came.add(outcome.job.identity)
                 # Of members that went down together nobody knows whose doing it was; each is tried by itself.
                 is_shared = not ended.process_lives and len(ended.job.members) > 1
                 self._judge(plan, _shared(outcome, ended.job) if is_shared else outcome)
         for member in ended.job.members:
-            if member.key not in came:
+            if member.identity not in came:
                 plan.put_back(member)
 
     def _judge(self, plan: Plan, failure: Failure) -> None:
@@ -288,5 +289,5 @@ class JobScheduler:
 
 def _shared(failure: Failure, job: Job) -> Failure:
     """The failure of one member of a job whose worker died: it may have been another's."""
-    others = tuple(member for member in job.members if member.key != failure.job.key)
+    others = tuple(member for member in job.members if member.identity != failure.job.identity)
     return replace(failure, job=replace(failure.job, companions=others))

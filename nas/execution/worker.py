@@ -28,6 +28,7 @@ from nas.memory.prediction import bytes_with_holes
 from nas.models.encoders import load_tail
 from nas.models.fusion.base import FusionModel
 from nas.models.fusion.supernet import build_model, build_supernet, extract
+from nas.search.keys import ModelKey
 from nas.search.space import RAW
 from nas.search.trial import Failure, Job, Result
 from nas.training.batches import Stopped
@@ -46,9 +47,9 @@ SUPERNET = "supernet.safetensors"
 SUPERNET_CHECKPOINT = "supernet_checkpoint.pt"
 
 
-def full_weights_path(run_directory: Path, trial: int) -> Path:
-    """Where the weights of a candidate's full training are kept."""
-    return run_directory / "full" / f"trial_{trial}.safetensors"
+def full_weights_path(run_directory: Path, key: ModelKey) -> Path:
+    """Return the path of the weights of a full training."""
+    return run_directory / "full" / f"{key.name}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,9 @@ class WorkerSetup:
         """Of the supernet while it is trained."""
         return self.run_directory / SUPERNET_CHECKPOINT
 
-    def weights_path(self, trial: int) -> Path:
-        """Where the weights of a candidate's full training are kept."""
-        return full_weights_path(self.run_directory, trial)
+    def weights_path(self, key: ModelKey) -> Path:
+        """Return the path of the weights of a full training."""
+        return full_weights_path(self.run_directory, key)
 
 
 def process_environment(thread_count: int) -> dict[str, str]:
@@ -218,7 +219,7 @@ class CandidateWorker:
             metrics = evaluate_logits(values, torch.from_numpy(validation.labels))
             results.append(
                 Result(
-                    trial=member.trial,
+                    key=member.key,
                     architecture=member.architecture,
                     stage=member.stage,
                     score=self.setup.config.search.score_of(member.stage, metrics),
@@ -292,7 +293,7 @@ class CandidateWorker:
 
     def _score(self, job: Job, should_stop: Callable[[], bool]) -> list[Tensor]:
         """Logits on validation of every member, with the supernet's weights as they are."""
-        logits: dict[int, Tensor] = {}
+        logits: dict[ModelKey, Tensor] = {}
         # Together with those of its own batch size only, so that a score is the same whoever else is in the job.
         for size in sorted({self._batch_size(member) for member in job.members}):
             members = [member for member in job.members if self._batch_size(member) == size]
@@ -303,8 +304,8 @@ class CandidateWorker:
                 batch_size=size,
                 should_stop=should_stop,
             )
-            logits |= zip([member.trial for member in members], values, strict=True)
-        return [logits[member.trial] for member in job.members]
+            logits |= zip([member.key for member in members], values, strict=True)
+        return [logits[member.key] for member in job.members]
 
     def _batch_size(self, job: Job) -> int:
         """Samples that are computed at a time, so that they fit."""
@@ -332,7 +333,7 @@ class CandidateWorker:
         validation = self._store.splits["validation"]
         logits = predict_logits(model, validation, batch_size=self._batch_size(job), should_stop=should_stop)
         if job.stage == "full":
-            save_weights(self.setup.weights_path(job.trial), model)
+            save_weights(self.setup.weights_path(job.key), model)
         return logits
 
     def _slice(self, job: Job) -> FusionModel:

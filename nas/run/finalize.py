@@ -22,6 +22,7 @@ from nas.run.export import assemble, describe, export, logits_of_samples, open_e
 from nas.run.prepare import SearchContext
 from nas.run.reliability import ReliabilityReport
 from nas.run.results_csv import table
+from nas.search.keys import ModelKey, key_to_json
 from nas.search.objectives import Pick, pick
 from nas.search.space import Architecture
 from nas.search.trial import Result
@@ -115,7 +116,7 @@ def export_result(
         threshold=result.metrics.get("threshold"),
     )
     facts = {
-        "trial": result.trial,
+        "trial": key_to_json(result.key),
         "objective": objective,
         "validation": result.metrics,
         "training_steps": result.step_count,
@@ -171,7 +172,7 @@ def conclude(
     default: Result | None,
     evidence: ReliabilityReport,
     parts: ModelParts,
-    weights_path: Callable[[int], Path],
+    weights_path: Callable[[ModelKey], Path],
     reporter: Reporter,
 ) -> None:
     """Export winner and default, evaluate both on test through the reloaded models, and show them side by side.
@@ -190,7 +191,7 @@ def conclude(
         facts = export_result(
             target,
             parts=parts,
-            weights=weights_path(result.trial),
+            weights=weights_path(result.key),
             result=result,
             objective=config.search.objective,
             data=config.data,

@@ -13,15 +13,13 @@ from nas.common.progress import Reporter
 from nas.config.schema import Config
 from nas.execution.plan import Plan
 from nas.run.feasibility import Feasibility
+from nas.search.keys import CandidateKey, ModelKey, RerunKey
 from nas.search.objectives import Objectives
 from nas.search.promotion import PromotionQueue
 from nas.search.space import Architecture
 from nas.search.strategies.base import Strategy
 from nas.search.trial import Failure, Job, Result, Stage, job_seed
 from nas.storage.study import Study
-
-DEFAULT_TRIAL = -1
-"""The default that is trained for comparison is no candidate of the search."""
 
 _STEP_PER_EVALUATION = 3  # a training step costs about three forward passes
 
@@ -38,19 +36,17 @@ class JobMaker:
         self._seed = config.seed
         self._feasibility = feasibility
 
-    def job(
-        self, trial: int, architecture: Architecture, stage: Stage, step_count: int, *, repetition: int = 0
-    ) -> Job | None:
-        """One stage of one candidate; None if it does not fit. Every repetition has a seed of its own."""
+    def job(self, key: ModelKey, architecture: Architecture, stage: Stage, step_count: int) -> Job | None:
+        """Return the job of one stage of one model; None if it does not fit. Every rerun has its own seed."""
         fit = self._feasibility.fit(architecture)
         if fit is None:
             return None
         return Job(
-            trial=trial,
+            key=key,
             architecture=architecture,
             stage=stage,
             step_count=step_count,
-            seed=job_seed(self._seed, stage, architecture, rerun=repetition),
+            seed=job_seed(self._seed, stage, architecture, rerun=key.number if isinstance(key, RerunKey) else 0),
             predicted_peak_bytes=fit.peak_bytes,
             micro_batches=fit.micro_batches,
             correction_bytes=fit.correction_bytes,
@@ -185,7 +181,9 @@ class CandidatePlan(Plan):
         if due is None:
             return None
         self._ladder.take(due.trial)
-        return self._jobs.job(due.trial, due.architecture, "short", self._config.search.short_training_steps)
+        return self._jobs.job(
+            CandidateKey(due.trial), due.architecture, "short", self._config.search.short_training_steps
+        )
 
     def _unfinished(self) -> bool:
         """Whether a candidate that fits has yet to be scored."""
@@ -193,7 +191,7 @@ class CandidatePlan(Plan):
 
     def _one_put_back(self) -> Job | None:
         for trial, architecture in list(self._put_back.items()):
-            job = self._jobs.job(trial, architecture, "one_shot", 0)
+            job = self._jobs.job(CandidateKey(trial), architecture, "one_shot", 0)
             if job is not None:
                 del self._put_back[trial]
                 return job
@@ -212,7 +210,8 @@ class CandidatePlan(Plan):
                     else "the search space seems exhausted: nothing new that fits was found in it"
                 )
                 break
-            job = self._jobs.job(self._study.start(proposal, round_index), proposal, "one_shot", 0)
+            trial = self._study.start(proposal, round_index)
+            job = self._jobs.job(CandidateKey(trial), proposal, "one_shot", 0)
             if job is None:
                 raise RuntimeError(f"a strategy has proposed {proposal}, which does not fit")
             members.append(job)
@@ -301,7 +300,7 @@ class FinalistPlan(Plan):
             if result.trial in self._tried:
                 taken += result.trial not in self._failed
             elif self._full_seconds(result) <= room:
-                job = self._jobs.job(result.trial, result.architecture, "full", self._full_steps)
+                job = self._jobs.job(result.key, result.architecture, "full", self._full_steps)
                 if job is not None:
                     return job
         return None

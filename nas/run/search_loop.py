@@ -7,7 +7,7 @@ configuration and from what the study holds, so a killed search goes on from the
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,11 +24,12 @@ from nas.execution.scheduler import JobScheduler
 from nas.execution.worker import WorkerSetup
 from nas.memory.calibration import PeakCalibration
 from nas.run.feasibility import Feasibility
-from nas.run.phases import DEFAULT_TRIAL, CandidatePlan, FinalistPlan, JobMaker, ListedPlan
+from nas.run.phases import CandidatePlan, FinalistPlan, JobMaker, ListedPlan
 from nas.run.prepare import SearchContext
 from nas.run.reruns import CONFIRMATION, RerunStore
 from nas.run.results_csv import write_results
 from nas.run.time_budget import Deadlines, TimeAccount
+from nas.search.keys import CandidateKey, DefaultKey, ModelKey, RerunKey, Role
 from nas.search.objectives import pick
 from nas.search.promotion import PromotionQueue
 from nas.search.space import Architecture
@@ -128,7 +129,6 @@ class Search:
         self._results_due_at = -math.inf
         self._default_has_failed = False
         self._repetitions = RerunStore(setup.run_directory / CONFIRMATION)
-        self._repeated: dict[int, int] = {}  # trial of a repetition → its number
 
     def run(self, *, compares: bool = True) -> Outcome:
         """Search until the budget is spent, nothing is left to do, or somebody interrupts.
@@ -154,7 +154,7 @@ class Search:
         if best is None or self.interruption.is_requested or not compares:
             return Outcome(best=best, default=None)
         default = self._train_default()
-        self._train_again([best] if default is None else [best, default])
+        self._train_again({"best": best} if default is None else {"best": best, "default": default})
         return Outcome(
             best=best,
             default=default,
@@ -348,17 +348,17 @@ class Search:
 
     def _take(self, result: Result) -> None:
         """Make a result durable, then tell whoever wants to know."""
-        if result.trial == DEFAULT_TRIAL:
+        if isinstance(result.key, DefaultKey):
             write_atomically(self._default_path, json.dumps(result.as_dict()).encode())
-        elif result.trial < DEFAULT_TRIAL:
-            self._repetitions.add(self._repeated[result.trial], result)
-            self.setup.weights_path(result.trial).unlink(missing_ok=True)  # its score is all that is wanted
+        elif isinstance(result.key, RerunKey):
+            self._repetitions.add(result.key.number, result)
+            self.setup.weights_path(result.key).unlink(missing_ok=True)  # its score is all that is wanted
         else:
             self.study.finish(result)
             self._learn(result)
         score_name = self.config.search.score_name(result.stage)
         self.reporter.note(
-            f"trial {_name(result.trial)} {result.stage} {score_name}={result.score:.4f} "
+            f"trial {_name(result.key)} {result.stage} {score_name}={result.score:.4f} "
             f"{result.architecture} {result.seconds:.1f}s peak {format_bytes(result.measured_peak_bytes)}"
             + (f" in {result.micro_batches} micro-batches" if result.micro_batches > 1 else "")
         )
@@ -382,14 +382,14 @@ class Search:
 
     def _show_failure(self, failure: Failure, verdict: str) -> None:
         said = {"put back": "put back", "try alone": "put back, to be tried once more alone", "rejected": "failed"}
-        self.reporter.note(f"trial {_name(failure.job.trial)} {failure.job.stage} {said[verdict]}: {failure.reason}")
+        self.reporter.note(f"trial {_name(failure.job.key)} {failure.job.stage} {said[verdict]}: {failure.reason}")
 
     def _record_failure(self, failure: Failure) -> None:
         job = failure.job
         if failure.kind == "memory":
             self.feasibility.outgrew(job.architecture)
-        if job.trial <= DEFAULT_TRIAL:
-            self._default_has_failed |= job.trial == DEFAULT_TRIAL
+        if not isinstance(job.key, CandidateKey):
+            self._default_has_failed |= isinstance(job.key, DefaultKey)
             return
         self.study.reject(
             job,
@@ -434,7 +434,7 @@ class Search:
             if result.architecture == self.prepared.default:
                 return result
         if not self._default_path.exists():
-            job = self._jobs.job(DEFAULT_TRIAL, self.prepared.default, "full", self._full_steps)
+            job = self._jobs.job(DefaultKey(), self.prepared.default, "full", self._full_steps)
             if job is None:
                 self.reporter.note(
                     f"{self._title}'s default architecture does not fit the memory budget; it is not trained"
@@ -455,17 +455,18 @@ class Search:
 
     # The best and the default again, with seeds that played no part in choosing the best
 
-    def _train_again(self, results: Sequence[Result]) -> None:
+    def _train_again(self, results: Mapping[Role, Result]) -> None:
         """Train what these have trained with further seeds, as far as that was not done; on top of the budget."""
         jobs: list[Job] = []
-        for architecture in dict.fromkeys(result.architecture for result in results):
+        roles: dict[Architecture, Role] = {}
+        for role, result in results.items():
+            roles.setdefault(result.architecture, role)
+        for architecture, role in roles.items():
             for number in self._further_seeds:
                 if self._repetitions.get(architecture, number) is None:
-                    trial = DEFAULT_TRIAL - 1 - len(jobs)
-                    job = self._jobs.job(trial, architecture, "full", self._full_steps, repetition=number)
+                    job = self._jobs.job(RerunKey(role, number), architecture, "full", self._full_steps)
                     if job is not None:
                         jobs.append(job)
-                        self._repeated[trial] = number
         if jobs:
             self.reporter.note(
                 f"the best and {self._title}'s default are trained with {len(self._further_seeds)} further seed(s), on "
@@ -485,5 +486,7 @@ class Search:
         return range(1, self.config.search.rerun_seeds + 1)
 
 
-def _name(trial: int) -> str:
-    return "default" if trial == DEFAULT_TRIAL else "again" if trial < DEFAULT_TRIAL else str(trial)
+def _name(key: ModelKey) -> str:
+    if isinstance(key, CandidateKey):
+        return str(key.trial)
+    return "default" if isinstance(key, DefaultKey) else "again"

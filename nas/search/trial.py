@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from nas.common.errors import NasError, TrainingError
 from nas.common.seeds import seed_from
+from nas.search.keys import CandidateKey, ModelKey, key_from_json, key_to_json
 from nas.search.space import Architecture
 
 Stage = Literal["one_shot", "short", "full"]
@@ -16,10 +17,10 @@ weights. Scores of different stages are never ranked together."""
 
 @dataclass(frozen=True)
 class Job:
-    """One stage of one candidate, to be run by a worker.
+    """One stage of one model, to be run by a worker.
 
     Args:
-        trial: Number of the candidate; the same at all stages.
+        key: The key of the model; the same at all stages.
         architecture: What to run.
         stage: How.
         step_count: Training steps; 0 for `inherited`.
@@ -31,7 +32,7 @@ class Job:
         learning_rate: Peak of all that is trained alike, in place of the recipe's rates and depth scaling.
     """
 
-    trial: int
+    key: ModelKey
     architecture: Architecture
     stage: Stage
     step_count: int
@@ -43,9 +44,18 @@ class Job:
     learning_rate: float | None = None
 
     @property
-    def key(self) -> tuple[int, Stage]:
-        """Names the job: no other has this candidate at this stage."""
-        return self.trial, self.stage
+    def trial(self) -> int:
+        """The number of the candidate.
+
+        Raises:
+            ValueError: If the model is not a candidate of the search.
+        """
+        return _trial_of(self.key)
+
+    @property
+    def identity(self) -> tuple[ModelKey, Stage]:
+        """The model and the stage, which no two jobs of a search share."""
+        return self.key, self.stage
 
     @property
     def members(self) -> tuple["Job", ...]:
@@ -63,7 +73,7 @@ class Result:
     """A finished job.
 
     Args:
-        trial: Number of the candidate.
+        key: The key of the model.
         architecture: What was run.
         stage: How the score was obtained.
         score: On validation, higher is better: the objective, or before full training what `search.proxy_metric` says.
@@ -80,7 +90,7 @@ class Result:
             prediction.
     """
 
-    trial: int
+    key: ModelKey
     architecture: Architecture
     stage: Stage
     score: float
@@ -95,12 +105,31 @@ class Result:
     latency_seconds: float | None = None
     kept_freed_memory: bool = False
 
+    @property
+    def trial(self) -> int:
+        """The number of the candidate.
+
+        Raises:
+            ValueError: If the model is not a candidate of the search.
+        """
+        return _trial_of(self.key)
+
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "architecture": self.architecture.as_dict()}
+        """Return the result as nested plain values; `trial` holds the number of a candidate, else the key's name."""
+        values = asdict(self)
+        del values["key"]
+        return {"trial": key_to_json(self.key), **values, "architecture": self.architecture.as_dict()}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Result":
-        return cls(**{**values, "architecture": Architecture.from_dict(values["architecture"])})
+    def from_dict(cls, values: Mapping[str, Any]) -> "Result":
+        """Return the result that `as_dict` has stored.
+
+        Raises:
+            KeyError, TypeError, ValueError: If the values are not those of a result.
+        """
+        plain = dict(values)
+        key, architecture = key_from_json(plain.pop("trial")), Architecture.from_dict(plain.pop("architecture"))
+        return cls(key=key, architecture=architecture, **plain)
 
 
 FailureKind = Literal["error", "crash", "memory", "killed_externally", "environment"]
@@ -143,6 +172,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     # torch.OutOfMemoryError is CUDA's; the host's allocator raises a plain RuntimeError.
     by_name = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
     return isinstance(error, MemoryError) or by_name or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def _trial_of(key: ModelKey) -> int:
+    if not isinstance(key, CandidateKey):
+        raise ValueError(f"{key.name}: has no trial number; expected a candidate of the search")
+    return key.trial
 
 
 _SEED_SALTS: Mapping[Stage, str] = {"one_shot": "inherited", "short": "trained", "full": "full"}

@@ -365,11 +365,11 @@ class Study:
 
     def mark_out_of_memory(self, job: Job) -> None:
         """Remember that a job ran out of memory; it is to be tried once more, alone."""
-        self._set_attribute(job.stage, f"{_OUT_OF_MEMORY}{job.trial}", True)
+        self._set_attribute(job.stage, f"{_OUT_OF_MEMORY}{job.key.name}", True)
 
     def was_out_of_memory(self, job: Job) -> bool:
         """Whether a job ran out of memory before, in this session or an earlier one."""
-        return f"{_OUT_OF_MEMORY}{job.trial}" in self._attributes[job.stage]
+        return f"{_OUT_OF_MEMORY}{job.key.name}" in self._attributes[job.stage]
 
     def set_value(self, key: str, value: Any) -> None:
         """Remember a value of the driver; anything that JSON can hold."""

@@ -16,9 +16,11 @@ from nas.execution.ray.executor import RayExecutor
 from nas.execution.serial import SerialExecutor
 from nas.execution.worker import WorkerSetup
 from nas.models.fusion.pmf.architecture import PMFArchitecture
+from nas.search.keys import CandidateKey
 from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result
-from tests.support.jobs import ARCHITECTURE, job, outcomes, slot_count, submit
+from tests.support.factories import ARCHITECTURE
+from tests.support.jobs import job, outcomes, slot_count, submit
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def test_a_result_does_not_depend_on_who_ran_it_or_what_ran_before(executor: Exe
         submit(executor, job(trial, "full", 3))
         (result,) = outcomes(executor, 1)
         assert isinstance(result, Result)
-        scores.append((result.metrics, setup.weights_path(trial).read_bytes()))
+        scores.append((result.metrics, setup.weights_path(CandidateKey(trial)).read_bytes()))
     assert scores[0] == scores[1] == scores[2]
 
 

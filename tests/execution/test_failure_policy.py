@@ -2,16 +2,12 @@ import pytest
 
 from nas.common.errors import TrainingError
 from nas.execution.failure_policy import SAME_FAILURES, WORKER_DEATHS, FailurePolicy
-from nas.models.fusion.pmf.architecture import PMFArchitecture
-from nas.search.trial import Failure, FailureKind, Job, is_out_of_memory
-
-
-def job(trial: int) -> Job:
-    return Job(trial, PMFArchitecture(1, 1, 1, 1, 1), "one_shot", 0, 7, 1000)
+from nas.search.trial import Failure, FailureKind, is_out_of_memory
+from tests.support.factories import make_failure, make_job
 
 
 def failure(trial: int, kind: FailureKind, cause: str = "cause") -> Failure:
-    return Failure(job(trial), kind, cause, f"reason {trial}")
+    return make_failure(job=make_job(trial=trial), kind=kind, cause=cause, reason=f"reason {trial}")
 
 
 class Recorder:
@@ -77,4 +73,4 @@ def test_different_causes_or_a_success_between_them_do_not_stop_the_search() -> 
 )
 def test_want_of_memory_is_recognised_whoever_says_it(error: BaseException, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
-    assert (Failure.of(job(1), error, 5).kind == "memory") is expected
+    assert (Failure.of(make_job(), error, 5).kind == "memory") is expected

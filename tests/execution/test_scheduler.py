@@ -15,8 +15,8 @@ from nas.execution.failure_policy import FailurePolicy
 from nas.execution.plan import Plan
 from nas.execution.scheduler import JobScheduler
 from nas.memory.prediction import PROCESS_BYTES, bytes_with_holes
-from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.trial import Failure, Job, Result
+from tests.support.factories import make_job
 from tests.support.search_loop import SimulatedExecutor
 
 BUDGET_BYTES, IDLE_BYTES = 1000, 100
@@ -64,7 +64,8 @@ class OneAfterAnother(Plan):
 
     def __init__(self, *needs: int) -> None:
         self._jobs = [
-            Job(trial, PMFArchitecture(0, 1, 0, 0, 4), "full", 1, 0, need) for trial, need in enumerate(needs)
+            make_job(trial=trial, stage="full", step_count=1, predicted_peak_bytes=need)
+            for trial, need in enumerate(needs)
         ]
 
     def next_jobs(self) -> list[Job]:

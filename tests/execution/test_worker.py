@@ -9,6 +9,7 @@ from nas.execution.worker import CandidateWorker, WorkerSetup
 from nas.memory.measurement import private_bytes
 from nas.memory.prediction import PROCESS_BYTES, bytes_with_holes
 from nas.models.fusion.pmf.architecture import PMFArchitecture
+from nas.search.keys import CandidateKey
 from nas.search.trial import Failure, Result, Stage
 from tests.support.jobs import job
 
@@ -68,7 +69,7 @@ def test_who_diverges_in_the_last_step_fails_and_leaves_no_weights(setup: Worker
     (outcome,) = CandidateWorker(setup).outcomes(asked, limit_bytes=None)
     assert isinstance(outcome, Failure) and outcome.kind == "error" and outcome.cause == "TrainingError"
     assert "is not finite after training; lower recipe.learning_rates" in outcome.reason
-    assert not setup.weights_path(3).exists()
+    assert not setup.weights_path(CandidateKey(3)).exists()
 
 
 def test_of_candidates_that_are_scored_together_only_those_fail_that_are_not_finite(setup: WorkerSetup) -> None:

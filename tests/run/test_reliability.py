@@ -7,11 +7,12 @@ from scipy.stats import ttest_ind
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.run.reliability import Agreement, Spread, agreement, gathered, margin_over_seeds, verdict
 from nas.search.trial import Result, Stage
+from tests.support.factories import make_result
 
 
 def results(stage: Stage, scores: dict[int, float]) -> list[Result]:
     return [
-        Result(trial, PMFArchitecture(1, 1, 1, 1, 1 + trial), stage, score, {}, 1, 1, 1, 1.0, 1, 1)
+        make_result(trial=trial, architecture=PMFArchitecture(1, 1, 1, 1, 1 + trial), stage=stage, score=score)
         for trial, score in scores.items()
     ]
 

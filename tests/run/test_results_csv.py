@@ -10,15 +10,25 @@ import pytest
 from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
 from nas.run.results_csv import canonical_results, write_results
 from nas.search.space import Architecture, SearchSpace
-from nas.search.trial import Job, Result, Stage
+from nas.search.trial import Result, Stage
 from nas.storage.study import Study
+from tests.support.factories import make_job, make_result
 
 SPACE = SearchSpace(PMFArchitecture, dict.fromkeys(GENES, tuple(range(1, 8))))
 FIRST, SECOND, THIRD = (PMFArchitecture(1, number, 1, 1, 1) for number in (1, 2, 3))
 
 
 def result(trial: int, architecture: Architecture, stage: Stage = "one_shot", **changes: Any) -> Result:
-    values = Result(trial, architecture, stage, 1 / 3, {"accuracy": 1 / 3, "macro_f1": 0.25}, 5, 7, 11, 2.0625, 100, 90)
+    values = make_result(
+        trial=trial,
+        architecture=architecture,
+        stage=stage,
+        score=1 / 3,
+        metrics={"accuracy": 1 / 3, "macro_f1": 0.25},
+        step_count=5,
+        seed=11,
+        seconds=2.0625,
+    )
     return replace(values, **changes)
 
 
@@ -31,7 +41,7 @@ def fill(directory: Path, order: tuple[int, ...] = (0, 2), **measured: Any) -> S
     for trial in order:
         study.finish(result(trial, architectures[trial], **measured))
     study.finish(result(0, FIRST, "short", **measured))
-    job = Job(2, THIRD, "short", 5, 11, 100)
+    job = make_job(trial=2, architecture=THIRD, stage="short", step_count=5, seed=11, predicted_peak_bytes=100)
     study.reject(job, status="infeasible", reason="ran out, twice", measured_peak_bytes=measured.get("seconds"))
     return study
 

@@ -6,6 +6,7 @@ from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.objectives import Constraint, Objectives, Pick, pick, shown_cost
 from nas.search.space import Architecture
 from nas.search.trial import Result
+from tests.support.factories import make_result
 
 
 class Width:
@@ -22,7 +23,9 @@ class Width:
 def result(trial: int, score: float, width: int = 8, latency: float | None = None) -> Result:
     architecture = PMFArchitecture(1, 1, 1, 1, width)
     metrics = {"accuracy": score, "macro_f1": score / 2}
-    return Result(trial, architecture, "full", score, metrics, 1, 0, 0, 1.0, 1, 1, latency_seconds=latency)
+    return make_result(
+        trial=trial, architecture=architecture, stage="full", score=score, metrics=metrics, latency_seconds=latency
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,14 @@ from nas.search.objectives import Constraint, Objectives
 from nas.search.promotion import PromotionQueue
 from nas.search.space import Architecture
 from nas.search.trial import Result, Stage
+from tests.support.factories import make_result
 
 SCORES = [0.1, 0.5, 0.3, 0.4, 0.9, 0.2]
 
 
 def result(trial: int, score: float, stage: Stage = "one_shot") -> Result:
-    return Result(trial, PMFArchitecture(1, 1, 1, 1, 1 + trial), stage, score, {}, 0, 0, 0, 1.0, 1, 1)
+    architecture = PMFArchitecture(1, 1, 1, 1, 1 + trial)
+    return make_result(trial=trial, architecture=architecture, stage=stage, score=score)
 
 
 def ladder(count: int) -> PromotionQueue:

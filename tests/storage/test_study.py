@@ -35,6 +35,7 @@ from nas.search.trial import STAGES, Job, Result, Stage
 from nas.storage.backends import JOURNAL
 from nas.storage.lease import Holder
 from nas.storage.study import Rejection, Study
+from tests.support.factories import make_job, make_result
 from tests.support.paths import REPOSITORY
 from tests.support.postgresql import PASSWORD, running_server
 from tests.support.study_writer import SPACE
@@ -115,11 +116,13 @@ def journal(tmp_path: Path) -> Place:
 
 
 def result(trial: int, architecture: Architecture, stage: Stage = "one_shot", score: float = 0.5) -> Result:
-    return Result(trial, architecture, stage, score, {"accuracy": score / 3}, 0, 7, 1, 2.0, 100, 90)
+    return make_result(
+        trial=trial, architecture=architecture, stage=stage, score=score, metrics={"accuracy": score / 3}
+    )
 
 
 def job(trial: int, architecture: Architecture, stage: Stage = "one_shot") -> Job:
-    return Job(trial, architecture, stage, 0, 1, 100)
+    return make_job(trial=trial, architecture=architecture, stage=stage, predicted_peak_bytes=100)
 
 
 def everything(study: Study) -> dict[str, Any]:
@@ -452,7 +455,7 @@ def test_a_study_opens_in_the_dashboard_while_it_is_searched(place: Place) -> No
 
                 ids = {entry["study_name"]: entry["study_id"] for entry in ask(api)["study_summaries"]}
                 assert {f"{place.name}/{stage}" for stage in STAGES} <= ids.keys()
-                shown = ask(f"{api}/{ids[f'{place.name}/inherited']}?after=0")["trials"]
+                shown = ask(f"{api}/{ids[f'{place.name}/one_shot']}?after=0")["trials"]
             finally:
                 server.shutdown()
                 thread.join()

@@ -3,16 +3,15 @@
 import time
 
 from nas.execution.base import Executor
-from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result, Stage
+from tests.support.factories import ARCHITECTURE, make_job
 
-ARCHITECTURE = PMFArchitecture(1, 2, 2, 1, 8)
 GRANT_BYTES = 4 * 2**30
 
 
 def job(trial: int, stage: Stage = "one_shot", steps: int = 0, architecture: Architecture = ARCHITECTURE) -> Job:
-    return Job(trial, architecture, stage, steps, 7, 1000)
+    return make_job(trial=trial, architecture=architecture, stage=stage, step_count=steps)
 
 
 def submit(executor: Executor, job: Job, grant_bytes: int = GRANT_BYTES) -> None:

@@ -200,7 +200,7 @@ class SimulatedExecutor(Executor):
 
 def result(job: Job) -> Result:
     return Result(
-        trial=job.trial,
+        key=job.key,
         architecture=job.architecture,
         stage=job.stage,
         score=score(job),

@@ -12,8 +12,8 @@ from pathlib import Path
 from nas.common.errors import StudyError
 from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
 from nas.search.space import SearchSpace
-from nas.search.trial import Result
 from nas.storage.study import Study
+from tests.support.factories import make_result
 
 SPACE = SearchSpace(
     PMFArchitecture,
@@ -36,7 +36,7 @@ def main(directory: str, name: str, url: str, count: int) -> None:
         trial = study.start(architecture)
         print(f"started {trial}", flush=True)
         score = rng.random()
-        study.finish(Result(trial, architecture, "one_shot", score, {}, 0, 7, 1, 2.0, 100, 90))
+        study.finish(make_result(trial=trial, architecture=architecture, score=score, metrics={}))
         print(f"finished {trial} {score!r}", flush=True)
     sys.stdin.read()  # until it is killed, or whoever started it has ended
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from nas.execution.base import SupernetJob, SupernetProgress
 from nas.execution.worker import CandidateWorker, WorkerSetup
 from nas.execution.worker_exit import ExitRecord
+from nas.search.keys import ModelKey
 from nas.search.trial import Failure, Job, Result
 from nas.training.batches import Stopped
 from nas.training.distributed import distributed_group, free_address
@@ -59,9 +60,9 @@ class Actor:
         except (Exception, SystemExit) as error:  # the worker itself could not be made, or its code wants to end it
             return tuple(Failure.of(member, error, 0) for member in job.members)
 
-    def weights(self, trial: int) -> NDArray[np.uint8]:
+    def weights(self, key: ModelKey) -> NDArray[np.uint8]:
         """Content of the file that a full training has left."""
-        return np.fromfile(self._setup.weights_path(trial), dtype=np.uint8)
+        return np.fromfile(self._setup.weights_path(key), dtype=np.uint8)
 
     def stop(self) -> None:
         if self._built is not None:

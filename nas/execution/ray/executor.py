@@ -26,7 +26,8 @@ from nas.execution.ray.actor import Actor, WorkerFactory
 from nas.execution.ray.node_setup import receive, settle
 from nas.execution.worker import FROZEN, SUPERNET, CandidateWorker, WorkerSetup, process_environment
 from nas.execution.worker_exit import WorkerExit, memory_kill_count, read_worker_exit
-from nas.search.trial import Failure, Job, Result
+from nas.search.keys import ModelKey
+from nas.search.trial import Failure, Job, Result, Stage
 from nas.training.distributed import GroupBroken
 
 _NOTES = "workers"
@@ -177,7 +178,7 @@ class RayExecutor(Executor):
         self._settling: dict[Any, tuple[Node, Share]] = {}
         self._left_out: set[str] = set()
         self._under_way: dict[Any, tuple[Job, _NodePlace, _Slot]] = {}
-        self._silent_deaths: dict[tuple[int, str], int] = {}
+        self._silent_deaths: dict[tuple[ModelKey, Stage], int] = {}
         self._numbers = itertools.count()
         self._memory_kills = memory_kill_count()
         self._looked_at = 0.0
@@ -398,9 +399,9 @@ class RayExecutor(Executor):
         """From another node, before anybody is told that the training is finished."""
         for outcome in outcomes:
             if isinstance(outcome, Result) and outcome.stage == "full":
-                path = self._setup.weights_path(outcome.trial)
+                path = self._setup.weights_path(outcome.key)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(path, ray.get(slot.actor.weights.remote(outcome.trial)).tobytes())
+                write_atomically(path, ray.get(slot.actor.weights.remote(outcome.key)).tobytes())
 
     def _death(self, job: Job | None, place: _NodePlace, slot: _Slot, error: RayError) -> WorkerExit:
         """Why the worker in a slot is not there any more, which had a job or trained the supernet."""
@@ -421,8 +422,8 @@ class RayExecutor(Executor):
             except (RayError, GetTimeoutError):
                 return WorkerExit("killed_externally", "node lost", f"its node {place.node.name[:8]} was lost")
         if death.kind == "killed_externally" and job is not None:
-            self._silent_deaths[job.key] = self._silent_deaths.get(job.key, 0) + 1
-            if self._silent_deaths[job.key] >= _SILENT_DEATHS:
+            self._silent_deaths[job.identity] = self._silent_deaths.get(job.identity, 0) + 1
+            if self._silent_deaths[job.identity] >= _SILENT_DEATHS:
                 reason = f"its workers died {_SILENT_DEATHS} times without a trace"
                 return WorkerExit("crash", "worker died", reason)
         return death

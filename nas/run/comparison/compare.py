@@ -28,6 +28,7 @@ from nas.config.schema import Config
 from nas.execution.base import Executor
 from nas.execution.failure_policy import FailurePolicy
 from nas.execution.scheduler import JobScheduler
+from nas.execution.worker import full_weights_path
 from nas.models.encoders import tail_weights
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.pmf.architecture import PMFArchitecture
@@ -46,6 +47,7 @@ from nas.run.finalize import ModelParts, digest_of_test, evaluate_exported, expo
 from nas.run.phases import ListedPlan
 from nas.run.prepare import SearchContext, check_encoders, prepare
 from nas.run.reruns import RerunStore
+from nas.search.keys import ComparisonKey, ModelKey
 from nas.search.space import RAW, Architecture, EncoderSizes, SearchSpace
 from nas.search.space.families import FAMILIES, load_architecture_class
 from nas.search.trial import Failure, Job, Result, job_seed
@@ -275,7 +277,7 @@ class _OneEntry:
         self._check_facts()
         self.trainings = RerunStore(folder / _TRAININGS)
         self.failures = {key: entry["said"] for key, entry in self._lasting_failures().items()}
-        self._tried_alone: set[int] = set()
+        self._tried_alone: set[ModelKey] = set()
         self._is_short_of_memory = False
         self._parts = self._fitting_parts()
 
@@ -323,9 +325,9 @@ class _OneEntry:
                 self.reporter.note(f"{self.entry.title}: {self._why_too_large()}; what is missing is not trained")
                 if best is None:
                     return None
-        kept = {best * _SEEDS + seed for seed in range(self.seeds)}
-        for path in (self.folder / "full").glob("trial_*.safetensors"):
-            if int(path.stem.removeprefix("trial_")) not in kept:
+        kept = {ComparisonKey(best, seed).name for seed in range(self.seeds)}
+        for path in (self.folder / "full").glob("*.safetensors"):
+            if path.stem not in kept:
                 path.unlink()
         return best
 
@@ -391,7 +393,7 @@ class _OneEntry:
         peak_bytes = self.prepared.memory.predict(architecture, micro_batches=parts).peak_bytes
         jobs = [
             Job(
-                trial=trial,
+                key=ComparisonKey(*divmod(trial, _SEEDS)),
                 architecture=architecture,
                 stage="full",
                 step_count=steps,
@@ -407,13 +409,13 @@ class _OneEntry:
             budget_bytes=self.config.budget.memory_bytes,
             idle_bytes=self.prepared.memory.idle_bytes,
             policy=FailurePolicy(
-                was_alone=lambda job: job.trial in self._tried_alone,
-                try_alone=lambda job: self._tried_alone.add(job.trial),
+                was_alone=lambda job: job.key in self._tried_alone,
+                try_alone=lambda job: self._tried_alone.add(job.key),
                 record=self._record,
                 # A learning rate that is too high fails as the next higher one and the next seed do.
                 same_failures=len(jobs) + 1,
             ),
-            runs_alone=lambda job: job.trial in self._tried_alone,
+            runs_alone=lambda job: job.key in self._tried_alone,
             take=self._take,
             show=self._show,
             now=time.monotonic,
@@ -427,18 +429,20 @@ class _OneEntry:
         return self.grid[trial // _SEEDS]
 
     def _take(self, result: Result) -> None:
-        self.trainings.add(result.trial, result)
+        trial = _number(result.key)
+        self.trainings.add(trial, result)
         self.reporter.note(
-            f"{self.entry.title}: learning rate {self._rate(result.trial):g}, seed {result.trial % _SEEDS}: validation "
+            f"{self.entry.title}: learning rate {self._rate(trial):g}, seed {trial % _SEEDS}: validation "
             f"{self.config.search.objective} {result.score:.4f}, {format_seconds(result.seconds)}"
         )
 
     def _show(self, failure: Failure, verdict: str) -> None:
-        said = f"learning rate {self._rate(failure.job.trial):g}, seed {failure.job.trial % _SEEDS}"
+        trial = _number(failure.job.key)
+        said = f"learning rate {self._rate(trial):g}, seed {trial % _SEEDS}"
         self.reporter.note(f"{self.entry.title}: {said}: {verdict}: {failure.reason}")
 
     def _record(self, failure: Failure) -> None:
-        trial = failure.job.trial
+        trial = _number(failure.job.key)
         said = f"learning rate {self._rate(trial):g}, seed {trial % _SEEDS}: {failure.reason}"
         self.failures[str(trial)] = said
         entry = {"said": said, "kind": failure.kind, "memory_bytes": self.config.budget.memory_bytes}
@@ -512,11 +516,12 @@ class _OneEntry:
         path, data = self.folder / _TESTS, self.config.data
         # No two trainings take the same time.
         training = hashlib.sha256(json.dumps(result.as_dict(), sort_keys=True).encode()).hexdigest()[:16]
-        key = f"{result.trial} {training} {digest_of_test(data, self.prepared.store.class_names)}"
+        trial = _number(result.key)
+        key = f"{trial} {training} {digest_of_test(data, self.prepared.store.class_names)}"
         known = _read(path)
         if key not in known:
-            model = self.folder / f"model_seed{result.trial % _SEEDS}"
-            weights = self.folder / "full" / f"trial_{result.trial}.safetensors"
+            model = self.folder / f"model_seed{trial % _SEEDS}"
+            weights = full_weights_path(self.folder, result.key)
             export_result(
                 model,
                 parts=ModelParts.of(self.prepared),
@@ -524,13 +529,20 @@ class _OneEntry:
                 result=result,
                 objective=self.config.search.objective,
                 data=data,
-                learning_rate=self._rate(result.trial),
+                learning_rate=self._rate(trial),
             )
             self.reporter.note(f"{self.entry.title}: testing the exported and reloaded model of seed {model.name[10:]}")
             known[key], _ = evaluate_exported(model, data, "test")
             write_atomically(path, json.dumps(known, indent=1).encode())
         metrics: dict[str, float] = known[key]
         return metrics
+
+
+def _number(key: ModelKey) -> int:
+    """Return the number under which a training is stored."""
+    if not isinstance(key, ComparisonKey):
+        raise ValueError(f"{key.name}: is not a training of a comparison")
+    return key.rate * _SEEDS + key.seed
 
 
 class _TooLarge(Exception):

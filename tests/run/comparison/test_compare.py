@@ -23,6 +23,7 @@ from nas.run.comparison.compare import ENTRIES, SEARCHED, compare
 from nas.run.comparison.report import spread
 from nas.run.finalize import evaluate_exported
 from nas.run.reruns import RerunStore
+from nas.search.keys import CandidateKey, ComparisonKey
 from nas.search.space import Architecture
 from nas.search.space.families import FAMILIES
 from nas.search.trial import Job, Result
@@ -71,8 +72,8 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float | None, int]]:
     run = CandidateWorker.run
 
     def noted(self: CandidateWorker, job: Job, **options: Any) -> list[Result]:
-        if job.learning_rate is not None:
-            seen.append((job.architecture.family, job.learning_rate, job.trial % 1000))
+        if isinstance(job.key, ComparisonKey):
+            seen.append((job.architecture.family, job.learning_rate, job.key.seed))
         return run(self, job, **options)
 
     monkeypatch.setattr(CandidateWorker, "run", noted)
@@ -106,7 +107,7 @@ def test_all_families_and_the_searched_pmf_are_in_the_table(
         model = directory / name / "model_seed1"
         assert float(row["test_accuracy_seed1"]) == evaluate_exported(model, config.data, "test")[0]["accuracy"]
         left = {path.stem for path in (directory / name / "full").iterdir()}
-        assert left == {f"trial_{best * 1000 + seed}" for seed in range(2)}
+        assert left == {f"rate_{best}_seed_{seed}" for seed in range(2)}
     found = Architecture.from_dict(json.loads((directory / "found.json").read_text()))
     assert rows[SEARCHED]["architecture"] == str(found) and isinstance(found, PMFArchitecture)
     assert "PMF, searched" in output and "late_concat" not in output
@@ -248,7 +249,7 @@ def test_seeds_that_all_fail_are_recorded_and_the_others_counted(
 
     def failing(self: CandidateWorker, job: Job, **options: Any) -> list[Result]:
         results = run(self, job, **options)
-        if job.trial:
+        if job.key != ComparisonKey(0, 0):
             raise TrainingError("the loss is no number")
         return results
 
@@ -414,7 +415,7 @@ def test_a_searched_pmf_alone_goes_on_when_its_search_was_stopped(
     run = CandidateWorker.run
 
     def stopping(self: CandidateWorker, job: Job, **options: Any) -> list[Result]:
-        if job.trial == 4:
+        if job.key == CandidateKey(4):
             raise KeyboardInterrupt
         return run(self, job, **options)
 

@@ -1,0 +1,99 @@
+"""Keys of the models that jobs train or score: candidates of a search, and trainings that are compared with them."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["best", "default"]
+"""The architecture that is trained again: the best of the search, or the default of its family."""
+
+
+@dataclass(frozen=True)
+class CandidateKey:
+    """Key of a candidate of the search.
+
+    Args:
+        trial: The number of the candidate in the study, from 0.
+    """
+
+    trial: int
+
+    @property
+    def name(self) -> str:
+        """The key as a part of a file name."""
+        return f"trial_{self.trial}"
+
+
+@dataclass(frozen=True)
+class DefaultKey:
+    """Key of the family's default architecture, trained in full for comparison with the best candidate."""
+
+    @property
+    def name(self) -> str:
+        """The key as a part of a file name."""
+        return "default"
+
+
+@dataclass(frozen=True)
+class RerunKey:
+    """Key of one more full training of an architecture, with a further seed.
+
+    Args:
+        role: The architecture that is trained again.
+        number: The number of the rerun, from 1; the search's own training is number 0.
+    """
+
+    role: Role
+    number: int
+
+    @property
+    def name(self) -> str:
+        """The key as a part of a file name."""
+        return f"rerun_{self.role}_{self.number}"
+
+
+@dataclass(frozen=True)
+class ComparisonKey:
+    """Key of one full training in a comparison of families.
+
+    Args:
+        rate: The index of the learning rate in the grid.
+        seed: The number of the seed, from 0.
+    """
+
+    rate: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The key as a part of a file name."""
+        return f"rate_{self.rate}_seed_{self.seed}"
+
+
+ModelKey = CandidateKey | DefaultKey | RerunKey | ComparisonKey
+"""Key of a model: an architecture together with the weights that a job gives it."""
+
+_RERUN = re.compile(r"rerun_(best|default)_(\d+)")
+_COMPARISON = re.compile(r"rate_(\d+)_seed_(\d+)")
+
+
+def key_to_json(key: ModelKey) -> int | str:
+    """Return a key as it is stored in JSON: the number of a candidate, the name of anything else."""
+    return key.trial if isinstance(key, CandidateKey) else key.name
+
+
+def key_from_json(value: int | str) -> ModelKey:
+    """Return the key that `key_to_json` has stored.
+
+    Raises:
+        ValueError: If the value is not a key.
+    """
+    if isinstance(value, int):
+        return CandidateKey(value)
+    if value == DefaultKey().name:
+        return DefaultKey()
+    if found := _RERUN.fullmatch(value):
+        return RerunKey("best" if found[1] == "best" else "default", int(found[2]))
+    if found := _COMPARISON.fullmatch(value):
+        return ComparisonKey(int(found[1]), int(found[2]))
+    raise ValueError(f"{value!r}: not the key of a model; expected a number, default, rerun_… or rate_…_seed_…")

@@ -1,0 +1,90 @@
+"""Factories of values that tests need and mostly do not care about: keyword arguments, with a default for each."""
+
+from collections.abc import Mapping
+
+from nas.models.fusion.pmf.architecture import PMFArchitecture
+from nas.search.keys import CandidateKey, ModelKey
+from nas.search.space import Architecture
+from nas.search.trial import Failure, FailureKind, Job, Result, Stage
+
+ARCHITECTURE = PMFArchitecture(1, 2, 2, 1, 8)
+
+
+def make_job(
+    *,
+    trial: int = 0,
+    key: ModelKey | None = None,
+    architecture: Architecture = ARCHITECTURE,
+    stage: Stage = "one_shot",
+    step_count: int = 0,
+    seed: int = 7,
+    predicted_peak_bytes: int = 1000,
+    companions: tuple[Job, ...] = (),
+    learning_rate: float | None = None,
+) -> Job:
+    """Return a job of a candidate; `key` replaces `trial`."""
+    return Job(
+        key=CandidateKey(trial) if key is None else key,
+        architecture=architecture,
+        stage=stage,
+        step_count=step_count,
+        seed=seed,
+        predicted_peak_bytes=predicted_peak_bytes,
+        companions=companions,
+        learning_rate=learning_rate,
+    )
+
+
+def make_result(
+    *,
+    trial: int = 0,
+    key: ModelKey | None = None,
+    architecture: Architecture = ARCHITECTURE,
+    stage: Stage = "one_shot",
+    score: float = 0.5,
+    metrics: Mapping[str, float] | None = None,
+    step_count: int = 0,
+    supernet_steps: int = 7,
+    seed: int = 7,
+    seconds: float = 2.0,
+    predicted_peak_bytes: int = 100,
+    measured_peak_bytes: int = 90,
+    micro_batches: int = 1,
+    latency_seconds: float | None = None,
+    kept_freed_memory: bool = False,
+) -> Result:
+    """Return a result of a candidate; `key` replaces `trial`, and the metrics default to an accuracy of the score."""
+    return Result(
+        key=CandidateKey(trial) if key is None else key,
+        architecture=architecture,
+        stage=stage,
+        score=score,
+        metrics={"accuracy": score} if metrics is None else dict(metrics),
+        step_count=step_count,
+        supernet_steps=supernet_steps,
+        seed=seed,
+        seconds=seconds,
+        predicted_peak_bytes=predicted_peak_bytes,
+        measured_peak_bytes=measured_peak_bytes,
+        micro_batches=micro_batches,
+        latency_seconds=latency_seconds,
+        kept_freed_memory=kept_freed_memory,
+    )
+
+
+def make_failure(
+    *,
+    job: Job | None = None,
+    kind: FailureKind = "error",
+    cause: str = "TrainingError",
+    reason: str = "TrainingError: the loss is not finite",
+    measured_peak_bytes: int | None = None,
+) -> Failure:
+    """Return the failure of a job."""
+    return Failure(
+        job=make_job() if job is None else job,
+        kind=kind,
+        cause=cause,
+        reason=reason,
+        measured_peak_bytes=measured_peak_bytes,
+    )
