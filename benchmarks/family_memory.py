@@ -27,7 +27,8 @@ from nas.config.load import load_config
 from nas.config.schema import FeaturesConfig, RecipeConfig
 from nas.data.features.store import Batch
 from nas.memory.prediction import MemoryModel
-from nas.models.encoders import Encoder, tail_weights
+from nas.models.encoders.base import Encoder
+from nas.models.encoders.partial_checkpoint import tail_weights
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.supernet import build_model
 from nas.run.results_csv import table

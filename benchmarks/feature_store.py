@@ -30,7 +30,8 @@ from nas.data.features.store import FeatureStore
 from nas.data.preprocessing import Preprocessor
 from nas.data.read import open_images_of, read_data
 from nas.memory.measurement import keep_freed_memory
-from nas.models.encoders import Encoder, load_tokenizer, resolve_checkpoint
+from nas.models.encoders.base import Encoder
+from nas.models.encoders.checkpoints import load_tokenizer, resolve_checkpoint
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.pmf.architecture import PMFArchitecture, entry_layers_from
 from nas.models.fusion.supernet import build_model

@@ -36,8 +36,10 @@ from nas.data.features.store import Batch
 from nas.execution.worker import process_environment
 from nas.memory.measurement import keep_freed_memory, map_large_tensors, release_freed_memory
 from nas.memory.prediction import MemoryModel
-from nas.models.encoders import Encoder, load_tail, resolve_checkpoint, save_tail
+from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import load_config as load_encoder_config
+from nas.models.encoders.checkpoints import resolve_checkpoint
+from nas.models.encoders.partial_checkpoint import load_tail, save_tail
 from nas.models.fusion.data_attention import DataAttention
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.supernet import build_model

@@ -14,8 +14,8 @@ from nas.common.files import write_atomically
 from nas.config.load import load_config
 from nas.config.schema import Config
 from nas.data.preprocessing import Preprocessor
-from nas.models.encoders import (
-    Encoder,
+from nas.models.encoders.base import Encoder
+from nas.models.encoders.checkpoints import (
     build_encoder,
     load_encoder,
     load_image_processor,

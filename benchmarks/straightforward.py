@@ -7,7 +7,7 @@ run without a graph, frozen weights get no gradients. Trained tensors are those 
 import torch
 from torch import Tensor, nn
 
-from nas.models.encoders import Encoder
+from nas.models.encoders.base import Encoder
 from nas.models.fusion.pmf.model import PMF, Direction, FusionLayer
 
 

@@ -23,7 +23,8 @@ from benchmarks.models import empty_encoders
 from benchmarks.straightforward import StraightforwardPMF
 from nas.common.units import format_bytes
 from nas.memory.tracker import PeakTracker
-from nas.models.encoders import Encoder, tail_weights
+from nas.models.encoders.base import Encoder
+from nas.models.encoders.partial_checkpoint import tail_weights
 from nas.models.fusion.base import Features, sizes_of
 from nas.models.fusion.pmf.architecture import PMFArchitecture, entry_layers_from
 from nas.models.fusion.pmf.model import PMF

@@ -25,7 +25,7 @@ from nas.memory.measurement import (
     release_freed_memory,
 )
 from nas.memory.prediction import bytes_with_holes
-from nas.models.encoders import load_tail
+from nas.models.encoders.partial_checkpoint import load_tail
 from nas.models.fusion.base import FusionModel
 from nas.models.fusion.supernet import build_model, build_supernet, extract
 from nas.search.keys import ModelKey

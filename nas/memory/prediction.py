@@ -11,7 +11,7 @@ from nas.config.schema import FeaturesConfig, RecipeConfig
 from nas.data.features.store import Batch
 from nas.memory.interpolation import PeakSurface, surface_key
 from nas.memory.tracing import ShapeTracer, Trace
-from nas.models.encoders import build_encoder
+from nas.models.encoders.checkpoints import build_encoder
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.data_attention import DataAttention
 from nas.models.fusion.pmf.architecture import PMFArchitecture

@@ -1,4 +1,4 @@
-"""A fusion model as a Hugging Face model: raw images and texts in, class logits out, `from_pretrained` and so on."""
+"""A fusion model as a Hugging Face model: raw images and texts in, class logits out, loaded by `from_pretrained`."""
 
 from typing import Any, Literal
 
@@ -8,25 +8,25 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from nas.models.encoders import build_encoder
+from nas.models.encoders.checkpoints import build_encoder, silence_transformers
 from nas.models.fusion.base import features_of
 from nas.models.fusion.registry import load_model_class
 from nas.search.space import RAW, Architecture
 
 MULTI_LABEL: Literal["multi_label_classification"] = "multi_label_classification"
-"""What `problem_type` is where a sample may have several labels; transformers' own name."""
+"""The `problem_type` of transformers for samples with any number of labels."""
 
 
 class FusionConfig(PreTrainedConfig):
-    """Configurations of both encoders and the architecture between them.
+    """The configurations of both encoders and the architecture of the fusion model.
 
     Args:
-        image_config: The image encoder's configuration as a dictionary, `model_type` included.
-        text_config: The text encoder's.
+        image_config: The configuration of the image encoder as a dictionary, `model_type` included.
+        text_config: The configuration of the text encoder, likewise.
         architecture: The fusion family, and its genes by name.
-        max_text_tokens: Texts were cut to this many tokens in training.
-        threshold: Probability from which a label is said to be there, where a sample may have several
-            (`problem_type` is `MULTI_LABEL`).
+        max_text_tokens: The number of tokens that texts were truncated to in training.
+        threshold: The probability from which a label is predicted, where a sample may have several (`problem_type` is
+            `MULTI_LABEL`).
     """
 
     model_type = "multimodal_fusion"
@@ -39,9 +39,9 @@ class FusionConfig(PreTrainedConfig):
 
 
 class FusionForClassification(PreTrainedModel):
-    """A complete classifier of any fusion family, the encoders that it uses included.
+    """A complete classifier of any fusion family, including the encoders that it uses.
 
-    Built with random weights from a configuration; use `from_pretrained` for an exported one.
+    The constructor gives arbitrary weights; use `from_pretrained` to load an exported model.
     """
 
     config_class = FusionConfig
@@ -51,7 +51,7 @@ class FusionForClassification(PreTrainedModel):
     def __init__(self, config: FusionConfig) -> None:
         super().__init__(config)
         if config.image_config is None or config.text_config is None or config.architecture is None:
-            raise ValueError("a FusionConfig needs image_config, text_config and architecture")
+            raise ValueError("FusionConfig: image_config, text_config or architecture is missing; expected all three")
         architecture = Architecture.from_dict(config.architecture)
         encoders = [
             build_encoder(AutoConfig.for_model(**values, attn_implementation="sdpa"))
@@ -66,16 +66,17 @@ class FusionForClassification(PreTrainedModel):
         for name, encoder, layer in zip(
             ("image_encoder", "text_encoder"), encoders, self.fusion.entry_layers(), strict=True
         ):
-            if layer not in (None, RAW):  # else it is not used, or trained and a part of the fusion model
+            if layer not in (None, RAW):  # otherwise unused, or trained as a part of the fusion model
                 self.add_module(name, encoder)
         self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod
     def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
-        """As for any model of transformers; encoders that were frozen in training are frozen again."""
+        """Load an exported model, as for any model of transformers; encoders frozen in training are frozen again."""
+        silence_transformers()
         loaded = super().from_pretrained(*arguments, **options)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        for name in ("image_encoder", "text_encoder"):  # loading has put other parameters in the place of theirs
+        for name in ("image_encoder", "text_encoder"):  # loading replaces their parameters
             if hasattr(model, name):
                 getattr(model, name).requires_grad_(False)
         return loaded
@@ -90,13 +91,13 @@ class FusionForClassification(PreTrainedModel):
         """Classify images with their texts.
 
         Args:
-            pixel_values: (B, 3, height, width), from the image processor in the model's folder.
-            input_ids: (B, T), from the tokenizer there.
-            attention_mask: (B, T), 1 or true where there is a token; all of them by default.
-            labels: For a loss: class indices (B,), or 1 for each label that a sample has, float, (B, C).
+            pixel_values: Images (B, 3, height, width), from the image processor in the model's directory.
+            input_ids: Token ids (B, T), from the tokenizer in the model's directory.
+            attention_mask: (B, T), 1 or true where there is a token; by default nothing is padded.
+            labels: Class indices (B,), or a float tensor (B, C) with 1 for each label of a sample; needed for the loss.
 
         Returns:
-            `logits` (B, C), and `loss` where labels were given.
+            `logits` (B, C), and `loss` if labels are given.
         """
         mask = None if attention_mask is None else attention_mask.to(torch.bool)
         logits = self.fusion(
@@ -112,4 +113,5 @@ class FusionForClassification(PreTrainedModel):
         return binary_cross_entropy_with_logits(logits, labels) if several else cross_entropy(logits, labels)
 
 
+# At import, because transformers looks the type up by its name: AutoConfig can open an exported model only after this.
 AutoConfig.register("multimodal_fusion", FusionConfig, exist_ok=True)

@@ -24,7 +24,7 @@ from nas.execution.base import Executor
 from nas.execution.placement import Placement
 from nas.execution.worker import FROZEN, WorkerSetup
 from nas.memory.measurement import keep_freed_memory
-from nas.models.encoders import save_tail
+from nas.models.encoders.partial_checkpoint import save_tail
 from nas.models.fusion.base import sizes_of
 from nas.run.finalize import ModelParts, conclude
 from nas.run.prepare import SearchContext, first_layers, prepare

@@ -22,7 +22,8 @@ from nas.data.dataset import Samples
 from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
 from nas.models.classifier import MULTI_LABEL, FusionConfig, FusionForClassification
-from nas.models.encoders import Encoder, load_image_processor, load_tokenizer
+from nas.models.encoders.base import Encoder
+from nas.models.encoders.checkpoints import load_image_processor, load_tokenizer
 from nas.models.fusion.base import FusionModel
 from nas.search.space import Architecture, format_gene
 

@@ -15,7 +15,8 @@ from nas.common.progress import Reporter
 from nas.common.units import format_bytes
 from nas.config.schema import Config, DataConfig, objectives_of
 from nas.data.read import open_images_of, read_data
-from nas.models.encoders import Encoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
+from nas.models.encoders.base import Encoder
+from nas.models.encoders.checkpoints import load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
 from nas.models.fusion.registry import load_model_class
 from nas.models.fusion.supernet import build_model
 from nas.run.export import assemble, describe, export, logits_of_samples, open_exported

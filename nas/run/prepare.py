@@ -21,7 +21,8 @@ from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
 from nas.data.read import open_images_of, read_data
 from nas.memory.prediction import MemoryModel, TracedShapes
-from nas.models.encoders import Encoder, load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
+from nas.models.encoders.base import Encoder
+from nas.models.encoders.checkpoints import load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
 from nas.models.fusion.base import sizes_of
 from nas.search.space import Architecture, EncoderSizes, EntryLayers, SearchSpace
 

@@ -18,7 +18,7 @@ from nas.data.features.cache import open_or_build
 from nas.data.features.store import FeatureStore
 from nas.data.preprocessing import Preprocessor
 from nas.data.read import open_images_of, read_data
-from nas.models.encoders import load_encoder, load_image_processor, load_tokenizer
+from nas.models.encoders.checkpoints import load_encoder, load_image_processor, load_tokenizer
 from tests.support.project import Project
 from tests.support.tiny import reads_at
 

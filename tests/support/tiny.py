@@ -3,7 +3,7 @@
 import torch
 from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 
-from nas.models.encoders import Encoder
+from nas.models.encoders.base import Encoder
 from nas.models.encoders.bert import BertEncoder
 from nas.models.encoders.vit import ViTEncoder
 from nas.models.fusion.base import Features, features_of, sizes_of

@@ -27,8 +27,8 @@ from transformers import (
     ViTConfig,
 )
 
-from nas.models.encoders import Encoder
-from nas.models.encoders.registry import FAMILIES
+from nas.models.encoders.base import Encoder
+from nas.models.encoders.registry import encoder_family
 from tests.support.tiny import perturbed
 
 VOCABULARY, END = 50, 49
@@ -84,18 +84,17 @@ class TinyFamily:
 
     @property
     def modality(self) -> str:
-        return FAMILIES[self.model_type].modality
+        return encoder_family(self.model_type).modality
 
     def model(self, num_layers: int = 3, width: int = 16, dtype: torch.dtype = torch.float64) -> Any:
         """A model with random weights, norms and biases included."""
         torch.manual_seed(1)
-        family = FAMILIES[self.model_type]
-        model = family.model_class(self.config(num_layers, width, width // 8), **family.options)
+        family = encoder_family(self.model_type)
+        model = family.load_model_class()(self.config(num_layers, width, width // 8), **family.options)
         return perturbed(model).to(dtype).eval()
 
     def encoder(self, model: Any) -> Encoder:
-        encoder: Encoder = FAMILIES[self.model_type].encoder_class(model)
-        return encoder
+        return encoder_family(self.model_type).load_encoder_class()(model)
 
     def layers_of(self, model: Any) -> Sequence[torch.nn.Module]:
         layers: Sequence[torch.nn.Module] = attrgetter(self.layers)(model)

@@ -9,7 +9,8 @@ from nas.config.schema import FeaturesConfig, LearningRatesConfig, RecipeConfig
 from nas.data.features.store import Batch
 from nas.memory.prediction import MemoryModel
 from nas.memory.tracker import PeakTracker
-from nas.models.encoders import Encoder, build_encoder
+from nas.models.encoders.base import Encoder
+from nas.models.encoders.checkpoints import build_encoder
 from nas.models.fusion.data_attention import DataAttention
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.pmf.model import PMF

@@ -20,7 +20,7 @@ from nas.common.seeds import seed_from
 from nas.config.load import load_config
 from nas.config.schema import Config, RecipeConfig
 from nas.data.features.store import FeatureSplit, FeatureStore
-from nas.models.encoders import Encoder
+from nas.models.encoders.base import Encoder
 from nas.models.encoders.bert import BertEncoder
 from nas.models.encoders.vit import ViTEncoder
 from nas.models.fusion.base import Features

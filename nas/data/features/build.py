@@ -27,7 +27,7 @@ from nas.config.schema import FeaturesConfig
 from nas.data.features.inputs import Sources, SplitInputs, Step, pixel_values, prepared
 from nas.data.features.plan import ArrayPlan, ModalityPlan, attended_name, choose_plan, logsumexp_name, tokens_name
 from nas.data.features.writer import ArrayFiles, Checkpoints
-from nas.models.encoders import Encoder
+from nas.models.encoders.base import Encoder
 from nas.models.fusion.data_attention import data_attention
 from nas.search.space import RAW
 

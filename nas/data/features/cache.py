@@ -24,7 +24,8 @@ from nas.data.features.inputs import Sources
 from nas.data.features.store import FeatureStore
 from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
-from nas.models.encoders import Encoder, weights_digest
+from nas.models.encoders.base import Encoder
+from nas.models.encoders.checkpoints import weights_digest
 from nas.search.space import EntryLayers
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -15,7 +15,7 @@ from nas.data.augmentation import augmented
 from nas.data.dataset import Dataset, Samples
 from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
-from nas.models.encoders import Encoder
+from nas.models.encoders.base import Encoder
 from nas.search.space import EntryLayers
 
 BATCH_SIZE = 32

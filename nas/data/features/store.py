@@ -18,7 +18,7 @@ from nas.common.errors import DataError
 from nas.data.dataset import Labels
 from nas.data.features.files import Contents, read_contents
 from nas.data.features.plan import attended_name, logsumexp_name, tokens_name
-from nas.models.encoders import Encoder
+from nas.models.encoders.base import Encoder
 from nas.models.fusion.data_attention import DataAttention
 from nas.search.space import RAW, EntryLayers
 

@@ -1,7 +1,7 @@
 """BERT (Devlin et al., NAACL 2019), RoBERTa (Liu et al., arXiv 1907.11692) and ELECTRA (Clark et al., ICLR 2020),
 `model_type: bert, roberta, electra`.
 
-Post-norm layers, nothing after the last; the readout row is CLS.
+Post-norm layers, nothing after the last; the readout token is CLS.
 """
 
 from typing import Any
@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, ElectraConfig, ElectraModel, RobertaConfig, RobertaModel
 
-from nas.models.encoders.base import Encoder, PostNormLayer, Projections
+from nas.models.encoders.base import Encoder
 from nas.models.encoders.frozen_ops import FrozenFeedForward
+from nas.models.encoders.layers import PostNormLayer, Projections
 
 
 def _layer(layer: Any, config: BertConfig | RobertaConfig | ElectraConfig) -> PostNormLayer:
@@ -38,7 +39,7 @@ class BertEncoder(Encoder):
 
 
 class RobertaEncoder(BertEncoder):
-    """`RobertaModel` as a stack of layers; its positions are counted from behind the padding's id."""
+    """`RobertaModel` as a stack of layers; positions start after the id of the padding token."""
 
     @property
     def max_text_tokens(self) -> int:
@@ -46,7 +47,7 @@ class RobertaEncoder(BertEncoder):
 
 
 class ElectraEncoder(Encoder):
-    """`ElectraModel` as a stack of layers; small ones have embeddings of another width, which are projected."""
+    """`ElectraModel` as a stack of layers; small models project embeddings of another size."""
 
     def __init__(self, model: ElectraModel) -> None:
         embedding: list[nn.Module] = [model.embeddings]

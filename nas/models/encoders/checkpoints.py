@@ -1,10 +1,11 @@
-"""Find a checkpoint and open it as a frozen encoder of the family that its `model_type` names.
+"""Locate a checkpoint and open it as a frozen encoder of the family that its `model_type` names.
 
-A checkpoint is named in one of three ways: a local directory; `package:NAME[/FOLDER]`, a folder inside an installed
-Python package; or a Hugging Face hub name, for which already downloaded files are tried before the network.
+A checkpoint is given as a local directory, as `package:NAME[/FOLDER]` (a folder inside an installed Python package), or
+as a Hugging Face hub name, for which the local cache is tried before the network.
 """
 
 import copy
+import functools
 import hashlib
 import importlib.util
 import json
@@ -21,21 +22,38 @@ from transformers import (
     PreTrainedConfig,
 )
 from transformers.initialization import no_init_weights
+from transformers.utils import logging as transformers_logging
 
 from nas.common.errors import EncoderError
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.frozen_ops import ACTIVATIONS
-from nas.models.encoders.registry import FAMILIES, HALVES, Family
+from nas.models.encoders.registry import (
+    DualEncoder,
+    EncoderFamily,
+    encoder_family,
+    find_entry,
+    supported_model_types,
+)
 
 T = TypeVar("T")
 
 
+@functools.cache
+def silence_transformers() -> None:
+    """Limit transformers' log to errors and turn its progress bars off; called before anything is loaded.
+
+    Fusion leaves out the heads of a checkpoint on purpose; transformers would print a table of them for each load.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
 def resolve_checkpoint(name: str, base_directory: Path) -> str:
-    """The local directory that a checkpoint name means, or the name itself when it is a hub name.
+    """Return the local directory of a checkpoint, or the name itself if it is a hub name.
 
     Args:
-        name: Local path (relative ones from `base_directory`), `package:NAME[/FOLDER]`, or hub name.
-        base_directory: Where the configuration file lies.
+        name: A local path, `package:NAME[/FOLDER]`, or a hub name.
+        base_directory: The directory that relative paths start from: that of the configuration file.
 
     Raises:
         EncoderError: If the package is not installed, or a path that can only be local does not exist.
@@ -57,14 +75,12 @@ def resolve_checkpoint(name: str, base_directory: Path) -> str:
     if (directory / "config.json").is_file():
         return str(directory.resolve())
     if name.startswith(("package:", ".", "/", "~")):
-        raise EncoderError(
-            f"encoder {name!r}: there is no checkpoint in {directory} (a file config.json is expected there)"
-        )
+        raise EncoderError(f"encoder {name!r}: no checkpoint in {directory}; expected a file config.json there")
     return name
 
 
 def _locally_first(load: Callable[..., T], checkpoint: str) -> T:
-    """Load from disk or the hub's cache; ask the network only for a hub name that is not cached."""
+    """Load from disk or the hub's cache; use the network only for a hub name that is not cached."""
     if Path(checkpoint).is_dir():
         return load(checkpoint, local_files_only=True)
     try:
@@ -74,51 +90,53 @@ def _locally_first(load: Callable[..., T], checkpoint: str) -> T:
 
 
 def _load(load: Callable[..., T], checkpoint: str, what: str) -> T:
+    """Load one part of a checkpoint, and turn any failure into one error."""
+    silence_transformers()
     try:
         return _locally_first(load, checkpoint)
-    except Exception as error:  # transformers checks little of the files that it reads
+    except Exception as error:  # transformers validates little of the files that it reads
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if not isinstance(error, OSError | ValueError | SafetensorError):
             reason = f"{type(error).__name__}: {reason}"
         raise EncoderError(
-            f"encoder {checkpoint!r}: its {what} cannot be loaded: {reason} "
-            "(expected: a local checkpoint directory, package:NAME/FOLDER, or a Hugging Face hub name)"
+            f"encoder {checkpoint!r}: its {what} cannot be loaded: {reason}; expected a local checkpoint directory, "
+            "package:NAME/FOLDER, or a Hugging Face hub name"
         ) from error
 
 
-def _family(model_type: str, modality: str, checkpoint: str) -> Family:
-    family = FAMILIES.get(model_type)
-    if family is None or family.modality != modality:
-        supported = [name for name, entry in FAMILIES.items() if entry.modality == modality]
-        supported += [name for name, half in HALVES if half == modality]
+def _family(model_type: str, modality: str, checkpoint: str) -> EncoderFamily:
+    family = find_entry(model_type)
+    if not isinstance(family, EncoderFamily) or family.modality != modality:
         raise EncoderError(
-            f"encoder {checkpoint!r}: model_type {model_type!r} is not a supported {modality} encoder; supported: "
-            f"{', '.join(sorted(supported))} (a family is added as one file in nas/models/encoders/ and a line in "
-            "nas/models/encoders/checkpoints.py)"
+            f"encoder {checkpoint!r}: unsupported {modality} encoder; expected model_type "
+            f"{', '.join(supported_model_types(modality))}, got {model_type!r}; a family is added as one file in "
+            "nas/models/encoders/ and a registration in nas/models/encoders/register.py or by an entry point of the "
+            "group pmf_nas.encoders"
         )
     return family
 
 
 def load_config(checkpoint: str, modality: str) -> PreTrainedConfig:
-    """The checkpoint's configuration, checked to be of a supported family of that modality.
+    """Return the configuration of a checkpoint that holds a supported encoder of a modality.
 
     Args:
-        checkpoint: What `resolve_checkpoint` returned.
-        modality: "image" or "text". Of a checkpoint that holds an encoder of each, that half's configuration is
-            returned, which describes the half as if it were alone.
+        checkpoint: The result of `resolve_checkpoint`.
+        modality: "image" or "text". If the checkpoint holds an encoder of each, the result describes that one as if it
+            were alone.
 
     Raises:
-        EncoderError: If it cannot be found or read, or asks for what is not supported.
+        EncoderError: If the configuration cannot be found or read, or the family or its activation is not supported.
     """
     config: PreTrainedConfig = _load(AutoConfig.from_pretrained, checkpoint, "configuration")
-    if (config.model_type, modality) in HALVES:
-        config = getattr(config, HALVES[config.model_type, modality])
+    entry = find_entry(config.model_type)
+    if isinstance(entry, DualEncoder) and modality in entry.configs:
+        config = getattr(config, entry.configs[modality])
     family = _family(config.model_type, modality, checkpoint)
     activation = getattr(config, family.activation)
     if activation not in ACTIVATIONS:
         raise EncoderError(
-            f"encoder {checkpoint!r}: its activation {activation!r} is not supported; supported: "
-            f"{', '.join(sorted(ACTIVATIONS))} (one is added in nas/models/encoders/frozen_ops.py)"
+            f"encoder {checkpoint!r}: unsupported activation; expected {', '.join(sorted(ACTIVATIONS))}, "
+            f"got {activation!r}; one is added in nas/models/encoders/frozen_ops.py"
         )
     return config
 
@@ -127,18 +145,18 @@ def load_encoder(checkpoint: str, modality: str, dtype: torch.dtype = torch.floa
     """Open a checkpoint as a frozen encoder.
 
     Args:
-        checkpoint: What `resolve_checkpoint` returned.
+        checkpoint: The result of `resolve_checkpoint`.
         modality: "image" or "text".
-        dtype: Floating-point type of the weights, whatever the checkpoint stores.
+        dtype: The floating-point dtype of the weights, whatever the checkpoint stores.
 
     Raises:
-        EncoderError: If the checkpoint cannot be found or read, lacks weights, or its family is not supported.
+        EncoderError: If the checkpoint cannot be found or read, lacks weights, or is of an unsupported family.
     """
     config = load_config(checkpoint, modality)
     family = _family(config.model_type, modality, checkpoint)
 
     def open_model(name: str, **options: Any) -> tuple[Any, dict[str, Any]]:
-        model, report = family.model_class.from_pretrained(
+        model, report = family.load_model_class().from_pretrained(
             name,
             config=config,
             dtype=dtype,
@@ -150,46 +168,49 @@ def load_encoder(checkpoint: str, modality: str, dtype: torch.dtype = torch.floa
         return model, report
 
     model, report = _load(open_model, checkpoint, "weights")
-    # transformers fills what a checkpoint lacks with random values. Only pretraining uses mask tokens.
+    # transformers fills missing weights with random values. Mask tokens are used in pretraining only.
     unfit = {name for name in report["missing_keys"] if not name.endswith("mask_token")}
     unfit |= {name for name, *_ in report["mismatched_keys"]}
     if unfit:
         raise EncoderError(
-            f"encoder {checkpoint!r}: {len(unfit)} weights of {type(model).__name__} are missing or have another size "
-            f"than its configuration says, {min(unfit)} among them; expected all of them"
+            f"encoder {checkpoint!r}: {len(unfit)} weights of {type(model).__name__} are missing or do not have the "
+            f"size given by its configuration, among them {min(unfit)}; expected all of them"
         )
-    encoder: Encoder = family.encoder_class(model)
-    return encoder
+    return family.load_encoder_class()(model)
 
 
 def build_encoder(config: PreTrainedConfig) -> Encoder:
-    """A frozen encoder of the given configuration, with weights yet to be filled in."""
-    family = FAMILIES[config.model_type]
+    """Build a frozen encoder of a configuration, with uninitialized weights.
+
+    Args:
+        config: The configuration of one encoder of a registered family.
+    """
+    family = encoder_family(config.model_type)
     config = copy.deepcopy(config)
-    # Not every family has every implementation that may be asked for; the model's own attention is never run.
+    # Not every family supports every attention implementation; the model's own attention is never run.
     config._attn_implementation = None
     with no_init_weights():
-        encoder: Encoder = family.encoder_class(family.model_class(config, **family.options))
-    return encoder
+        model = family.load_model_class()(config, **family.options)
+        return family.load_encoder_class()(model)
 
 
 def trainable_copy(encoder: Encoder, *, is_pooled: bool = True) -> Encoder:
-    """A copy of an encoder whose weights are trained, from those that it has; dropout stays off.
+    """Return a copy of an encoder with the same weights, all of them trained; dropout stays off.
 
-    Weights that are never read are not in it.
+    Weights that are never read are left out.
 
     Args:
-        encoder: Where they come from.
+        encoder: The encoder to copy.
         is_pooled: Whether the model calls `pool`.
 
     Raises:
-        ValueError: If some of its weights are not there, as in `load_tail`.
+        ValueError: If some layers of the encoder were not loaded (see `load_tail`).
     """
     copied = build_encoder(encoder.config)
     copied.drop_unread(pooling=not is_pooled)
     sources: dict[str, torch.Tensor] = encoder.model.state_dict()
     if len({tensor.is_meta for tensor in sources.values()}) > 1:
-        raise ValueError("only a whole encoder can be trained; some layers of this one were not loaded")
+        raise ValueError("only a complete encoder can be trained; some layers of this one were not loaded")
     copied.to(next(encoder.parameters()).dtype)
     with torch.no_grad():
         for name, tensor in copied.model.state_dict().items():
@@ -199,7 +220,7 @@ def trainable_copy(encoder: Encoder, *, is_pooled: bool = True) -> Encoder:
 
 
 def load_image_processor(checkpoint: str) -> Any:
-    """The image processor that belongs to the checkpoint, on Pillow (torchvision is not needed)."""
+    """Load the image processor of a checkpoint, with the Pillow backend (torchvision is not needed)."""
     return _load(
         lambda name, **options: AutoImageProcessor.from_pretrained(name, backend="pil", **options),
         checkpoint,
@@ -208,7 +229,7 @@ def load_image_processor(checkpoint: str) -> Any:
 
 
 def load_tokenizer(checkpoint: str) -> Any:
-    """The tokenizer that belongs to the checkpoint, padding behind the tokens as readout and features expect.
+    """Load the tokenizer of a checkpoint; it pads after the tokens, which readout and features rely on.
 
     Raises:
         EncoderError: If it cannot be found or read, or has no vocabulary.
@@ -218,17 +239,17 @@ def load_tokenizer(checkpoint: str) -> Any:
         checkpoint,
         "tokenizer",
     )
-    # Where its files are missing, transformers makes one to which all words are unknown.
+    # If the files are missing, transformers makes a tokenizer without a vocabulary.
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
         raise EncoderError(
-            f"encoder {checkpoint!r}: its tokenizer knows no words; expected the tokenizer's files (tokenizer.json, or "
-            "the vocabulary) beside config.json, where tokenizer.save_pretrained puts them"
+            f"encoder {checkpoint!r}: its tokenizer has no vocabulary; expected the tokenizer's files next to "
+            "config.json (tokenizer.json, or the vocabulary), as written by tokenizer.save_pretrained"
         )
     return tokenizer
 
 
 def weights_digest(encoder: Encoder) -> str:
-    """SHA-256 of the configuration and every weight: two encoders with one digest give the same features."""
+    """Return the SHA-256 of the configuration and all weights; equal digests mean equal features."""
     digest = hashlib.sha256(json.dumps(encoder.config.to_diff_dict(), sort_keys=True, default=str).encode())
     for name, tensor in sorted(encoder.model.state_dict().items()):
         digest.update(name.encode())

@@ -1,8 +1,8 @@
-"""Both halves of CLIP (Radford et al., ICML 2021), `model_type: clip_vision_model, clip_text_model` and either half of
-a `clip` checkpoint.
+"""Both encoders of CLIP (Radford et al., ICML 2021), `model_type: clip_vision_model, clip_text_model` and
+either encoder of a `clip` checkpoint.
 
-Pre-norm layers, LayerNorm after the last. The image half also has one before the first layer, and its readout row is
-CLS; the text half is causal, and its readout row is the end-of-text token's.
+Pre-norm layers, LayerNorm after the last. The image encoder also has one before the first layer, and its readout token
+is CLS; the text encoder is causal, and its readout token is the end-of-text token.
 """
 
 from typing import Any
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
-from nas.models.encoders.base import Encoder, PreNormLayer, Projections
+from nas.models.encoders.base import Encoder
 from nas.models.encoders.frozen_ops import FrozenFeedForward
+from nas.models.encoders.layers import PreNormLayer, Projections
 
 
 def _layer(layer: Any, config: CLIPVisionConfig | CLIPTextConfig) -> PreNormLayer:
@@ -44,9 +45,9 @@ class CLIPVisionEncoder(Encoder):
 class CLIPTextEncoder(Encoder):
     """`CLIPTextModel` as a stack of layers."""
 
-    # transformers reads the row of the first end-of-text token (in old configurations: of the first of the highest
-    # ids, which is the same token). The tokenizer puts exactly one behind every text, cut ones included; padding, which
-    # may have the same id, comes behind it. So it is the last token that is not padding.
+    # transformers reads the first end-of-text token (in old configurations: the first token with the highest id, which
+    # is the same one). The tokenizer appends exactly one to every text, truncated or not; padding, which may have the
+    # same id, follows it. So it is the last token that is not padding.
     readout = "last"
 
     def __init__(self, model: CLIPTextModel) -> None:

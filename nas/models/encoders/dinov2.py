@@ -1,7 +1,7 @@
 """DINOv2 (Oquab et al., TMLR 2024), also with registers (Darcet et al., ICLR 2024), `model_type: dinov2,
 dinov2_with_registers`.
 
-Pre-norm layers with layer scale, LayerNorm after the last; the readout row is CLS, and registers are rows like any
+Pre-norm layers with layer scale, LayerNorm after the last; the readout token is CLS, and registers are tokens like any
 other. The giant model's feed-forward is SwiGLU (Shazeer, arXiv 2002.05202).
 """
 
@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-from nas.models.encoders.base import Encoder, PreNormLayer, Projections
+from nas.models.encoders.base import Encoder
 from nas.models.encoders.frozen_ops import FrozenFeedForward
+from nas.models.encoders.layers import PreNormLayer, Projections
 
 
 def _layer(layer: Any, config: Dinov2Config | Dinov2WithRegistersConfig) -> PreNormLayer:

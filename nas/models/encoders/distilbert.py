@@ -1,6 +1,6 @@
-"""DistilBERT (Sanh et al., arXiv 1910.01108): BERT's layers, fewer of them; `model_type: distilbert`.
+"""DistilBERT (Sanh et al., arXiv 1910.01108): the layers of BERT, but fewer; `model_type: distilbert`.
 
-Post-norm layers, nothing after the last; the readout row is CLS.
+Post-norm layers, nothing after the last; the readout token is CLS.
 """
 
 from typing import Any
@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 from transformers import DistilBertConfig, DistilBertModel
 
-from nas.models.encoders.base import Encoder, PostNormLayer, Projections
+from nas.models.encoders.base import Encoder
 from nas.models.encoders.frozen_ops import FrozenFeedForward
+from nas.models.encoders.layers import PostNormLayer, Projections
 
 
 def _layer(layer: Any, config: DistilBertConfig) -> PostNormLayer:

@@ -1,10 +1,9 @@
-"""Products with frozen weights: less time and less memory than autograd's own, the same numbers.
+"""Products with frozen weights: less time and memory than with autograd, the same numbers.
 
-Where the weights are trained, it is autograd's own product.
-
-A frozen weight needs no gradient, so a backward pass is one product with its transpose and nothing of the input has to
-be kept. On CPUs float32 products go through oneDNN, which on many processors is faster than the BLAS behind
-`torch.nn.functional.linear` (twice, on AMD's with AVX-512) and multiplies in float32 as well.
+A frozen weight needs no gradient, so the backward pass is one product with its transpose, and no input has to be kept.
+On CPUs float32 products go through oneDNN, which on many processors is faster than the BLAS behind
+`torch.nn.functional.linear` (twice as fast on AMD processors with AVX-512) and also multiplies in float32. Where the
+weights are trained, all functions fall back to autograd.
 """
 
 from collections.abc import Callable
@@ -16,23 +15,23 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, silu
 
 _CHUNK_BYTES = 4 * 2**20
-"""Hidden activations of a feed-forward block that are worked on at once: few enough to stay in a core's cache."""
+"""Size of a chunk of hidden activations in a feed-forward block; a chunk fits into the cache of a core."""
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """rows (…, K) · weight (N, K)ᵀ + bias (N,) → (…, N), in the type of the rows and without a graph."""
+    """Return rows (…, K) · weight (N, K)ᵀ + bias (N,), (…, N), in the dtype of the rows and without a graph."""
     if weight.dtype != rows.dtype:  # under autocast
         weight, bias = weight.to(rows.dtype), None if bias is None else bias.to(rows.dtype)
     if rows.device.type == "cpu" and rows.dtype == torch.float32 and _has_onednn():
-        # Weights stay as they are and are reordered inside, which costs 5 to 10 %: reordered copies could not be mapped
-        # from a file and shared by workers.
+        # oneDNN reorders the weights in every call, which costs 5 to 10 %: reordered copies could not be mapped from a
+        # file and shared by workers.
         result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
         return result
     return linear(rows, weight, bias)
 
 
 def autocasted(rows: Tensor) -> Tensor:
-    """In the type that autocast, where it is on, wants products to be computed in."""
+    """Cast float32 rows to the dtype of autocast, where it is enabled."""
     kind = rows.device.type
     if torch.is_autocast_enabled(kind) and rows.dtype == torch.float32:
         return rows.to(torch.get_autocast_dtype(kind))
@@ -46,7 +45,7 @@ def _has_onednn() -> bool:
 class _FrozenLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.weight = weight  # frozen: nobody changes it between forward and backward
+        ctx.weight = weight  # frozen: unchanged between forward and backward
         return product(rows, weight, bias)
 
     @staticmethod
@@ -55,16 +54,28 @@ class _FrozenLinear(torch.autograd.Function):
 
 
 def frozen_linear(rows: Tensor, layer: nn.Linear) -> Tensor:
-    """`layer(rows)`, for less where its weights are frozen: (…, K) → (…, N)."""
+    """Return `layer(rows)`, (…, K) → (…, N), at lower cost if the weights are frozen."""
     if layer.weight.requires_grad:
         return linear(rows, layer.weight, layer.bias)
     result: Tensor = _FrozenLinear.apply(autocasted(rows), layer.weight, layer.bias)  # type: ignore[no-untyped-call]
     return result
 
 
+def multiply_per_head(rows: Tensor, weight: Tensor) -> Tensor:
+    """Return rows (B, H, R, a) times weight (H, a, b), (B, H, R, b), as one product per head."""
+    size, heads, count, _ = rows.shape
+    multiplied = rows.transpose(0, 1).reshape(heads, size * count, rows.shape[3]) @ weight.to(rows.dtype)
+    return multiplied.view(heads, size, count, -1).transpose(0, 1)
+
+
 @dataclass(frozen=True)
 class Activation:
-    """An elementwise function; `backward(gradient, x)` overwrites the gradient of its output with that of x."""
+    """An elementwise function.
+
+    Args:
+        forward: The function of x.
+        backward: Function of the output's gradient and x that overwrites the gradient with that of x.
+    """
 
     forward: Callable[[Tensor], Tensor]
     backward: Callable[[Tensor, Tensor], object]
@@ -94,7 +105,7 @@ ACTIVATIONS = {
         lambda gradient, x: torch.ops.aten.silu_backward.grad_input(gradient, x, grad_input=gradient),
     ),
 }
-"""By the name that a checkpoint's configuration gives."""
+"""Supported activations, by their name in a checkpoint's configuration."""
 
 
 class _FrozenFeedForward(torch.autograd.Function):
@@ -108,7 +119,7 @@ class _FrozenFeedForward(torch.autograd.Function):
         for start in range(0, len(flat), chunk_rows):
             hidden = product(flat[start : start + chunk_rows], inner.weight, inner.bias)
             if is_trained:
-                ctx.hidden.append(hidden)  # the one thing that a backward pass needs
+                ctx.hidden.append(hidden)  # all that the backward pass needs
             output[start : start + chunk_rows] = product(activation.forward(hidden), outer.weight, outer.bias)
         return output.view(*rows.shape[:-1], -1)
 
@@ -125,9 +136,10 @@ class _FrozenFeedForward(torch.autograd.Function):
 
 
 class FrozenFeedForward:
-    """outer(activation(inner(x))); where the weights are frozen, some rows at a time.
+    """The feed-forward block outer(activation(inner(x))), computed in chunks of rows if the weights are frozen.
 
-    Exact, since every row stands alone; only `inner(x)` is kept for the backward pass, and freed as that goes on.
+    Exact, because rows are independent of each other. Only `inner(x)` is kept for the backward pass, which frees it
+    chunk by chunk.
 
     Args:
         inner: Linear(D → hidden).
@@ -135,14 +147,14 @@ class FrozenFeedForward:
         outer: Linear(hidden → D).
 
     Raises:
-        KeyError: For another activation.
+        KeyError: If the activation is not supported.
     """
 
     def __init__(self, inner: nn.Linear, activation: str, outer: nn.Linear) -> None:
         self.inner, self.activation, self.outer = inner, ACTIVATIONS[activation], outer
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """(…, D) → (…, D)."""
+        """Return the output for rows (…, D), in the same shape."""
         if self.inner.weight.requires_grad:
             return frozen_linear(self.activation.forward(frozen_linear(rows, self.inner)), self.outer)
         result: Tensor = _FrozenFeedForward.apply(  # type: ignore[no-untyped-call]

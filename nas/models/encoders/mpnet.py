@@ -1,6 +1,7 @@
-"""MPNet (Song et al., NeurIPS 2020): BERT's layers with a bias for every distance between tokens; `model_type: mpnet`.
+"""MPNet (Song et al., NeurIPS 2020): BERT's layers with a bias for each distance between tokens; `model_type: mpnet`.
 
-Post-norm layers, nothing after the last; the readout row is CLS. All layers share the biases, one a head and distance.
+Post-norm layers, nothing after the last; the readout token is CLS. All layers share the biases, one per head and
+distance.
 """
 
 from typing import Any
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 from transformers import MPNetConfig, MPNetModel
 
-from nas.models.encoders.base import Encoder, PostNormLayer, Projections
+from nas.models.encoders.base import Encoder
 from nas.models.encoders.frozen_ops import FrozenFeedForward
+from nas.models.encoders.layers import PostNormLayer, Projections
 
 
 def _layer(layer: Any, config: MPNetConfig) -> PostNormLayer:
@@ -25,7 +27,7 @@ def _layer(layer: Any, config: MPNetConfig) -> PostNormLayer:
 
 
 class MPNetEncoder(Encoder):
-    """`MPNetModel` as a stack of layers; positions are counted from behind the padding's id."""
+    """`MPNetModel` as a stack of layers; positions start after the id of the padding token."""
 
     def __init__(self, model: MPNetModel) -> None:
         super().__init__(model, [_layer(layer, model.config) for layer in model.encoder.layer], [model.embeddings])
@@ -40,7 +42,7 @@ class MPNetEncoder(Encoder):
 
     def data_bias(self, mask: Tensor | None, row_count: int, dtype: torch.dtype) -> Tensor:
         encoder = self.model.encoder
-        # Of this tensor only the shape is read.
+        # Only the shape of this tensor is read.
         sample = torch.empty(1, row_count, device=encoder.relative_attention_bias.weight.device)
         relative: Tensor = encoder.compute_position_bias(sample).to(dtype)  # (1, H, R, R)
         padding = super().data_bias(mask, row_count, dtype)

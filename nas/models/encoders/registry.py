@@ -1,78 +1,125 @@
-"""Encoder families: how a model of each is built and read from a checkpoint."""
+"""Encoder families by `model_type`: where their classes are found, without importing torch or transformers.
 
-from collections.abc import Mapping
+The families of this package are registered in `register.py`, those of other packages through the entry-point group
+`pmf_nas.encoders`.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from transformers import (
-    BertModel,
-    CLIPTextModel,
-    CLIPVisionModel,
-    DeiTModel,
-    Dinov2Model,
-    Dinov2WithRegistersModel,
-    DistilBertModel,
-    ElectraModel,
-    MPNetModel,
-    RobertaModel,
-    SiglipVisionModel,
-    ViTModel,
-)
-from transformers.utils import logging as transformers_logging
+from nas.common.registry import Registry, load_object
 
-from nas.models.encoders.bert import BertEncoder, ElectraEncoder, RobertaEncoder
-from nas.models.encoders.clip import CLIPTextEncoder, CLIPVisionEncoder
-from nas.models.encoders.dinov2 import Dinov2Encoder
-from nas.models.encoders.distilbert import DistilBertEncoder
-from nas.models.encoders.mpnet import MPNetEncoder
-from nas.models.encoders.siglip import SiglipVisionEncoder
-from nas.models.encoders.vit import ViTEncoder
-
-# Heads of a checkpoint that fusion does not use are left out on purpose; transformers would print a table of them.
-transformers_logging.set_verbosity_error()
-transformers_logging.disable_progress_bar()
+if TYPE_CHECKING:
+    from nas.models.encoders.base import Encoder
 
 
 @dataclass(frozen=True)
-class Family:
-    """One block family: how a model of it is built and read from a checkpoint.
+class EncoderFamily:
+    """The classes of one encoder family.
 
     Args:
         modality: "image" or "text".
-        model_class: Of transformers.
-        encoder_class: Of `nas.models.encoders`; takes such a model.
+        model: The model class of transformers, as `package.module:Name`.
+        encoder: The subclass of `Encoder` that wraps such a model, as `package.module:Name`.
         options: Keyword arguments of the model class.
-        activation: The configuration's key that names the feed-forward's activation.
+        activation: The key of the configuration that names the activation of the feed-forward block.
     """
 
     modality: str
-    model_class: Any
-    encoder_class: Any
+    model: str
+    encoder: str
     options: Mapping[str, Any] = field(default_factory=dict)
     activation: str = "hidden_act"
 
+    def load_model_class(self) -> Any:
+        """Import the model class of transformers."""
+        return load_object(self.model)
 
-_NO_POOLER = {"add_pooling_layer": False}
+    def load_encoder_class(self) -> "Callable[[Any], Encoder]":
+        """Import the subclass of `Encoder`, whose constructor takes the model."""
+        return cast("Callable[[Any], Encoder]", load_object(self.encoder))
 
-FAMILIES: Mapping[str, Family] = {
-    "vit": Family("image", ViTModel, ViTEncoder, _NO_POOLER),
-    "deit": Family("image", DeiTModel, ViTEncoder, _NO_POOLER),
-    "dinov2": Family("image", Dinov2Model, Dinov2Encoder),
-    "dinov2_with_registers": Family("image", Dinov2WithRegistersModel, Dinov2Encoder),
-    "clip_vision_model": Family("image", CLIPVisionModel, CLIPVisionEncoder),
-    "siglip_vision_model": Family("image", SiglipVisionModel, SiglipVisionEncoder),
-    "bert": Family("text", BertModel, BertEncoder, _NO_POOLER),
-    "roberta": Family("text", RobertaModel, RobertaEncoder, _NO_POOLER),
-    "electra": Family("text", ElectraModel, ElectraEncoder),
-    "distilbert": Family("text", DistilBertModel, DistilBertEncoder, activation="activation"),
-    "mpnet": Family("text", MPNetModel, MPNetEncoder, _NO_POOLER),
-    "clip_text_model": Family("text", CLIPTextModel, CLIPTextEncoder),
-}
-"""`model_type` of a checkpoint → its family."""
 
-HALVES: Mapping[tuple[str, str], str] = {
-    ("clip", "image"): "vision_config",
-    ("clip", "text"): "text_config",
-    ("siglip", "image"): "vision_config",
-}
-"""`model_type` of a checkpoint that holds two encoders, and a modality → where its configuration has that half's."""
+@dataclass(frozen=True)
+class DualEncoder:
+    """A `model_type` whose checkpoints hold two encoders.
+
+    Args:
+        configs: The attribute of the configuration that describes the encoder of each modality, as if it were alone.
+    """
+
+    configs: Mapping[str, str]
+
+
+ENCODERS: Registry[EncoderFamily | DualEncoder] = Registry(
+    "encoder family", builtins="nas.models.encoders.register", entry_points="pmf_nas.encoders"
+)
+
+
+def register_encoder(
+    model_type: str,
+    *,
+    modality: str,
+    model: str,
+    encoder: str,
+    options: Mapping[str, Any] | None = None,
+    activation: str = "hidden_act",
+) -> None:
+    """Register an encoder family.
+
+    Args:
+        model_type: The `model_type` in the configuration of its checkpoints.
+        modality: "image" or "text".
+        model: The model class of transformers, as `package.module:Name`.
+        encoder: The subclass of `Encoder` that wraps such a model, as `package.module:Name`.
+        options: Keyword arguments of the model class.
+        activation: The key of the configuration that names the activation of the feed-forward block.
+
+    Raises:
+        ExtensionError: If the name is taken.
+    """
+    ENCODERS.register(model_type, EncoderFamily(modality, model, encoder, options or {}, activation))
+
+
+def register_dual_encoder(model_type: str, configs: Mapping[str, str]) -> None:
+    """Register a `model_type` whose checkpoints hold two encoders.
+
+    Args:
+        model_type: The `model_type` in the configuration of its checkpoints.
+        configs: The attribute of the configuration that describes the encoder of each modality. The `model_type` found
+            there must be registered as an encoder family.
+
+    Raises:
+        ExtensionError: If the name is taken.
+    """
+    ENCODERS.register(model_type, DualEncoder(configs))
+
+
+def find_entry(model_type: str) -> EncoderFamily | DualEncoder | None:
+    """Return what is registered for a `model_type`, or None."""
+    if model_type not in ENCODERS:
+        return None
+    return ENCODERS[model_type]
+
+
+def encoder_family(model_type: str) -> EncoderFamily:
+    """Return a family by its `model_type`.
+
+    Raises:
+        KeyError: If the type is not registered, or its checkpoints hold two encoders.
+    """
+    entry = ENCODERS[model_type]
+    if isinstance(entry, DualEncoder):
+        raise KeyError(f"{model_type!r} holds two encoders; expected the model_type of one of them")
+    return entry
+
+
+def supported_model_types(modality: str) -> list[str]:
+    """Return the `model_type` of all checkpoints that hold an encoder of a modality, sorted."""
+    entries = ((name, ENCODERS[name]) for name in ENCODERS)
+    return sorted(
+        name
+        for name, entry in entries
+        if (modality in entry.configs if isinstance(entry, DualEncoder) else entry.modality == modality)
+    )

@@ -1,7 +1,7 @@
-"""The image half of SigLIP (Zhai et al., ICCV 2023), `model_type: siglip_vision_model` and the half in a `siglip`
-checkpoint (SigLIP 2 models of a fixed resolution among them).
+"""The image encoder of SigLIP (Zhai et al., ICCV 2023), `model_type: siglip_vision_model` and that encoder in a
+`siglip` checkpoint (SigLIP 2 models of a fixed resolution among them).
 
-Pre-norm layers, LayerNorm after the last. There is no CLS: all rows are read, and a learned query attends to them.
+Pre-norm layers, LayerNorm after the last. There is no CLS token: a learned query attends to all tokens.
 """
 
 from typing import Any
@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from nas.models.encoders.base import Encoder, PreNormLayer, Projections
+from nas.models.encoders.base import Encoder
 from nas.models.encoders.frozen_ops import FrozenFeedForward
+from nas.models.encoders.layers import PreNormLayer, Projections
 
 
 def _layer(layer: Any, config: SiglipVisionConfig) -> PreNormLayer:
@@ -41,7 +42,7 @@ class SiglipVisionEncoder(Encoder):
         return normed
 
     def pool(self, rows: Tensor) -> Tensor:
-        # Checkpoints without the pooling head are averaged, as transformers' own classifier on them does.
+        # Without the pooling head the tokens are averaged, as in transformers' own classifier.
         pooled: Tensor = self.model.head(rows) if self.model.use_head else rows.mean(dim=1)
         return pooled
 

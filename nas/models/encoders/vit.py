@@ -1,7 +1,7 @@
 """Vision Transformer (Dosovitskiy et al., ICLR 2021) and DeiT (Touvron et al., ICML 2021), `model_type: vit, deit`.
 
-Pre-norm layers, LayerNorm after the last; the readout row is CLS (of DeiT as well, which has a distillation token
-behind it).
+Pre-norm layers, LayerNorm after the last. The readout token is CLS, also in DeiT, where a distillation token
+follows it.
 """
 
 from typing import Any
@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import DeiTConfig, DeiTModel, ViTConfig, ViTModel
 
-from nas.models.encoders.base import Encoder, PreNormLayer, Projections
+from nas.models.encoders.base import Encoder
 from nas.models.encoders.frozen_ops import FrozenFeedForward
+from nas.models.encoders.layers import PreNormLayer, Projections
 
 
 def _layer(layer: Any, config: ViTConfig | DeiTConfig) -> PreNormLayer:
@@ -31,7 +32,7 @@ class ViTEncoder(Encoder):
         super().__init__(model, [_layer(layer, model.config) for layer in layers], [model.embeddings])
 
     def embed(self, inputs: Tensor) -> Tensor:
-        # The other image families' embeddings convert pixel values themselves; these leave it to their model.
+        # In the other image families the embeddings convert the dtype of pixel values, in this one the model does.
         rows: Tensor = self.model.embeddings(inputs.to(self.model.embeddings.cls_token.dtype))
         return rows
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from nas.models.encoders import Encoder
+from nas.models.encoders.base import Encoder
 from nas.models.fusion.data_attention import DataAttention
 from nas.search.space import RAW, Architecture, EncoderSizes, EntryLayers
 

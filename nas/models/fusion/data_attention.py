@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nas.models.encoders import EncoderLayer, KeysValues
-from nas.models.encoders.base import merge_heads
+from nas.models.encoders.layers import EncoderLayer, KeysValues, merge_heads
 
 
 @dataclass(frozen=True)

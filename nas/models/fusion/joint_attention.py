@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from nas.models.encoders import Encoder, padding_bias
+from nas.models.encoders.base import Encoder, padding_bias
 
 
 def joint_bias(encoder: Encoder, data: Tensor, mask: Tensor | None, further: int) -> Tensor | None:

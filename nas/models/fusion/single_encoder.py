@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from nas.models.encoders import Encoder, KeysValues, trainable_copy
+from nas.models.encoders.base import Encoder
+from nas.models.encoders.checkpoints import trainable_copy
+from nas.models.encoders.layers import KeysValues
 from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel
 from nas.models.fusion.joint_attention import encoded
 from nas.search.space import MODALITIES, Architecture

@@ -6,7 +6,7 @@ ones, its mapping the first h units, and a layer has the same weights in every a
 
 import torch
 
-from nas.models.encoders import Encoder
+from nas.models.encoders.base import Encoder
 from nas.models.fusion.base import FusionModel
 from nas.models.fusion.registry import load_model_class
 from nas.search.space import Architecture, SearchSpace

@@ -29,7 +29,7 @@ from nas.execution.base import Executor
 from nas.execution.failure_policy import FailurePolicy
 from nas.execution.scheduler import JobScheduler
 from nas.execution.worker import full_weights_path
-from nas.models.encoders import tail_weights
+from nas.models.encoders.partial_checkpoint import tail_weights
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.run.commands import (

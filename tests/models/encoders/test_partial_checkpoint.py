@@ -7,7 +7,7 @@ import torch
 from transformers import ViTConfig, ViTModel
 
 from nas.common.errors import EncoderError
-from nas.models.encoders import load_tail, save_tail
+from nas.models.encoders.partial_checkpoint import load_tail, save_tail
 from nas.models.encoders.vit import ViTEncoder
 from tests.support.tiny import vit_model
 from tests.support.tiny_families import ALL_FAMILIES, TinyFamily
@@ -16,7 +16,7 @@ MAPPED = """
 import sys
 from pathlib import Path
 from transformers import ViTConfig
-from nas.models.encoders import load_tail
+from nas.models.encoders.partial_checkpoint import load_tail
 from nas.memory.measurement import private_bytes
 config = ViTConfig(hidden_size=512, num_hidden_layers=3, num_attention_heads=8, intermediate_size=2048)
 load_tail(config, 1, Path(sys.argv[1]))
@@ -48,12 +48,12 @@ def test_layers_mapped_from_a_file_are_the_encoders_own(family: TinyFamily, tmp_
 def test_another_start_or_a_damaged_file_is_refused(tmp_path: Path) -> None:
     path, encoder = tmp_path / "tail.pt", ViTEncoder(vit_model())
     save_tail(encoder, 2, path)
-    with pytest.raises(EncoderError, match="holds other weights than the layers from 1 on of a vit need"):
+    with pytest.raises(EncoderError, match="wrong frozen weights; expected those of layers 1 and up of a vit encoder"):
         load_tail(encoder.config, 1, path)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(EncoderError, match="the frozen weights cannot be read"):
+    with pytest.raises(EncoderError, match="cannot read the frozen weights"):
         load_tail(encoder.config, 2, path)
-    with pytest.raises(EncoderError, match="the frozen weights cannot be read"):
+    with pytest.raises(EncoderError, match="cannot read the frozen weights"):
         load_tail(encoder.config, 2, tmp_path / "missing")
 
 

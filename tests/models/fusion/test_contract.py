@@ -18,7 +18,7 @@ from nas.data.features.store import Batch
 from nas.memory.prediction import MemoryModel
 from nas.memory.tracker import PeakTracker
 from nas.models.classifier import FusionForClassification
-from nas.models.encoders import Encoder
+from nas.models.encoders.base import Encoder
 from nas.models.encoders.bert import BertEncoder
 from nas.models.encoders.vit import ViTEncoder
 from nas.models.fusion.base import Features, FusionModel, features_of, sizes_of

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from nas.models.encoders import KeysValues, padding_bias
+from nas.models.encoders.base import padding_bias
+from nas.models.encoders.layers import KeysValues
 from nas.models.fusion.blind_prompt.architecture import BlindPromptArchitecture
 from nas.models.fusion.joint_attention import joint_bias
 from nas.models.fusion.prompt_fuse.model import PromptFuse

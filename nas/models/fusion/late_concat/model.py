@@ -6,7 +6,7 @@ The PMF paper's "LateConcat" (Li et al., CVPR 2023, table 1); dropout is off, as
 import torch
 from torch import Tensor, nn
 
-from nas.models.encoders import trainable_copy
+from nas.models.encoders.checkpoints import trainable_copy
 from nas.models.fusion.base import Features, FusionModel
 from nas.models.fusion.joint_attention import encoded
 from nas.models.fusion.late_concat.architecture import LateConcatArchitecture

@@ -11,7 +11,7 @@ text's width to the image's and back.
 import torch
 from torch import Tensor, nn
 
-from nas.models.encoders import trainable_copy
+from nas.models.encoders.checkpoints import trainable_copy
 from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel
 from nas.models.fusion.joint_attention import joint_bias, read_out
 from nas.models.fusion.mbt.architecture import MBTArchitecture

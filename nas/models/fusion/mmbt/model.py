@@ -10,7 +10,7 @@ BERT's pooler. Dropout is off, as in all families here.
 import torch
 from torch import Tensor, nn
 
-from nas.models.encoders import trainable_copy
+from nas.models.encoders.checkpoints import trainable_copy
 from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel
 from nas.models.fusion.joint_attention import joint_bias, read_out
 from nas.models.fusion.mmbt.architecture import MMBTArchitecture

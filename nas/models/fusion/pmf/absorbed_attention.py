@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas.models.encoders import KeysValues
-from nas.models.encoders.base import Projections
-from nas.models.encoders.frozen_ops import autocasted, product
+from nas.models.encoders.frozen_ops import autocasted, multiply_per_head, product
+from nas.models.encoders.layers import KeysValues, Projections
 from nas.models.fusion.data_attention import accumulation_dtype
 from nas.models.fusion.pmf.packing import PackedBatch
 
@@ -105,13 +104,6 @@ def _absorb(queries: Tensor, parts: Projections) -> Tensor:
     """Scaled queries (B, H, R, d) times the key projection: what is multiplied with data rows, (B, H · R, D)."""
     key = parts.key.weight.unflatten(0, (parts.num_heads, -1))  # (H, d, D)
     return multiply_per_head(queries * parts.scale, key).flatten(1, 2)
-
-
-def multiply_per_head(rows: Tensor, weight: Tensor) -> Tensor:
-    """(B, H, R, a) times (H, a, b) → (B, H, R, b), as one product a head."""
-    size, heads, count, _ = rows.shape
-    multiplied = rows.transpose(0, 1).reshape(heads, size * count, rows.shape[3]) @ weight.to(rows.dtype)
-    return multiplied.view(heads, size, count, -1).transpose(0, 1)
 
 
 def _before(read: RowFunction, rows: Tensor, gradient: Tensor) -> Tensor:

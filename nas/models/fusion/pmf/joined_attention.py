@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from nas.models.encoders import KeysValues
-from nas.models.encoders.base import Projections
+from nas.models.encoders.frozen_ops import multiply_per_head
+from nas.models.encoders.layers import KeysValues, Projections
 from nas.models.fusion.data_attention import attention_with_logsumexp, has_cpu_kernels
-from nas.models.fusion.pmf.absorbed_attention import RowFunction, multiply_per_head
+from nas.models.fusion.pmf.absorbed_attention import RowFunction
 from nas.models.fusion.pmf.packing import PackedBatch
 
 # All data rows attend to data and prompts

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, relu
 
-from nas.models.encoders import Encoder, EncoderLayer, KeysValues, padding_bias
-from nas.models.encoders.base import merge_heads
+from nas.models.encoders.base import Encoder, padding_bias
+from nas.models.encoders.layers import EncoderLayer, KeysValues, merge_heads
 from nas.models.fusion.data_attention import DataAttention, attention_with_logsumexp
 from nas.models.fusion.pmf.absorbed_attention import absorbed_attention, join_prompts, readout_rows
 from nas.models.fusion.pmf.joined_attention import joined_attention, known_attention

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nas.models.encoders import Encoder
+from nas.models.encoders.base import Encoder
 from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel, sizes_of
 from nas.models.fusion.pmf.architecture import DirectionSizes, PMFArchitecture
 from nas.models.fusion.pmf.layer import DataTokens, DirectionWeights, Modality, ModalityFusionLayer, read_data

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from nas.models.encoders import KeysValues, padding_bias
-from nas.models.encoders.base import Projections
+from nas.models.encoders.base import padding_bias
+from nas.models.encoders.layers import KeysValues, Projections
 from nas.models.fusion import data_attention as data_attention_module
 from nas.models.fusion.data_attention import attention_with_logsumexp, data_attention
 from nas.models.fusion.pmf import absorbed_attention as absorbed_module
