@@ -24,11 +24,11 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from benchmarks.models import DEMO, demo_encoders, random_encoders
 from nas.config.load import load_config
 from nas.config.schema import Config
-from nas.data.dataset import Dataset, Samples
+from nas.data.dataset import open_dataset_images, read_dataset
 from nas.data.features.cache import open_or_build
 from nas.data.features.store import FeatureStore
 from nas.data.preprocessing import Preprocessor
-from nas.data.read import open_images_of, read_data
+from nas.data.samples import Dataset, Samples
 from nas.memory.measurement import keep_freed_memory
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import load_tokenizer, resolve_checkpoint
@@ -53,11 +53,11 @@ def main() -> None:
     config = load_config(DEMO)
     image, text, preprocessor = base_encoders(config) if options.size == "base" else demo_encoders(config)
     count = 24 if options.quick else 192 if options.size == "base" else None
-    samples = read_data(config.data, ("train",))
+    samples = read_dataset(config.data, ("train",))
     train = samples.splits["train"]
     chosen = train if count is None else _first(train, count)
     dataset = Dataset(samples.class_names, {"train": chosen})
-    images = open_images_of(config.data)
+    images = open_dataset_images(config.data)
     shallower = min(image.num_layers, text.num_layers)
     fusion_layers = (shallower - 3, shallower - 2, shallower - 1)
 

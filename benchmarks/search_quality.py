@@ -49,7 +49,7 @@ from nas.common.files import default_cache_directory, replacing
 from nas.common.progress import build_reporter
 from nas.config.load import config_as_dict, load_config
 from nas.config.schema import Config
-from nas.data.read import open_images_of, read_data
+from nas.data.dataset import open_dataset_images, read_dataset
 from nas.execution.worker import CandidateWorker, WorkerSetup
 from nas.run.commands import CONFIG, ExecutionOptions, Overrides, resume, start, write_worker_setup
 from nas.run.export import DESCRIPTION, logits_of_samples, open_exported
@@ -282,8 +282,8 @@ def right(work: tuple[Config, str, Path]) -> NDArray[np.float64]:
     kept = model.with_name(f"{model.name}-{split}.npy")
     if not kept.exists() or kept.stat().st_mtime_ns < (model / DESCRIPTION).stat().st_mtime_ns:
         exported = open_exported(model)
-        samples = read_data(config.data, (split,), class_names=exported.class_names).splits[split]
-        logits = logits_of_samples(exported, samples, open_images_of(config.data))
+        samples = read_dataset(config.data, (split,), class_names=exported.class_names).splits[split]
+        logits = logits_of_samples(exported, samples, open_dataset_images(config.data))
         with replacing(kept) as path, path.open("wb") as file:
             np.save(file, (logits.argmax(dim=1) == torch.from_numpy(samples.labels)).numpy())
     found: NDArray[np.float64] = np.load(kept).astype(np.float64)

@@ -28,7 +28,7 @@ from benchmarks.models import DEMO, demo_encoders, random_encoders
 from benchmarks.straightforward import StraightforwardPMF, frozen_parameters
 from nas.common.units import format_bytes
 from nas.config.load import load_config
-from nas.data.read import open_images_of, read_data
+from nas.data.dataset import open_dataset_images, read_dataset
 from nas.memory.measurement import keep_freed_memory
 from nas.memory.tracker import PeakTracker
 from nas.models.encoders.frozen_ops import product
@@ -74,10 +74,10 @@ def random_case(size: str, batch: int, device: str) -> Case:
 def demo_case(batch: int) -> Case:
     """The demo's encoders, PMF's default with two fusing layers, and its first training batch."""
     config = load_config(DEMO)
-    samples = read_data(config.data, ("train",)).splits["train"]
+    samples = read_dataset(config.data, ("train",)).splits["train"]
     chosen = BatchSchedule(len(samples), batch, seed=0).indices(0)
     image, text, preprocessor = demo_encoders(config)
-    images = open_images_of(config.data)
+    images = open_dataset_images(config.data)
     ids, mask = preprocessor.tokens([samples.texts[index] for index in chosen])
     model = build_model(
         image_encoder=image,

@@ -32,10 +32,10 @@ from nas.common.progress import Reporter, build_reporter
 from nas.common.units import format_seconds
 from nas.config.load import config_as_dict, load_config
 from nas.config.schema import Config
-from nas.data.dataset import Dataset
+from nas.data.dataset import open_dataset_images, read_dataset
 from nas.data.features.cache import open_or_build
 from nas.data.features.store import FeatureStore
-from nas.data.read import open_images_of, read_data
+from nas.data.samples import Dataset
 from nas.execution.placement import Placement
 from nas.execution.plan import Plan
 from nas.execution.ray.executor import RayExecutor
@@ -152,10 +152,10 @@ def architectures(
 
 def test_features(config: Config, prepared: SearchContext, reporter: Reporter) -> FeatureStore:
     """Features of the test split, in a store of their own: the one of train and validation is a search's."""
-    dataset = read_data(config.data, ["test"], prepared.store.class_names)
+    dataset = read_dataset(config.data, ["test"], prepared.store.class_names)
     return open_or_build(
         dataset=Dataset(dataset.class_names, {"test": dataset.splits["test"]}),
-        images=open_images_of(config.data),
+        images=open_dataset_images(config.data),
         preprocessor=prepared.preprocessor,
         image_encoder=prepared.image_encoder,
         text_encoder=prepared.text_encoder,

@@ -1,29 +1,29 @@
-"""Copies of images: one picture under two paths, which a comparison of paths would not find."""
+"""Find images with identical content under two paths, which a comparison of paths would miss."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
-from nas.data.dataset import Sample
 from nas.data.images import ImageSource
+from nas.data.samples import RawSample
 
-CopiesAmong = Callable[[Iterable[Sample]], Mapping[str, str]]
-"""Images among those of some samples that are copies of an earlier one → that one."""
+FindDuplicates = Callable[[Iterable[RawSample]], Mapping[str, str]]
+"""Returns the images of some samples that are copies of an earlier image → that image."""
 
 
-def no_copies(samples: Iterable[Sample]) -> Mapping[str, str]:
-    """Where images are not compared."""
+def find_no_duplicates(samples: Iterable[RawSample]) -> Mapping[str, str]:
+    """Return no duplicates, for callers that do not compare images."""
     del samples
     return {}
 
 
-class Copies:
-    """Finds images whose files are the same to the last byte.
+class DuplicateFinder:
+    """Finds images whose files are identical byte for byte.
 
-    Only images that stand beside one text are compared, and only those read whose files are of one size: what is looked
-    for is a sample that is there twice. Files that are empty or cannot be read are no images, and named elsewhere.
+    Only images that share a text are compared, and of those only files of equal size are read: the purpose is to find
+    samples that occur twice. Files that are empty or unreadable are reported elsewhere.
 
     Args:
-        open_images: Opens where the images lie; called when two have to be compared.
+        open_images: Opens the image source; called when the first two images have to be compared.
     """
 
     def __init__(self, open_images: Callable[[], ImageSource]) -> None:
@@ -31,23 +31,23 @@ class Copies:
         self._images: ImageSource | None = None
         self._digests: dict[str, str | None] = {}
 
-    def among(self, samples: Iterable[Sample]) -> Mapping[str, str]:
-        """Images that are copies of an earlier one → that one."""
+    def find(self, samples: Iterable[RawSample]) -> Mapping[str, str]:
+        """Return the images that are copies of an earlier image → that image."""
         by_text: dict[str, dict[str, None]] = defaultdict(dict)
         for sample in samples:
             by_text[sample.text].setdefault(sample.image)
         originals: dict[str, str] = {}
-        found = {}
+        duplicates = {}
         for images in by_text.values():
-            for image in self._of_one_size(images) if len(images) > 1 else ():
+            for image in self._of_equal_size(images) if len(images) > 1 else ():
                 digest = self._digest(image)
                 original = image if digest is None else originals.setdefault(digest, image)
                 if original != image:
-                    found[image] = original
-        return found
+                    duplicates[image] = original
+        return duplicates
 
-    def _of_one_size(self, images: Iterable[str]) -> Iterable[str]:
-        """Those that are as large as another one."""
+    def _of_equal_size(self, images: Iterable[str]) -> Iterable[str]:
+        """Return the images whose file is as large as that of another image."""
         by_size: dict[int, list[str]] = defaultdict(list)
         for image in images:
             size = self._source().size(image)

@@ -1,4 +1,4 @@
-"""Splits for data sets that have none, or no validation: seeded, with the shares of all classes kept."""
+"""Hold out missing splits from train: seeded, and stratified by class."""
 
 import random
 from collections import Counter, defaultdict
@@ -6,79 +6,89 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 
 from nas.common.errors import DataError
 from nas.config.schema import HeldOutConfig
-from nas.data.dataset import Sample
-from nas.data.duplicates import CopiesAmong, no_copies
+from nas.data.duplicates import FindDuplicates, find_no_duplicates
+from nas.data.samples import RawSample
 
 
-def complete(
+def hold_out_missing_splits(
     source: str,
-    splits: Mapping[str, Sequence[Sample]],
+    splits: Mapping[str, Sequence[RawSample]],
     held_out: HeldOutConfig,
-    wanted: Collection[str],
-    copies_among: CopiesAmong = no_copies,
-) -> dict[str, list[Sample]]:
-    """Splits with those that are missing taken from train, as the search file says.
+    requested: Collection[str],
+    find_duplicates: FindDuplicates = find_no_duplicates,
+) -> dict[str, list[RawSample]]:
+    """Take the splits that a data set lacks from train, in the amounts of the search file.
 
     Args:
-        source: Of the samples, for messages.
-        splits: As they are distributed; without a split of their own, all in train.
-        held_out: How much of train to take.
-        wanted: Where they are all there, and train is none of them, nothing is taken.
-        copies_among: Finds images that are copies of others → those.
+        source: Source of the samples, for messages.
+        splits: The splits as they are distributed; all samples are in train if the data set has no splits.
+        held_out: The amounts to take from train, as fractions of its images or numbers of images.
+        requested: The splits that the caller needs. If the data set has them all, and train is not among them, nothing
+            is taken.
+        find_duplicates: Finds images that are copies of others; copies stay in one split.
+
+    Returns:
+        All splits, with the missing ones filled.
 
     Raises:
-        DataError: If that leaves nothing to train with.
+        DataError: If nothing would remain in train.
     """
-    whole = {name: list(samples) for name, samples in splits.items()}
-    if "train" not in wanted and all(whole.get(name) for name in wanted):
-        return whole
-    train = whole.get("train", [])
+    result = {name: list(samples) for name, samples in splits.items()}
+    if "train" not in requested and all(result.get(name) for name in requested):
+        return result
+    train = result.get("train", [])
     amounts = {"test": held_out.test, "validation": held_out.validation}
-    taken = {name: amount for name, amount in amounts.items() if amount and train and not whole.get(name)}
-    copies = copies_among(train) if taken else {}
-    image_count = len(_images(train, copies))
-    for name, amount in taken.items():
+    missing = {name: amount for name, amount in amounts.items() if amount and train and not result.get(name)}
+    duplicates = find_duplicates(train) if missing else {}
+    image_count = len(_distinct_images(train, duplicates))
+    for name, amount in missing.items():
         count = round(amount * image_count) if amount < 1 else int(amount)
-        left = len(_images(train, copies))
-        if count >= left:
-            raise DataError(f"{source}: data.held_out.{name} takes {count} images of {left} in train; expected fewer")
-        train, whole[name] = _held_out(train, copies, count, held_out.seed)
-    return {**whole, "train": train}
+        remaining = len(_distinct_images(train, duplicates))
+        if count >= remaining:
+            raise DataError(
+                f"{source}: data.held_out.{name} takes too many images from train; expected fewer than {remaining}, "
+                f"got {count}"
+            )
+        train, result[name] = _hold_out(train, duplicates, count, held_out.seed)
+    return {**result, "train": train}
 
 
-def _images(samples: Sequence[Sample], copies: Mapping[str, str]) -> set[str]:
-    return {copies.get(sample.image, sample.image) for sample in samples}
+def _distinct_images(samples: Sequence[RawSample], duplicates: Mapping[str, str]) -> set[str]:
+    return {duplicates.get(sample.image, sample.image) for sample in samples}
 
 
-def _held_out(
-    samples: Sequence[Sample], copies: Mapping[str, str], count: int, seed: int
-) -> tuple[list[Sample], list[Sample]]:
-    """Samples that stay, and those of `count` images.
+def _hold_out(
+    samples: Sequence[RawSample], duplicates: Mapping[str, str], count: int, seed: int
+) -> tuple[list[RawSample], list[RawSample]]:
+    """Split off the samples of `count` images.
 
-    Samples of one image go together, or what is learned of it in one split would be asked in the other.
+    All samples of an image stay together; otherwise a model would be evaluated on images it was trained on.
+
+    Returns:
+        The samples that remain and the samples that are held out.
     """
-    groups: dict[str, list[Sample]] = defaultdict(list)
+    groups: dict[str, list[RawSample]] = defaultdict(list)
     for sample in samples:
-        groups[copies.get(sample.image, sample.image)].append(sample)
+        groups[duplicates.get(sample.image, sample.image)].append(sample)
     images = list(groups)
     counts = Counter(label for sample in samples for label in sample.labels)
-    # Of several labels the rarest: it is the one that a split could lack.
+    # The stratum of a multi-label sample is its rarest label: it is the one that a split could lack.
     strata = [min(groups[image][0].labels, key=lambda label: (counts[label], label), default="") for image in images]
-    chosen = stratified(strata, count, seed)
-    away = {images[position] for position in chosen}
-    stay = [sample for sample in samples if copies.get(sample.image, sample.image) not in away]
-    return stay, [sample for sample in samples if copies.get(sample.image, sample.image) in away]
+    chosen = stratified_sample(strata, count, seed)
+    held_out = {images[position] for position in chosen}
+    remaining = [sample for sample in samples if duplicates.get(sample.image, sample.image) not in held_out]
+    return remaining, [sample for sample in samples if duplicates.get(sample.image, sample.image) in held_out]
 
 
-def stratified(strata: Sequence[Hashable], count: int, seed: int) -> set[int]:
-    """Positions of `count` items, of every stratum as many as its share, to within one, but never all of it.
+def stratified_sample(strata: Sequence[Hashable], count: int, seed: int) -> set[int]:
+    """Draw the positions of `count` items, from every stratum in proportion to its size, to within one item.
 
-    What small strata cannot give for that, larger ones give beyond their share.
+    No stratum is taken as a whole. What small strata cannot provide for that reason is drawn from larger ones.
 
     Args:
-        strata: Of every item, (N,).
-        count: Fewer are taken where every stratum has but one item left.
-        seed: Decides which.
+        strata: The stratum of every item, (N,).
+        count: The number of items; fewer are drawn if every stratum has only one item left.
+        seed: Seed of the draw.
     """
     members: dict[Hashable, list[int]] = defaultdict(list)
     for position, stratum in enumerate(strata):
@@ -87,7 +97,7 @@ def stratified(strata: Sequence[Hashable], count: int, seed: int) -> set[int]:
     exact = {stratum: count * len(positions) / len(strata) for stratum, positions in members.items()}
     taken = {stratum: int(share) for stratum, share in exact.items()}
     order = list(members)
-    rng.shuffle(order)  # so that of equal remainders not always the first ones get more
+    rng.shuffle(order)  # so that among equal remainders the first strata are not always preferred
     order.sort(key=lambda stratum: taken[stratum] - exact[stratum])
     missing = count - sum(taken.values())
     while missing and (free := [stratum for stratum in order if taken[stratum] < len(members[stratum]) - 1]):

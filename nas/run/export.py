@@ -18,9 +18,9 @@ from torch import Tensor
 from nas.common.errors import ExportError
 from nas.common.files import sync_directory, write_atomically
 from nas.config.readers import READERS
-from nas.data.dataset import Samples
 from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
+from nas.data.samples import Samples
 from nas.models.classifier import MULTI_LABEL, FusionConfig, FusionForClassification
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import load_image_processor, load_tokenizer

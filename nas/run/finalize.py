@@ -14,7 +14,7 @@ from nas.common.files import write_atomically
 from nas.common.progress import Reporter
 from nas.common.units import format_bytes
 from nas.config.schema import Config, DataConfig, objectives_of
-from nas.data.read import open_images_of, read_data
+from nas.data.dataset import open_dataset_images, read_dataset
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
 from nas.models.fusion.registry import load_model_class
@@ -143,8 +143,8 @@ def evaluate_exported(directory: Path, data: DataConfig, split: str) -> tuple[di
     exported = open_exported(directory)
     several = exported.has_several_labels
     data = replace(data, labels="several" if several else "one")
-    samples = read_data(data, (split,), class_names=exported.class_names).splits[split]
-    images = open_images_of(data)
+    samples = read_dataset(data, (split,), class_names=exported.class_names).splits[split]
+    images = open_dataset_images(data)
     if data.skip_unreadable_images:
         samples = samples.without(set(images.unreadable(list(dict.fromkeys(samples.images)))))
     logits = logits_of_samples(exported, samples, images)
@@ -158,7 +158,7 @@ def digest_of_test(data: DataConfig, class_names: tuple[str, ...]) -> str:
     Raises:
         DataError: If it cannot be used.
     """
-    images, samples = open_images_of(data), read_data(data, ("test",), class_names=class_names).splits["test"]
+    images, samples = open_dataset_images(data), read_dataset(data, ("test",), class_names=class_names).splits["test"]
     digest = hashlib.sha256(samples.labels.tobytes())
     for image, text in zip(samples.images, samples.texts, strict=True):
         digest.update(f"{image}\0{images.fingerprint(image)}\0{text}\0".encode())

@@ -13,13 +13,14 @@ from nas.common.errors import ConfigError, DataError, EncoderError
 from nas.common.progress import Reporter
 from nas.common.units import format_bytes
 from nas.config.schema import Config
-from nas.data.dataset import SPLITS, Dataset, summary
+from nas.data.dataset import open_dataset_images, read_dataset
 from nas.data.features.cache import open_or_build
 from nas.data.features.store import FeatureStore
 from nas.data.image_check import find_unreadable
 from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
-from nas.data.read import open_images_of, read_data
+from nas.data.samples import SPLITS, Dataset
+from nas.data.summary import summarize
 from nas.memory.prediction import MemoryModel, TracedShapes
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
@@ -66,10 +67,10 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
         DataError: If the data cannot be used.
     """
     image_encoder, text_encoder, preprocessor = _load(config, source)
-    images = open_images_of(config.data)
+    images = open_dataset_images(config.data)
     # All splits are checked now, so that nothing is found wrong at the end; the search is handed train and validation.
-    whole = read_data(config.data, SPLITS)
-    for line in [*summary(whole), _cut_texts(whole, preprocessor)]:
+    whole = read_dataset(config.data, SPLITS)
+    for line in [*summarize(whole), _cut_texts(whole, preprocessor)]:
         reporter.note(line)
     whole = _readable(whole, images, config.data.skip_unreadable_images, cache_directory, reporter)
     dataset = Dataset(whole.class_names, {split: whole.splits[split] for split in ("train", "validation")})
@@ -123,7 +124,7 @@ def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Archite
         DataError: If the manifest cannot be used.
     """
     image_encoder, text_encoder, preprocessor = _load(config, source)
-    dataset = read_data(config.data, ("train", "validation"), compares_images=False)
+    dataset = read_dataset(config.data, ("train", "validation"), compares_images=False)
     with torch.inference_mode():
         image_tokens = image_encoder.embed(torch.zeros(1, *_image_shape(preprocessor)))
     longest = max(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.dataset import Labels
 from nas.data.features.store import Batch, FeatureSplit
+from nas.data.samples import Labels
 from nas.models.fusion.base import Features
 from nas.search.space import EntryLayers
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from nas.config.schema import RecipeConfig
-from nas.data.dataset import Labels, class_counts
+from nas.data.samples import Labels, class_counts
 
 
 def class_weights(labels: Labels, num_classes: int, kind: str) -> Tensor | None:

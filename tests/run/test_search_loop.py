@@ -574,7 +574,7 @@ def test_an_unusable_test_split_is_found_before_the_search(
 ) -> None:
     own_project.manifest.write_text(own_project.manifest.read_text().replace(",test", ",train"))
     with pytest.raises(
-        DataError, match=r"there is no sample in the test split; data.held_out.test \(for instance 0.2\)"
+        DataError, match=r"the test split is empty; expected at least one sample; set data.held_out.test"
     ):
         search(own_project.root / "search.yaml", tmp_path / "run", machine)
     assert not (tmp_path / "run").exists()

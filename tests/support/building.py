@@ -13,11 +13,11 @@ import torch
 
 from nas.config.load import load_config
 from nas.config.schema import FeaturesConfig
+from nas.data.dataset import open_dataset_images, read_dataset
 from nas.data.features import writer as feature_writing
 from nas.data.features.cache import open_or_build
 from nas.data.features.store import FeatureStore
 from nas.data.preprocessing import Preprocessor
-from nas.data.read import open_images_of, read_data
 from nas.models.encoders.checkpoints import load_encoder, load_image_processor, load_tokenizer
 from tests.support.project import Project
 from tests.support.tiny import reads_at
@@ -27,8 +27,8 @@ def parts(project: Project) -> dict[str, Any]:
     """Everything that `open_or_build` takes besides how features are stored, and where."""
     config = load_config(project.root / "search.yaml")
     return {
-        "dataset": read_data(config.data, ("train", "validation")),
-        "images": open_images_of(config.data),
+        "dataset": read_dataset(config.data, ("train", "validation")),
+        "images": open_dataset_images(config.data),
         "preprocessor": Preprocessor(
             image_processor=load_image_processor(config.encoders.image),
             tokenizer=load_tokenizer(config.encoders.text),

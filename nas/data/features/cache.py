@@ -17,13 +17,13 @@ from nas.common.files import sync_directory
 from nas.common.units import format_bytes
 from nas.config.schema import FeaturesConfig
 from nas.data.augmentation import PARAMETERS
-from nas.data.dataset import Dataset
 from nas.data.features.build import FeatureBuild, NotFiniteError, OnProgress, forget_progress
 from nas.data.features.files import FORMAT, complete, damage
 from nas.data.features.inputs import Sources
 from nas.data.features.store import FeatureStore
 from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
+from nas.data.samples import Dataset
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import weights_digest
 from nas.search.space import EntryLayers

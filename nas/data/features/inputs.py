@@ -12,9 +12,9 @@ from torch import Tensor
 
 from nas.common.errors import DataError
 from nas.data.augmentation import augmented
-from nas.data.dataset import Dataset, Samples
 from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
+from nas.data.samples import Dataset, Samples
 from nas.models.encoders.base import Encoder
 from nas.search.space import EntryLayers
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.common.errors import DataError
-from nas.data.dataset import Labels
 from nas.data.features.files import Contents, read_contents
 from nas.data.features.plan import attended_name, logsumexp_name, tokens_name
+from nas.data.samples import Labels
 from nas.models.encoders.base import Encoder
 from nas.models.fusion.data_attention import DataAttention
 from nas.search.space import RAW, EntryLayers

@@ -7,8 +7,8 @@ from typing import cast
 from nas.common.registry import load_object
 from nas.config.readers import READERS
 from nas.config.schema import DataConfig
-from nas.data.dataset import Found
 from nas.data.images import ImageSource
+from nas.data.samples import RawDataset
 
 
 class Reader(ABC):
@@ -29,7 +29,7 @@ class Reader(ABC):
         return Path(self.config.folder or "")
 
     @abstractmethod
-    def find_samples(self) -> Found:
+    def find_samples(self) -> RawDataset:
         """Return every sample of every split, without opening images.
 
         Raises:

@@ -1,28 +1,29 @@
-"""What Hugging Face's `datasets` has saved by `save_to_disk`, with its pictures inside."""
+"""A data set saved by `save_to_disk` of Hugging Face's `datasets`, with its images inside."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from nas.common.errors import DataError
-from nas.config.schema import DataConfig
-from nas.data.dataset import SPLIT_NAMES, SPLITS, Found, Sample
+from nas.config.schema import ColumnsConfig, DataConfig
 from nas.data.images import ImageSource, file_size
 from nas.data.readers.base import Reader
-from nas.data.readers.manifest import as_text, labels_of, split_of
+from nas.data.readers.rows import as_text, parse_labels, parse_split
+from nas.data.readers.tables import missing_column_hint
+from nas.data.samples import SPLIT_NAMES, SPLITS, RawDataset, RawSample
 
-_TOGETHER = 1000
+_BATCH_ROWS = 1000
 
 
 class SavedImages(ImageSource):
-    """Pictures of a saved data set; their names are part and row, the first one that has the picture: `train/17`.
+    """Images of a saved data set, named by part and row, such as `train/17`.
 
     Args:
-        location: The folder.
-        column: Of the pictures.
+        location: The folder of the data set.
+        column: Name of the image column.
     """
 
     def __init__(self, location: Path, column: str) -> None:
@@ -31,7 +32,7 @@ class SavedImages(ImageSource):
 
     def fingerprint(self, name: str) -> str | None:
         part, _, row = name.rpartition("/")
-        data = _parts(self.location).get(part)
+        data = _load_parts(self.location).get(part)
         return None if data is None or int(row) >= len(data) else str(data._fingerprint)
 
     def size(self, name: str) -> int | None:
@@ -43,120 +44,136 @@ class SavedImages(ImageSource):
     def _bytes(self, name: str) -> bytes:
         value = self._value(name)
         if value is None:
-            raise ValueError("there is no picture")
+            raise ValueError("the cell is empty; expected an image")
         return Path(value["path"]).read_bytes() if value["bytes"] is None else bytes(value["bytes"])
 
     def _value(self, name: str) -> dict[str, Any] | None:
-        """The cell: bytes, or a path."""
+        """Return the undecoded cell, which has bytes or a path."""
         part, _, row = name.rpartition("/")
-        value: dict[str, Any] | None = _undecoded(self.location, part, self._column)[int(row)][self._column]
+        value: dict[str, Any] | None = load_undecoded(self.location, part, self._column)[int(row)][self._column]
         return value
 
 
 class SavedDatasetReader(Reader):
-    """Reads every row of every part."""
+    """Reads every row of every part: each part is a split, or a single part has a split column."""
 
-    def find_samples(self) -> Found:
-        return _find(self.folder, self.config)
+    def find_samples(self) -> RawDataset:
+        root = self.folder
+        splits: dict[str, list[RawSample]] = {split: [] for split in SPLITS}
+        for part, data in _load_parts(root).items():
+            split = SPLIT_NAMES.get(part.lower())
+            if part and split is None:
+                raise DataError(f"{root}: unknown part; expected one of {', '.join(SPLITS)}, got {part!r}")
+            for name, sample in _read_part(root, part, data, split, self.config):
+                splits[name].append(sample)
+        return RawDataset(str(root), splits, has_several_labels=self.config.labels == "several")
 
     def open_images(self) -> ImageSource:
         return SavedImages(self.folder, self.config.columns.image)
 
 
-def _find(root: Path, config: DataConfig) -> Found:
+def _read_part(
+    root: Path, part: str, data: Any, split: str | None, config: DataConfig
+) -> Iterator[tuple[str, RawSample]]:
+    """Yield the samples of a part, each with its split."""
     columns = config.columns
-    splits: dict[str, list[Sample]] = {split: [] for split in SPLITS}
-    for part, data in _parts(root).items():
-        own = SPLIT_NAMES.get(part.lower())
-        if part and own is None:
-            raise DataError(f"{root}: a part is named {part!r}; expected one of {', '.join(SPLITS)}")
-        column = None if part else columns.split
-        wanted = [name for name in (columns.image, columns.text, columns.label, column) if name is not None]
-        missing = [name for name in wanted if name not in data.column_names]
-        if missing:
-            raise DataError(
-                f"{root}: there is no column {', '.join(map(repr, missing))}; there are {', '.join(data.column_names)}"
-            )
-        if len(set(wanted)) < len(wanted):
-            raise DataError(
-                f"{root}: data.columns: {', '.join(map(repr, wanted))}; expected a column of its own for each"
-            )
-        names = _label_names(data.features[columns.label])
-        try:
-            pictures = _first_rows(root, part, columns.image)
-        except (TypeError, ValueError, NotImplementedError, KeyError) as error:  # what Arrow's errors are
-            raise DataError(f"{root}: column {columns.image!r} holds no pictures: {error}") from error
-        kept = data.select_columns([name for name in wanted if name != columns.image])
-        number = 0
-        for batch in kept.iter(_TOGETHER):
-            for values in zip(*batch.values(), strict=True):
-                row = dict(zip(batch, values, strict=True))
-                where = f"{part or 'data'}, row {number}"
-                value = _named(row[columns.label], names, f"{root}, {where}: {columns.label}")
-                labels = labels_of(value, config, f"{root}, {where}")
-                if config.labels == "one" and not labels:
-                    raise DataError(f"{root}, {where}: {columns.label} is empty; every row needs a label")
-                split = own or split_of(row, columns, f"{root}, {where}")
-                splits[split].append(
-                    Sample(
-                        f"{part}/{pictures[number]}",
-                        as_text(row[columns.text], f"{root}, {where}: {columns.text}"),
-                        labels,
-                        where,
-                    )
-                )
-                number += 1
-    return Found(str(root), splits, has_several_labels=config.labels == "several")
+    names = _checked_columns(root, part, data, columns)
+    class_names = _class_names(data.features[columns.label])
+    try:
+        first_rows = _first_rows_with_image(root, part, columns.image)
+    except (TypeError, ValueError, NotImplementedError, KeyError) as error:  # the bases of Arrow's errors
+        raise DataError(
+            f"{root}: column {columns.image!r} has no images ({error}); expected an Image column"
+        ) from error
+    kept = data.select_columns([name for name in names if name != columns.image])
+    number = 0
+    for batch in kept.iter(_BATCH_ROWS):
+        for values in zip(*batch.values(), strict=True):
+            row = dict(zip(batch, values, strict=True))
+            place = f"{part or 'data'}, row {number}"
+            where = f"{root}, {place}"
+            value = _decode_label(row[columns.label], class_names, f"{where}: {columns.label}")
+            labels = parse_labels(value, config, where)
+            if config.labels == "one" and not labels:
+                raise DataError(f"{where}: {columns.label} is empty; expected a label in every row")
+            text = as_text(row[columns.text], f"{where}: {columns.text}")
+            sample = RawSample(f"{part}/{first_rows[number]}", text, labels, place)
+            yield split or parse_split(row, columns, where), sample
+            number += 1
+
+
+def _checked_columns(root: Path, part: str, data: Any, columns: ColumnsConfig) -> list[str]:
+    """Return the names of the columns to read.
+
+    Raises:
+        DataError: If one is missing, or two are the same column.
+    """
+    split_column = None if part else columns.split
+    names = [name for name in (columns.image, columns.text, columns.label, split_column) if name is not None]
+    missing = [name for name in names if name not in data.column_names]
+    if missing:
+        raise DataError(
+            f"{root}: column {', '.join(map(repr, missing))} is missing; expected it in the data set, got "
+            f"{', '.join(data.column_names)}{missing_column_hint(missing, columns)}"
+        )
+    if len(set(names)) < len(names):
+        raise DataError(
+            f"{root}: data.columns names a column twice; expected distinct columns, got {', '.join(map(repr, names))}"
+        )
+    return names
 
 
 @cache
-def _parts(root: Path) -> Mapping[str, Any]:
-    """Data sets by the name of their split; one without splits has the name ''."""
+def _load_parts(root: Path) -> Mapping[str, Any]:
+    """Return the parts of a saved data set by name; the only part of a data set without splits is named ''."""
     try:
-        from datasets import DatasetDict, load_from_disk  # noqa: PLC0415 (an extra)
+        from datasets import DatasetDict, load_from_disk  # noqa: PLC0415 (an optional dependency)
     except ImportError as error:
-        raise DataError(f"{root}: needs another package; run pip install 'pmf-nas[datasets]'") from error
+        raise DataError(
+            f"{root}: reader datasets needs the package datasets; run pip install 'pmf-nas[datasets]'"
+        ) from error
     try:
         whole = load_from_disk(str(root))
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{root}: is no data set that datasets has saved: {error}") from error
+        raise DataError(f"{root}: not a saved data set ({error}); expected a folder written by save_to_disk") from error
     parts = whole if isinstance(whole, DatasetDict) else {"": whole}
-    return {name: part.with_format(None) for name, part in parts.items()}  # as numbers and texts, not as arrays
+    return {name: part.with_format(None) for name, part in parts.items()}  # plain Python values, not arrays
 
 
 @cache
-def _undecoded(root: Path, part: str, column: str) -> Any:
-    from datasets import Image as Picture  # noqa: PLC0415 (an extra)
+def load_undecoded(root: Path, part: str, column: str) -> Any:
+    """Return the image column of a part as rows of bytes or paths, without decoding the images."""
+    from datasets import Image as ImageFeature  # noqa: PLC0415 (an optional dependency)
 
-    return _parts(root)[part].select_columns([column]).cast_column(column, Picture(decode=False))
+    return _load_parts(root)[part].select_columns([column]).cast_column(column, ImageFeature(decode=False))
 
 
 @cache
-def _first_rows(root: Path, part: str, column: str) -> Sequence[int]:
-    """Of every row the first one with the same picture.
+def _first_rows_with_image(root: Path, part: str, column: str) -> Sequence[int]:
+    """Return, for every row, the first row with the same image.
 
-    Several texts about one picture have to be held out together, and its features are stored once. Only pictures of one
-    size are read to be compared.
+    Samples that share an image have to be held out together, and its features are stored once. Only images of equal
+    size are read and compared.
     """
-    from pyarrow import compute  # noqa: PLC0415 (an extra)
+    from pyarrow import compute  # noqa: PLC0415 (an optional dependency)
 
-    pictures = _undecoded(root, part, column)
+    images = load_undecoded(root, part, column)
     sizes: list[int | None] = []
-    for table in pictures.with_format("arrow").iter(_TOGETHER):
+    for table in images.with_format("arrow").iter(_BATCH_ROWS):
         sizes += compute.binary_length(compute.struct_field(table[column], "bytes")).to_pylist()
     counts = Counter(sizes)
     first: dict[object, int] = {}
     rows = []
     for row, size in enumerate(sizes):
-        picture: object = row
-        if counts[size] > 1 and (value := pictures[row][column]) is not None:
-            picture = (value["path"] or row) if size is None else hashlib.sha256(value["bytes"]).digest()
-        rows.append(first.setdefault(picture, row))
+        content: object = row
+        if counts[size] > 1 and (value := images[row][column]) is not None:
+            content = (value["path"] or row) if size is None else hashlib.sha256(value["bytes"]).digest()
+        rows.append(first.setdefault(content, row))
     return rows
 
 
-def _label_names(feature: Any) -> list[str] | None:
-    """Names of classes that are kept as numbers, alone or in lists; None where labels are texts."""
+def _class_names(feature: Any) -> list[str] | None:
+    """Return the class names of a column of class indices or of lists of them; None for a column of texts."""
     for entry in (feature, getattr(feature, "feature", None)):
         names = getattr(entry, "names", None)
         if names is not None:
@@ -164,11 +181,12 @@ def _label_names(feature: Any) -> list[str] | None:
     return None
 
 
-def _named(value: Any, names: list[str] | None, where: str) -> Any:
-    if names is None or value is None:
+def _decode_label(value: Any, class_names: list[str] | None, where: str) -> Any:
+    """Return the names of class indices; other values unchanged."""
+    if class_names is None or value is None:
         return value
     if not isinstance(value, list):
-        return names[value] if value >= 0 else None  # -1: a label that was kept secret
+        return class_names[value] if value >= 0 else None  # -1 marks a label that is not published
     if any(index is None or index < 0 for index in value):
-        raise DataError(f"{where} holds {value}; expected numbers of classes, 0 to {len(names) - 1}")
-    return [names[index] for index in value]
+        raise DataError(f"{where} has an invalid class index; expected 0 to {len(class_names) - 1}, got {value}")
+    return [class_names[index] for index in value]

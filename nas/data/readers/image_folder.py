@@ -1,6 +1,7 @@
-"""Hugging Face's image folder: pictures beside a `metadata.csv` (or .jsonl, .parquet) that names them by `file_name`.
+"""Hugging Face's image folder: images with a `metadata.csv` (or .jsonl, .parquet) that lists them by `file_name`.
 
-One such file for each split, in a folder named after it, or one for all, with or without a column of splits.
+Either each split has its own metadata file, in a folder named after the split, or one file lists all images, with or
+without a split column.
 """
 
 import posixpath
@@ -9,60 +10,73 @@ from pathlib import Path
 
 from nas.common.errors import DataError
 from nas.config.schema import DataConfig
-from nas.data.dataset import SPLIT_NAMES, SPLITS, Found, Sample
 from nas.data.images import ImageSource, open_images
 from nas.data.readers.base import Reader
-from nas.data.readers.manifest import rows_of, sample_of, split_of
+from nas.data.readers.rows import parse_sample, parse_split
+from nas.data.readers.tables import read_rows
+from nas.data.samples import SPLIT_NAMES, SPLITS, RawDataset, RawSample
 
 FILE_NAME = "file_name"
-_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+_METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
 class ImageFolderReader(Reader):
     """Reads every row of every metadata file."""
 
-    def find_samples(self) -> Found:
-        return _find(self.folder, self.config)
+    def find_samples(self) -> RawDataset:
+        root = self.folder
+        splits: dict[str, list[RawSample]] = {split: [] for split in SPLITS}
+        for split, path in _find_metadata(root):
+            for name, sample in _read_metadata(root, path, split, self.config):
+                splits[name].append(sample)
+        return RawDataset(str(root), splits, has_several_labels=self.config.labels == "several")
 
     def open_images(self) -> ImageSource:
         return open_images(self.folder)
 
 
-def _find(root: Path, config: DataConfig) -> Found:
-    files = _metadata(root)
-    splits: dict[str, list[Sample]] = {split: [] for split in SPLITS}
-    for split, path in files:
-        column = None if split else config.columns.split
-        columns = replace(config.columns, image=FILE_NAME, split=column)
-        read = replace(config, columns=columns)
-        for number, row in rows_of(path, columns):
-            where = f"{path.relative_to(root)}, row {number}"
-            sample = sample_of(row, read, path, number)
-            if Path(sample.image).is_absolute():
-                raise DataError(f"{root / where}: {FILE_NAME} is {sample.image!r}; expected a path from its own folder")
-            inside = posixpath.join(path.parent.relative_to(root).as_posix(), sample.image)
-            sample = sample._replace(image=posixpath.normpath(inside))
-            splits[split or split_of(row, columns, where)].append(sample._replace(place=where))
-    return Found(str(root), splits, has_several_labels=config.labels == "several")
+def _read_metadata(root: Path, path: Path, split: str | None, config: DataConfig) -> list[tuple[str, RawSample]]:
+    """Return the samples of a metadata file, each with its split."""
+    columns = replace(config.columns, image=FILE_NAME, split=None if split else config.columns.split)
+    row_config = replace(config, columns=columns)
+    samples = []
+    for number, row in read_rows(path, columns):
+        place = f"{path.relative_to(root)}, row {number}"
+        sample = parse_sample(row, row_config, source=str(path), place=f"row {number}")
+        if Path(sample.image).is_absolute():
+            raise DataError(
+                f"{root / place}: {FILE_NAME} is an absolute path; expected a path relative to the folder of the "
+                f"metadata file, got {sample.image!r}"
+            )
+        image = posixpath.normpath(posixpath.join(path.parent.relative_to(root).as_posix(), sample.image))
+        samples.append(
+            (split or parse_split(row, columns, str(root / place)), sample._replace(image=image, place=place))
+        )
+    return samples
 
 
-def _metadata(root: Path) -> list[tuple[str | None, Path]]:
-    """Metadata files with the split that their folder names, if it does."""
+def _find_metadata(root: Path) -> list[tuple[str | None, Path]]:
+    """Return the metadata files, each with the split that its folder is named after, or None for the root folder."""
     try:
         folders = sorted(path for path in root.iterdir() if path.is_dir())
     except OSError as error:
-        raise DataError(f"{root}: cannot be read: {error.strerror}") from error
+        raise DataError(f"{root}: the folder cannot be read: {error.strerror}") from error
     found: list[tuple[str | None, Path]] = []
     for split, folder in [(None, root), *((SPLIT_NAMES.get(path.name.lower()), path) for path in folders)]:
-        there = [folder / name for name in _FILES if (folder / name).is_file()]
-        if there and split is None and folder != root:
+        files = [folder / name for name in _METADATA_FILES if (folder / name).is_file()]
+        if files and split is None and folder != root:
             raise DataError(
-                f"{there[0]}: its folder is named {folder.name!r}; expected the name of a split, one of "
-                f"{', '.join(SPLITS)}"
+                f"{files[0]}: the name of its folder is not a split; expected one of {', '.join(SPLITS)}, got "
+                f"{folder.name!r}"
             )
-        if len(there) > 1:
-            raise DataError(f"{folder}: has {' and '.join(path.name for path in there)}; expected one of them")
-        found += [(split, path) for path in there]
+        if len(files) > 1:
+            raise DataError(
+                f"{folder}: several metadata files; expected one, got {' and '.join(path.name for path in files)}"
+            )
+        found += [(split, path) for path in files]
     if not found:
-        raise DataError(f"{root}: there is no {', '.join(_FILES[:-1])} or {_FILES[-1]}, here or in a folder of a split")
+        raise DataError(
+            f"{root}: no metadata file; expected {', '.join(_METADATA_FILES[:-1])} or {_METADATA_FILES[-1]} in this "
+            "folder or in a folder named after a split"
+        )
     return found

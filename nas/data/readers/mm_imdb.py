@@ -1,7 +1,7 @@
-"""MM-IMDb (Arevalo et al., ICLR workshop 2017), as it is distributed: plots and posters of films, with their genres.
+"""MM-IMDb (Arevalo et al., ICLR workshop 2017), as it is distributed: film plots and posters, labelled with genres.
 
 split.json            train, dev, test: lists of ids
-dataset/<id>.json     plot (a list, of which the longest is taken), genres
+dataset/<id>.json     plot (a list; the longest is used), genres
 dataset/<id>.jpeg
 """
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nas.common.errors import DataError
-from nas.data.dataset import SPLIT_NAMES, SPLITS, Found, Sample
 from nas.data.images import ImageSource, open_images
 from nas.data.readers.base import Reader
+from nas.data.samples import SPLIT_NAMES, SPLITS, RawDataset, RawSample
 
 GENRES = (
     "Action",
@@ -41,69 +41,67 @@ GENRES = (
     "Western",
 )
 RARE_GENRES = ("News", "Adult", "Talk-Show", "Reality-TV")
-"""Films with one of them are left out, whatever else they are. So MMBT (Kiela et al., 2019) and those after it come to
-23 genres: its preparation drops films with News, and those with a genre that train does not have, as it then has none
-of the other three."""
+"""Films with one of these genres are left out. This gives the 23 genres of MMBT (Kiela et al., 2019) and later work,
+whose preparation drops films with News and films with a genre that train then lacks: the other three."""
 
 
 class MMIMDbReader(Reader):
     """Reads films with a plot and at least one of the 23 genres."""
 
-    def find_samples(self) -> Found:
-        return _find(self.folder)
+    def find_samples(self) -> RawDataset:
+        root, left_out = self.folder, Counter[str]()
+        splits: dict[str, list[RawSample]] = {split: [] for split in SPLITS}
+        for name, ids in _read_splits(root / "split.json").items():
+            for number in ids:
+                path = root / "dataset" / f"{number}.json"
+                film = _read_mapping(path)
+                genres, plot = _genres(path, film), _longest_plot(path, film)
+                rare = [genre for genre in RARE_GENRES if genre in genres]
+                if rare or not genres or not plot:
+                    missing = "plot" if genres else "genre"
+                    left_out[f"films with {rare[0]}" if rare else f"films without {missing}"] += 1
+                    continue
+                splits[name].append(RawSample(f"{number}.jpeg", plot, genres, f"film {number}"))
+        return RawDataset(str(root), splits, has_several_labels=True, class_names=GENRES, left_out=dict(left_out))
 
     def open_images(self) -> ImageSource:
         return open_images(self.folder / "dataset")
 
 
-def _find(root: Path) -> Found:
-    left_out = Counter[str]()
-    splits: dict[str, list[Sample]] = {split: [] for split in SPLITS}
-    for name, ids in _splits(root / "split.json").items():
-        for number in ids:
-            path = root / "dataset" / f"{number}.json"
-            film = _mapping(path)
-            genres, plot = _genres(path, film), _plot(path, film)
-            rare = [genre for genre in RARE_GENRES if genre in genres]
-            if rare or not genres or not plot:
-                left_out[f"films with {rare[0]}" if rare else "films without " + ("plot" if genres else "genre")] += 1
-                continue
-            splits[name].append(Sample(f"{number}.jpeg", plot, genres, f"film {number}"))
-    return Found(str(root), splits, has_several_labels=True, class_names=GENRES, left_out=dict(left_out))
-
-
-def _splits(path: Path) -> dict[str, list[str]]:
-    values = _mapping(path)
+def _read_splits(path: Path) -> dict[str, list[str]]:
+    values = _read_mapping(path)
     if not all(name in SPLIT_NAMES and isinstance(ids, list) for name, ids in values.items()):
-        raise DataError(f"{path}: expected lists of ids under train, dev and test, got {', '.join(values)}")
+        raise DataError(
+            f"{path}: malformed splits; expected lists of ids under train, dev and test, got {', '.join(values)}"
+        )
     return {SPLIT_NAMES[name]: [str(number) for number in ids] for name, ids in values.items()}
 
 
 def _genres(path: Path, film: dict[str, Any]) -> tuple[str, ...]:
     genres = film.get("genres") or []
     if not isinstance(genres, list) or not all(isinstance(genre, str) for genre in genres):
-        raise DataError(f"{path}: genres is {genres!r}; expected a list of texts")
+        raise DataError(f"{path}: malformed genres; expected a list of texts, got {genres!r}")
     for genre in genres:
         if genre not in GENRES and genre not in RARE_GENRES:
-            raise DataError(f"{path}: genre {genre!r} is none of the {len(GENRES)} known ones ({', '.join(GENRES)})")
+            raise DataError(f"{path}: unknown genre {genre!r}; expected one of {', '.join((*GENRES, *RARE_GENRES))}")
     return tuple(dict.fromkeys(genres))
 
 
-def _plot(path: Path, film: dict[str, Any]) -> str:
+def _longest_plot(path: Path, film: dict[str, Any]) -> str:
     plots = film.get("plot") or []
     plots = [plots] if isinstance(plots, str) else plots
     if not isinstance(plots, list) or not all(isinstance(plot, str) for plot in plots):
-        raise DataError(f"{path}: plot is {plots!r}; expected a list of texts")
+        raise DataError(f"{path}: malformed plot; expected a list of texts, got {plots!r}")
     return max(plots, key=len, default="").strip()
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DataError(f"{path}: the file cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise DataError(f"{path}: is not JSON: {error}") from error
+        raise DataError(f"{path}: not valid JSON ({error}); expected a JSON object") from error
     if not isinstance(values, dict):
-        raise DataError(f"{path}: holds {type(values).__name__}; expected keys and values")
+        raise DataError(f"{path}: not a JSON object; expected keys and values, got {type(values).__name__}")
     return values

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from nas.common.errors import DataError
-from nas.data.read import open_images_of, read_data
+from nas.data.dataset import open_dataset_images, read_dataset
 from nas.data.readers.hf_dataset import SavedImages
 from tests.support.folders import config_of
 
@@ -31,10 +31,10 @@ def test_parts_are_splits_and_pictures_are_read_from_them(tmp_path: Path) -> Non
     parts = {"train": part([0, 1, 1]), "validation": part([1]), "test": part([0, 1])}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
     config = config_of("datasets", tmp_path / "saved")
-    data = read_data(config, ("train", "validation", "test"))
+    data = read_dataset(config, ("train", "validation", "test"))
     assert data.class_names == ("cat", "dog")
     assert data.splits["train"].texts[2] == "text 2 of 3" and data.splits["train"].labels.tolist() == [0, 1, 1]
-    images = open_images_of(config)
+    images = open_dataset_images(config)
     assert images.open(data.splits["train"].images[2]).getpixel((0, 0)) == (20, 0, 0)
     assert images.unreadable([*data.splits["test"].images, "test/2", "none/0"]) == ["test/2", "none/0"]
     assert images.fingerprint("train/0") and images.fingerprint("train/3") is None
@@ -44,18 +44,18 @@ def test_one_part_with_a_column_of_splits_and_labels_as_texts(tmp_path: Path) ->
     saved = part(["b", "a", "a"], datasets.Value("string"), part=["train", "train", "val"])
     saved.save_to_disk(tmp_path / "saved")
     config = config_of("datasets", tmp_path / "saved", columns={"split": "part"})
-    data = read_data(config, ("train", "validation"))
+    data = read_dataset(config, ("train", "validation"))
     assert data.class_names == ("a", "b") and data.splits["train"].labels.tolist() == [1, 0]
-    assert open_images_of(config).open(data.splits["validation"].images[0]).getpixel((0, 0)) == (20, 0, 0)
+    assert open_dataset_images(config).open(data.splits["validation"].images[0]).getpixel((0, 0)) == (20, 0, 0)
 
 
 def test_several_labels(tmp_path: Path) -> None:
     part([[0, 1], [], [1]], datasets.List(LABELS)).save_to_disk(tmp_path / "saved")
     values = {"labels": "several", "columns": {"split": None}}
-    data = read_data(config_of("datasets", tmp_path / "saved", **values), ("train",))
+    data = read_dataset(config_of("datasets", tmp_path / "saved", **values), ("train",))
     assert data.splits["train"].labels.tolist() == [[1, 1], [0, 0], [0, 1]]
     with pytest.raises(DataError, match="data, row 0: label is a list; expected one label"):
-        read_data(config_of("datasets", tmp_path / "saved", columns={"split": None}), ("train",))
+        read_dataset(config_of("datasets", tmp_path / "saved", columns={"split": None}), ("train",))
 
 
 def test_arrays_in_place_of_lists_and_missing_pictures(tmp_path: Path) -> None:
@@ -64,30 +64,34 @@ def test_arrays_in_place_of_lists_and_missing_pictures(tmp_path: Path) -> None:
     saved = datasets.Dataset.from_list(values, part([[0]], datasets.List(LABELS)).features)
     saved.with_format("numpy").save_to_disk(tmp_path / "saved")
     config = config_of("datasets", tmp_path / "saved", labels="several", columns={"split": None})
-    data = read_data(config, ("train",))
+    data = read_dataset(config, ("train",))
     assert data.splits["train"].labels.tolist() == [[1, 1], [0, 1], [1, 0]]
-    assert open_images_of(config).unreadable(data.splits["train"].images) == ["/1"]
+    assert open_dataset_images(config).unreadable(data.splits["train"].images) == ["/1"]
 
 
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="none: is no data set that datasets has saved"):
-        read_data(config_of("datasets", tmp_path / "none"), ("train",))
+    with pytest.raises(DataError, match="none: not a saved data set"):
+        read_dataset(config_of("datasets", tmp_path / "none"), ("train",))
     datasets.DatasetDict({"train": part([0, 1, -1])}).save_to_disk(tmp_path / "secret")
     with pytest.raises(DataError, match="train, row 2: label is empty"):
-        read_data(config_of("datasets", tmp_path / "secret"), ("train",))
+        read_dataset(config_of("datasets", tmp_path / "secret"), ("train",))
     part([[0], [1, -1]], datasets.List(LABELS)).save_to_disk(tmp_path / "secrets")
-    with pytest.raises(DataError, match=r"secrets, data, row 1: label holds \[1, -1\]; expected .* 0 to 1"):
-        read_data(config_of("datasets", tmp_path / "secrets", labels="several", columns={"split": None}), ("train",))
-    with pytest.raises(DataError, match="there is no column 'kind'; there are image, text, label"):
-        read_data(config_of("datasets", tmp_path / "secret", columns={"label": "kind"}), ("train",))
-    with pytest.raises(DataError, match=r"data.columns: 'image', 'image', 'label'; expected a column of its own"):
-        read_data(config_of("datasets", tmp_path / "secret", columns={"text": "image"}), ("train",))
+    with pytest.raises(
+        DataError, match=r"secrets, data, row 1: label has an invalid class index; expected 0 to 1, got \[1, -1\]"
+    ):
+        read_dataset(config_of("datasets", tmp_path / "secrets", labels="several", columns={"split": None}), ("train",))
+    with pytest.raises(
+        DataError, match="column 'kind' is missing; expected it in the data set, got image, text, label"
+    ):
+        read_dataset(config_of("datasets", tmp_path / "secret", columns={"label": "kind"}), ("train",))
+    with pytest.raises(DataError, match=r"data.columns names a column twice; .* got 'image', 'image', 'label'"):
+        read_dataset(config_of("datasets", tmp_path / "secret", columns={"text": "image"}), ("train",))
     columns = {"image": "label", "text": "image", "label": "text"}
-    with pytest.raises(DataError, match="column 'label' holds no pictures"):
-        read_data(config_of("datasets", tmp_path / "secret", columns=columns), ("train",))
+    with pytest.raises(DataError, match="column 'label' has no images"):
+        read_dataset(config_of("datasets", tmp_path / "secret", columns=columns), ("train",))
     datasets.DatasetDict({"unsupervised": part([0, 1])}).save_to_disk(tmp_path / "other")
-    with pytest.raises(DataError, match="a part is named 'unsupervised'; expected one of train, validation, test"):
-        read_data(config_of("datasets", tmp_path / "other"), ("train",))
+    with pytest.raises(DataError, match="unknown part; expected one of train, validation, test, got 'unsupervised'"):
+        read_dataset(config_of("datasets", tmp_path / "other"), ("train",))
 
 
 def test_a_picture_with_one_text_in_two_parts_is_found(tmp_path: Path) -> None:
@@ -96,15 +100,15 @@ def test_a_picture_with_one_text_in_two_parts_is_found(tmp_path: Path) -> None:
         tmp_path / "saved"
     )
     config = config_of("datasets", tmp_path / "saved")
-    with pytest.raises(DataError, match=r"1 sample\(s\) are in more than one split: test/0 with one text"):
-        read_data(config, ("train", "validation", "test"))
+    with pytest.raises(DataError, match=r"1 sample\(s\) are in more than one split; .*, got test/0 with the same text"):
+        read_dataset(config, ("train", "validation", "test"))
 
 
 def test_rows_with_one_picture_and_one_text_are_held_out_together(tmp_path: Path) -> None:
     rows = part([0, 1] * 8)
     datasets.concatenate_datasets([rows, rows]).save_to_disk(tmp_path / "saved")
     values = {"columns": {"split": None}, "held_out": {"validation": 0.25, "seed": 1}}
-    data = read_data(config_of("datasets", tmp_path / "saved", **values), ("train", "validation"))
+    data = read_dataset(config_of("datasets", tmp_path / "saved", **values), ("train", "validation"))
     assert len(data.splits["validation"]) == 8 and len(set(data.splits["validation"].texts)) == 4
     assert not set(data.splits["validation"].texts) & set(data.splits["train"].texts)
 
@@ -118,7 +122,7 @@ def test_texts_about_one_picture_share_its_name_and_are_held_out_together(tmp_pa
     others = rows.remove_columns("text").add_column("text", texts).cast(rows.features)
     datasets.concatenate_datasets([rows, others]).save_to_disk(tmp_path / "saved")
     values = {"columns": {"split": None}, "held_out": {"validation": 4, "seed": 1}}
-    data = read_data(config_of("datasets", tmp_path / "saved", **values), ("train", "validation"))
+    data = read_dataset(config_of("datasets", tmp_path / "saved", **values), ("train", "validation"))
     held = data.splits["validation"]
     assert len(set(held.images)) == 4 and not set(held.images) & set(data.splits["train"].images)
     counts = Counter([*held.images, *data.splits["train"].images])
@@ -132,7 +136,7 @@ def test_pictures_that_are_kept_as_paths_may_be_gone(tmp_path: Path, monkeypatch
     for path in paths[:2]:
         Image.new("RGB", (5, 4)).save(path)
     rows = [{"image": {"path": str(path), "bytes": None}} for path in paths]
-    monkeypatch.setattr("nas.data.readers.hf_dataset._undecoded", lambda *arguments: rows)
+    monkeypatch.setattr("nas.data.readers.hf_dataset.load_undecoded", lambda *arguments: rows)
     images = SavedImages(tmp_path, "image")
     assert [images.size(f"train/{row}") for row in range(3)] == [paths[0].stat().st_size, paths[1].stat().st_size, None]
     assert images.digest("train/0") == images.digest("train/1")

@@ -1,0 +1,111 @@
+"""Parse the cells of a row into a sample; shared by the readers whose columns the search file describes."""
+
+import ast
+import math
+import posixpath
+from collections.abc import Mapping
+from typing import Any
+
+from nas.common.errors import DataError
+from nas.config.schema import ColumnsConfig, DataConfig
+from nas.data.samples import SPLIT_NAMES, SPLITS, RawSample
+
+
+def parse_sample(row: Mapping[str, Any], config: DataConfig, *, source: str, place: str) -> RawSample:
+    """Return the sample of a row.
+
+    Args:
+        row: Values by column name.
+        config: The `data` section of the search file.
+        source: The file, for messages.
+        place: The place of the row in the file, for messages: "row 5".
+
+    Raises:
+        DataError: If the image is empty, the label is empty although each sample has one, or a value is not a text.
+    """
+    columns = config.columns
+    where = f"{source}, {place}"
+    labels = parse_labels(row[columns.label], config, where)
+    name = as_text(row[columns.image], f"{where}: {columns.image}")
+    for column, is_empty in ((columns.image, not name), (columns.label, config.labels == "one" and not labels)):
+        if is_empty:
+            raise DataError(f"{where}: {column} is empty; expected an image and a label in every row")
+    # Normalized, so that two spellings of one path are one image.
+    return RawSample(posixpath.normpath(name), as_text(row[columns.text], f"{where}: {columns.text}"), labels, place)
+
+
+def parse_labels(value: Any, config: DataConfig, where: str) -> tuple[str, ...]:
+    """Return the labels of a cell: a list, or a text, which is split at the separator if there may be several.
+
+    Args:
+        value: The cell.
+        config: The `data` section of the search file.
+        where: File and row, for messages.
+
+    Raises:
+        DataError: If a label is not a text, or the cell is a list although each sample has one label.
+    """
+    name = f"{where}: {config.columns.label}"
+    if config.labels == "one":
+        if isinstance(value, list | tuple):
+            raise DataError(f"{name} is a list; expected one label; set data.labels: several to allow more")
+        text = as_text(value, name)
+        return (text,) if text else ()
+    if isinstance(value, list | tuple):
+        parts = [as_text(part, name) for part in value]
+    else:
+        cell = as_text(value, name)
+        if _is_list_literal(cell):  # splitting it would silently create classes such as "['cat'"
+            raise DataError(
+                f"{name} is a list written as text; expected labels separated by {config.label_separator!r} "
+                f"(data.label_separator), or a list in JSON Lines or Parquet, got {cell[:60]!r}"
+            )
+        parts = cell.split(config.label_separator)
+    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+
+
+def _is_list_literal(cell: str) -> bool:
+    """Return whether a cell is a list of texts or numbers in Python or JSON syntax."""
+    if not (cell.startswith("[") and cell.endswith("]")):
+        return False
+    try:
+        return isinstance(ast.literal_eval(cell), list)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # a class name in brackets
+        return False
+
+
+def parse_split(row: Mapping[str, Any], columns: ColumnsConfig, where: str) -> str:
+    """Return the split of a row, from `SPLITS`; train if no column has splits.
+
+    Args:
+        row: Values by column name.
+        columns: Names of the columns.
+        where: File and row, for messages.
+
+    Raises:
+        DataError: If the name of the split is unknown.
+    """
+    if columns.split is None:
+        return "train"
+    name = as_text(row[columns.split], f"{where}: {columns.split}")
+    split = SPLIT_NAMES.get(name.lower())
+    if split is None:
+        raise DataError(f"{where}: {columns.split} is unknown; expected one of {', '.join(SPLITS)}, got {name!r}")
+    return split
+
+
+def as_text(value: Any, where: str) -> str:
+    """Return a cell as text: numbers as they are written; None, and NaN as pandas writes it, as the empty text.
+
+    Args:
+        value: The cell.
+        where: File, row and column, for messages.
+
+    Raises:
+        DataError: If the cell is not a text or a number.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if not isinstance(value, str | int | float):
+        raise DataError(f"{where} is not a text; expected a text, got {type(value).__name__}")
+    return str(value).strip()
