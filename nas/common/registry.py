@@ -1,8 +1,8 @@
-"""Registries of extensions: names, and where the code of each is found.
+"""Registries of extensions: names, and where the code of each extension is found.
 
-An entry names its classes as `package.module:Name`, so that a registry can be listed without importing torch. Built-in
-entries come from one module of this package, further ones from entry points of installed packages; both are loaded
-when a registry is first asked.
+Entries name their classes and functions as `package.module:Name`, so that a registry can be listed without importing
+torch. Built-in entries are registered by a function of this package, others through entry points of installed packages;
+both are loaded the first time a registry is read.
 """
 
 import importlib
@@ -16,13 +16,13 @@ Entry = TypeVar("Entry")
 
 
 class Registry(Generic[Entry]):
-    """Entries of one kind of extension, by name, in the order of their registration.
+    """Entries of one kind of extension by name, in the order of their registration.
 
     Args:
-        kind: What an entry is, for messages ("fusion family").
-        builtins: The module whose `register()` registers what this package brings.
-        entry_points: The group of entry points through which other packages register theirs; each names a function
-            without arguments that does so. None where the kind cannot be extended from outside.
+        kind: The kind of the entries, for messages ("fusion family").
+        builtins: The function that registers the built-in entries, as `package.module:function`.
+        entry_points: The group of entry points through which other packages register entries; each entry point names a
+            function without arguments. None if the kind has no entry points.
     """
 
     def __init__(self, kind: str, *, builtins: str, entry_points: str | None = None) -> None:
@@ -39,13 +39,18 @@ class Registry(Generic[Entry]):
             ExtensionError: If the name is taken.
         """
         if name in self._entries:
-            raise ExtensionError(f"{self.kind} {name!r}: registered twice; expected a name that is not taken")
+            raise ExtensionError(f"{self.kind} {name!r}: the name is taken; expected a new name")
         self._entries[name] = entry
 
     def names(self) -> tuple[str, ...]:
-        """All names, the built-in ones first."""
+        """Return all names, the built-in ones first."""
         self._load()
         return tuple(self._entries)
+
+    def get(self, name: str) -> Entry | None:
+        """Return an entry, or None if the name is not registered."""
+        self._load()
+        return self._entries.get(name)
 
     def __getitem__(self, name: str) -> Entry:
         self._load()
@@ -66,8 +71,18 @@ class Registry(Generic[Entry]):
     def _load(self) -> None:
         if self._is_loaded:
             return
-        self._is_loaded = True  # before registering, which may look names up
-        importlib.import_module(self._builtins).register()
+        self._is_loaded = True  # set first, since registering may read the registry
+        earlier, self._entries = self._entries, {}
+        try:
+            load_object(self._builtins)()
+            for name, entry in earlier.items():  # registered before the first read
+                self.register(name, entry)
+            self._load_entry_points()
+        except BaseException:
+            self._is_loaded, self._entries = False, earlier
+            raise
+
+    def _load_entry_points(self) -> None:
         if self._entry_points is None:
             return
         for point in importlib.metadata.entry_points(group=self._entry_points):
@@ -75,22 +90,22 @@ class Registry(Generic[Entry]):
                 point.load()()
             except ExtensionError:
                 raise
-            except Exception as error:  # code of another package
+            except Exception as error:  # code of another package can fail in any way
                 raise ExtensionError(
-                    f"entry point {point.name} = {point.value!r} of group {self._entry_points}: cannot be loaded "
+                    f"entry point {point.name} = {point.value!r} in group {self._entry_points}: failed to load "
                     f"({type(error).__name__}: {error}); expected a function without arguments that registers a "
                     f"{self.kind}"
                 ) from error
 
 
 def load_object(target: str) -> Any:
-    """Import what a string names.
+    """Import and return an object.
 
     Args:
-        target: `package.module:Name`.
+        target: The object, as `package.module:Name`.
 
     Raises:
-        ExtensionError: If there is no such module, or nothing of that name in it.
+        ExtensionError: If the module or the name does not exist.
     """
     module, _, name = target.partition(":")
     try:

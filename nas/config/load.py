@@ -18,7 +18,6 @@ from nas.config.schema import (
     FEATURE_DTYPES,
     LEARNING_RATES,
     SAMPLINGS,
-    SCORES,
     WHEN_TOO_LARGE,
     BudgetConfig,
     ColumnsConfig,
@@ -33,7 +32,9 @@ from nas.config.schema import (
     SearchConfig,
     SupernetConfig,
 )
-from nas.search.objectives import COSTS, METRICS, Constraint
+from nas.search.costs import COSTS
+from nas.search.metrics import METRICS, metric_names
+from nas.search.objectives import Constraint
 from nas.search.space import Architecture, Gene, Granularity, SearchSpace
 from nas.search.space.families import FAMILIES, load_architecture_class
 from nas.search.strategies.base import EvolutionSettings
@@ -217,15 +218,17 @@ def parse_config(values: Any, *, source: str, base_directory: Path) -> Config:
         )
     if config.deterministic and config.search.wants_latency:
         problems.append(
-            "search.objective and search.constraints: latency is not allowed with deterministic: true; it is measured, "
-            "and not the same twice"
+            "search.objective and search.constraints: measured costs such as latency are not allowed with "
+            "deterministic: true; a measured value is not reproducible"
         )
-    asked = (config.search.objective, *(constraint.quantity for constraint in config.search.constraints))
-    if config.data.has_several_labels and "balanced_accuracy" in asked:
-        problems.append(
-            "search.objective and search.constraints: balanced_accuracy is not allowed where samples have several "
-            "labels; expected macro_f1, micro_f1, mean_average_precision or accuracy"
-        )
+    is_multi_label = config.data.has_several_labels
+    kind = "multi-label" if is_multi_label else "single-label"
+    for name in (config.search.objective, *(constraint.quantity for constraint in config.search.constraints)):
+        if name in METRICS and not METRICS[name].applies_to(is_multi_label=is_multi_label):
+            problems.append(
+                f"search.objective and search.constraints: {name} is not allowed for {kind} data; expected "
+                f"{', '.join(metric_names(is_multi_label=is_multi_label))}"
+            )
     root.reject_unknown_keys()
     if problems:
         raise ConfigError(source, problems)
@@ -431,7 +434,9 @@ def _search(section: _Section, space: SearchSpace) -> SearchConfig:
         objective=objective,
         costs=tuple(costs),
         constraints=_constraints(section),
-        proxy_metric=section.text("proxy_metric", choices=SCORES, default="objective"),
+        proxy_metric=section.text(
+            "proxy_metric", choices=("objective", *metric_names(role="proxy")), default="objective"
+        ),
         latency_batch=section.integer("latency_batch", 1, default=1),
         eval_batch=section.integer("eval_batch", 1, default=1),
         round_size=section.integer("round_size", 1),
@@ -470,16 +475,17 @@ def _search(section: _Section, space: SearchSpace) -> SearchConfig:
 
 
 def _objectives(section: _Section) -> list[str]:
-    allowed = f"one of {', '.join(METRICS)}, or a list that begins with one and goes on with any of {', '.join(COSTS)}"
+    metrics = metric_names()
+    allowed = f"one of {', '.join(metrics)}, or a list of one of them and any of {', '.join(COSTS)}"
     value = section.get("objective", _MISSING, allowed)
     if value is _MISSING:
-        return [METRICS[0]]
+        return [metrics[0]]
     names = value if isinstance(value, list) else [value]
-    is_known = all(isinstance(name, str) for name in names) and bool(names) and names[0] in METRICS
+    is_known = all(isinstance(name, str) for name in names) and bool(names) and names[0] in metrics
     if is_known and set(names[1:]) <= set(COSTS) and len(set(names)) == len(names):
         return list(names)
     section.problem("objective", value, allowed)
-    return [METRICS[0]]
+    return [metrics[0]]
 
 
 def _constraints(section: _Section) -> tuple[Constraint, ...]:

@@ -38,7 +38,9 @@ class ReaderEntry:
         return "columns" in self.keys
 
 
-READERS: Registry[ReaderEntry] = Registry("data reader", builtins="nas.data.register", entry_points="pmf_nas.readers")
+READERS: Registry[ReaderEntry] = Registry(
+    "data reader", builtins="nas.data.register:register", entry_points="pmf_nas.readers"
+)
 
 
 def register_reader(

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.config.readers import READERS
-from nas.search.objectives import Constraint, CostModel, Objectives
+from nas.search.costs import COSTS, CostModel
+from nas.search.metrics import METRICS
+from nas.search.objectives import Constraint, Objectives
 from nas.search.space import Architecture, SearchSpace
 from nas.search.strategies.base import EvolutionSettings
 from nas.search.trial import Stage
 
 SAMPLINGS = ("uniform", "sandwich", "balanced")
-SCORES = ("objective", "cross_entropy")
 COLUMNS = ("image", "text", "label", "split")
 FEATURE_DTYPES = ("float16", "float32")
 WHEN_TOO_LARGE = ("reject", "accumulate")
@@ -205,12 +206,13 @@ class SearchConfig:
     def score_of(self, stage: Stage, metrics: Mapping[str, float]) -> float:
         """A candidate's score at a stage; higher is better."""
         name = self.score_name(stage)
-        return -metrics[name] if name == "cross_entropy" else metrics[name]
+        return METRICS[name].score(metrics[name])
 
     @property
     def wants_latency(self) -> bool:
-        """Whether latency has to be measured."""
-        return "latency" in (*self.costs, *(constraint.quantity for constraint in self.constraints))
+        """Whether latency is measured, because a measured cost is an objective or bounded."""
+        bounded = (constraint.quantity for constraint in self.constraints)
+        return any(COSTS[name].is_measured for name in (*self.costs, *bounded) if name in COSTS)
 
 
 @dataclass(frozen=True)

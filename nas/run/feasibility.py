@@ -8,7 +8,7 @@ from nas.common.units import format_bytes
 from nas.config.schema import BudgetConfig
 from nas.memory.calibration import PeakCalibration
 from nas.memory.prediction import MemoryModel
-from nas.search.objectives import Constraint
+from nas.search.objectives import Constraint, broken_prediction, memory_constraint
 from nas.search.space import Architecture
 from nas.storage.study import Study
 
@@ -51,9 +51,9 @@ class Feasibility:
         constraints: Sequence[Constraint] = (),
     ) -> None:
         self._memory = memory
-        bounds = {constraint.quantity: constraint.bound for constraint in constraints}
-        self._most_bytes = int(min(budget.memory_bytes, bounds.get("peak_memory", math.inf)))
-        self._most_parameters = bounds.get("trainable_parameters", math.inf)
+        memory_bound = memory_constraint(constraints)
+        self._most_bytes = int(min(budget.memory_bytes, math.inf if memory_bound is None else memory_bound.bound))
+        self._constraints = tuple(constraints)
         self._budget = budget
         self._correction = correction
         self._study = study
@@ -102,9 +102,10 @@ class Feasibility:
                 f"predicted peak {format_bytes(peak_bytes)} ({peak_bytes} bytes), budget "
                 f"{format_bytes(self._most_bytes)}"
             )
-            if self._has_too_many_parameters(architecture):
-                count = self._memory.parameter_count(architecture)
-                reason = f"{count:,} trainable parameters, allowed {self._most_parameters:,.0f}"
+            broken = broken_prediction(self._constraints, self._memory, architecture)
+            if broken is not None:
+                constraint, value = broken
+                reason = f"constraint {constraint}: got {value:.17g}"
             self._study.reject_infeasible(architecture, reason, peak_bytes)
         return False
 
@@ -113,11 +114,10 @@ class Feasibility:
         return 0 if self._correction is None else self._correction.correction_bytes
 
     def _is_ruled_out(self, architecture: Architecture) -> bool:
-        return architecture in self._outgrown or self._has_too_many_parameters(architecture)
+        return architecture in self._outgrown or self._breaks_constraint(architecture)
 
-    def _has_too_many_parameters(self, architecture: Architecture) -> bool:
-        most = self._most_parameters
-        return not math.isinf(most) and self._memory.parameter_count(architecture) > most
+    def _breaks_constraint(self, architecture: Architecture) -> bool:
+        return broken_prediction(self._constraints, self._memory, architecture) is not None
 
     def outgrew(self, architecture: Architecture) -> None:
         """It ran out of memory although it was alone: it does not fit, whatever is predicted."""

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from nas.common.files import write_atomically
-from nas.search.objectives import METRICS
+from nas.search.metrics import metric_names
 from nas.search.space import Architecture, format_gene
 from nas.search.trial import STAGES, Result
 from nas.storage.study import Rejection, Study
 
 _COLUMNS_BEFORE_GENES = ("trial", "stage", "round", "status")
-_COLUMNS_BEHIND_GENES = (
-    "score",
-    *METRICS,
+_COLUMNS_AFTER_METRICS = (
     "training_steps",
     "supernet_steps",
     "seed",
@@ -50,7 +48,13 @@ def write_results(path: Path, study: Study, architecture_class: type[Architectur
     """
     rounds = study.rounds
     rows: list[tuple[object, ...]] = [
-        (*_COLUMNS_BEFORE_GENES, *architecture_class.gene_names(), *_COLUMNS_BEHIND_GENES)
+        (
+            *_COLUMNS_BEFORE_GENES,
+            *architecture_class.gene_names(),
+            "score",
+            *metric_names(),
+            *_COLUMNS_AFTER_METRICS,
+        )
     ]
     for stage in STAGES:
         rows.extend(_finished_row(result, rounds.get(result.trial, "")) for result in study.results(stage))
@@ -68,7 +72,7 @@ def _finished_row(result: Result, round_index: int | str) -> tuple[object, ...]:
         "finished",
         *_genes(result.architecture),
         result.score,
-        *(result.metrics.get(name, "") for name in METRICS),
+        *(result.metrics.get(name, "") for name in metric_names()),
         result.step_count,
         result.supernet_steps,
         result.seed,
@@ -83,7 +87,7 @@ def _finished_row(result: Result, round_index: int | str) -> tuple[object, ...]:
 
 
 def _rejected_row(rejection: Rejection, round_index: int | str) -> tuple[object, ...]:
-    unknown = [""] * (6 + len(METRICS))  # score, metrics, steps, seed, micro-batches and time
+    unknown = [""] * (6 + len(metric_names()))  # score, metrics, steps, seed, micro-batches and time
     return (
         rejection.trial,
         rejection.stage,

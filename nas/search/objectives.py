@@ -1,33 +1,29 @@
-"""What a search wants: a metric, costs beside it, and bounds on each. No torch here."""
+"""The objectives of a search: one metric, optional costs, and constraints on any of them. Imports no torch."""
 
 import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
-from nas.common.units import format_bytes, parse_bytes
+from nas.search.costs import COSTS, Cost, CostModel, number_parser
+from nas.search.metrics import metric_names
 from nas.search.pareto import Values, fronts, ranks
 from nas.search.space import Architecture
 from nas.search.trial import Result
 
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "mean_average_precision")
-"""On validation; better when higher. Where samples may have several labels, there is no balanced accuracy."""
-
-COSTS = ("peak_memory", "trainable_parameters", "latency")
-"""Of a candidate: predicted bytes of its training; their number; measured seconds of a forward pass from the base
-features. Better when lower."""
-
 Pick = Literal["best", "knee", "smallest-within"]
+
+_parse_metric = number_parser({"": 1.0})
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """A bound: costs at most, metrics at least.
+    """A bound on one quantity: an upper bound on a cost, or a lower bound on a metric.
 
     Args:
-        quantity: One of `COSTS` or `METRICS`.
-        bound: In bytes, numbers, seconds or as the metric is.
+        quantity: The name of a registered cost, or of a metric that can be an objective.
+        bound: The bound, in the unit of the quantity.
     """
 
     quantity: str
@@ -35,62 +31,75 @@ class Constraint:
 
     @classmethod
     def parse(cls, text: str) -> "Constraint":
-        """`peak_memory <= 2GiB`, `trainable_parameters <= 500k`, `latency <= 5ms`, `accuracy >= 0.6`.
+        """Parse a constraint of a search file.
+
+        Examples: `peak_memory <= 2GiB`, `trainable_parameters <= 500k`, `latency <= 5ms`, `accuracy >= 0.6`.
 
         Raises:
-            ValueError: If the text has another form; says which is allowed.
+            ValueError: If the text has another form; the message names the allowed forms.
         """
+        metrics = metric_names()
         match = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*(\S+)\s*", text)
-        if match is None or match[1] not in (*COSTS, *METRICS) or (match[2] == "<=") != (match[1] in COSTS):
+        if match is None or match[1] not in (*COSTS, *metrics) or (match[2] == "<=") != (match[1] in COSTS):
             raise ValueError(
-                f"expected one of {', '.join(COSTS)} with <=, or of {', '.join(METRICS)} with >=, and a bound, "
+                f"expected {' or '.join(COSTS)} with <= and a bound, or {' or '.join(metrics)} with >= and a bound, "
                 f"got {text!r}"
             )
         quantity, _, bound = match.groups()
-        if quantity == "peak_memory":
-            return cls(quantity, parse_bytes(bound))
-        factors = {"latency": {"ms": 1e-3, "s": 1.0}, "trainable_parameters": {"": 1.0, "k": 1e3, "M": 1e6}}
-        units = factors.get(quantity, {"": 1.0})
-        number = re.fullmatch(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)([a-zA-Z]*)", bound)
-        if number is None or number[2] not in units:
-            known = " or ".join(unit or "no unit" for unit in units)
-            raise ValueError(f"expected {quantity} with a number with {known}, got {text!r}")
-        return cls(quantity, float(number[1]) * units[number[2]])
+        try:
+            return cls(quantity, (COSTS[quantity].parse_bound if quantity in COSTS else _parse_metric)(bound))
+        except ValueError as error:
+            raise ValueError(f"{quantity}: {error}") from error
+
+    @property
+    def cost(self) -> Cost | None:
+        """The bounded cost; None if a metric is bounded."""
+        return COSTS.get(self.quantity)
 
     def __str__(self) -> str:
-        relation = "<=" if self.quantity in COSTS else ">="
-        bound = f"{self.bound:.0f}B" if self.quantity == "peak_memory" else f"{self.bound:.17g}"
-        return f"{self.quantity} {relation} {bound}{'s' if self.quantity == 'latency' else ''}"
+        if self.cost is None:
+            return f"{self.quantity} >= {self.bound:.17g}"
+        return f"{self.quantity} <= {self.cost.format_bound(self.bound)}"
 
     def is_met(self, value: float) -> bool:
-        return value <= self.bound if self.quantity in COSTS else value >= self.bound
+        """Return whether a value of the quantity meets the bound."""
+        return value >= self.bound if self.cost is None else value <= self.bound
 
 
-def shown_cost(quantity: str, value: float) -> str:
-    """For people."""
-    if quantity == "peak_memory":
-        return format_bytes(value)
-    return f"{value * 1000:.2f} ms" if quantity == "latency" else f"{value:,.0f}"
+def memory_constraint(constraints: Sequence[Constraint]) -> Constraint | None:
+    """Return the constraint that lowers the memory budget of each candidate, or None."""
+    return next((entry for entry in constraints if entry.cost is not None and entry.cost.limits_memory), None)
 
 
-class CostModel(Protocol):
-    """What costs are known of before anything is run."""
+def broken_prediction(
+    constraints: Sequence[Constraint], model: CostModel, architecture: Architecture
+) -> tuple[Constraint, float] | None:
+    """Return the first constraint that an architecture breaks before it is run, and its predicted cost, or None.
 
-    def parameter_count(self, architecture: Architecture) -> int:
-        """Trainable parameters."""
+    Constraints on memory are left to the memory budget, which can divide batches to meet them.
 
-    def architecture_bytes(self, architecture: Architecture) -> int:
-        """Predicted peak of its training, without what every training needs."""
+    Args:
+        constraints: The constraints of the search.
+        model: The model that predicts costs.
+        architecture: The architecture to check.
+    """
+    for constraint in constraints:
+        cost = constraint.cost
+        if cost is not None and cost.predict is not None and not cost.limits_memory:
+            value = cost.predict(model, architecture)
+            if not constraint.is_met(value):
+                return constraint, value
+    return None
 
 
 class Objectives:
-    """Puts results in order.
+    """Orders results by the objectives and constraints of a search.
 
     Args:
-        metric: The first objective, the score of every result.
-        costs: Further ones.
-        constraints: Bounds on any of `COSTS` and `METRICS`.
-        model: Knows costs; None where there are none among the objectives.
+        metric: The name of the first objective, the score of every result.
+        costs: The names of further objectives.
+        constraints: Bounds on costs and metrics.
+        model: The model that predicts costs; required if a predicted cost is an objective.
     """
 
     def __init__(
@@ -103,34 +112,39 @@ class Objectives:
         self.metric = metric
         self.costs = tuple(costs)
         self.constraints = tuple(constraints)
+        self._costs = [COSTS[name] for name in costs]
         self._model = model
 
     def values(self, result: Result) -> Values:
-        """One number an objective, each better when higher; nothing in it is measured but the metric and latency."""
-        return result.score, *(-self._cost(quantity, result) for quantity in self.costs)
+        """Return one value per objective, higher is better."""
+        return result.score, *(-self._cost(cost, result) for cost in self._costs)
 
-    def _cost(self, quantity: str, result: Result) -> float:
-        if quantity == "latency":
-            return math.inf if result.latency_seconds is None else result.latency_seconds
-        if self._model is None:
-            raise ValueError(f"nobody here knows {quantity}")
-        if quantity == "peak_memory":
-            return self._model.architecture_bytes(result.architecture)
-        return self._model.parameter_count(result.architecture)
+    def _cost(self, cost: Cost, result: Result) -> float:
+        if cost.measure is not None:
+            measured = cost.measure(result)
+            return math.inf if measured is None else measured
+        if cost.predict is None or self._model is None:
+            raise ValueError(f"cost {cost.name!r} requires a cost model")
+        return cost.predict(self._model, result.architecture)
 
     def is_eligible(self, result: Result) -> bool:
-        """Whether it meets the bounds that only results show: on latency and, of full trainings, on metrics."""
+        """Return whether a result meets all constraints that only results can show.
+
+        These are constraints on measured costs and, for full training, on metrics.
+        """
         for constraint in self.constraints:
-            if constraint.quantity == "latency":
-                if result.latency_seconds is not None and not constraint.is_met(result.latency_seconds):
-                    return False
-            elif constraint.quantity in METRICS and result.stage == "full":
-                if not constraint.is_met(result.metrics[constraint.quantity]):
-                    return False
+            cost = constraint.cost
+            value: float | None = None
+            if cost is not None and cost.measure is not None:
+                value = cost.measure(result)
+            elif cost is None and result.stage == "full":
+                value = result.metrics[constraint.quantity]
+            if value is not None and not constraint.is_met(value):
+                return False
         return True
 
     def ranked(self, results: Sequence[Result]) -> list[Result]:
-        """Best first: who meets the bounds before who does not; by front and crowding, then by trial."""
+        """Return the results, best first: the eligible ones, then the others, each by front, crowding and trial."""
         eligible = [result for result in results if self.is_eligible(result)]
         others = [result for result in results if not self.is_eligible(result)]
         return [*self._in_order(eligible), *self._in_order(others)]
@@ -139,16 +153,16 @@ class Objectives:
         if not self.costs:
             return sorted(results, key=lambda result: (-result.score, result.trial))
         order = ranks([self.values(result) for result in results])
-        places = sorted(range(len(results)), key=lambda place: (order[place], results[place].trial))
-        return [results[place] for place in places]
+        indices = sorted(range(len(results)), key=lambda index: (order[index], results[index].trial))
+        return [results[index] for index in indices]
 
     def front(self, results: Sequence[Result]) -> list[Result]:
-        """Those that no other one is better than in everything, highest metric first."""
+        """Return the Pareto front of the eligible results, highest score first."""
         eligible = [result for result in results if self.is_eligible(result)]
         if not eligible:
             return []
         first = fronts([self.values(result) for result in eligible])[0]
-        return sorted((eligible[place] for place in first), key=lambda result: (-result.score, result.trial))
+        return sorted((eligible[index] for index in first), key=lambda result: (-result.score, result.trial))
 
 
 def pick(
@@ -159,16 +173,16 @@ def pick(
     size: Callable[[Architecture], float],
     within: float = 0.0,
 ) -> Result | None:
-    """One of several full trainings; None if none meets the bounds.
+    """Return one of several results, or None if none meets the constraints.
 
     Args:
-        results: Of one stage.
-        objectives: Of the search.
-        how: `best`: the highest metric. `knee`: of the front, who is nearest to having the best of everything, each
-            objective taken from its worst to its best on the front. `smallest-within`: the smallest whose metric is at
-            most `within` below the highest.
-        size: Of an architecture; for instance its trainable parameters.
-        within: For `smallest-within`.
+        results: The results of one stage.
+        objectives: The objectives of the search.
+        how: The rule. `best`: the highest score. `knee`: the point of the front nearest to the best value of every
+            objective, each objective scaled to its range on the front. `smallest-within`: the smallest architecture
+            whose score is at most `within` below the highest.
+        size: Function that returns the size of an architecture, for instance its trainable parameters.
+        within: The tolerance of `smallest-within`.
     """
     eligible = [result for result in results if objectives.is_eligible(result)]
     eligible.sort(key=lambda result: (-result.score, result.trial))
@@ -185,10 +199,10 @@ def pick(
     worst = [min(values) for values in zip(*points, strict=True)]
 
     def distance(values: Values) -> float:
-        shares = [
+        gaps = [
             (high - value) / (high - low) if high > low else 0.0
             for value, high, low in zip(values, best, worst, strict=True)
         ]
-        return math.hypot(*shares)
+        return math.hypot(*gaps)
 
     return min(zip(front, points, strict=True), key=lambda entry: distance(entry[1]))[0]

@@ -1,6 +1,7 @@
-"""Who is promoted: scores of one stage decide who enters the next, and are never mixed with another's.
+"""Promotion: scores of one stage decide which candidates enter the next stage.
 
-Everyone is scored with inherited weights; the promising are trained for a while; the best of those in full.
+All candidates are scored with the weights of the supernet (`one_shot`), the promising ones are trained for a while
+(`short`), and the best of those are trained in full. Scores of different stages are never compared.
 """
 
 import heapq
@@ -13,12 +14,14 @@ from nas.search.trial import Result
 
 
 class PromotionQueue:
-    """Knows the scores so far, and who is due to be trained; of one objective it says so as fast when there are many.
+    """Candidates that are due for short training, and the order of full training.
+
+    With a single objective and no constraints a heap makes `next_training` fast for many candidates.
 
     Args:
-        objectives: The order of results.
-        round_size: Scored candidates of a round.
-        promotion_fraction: The share of every round that is trained briefly.
+        objectives: The objectives that order results.
+        round_size: The number of scored candidates in a round.
+        promotion_fraction: The fraction of every round that receives short training.
     """
 
     def __init__(self, objectives: Objectives, *, round_size: int, promotion_fraction: float) -> None:
@@ -31,35 +34,36 @@ class PromotionQueue:
         self._best_first: list[tuple[float, int]] = []
 
     def add_scored(self, result: Result) -> None:
-        """Take an inherited score into account."""
+        """Add a result of the `one_shot` stage."""
         self._scored[result.trial] = result
         heapq.heappush(self._best_first, (-result.score, result.trial))
 
     def add_trained(self, result: Result) -> None:
-        """Take a score after training into account."""
+        """Add a result of the `short` stage."""
         self._trained[result.trial] = result
         self.take(result.trial)
 
     def take(self, trial: int) -> None:
-        """Promote no more: the candidate is being trained, was trained, or failed to train."""
+        """Remove a candidate from the queue: its short training is running, finished or has failed."""
         self._taken.add(trial)
 
     def give_back(self, trial: int) -> None:
-        """Whose training was stopped is due again."""
+        """Return a candidate to the queue, because its short training was stopped."""
         self._taken.discard(trial)
         if trial in self._scored:
             heapq.heappush(self._best_first, (-self._scored[trial].score, trial))
 
     def next_training(self, *, is_complete: bool, fits: Callable[[Architecture], bool]) -> Result | None:
-        """The candidate to be trained for a while next, or None while nobody is due: the best that was not taken.
+        """Return the best candidate due for short training that was not taken, or None.
 
         Args:
-            is_complete: Nobody else will be scored, so a last incomplete round counts.
-            fits: Whether an architecture fits the memory budget; asked again for nobody who did not.
+            is_complete: Whether all candidates have been scored, so that an incomplete last round counts.
+            fits: Callback that returns whether an architecture fits the memory budget; an architecture that does not
+                fit is not checked again.
         """
         rounds = len(self._scored) / self._round_size
-        share = self._round_size * self._promotion_fraction
-        if len(self._taken) >= round(share * (rounds if is_complete else math.floor(rounds))):
+        per_round = self._round_size * self._promotion_fraction
+        if len(self._taken) >= round(per_round * (rounds if is_complete else math.floor(rounds))):
             return None
         if self._objectives.costs or self._objectives.constraints:
             order = self._objectives.ranked(list(self._scored.values()))
@@ -73,9 +77,10 @@ class PromotionQueue:
         return None
 
     def promotion_order(self) -> list[Result]:
-        """Who is to be trained in full, first to last: by trained score, and after those by inherited score.
+        """Return all candidates in the order of full training.
 
-        Who is known to break a bound comes after all others.
+        Candidates with a `short` score come before those with only a `one_shot` score; candidates that are known to
+        break a constraint come last.
         """
         rest = [result for trial, result in self._scored.items() if trial not in self._trained]
         order = [*self._objectives.ranked(list(self._trained.values())), *self._objectives.ranked(rest)]

@@ -161,7 +161,7 @@ def test_objectives_and_bounds_survive_being_written(project: Project) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"search.objective": ["latency", "accuracy"]}, "a list that begins with one and goes on with any of"),
+        ({"search.objective": ["latency", "accuracy"]}, "or a list of one of them and any of"),
         ({"search.objective": ["accuracy", "accuracy"]}, "search.objective: ['accuracy', 'accuracy'] is not allowed"),
         (
             {"search.initial_architectures": [{"fusion_layer": 1}]},
@@ -173,15 +173,15 @@ def test_objectives_and_bounds_survive_being_written(project: Project) -> None:
         ),
         ({"search.objective": []}, "search.objective: [] is not allowed"),
         ({"search.constraints": "latency <= 1s"}, "expected a list of bounds"),
-        ({"search.constraints": ["latency >= 1s"]}, "search.constraints: expected one of peak_memory"),
+        ({"search.constraints": ["latency >= 1s"]}, "search.constraints: expected peak_memory or"),
         (
             {"search.constraints": ["latency <= 1s", "latency <= 2s"]},
             "search.constraints: 'latency <= 2s' is not allowed; expected one bound on latency",
         ),
-        ({"search.constraints": ["latency <= 1"]}, "search.constraints: expected latency with a number with ms or s"),
+        ({"search.constraints": ["latency <= 1"]}, "search.constraints: latency: expected a number with ms or s"),
         (
             {"search.objective": ["accuracy", "latency"], "deterministic": True},
-            "latency is not allowed with deterministic: true",
+            "latency are not allowed with deterministic: true",
         ),
     ],
 )

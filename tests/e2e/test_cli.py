@@ -249,4 +249,6 @@ def test_a_data_set_with_several_labels_from_search_to_prediction(
 def test_balanced_accuracy_of_several_labels_is_refused(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     source = project.write("both.yaml", **{"data.labels": "several", "search.objective": "balanced_accuracy"})
     assert main(["search", str(source), "--workers", "0"]) == 2
-    assert "balanced_accuracy is not allowed where samples have several labels" in capsys.readouterr().err
+    assert (
+        "balanced_accuracy is not allowed for multi-label data; expected accuracy, macro_f1" in capsys.readouterr().err
+    )

@@ -334,7 +334,7 @@ def test_costs_are_objectives_and_bounds_are_kept(project: Project, machine: Exe
         assert memory.parameter_count(result.architecture) <= bound
         assert result.latency_seconds is not None and 0 < result.latency_seconds < 1
     with open_study(run, read_run(run)) as study:
-        too_large = [entry for entry in study.rejections if f"trainable parameters, allowed {bound:,}" in entry.reason]
+        too_large = [entry for entry in study.rejections if f"trainable_parameters <= {bound}: got" in entry.reason]
         assert too_large and all(memory.parameter_count(entry.architecture) > bound for entry in too_large)
     for how in (["best"], ["knee"], ["smallest-within", "1"]):
         model = tmp_path / how[0]

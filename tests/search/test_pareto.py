@@ -11,24 +11,24 @@ POINTS = st.integers(1, 3).flatmap(
 
 
 @given(POINTS)
-def test_fronts_are_what_the_definition_says(points: list[tuple[float, ...]]) -> None:
+def test_fronts_match_their_definition(points: list[tuple[float, ...]]) -> None:
     found = fronts(points)
-    assert sorted(place for front in found for place in front) == list(range(len(points)))
+    assert sorted(point_index for front in found for point_index in front) == list(range(len(points)))
     for index, front in enumerate(found):
-        for place in front:
-            assert not any(dominates(points[other], points[place]) for other in front)
+        for point_index in front:
+            assert not any(dominates(points[other], points[point_index]) for other in front)
             if index:
-                assert any(dominates(points[other], points[place]) for other in found[index - 1])
+                assert any(dominates(points[other], points[point_index]) for other in found[index - 1])
 
 
-def test_crowding_is_the_sides_of_the_box_between_neighbours() -> None:
+def test_crowding_distance_is_the_normalised_gap_between_neighbours() -> None:
     points = [(0.0, 4.0), (1.0, 3.0), (3.0, 1.0), (4.0, 0.0)]
     assert crowding(points) == [math.inf, 3 / 4 + 3 / 4, 3 / 4 + 3 / 4, math.inf]
     assert crowding([(1.0, 1.0)] * 3)[1] == 0.0 and crowding([]) == []
 
 
 @given(st.lists(st.integers(0, 5).map(float), max_size=20))
-def test_one_objective_is_ranked_by_its_value(values: list[float]) -> None:
+def test_a_single_objective_is_ranked_by_its_value(values: list[float]) -> None:
     order = ranks([(value,) for value in values])
     for first, one in zip(order, values, strict=True):
         for second, other in zip(order, values, strict=True):

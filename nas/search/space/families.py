@@ -22,7 +22,9 @@ class Family:
     model: str
 
 
-FAMILIES: Registry[Family] = Registry("fusion family", builtins="nas.models.register", entry_points="pmf_nas.families")
+FAMILIES: Registry[Family] = Registry(
+    "fusion family", builtins="nas.models.register:register", entry_points="pmf_nas.families"
+)
 
 
 def register_family(name: str, *, architecture: str, model: str) -> None:

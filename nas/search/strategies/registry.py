@@ -9,7 +9,7 @@ from nas.search.space import Architecture, SearchSpace
 from nas.search.strategies.base import EvolutionSettings, Strategy, Task
 
 STRATEGIES: Registry[str] = Registry(
-    "search strategy", builtins="nas.search.register", entry_points="pmf_nas.strategies"
+    "search strategy", builtins="nas.search.register:register_strategies", entry_points="pmf_nas.strategies"
 )
 """The class of each strategy, as `package.module:Class`, by its name in search files."""
 

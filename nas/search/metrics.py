@@ -1,0 +1,75 @@
+"""Metrics of a trained candidate, as objects in one registry. Imports no torch.
+
+To add a metric, write the function that computes it, as in `nas.training.metrics`, and register it with one line, as in
+`nas.search.register`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nas.common.registry import Registry
+
+Labels = Literal["any", "single", "multiple"]
+Role = Literal["objective", "proxy", "report"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric on the validation split.
+
+    Args:
+        name: The name in search files, results and reports.
+        function: The function that computes it from `nas.training.metrics.Predictions`, as `package.module:function`.
+        higher_is_better: Whether a higher value is better.
+        labels: The data it applies to: `single`-label, `multiple`-label, or `any`.
+        role: `objective`: may be the objective of a search, and be bounded; `proxy`: may only rank candidates before
+            full training; `report`: is only reported.
+    """
+
+    name: str
+    function: str
+    higher_is_better: bool = True
+    labels: Labels = "any"
+    role: Role = "objective"
+
+    def applies_to(self, *, is_multi_label: bool) -> bool:
+        """Return whether the metric is defined for the data."""
+        return self.labels in ("any", "multiple" if is_multi_label else "single")
+
+    def score(self, value: float) -> float:
+        """Return a value of the metric as a score, for which higher is better."""
+        return value if self.higher_is_better else -value
+
+
+METRICS: Registry[Metric] = Registry("metric", builtins="nas.search.register:register_metrics")
+
+
+def register_metric(
+    name: str,
+    function: str,
+    *,
+    higher_is_better: bool = True,
+    labels: Labels = "any",
+    role: Role = "objective",
+) -> None:
+    """Register a metric; see `Metric` for the arguments.
+
+    Raises:
+        ExtensionError: If the name is taken.
+    """
+    METRICS.register(name, Metric(name, function, higher_is_better, labels, role))
+
+
+def metric_names(*, role: Role = "objective", is_multi_label: bool | None = None) -> tuple[str, ...]:
+    """Return the names of the metrics with a role, in the order of their registration.
+
+    Args:
+        role: The role of the metrics.
+        is_multi_label: Whether the data is multi-label; None includes metrics for any data.
+    """
+    metrics = (METRICS[name] for name in METRICS)
+    return tuple(
+        metric.name
+        for metric in metrics
+        if metric.role == role and (is_multi_label is None or metric.applies_to(is_multi_label=is_multi_label))
+    )

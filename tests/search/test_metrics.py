@@ -1,0 +1,36 @@
+import pytest
+
+from nas.common.errors import ExtensionError
+from nas.search.costs import COSTS, Cost, register_cost
+from nas.search.metrics import METRICS, metric_names, register_metric
+
+
+def test_metrics_of_each_role_are_listed_in_order() -> None:
+    objectives = ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "mean_average_precision")
+    assert metric_names() == objectives
+    assert metric_names(is_multi_label=False) == objectives
+    assert metric_names(is_multi_label=True) == tuple(name for name in objectives if name != "balanced_accuracy")
+    assert metric_names(role="proxy") == ("cross_entropy",)
+    assert metric_names(role="report", is_multi_label=False) == ()
+
+
+def test_scores_are_better_when_higher() -> None:
+    assert METRICS["accuracy"].score(0.25) == 0.25
+    assert METRICS["cross_entropy"].score(0.25) == -0.25
+
+
+def test_names_of_metrics_and_costs_are_distinct() -> None:
+    assert not set(METRICS) & set(COSTS)
+
+
+def test_taken_names_are_rejected() -> None:
+    with pytest.raises(ExtensionError, match="metric 'accuracy': the name is taken"):
+        register_metric("accuracy", "nas.training.metrics:accuracy")
+    with pytest.raises(ExtensionError, match="cost 'latency': the name is taken"):
+        register_cost("latency", unit="s", parse_bound=float, measure=lambda result: result.latency_seconds)
+
+
+def test_a_cost_is_either_predicted_or_measured() -> None:
+    assert [COSTS[name].is_measured for name in COSTS] == [False, False, True]
+    with pytest.raises(ValueError, match="expected one of predict and measure"):
+        Cost("energy", "J", float)
