@@ -53,7 +53,7 @@ class DualEncoder:
 
 
 ENCODERS: Registry[EncoderFamily | DualEncoder] = Registry(
-    "encoder family", builtins="nas.models.encoders.register", entry_points="pmf_nas.encoders"
+    "encoder family", builtins="nas.models.encoders.register:register", entry_points="pmf_nas.encoders"
 )
 
 
