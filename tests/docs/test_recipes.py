@@ -1,0 +1,125 @@
+"""The recipes of `docs/extending.md`: their code, as a package outside of `nas`, takes part in a search."""
+
+import csv
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.paths import REPOSITORY
+from tests.support.project import Project, build_project
+
+DOCUMENT = REPOSITORY / "docs" / "extending.md"
+BLOCK = re.compile(r'^```(\w+) title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+
+
+def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for `sys.path` with the package of the recipes and its entry points, as if it were installed."""
+    root = tmp_path_factory.mktemp("site")
+    groups: dict[str, dict[str, str]] = {}
+    for language, title, content in BLOCK.findall(DOCUMENT.read_text(encoding="utf-8")):
+        if language == "python":
+            path = root / title
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content, encoding="utf-8")
+        elif language == "toml":
+            _merge(groups, tomllib.loads(content)["project"]["entry-points"])
+    (root / "my_fusion" / "__init__.py").touch()
+    information = root / "my_fusion-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: my-fusion\nVersion: 1.0\n")
+    lines = [
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items())
+        for group, points in groups.items()
+    ]
+    (information / "entry_points.txt").write_text("\n".join(lines))
+    return root
+
+
+@pytest.fixture(scope="module")
+def search_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search file with the sections of all recipes, and data in the form of the toy reader."""
+    project = build_project(tmp_path_factory.mktemp("recipes") / "project")
+    _write_captions(project)
+    values = project.values()
+    values["space"] = {}
+    values["data"] = {"max_text_tokens": 8}
+    for language, title, content in BLOCK.findall(DOCUMENT.read_text(encoding="utf-8")):
+        if (language, title) == ("yaml", "search.yaml"):
+            _merge(values, yaml.safe_load(content))
+    path = project.root / "search.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def _write_captions(project: Project) -> None:
+    folder = project.root / "my_data"
+    folder.mkdir()
+    project.images.rename(folder / "images")
+    with project.manifest.open(newline="") as file:
+        rows = [f"{row['split']}|{row['image']}|{row['label']}|{row['text']}\n" for row in csv.DictReader(file)]
+    (folder / "captions.txt").write_text("".join(rows))
+
+
+def _python(package: Path, *arguments: str) -> str:
+    """Run Python in a fresh process that can import the package, and return its output."""
+    environment = os.environ | {"PYTHONPATH": f"{package}{os.pathsep}{REPOSITORY}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=package, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def run(package: Path, search_file: Path) -> Path:
+    """The run directory of a search that uses every extension."""
+    directory = search_file.parent / "run"
+    _python(
+        package,
+        *(str(REPOSITORY / "run_search.py"), "search", str(search_file), "--workers", "0"),
+        *("--run-dir", str(directory), "--cache-dir", str(search_file.parent / "cache")),
+    )
+    return directory
+
+
+def _rows(run: Path) -> list[dict[str, str]]:
+    with (run / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_family_is_searched_and_its_model_is_exported(run: Path, package: Path) -> None:
+    assert {row["hidden"] for row in _rows(run)} == {"4", "8", "16"}
+    script = """
+import sys
+from nas.models.classifier import FusionForClassification
+print(type(FusionForClassification.from_pretrained(sys.argv[1]).fusion).__name__)
+"""
+    assert _python(package, "-c", script, str(run / "best")).split() == ["MLP"]
+
+
+def test_reader_finds_the_samples(package: Path, search_file: Path) -> None:
+    script = """
+import sys
+from nas.config.load import load_config
+from nas.data.readers.base import load_reader
+reader = load_reader(load_config(sys.argv[1]).data)
+for sample in reader.find_samples().splits["train"][:3]:
+    print(sample.image, *sample.labels, reader.open_images().open(sample.image).size)
+"""
+    lines = _python(package, "-c", script, str(search_file)).splitlines()
+    assert lines == ["000.png red (20, 20)", "001.png green (20, 20)", "002.png blue (20, 20)"]
