@@ -103,7 +103,7 @@ def _rows(run: Path) -> list[dict[str, str]]:
 
 
 def test_family_is_searched_and_its_model_is_exported(run: Path, package: Path) -> None:
-    assert {row["hidden"] for row in _rows(run)} == {"4", "8", "16"}
+    assert {row["hidden"] for row in _rows(run)} == {"2", "4", "6", "8", "12", "16"}
     script = """
 import sys
 from nas.models.classifier import FusionForClassification
@@ -115,11 +115,18 @@ print(type(FusionForClassification.from_pretrained(sys.argv[1]).fusion).__name__
 def test_reader_finds_the_samples(package: Path, search_file: Path) -> None:
     script = """
 import sys
+from pathlib import Path
 from nas.config.load import load_config
 from nas.data.readers.base import load_reader
-reader = load_reader(load_config(sys.argv[1]).data)
+reader = load_reader(load_config(Path(sys.argv[1])).data)
 for sample in reader.find_samples().splits["train"][:3]:
     print(sample.image, *sample.labels, reader.open_images().open(sample.image).size)
 """
     lines = _python(package, "-c", script, str(search_file)).splitlines()
     assert lines == ["000.png red (20, 20)", "001.png green (20, 20)", "002.png blue (20, 20)"]
+
+
+def test_strategy_proposes_the_candidates_of_the_search(run: Path) -> None:
+    rows = {int(row["trial"]): int(row["hidden"]) for row in _rows(run) if row["stage"] == "one_shot"}
+    # The default, the smallest and the largest come first; the largest is the default.
+    assert [rows[trial] for trial in sorted(rows)] == [16, 2, 4, 6, 8, 12]
