@@ -146,14 +146,14 @@ def read_and_train(
 
     def read_all() -> None:
         for step in range(steps):
-            list(schedule.samples(split, step).parts(model.entry_layers()))
+            list(schedule.select(split, step).read(model.entry_layers()))
 
     read_all()  # a warm-up
     reading = BATCH * steps / seconds_of(read_all)
     trainer = Trainer(model=model, recipe=config.recipe, step_count=10, loss=Loss(None, config.recipe.label_smoothing))
     seconds = []
     for step in range(8):
-        parts = list(schedule.samples(split, step).parts(model.entry_layers()))
+        parts = list(schedule.select(split, step).read(model.entry_layers()))
         seconds.append(seconds_of(lambda parts=parts, step=step: trainer.step(step, parts, BATCH)))  # type: ignore[misc]
     return reading, BATCH / statistics.median(np.array(seconds[2:]))
 

@@ -49,7 +49,7 @@ from nas.run.results_csv import table
 from nas.search.keys import CandidateKey
 from nas.search.space import Architecture
 from nas.search.trial import Job, Stage, job_seed
-from nas.training.distributed import Alone
+from nas.training.distributed import SingleProcessGroup
 
 WAYS = {
     "uniform": ("uniform", 0.0),
@@ -184,7 +184,9 @@ def scored(work: tuple[WorkerSetup, Sequence[Architecture]]) -> Scored:
     """Train a supernet, and score architectures with it, in a process of its own."""
     setup, architectures = work
     config, worker = setup.config, CandidateWorker(setup)
-    worker.train_supernet(SupernetJob(None, {}, 0), Alone(), limit_bytes=None, on_progress=lambda progress: None)
+    worker.train_supernet(
+        SupernetJob(None, {}, 0), SingleProcessGroup(), limit_bytes=None, on_progress=lambda progress: None
+    )
     found: Scored = {"one_shot": {name: {} for name in MEASURES}, "short": {name: {} for name in MEASURES}}
     stages: tuple[tuple[Stage, int], ...] = (("one_shot", 0), ("short", config.search.short_training_steps))
     for stage, steps in stages:

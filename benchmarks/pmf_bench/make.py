@@ -40,7 +40,7 @@ from nas.execution.placement import Placement
 from nas.execution.plan import Plan
 from nas.execution.ray.executor import RayExecutor
 from nas.execution.worker import CandidateWorker, WorkerSetup
-from nas.memory.prediction import bytes_with_holes
+from nas.memory.prediction import bytes_with_fragmentation
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.pmf.architecture import GENES
 from nas.run.commands import write_worker_setup
@@ -186,7 +186,7 @@ class TableWorker(CandidateWorker):
     ) -> list[Result]:
         if job.step_count == _PEAK_STEPS:
             # With less than it takes to keep what it frees.
-            limit_bytes = bytes_with_holes(job.reserved_bytes) - 1
+            limit_bytes = bytes_with_fragmentation(job.reserved_bytes) - 1
             results = super().run(job, limit_bytes=limit_bytes, should_stop=should_stop)
             self.setup.weights_path(job.key).unlink()
             return results

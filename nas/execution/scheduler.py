@@ -10,7 +10,7 @@ from nas.execution.failure_policy import FailurePolicy
 from nas.execution.job_queue import JobQueue
 from nas.execution.memory_pool import MemoryPool
 from nas.execution.plan import Plan
-from nas.memory.prediction import bytes_with_holes
+from nas.memory.prediction import bytes_with_fragmentation
 from nas.search.keys import ModelKey
 from nas.search.trial import Failure, Job, Result, Stage
 
@@ -249,7 +249,7 @@ class JobScheduler:
 
         Even if every other slot had the largest job so far.
         """
-        ample_bytes = bytes_with_holes(job.reserved_bytes)
+        ample_bytes = bytes_with_fragmentation(job.reserved_bytes)
         others_bytes = (ledger.slot_count - 1) * self._largest_bytes
         if ledger.granted(job.identity) < ample_bytes and ample_bytes + others_bytes <= ledger.budget_bytes:
             ledger.extend(job.identity, ample_bytes)

@@ -7,8 +7,8 @@ from nas.execution.base import Device, Executor, JobOutcome, SupernetJob, Supern
 from nas.execution.worker import CandidateWorker, GrantExceeded, WorkerSetup
 from nas.memory.measurement import private_bytes
 from nas.search.trial import Job
-from nas.training.batches import Stopped
-from nas.training.distributed import Alone
+from nas.training.distributed import SingleProcessGroup
+from nas.training.stopping import StopRequested
 
 HERE = "this process"
 
@@ -55,7 +55,7 @@ class SerialExecutor(Executor):
         (job, grant_bytes), self._job = self._job, None
         try:
             outcomes = self._worker.outcomes(job, limit_bytes=grant_bytes, should_stop=self._should_stop)
-        except Stopped:
+        except StopRequested:
             outcomes = []
         return [JobOutcome(job, tuple(outcomes), process_lives=True)]
 
@@ -78,7 +78,7 @@ class SerialExecutor(Executor):
         try:
             return self._worker.train_supernet(
                 order,
-                Alone(),
+                SingleProcessGroup(),
                 limit_bytes=grant_bytes,
                 should_stop=should_stop,
                 on_progress=on_progress,

@@ -24,19 +24,19 @@ from nas.memory.measurement import (
     map_large_tensors,
     release_freed_memory,
 )
-from nas.memory.prediction import bytes_with_holes
+from nas.memory.prediction import bytes_with_fragmentation
 from nas.models.encoders.partial_checkpoint import load_tail
 from nas.models.fusion.base import FusionModel
 from nas.models.fusion.supernet import build_model, build_supernet, extract
 from nas.search.keys import ModelKey
 from nas.search.space import RAW
 from nas.search.trial import Failure, Job, Result
-from nas.training.batches import Stopped
 from nas.training.checkpoint import load_weights, save_weights
 from nas.training.distributed import GradientGroup
 from nas.training.evaluate import forward_seconds, predict_logits, predict_population
-from nas.training.metrics import arithmetic, evaluate_logits
-from nas.training.supernet import train_supernet
+from nas.training.metrics import evaluate_logits, load_torchmetrics
+from nas.training.stopping import StopRequested
+from nas.training.supernet import SupernetTraining, train_supernet
 from nas.training.supernet_sampling import build_sampler
 from nas.training.trainer import train
 
@@ -141,7 +141,7 @@ class CandidateWorker:
     ) -> None:
         torch.set_num_threads(setup.thread_count)
         map_large_tensors()
-        arithmetic()
+        load_torchmetrics()
         self.setup = setup
         self._on_exceeded = on_exceeded
         self._base_bytes = base_bytes
@@ -161,7 +161,7 @@ class CandidateWorker:
         self._peak_bytes = 0
 
     def stop(self) -> None:
-        """Ask the running job to end at its next step; it raises `nas.training.batches.Stopped`."""
+        """Ask the running job to end at its next step; it raises `nas.training.stopping.StopRequested`."""
         self._stop.set()
 
     def outcomes(
@@ -175,11 +175,11 @@ class CandidateWorker:
             should_stop: Asked before every step, beside `stop`.
 
         Raises:
-            Stopped: If it was stopped.
+            StopRequested: If it was stopped.
         """
         try:
             return list(self.run(job, limit_bytes=limit_bytes, should_stop=should_stop))
-        except Stopped:
+        except StopRequested:
             raise
         except GrantExceeded as error:
             if not job.companions:
@@ -204,7 +204,7 @@ class CandidateWorker:
             should_stop: Asked before every step, beside `stop`.
 
         Raises:
-            Stopped: If it was stopped.
+            StopRequested: If it was stopped.
             GrantExceeded: If it held more than it may.
             TrainingError: If training diverged.
         """
@@ -260,7 +260,7 @@ class CandidateWorker:
         """
         self._stop.clear()
         self._exceeded_bytes = 0
-        is_ample = limit_bytes is None or limit_bytes >= bytes_with_holes(needed_bytes)
+        is_ample = limit_bytes is None or limit_bytes >= bytes_with_fragmentation(needed_bytes)
         self._keeps_freed_memory = is_ample and self._device.type == "cpu"
         (keep_freed_memory if self._keeps_freed_memory else map_large_tensors)()
 
@@ -388,13 +388,12 @@ class CandidateWorker:
         supernet = self._build_supernet(seed_from(config.seed, "supernet"))
         started = time.time()
 
-        def time_share() -> float:
+        def elapsed_fraction() -> float:
             if order.deadline is None:
                 return 0.0
             return (time.time() - started) / max(order.deadline - started, 1e-3)
 
-        done = train_supernet(
-            supernet=supernet,
+        training = SupernetTraining(
             split=self._store.splits["train"],
             sampler=build_sampler(
                 config.supernet.sampling,
@@ -406,14 +405,18 @@ class CandidateWorker:
             recipe=config.recipe,
             step_count=config.supernet.steps,
             seed=config.seed,
+            checkpoint_path=setup.checkpoint_path,
+            checkpoint_steps=config.supernet.checkpoint_steps,
             distillation=config.supernet.distillation,
             micro_batches=order.parts,
+        )
+        done = train_supernet(
+            supernet,
+            training,
             group=group,
-            checkpoint=setup.checkpoint_path,
-            checkpoint_steps=config.supernet.checkpoint_steps,
             should_stop=should_stop,
             on_step=lambda step, loss: on_progress(SupernetProgress(step, loss)),
-            time_share=time_share,
+            elapsed_fraction=elapsed_fraction,
         )
         if group.rank == 0:
             save_weights(setup.supernet_path, supernet, steps=str(done))

@@ -41,7 +41,7 @@ _NEAR = 0.01
 same to the byte where they were compared; this is for where they were not."""
 
 
-def bytes_with_holes(peak_bytes: int) -> int:
+def bytes_with_fragmentation(peak_bytes: int) -> int:
     """What a process should be granted that keeps what it frees, where one that does not has this predicted peak."""
     return peak_bytes + max(round(_HOLES * (peak_bytes - PROCESS_BYTES)), 0)
 

@@ -1,4 +1,4 @@
-"""Which samples make a batch, and how they are read."""
+"""The samples of each training batch: drawn from a seed, read from a split in micro-batches."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from nas.search.space import EntryLayers
 
 @dataclass(frozen=True)
 class BatchSchedule:
-    """Which samples make batch k: a fresh permutation an epoch, cut into batches; a last short batch is left out.
+    """The order of samples: one permutation per epoch, cut into batches; the remainder of an epoch is dropped.
 
     Args:
-        sample_count: Samples in the split.
-        batch_size: Samples in a batch; at most `sample_count` are used.
-        seed: Decides every permutation.
+        sample_count: Number of samples in the split.
+        batch_size: Number of samples per batch; a smaller split is a single batch.
+        seed: The seed of all permutations.
     """
 
     sample_count: int
@@ -31,29 +31,29 @@ class BatchSchedule:
         return max(self.sample_count // self.batch_size, 1)
 
     def indices(self, step: int) -> NDArray[np.int64]:
-        """Samples of batch `step`, counted from 0 over all epochs."""
+        """Return the sample indices of batch `step`, counted from 0 over all epochs."""
         epoch, position = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng((self.seed, epoch)).permutation(self.sample_count)
         return order[position * self.batch_size : (position + 1) * self.batch_size]
 
-    def samples(self, split: FeatureSplit, step: int) -> "Samples":
-        """Batch `step` of a split, yet to be read; of every image one of its views, drawn anew in every epoch."""
-        chosen = self.indices(step)
+    def select(self, split: FeatureSplit, step: int) -> "BatchSelection":
+        """Select batch `step` of a split; if images have several views, every epoch draws one per image."""
+        indices = self.indices(step)
         if split.view_count == 1:
-            return Samples(split, chosen, None)
+            return BatchSelection(split, indices, None)
         epoch = step // self.steps_per_epoch
         views = np.random.default_rng((self.seed, epoch, 1)).integers(split.view_count, size=self.sample_count)
-        return Samples(split, chosen, views[chosen])
+        return BatchSelection(split, indices, views[indices])
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Some samples of a split, yet to be read.
+class BatchSelection:
+    """The samples of one batch, selected but not read yet.
 
     Args:
-        split: Where they are.
-        indices: Which, (B,).
-        views: Which view of each one's image, (B,); None for the images themselves.
+        split: The split that holds the samples.
+        indices: The indices of the samples in the split, (B,).
+        views: The selected view of each sample's image, (B,); None if images have a single view.
     """
 
     split: FeatureSplit
@@ -62,21 +62,24 @@ class Samples:
 
     @property
     def labels(self) -> Labels:
-        """Of the samples, (B,) or (B, C)."""
+        """The labels of the samples, (B,), or (B, C) for multi-label data."""
         return self.split.labels[self.indices]
 
-    def parts(self, reads: EntryLayers, count: int = 1) -> Iterator[Batch]:
-        """Read them as a model does, in `count` micro-batches of sizes that differ by at most one, largest first."""
-        cuts = np.array_split(np.arange(len(self.indices)), min(count, len(self.indices)))
-        for cut in cuts:
-            yield self.split.batch(self.indices[cut], reads, None if self.views is None else self.views[cut])
+    def read(self, entry_layers: EntryLayers, micro_batches: int = 1) -> Iterator[Batch]:
+        """Read the samples in micro-batches whose sizes differ by at most one, the largest first.
 
-
-class Stopped(Exception):
-    """A training was asked to stop before its last step; what it had done is discarded by whoever asked."""
+        Args:
+            entry_layers: The layers at which the model starts to compute.
+            micro_batches: The number of micro-batches; at most one per sample.
+        """
+        count = min(micro_batches, len(self.indices))
+        for positions in np.array_split(np.arange(len(self.indices)), count):
+            views = None if self.views is None else self.views[positions]
+            yield self.split.batch(self.indices[positions], entry_layers, views)
 
 
 def features_of_batch(batch: Batch) -> Features:
+    """Return the model inputs of a batch."""
     return Features(
         image_tokens=batch.image_tokens,
         text_tokens=batch.text_tokens,

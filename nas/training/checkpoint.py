@@ -1,4 +1,4 @@
-"""Trained weights as safetensors files, with a checksum, since the format has none."""
+"""Files of trained weights (safetensors with a checksum) and of interrupted trainings."""
 
 import io
 import json
@@ -19,59 +19,60 @@ from nas.common.files import write_atomically
 from nas.models.fusion.base import FusionModel
 from nas.training.trainer import Trainer
 
-_FACTS = "facts"
-_CHECKSUM = "crc32"
+_METADATA_KEY = "facts"
+_CHECKSUM_KEY = "crc32"  # safetensors has no checksum
 
 
 def save_weights(path: Path, model: FusionModel, **metadata: str) -> None:
-    """Write a model's trained tensors, atomically.
+    """Write the trained tensors of a model atomically.
 
     Args:
-        path: Its folder is made if need be.
-        model: The frozen encoders are not written.
-        metadata: Texts to keep beside them.
+        path: Path of the file; missing directories are created.
+        model: The model; its frozen encoders are not written.
+        metadata: Strings to store with the tensors.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    # One text, since safetensors writes several in any order, and equal weights are to make equal files.
-    facts = json.dumps({**metadata, _CHECKSUM: _checksum(tensors)}, sort_keys=True)
-    write_atomically(path, safetensors.torch.save(tensors, metadata={_FACTS: facts}))
+    # A single entry: safetensors writes several in arbitrary order, and equal weights must give equal files.
+    content = json.dumps({**metadata, _CHECKSUM_KEY: _checksum(tensors)}, sort_keys=True)
+    write_atomically(path, safetensors.torch.save(tensors, metadata={_METADATA_KEY: content}))
 
 
 def load_weights(path: Path, model: FusionModel) -> dict[str, str]:
-    """Fill a model with what `save_weights` wrote; returns the metadata.
+    """Load the tensors that `save_weights` wrote into a model; return the metadata.
 
     Raises:
-        StudyError: If the file is missing, damaged, or of another architecture.
+        StudyError: If the file is missing, damaged, or belongs to another architecture.
     """
     try:
         tensors = safetensors.torch.load_file(path)
         with safe_open(path, framework="pt") as file:
-            metadata: dict[str, str] = json.loads((file.metadata() or {}).get(_FACTS, "{}"))
-        if metadata.pop(_CHECKSUM, None) != _checksum(tensors):
-            raise ValueError("they are not what was written there")
+            metadata: dict[str, str] = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+        if metadata.pop(_CHECKSUM_KEY, None) != _checksum(tensors):
+            raise ValueError("the checksum does not match")
         model.load_state_dict(tensors)
         return metadata
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise StudyError(f"{path}: these weights cannot be loaded: {reason}; put back a copy of the file") from error
+        raise StudyError(f"{path}: cannot load the weights: {reason}; restore the file from a copy") from error
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    """CRC-32 of names and content."""
+    """Return the CRC-32 of the names and contents."""
     value = 0
     for name in sorted(tensors):
         value = zlib.crc32(tensors[name].cpu().numpy().tobytes(), zlib.crc32(name.encode(), value))
     return str(value)
 
 
-class TrainingCheckpoints:
-    """Weights, optimiser state and step of a training, as a file and back.
+class TrainingCheckpoint:
+    """File with the weights, the optimizer state and the step of a training.
 
     Args:
-        path: The file.
-        trainer: Whose state it is.
-        architectures_per_step: The file of a training with another number, or with other steps, is refused.
+        path: Path of the file.
+        trainer: The trainer whose state is saved and restored.
+        architectures_per_step: The number of architectures per step. The checkpoint of a training with another number,
+            or another number of steps, is rejected.
     """
 
     def __init__(self, path: Path, trainer: Trainer, architectures_per_step: int) -> None:
@@ -79,64 +80,72 @@ class TrainingCheckpoints:
         self._trainer = trainer
         self._configuration = {"steps": trainer.step_count, "architectures_per_step": architectures_per_step}
 
-    def _state(self, step: int) -> dict[str, Any]:
-        model, optimizer = self._trainer.model.state_dict(), self._trainer.optimizer.state_dict()
-        return {"model": model, "optimizer": optimizer, "step": step, "configuration": self._configuration}
-
-    def content(self, step: int) -> bytes:
-        """The state now, after so many steps."""
-        buffer = io.BytesIO()
-        torch.save(self._state(step), buffer)
-        return buffer.getvalue()
-
-    def take(self, content: bytes) -> int:
-        """Put a state in the place of the trainer's; returns the steps done.
-
-        Raises:
-            StudyError: If it is of another configuration.
-        """
-        return self._take(io.BytesIO(content))
-
-    def _take(self, file: Path | io.BytesIO) -> int:
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        if state["configuration"] != self._configuration:
-            there, here = (
-                ", ".join(f"supernet.{key} {value}" for key, value in configuration.items())
-                for configuration in (state["configuration"], self._configuration)
-            )
-            raise StudyError(
-                f"{self._path}: this checkpoint was made with {there}; expected {here}; delete it to train the "
-                "supernet anew"
-            )
-        self._trainer.model.load_state_dict(state["model"])
-        self._trainer.optimizer.load_state_dict(state["optimizer"])
-        return int(state["step"])
-
     def save(self, step: int) -> None:
-        """Replace the file.
+        """Replace the file by the present state.
+
+        Args:
+            step: The number of finished steps.
 
         Raises:
-            OSError: If it cannot be written; the old one is then untouched.
+            OSError: If the file cannot be written; the previous one remains untouched.
         """
         torch_files.save(self._path, self._state(step))
 
     def restore(self) -> int:
-        """Go on from the file if there is one; returns the steps done.
+        """Load the state from the file, if it exists; return the number of finished steps.
 
         Raises:
-            StudyError: If the file is damaged or of another configuration.
+            StudyError: If the file is damaged or belongs to another configuration.
         """
         try:
             with zipfile.ZipFile(self._path) as archive:
-                damaged = archive.testzip()  # torch writes checksums but does not compare them
+                damaged = archive.testzip()  # torch writes checksums but does not verify them
             if damaged is not None:
-                raise ValueError(f"{damaged} in it is damaged")
-            return self._take(self._path)
+                raise ValueError(f"its part {damaged} is damaged")
+            return self._load(self._path)
         except FileNotFoundError:
             return 0
         except StudyError:
             raise
         except Exception as error:  # a damaged file fails in many ways
             raise StudyError(
-                f"{self._path}: this checkpoint cannot be read ({error}); delete it to train the supernet anew"
+                f"{self._path}: cannot read the checkpoint ({error}); delete it to train the supernet again"
             ) from error
+
+    def to_bytes(self, step: int) -> bytes:
+        """Return the content of the file that `save` would write.
+
+        Args:
+            step: The number of finished steps.
+        """
+        buffer = io.BytesIO()
+        torch.save(self._state(step), buffer)
+        return buffer.getvalue()
+
+    def load_bytes(self, content: bytes) -> int:
+        """Load the state from the bytes of another process; return the number of finished steps.
+
+        Raises:
+            StudyError: If they belong to another configuration.
+        """
+        return self._load(io.BytesIO(content))
+
+    def _state(self, step: int) -> dict[str, Any]:
+        model, optimizer = self._trainer.model.state_dict(), self._trainer.optimizer.state_dict()
+        return {"model": model, "optimizer": optimizer, "step": step, "configuration": self._configuration}
+
+    def _load(self, file: Path | io.BytesIO) -> int:
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        if state["configuration"] != self._configuration:
+            raise StudyError(
+                f"{self._path}: the checkpoint belongs to another configuration; expected "
+                f"{_format_configuration(self._configuration)}, got {_format_configuration(state['configuration'])}; "
+                "delete it to train the supernet again"
+            )
+        self._trainer.model.load_state_dict(state["model"])
+        self._trainer.optimizer.load_state_dict(state["optimizer"])
+        return int(state["step"])
+
+
+def _format_configuration(configuration: Mapping[str, int]) -> str:
+    return ", ".join(f"supernet.{key} {value}" for key, value in configuration.items())

@@ -1,8 +1,8 @@
-"""Processes that train one model together: what they send each other, and how they learn that one of them is lost.
+"""Communication between processes that train one model together.
 
-Built on the process groups of torch.distributed, each an object of its own here and no global state of the process, so
-that it lives as long as one training: whoever leaves a group closes its connections, which ends every other process's
-wait at once. A process that is killed leaves the same way.
+Each group is an object built on the process groups of torch.distributed, not the process-wide default group, so that it
+lives exactly as long as one training. A process that leaves a group, or is killed, closes its connections, which at
+once ends the wait of every other process.
 """
 
 import socket
@@ -18,19 +18,19 @@ from torch import Tensor, distributed
 
 BACKENDS = ("gloo", "nccl")
 
-_c10d: Any = distributed  # its annotations leave out what is used here
+_c10d: Any = distributed  # its annotations omit the process group classes
 
 
 class GroupBroken(Exception):
-    """A group cannot go on: one of its processes failed, died or fell silent; its own error, if any, says why."""
+    """Raised when a process of the group has failed, died or stopped responding."""
 
 
 class GradientGroup(ABC):
     """The processes of one training. All of them call the same methods in the same order.
 
     Args:
-        rank: Number of this process, from 0.
-        size: Number of processes.
+        rank: The number of this process, from 0.
+        size: The number of processes.
     """
 
     def __init__(self, *, rank: int, size: int) -> None:
@@ -39,19 +39,20 @@ class GradientGroup(ABC):
 
     @abstractmethod
     def broadcast(self, buffer: Tensor, owner: int) -> None:
-        """Give everybody the values of one process.
+        """Copy the values of one process to all others.
 
         Args:
-            buffer: Read on the owner, overwritten on the others; contiguous, of one size and type on all.
-            owner: Its rank.
+            buffer: The values, read on the owner and overwritten on the others; contiguous, with the same size and
+                dtype on all processes.
+            owner: The rank of the process that provides the values.
 
         Raises:
             GroupBroken: If a process is lost.
         """
 
     @abstractmethod
-    def agree(self, claim: bool) -> bool:
-        """Whether it is true on any process.
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is true on any process.
 
         Raises:
             GroupBroken: If a process is lost.
@@ -59,42 +60,42 @@ class GradientGroup(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Leave; whoever waits for this process, or comes to do so, gets a `GroupBroken`. May be called again."""
+        """Leave the group; processes that wait for this one raise `GroupBroken`. May be called repeatedly."""
 
-    def first(self, number: int) -> int:
-        """What rank 0 says, whatever the others say.
+    def broadcast_int(self, number: int) -> int:
+        """Return the number that rank 0 passes.
 
         Raises:
             GroupBroken: If a process is lost.
         """
-        said = torch.tensor([number])
-        self.broadcast(said, 0)
-        return int(said)
+        buffer = torch.tensor([number])
+        self.broadcast(buffer, 0)
+        return int(buffer)
 
     def broadcast_bytes(self, content: bytes) -> bytes:
-        """What rank 0 says, whatever the others say.
+        """Return the bytes that rank 0 passes.
 
         Raises:
             GroupBroken: If a process is lost.
         """
-        size = self.first(len(content))
-        is_mine = self.rank == 0
-        buffer = torch.frombuffer(bytearray(content) if is_mine else bytearray(size), dtype=torch.uint8)
+        size = self.broadcast_int(len(content))
+        is_owner = self.rank == 0
+        buffer = torch.frombuffer(bytearray(content) if is_owner else bytearray(size), dtype=torch.uint8)
         self.broadcast(buffer, 0)
-        return content if is_mine else buffer.numpy().tobytes()
+        return content if is_owner else buffer.numpy().tobytes()
 
 
-class Alone(GradientGroup):
-    """The group of a training in one process."""
+class SingleProcessGroup(GradientGroup):
+    """The group of a training in a single process."""
 
     def __init__(self) -> None:
         super().__init__(rank=0, size=1)
 
     def broadcast(self, buffer: Tensor, owner: int) -> None:
-        del buffer, owner  # nobody else is there
+        del buffer, owner
 
-    def agree(self, claim: bool) -> bool:
-        return claim
+    def any(self, flag: bool) -> bool:
+        return flag
 
     def close(self) -> None:
         pass
@@ -104,24 +105,25 @@ class Alone(GradientGroup):
 def distributed_group(
     *, rank: int, size: int, address: str, backend: str = "gloo", timeout_seconds: float
 ) -> Iterator[GradientGroup]:
-    """Come together with the other processes of a training; leave in the end, with an error or without.
+    """Connect to the other processes of a training, and leave the group at the end of the context.
 
     Args:
-        rank: Number of this process, from 0; rank 0 listens at the address.
-        size: Number of processes.
-        address: `tcp://host:port`, the same for all; see `free_address`.
-        backend: `gloo` sends every tensor over TCP; `nccl` sends tensors on CUDA from GPU to GPU, and wants a GPU for
-            each process.
-        timeout_seconds: How long one waits for another: longer than the slowest takes for its share of a step, or for
-            a checkpoint. Only a process that falls silent is found by that; one that dies is found at once.
+        rank: The number of this process, from 0; rank 0 listens at the address.
+        size: The number of processes.
+        address: The address `tcp://host:port` of rank 0, the same for all processes; see `free_address`.
+        backend: `gloo` sends all tensors over TCP. `nccl` sends CUDA tensors directly between GPUs and requires one GPU
+            per process.
+        timeout_seconds: The longest wait for another process; must exceed the time that the slowest process takes for
+            its share of a step, or for a checkpoint. Only detects processes that hang; a process that dies is detected
+            at once.
 
     Raises:
-        GroupBroken: If they do not come together in that time.
-        ValueError: If there is no such backend.
+        GroupBroken: If the processes do not connect within the timeout.
+        ValueError: If the backend is unknown.
     """
     if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    group = _Connected(
+        raise ValueError(f"backend: unknown; expected one of {', '.join(BACKENDS)}, got {backend!r}")
+    group = _ConnectedGroup(
         rank=rank, size=size, address=address, backend=backend, timeout=timedelta(seconds=timeout_seconds)
     )
     try:
@@ -131,17 +133,17 @@ def distributed_group(
 
 
 def free_address(host: str = "127.0.0.1") -> str:
-    """An address for `distributed_group` that nobody listens at now.
+    """Return an unused address for `distributed_group`.
 
     Args:
-        host: Of rank 0, where this is to be called, as the others reach it.
+        host: The name or address of this machine, which must run rank 0, as the other processes reach it.
     """
     with socket.create_server((host, 0)) as server:
         return f"tcp://{host}:{server.getsockname()[1]}"
 
 
-class _Connected(GradientGroup):
-    """A process group of torch.distributed."""
+class _ConnectedGroup(GradientGroup):
+    """A group of several processes."""
 
     def __init__(self, *, rank: int, size: int, address: str, backend: str, timeout: timedelta) -> None:
         super().__init__(rank=rank, size=size)
@@ -149,59 +151,66 @@ class _Connected(GradientGroup):
         parts = urlsplit(address)
         host, port = parts.hostname or "", parts.port or 0
         try:
-            # By default rank 0 would listen on every interface of its machine, and each process at what its machine's
-            # name resolves to, which may be a loopback address.
+            # Bound to the given host: by default rank 0 would listen on all network interfaces.
             listening = {"master_listen_fd": socket.create_server((host, port)).detach()} if rank == 0 else {}
             store = _c10d.TCPStore(
                 host, port, size, is_master=rank == 0, timeout=timeout, wait_for_workers=False, **listening
             )
-            options = _c10d.ProcessGroupGloo._Options()
-            options._timeout = timeout
-            options._devices = [_c10d.ProcessGroupGloo.create_device(hostname=_own_host(host, port))]
-            self._gloo = _c10d.ProcessGroupGloo(store, rank, size, options)
+            hostname = _own_host(host, port)
+            self._gloo = _gloo_group(store, rank=rank, size=size, timeout=timeout, hostname=hostname)
             self._nccl = None
             if backend == "nccl":
-                options = _c10d.ProcessGroupNCCL.Options()
-                options._timeout = timeout
-                self._nccl = _c10d.ProcessGroupNCCL(_c10d.PrefixStore(backend, store), rank, size, options)
+                self._nccl = _c10d.ProcessGroupNCCL(_c10d.PrefixStore(backend, store), rank, size, timeout)
         except (OSError, RuntimeError) as error:
             raise GroupBroken(
-                f"process {rank} of {size} that train together found no way to the others by {address} within "
+                f"process {rank} of {size}: cannot connect to the other processes at {address} within "
                 f"{self._timeout_seconds:g} s: {str(error).splitlines()[0]}"
             ) from error
 
     def broadcast(self, buffer: Tensor, owner: int) -> None:
-        with self._lost_if_broken():
+        with self._translated_errors():
             if self._nccl is not None and buffer.is_cuda:
-                self._gloo.barrier().wait()  # NCCL does not notice that a process has died, so meet before
+                self._gloo.barrier().wait()  # NCCL does not notice a dead process, so synchronize by Gloo first
                 self._nccl.broadcast(buffer, owner).wait()
             else:
                 self._gloo.broadcast(buffer, owner).wait()
 
-    def agree(self, claim: bool) -> bool:
-        votes = torch.tensor([int(claim)])
-        with self._lost_if_broken():
+    def any(self, flag: bool) -> bool:
+        votes = torch.tensor([int(flag)])
+        with self._translated_errors():
             self._gloo.allreduce(votes).wait()
         return bool(votes.item())
 
     def close(self) -> None:
-        # These are the only references: destruction alone closes the connections; shutdown() and abort() do not.
+        # These are the only references: only destruction closes the connections; shutdown() and abort() do not.
         self._gloo = self._nccl = None
 
     @contextmanager
-    def _lost_if_broken(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:
             raise GroupBroken(
-                f"process {self.rank} of {self.size} that train together lost another one, which failed, died or did "
-                f"not answer within {self._timeout_seconds:g} s"
+                f"process {self.rank} of {self.size}: lost another process, which failed, died or did not respond "
+                f"within {self._timeout_seconds:g} s"
             ) from error
 
 
+def _gloo_group(store: Any, *, rank: int, size: int, timeout: timedelta, hostname: str) -> Any:
+    """Return a Gloo group that is bound to one address of this machine.
+
+    The only place that uses private names of torch. With the public constructor every process binds to the address that
+    the name of its machine resolves to, which may be a loopback address that no other machine reaches.
+    """
+    options = _c10d.ProcessGroupGloo._Options()
+    options._timeout = timeout
+    options._devices = [_c10d.ProcessGroupGloo.create_device(hostname=hostname)]
+    return _c10d.ProcessGroupGloo(store, rank, size, options)
+
+
 def _own_host(host: str, port: int) -> str:
-    """The address of this machine from which it reaches the host."""
+    """Return the address of this machine from which it reaches the host."""
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind, protocol) as probe:
-        probe.connect(address)  # sends nothing: it is enough to choose a route
+        probe.connect(address)  # sends nothing: connecting a datagram socket only selects a route
         return str(probe.getsockname()[0])

@@ -13,11 +13,14 @@ from nas.common.errors import TrainingError
 from nas.data.features.store import FeatureSplit
 from nas.models.fusion.base import FusionModel
 from nas.search.space import Architecture, EntryLayers
-from nas.training.batches import Stopped, features_of_batch
+from nas.training.batches import features_of_batch
+from nas.training.stopping import StopRequested
+
+_WARMUP_PASSES = 2
 
 
 def evaluation_batches(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:
-    """All samples, texts of like length together, so that little padding is computed; padding changes no result."""
+    """Yield the indices of all samples, texts of similar length together: less padding is computed, which is exact."""
     order = np.argsort(lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
@@ -31,18 +34,18 @@ def predict_logits(
     architecture: Architecture | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Tensor:
-    """Logits of every sample of a split, (N, C), in the split's order.
+    """Compute the logits of every sample of a split, (N, C), in the order of the split.
 
     Args:
         model: A model or a supernet.
-        split: Samples.
-        batch_size: Samples computed together; changes no result beyond rounding.
-        architecture: The slice to evaluate; the model's own architecture by default.
-        should_stop: Asked before every batch.
+        split: The samples.
+        batch_size: The number of samples per batch; affects results only by rounding.
+        architecture: The slice to evaluate; the architecture of the model by default.
+        should_stop: Called before every batch; evaluation stops when it returns true.
 
     Raises:
-        Stopped: If `should_stop` said so.
-        TrainingError: If they are not finite.
+        StopRequested: If `should_stop` returned true.
+        TrainingError: If logits are not finite.
     """
     architectures = [architecture or model.architecture]
     return predict_population(model, split, architectures, batch_size=batch_size, should_stop=should_stop)[0]
@@ -57,43 +60,43 @@ def predict_population(
     batch_size: int,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Tensor]:
-    """Logits of many architectures, computed together: features are read, and read by PMF's first fusing layer, once.
+    """Compute the logits of many architectures, sharing the feature reads and, for PMF, part of the first fusing layer.
 
-    The logits of an architecture are the same to the last bit whichever others are beside it. One architecture is
-    computed at a time on a batch, so memory grows by the logits alone.
+    The logits of an architecture do not depend on the other architectures, to the last bit. Architectures are computed
+    one after another on each batch, so that only the memory of the logits grows with their number.
 
     Args:
-        supernet: Holds the weights of all.
-        split: Samples.
-        architectures: In any order.
-        batch_size: Samples computed together; changes no result beyond rounding.
-        should_stop: Asked before every batch.
+        supernet: The model that holds the weights of all architectures.
+        split: The samples.
+        architectures: The architectures, in any order.
+        batch_size: The number of samples per batch; affects results only by rounding.
+        should_stop: Called before every batch; evaluation stops when it returns true.
 
     Returns:
-        Of each architecture (N, C), in the split's order.
+        The logits of each architecture, (N, C), in the order of the split.
 
     Raises:
-        Stopped: If `should_stop` said so.
-        TrainingError: If logits are not finite: the highest of them would be a class all the same, and a score.
+        StopRequested: If `should_stop` returned true.
+        TrainingError: If logits are not finite, since their maximum would still name a class and give a score.
     """
     logits = [torch.empty(len(split), supernet.num_classes) for _ in architectures]
     device = next(supernet.parameters()).device
     batches = list(evaluation_batches(split.text_lengths, batch_size))
-    read_by: dict[EntryLayers, list[int]] = {}
-    for place, architecture in enumerate(architectures):
-        read_by.setdefault(supernet.entry_layers(architecture), []).append(place)
-    for reads, chosen in read_by.items():
+    groups: dict[EntryLayers, list[int]] = {}
+    for position, architecture in enumerate(architectures):
+        groups.setdefault(supernet.entry_layers(architecture), []).append(position)
+    for entry_layers, positions in groups.items():
         for indices in batches:
             if should_stop():
-                raise Stopped
-            features = features_of_batch(split.batch(indices, reads).to(device))
-            outcome = supernet.population_logits(features, [architectures[place] for place in chosen])
-            for place, values in zip(chosen, outcome, strict=True):
-                logits[place][torch.from_numpy(indices)] = values.cpu()
+                raise StopRequested
+            features = features_of_batch(split.batch(indices, entry_layers).to(device))
+            outputs = supernet.population_logits(features, [architectures[position] for position in positions])
+            for position, values in zip(positions, outputs, strict=True):
+                logits[position][torch.from_numpy(indices)] = values.cpu()
     for architecture, values in zip(architectures, logits, strict=True):
         if not values.isfinite().all():
             raise TrainingError(
-                f"what {architecture} says is not finite after training; lower recipe.learning_rates or set "
+                f"{architecture}: the logits are not finite after training; lower recipe.learning_rates or set "
                 "recipe.clip_norm"
             )
     return logits
@@ -103,23 +106,23 @@ def predict_population(
 def forward_seconds(
     model: FusionModel, split: FeatureSplit, architecture: Architecture, batch_size: int, repetitions: int = 15
 ) -> float:
-    """Seconds of one forward pass from features that are in memory, the least of several.
+    """Return the shortest time in seconds of a forward pass on features in memory.
 
     Args:
         model: A model or a supernet.
-        split: Its first samples are taken.
+        split: The samples, of which the first `batch_size` are used.
         architecture: The slice.
-        batch_size: How many samples.
-        repetitions: How many passes, after two that are not counted.
+        batch_size: The number of samples.
+        repetitions: The number of measured passes.
     """
     device = next(model.parameters()).device
     features = features_of_batch(split.batch(np.arange(batch_size), model.entry_layers(architecture)).to(device))
-    least = math.inf
-    for index in range(repetitions + 2):
+    shortest = math.inf
+    for index in range(repetitions + _WARMUP_PASSES):
         started = time.perf_counter()
         model(features, architecture)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        if index >= 2:
-            least = min(least, time.perf_counter() - started)
-    return least
+        if index >= _WARMUP_PASSES:
+            shortest = min(shortest, time.perf_counter() - started)
+    return shortest

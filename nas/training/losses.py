@@ -1,4 +1,4 @@
-"""What training minimises: cross-entropy of the one label, or binary cross-entropy of each of several."""
+"""Training losses: cross-entropy of a single label, or binary cross-entropy of each of several labels."""
 
 import numpy as np
 import torch
@@ -10,12 +10,15 @@ from nas.data.samples import Labels, class_counts
 
 
 def class_weights(labels: Labels, num_classes: int, kind: str) -> Tensor | None:
-    """Weight N / (C · count) of every class, as the PMF paper's unbalanced data sets have it; None for `none`.
+    """Return the weight N / (C · count) of every class, as the PMF paper uses it for unbalanced data.
 
     Args:
-        labels: Of all training samples.
-        num_classes: C.
-        kind: `none` or `inverse_frequency`.
+        labels: The labels of all training samples.
+        num_classes: The number of classes C.
+        kind: `inverse_frequency`, or `none` for no weights.
+
+    Returns:
+        The weights, (C,), float32; None for `none`.
     """
     if kind == "none":
         return None
@@ -23,16 +26,22 @@ def class_weights(labels: Labels, num_classes: int, kind: str) -> Tensor | None:
     return torch.tensor(len(labels) / (num_classes * counts), dtype=torch.float32)
 
 
-class Loss:
-    """Loss of a classifier; a batch's is the weighted sum over the batch's total weight.
+def build_loss(recipe: RecipeConfig, labels: Labels, num_classes: int) -> "Loss":
+    """Build the loss of a recipe for training samples with these labels."""
+    return Loss(class_weights(labels, num_classes, recipe.class_weights), recipe.label_smoothing)
 
-    Labels are class indices, (B,): cross-entropy, in which a sample weighs as its class does. Or they are 1 for each
-    label that a sample has, (B, C): binary cross-entropy of every label, in which a label that is there weighs as its
-    class does, and one that is not weighs 1.
+
+class Loss:
+    """Classification loss; the loss of a batch is its weighted sum divided by its total weight.
+
+    With class indices as labels, (B,), it is the cross-entropy, and a sample has the weight of its class. With labels
+    of 0 and 1, (B, C), it is the binary cross-entropy of every label; a positive label has the weight of its class, a
+    negative one has weight 1.
 
     Args:
-        weights: Of every class, (C,), float32; None where all weigh 1.
-        label_smoothing: Part of the target that is spread over all classes, or, of several labels, over yes and no.
+        weights: The weights of the classes, (C,), float32; None for equal weights.
+        label_smoothing: The fraction of the target that is spread over all classes, or in the multi-label case over
+            positive and negative.
     """
 
     def __init__(self, weights: Tensor | None, label_smoothing: float) -> None:
@@ -40,59 +49,62 @@ class Loss:
         self._label_smoothing = label_smoothing
 
     def to(self, device: torch.device) -> "Loss":
+        """Return the loss with its weights on a device."""
         return Loss(None if self._weights is None else self._weights.to(device), self._label_smoothing)
 
     def total_weight(self, labels: Labels) -> float:
-        """What the summed losses of samples with these labels are divided by."""
+        """Return the divisor of the weighted sum over samples with these labels."""
         weights = None if self._weights is None else self._weights.cpu()
         if labels.ndim == 1:
             return float(len(labels)) if weights is None else float(weights[torch.from_numpy(labels)].sum())
-        there = torch.from_numpy(labels)
-        return float(there.numel() if weights is None else (there * weights + (1 - there)).sum())
+        positive = torch.from_numpy(labels)
+        return float(positive.numel() if weights is None else (positive * weights + (1 - positive)).sum())
 
-    def summed(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Weighted losses of all samples, summed.
+    def weighted_sum(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the sum of the weighted losses of all samples, 0-dimensional.
 
         Args:
-            logits: (B, C).
-            labels: (B,), int64, or (B, C), float32.
+            logits: The logits, (B, C).
+            labels: The labels, (B,), int64, or (B, C), float32.
         """
         if labels.ndim == 1:
-            # Not by torch's `weight`, which weighs the part of the target that is spread by the class it goes to: rare
-            # classes would be what a model says of everybody.
-            each = cross_entropy(logits, labels, label_smoothing=self._label_smoothing, reduction="none")
-            return (each if self._weights is None else each * self._weights[labels]).sum()
+            # Not the `weight` argument of torch, which weights the smoothed part of the target by the class that
+            # receives it: models would predict rare classes for every sample.
+            losses = cross_entropy(logits, labels, label_smoothing=self._label_smoothing, reduction="none")
+            return (losses if self._weights is None else losses * self._weights[labels]).sum()
         smoothed = labels * (1 - self._label_smoothing) + self._label_smoothing / 2
         return binary_cross_entropy_with_logits(
             logits, smoothed if self._label_smoothing else labels, weight=self._label_weights(labels), reduction="sum"
         )
 
-    def distance(self, logits: Tensor, lesson: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy with a teacher's probabilities in place of the labels, weighted as those are, summed.
+    def distillation_sum(self, logits: Tensor, teacher_probabilities: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropy with the probabilities of a teacher as targets, weighted by the labels and summed.
 
         Args:
-            logits: (B, C).
-            lesson: What `probabilities` made of the teacher's logits, (B, C).
-            labels: (B,), int64, or (B, C), float32.
+            logits: The logits of the student, (B, C).
+            teacher_probabilities: The result of `class_probabilities` for the teacher, (B, C).
+            labels: The labels, (B,), int64, or (B, C), float32.
         """
         if labels.ndim == 1:
-            distances = cross_entropy(logits, lesson, reduction="none")
-            return (distances if self._weights is None else distances * self._weights[labels]).sum()
-        return binary_cross_entropy_with_logits(logits, lesson, weight=self._label_weights(labels), reduction="sum")
+            losses = cross_entropy(logits, teacher_probabilities, reduction="none")
+            return (losses if self._weights is None else losses * self._weights[labels]).sum()
+        return binary_cross_entropy_with_logits(
+            logits, teacher_probabilities, weight=self._label_weights(labels), reduction="sum"
+        )
 
     def _label_weights(self, labels: Tensor) -> Tensor | None:
-        """Of every label, (B, C): its class's where it is there and else 1, whatever the target is made of it.
+        """Return the weight of every label, (B, C): that of its class if positive, else 1; None for equal weights.
 
-        With targets of 0 and 1 the same as torch's `pos_weight`, which would draw any other target towards 1.
+        Equals `pos_weight` of torch for targets of 0 and 1; for other targets `pos_weight` pulls them towards 1.
         """
         return None if self._weights is None else torch.where(labels > 0, self._weights, 1.0)
 
 
-def loss_of(recipe: RecipeConfig, labels: Labels, num_classes: int) -> Loss:
-    """The loss of a recipe, for training samples with these labels."""
-    return Loss(class_weights(labels, num_classes, recipe.class_weights), recipe.label_smoothing)
+def class_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return probabilities, (B, C): over the classes for single labels, of each label on its own for multi-label data.
 
-
-def probabilities(logits: Tensor, labels: Tensor) -> Tensor:
-    """What logits say of classes, (B, C): one of them, or each by itself, as the labels are."""
+    Args:
+        logits: The logits, (B, C).
+        labels: The labels of the samples, whose shape tells the two cases apart.
+    """
     return logits.softmax(dim=1) if labels.ndim == 1 else logits.sigmoid()

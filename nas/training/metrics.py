@@ -1,115 +1,204 @@
-"""What a model is judged by; the arithmetic is torchmetrics'.
+"""Metrics of a classifier: one function per metric; the arithmetic is that of torchmetrics.
 
-It brings scipy's signals and matplotlib along, a second and 50 MiB, so it is imported where something is judged, and
-not by every command and driver.
+torchmetrics imports parts of scipy and matplotlib, which takes a second and 50 MiB. It is therefore imported by the
+first evaluation, not by every command and driver.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
-THRESHOLD = 0.5
-"""Probability from which a label is said to be there, where none was tuned."""
+DEFAULT_THRESHOLD = 0.5
+"""The probability above which a label is predicted, unless a threshold was tuned."""
 
-_TRIED_THRESHOLDS = [step / 100 for step in range(1, 100)]
+_THRESHOLD_GRID = [step / 100 for step in range(1, 100)]
 
 
-def arithmetic() -> Any:
-    """torchmetrics' functions; a worker asks for them before its first job, which then does not wait for them."""
+def load_torchmetrics() -> Any:
+    """Import and return the functions of torchmetrics; workers call it early, so that their first job need not wait."""
     import torchmetrics.functional.classification as functional
 
     return functional
 
 
-def evaluate_logits(logits: Tensor, labels: Tensor, threshold: float | None = None) -> dict[str, float]:
-    """Metrics of single-label or multi-label classification.
+@dataclass(frozen=True)
+class Predictions:
+    """Logits and labels of evaluated samples, the argument of every metric.
 
     Args:
-        logits: (N, C).
-        labels: Class indices, int64, (N,); or 1 for each label that a sample has, float32, (N, C).
-        threshold: For the metrics of several labels that are called tuned, from `tuned_threshold` of other samples;
-            None tunes it on these, as validation does.
-
-    Returns:
-        From 0 to 1 and better when higher: `accuracy` (share of samples; of several labels, all have to be right),
-        `macro_f1` and `micro_f1` (F1 as a mean over classes, and of all decisions together), `mean_average_precision`
-        (mean over classes that occur of their average precision), and `balanced_accuracy` (mean over classes that occur
-        of their recall) of one label, `macro_f1_tuned` and `micro_f1_tuned` (with another threshold than 0.5) of
-        several. Better when lower: `cross_entropy`, in nats a sample, or a label. `threshold` is the one that was tuned
-        here.
+        logits: The logits, (N, C).
+        labels: Class indices, int64, (N,); for multi-label data 1 for each label of a sample, float32, (N, C).
+        given_threshold: The threshold of the tuned multi-label metrics, tuned on other samples; None to tune it on
+            these samples, as validation does.
     """
-    if labels.ndim == 2:
-        return _of_several(logits, labels, threshold)
-    classes = logits.shape[1]
-    predicted = logits.argmax(dim=1)
-    f1_score = arithmetic().multiclass_f1_score
-    return {
-        "accuracy": float((predicted == labels).to(torch.float64).mean()),
-        "balanced_accuracy": _balanced_accuracy(predicted, labels, classes),
-        "macro_f1": float(f1_score(predicted, labels, num_classes=classes, average="macro")),
-        "micro_f1": float(f1_score(predicted, labels, num_classes=classes, average="micro")),
-        "mean_average_precision": _mean_average_precision(logits.softmax(dim=1), one_hot(labels, classes)),
-        "cross_entropy": float(cross_entropy(logits.to(torch.float64), labels)),
-    }
+
+    logits: Tensor
+    labels: Tensor
+    given_threshold: float | None = None
+
+    @property
+    def is_multi_label(self) -> bool:
+        return self.labels.ndim == 2
+
+    @property
+    def num_classes(self) -> int:
+        return self.logits.shape[1]
+
+    @cached_property
+    def classes(self) -> Tensor:
+        """The predicted class of each sample, (N,); single-label only."""
+        return self.logits.argmax(dim=1)
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """The probabilities, (N, C): over the classes, or of each label on its own."""
+        return self.logits.sigmoid() if self.is_multi_label else self.logits.softmax(dim=1)
+
+    @cached_property
+    def indicators(self) -> Tensor:
+        """The labels as 0 and 1, int64, (N, C)."""
+        return self.labels.to(torch.int64) if self.is_multi_label else one_hot(self.labels, self.num_classes)
+
+    @cached_property
+    def threshold(self) -> float:
+        """The threshold of the tuned multi-label metrics."""
+        return tune_threshold(self.logits, self.labels) if self.given_threshold is None else self.given_threshold
 
 
-def _balanced_accuracy(predicted: Tensor, labels: Tensor, classes: int) -> float:
-    recalls = arithmetic().multiclass_accuracy(predicted, labels, num_classes=classes, average="none")
-    # torchmetrics' own mean counts a class that is predicted and does not occur, as a recall of 0.
-    return float(recalls[labels.unique()].mean())
+Metric = Callable[[Predictions], float]
 
 
-def _of_several(logits: Tensor, labels: Tensor, threshold: float | None) -> dict[str, float]:
-    there = labels.to(torch.int64)
-    scores = logits.sigmoid()
-    tuned = tuned_threshold(logits, labels) if threshold is None else threshold
-    classes = logits.shape[1]
-
-    def f1(average: Literal["macro", "micro"], limit: float) -> float:
-        score = arithmetic().multilabel_f1_score
-        return float(score(scores, there, num_labels=classes, threshold=limit, average=average))
-
-    found = {"threshold": tuned} if threshold is None else {}
-    return found | {
-        "accuracy": float(((scores > THRESHOLD) == there.bool()).all(dim=1).to(torch.float64).mean()),
-        "macro_f1": f1("macro", THRESHOLD),
-        "micro_f1": f1("micro", THRESHOLD),
-        "macro_f1_tuned": f1("macro", tuned),
-        "micro_f1_tuned": f1("micro", tuned),
-        "mean_average_precision": _mean_average_precision(scores, there),
-        "cross_entropy": float(binary_cross_entropy_with_logits(logits.to(torch.float64), labels.to(torch.float64))),
-    }
+def accuracy(predictions: Predictions) -> float:
+    """Return the fraction of samples predicted correctly; of multi-label data, with all labels correct."""
+    if predictions.is_multi_label:
+        predicted = predictions.probabilities > DEFAULT_THRESHOLD
+        return float((predicted == predictions.indicators.bool()).all(dim=1).to(torch.float64).mean())
+    return float((predictions.classes == predictions.labels).to(torch.float64).mean())
 
 
-def _mean_average_precision(scores: Tensor, there: Tensor) -> float:
-    """Over classes that occur; both (N, C)."""
-    occurring = there.sum(dim=0).nonzero()[:, 0].tolist()
+def balanced_accuracy(predictions: Predictions) -> float:
+    """Return the mean recall over the classes that occur; single-label only."""
+    recalls = load_torchmetrics().multiclass_accuracy(
+        predictions.classes, predictions.labels, num_classes=predictions.num_classes, average="none"
+    )
+    # The mean of torchmetrics counts a class that is predicted but does not occur as a recall of 0.
+    return float(recalls[predictions.labels.unique()].mean())
+
+
+def macro_f1(predictions: Predictions) -> float:
+    """Return the mean F1 over the classes."""
+    return _f1(predictions, "macro", DEFAULT_THRESHOLD)
+
+
+def micro_f1(predictions: Predictions) -> float:
+    """Return the F1 of all decisions together."""
+    return _f1(predictions, "micro", DEFAULT_THRESHOLD)
+
+
+def macro_f1_tuned(predictions: Predictions) -> float:
+    """Return the mean F1 over the classes at the tuned threshold; multi-label only."""
+    return _f1(predictions, "macro", predictions.threshold)
+
+
+def micro_f1_tuned(predictions: Predictions) -> float:
+    """Return the F1 of all decisions together at the tuned threshold; multi-label only."""
+    return _f1(predictions, "micro", predictions.threshold)
+
+
+def _f1(predictions: Predictions, average: Literal["macro", "micro"], threshold: float) -> float:
+    if predictions.is_multi_label:
+        value = load_torchmetrics().multilabel_f1_score(
+            predictions.probabilities,
+            predictions.indicators,
+            num_labels=predictions.num_classes,
+            threshold=threshold,
+            average=average,
+        )
+    else:
+        value = load_torchmetrics().multiclass_f1_score(
+            predictions.classes, predictions.labels, num_classes=predictions.num_classes, average=average
+        )
+    return float(value)
+
+
+def mean_average_precision(predictions: Predictions) -> float:
+    """Return the mean average precision over the classes that occur; 0 if none occurs."""
+    indicators, probabilities = predictions.indicators, predictions.probabilities
+    occurring = indicators.sum(dim=0).nonzero()[:, 0].tolist()
     if not occurring:
         return 0.0
-    average_precision = arithmetic().binary_average_precision
-    return float(torch.stack([average_precision(scores[:, c], there[:, c]) for c in occurring]).mean())
+    average_precision = load_torchmetrics().binary_average_precision
+    return float(torch.stack([average_precision(probabilities[:, c], indicators[:, c]) for c in occurring]).mean())
 
 
-def tuned_threshold(logits: Tensor, labels: Tensor) -> float:
-    """The threshold in hundredths, one for all classes, at which micro F1 is highest; of several the nearest
-    to 0.5.
+def negative_log_likelihood(predictions: Predictions) -> float:
+    """Return the cross-entropy in nats: the mean over samples; of multi-label data, over samples and labels."""
+    logits = predictions.logits.to(torch.float64)
+    if predictions.is_multi_label:
+        return float(binary_cross_entropy_with_logits(logits, predictions.labels.to(torch.float64)))
+    return float(cross_entropy(logits, predictions.labels))
+
+
+SINGLE_LABEL_METRICS: Mapping[str, Metric] = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "macro_f1": macro_f1,
+    "micro_f1": micro_f1,
+    "mean_average_precision": mean_average_precision,
+    "cross_entropy": negative_log_likelihood,
+}
+MULTI_LABEL_METRICS: Mapping[str, Metric] = {
+    "accuracy": accuracy,
+    "macro_f1": macro_f1,
+    "micro_f1": micro_f1,
+    "macro_f1_tuned": macro_f1_tuned,
+    "micro_f1_tuned": micro_f1_tuned,
+    "mean_average_precision": mean_average_precision,
+    "cross_entropy": negative_log_likelihood,
+}
+
+
+def evaluate_logits(logits: Tensor, labels: Tensor, threshold: float | None = None) -> dict[str, float]:
+    """Compute all metrics of single-label or multi-label classification.
 
     Args:
-        logits: (N, C).
-        labels: 1 for each label that a sample has, float32, (N, C).
+        logits: The logits, (N, C).
+        labels: Class indices, int64, (N,); for multi-label data 1 for each label of a sample, float32, (N, C).
+        threshold: The threshold of the tuned multi-label metrics, from `tune_threshold` on other samples; None to tune
+            it on these samples, as validation does.
+
+    Returns:
+        The metrics by name. A threshold that was tuned here is included as `threshold`.
     """
-    scores, there = logits.sigmoid(), labels.bool()
-    total = int(there.sum())
-
-    def micro_f1(limit: float) -> float:
-        said = scores > limit
-        return 2 * int((said & there).sum()) / max(int(said.sum()) + total, 1)
-
-    return max(_TRIED_THRESHOLDS, key=lambda limit: (micro_f1(limit), -abs(limit - THRESHOLD)))
+    predictions = Predictions(logits, labels, threshold)
+    if not predictions.is_multi_label:
+        return {name: metric(predictions) for name, metric in SINGLE_LABEL_METRICS.items()}
+    tuned = {"threshold": predictions.threshold} if threshold is None else {}
+    return tuned | {name: metric(predictions) for name, metric in MULTI_LABEL_METRICS.items()}
 
 
-def standard_error(share: float, count: int) -> float:
-    """Standard error of a share measured on `count` independent samples (binomial)."""
-    return float((share * (1 - share) / count) ** 0.5)
+def tune_threshold(logits: Tensor, labels: Tensor) -> float:
+    """Return the multiple of 0.01 that maximizes micro F1 as the threshold of all classes; of ties, the nearest to 0.5.
+
+    Args:
+        logits: The logits, (N, C).
+        labels: 1 for each label of a sample, float32, (N, C).
+    """
+    probabilities, indicators = logits.sigmoid(), labels.bool()
+    positives = int(indicators.sum())
+
+    def micro_f1_at(threshold: float) -> float:
+        predicted = probabilities > threshold
+        return 2 * int((predicted & indicators).sum()) / max(int(predicted.sum()) + positives, 1)
+
+    return max(_THRESHOLD_GRID, key=lambda threshold: (micro_f1_at(threshold), -abs(threshold - DEFAULT_THRESHOLD)))
+
+
+def standard_error(fraction: float, count: int) -> float:
+    """Return the standard error of a fraction measured on independent samples (binomial)."""
+    return float((fraction * (1 - fraction) / count) ** 0.5)

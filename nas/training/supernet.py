@@ -1,11 +1,12 @@
-"""Train the weight-sharing supernet: sampled architectures in every step.
+"""Train the weight-sharing supernet; every step trains several sampled architectures.
 
-Several processes share the architectures of a step. What a step does depends on the seed and its number alone, never on
-how many processes there are: every architecture's gradients are computed apart and summed in one order by everybody, so
-that all processes hold the same weights to the last bit, and the same as one process alone.
+Several processes can share the architectures of a step. A step depends on the seed and its number only, not on the
+number of processes: the gradients of each architecture are computed separately and summed in the same order in every
+process. All processes therefore hold the same weights to the last bit, equal to those of a single process.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,138 +17,143 @@ from nas.config.schema import RecipeConfig
 from nas.data.features.store import FeatureSplit
 from nas.models.fusion.base import FusionModel
 from nas.search.space import Architecture
-from nas.training.batches import BatchSchedule, Samples
-from nas.training.checkpoint import TrainingCheckpoints
-from nas.training.distributed import Alone, GradientGroup
-from nas.training.losses import loss_of
+from nas.training.batches import BatchSchedule, BatchSelection
+from nas.training.checkpoint import TrainingCheckpoint
+from nas.training.distributed import GradientGroup, SingleProcessGroup
+from nas.training.losses import build_loss
 from nas.training.supernet_sampling import Sampler
-from nas.training.trainer import Trainer
+from nas.training.trainer import Distillation, Trainer
+
+
+def _whole_batch(architecture: Architecture) -> int:
+    del architecture
+    return 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupernetTraining:
+    """A training of the supernet: equal values lead to equal weights, for any number of processes.
+
+    Args:
+        split: The training samples.
+        sampler: The sampler that draws the K architectures of every step.
+        recipe: Optimizer, learning rates and schedule; the schedule spans `step_count`.
+        step_count: The total number of steps.
+        seed: The seed of the sample order.
+        checkpoint_path: Path of the checkpoint, which only rank 0 reads and writes.
+        checkpoint_steps: The number of steps between two checkpoints.
+        distillation: The weight of the distillation loss. The first architecture of a step teaches the others of that
+            step on their own samples (in-place distillation; Yu and Huang, ICCV 2019). 0 disables it.
+        micro_batches: Function that returns the number of micro-batches for an architecture; affects memory, and
+            results only by rounding.
+    """
+
+    split: FeatureSplit
+    sampler: Sampler
+    recipe: RecipeConfig
+    step_count: int
+    seed: int
+    checkpoint_path: Path
+    checkpoint_steps: int
+    distillation: float = 0.0
+    micro_batches: Callable[[Architecture], int] = _whole_batch
 
 
 def train_supernet(
-    *,
     supernet: FusionModel,
-    split: FeatureSplit,
-    sampler: Sampler,
-    recipe: RecipeConfig,
-    step_count: int,
-    seed: int,
-    checkpoint: Path,
-    checkpoint_steps: int,
-    should_stop: Callable[[], bool],
-    on_step: Callable[[int, float], None],
-    distillation: float = 0.0,
-    micro_batches: Callable[[Architecture], int] = lambda architecture: 1,
+    training: SupernetTraining,
+    *,
     group: GradientGroup | None = None,
-    time_share: Callable[[], float] = lambda: 0.0,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+    elapsed_fraction: Callable[[], float] = lambda: 0.0,
 ) -> int:
-    """Train in place, going on from the checkpoint if there is one.
+    """Train a supernet in place, resuming from the checkpoint if it exists.
 
-    The same steps follow whether or not it was interrupted, and with any number of processes: architecture j of step s
-    is trained on a batch of its own, number s · K + j. A step's loss is the weighted sum over all its samples, divided
-    by their total weight.
+    An interruption does not change the steps that follow. Architecture j of step s is trained on batch s · K + j. The
+    loss of a step is the weighted sum over all its samples, divided by their total weight.
 
-    Every process of a group calls this with the same arguments, apart from what is named below. Process r of W computes
-    the architectures r, r + W, r + 2 W, ... of a step before it waits for the others, and keeps their gradients until
-    they are sent: at most ⌈K / W⌉ + 2 times the supernet's size with a received one and the sum. A process alone adds
-    each to the sum at once: at most 3 times. An error in one process breaks the group, so that no other waits for it.
+    Every process of a group calls this function with the same training. Process r of W computes the architectures r,
+    r + W, r + 2W, ... of a step and keeps their gradients until they are sent: at most ⌈K / W⌉ + 2 times the size of
+    the supernet, including one received gradient and the sum. A single process adds each gradient to the sum at once:
+    at most 3 times. An error in one process closes the group, so that the other processes do not wait for it.
 
     Args:
-        supernet: Fresh weights of the space's largest architecture; those of rank 0 are everybody's.
-        split: Training samples.
-        sampler: Draws the K architectures of every step.
-        recipe: Optimiser and schedule, which spans `step_count`.
-        step_count: Steps in all.
-        seed: Decides samples.
-        checkpoint: File of weights, optimiser state and step, replaced as training goes on. Used by rank 0 alone.
-        checkpoint_steps: How often.
-        should_stop: Asked before every step; if any process says so, training ends early in all, saved.
-        on_step: Told steps done and the last loss, on rank 0.
-        distillation: Part of the loss of all but the first architecture of a step that compares with what the first
-            one says of the same samples (in-place distillation; Yu and Huang, ICCV 2019).
-        micro_batches: Parts that the batch of an architecture is cut into; changes memory, and no result beyond
-            rounding.
-        group: The processes that train together; by default this one alone. Closed by an error.
-        time_share: Which part of the time for these steps has gone; rank 0 is asked. Where that is ahead of the steps,
-            it decides how far the schedule is, and training ends when it comes to 1: weights whose learning rate has
-            not come down rank architectures wrongly.
+        supernet: The largest architecture of the space, with fresh weights; the weights of rank 0 are used everywhere.
+        training: The settings, the same in every process.
+        group: The processes that train together; a single process by default. Closed if an error is raised.
+        should_stop: Called before every step; if it returns true in any process, all processes save and return.
+        on_step: Callback that receives the number of finished steps and the last loss, on rank 0.
+        elapsed_fraction: Function that returns the elapsed fraction of the available time; only the value of rank 0
+            is used. If time runs ahead of the steps, the schedule follows the time and training ends at 1: weights
+            whose learning rate has not decayed rank architectures wrongly.
 
     Returns:
-        Steps done in all, saved; fewer than `step_count` if it was stopped.
+        The total number of finished steps, all saved; less than `step_count` if training was stopped.
 
     Raises:
         BudgetError: If no architecture fits.
-        StudyError: If the checkpoint is damaged, or of another `step_count` or K.
+        StudyError: If the checkpoint is damaged or has another `step_count` or K.
         TrainingError: If the loss is not finite.
         GroupBroken: If another process of the group failed or died.
     """
-    group = group or Alone()
-    minimised = loss_of(recipe, split.labels, supernet.num_classes)
-    trainer = Trainer(model=supernet, recipe=recipe, step_count=step_count, loss=minimised)
-    schedule = BatchSchedule(len(split), recipe.batch_size, seed_from(seed, "supernet samples"))
-    checkpoints = TrainingCheckpoints(checkpoint, trainer, sampler.count)
+    group = group or SingleProcessGroup()
+    recipe, sampler, step_count = training.recipe, training.sampler, training.step_count
+    loss_function = build_loss(recipe, training.split.labels, supernet.num_classes)
+    trainer = Trainer(model=supernet, recipe=recipe, step_count=step_count, loss=loss_function)
+    checkpoint = TrainingCheckpoint(training.checkpoint_path, trainer, sampler.count)
     try:
-        step = first = _start(checkpoints, group)
-        while not group.agree(should_stop()):
-            gone = min(max(time_share(), 0.0), 1.0)
-            position = group.first(max(step, first + int(gone * (step_count - first))))
+        step = first_step = _start(checkpoint, group)
+        while not group.any(should_stop()):
+            elapsed = min(max(elapsed_fraction(), 0.0), 1.0)
+            position = group.broadcast_int(max(step, first_step + int(elapsed * (step_count - first_step))))
             if position >= step_count:
                 break
             architectures = sampler.step(step)
-            numbers = range(step * sampler.count, (step + 1) * sampler.count)
-            batches = [schedule.samples(split, number) for number in numbers]
-            loss = _sum_gradients(trainer, architectures, batches, micro_batches, group, distillation)
+            loss = _sum_gradients(trainer, training, group, step, architectures)
             trainer.apply(position, loss, architectures)
             step += 1
             if group.rank == 0:
-                if step % checkpoint_steps == 0:
-                    checkpoints.save(step)
+                if step % training.checkpoint_steps == 0:
+                    checkpoint.save(step)
                 on_step(step, loss)
         if group.rank == 0:
-            checkpoints.save(step)
-        group.agree(False)  # nobody is done before all of it is saved
+            checkpoint.save(step)
+        group.any(False)  # no process returns before the checkpoint is complete
     except BaseException:
         group.close()
         raise
     return step
 
 
+def _start(checkpoint: TrainingCheckpoint, group: GradientGroup) -> int:
+    """Give every process the weights and optimizer state of rank 0; return the number of finished steps."""
+    step = checkpoint.restore() if group.rank == 0 else 0
+    if group.size == 1:
+        return step
+    content = group.broadcast_bytes(checkpoint.to_bytes(step) if group.rank == 0 else b"")
+    return checkpoint.load_bytes(content) if group.rank > 0 else step
+
+
 def _sum_gradients(
     trainer: Trainer,
-    architectures: Sequence[Architecture],
-    batches: Sequence[Samples],
-    micro_batches: Callable[[Architecture], int],
+    training: SupernetTraining,
     group: GradientGroup,
-    distillation: float,
+    step: int,
+    architectures: Sequence[Architecture],
 ) -> float:
-    """Give every parameter its gradient of a step's loss, the same to the last bit in every process; the loss."""
-    total_weight = sum(trainer.loss.total_weight(samples.labels) for samples in batches)
-
-    def computed() -> Iterator[Tensor]:
-        """Gradients of this process's share, and the loss behind them."""
-        for place in range(group.rank, len(architectures), group.size):
-            architecture = architectures[place]
-            count = micro_batches(architecture)
-            if place and distillation:
-                teacher = architectures[0]  # asked anew by every process that needs it, so that none waits for another
-                lessons = trainer.lessons(batches[place].parts(trainer.model.entry_layers(teacher), count), teacher)
-            else:
-                lessons = None
-            parts = batches[place].parts(trainer.model.entry_layers(architecture), count)
-            loss = trainer.accumulate_gradients(parts, total_weight, architecture, lessons, distillation)
-            yield _taken(trainer.model.used_parameters(architecture), loss)
-
+    """Set every parameter's gradient of a step's loss, identical in every process; return the loss."""
     trainer.optimizer.zero_grad(set_to_none=True)
-    share = computed()
+    own_buffers = _own_gradients(trainer, training, group, step, architectures)
     if group.size > 1:
-        share = iter(list(share))  # before waiting for others, so that all compute at the same time
+        own_buffers = iter(list(own_buffers))  # compute before waiting, so that all processes compute at the same time
     loss = 0.0
     sums: dict[nn.Parameter, Tensor] = {}
-    for place, architecture in enumerate(architectures):
+    for index, architecture in enumerate(architectures):
         used = trainer.model.used_parameters(architecture)
         sizes = [parameter.numel() for parameter in used]
-        owner = place % group.size
-        buffer = next(share) if owner == group.rank else used[0].new_empty(sum(sizes) + 1)
+        owner = index % group.size
+        buffer = next(own_buffers) if owner == group.rank else used[0].new_empty(sum(sizes) + 1)
         group.broadcast(buffer, owner)
         *gradients, last = buffer.split([*sizes, 1])
         loss += float(last)
@@ -156,26 +162,49 @@ def _sum_gradients(
                 sums[parameter] += gradient.view_as(parameter)
             else:
                 sums[parameter] = gradient.view_as(parameter)
-        del buffer, gradients, gradient, last  # before the next is computed
+        del buffer, gradients, gradient, last  # freed before the next one is computed
     for parameter, gradient in sums.items():
         parameter.grad = gradient
     return loss
 
 
-def _taken(parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
-    """Their gradients and the loss in one buffer, which is sent as a whole; they have none afterwards."""
-    # Should an encoder have weights that nothing reads, their gradient is zero.
+def _own_gradients(
+    trainer: Trainer,
+    training: SupernetTraining,
+    group: GradientGroup,
+    step: int,
+    architectures: Sequence[Architecture],
+) -> Iterator[Tensor]:
+    """Compute the gradients and the loss of each architecture of this process, one buffer per architecture."""
+    batches = _batches(training, step)
+    total_weight = sum(trainer.loss.total_weight(batch.labels) for batch in batches)
+    teacher = architectures[0]
+    for index in range(group.rank, len(architectures), group.size):
+        architecture, batch = architectures[index], batches[index]
+        count = training.micro_batches(architecture)
+        distillation = None
+        if index and training.distillation:
+            # Every process computes the teacher itself, so that none waits for another.
+            inputs = batch.read(trainer.model.entry_layers(teacher), count)
+            distillation = Distillation(trainer.teacher_probabilities(inputs, teacher), training.distillation)
+        micro_batches = batch.read(trainer.model.entry_layers(architecture), count)
+        loss = trainer.accumulate_gradients(micro_batches, total_weight, architecture, distillation)
+        yield _pack_gradients(trainer.model.used_parameters(architecture), loss)
+
+
+def _batches(training: SupernetTraining, step: int) -> list[BatchSelection]:
+    """Return the batches of a step, one per architecture."""
+    count = training.sampler.count
+    seed = seed_from(training.seed, "supernet samples")
+    schedule = BatchSchedule(len(training.split), training.recipe.batch_size, seed)
+    return [schedule.select(training.split, number) for number in range(step * count, (step + 1) * count)]
+
+
+def _pack_gradients(parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
+    """Move the gradients and the loss into one buffer that can be sent at once."""
+    # An encoder may have weights that no output depends on; their gradient is zero.
     gradients = [torch.zeros_like(entry) if entry.grad is None else entry.grad for entry in parameters]
     buffer = torch.cat([*(gradient.flatten() for gradient in gradients), loss.reshape(1)])
     for parameter in parameters:
         parameter.grad = None
     return buffer
-
-
-def _start(checkpoints: "TrainingCheckpoints", group: GradientGroup) -> int:
-    """Steps done; every process has the weights and optimiser state that rank 0 has, from its file or fresh."""
-    step = checkpoints.restore() if group.rank == 0 else 0
-    if group.size == 1:
-        return step
-    content = group.broadcast_bytes(checkpoints.content(step) if group.rank == 0 else b"")
-    return checkpoints.take(content) if group.rank > 0 else step

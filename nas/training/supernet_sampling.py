@@ -1,4 +1,4 @@
-"""Which architectures a step of the supernet trains: a function of the step's number and the seed alone."""
+"""Samplers of the architectures that a supernet step trains; they depend on the step number and the seed only."""
 
 import random
 from abc import ABC, abstractmethod
@@ -16,10 +16,10 @@ _ATTEMPTS = 100
 def sample_feasible(
     space: SearchSpace, rng: random.Random, is_feasible: Callable[[Architecture], bool]
 ) -> Architecture:
-    """A uniformly drawn architecture that fits; where hardly any do, one that is made smaller until it does.
+    """Draw a feasible architecture uniformly; if feasible ones are rare, shrink one until it is feasible.
 
     Raises:
-        BudgetError: If none was found; the smallest is named.
+        BudgetError: If no feasible architecture was found.
     """
     for _ in range(_ATTEMPTS):
         architecture = space.sample(rng)
@@ -32,13 +32,13 @@ def sample_feasible(
 
 
 class Sampler(ABC):
-    """Draws the architectures of a step.
+    """Draws the architectures of each step.
 
     Args:
-        space: Theirs.
-        count: K, how many a step has.
-        seed: Decides them.
-        is_feasible: Only these are drawn; has to say the same on every process.
+        space: The search space.
+        count: The number K of architectures per step.
+        seed: The seed of all draws.
+        is_feasible: Predicate that every drawn architecture satisfies; must agree on all processes.
     """
 
     def __init__(
@@ -50,46 +50,46 @@ class Sampler(ABC):
         self.is_feasible = is_feasible
 
     def step(self, number: int) -> list[Architecture]:
-        """Those of a step, (K,).
+        """Draw the K architectures of a step.
 
         Raises:
-            BudgetError: If no architecture fits.
+            BudgetError: If no architecture is feasible.
         """
-        return [self.draw(number * self.count + place) for place in range(self.count)]
+        return [self.draw(number * self.count + index) for index in range(self.count)]
 
     @abstractmethod
     def draw(self, number: int) -> Architecture:
-        """The one of that number, counted over all steps."""
+        """Draw one architecture by its number, counted over all steps."""
 
     def uniform(self, number: int) -> Architecture:
-        """Every variable drawn uniformly."""
+        """Draw every variable uniformly."""
         rng = random.Random(seed_from(self.seed, "supernet architecture", number))
         return sample_feasible(self.space, rng, self.is_feasible)
 
 
-class Uniform(Sampler):
-    """Single-path one-shot (Guo et al., ECCV 2020): every variable drawn uniformly."""
+class UniformSampler(Sampler):
+    """Single-path one-shot sampling (Guo et al., ECCV 2020): every variable is drawn uniformly."""
 
     def draw(self, number: int) -> Architecture:
         return self.uniform(number)
 
 
-class Sandwich(Sampler):
-    """The sandwich rule (Yu and Huang, ICCV 2019): in every step the largest, the smallest, and random ones between."""
+class SandwichSampler(Sampler):
+    """Sandwich rule (Yu and Huang, ICCV 2019): every step has the largest, the smallest and random architectures."""
 
     def step(self, number: int) -> list[Architecture]:
-        between = [self.draw(number * self.count + place) for place in range(2, self.count)]
-        return [self.largest, self.smallest, *between]
+        others = [self.draw(number * self.count + index) for index in range(2, self.count)]
+        return [self.largest, self.smallest, *others]
 
     def draw(self, number: int) -> Architecture:
         return self.uniform(number)
 
     @cached_property
     def smallest(self) -> Architecture:
-        """Of the space; another one, if there is one that fits, where that one does not.
+        """The smallest architecture of the space, or another feasible one if it is not feasible.
 
         Raises:
-            BudgetError: If no architecture fits.
+            BudgetError: If no architecture is feasible.
         """
         smallest = self.space.smallest
         if self.is_feasible(smallest):
@@ -98,63 +98,68 @@ class Sandwich(Sampler):
 
     @cached_property
     def largest(self) -> Architecture:
-        """Of those that fit; see `SearchSpace.largest_feasible`."""
+        """The largest feasible architecture; see `SearchSpace.largest_feasible`."""
         return self.space.largest_feasible(self.is_feasible) or self.smallest
 
 
-class Balanced(Sampler):
-    """Strictly fair (Chu et al., FairNAS, ICCV 2021), and more often what little else trains.
+class BalancedSampler(Sampler):
+    """Strictly fair sampling (Chu et al., FairNAS, ICCV 2021) that favors weights which few other values train.
 
-    In every block of draws each value of a variable comes as often as in every other block. How often: half of the
-    draws are spread evenly over the values, half by how many rows or units (or, for the layer gene, layers) a value
-    adds to those that smaller values train as well. So the last rows of long prompts get more than their even share.
+    Every block of draws contains each value of a variable equally often. Half of the draws of a block are distributed
+    evenly over the values, half in proportion to the prompt rows or hidden units (or, for the layer gene, layers) that
+    a value adds to those of smaller values. The last rows of long prompts thus get more than an even share.
     """
 
-    _BLOCK = 32
+    _BLOCK_SIZE = 32
 
     def draw(self, number: int) -> Architecture:
-        block, place = divmod(number, self._BLOCK)
-        values = {variable.name: self._order(variable, block)[place] for variable in self.space.variables}
+        block, index = divmod(number, self._BLOCK_SIZE)
+        values = {variable.name: self._values_of_block(variable, block)[index] for variable in self.space.variables}
         architecture = self.space.decode(values)
         return architecture if self.is_feasible(architecture) else self.uniform(number)
 
-    @lru_cache(maxsize=256)  # noqa: B019 - a sampler lives as long as the training
-    def _order(self, variable: Variable, block: int) -> list[int]:
-        """Values of one variable in the draws of a block."""
+    @lru_cache(maxsize=256)  # noqa: B019 - a sampler lives as long as its training
+    def _values_of_block(self, variable: Variable, block: int) -> list[int]:
+        """Return the values of one variable in the draws of a block."""
         rng = random.Random(seed_from(self.seed, "supernet block", block, variable.name))
-        shares = shares_of(variable)
-        # Systematic: of every value as many as its share of the block, to within one; who gets the odd one is drawn.
-        start = rng.random()
-        values, reached, place = [], 0.0, 0
+        shares = balanced_shares(variable)
+        # Systematic sampling: each value occurs as often as its share of the block, to within one; the random offset
+        # decides the rounding.
+        offset = rng.random()
+        values, end, count = [], 0.0, 0
         for value, share in zip(variable.choices, shares, strict=True):
-            reached += share * self._BLOCK
-            while place + start < reached - 1e-9 and place < self._BLOCK:
+            end += share * self._BLOCK_SIZE
+            while count + offset < end - 1e-9 and count < self._BLOCK_SIZE:
                 values.append(value)
-                place += 1
-        values += [variable.choices[-1]] * (self._BLOCK - len(values))
+                count += 1
+        values += [variable.choices[-1]] * (self._BLOCK_SIZE - len(values))
         rng.shuffle(values)
         return values
 
 
-def shares_of(variable: Variable) -> Sequence[float]:
-    """How often each value of a variable is drawn to be balanced; they add up to 1."""
+def balanced_shares(variable: Variable) -> Sequence[float]:
+    """Return the fraction of balanced draws for each value of a variable; the fractions add up to 1."""
     choices = variable.choices
-    if variable.is_layer:  # an early one trains the layers of later ones as well
-        own = [following - value for value, following in zip(choices, [*choices[1:], choices[-1] + 1], strict=True)]
+    if variable.is_layer:  # an early first layer also trains the layers of later ones
+        added = [following - value for value, following in zip(choices, [*choices[1:], choices[-1] + 1], strict=True)]
     else:
-        own = [max(value - before, 1) for value, before in zip(choices, [0, *choices[:-1]], strict=True)]
-    return [0.5 / len(choices) + 0.5 * size / sum(own) for size in own]
+        added = [max(value - before, 1) for value, before in zip(choices, [0, *choices[:-1]], strict=True)]
+    return [0.5 / len(choices) + 0.5 * size / sum(added) for size in added]
 
 
-SAMPLERS: dict[str, type[Sampler]] = {"uniform": Uniform, "sandwich": Sandwich, "balanced": Balanced}
+SAMPLERS: dict[str, type[Sampler]] = {
+    "uniform": UniformSampler,
+    "sandwich": SandwichSampler,
+    "balanced": BalancedSampler,
+}
 
 
 def build_sampler(
     name: str, *, space: SearchSpace, count: int, seed: int, is_feasible: Callable[[Architecture], bool]
 ) -> Sampler:
-    """The sampler of that name.
+    """Build a sampler by its name.
 
     Raises:
-        KeyError: If there is none.
+        KeyError: If the name is unknown.
     """
     return SAMPLERS[name](space=space, count=count, seed=seed, is_feasible=is_feasible)

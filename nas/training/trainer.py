@@ -1,11 +1,12 @@
-"""Train a model for some steps.
+"""Train a model for a number of steps.
 
-Everything here is a function of the recipe, the features, the weights it starts from and a seed: batch k of a training
-is found from the seed alone, so that a training stopped at step k goes on as if it had never been stopped.
+A training depends on the recipe, the features, the initial weights and a seed only. The seed alone determines batch k,
+so that a training interrupted at step k resumes without a difference.
 """
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,12 +17,19 @@ from nas.config.schema import RecipeConfig
 from nas.data.features.store import Batch, FeatureSplit
 from nas.models.fusion.base import FusionModel
 from nas.search.space import Architecture
-from nas.training.batches import BatchSchedule, Stopped, features_of_batch
-from nas.training.losses import Loss, loss_of, probabilities
+from nas.training.batches import BatchSchedule, features_of_batch
+from nas.training.losses import Loss, build_loss, class_probabilities
+from nas.training.stopping import StopRequested
 
 
 def learning_rate_factor(step: int, step_count: int, recipe: RecipeConfig) -> float:
-    """Share of the peak learning rate at a step (from 0): linear warm-up, then constant or half a cosine to zero."""
+    """Return the fraction of the peak learning rate at a step: linear warm-up, then constant or a half cosine to zero.
+
+    Args:
+        step: The number of the step, from 0.
+        step_count: The total number of steps.
+        recipe: The recipe with schedule and warm-up.
+    """
     warmup = math.ceil(recipe.warmup_fraction * step_count)
     if step < warmup:
         return (step + 1) / warmup
@@ -31,18 +39,31 @@ def learning_rate_factor(step: int, step_count: int, recipe: RecipeConfig) -> fl
 
 
 def full_step_count(recipe: RecipeConfig, sample_count: int) -> int:
-    """Steps of the whole recipe."""
+    """Return the number of steps of the complete recipe."""
     return recipe.epochs * BatchSchedule(sample_count, recipe.batch_size, seed=0).steps_per_epoch
 
 
-class Trainer:
-    """Optimiser and schedule of one training; `step` does one step.
+@dataclass(frozen=True)
+class Distillation:
+    """Targets of a teacher for one batch.
 
     Args:
-        model: Its parameters are trained in place.
-        recipe: Optimiser, learning rates, schedule.
-        step_count: Length of the whole training, which the schedule spans.
-        loss: What is minimised.
+        teacher_probabilities: The probabilities of the classes by the teacher, (B, C) per micro-batch.
+        weight: The weight of the distillation loss; the loss on the labels has the rest.
+    """
+
+    teacher_probabilities: Sequence[Tensor]
+    weight: float
+
+
+class Trainer:
+    """Optimizer and learning rate schedule of one training.
+
+    Args:
+        model: The model; its parameters are trained in place.
+        recipe: Optimizer, learning rates and schedule.
+        step_count: The total number of steps, which the schedule spans.
+        loss: The loss to minimize.
     """
 
     def __init__(self, *, model: FusionModel, recipe: RecipeConfig, step_count: int, loss: Loss) -> None:
@@ -51,18 +72,22 @@ class Trainer:
         self.step_count = step_count
         self.device = next(model.parameters()).device
         self.loss = loss.to(self.device)
-        self.optimizer = _optimizer(model, recipe)
+        self.optimizer = _build_optimizer(model, recipe)
 
     def step(
-        self, index: int, parts: Iterable[Batch], total_weight: float, architecture: Architecture | None = None
+        self,
+        index: int,
+        micro_batches: Iterable[Batch],
+        total_weight: float,
+        architecture: Architecture | None = None,
     ) -> float:
-        """One step on one batch; its loss is the weighted sum over the batch's total weight.
+        """Train one step on one batch.
 
         Args:
-            index: Number of the step, from 0.
-            parts: The batch, in one or more micro-batches, as the architecture that is trained reads it.
-            total_weight: Of all of them, from `Loss.total_weight`.
-            architecture: The slice to train; the model's own architecture by default.
+            index: The number of the step, from 0.
+            micro_batches: The batch in one or more micro-batches, read at the entry layers of the architecture.
+            total_weight: The total weight of the batch, from `Loss.total_weight`.
+            architecture: The slice to train; the architecture of the model by default.
 
         Returns:
             The loss before the step.
@@ -70,60 +95,60 @@ class Trainer:
         Raises:
             TrainingError: If the loss is not finite.
         """
-        self.optimizer.zero_grad(set_to_none=True)  # before the forward, so that old gradients are not held through it
-        loss = float(self.accumulate_gradients(parts, total_weight, architecture))
+        self.optimizer.zero_grad(set_to_none=True)  # before the forward pass, to free the previous gradients
+        loss = float(self.accumulate_gradients(micro_batches, total_weight, architecture))
         self.apply(index, loss, [architecture or self.model.architecture])
         return loss
 
     def accumulate_gradients(
         self,
-        parts: Iterable[Batch],
+        micro_batches: Iterable[Batch],
         total_weight: float,
         architecture: Architecture | None = None,
-        lessons: Sequence[Tensor] | None = None,
-        distillation: float = 0.0,
+        distillation: Distillation | None = None,
     ) -> Tensor:
-        """Forward and backward, the part of a step that decides its peak of memory; adds to the gradients there are.
+        """Run the forward and backward passes, which determine the peak memory of a step; add to the gradients.
 
-        Losses are summed and divided by the whole batch's weight, so gradients are the same however a batch is cut.
+        Losses are summed and divided by the weight of the whole batch, so that the gradients do not depend on the
+        division into micro-batches.
 
         Args:
-            parts: Micro-batches, read one at a time.
-            total_weight: Of all samples of the step.
-            architecture: The slice; the model's own architecture by default.
-            lessons: Of every micro-batch, the probabilities that a teacher gives its classes, (B, C).
-            distillation: Part of the loss that compares with them, instead of with the labels.
+            micro_batches: The micro-batches, read one at a time.
+            total_weight: The total weight of all samples of the step.
+            architecture: The slice to train; the architecture of the model by default.
+            distillation: The targets of a teacher, if any.
 
         Returns:
             The loss, 0-dimensional.
         """
         losses = []
-        for index, part in enumerate(parts):
-            batch = part.to(self.device)
+        for index, micro_batch in enumerate(micro_batches):
+            batch = micro_batch.to(self.device)
             logits = self.model(features_of_batch(batch), architecture)
-            share = self.loss.summed(logits, batch.labels)
-            if lessons is not None:
-                distance = self.loss.distance(logits, lessons[index], batch.labels)
-                share = (1.0 - distillation) * share + distillation * distance
-            share = share / total_weight
-            torch.autograd.backward(share)
-            losses.append(share.detach())
-            del part, batch, logits, share  # before the next is read
+            loss = self.loss.weighted_sum(logits, batch.labels)
+            if distillation is not None:
+                targets = distillation.teacher_probabilities[index]
+                distillation_loss = self.loss.distillation_sum(logits, targets, batch.labels)
+                loss = (1.0 - distillation.weight) * loss + distillation.weight * distillation_loss
+            loss = loss / total_weight
+            torch.autograd.backward(loss)
+            losses.append(loss.detach())
+            del micro_batch, batch, logits, loss  # freed before the next one is read
         return torch.stack(losses).sum()
 
     @torch.no_grad()
-    def lessons(self, parts: Iterable[Batch], teacher: Architecture) -> list[Tensor]:
-        """What a slice says of a batch: probabilities of the classes, (B, C) of every micro-batch."""
-        batches = (part.to(self.device) for part in parts)
-        return [probabilities(self.model(features_of_batch(batch), teacher), batch.labels) for batch in batches]
+    def teacher_probabilities(self, micro_batches: Iterable[Batch], teacher: Architecture) -> list[Tensor]:
+        """Compute the class probabilities of a slice, (B, C) per micro-batch."""
+        batches = (micro_batch.to(self.device) for micro_batch in micro_batches)
+        return [class_probabilities(self.model(features_of_batch(batch), teacher), batch.labels) for batch in batches]
 
     def apply(self, index: int, loss: float, architectures: Sequence[Architecture]) -> None:
-        """Change the weights by the gradients that were accumulated.
+        """Update the weights with the accumulated gradients.
 
         Args:
-            index: Number of the step, from 0.
-            loss: Of the step.
-            architectures: Those that were trained in it.
+            index: The number of the step, from 0.
+            loss: The loss of the step.
+            architectures: The architectures that were trained in the step.
 
         Raises:
             TrainingError: If the loss is not finite.
@@ -145,27 +170,27 @@ class Trainer:
             group["lr"] = group["peak"] * factor * (scale if group["is_scaled"] else 1.0)
 
 
-def _kind(name: str) -> str:
-    """Which learning rate a parameter has; see `FusionModel`."""
+def _parameter_group(name: str) -> str:
+    """Return the group of a parameter, which determines its learning rate; see `FusionModel`."""
     if name.startswith(("image_encoder.", "text_encoder.")):
         return "encoders"
     return "classifiers" if "classifier" in name else "prompts" if "prompts" in name else "mappings"
 
 
-def _optimizer(model: FusionModel, recipe: RecipeConfig) -> torch.optim.Optimizer:
+def _build_optimizer(model: FusionModel, recipe: RecipeConfig) -> torch.optim.Optimizer:
     members: dict[str, list[nn.Parameter]] = {"prompts": [], "mappings": [], "classifiers": [], "encoders": []}
     for name, parameter in model.named_parameters():
-        members[_kind(name)].append(parameter)
+        members[_parameter_group(name)].append(parameter)
     groups = [
         {
             "params": parameters,
-            "peak": getattr(recipe.learning_rates, kind),
-            "is_scaled": kind in ("prompts", "mappings"),
+            "peak": getattr(recipe.learning_rates, group),
+            "is_scaled": group in ("prompts", "mappings"),
         }
-        for kind, parameters in members.items()
+        for group, parameters in members.items()
         if parameters
     ]
-    # One tensor after the other, as on CPUs: all at once would take a second set of gradients.
+    # foreach=False, the default on CPUs: updating all tensors at once would need a second set of gradients.
     options: dict[str, Any] = {"lr": 0.0, "weight_decay": recipe.weight_decay, "foreach": False}
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=recipe.momentum, **options)
@@ -183,28 +208,28 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> None:
-    """Train a stand-alone model in place for a number of steps.
+    """Train a stand-alone model in place.
 
     Args:
-        model: Starts from whatever weights it has.
-        split: Training samples.
-        recipe: How; its schedule spans `step_count`.
-        step_count: How long.
-        seed: Decides the order of samples.
-        micro_batches: Parts that every batch is cut into; changes memory, and no result beyond rounding.
-        should_stop: Asked before every step.
-        on_step: Told steps done and the last loss.
+        model: The model with its initial weights.
+        split: The training samples.
+        recipe: Optimizer, learning rates and schedule; the schedule spans `step_count`.
+        step_count: The number of steps.
+        seed: The seed of the sample order.
+        micro_batches: The number of micro-batches per batch; affects memory, and results only by rounding.
+        should_stop: Called before every step; training stops when it returns true.
+        on_step: Callback that receives the number of finished steps and the last loss.
 
     Raises:
-        Stopped: If `should_stop` said so.
+        StopRequested: If `should_stop` returned true.
         TrainingError: If the loss is not finite.
     """
-    loss = loss_of(recipe, split.labels, model.num_classes)
+    loss = build_loss(recipe, split.labels, model.num_classes)
     trainer = Trainer(model=model, recipe=recipe, step_count=step_count, loss=loss)
     schedule = BatchSchedule(len(split), recipe.batch_size, seed)
     for step in range(step_count):
         if should_stop():
-            raise Stopped
-        samples = schedule.samples(split, step)
-        parts = samples.parts(model.entry_layers(), micro_batches)
-        on_step(step + 1, trainer.step(step, parts, loss.total_weight(samples.labels)))
+            raise StopRequested
+        batch = schedule.select(split, step)
+        inputs = batch.read(model.entry_layers(), micro_batches)
+        on_step(step + 1, trainer.step(step, inputs, loss.total_weight(batch.labels)))

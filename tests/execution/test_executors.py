@@ -79,7 +79,7 @@ def test_a_candidate_that_cannot_run_is_a_failure_with_its_reason(setup: WorkerS
     executor = SerialExecutor(replace(setup, run_directory=tmp_path))
     submit(executor, job(0))
     (failure,) = outcomes(executor, 1)
-    assert isinstance(failure, Failure) and "supernet.safetensors: these weights cannot be loaded" in failure.reason
+    assert isinstance(failure, Failure) and "supernet.safetensors: cannot load the weights" in failure.reason
 
 
 def together(*architectures: Architecture) -> Job:

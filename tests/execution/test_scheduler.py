@@ -14,7 +14,7 @@ from nas.execution.base import Device, SupernetJob, WorkerLost
 from nas.execution.failure_policy import FailurePolicy
 from nas.execution.plan import Plan
 from nas.execution.scheduler import JobScheduler
-from nas.memory.prediction import PROCESS_BYTES, bytes_with_holes
+from nas.memory.prediction import PROCESS_BYTES, bytes_with_fragmentation
 from nas.search.trial import Failure, Job, Result
 from tests.support.factories import make_job
 from tests.support.search_loop import SimulatedExecutor
@@ -178,5 +178,7 @@ def test_a_job_is_granted_room_to_keep_what_it_frees_where_that_keeps_nobody_out
 
     executor = Notes([2], random.Random(0))
     dispatcher(executor, budget_bytes).run(OneAfterAnother(*needs), is_over=lambda: False)
-    assert granted == [bytes_with_holes(need) if more else need for need, more in zip(needs, ample, strict=True)]
+    assert granted == [
+        bytes_with_fragmentation(need) if more else need for need, more in zip(needs, ample, strict=True)
+    ]
     assert executor.most_granted <= budget_bytes

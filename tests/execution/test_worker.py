@@ -7,7 +7,7 @@ import pytest
 
 from nas.execution.worker import CandidateWorker, WorkerSetup
 from nas.memory.measurement import private_bytes
-from nas.memory.prediction import PROCESS_BYTES, bytes_with_holes
+from nas.memory.prediction import PROCESS_BYTES, bytes_with_fragmentation
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.keys import CandidateKey
 from nas.search.trial import Failure, Result, Stage
@@ -19,8 +19,8 @@ NEED_BYTES = PROCESS_BYTES + 100 * 2**20
 @pytest.mark.parametrize(
     ("limit_bytes", "policy"),
     [
-        (bytes_with_holes(NEED_BYTES), "keep_freed_memory"),
-        (bytes_with_holes(NEED_BYTES) - 1, "map_large_tensors"),
+        (bytes_with_fragmentation(NEED_BYTES), "keep_freed_memory"),
+        (bytes_with_fragmentation(NEED_BYTES) - 1, "map_large_tensors"),
         (None, "keep_freed_memory"),
     ],
 )
@@ -68,7 +68,7 @@ def test_who_diverges_in_the_last_step_fails_and_leaves_no_weights(setup: Worker
     asked = replace(job(3, "full", 1), learning_rate=1e30)
     (outcome,) = CandidateWorker(setup).outcomes(asked, limit_bytes=None)
     assert isinstance(outcome, Failure) and outcome.kind == "error" and outcome.cause == "TrainingError"
-    assert "is not finite after training; lower recipe.learning_rates" in outcome.reason
+    assert "not finite after training; lower recipe.learning_rates" in outcome.reason
     assert not setup.weights_path(CandidateKey(3)).exists()
 
 
@@ -80,4 +80,4 @@ def test_of_candidates_that_are_scored_together_only_those_fail_that_are_not_fin
     shorter, longer = (replace(job(trial), architecture=PMFArchitecture(1, trial, 2, 1, 8)) for trial in (1, 2))
     outcomes = worker.outcomes(replace(longer, companions=(shorter,)), limit_bytes=None)
     assert [type(outcome) for outcome in outcomes] == [Failure, Result]
-    assert isinstance(outcomes[0], Failure) and outcomes[0].job == longer and "is not finite" in outcomes[0].reason
+    assert isinstance(outcomes[0], Failure) and outcomes[0].job == longer and "not finite" in outcomes[0].reason

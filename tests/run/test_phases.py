@@ -133,7 +133,7 @@ def test_running_jobs_never_pass_the_budget_of_their_device(tmp_path: Path) -> N
 def test_nor_do_they_with_room_to_keep_what_they_free_and_devices_that_are_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    monkeypatch.setattr("nas.execution.scheduler.bytes_with_holes", lambda peak: round(1.6 * peak))
+    monkeypatch.setattr("nas.execution.scheduler.bytes_with_fragmentation", lambda peak: round(1.6 * peak))
     wide = Counter[bool]()
 
     class Notes(SimulatedExecutor):

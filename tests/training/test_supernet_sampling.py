@@ -1,3 +1,5 @@
+"""Samplers of the architectures of a supernet step."""
+
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -8,7 +10,7 @@ from nas.common.errors import BudgetError
 from nas.config.schema import SAMPLINGS
 from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
 from nas.search.space import Architecture, SearchSpace
-from nas.training.supernet_sampling import Sampler, build_sampler, sample_feasible, shares_of
+from nas.training.supernet_sampling import Sampler, balanced_shares, build_sampler, sample_feasible
 
 CHOICES = {
     "fusion_layer": (3, 4, 5),
@@ -32,7 +34,7 @@ def build(
 
 @pytest.mark.parametrize("space", [SPACE, FREE], ids=["shared", "free"])
 @pytest.mark.parametrize("name", SAMPLINGS)
-def test_a_step_depends_on_its_number_and_the_seed_alone(name: str, space: SearchSpace) -> None:
+def test_step_depends_on_its_number_and_the_seed_only(name: str, space: SearchSpace) -> None:
     forwards = [build(name, space).step(number) for number in range(30)]
     sampler = build(name, space)
     backwards = [sampler.step(number) for number in range(29, -1, -1)]
@@ -42,9 +44,9 @@ def test_a_step_depends_on_its_number_and_the_seed_alone(name: str, space: Searc
 
 
 @pytest.mark.parametrize("name", SAMPLINGS)
-def test_only_what_fits_is_drawn(name: str) -> None:
+def test_only_feasible_architectures_are_drawn(name: str) -> None:
     def is_feasible(architecture: Architecture) -> bool:
-        return architecture.fusion_layer > 3 and architecture.mapping_width != 384
+        return architecture.first_layer > 3 and architecture.values()["mapping_width"] != 384
 
     sampler = build(name, is_feasible=is_feasible)
     assert all(is_feasible(entry) for number in range(50) for entry in sampler.step(number))
@@ -52,37 +54,37 @@ def test_only_what_fits_is_drawn(name: str) -> None:
         build(name, is_feasible=lambda architecture: False).step(0)
 
 
-def test_the_smallest_is_taken_where_nothing_else_fits() -> None:
+def test_smallest_architecture_is_drawn_if_no_other_is_feasible() -> None:
     assert sample_feasible(SPACE, random.Random(0), lambda entry: entry == SPACE.smallest) == SPACE.smallest
 
 
-def test_where_hardly_any_fit_others_than_the_smallest_are_drawn_of_a_handful_that_are_asked_for() -> None:
-    asked = 0
+def test_few_feasibility_checks_find_varied_architectures_in_a_nearly_infeasible_space() -> None:
+    checks = 0
 
     def is_feasible(architecture: Architecture) -> bool:
-        nonlocal asked
-        asked += 1
+        nonlocal checks
+        checks += 1
         values = FREE.encode(architecture)
         return sum(values[name] > FREE.encode(FREE.smallest).get(name, 0) for name in values) <= 2
 
     drawn = [sample_feasible(FREE, random.Random(seed), is_feasible) for seed in range(20)]
     assert all(is_feasible(entry) for entry in drawn) and len(set(drawn)) > 10
-    assert asked < 20 * 120
+    assert checks < 20 * 120
 
 
-def test_a_sandwich_has_the_largest_and_the_smallest_that_fit() -> None:
+def test_sandwich_starts_with_the_largest_and_smallest_feasible_architectures() -> None:
     first, second, *_ = build("sandwich").step(7)
     assert (first, second) == (SPACE.largest, SPACE.smallest)
-    (largest, *_) = build("sandwich", is_feasible=lambda entry: entry.query_prompts < 8).step(7)
+    (largest, *_) = build("sandwich", is_feasible=lambda entry: entry.values()["query_prompts"] != 8).step(7)
     assert largest == PMFArchitecture(3, 4, 4, 4, 192)
     (_, least, *_) = build("sandwich", is_feasible=lambda entry: entry != SPACE.smallest).step(7)
     assert least != SPACE.smallest and least in SPACE
 
 
-def test_every_block_of_balanced_draws_has_every_value_as_often_as_its_share() -> None:
+def test_every_balanced_block_contains_each_value_by_its_share() -> None:
     sampler = build("balanced", FREE)
     variable = next(entry for entry in FREE.variables if entry.name == "query_prompts.layer_5")
-    shares = shares_of(variable)
+    shares = balanced_shares(variable)
     assert sum(shares) == pytest.approx(1)
     assert shares == pytest.approx([1 / 8 + 1 / 16, 1 / 8 + 1 / 16, 1 / 8 + 2 / 16, 1 / 8 + 4 / 16])
     for block in range(5):
@@ -93,7 +95,7 @@ def test_every_block_of_balanced_draws_has_every_value_as_often_as_its_share() -
         assert len(set(draws)) > 16
 
 
-def test_balanced_draws_over_all_blocks_have_exactly_their_shares() -> None:
+def test_balanced_draws_over_many_blocks_match_the_shares() -> None:
     sampler = build("balanced")
-    counts = Counter(sampler.draw(number).fusion_layer for number in range(32 * 60))
+    counts = Counter(sampler.draw(number).first_layer for number in range(32 * 60))
     assert all(count / (32 * 60) == pytest.approx(1 / 3, abs=0.01) for count in counts.values())

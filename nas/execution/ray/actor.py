@@ -12,8 +12,8 @@ from nas.execution.worker import CandidateWorker, WorkerSetup
 from nas.execution.worker_exit import ExitRecord
 from nas.search.keys import ModelKey
 from nas.search.trial import Failure, Job, Result
-from nas.training.batches import Stopped
 from nas.training.distributed import distributed_group, free_address
+from nas.training.stopping import StopRequested
 
 _GROUP_SECONDS = 300.0  # a process of a group that falls silent for so long is taken for lost
 
@@ -55,7 +55,7 @@ class Actor:
     def _run(self, job: Job, grant_bytes: int) -> tuple[Result | Failure, ...]:
         try:
             return tuple(self._worker().outcomes(job, limit_bytes=grant_bytes))
-        except Stopped:
+        except StopRequested:
             return ()
         except (Exception, SystemExit) as error:  # the worker itself could not be made, or its code wants to end it
             return tuple(Failure.of(member, error, 0) for member in job.members)
