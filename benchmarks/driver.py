@@ -34,7 +34,7 @@ from benchmarks.instant_search import WORKERS, configuration, resume_seconds, se
 from benchmarks.models import DEMO
 from nas.common.units import format_bytes
 from nas.config.load import load_config
-from nas.run.results_csv import table
+from nas.run.tables import text_table
 from nas.search.strategies.registry import STRATEGIES
 
 
@@ -92,7 +92,7 @@ def main() -> None:
         )
         for (strategy, together), values in zip(runs, found, strict=True)
     ]
-    print(table(header, rows))
+    print(text_table(header, rows))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
 

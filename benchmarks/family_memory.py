@@ -31,7 +31,7 @@ from nas.models.encoders.base import Encoder
 from nas.models.encoders.partial_checkpoint import tail_weights
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.supernet import build_model
-from nas.run.results_csv import table
+from nas.run.tables import text_table
 from nas.search.space import RAW, SearchSpace
 from nas.search.space.families import FAMILIES, load_architecture_class
 from nas.training.losses import Loss
@@ -161,7 +161,7 @@ def show(families: dict[str, dict[str, Any]]) -> None:
         for name, entry in sorted(families.items(), key=lambda item: item[1]["bytes"])
     ]
     header = ("family", "architecture", "trainable parameters", "predicted", "measured", f"less than {FULL}")
-    print(table(header, rows))
+    print(text_table(header, rows))
 
 
 if __name__ == "__main__":

@@ -27,8 +27,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nas.run.commands import CONFIG, open_study, read_run
-from nas.run.results_csv import canonical_results, table
+from nas.run.directory import CONFIG, open_study, read_run
+from nas.run.results_csv import canonical_results
+from nas.run.tables import text_table
 from tests.support.project import build_project
 from tests.support.real_driver import PHASES, TRIAL, RealDriver
 
@@ -629,9 +630,9 @@ def main() -> int:
     }
     print()
     rows = [(phase, *(str(bench.kills[victim, phase]) for victim in ("driver", "worker"))) for phase in _ORDER]
-    print(table(("killed in", "driver", "worker"), rows))
+    print(text_table(("killed in", "driver", "worker"), rows))
     print()
-    print(table(("figure", "value"), [(name, str(value)) for name, value in figures.items()]))
+    print(text_table(("figure", "value"), [(name, str(value)) for name, value in figures.items()]))
     problems = [*bench.findings.lost, *bench.findings.differing, *bench.findings.unclear]
     for problem in problems:
         print(problem)

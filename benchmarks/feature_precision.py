@@ -16,9 +16,9 @@ from benchmarks.recipe_stability import QUICK_STEPS, train_all
 from nas.common.files import default_cache_directory
 from nas.common.progress import build_reporter
 from nas.config.load import load_config
-from nas.run.commands import write_worker_setup
+from nas.run.executors import write_worker_setup
 from nas.run.prepare import prepare
-from nas.run.results_csv import table
+from nas.run.tables import text_table
 from nas.training.trainer import full_step_count
 
 
@@ -52,7 +52,7 @@ def main() -> None:
         (dtype, f"{statistics.mean(values):.4f}", " ".join(f"{v:.4f}" for v in values))
         for dtype, values in accuracy.items()
     ]
-    print(table(("features", "mean validation accuracy", "each seed"), rows))
+    print(text_table(("features", "mean validation accuracy", "each seed"), rows))
     print(
         f"float16 − float32: {figures['mean_difference']:+.4f} ± {figures['standard_error_of_difference']:.4f}; "
         f"over seeds the accuracy varies by {figures['standard_deviation_over_seeds']:.4f}"

@@ -35,7 +35,7 @@ from nas.models.encoders.checkpoints import load_tokenizer, resolve_checkpoint
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.pmf.architecture import PMFArchitecture, entry_layers_from
 from nas.models.fusion.supernet import build_model
-from nas.run.results_csv import table
+from nas.run.tables import text_table
 from nas.training.batches import BatchSchedule
 from nas.training.losses import Loss
 from nas.training.trainer import Trainer
@@ -112,7 +112,7 @@ def main() -> None:
         "training_step_samples_per_second": need,
         "reading_share_of_a_step": need / reading,
     }
-    print(table(("figure", "value"), [(name, f"{value:.4g}") for name, value in figures.items()]))
+    print(text_table(("figure", "value"), [(name, f"{value:.4g}") for name, value in figures.items()]))
     if options.json:
         options.json.write_text(json.dumps({"size": options.size, **figures}, indent=1))
 

@@ -24,7 +24,7 @@ from nas.execution.placement import Placement
 from nas.execution.ray.executor import RayExecutor
 from nas.execution.worker import CandidateWorker, WorkerSetup
 from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
-from nas.run.commands import write_worker_setup
+from nas.run.executors import write_worker_setup
 from nas.run.prepare import SearchContext, prepare
 from nas.run.search_loop import Search
 from nas.run.time_budget import TimeAccount

@@ -43,7 +43,7 @@ from nas.models.encoders.partial_checkpoint import load_tail, save_tail
 from nas.models.fusion.data_attention import DataAttention
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.supernet import build_model
-from nas.run.results_csv import table
+from nas.run.tables import text_table
 from nas.search.space import Architecture
 from nas.training.losses import Loss
 from nas.training.trainer import Trainer
@@ -120,7 +120,7 @@ def run_size(size: str, policy: str, quick: bool) -> dict[str, Any]:
         )
         for case, predicted, measured, _ in rows
     ]
-    print(table(header, shown))
+    print(text_table(header, shown))
     figures: dict[str, Any] = {
         "size": size,
         "freed_memory": policy,
@@ -131,7 +131,7 @@ def run_size(size: str, policy: str, quick: bool) -> dict[str, Any]:
         **cost(size, config, quick),
     }
     print(
-        table(
+        text_table(
             ("figure", "value"),
             [(name, f"{value:.4g}" if isinstance(value, float) else str(value)) for name, value in figures.items()],
         )

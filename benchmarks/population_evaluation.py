@@ -22,7 +22,7 @@ from nas.config.load import load_config
 from nas.memory.measurement import keep_freed_memory
 from nas.models.fusion.supernet import build_supernet
 from nas.run.prepare import prepare
-from nas.run.results_csv import table
+from nas.run.tables import text_table
 from nas.search.space import Architecture
 from nas.training.evaluate import predict_logits, predict_population
 
@@ -86,7 +86,7 @@ def main() -> None:
         "threads": options.threads,
         **{f"speed_ratio_at_fusion_layer_{layer}": ratio for layer, ratio in by_layer.items()},
     }
-    print(table(("figure", "value"), [(name, f"{value:.4g}") for name, value in figures.items()]))
+    print(text_table(("figure", "value"), [(name, f"{value:.4g}") for name, value in figures.items()]))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
 

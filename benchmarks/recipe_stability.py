@@ -17,9 +17,9 @@ from nas.config.load import load_config
 from nas.execution.placement import Placement
 from nas.execution.ray.executor import RayExecutor
 from nas.execution.worker import WorkerSetup
-from nas.run.commands import write_worker_setup
+from nas.run.executors import write_worker_setup
 from nas.run.prepare import prepare
-from nas.run.results_csv import table
+from nas.run.tables import text_table
 from nas.search.keys import CandidateKey
 from nas.search.space import Architecture
 from nas.search.trial import Job, Result
@@ -63,7 +63,7 @@ def main() -> None:
         )
         for architecture, scores in sorted(by_architecture.items(), reverse=True)
     ]
-    print(table(("architecture", "seeds", "validation accuracy", "standard deviation", "each"), rows))
+    print(text_table(("architecture", "seeds", "validation accuracy", "standard deviation", "each"), rows))
     figures = {
         "default_mean": statistics.mean(by_architecture[default]),
         "default_standard_deviation": statistics.stdev(by_architecture[default]),

@@ -51,11 +51,16 @@ from nas.config.load import config_as_dict, load_config
 from nas.config.schema import Config
 from nas.data.dataset import open_dataset_images, read_dataset
 from nas.execution.worker import CandidateWorker, WorkerSetup
-from nas.run.commands import CONFIG, ExecutionOptions, Overrides, resume, start, write_worker_setup
-from nas.run.export import DESCRIPTION, logits_of_samples, open_exported
-from nas.run.finalize import EVIDENCE, ModelParts, export_result
+from nas.run.commands import Overrides, resume, start
+from nas.run.directory import CONFIG
+from nas.run.evaluate import logits_of_samples
+from nas.run.executors import ExecutionOptions, write_worker_setup
+from nas.run.export import export_result
+from nas.run.exported_model import DESCRIPTION, open_exported
+from nas.run.finalize import RELIABILITY
+from nas.run.model_parts import ModelParts
 from nas.run.prepare import prepare
-from nas.run.results_csv import table
+from nas.run.tables import text_table
 from nas.run.time_budget import parse_budget
 from nas.search.keys import CandidateKey
 from nas.search.space import Architecture
@@ -146,7 +151,7 @@ def without_test(config: Config, directory: Path) -> Path:
 
 def search(source: Path, directory: Path, strategy: str, seed: int, budget: str, machine: ExecutionOptions) -> None:
     """Search, or finish the search that is there."""
-    if (directory / EVIDENCE).exists():  # written last
+    if (directory / RELIABILITY).exists():  # written last
         return
     seconds, trials = parse_budget(budget)
     overrides = Overrides(time_seconds=seconds, trials=trials, seed=seed, strategy=strategy)
@@ -156,7 +161,7 @@ def search(source: Path, directory: Path, strategy: str, seed: int, budget: str,
             resume(directory, replace(overrides, seed=None, strategy=None), machine, reporter)
         else:
             start(source, directory, overrides, machine, reporter)
-    if not (directory / EVIDENCE).exists():
+    if not (directory / RELIABILITY).exists():
         raise SystemExit(f"{directory}: no finalist was finished within {budget}; give a larger --budget")
 
 
@@ -312,7 +317,7 @@ def show(figures: dict[str, Any]) -> None:
             ("PMF default", "accuracy_of_default"),
         )
     ]
-    print(table(("", f"{figures['split']} accuracy by seed", "mean"), rows))
+    print(text_table(("", f"{figures['split']} accuracy by seed", "mean"), rows))
     for key in ("gain_over_default", "gain_over_random"):
         for whose, entry in (("", figures[key]), (" of the exported models", figures["of_exported"][key])):
             print(f"{key}{whose}: {entry['mean']:+.4f}, 95 % interval {entry['low']:+.4f} to {entry['high']:+.4f}")

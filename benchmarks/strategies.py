@@ -36,7 +36,7 @@ from benchmarks.models import DEMO, write_figures
 from benchmarks.pmf_bench.landscapes import Landscape, cross_validated, landscapes
 from benchmarks.pmf_bench.table import TABLE, read_table
 from nas.config.load import load_config
-from nas.run.results_csv import table
+from nas.run.tables import text_table
 from nas.search.strategies.registry import STRATEGIES, build_strategy
 
 _SHOWN = (10, 25, 50, 100)
@@ -219,7 +219,7 @@ def show(name: str, figures: dict[str, Any]) -> None:
         reached = f"{entry['evaluations_to_top_1_percent']:.0f} ({low:.0f}-{high:.0f})"
         rows.append((strategy, reached, f"{entry['share_that_reached_it']:.0%}", worse, *regrets))
     header = ("strategy", "evaluations to top 1 %", "reached", "worse than random", *(f"regret at {c}" for c in counts))
-    print(table(header, rows), flush=True)
+    print(text_table(header, rows), flush=True)
 
 
 if __name__ == "__main__":

@@ -43,9 +43,9 @@ from nas.config.load import config_as_dict, load_config
 from nas.config.schema import Config
 from nas.execution.base import SupernetJob
 from nas.execution.worker import CandidateWorker, WorkerSetup
-from nas.run.commands import write_worker_setup
+from nas.run.executors import write_worker_setup
 from nas.run.prepare import prepare
-from nas.run.results_csv import table
+from nas.run.tables import text_table
 from nas.search.keys import CandidateKey
 from nas.search.space import Architecture
 from nas.search.trial import Job, Stage, job_seed
@@ -289,11 +289,11 @@ def show(figures: dict[str, Any]) -> None:
             )
     print()
     header = ("sampling", "batches", "seed", "score", "one_shot", "of each L_f", "after short training", "of each L_f")
-    print(table(header, rows))
+    print(text_table(header, rows))
     print()
     alone = ("architectures", "seed_deviation", "deviation_over_architectures", "architectures_of_ceiling")
     shown = (*alone, "kendall_tau_ceiling", "kendall_tau_inherited", "kendall_tau")
-    print(table(("figure", "value"), [(name, _text(figures[name])) for name in shown]))
+    print(text_table(("figure", "value"), [(name, _text(figures[name])) for name in shown]))
 
 
 def _text(value: float | None) -> str:

@@ -28,7 +28,7 @@ from nas.models.encoders.partial_checkpoint import tail_weights
 from nas.models.fusion.base import Features, sizes_of
 from nas.models.fusion.pmf.architecture import PMFArchitecture, entry_layers_from
 from nas.models.fusion.pmf.model import PMF
-from nas.run.results_csv import table
+from nas.run.tables import text_table
 
 CLASSES, TEXT_TOKENS = 101, 128
 
@@ -68,7 +68,7 @@ def main() -> None:
         (str(layer), format_bytes(slow), format_bytes(fast), f"{1 - slow / full:.0%}", f"{1 - fast / full:.1%}")
         for layer, slow, fast in rows
     ]
-    print(table(header, shown))
+    print(text_table(header, shown))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
 

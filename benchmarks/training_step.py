@@ -37,7 +37,7 @@ from nas.models.fusion.data_attention import data_attention
 from nas.models.fusion.pmf.architecture import PMFArchitecture, entry_layers_from
 from nas.models.fusion.pmf.model import PMF
 from nas.models.fusion.supernet import build_model
-from nas.run.results_csv import table
+from nas.run.tables import text_table
 from nas.training.batches import BatchSchedule
 
 
@@ -320,7 +320,7 @@ def measure(case: Case, pairs: int) -> dict[str, float]:
         "straightforward_peak_bytes": slow_peak,
         "fast_peak_bytes": fast_peak,
     }
-    print(table(("figure", "value"), [(name, _show(name, value)) for name, value in figures.items()]))
+    print(text_table(("figure", "value"), [(name, _show(name, value)) for name, value in figures.items()]))
     return figures
 
 

@@ -45,9 +45,9 @@ from nas.execution.ray.executor import RayExecutor
 from nas.execution.scheduler import JobScheduler
 from nas.execution.worker import CandidateWorker, WorkerSetup
 from nas.models.fusion.supernet import build_supernet
-from nas.run.commands import write_worker_setup
+from nas.run.executors import write_worker_setup
 from nas.run.prepare import SearchContext, prepare
-from nas.run.results_csv import table
+from nas.run.tables import text_table
 from nas.search.keys import CandidateKey
 from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result, Stage, job_seed
@@ -271,7 +271,7 @@ def show(figures: dict[str, Any]) -> None:
             f"{figures['speedup']:.2f} ({figures['lowest_speedup']:.2f} to {figures['highest_speedup']:.2f})",
         ),
     ]
-    print(table(("", "1 worker", f"{WORKERS} workers"), rows))
+    print(text_table(("", "1 worker", f"{WORKERS} workers"), rows))
     print()
     names = {
         "private_bytes": "private",
@@ -281,7 +281,7 @@ def show(figures: dict[str, Any]) -> None:
         "features_shared_bytes": "of these shared",
     }
     rows = [(shown, *(format_bytes(entry[name]) for entry in held)) for name, shown in names.items()]
-    print(table(("", "first worker", "second worker"), rows))
+    print(text_table(("", "first worker", "second worker"), rows))
     print(f"a second worker adds {format_bytes(figures['bytes_added_by_second_worker'])}")
 
 

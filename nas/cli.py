@@ -18,7 +18,8 @@ from nas.run.time_budget import parse_budget
 from nas.search.strategies.registry import STRATEGIES
 
 if TYPE_CHECKING:
-    from nas.run.commands import ExecutionOptions, Overrides
+    from nas.run.commands import Overrides
+    from nas.run.executors import ExecutionOptions
     from nas.search.objectives import Pick
 
 PROGRAM = "run_search.py"
@@ -258,7 +259,7 @@ def _overrides(options: argparse.Namespace) -> "Overrides":
 
 
 def _machine(options: argparse.Namespace) -> "ExecutionOptions":
-    from nas.run.commands import ExecutionOptions
+    from nas.run.executors import ExecutionOptions
 
     return ExecutionOptions(
         worker_count=options.workers,
@@ -304,34 +305,12 @@ def _resume(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
+    how = _pick(options.pick)
     import nas.common.fast_imports  # noqa: F401
-    from nas.execution.worker import full_weights_path
-    from nas.run.commands import open_study, read_run
-    from nas.run.export import describe
-    from nas.run.finalize import ModelParts, export_result, find_full_result, picked_result, read_report
+    from nas.run.export_run import export_run
 
-    how, within = _pick(options.pick)
-    run = read_run(options.run_dir)
-    config = run.config
-    with open_study(options.run_dir, run, storage=options.storage) as study:
-        results = study.results("full")
-    parts = ModelParts.load(config, run.class_names)
-    if options.trial is not None:
-        result = find_full_result(options.run_dir, results, options.trial)
-    else:
-        result = picked_result(options.run_dir, config, parts, results, how, within)
-    facts = export_result(
-        options.output,
-        parts=parts,
-        weights=full_weights_path(options.run_dir, result.key),
-        result=result,
-        objective=config.search.objective,
-        data=config.data,
-    )
-    for entry in read_report(options.run_dir).values():
-        if entry["result"] == result.as_dict():  # its test metrics are known
-            describe(options.output, facts | {key: entry[key] for key in ("test", "test_samples")})
-    print(f"exported model: {options.output} (trial {result.trial}, {result.architecture})")
+    result = export_run(options.run_dir, options.output, trial=options.trial, how=how, storage=options.storage)
+    print(f"Exported model: {options.output} (trial {result.trial}, {result.architecture})")
 
 
 def _pick(words: Sequence[str]) -> tuple["Pick", float]:
@@ -378,8 +357,8 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     import nas.common.fast_imports  # noqa: F401
-    from nas.run.export import exported_form
-    from nas.run.finalize import evaluate_exported
+    from nas.run.evaluate import evaluate_exported
+    from nas.run.exported_model import exported_form
     from nas.training.metrics import standard_error
 
     form = exported_form(options.model)
@@ -405,7 +384,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace) -> None:
     import nas.common.fast_imports  # noqa: F401
     from nas.data.images import open_images
-    from nas.run.export import open_exported
+    from nas.run.exported_model import open_exported
 
     if not options.image.is_file():
         raise DataError(f"{options.image}: there is no such image")

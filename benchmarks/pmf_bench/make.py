@@ -43,7 +43,7 @@ from nas.execution.worker import CandidateWorker, WorkerSetup
 from nas.memory.prediction import bytes_with_fragmentation
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.pmf.architecture import GENES
-from nas.run.commands import write_worker_setup
+from nas.run.executors import write_worker_setup
 from nas.run.prepare import SearchContext, needed_reads, prepare
 from nas.search.keys import CandidateKey
 from nas.search.space import Architecture, SearchSpace

@@ -1,15 +1,13 @@
 """From a configuration to what a search works on: encoders, data, base features, memory predictions."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from PIL import Image
 from transformers import PreTrainedConfig
 
-from nas.common.errors import ConfigError, DataError, EncoderError
+from nas.common.errors import DataError
 from nas.common.progress import Reporter
 from nas.common.units import format_bytes
 from nas.config.schema import Config
@@ -25,6 +23,7 @@ from nas.memory.prediction import MemoryModel, TracedShapes
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
 from nas.models.fusion.base import sizes_of
+from nas.run.checks import check_inputs, check_space, image_shape
 from nas.search.space import Architecture, EncoderSizes, EntryLayers, SearchSpace
 
 _LISTED = 5
@@ -104,7 +103,7 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
         memory=_memory_model(
             config,
             (image_encoder.config, text_encoder.config),
-            image_shape=_image_shape(preprocessor),
+            image_shape=image_shape(preprocessor),
             token_counts=(store.image_token_count, longest),
             num_classes=len(store.class_names),
         ),
@@ -126,7 +125,7 @@ def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Archite
     image_encoder, text_encoder, preprocessor = _load(config, source)
     dataset = read_dataset(config.data, ("train", "validation"), compares_images=False)
     with torch.inference_mode():
-        image_tokens = image_encoder.embed(torch.zeros(1, *_image_shape(preprocessor)))
+        image_tokens = image_encoder.embed(torch.zeros(1, *image_shape(preprocessor)))
     longest = max(
         len(ids)
         for samples in dataset.splits.values()
@@ -136,7 +135,7 @@ def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Archite
     memory = _memory_model(
         config,
         (image_encoder.config, text_encoder.config),
-        image_shape=_image_shape(preprocessor),
+        image_shape=image_shape(preprocessor),
         token_counts=(int(image_tokens.shape[1]), longest),
         num_classes=len(dataset.class_names),
     )
@@ -157,39 +156,14 @@ def _load(config: Config, source: str) -> tuple[Encoder, Encoder, Preprocessor]:
     """The encoders, and what prepares their inputs."""
     checkpoints = [resolve_checkpoint(name, Path.cwd()) for name in (config.encoders.image, config.encoders.text)]
     image_encoder, text_encoder = load_encoder(checkpoints[0], "image"), load_encoder(checkpoints[1], "text")
-    _check_space(config, source, image_encoder, text_encoder)
+    check_space(config, source, image_encoder, text_encoder)
     preprocessor = Preprocessor(
         image_processor=load_image_processor(checkpoints[0]),
         tokenizer=load_tokenizer(checkpoints[1]),
         max_text_tokens=config.data.max_text_tokens or text_encoder.max_text_tokens,
     )
-    _check_inputs(image_encoder, text_encoder, preprocessor, checkpoints)
+    check_inputs(image_encoder, text_encoder, preprocessor, checkpoints)
     return image_encoder, text_encoder, preprocessor
-
-
-def _check_inputs(
-    image_encoder: Encoder, text_encoder: Encoder, preprocessor: Preprocessor, checkpoints: Sequence[str]
-) -> None:
-    """Make sure that the encoders take what their image processor and their tokenizer make.
-
-    Raises:
-        EncoderError: If one does not.
-    """
-    shape = _image_shape(preprocessor)
-    try:
-        with torch.inference_mode():
-            image_encoder.embed(torch.zeros(1, *shape))
-    except (ValueError, RuntimeError) as error:
-        raise EncoderError(
-            f"encoder {checkpoints[0]!r}: its image processor makes images of {' x '.join(map(str, shape))}, which it "
-            f"does not take ({error}); expected in preprocessor_config.json the size that config.json has"
-        ) from error
-    largest, known = max(preprocessor.tokenizer.get_vocab().values()), text_encoder.config.vocab_size
-    if largest >= known:
-        raise EncoderError(
-            f"encoder {checkpoints[1]!r}: its tokenizer has a token of number {largest}, but its weights have "
-            f"{known} tokens; expected one tokenizer and model that belong together (model.resize_token_embeddings)"
-        )
 
 
 def needed_reads(space: SearchSpace, sizes: EncoderSizes) -> list[EntryLayers]:
@@ -204,11 +178,6 @@ def first_layers(space: SearchSpace, sizes: EncoderSizes) -> tuple[int, int]:
     image = min(sizes.image_layers if entry.image is None else entry.image for entry in reads)
     text = min(sizes.text_layers if entry.text is None else entry.text for entry in reads)
     return image, text
-
-
-def _image_shape(preprocessor: Preprocessor) -> tuple[int, ...]:
-    """Of the pixels of an image, as the processor makes them."""
-    return tuple(preprocessor.pixel_values([Image.new("RGB", (64, 64))]).shape[1:])
 
 
 def _memory_model(
@@ -251,32 +220,6 @@ def _rehearsed(image_config: str, text_config: str, decisive: str) -> TracedShap
     """For searches that one process makes one after another, as a comparison does: rehearsals take seconds."""
     del image_config, text_config, decisive
     return TracedShapes()
-
-
-def _check_space(config: Config, source: str, image_encoder: Encoder, text_encoder: Encoder) -> None:
-    architecture_class, layer_gene = config.space.architecture_class, config.space.architecture_class.layer_gene()
-    num_layers = architecture_class.num_layers(sizes_of(image_encoder, text_encoder))
-    latest = config.space.first_layers[-1]
-    problems = []
-    positions = text_encoder.max_text_tokens
-    if (config.data.max_text_tokens or 0) > positions:
-        problems.append(
-            f"data.max_text_tokens: {config.data.max_text_tokens} is not allowed; expected at most {positions}, the "
-            "positions of the text encoder"
-        )
-    if config.space.num_layers not in (None, num_layers):
-        problems.append(
-            f"space.num_layers: {config.space.num_layers} is not allowed; expected {num_layers}, since the "
-            "encoders have "
-            f"{image_encoder.num_layers} and {text_encoder.num_layers} layers"
-        )
-    if layer_gene is not None and latest >= num_layers:
-        problems.append(
-            f"space.{layer_gene.name}: {latest} is not allowed; expected at most {num_layers - 1}, since the encoders "
-            f"have {image_encoder.num_layers} and {text_encoder.num_layers} layers"
-        )
-    if problems:
-        raise ConfigError(source, problems)
 
 
 def _cut_texts(dataset: Dataset, preprocessor: Preprocessor) -> str:

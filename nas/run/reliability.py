@@ -1,4 +1,4 @@
-"""How far the answer of a search can be trusted, from what the search itself has measured."""
+"""Judge how far the result of a search can be trusted, from measurements of the search itself."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,71 +9,82 @@ import numpy as np
 from scipy.stats import kendalltau, t
 
 from nas.common.units import format_seconds
+from nas.run.wording import PHASE_TITLES, STAGE_NOUNS, counts_text
 from nas.search.trial import Result, Stage
 
-LEAST_TAU = 0.3
-"""A rank correlation below this says that search scores did not predict the results of full training."""
+MIN_TAU = 0.3
+"""Below this rank correlation, the scores of one stage did not predict those of the other."""
 
-_FEWEST = 3  # of whom a rank correlation says anything
+_MIN_CANDIDATES = 3
+"""The number of candidates from which a rank correlation is meaningful."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Whether two stages put the same candidates in the same order.
+    """How far two stages rank the same candidates alike.
 
     Args:
-        cheaper: The stage of the one score.
-        dearer: Of the other.
-        count: Candidates that have both.
+        cheaper: The cheaper stage.
+        dearer: The more expensive stage.
+        count: The number of candidates with both scores.
         tau: Kendall's tau-b; None for fewer than three candidates, or where all have one score.
     """
 
-    cheaper: str
-    dearer: str
+    cheaper: Stage
+    dearer: Stage
     count: int
     tau: float | None
 
 
-def agreement(cheaper: Sequence[Result], dearer: Sequence[Result]) -> Agreement:
-    """Compare the scores of candidates that have a result at both stages.
+def agreement(cheaper: Stage, dearer: Stage, results: Mapping[Stage, Sequence[Result]]) -> Agreement:
+    """Compare the rankings of the candidates that have a score at both stages.
 
     Args:
-        cheaper: Results of one stage.
-        dearer: Of another one.
+        cheaper: The cheaper stage.
+        dearer: The more expensive stage.
+        results: The results of each stage.
     """
-    scores = {result.trial: result.score for result in cheaper}
-    pairs = [(scores[result.trial], result.score) for result in dearer if result.trial in scores]
-    names = cheaper[0].stage if cheaper else "", dearer[0].stage if dearer else ""
-    if len(pairs) < _FEWEST:
-        return Agreement(*names, len(pairs), None)
+    scores = {result.trial: result.score for result in results[cheaper]}
+    pairs = [(scores[result.trial], result.score) for result in results[dearer] if result.trial in scores]
+    if len(pairs) < _MIN_CANDIDATES:
+        return Agreement(cheaper, dearer, len(pairs), None)
     tau = float(kendalltau(*zip(*pairs, strict=True)).statistic)
-    return Agreement(*names, len(pairs), None if math.isnan(tau) else tau)
+    return Agreement(cheaper, dearer, len(pairs), None if math.isnan(tau) else tau)
 
 
 @dataclass(frozen=True)
 class Spread:
-    """One architecture, trained with several seeds.
+    """The scores of one architecture over several seeds.
 
     Args:
-        scores: One a seed.
+        scores: The score of each seed.
     """
 
     scores: tuple[float, ...]
 
     @property
     def mean(self) -> float:
+        """The mean over seeds."""
         return sum(self.scores) / len(self.scores)
 
     @property
     def deviation(self) -> float:
-        """Standard deviation over seeds; 0 for one."""
+        """The standard deviation over seeds; 0 for one seed."""
         return float(np.std(self.scores, ddof=1)) if len(self.scores) > 1 else 0.0
 
 
 def margin_over_seeds(first: Spread, second: Spread) -> tuple[float, float, float]:
-    """Mean difference, and its 95 % interval by Welch's t; infinitely wide with one seed of either.
+    """Return the difference of two means and its 95 % interval by Welch's t-test.
 
-    So it is where all seeds of each come to the same: how much there is between seeds has not been seen then.
+    The interval is infinite with one seed of either, and where the seeds of each have equal scores: nothing is then
+    known about the variation between seeds.
+
+    Args:
+        first: The scores of one architecture.
+        second: The scores of the other.
+
+    Returns:
+        The difference, and the lower and upper end of the interval.
     """
     difference = first.mean - second.mean
     counts = len(first.scores), len(second.scores)
@@ -90,17 +101,17 @@ def margin_over_seeds(first: Spread, second: Spread) -> tuple[float, float, floa
 
 @dataclass(frozen=True)
 class ReliabilityReport:
-    """What is known about the answer of a search.
+    """What is known about the reliability of a search's result.
 
     Args:
-        metric: The objective.
-        agreements: Of each stage with the next dearer one, and of search scores with full training.
-        best: The best, trained with seeds that played no part in choosing it, so that none is there for its luck; with
-            the search's own alone where there are no others.
-        default: The family's default, likewise; None if it was not trained.
-        phases: Seconds of the budget by phase.
-        trainings: Results by stage.
-        title: Of the family.
+        metric: The metric that the search maximised.
+        agreements: The rank agreement of each stage with the next one, and of screening with full training.
+        best: The best architecture over seeds that played no part in selecting it, so that none of them is there by
+            luck; over the search's own seed if there are no others.
+        default: The family's default over the same seeds; None if it was not trained.
+        phases: The seconds of the budget that each phase has used.
+        trainings: The number of results of each stage.
+        title: The title of the fusion family.
     """
 
     metric: str
@@ -108,44 +119,50 @@ class ReliabilityReport:
     best: Spread
     default: Spread | None
     phases: Mapping[str, float]
-    trainings: Mapping[str, int]
+    trainings: Mapping[Stage, int]
     title: str = "PMF"
 
     def lines(self) -> list[str]:
-        """For people, one statement a line."""
-        said = [verdict(entry) for entry in self.agreements]
-        said.append(f"best: {_spread_text(self.best, self.metric)}")
+        """Return the report for people, one statement a line."""
+        lines = [agreement_text(entry) for entry in self.agreements]
+        lines.append(f"best: {_spread_text(self.best, self.metric)}")
         if self.default is not None:
-            said.append(f"{self.title}'s default: {_spread_text(self.default, self.metric)}")
-            difference, low, high = margin_over_seeds(self.best, self.default)
-            if math.isfinite(low):
-                certain = "" if low > 0 or high < 0 else ": not more than chance between seeds can explain"
-                said.append(
-                    f"the best over the default: {difference:+.4f} {self.metric} on validation, 95 % interval "
-                    f"{low:+.4f} to {high:+.4f}{certain}"
-                )
-            if difference < 0:
-                said.append(
-                    f"by these seeds {self.title}'s default is better than what the search has found; its model is in "
-                    "the run's folder default"
-                )
+            lines.append(f"{self.title} default: {_spread_text(self.default, self.metric)}")
+            lines.extend(self._comparison(self.default))
         total = sum(self.phases.values())
         if total:
             shares = ", ".join(
-                f"{name} {format_seconds(seconds)} ({seconds / total:.0%})" for name, seconds in self.phases.items()
+                f"{PHASE_TITLES[name]} {format_seconds(seconds)} ({seconds / total:.0%})"
+                for name, seconds in self.phases.items()
             )
-            counts = ", ".join(f"{count} {stage}" for stage, count in self.trainings.items())
-            said.append(f"the time went to: {shares}; results: {counts}")
-        return said
+            lines.append(f"time: {shares}; results: {counts_text(self.trainings)}")
+        return lines
+
+    def _comparison(self, default: Spread) -> list[str]:
+        """Return the lines that compare the best architecture with the default."""
+        lines = []
+        difference, low, high = margin_over_seeds(self.best, default)
+        if math.isfinite(low):
+            luck = "" if low > 0 or high < 0 else "; this difference may be luck"
+            lines.append(
+                f"best minus default: {difference:+.3f} validation {self.metric}, 95 % interval {low:+.3f} to "
+                f"{high:+.3f}{luck}"
+            )
+        if difference < 0:
+            lines.append(
+                f"with these seeds the {self.title} default is better than the best architecture found; prefer its "
+                "model, in the folder `default` of the run"
+            )
+        return lines
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values; `margin` is the best over the default: difference and 95 % interval over seeds."""
+        """Return plain values; `margin` is the difference between best and default and its 95 % interval."""
         margin = None if self.default is None else margin_over_seeds(self.best, self.default)
         finite = None if margin is None or not math.isfinite(margin[1]) else list(margin)
         return {**asdict(self), "margin": finite}
 
 
-def gathered(
+def build_report(
     metric: str,
     results: Mapping[Stage, Sequence[Result]],
     *,
@@ -154,23 +171,21 @@ def gathered(
     phases: Mapping[str, float],
     title: str = "PMF",
 ) -> ReliabilityReport:
-    """The evidence that a search has gathered.
+    """Build the reliability report of a search.
 
     Args:
-        metric: The objective.
-        results: Of the search, by stage.
-        best: The best, trained with further seeds, or its one full training.
-        default: The family's default, likewise; nothing if it was not trained.
-        phases: Seconds of the budget by phase.
-        title: Of the family.
+        metric: The metric that the search maximised.
+        results: The results of each stage.
+        best: The trainings of the best architecture with new seeds, or its one full training.
+        default: The same of the family's default; empty if it was not trained.
+        phases: The seconds of the budget that each phase has used.
+        title: The title of the fusion family.
     """
     pairs: list[tuple[Stage, Stage]] = [("one_shot", "short"), ("short", "full"), ("one_shot", "full")]
     return ReliabilityReport(
         metric=metric,
         agreements=tuple(
-            agreement(results[cheaper], results[dearer])
-            for cheaper, dearer in pairs
-            if results[cheaper] and results[dearer]
+            agreement(cheaper, dearer, results) for cheaper, dearer in pairs if results[cheaper] and results[dearer]
         ),
         best=Spread(tuple(result.score for result in best)),
         default=Spread(tuple(result.score for result in default)) if default else None,
@@ -183,22 +198,18 @@ def gathered(
 def _spread_text(spread: Spread, metric: str) -> str:
     count = len(spread.scores)
     if count == 1:
-        return f"validation {metric} {spread.mean:.4f}, with one seed; how much of that is luck is not known"
+        return f"validation {metric} {spread.mean:.3f} with one seed; the variation between seeds is unknown"
     return (
-        f"validation {metric} {spread.mean:.4f} over {count} further seeds, standard deviation {spread.deviation:.4f}"
+        f"validation {metric} {spread.mean:.3f}, mean of {count} new seeds (standard deviation {spread.deviation:.3f})"
     )
 
 
-def verdict(found: Agreement) -> str:
-    """In plain words, what a rank correlation means for whoever relies on the search."""
-    stages = {"one_shot": "inherited weights", "short": "short training", "full": "full training"}
-    cheaper, dearer = stages.get(found.cheaper, found.cheaper), stages.get(found.dearer, found.dearer)
+def agreement_text(found: Agreement) -> str:
+    """Return what a rank correlation means for the result of the search."""
+    cheaper, dearer = STAGE_NOUNS[found.cheaper], STAGE_NOUNS[found.dearer]
     if found.tau is None:
-        return f"{cheaper} against {dearer}: too few candidates have both ({found.count}) to say whether they agree"
-    said = f"{cheaper} against {dearer}: Kendall's tau {found.tau:.2f} over {found.count} candidates"
-    if found.tau >= LEAST_TAU:
-        return said
-    return (
-        f"{said}: the order by {cheaper} did not predict the order by {dearer}; do not rely on candidates that were "
-        "left behind being worse"
-    )
+        return f"{cheaper} and {dearer}: {found.count} candidate(s) with both scores, too few to compare the rankings"
+    text = f"rank agreement {found.tau:.2f} over {found.count} candidates; 1 is perfect".replace("-", "−")
+    if found.tau >= MIN_TAU:
+        return f"the scores of {cheaper} predicted those of {dearer} ({text})"
+    return f"the scores of {cheaper} did not predict those of {dearer} ({text}): a dropped architecture may be as good"

@@ -97,6 +97,7 @@ class Search:
         self.reporter = reporter
         self.deadlines = Deadlines(config.budget)
         self.correction = PeakCalibration()
+        self._has_measured_peaks = False
         self._best: dict[Stage, Result] = {}
         for stage in STAGES:
             for result in study.results(stage):
@@ -379,6 +380,7 @@ class Search:
         # Scoring needs less than what is predicted, and what is kept is more.
         if result.stage != "one_shot" and not result.kept_freed_memory:
             self.correction.observe(result.predicted_peak_bytes, result.measured_peak_bytes)
+            self._has_measured_peaks = True
 
     def _show_failure(self, failure: Failure, verdict: str) -> None:
         said = {"put back": "put back", "try alone": "put back, to be tried once more alone", "rejected": "failed"}
@@ -399,6 +401,11 @@ class Search:
         )
 
     # Progress
+
+    @property
+    def calibration_note(self) -> str | None:
+        """The line about the accuracy of the memory predictions; None where no peak can be compared with them."""
+        return self.correction.summary() if self._has_measured_peaks else None
 
     def _show_progress(self, phase: str) -> None:
         is_last = phase == "finalists"

@@ -7,7 +7,7 @@ from nas.common.progress import Reporter
 from nas.common.units import format_bytes
 from nas.config.schema import Config
 from nas.memory.prediction import MemoryModel
-from nas.run.results_csv import table
+from nas.run.tables import text_table
 from nas.search.space import Architecture, SearchSpace
 from nas.training.metrics import standard_error
 
@@ -76,7 +76,7 @@ def describe_space(config: Config, memory: MemoryModel, default: Architecture, r
         (gene, space.granularity.get(gene, "model"), str(counts[gene]), ", ".join(map(str, space.choices[gene])))
         for gene in space.choices
     ]
-    reporter.note(table(("gene", "per", "variables", "choices"), rows))
+    reporter.note(text_table(("gene", "per", "variables", "choices"), rows))
     reporter.note("")
     chosen = {
         "smallest": space.smallest,
@@ -92,7 +92,7 @@ def describe_space(config: Config, memory: MemoryModel, default: Architecture, r
         )
         for name, architecture in chosen.items()
     ]
-    reporter.note(table(("", "architecture", "trainable parameters", "predicted peak"), ends))
+    reporter.note(text_table(("", "architecture", "trainable parameters", "predicted peak"), ends))
     reporter.note("")
     share = fitting_share(
         space,

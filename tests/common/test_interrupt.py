@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nas.common.interrupt import interruptible
-from nas.run.commands import open_study, read_run
+from nas.run.directory import open_study, read_run
 from tests.support.project import Project
 from tests.support.real_driver import PHASES, TRIAL, RealDriver
 
@@ -134,7 +134,7 @@ def test_what_runs_at_a_deadline_is_stopped_within_five_seconds_and_put_back(pro
     assert 42.0 - 1.0 < candidates_end < 42.0 + 5.0 + 1.0  # the seconds spent are told rounded
     assert driver.finish() == 0, driver.errors
     assert 56.0 <= json.loads((run / "time.json").read_text())["spent_seconds"] < 56.0 + 5.0
-    assert "no finalist was finished within the budget" in driver.output
+    assert "No candidate was trained completely within the budget" in driver.output
     with open_study(run, read_run(run)) as study:
         assert study.count("one_shot") >= 2 and study.count("short") == study.count("full") == 0
         assert study.rejections == []

@@ -28,9 +28,9 @@ def test_search_then_resume_then_export_then_evaluate_then_predict(
 ) -> None:
     cache = str(run.parent / "cache")
     assert main(["resume", str(run), "--budget", "6", "--workers", "0", "--cache-dir", cache]) == 0
-    assert "6 architectures scored" in capsys.readouterr().out
+    assert "Search: 6 screened" in capsys.readouterr().out
     assert main(["export", str(run), "--output", str(tmp_path / "model")]) == 0
-    assert "exported model:" in capsys.readouterr().out
+    assert "Exported model:" in capsys.readouterr().out
 
     data = ["--data", str(project.manifest), "--images", str(project.images)]
     assert main(["evaluate", str(tmp_path / "model"), *data]) == 0
@@ -50,7 +50,7 @@ def test_a_finalist_is_exported_by_its_number_and_others_are_not(
 ) -> None:
     assert main(["export", str(run), "--output", str(tmp_path / "a"), "--trial", "999"]) == 2
     error = capsys.readouterr().err
-    known = error.strip().rsplit("trained in full: ", 1)[1].split(", ")
+    known = error.strip().rsplit("trained completely: ", 1)[1].split(", ")
     assert main(["export", str(run), "--output", str(tmp_path / "a"), "--trial", known[-1]]) == 0
 
 
@@ -68,7 +68,7 @@ def test_a_finalist_is_exported_by_its_number_and_others_are_not(
         (["resume", "no_run"], "no_run: holds no run"),
         (["export", "no_run", "--output", "x"], "no_run: holds no run"),
         (["export", "no_run", "--output", "x", "--pick", "worst"], "--pick worst: expected best, knee, or smallest-"),
-        (["evaluate", "no_model", "--data", "x.csv"], "no_model: is no exported model"),
+        (["evaluate", "no_model", "--data", "x.csv"], "no_model: holds no exported model"),
         (["predict", "no_model", "--image", "none.png", "--text", "x"], "none.png: there is no such image"),
     ],
 )

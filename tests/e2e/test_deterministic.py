@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.run.commands import open_study, read_run
+from nas.run.directory import open_study, read_run
 from nas.run.results_csv import canonical_results
 from tests.support.project import Project, build_project
 from tests.support.real_driver import RealDriver
@@ -86,7 +86,7 @@ def test_so_are_those_of_free_genes_sandwiches_and_a_front_that_was_killed_on_th
     resumed = RealDriver("resume", second, "--workers", "1", *cache, directory=tmp_path / "second")
     assert resumed.finish() == 0, resumed.errors
     assert outcome(second) == outcome(first)
-    evidence = [json.loads((run / "evidence.json").read_text()) for run in (first, second)]
+    evidence = [json.loads((run / "reliability.json").read_text()) for run in (first, second)]
     for entry in evidence:
         del entry["phases"]  # where the time went
     assert evidence[0] == evidence[1]

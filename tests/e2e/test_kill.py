@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.run.commands import open_study, read_run
+from nas.run.directory import open_study, read_run
 from tests.support.project import Project
 from tests.support.real_driver import PHASES, TRIAL, RealDriver
 
@@ -48,12 +48,12 @@ def test_a_search_killed_in_the_supernet_and_among_finalists_ends_complete_with_
         drivers.append(killed)
         assert killed.wait_for(PHASES[phase])
         killed.kill()
-        assert "exported model" not in killed.output and not killed.errors
+        assert "Exported model" not in killed.output and not killed.errors
 
     resumed = RealDriver("resume", run, *common, "0", directory=tmp_path / "resumed")
     drivers.append(resumed)
     assert resumed.finish() == 0, resumed.errors
-    assert "exported model" in resumed.output
+    assert "Exported model" in resumed.output
     said = [entry for driver in drivers for entry in TRIAL.findall(driver.output)]
     with open_study(run, read_run(run)) as study:
         assert [len(study.results(stage)) for stage in ("one_shot", "short", "full")] == [8, 4, 2]

@@ -6,7 +6,7 @@ from nas.common.progress import build_reporter
 from nas.config.load import load_config
 from nas.execution.worker import WorkerSetup
 from nas.models.fusion.supernet import build_supernet
-from nas.run.commands import write_worker_setup
+from nas.run.executors import write_worker_setup
 from nas.run.prepare import prepare
 from nas.training.checkpoint import save_weights
 from tests.support.project import Project

@@ -13,8 +13,10 @@ from nas.models.classifier import FusionForClassification
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.pmf.model import PMF
 from nas.models.fusion.supernet import build_model
-from nas.run.export import assemble, describe, export, exported_form, open_exported
-from nas.run.finalize import ModelParts
+from nas.run.export import assemble, export
+from nas.run.exported_model import exported_form, open_exported
+from nas.run.model_card import describe
+from nas.run.model_parts import ModelParts
 from nas.search.space import Architecture
 from tests.support.project import Project
 from tests.support.tiny import base_features
@@ -122,9 +124,9 @@ def test_an_exported_model_is_replaced_and_nothing_else_is(parts: ModelParts, tm
 
 
 def test_a_folder_that_is_no_exported_model_is_named(project: Project, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="is no exported model"):
+    with pytest.raises(ExportError, match="holds no exported model"):
         open_exported(tmp_path)
-    with pytest.raises(ExportError, match="model_type is 'vit'; an exported model has 'multimodal_fusion'"):
+    with pytest.raises(ExportError, match=r"model_type is 'vit'; expected 'multimodal_fusion'"):
         open_exported(project.root / "vit")
 
 
@@ -168,7 +170,7 @@ def test_weights_that_are_missing_are_not_made_up(parts: ModelParts, tmp_path: P
 def test_a_damaged_form_of_the_data_is_one_error(data: str, parts: ModelParts, tmp_path: Path) -> None:
     exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
     (tmp_path / "model" / "architecture.yaml").write_text(f"data: {data}")
-    with pytest.raises(ExportError, match=r"architecture.yaml: does not say what data the model was trained on"):
+    with pytest.raises(ExportError, match=r"architecture.yaml: the form of the training data cannot be read"):
         exported_form(tmp_path / "model")
 
 

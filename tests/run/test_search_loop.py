@@ -20,9 +20,12 @@ from nas.common.progress import LineReporter
 from nas.config.load import load_config
 from nas.execution.base import SupernetJob
 from nas.execution.worker import CandidateWorker
-from nas.run.commands import ExecutionOptions, Overrides, best_full, open_study, read_run, resume, start
+from nas.run.commands import Overrides, resume, start
+from nas.run.directory import open_study, read_run
+from nas.run.executors import ExecutionOptions
 from nas.run.prepare import predict_memory, prepare
 from nas.run.results_csv import canonical_results
+from nas.run.select import best_full
 from nas.search.keys import DefaultKey
 from nas.search.space.families import FAMILIES
 from nas.search.trial import Job, Result
@@ -95,7 +98,7 @@ def test_a_search_scores_trains_and_finishes_as_many_as_configured(finished: tup
     assert {result.step_count for result in results["short"]} == {3}
     assert {result.supernet_steps for result in results["full"]} == {0}
     assert len({result.architecture for result in results["one_shot"]}) == 8
-    assert "PMF default" in output and f"exported model: {directory / 'best'}" in output
+    assert "PMF default" in output and f"Exported model: {directory / 'best'}" in output
 
 
 def test_every_output_line_is_one_event(finished: tuple[Path, str]) -> None:
@@ -254,15 +257,15 @@ def test_best_and_default_are_trained_with_more_seeds_and_it_is_said_how_far_to_
         (architecture, number) for architecture in (best, default.architecture) for number in (1, 2, 3)
     ]
     assert len({entry.seed for entry in results}) == 6
-    evidence = json.loads((run / "evidence.json").read_text())
+    evidence = json.loads((run / "reliability.json").read_text())
     for role, architecture in (("best", best), ("default", default.architecture)):
         scores = [entry.score for entry in results if entry.architecture == architecture]
         assert evidence[role]["scores"] == scores, "without the score that the best was chosen by"
     assert list(evidence["phases"]) == ["supernet", "candidates", "finalists"]
     assert evidence["trainings"] == {"one_shot": 8, "short": 4, "full": 2}
     assert [entry["count"] for entry in evidence["agreements"]] == [4, 2, 2]
-    assert said.count("again full accuracy=") == 6 and "how far to trust this:" in said
-    assert "over 3 further seeds" in said
+    assert said.count("again full accuracy=") == 6 and "How far to trust this result:" in said
+    assert "mean of 3 new seeds" in said
     left = {path.name for path in (run / "full").iterdir()}
     assert not any(f"_-{number}." in name for name in left for number in range(2, 8))
     assert "again full" not in go_on(run, machine), "it is done once"
@@ -309,7 +312,7 @@ def test_a_warm_start_scores_first_what_an_earlier_run_has_found(
     assert scored[: len(given)] == list(given)
     assert "nothing to do" not in go_on(run, machine), "the run knows what it was given"
     other = project.write("elsewhere.yaml", **{"space.mapping_width": [5, 6]})
-    with pytest.raises(StudyError, match=r"--warm-start .*: nothing that was found there is in this space"):
+    with pytest.raises(StudyError, match=r"--warm-start .*: this search space contains none of the best"):
         search(other, tmp_path / "other", machine, warm_start=finished[0])
 
 
@@ -414,7 +417,7 @@ def test_a_bound_that_no_full_training_meets_is_named(
     project: Project, machine: ExecutionOptions, tmp_path: Path
 ) -> None:
     source = project.write("best.yaml", **{"search.constraints": ["accuracy >= 1.01"]})
-    with pytest.raises(StudyError, match=r"none of the 2 candidates that were trained in full meets accuracy >= 1\.01"):
+    with pytest.raises(StudyError, match=r"none of the 2 completely trained candidates meets accuracy >= 1\.01"):
         search(source, tmp_path / "run", machine)
     assert len(results_of(tmp_path / "run")["full"]) == 2
     assert best_full(tmp_path / "run") is None
@@ -466,7 +469,7 @@ def test_the_time_budget_ends_the_search_and_keeps_the_running_for_later(
     project: Project, machine: ExecutionOptions, tmp_path: Path
 ) -> None:
     output = search(project.root / "search.yaml", tmp_path / "run", machine, time_seconds=0.05)
-    assert "no finalist was finished within the budget" in output
+    assert "No candidate was trained completely within the budget" in output
     go_on(tmp_path / "run", machine, trials=8)
     assert [len(entries) for entries in results_of(tmp_path / "run").values()] == [8, 4, 2]
 
@@ -476,7 +479,7 @@ def test_the_same_search_in_its_directory_goes_on_and_another_is_refused_key_by_
 ) -> None:
     shutil.copytree(finished[0], tmp_path / "run")
     output = search(project.root / "search.yaml", tmp_path / "run", machine, trials=9)
-    assert "holds this search already; it goes on" in output and "9 architectures scored" in output
+    assert "holds this search; resuming it" in output and "9 screened" in output
     other = project.write("other.yaml", **{"space.query_prompts": [1, 2, 4], "recipe.epochs": 5})
     with pytest.raises(StudyError) as refused:
         search(other, tmp_path / "run", machine)
@@ -489,7 +492,7 @@ def test_the_same_search_in_its_directory_goes_on_and_another_is_refused_key_by_
 
 
 def test_the_start_says_what_is_kept_for_whom(finished: tuple[Path, str]) -> None:
-    assert "1 worker(s) on 1 device(s); a candidate needs" in finished[1]
+    assert "1 worker(s) on 1 device(s). Each training needs" in finished[1]
 
 
 def test_a_directory_in_use_or_of_something_else_is_not_overwritten(
@@ -522,7 +525,7 @@ def test_only_workers_that_give_back_what_they_free_correct_predictions(
 ) -> None:
     directory, output = finished
     assert all(result.kept_freed_memory for stage in results_of(directory).values() for result in stage)
-    assert "predicted peaks: no training to compare them with" in output
+    assert "predicted peaks" not in output
     largest = max(result.predicted_peak_bytes for stage in results_of(directory).values() for result in stage)
     output = search(project.root / "search.yaml", tmp_path / "run", machine, memory_bytes=largest, trials=4)
     trained = results_of(tmp_path / "run")["short"]
@@ -542,7 +545,7 @@ def test_a_default_that_cannot_be_trained_does_not_cost_the_answer(
 
     monkeypatch.setattr(CandidateWorker, "run", fail_default)
     output = search(project.root / "search.yaml", tmp_path / "run", machine)
-    assert "trial default full failed: TrainingError: diverged" in output and "exported model" in output
+    assert "trial default full failed: TrainingError: diverged" in output and "Exported model" in output
 
 
 def test_changed_data_is_refused_because_the_scores_do_not_hold(
@@ -564,7 +567,7 @@ def test_metrics_of_a_test_split_that_has_changed_are_asked_anew(
     lines = own_project.manifest.read_text().splitlines()
     place = next(place for place, line in enumerate(lines) if line.endswith(",test"))
     own_project.manifest.write_text("\n".join([*lines[:place], *lines[place + 1 :]]) + "\n")
-    assert go_on(tmp_path / "run", machine).count("evaluating the exported and reloaded model on test") == 2
+    assert go_on(tmp_path / "run", machine).count("evaluating the exported and reloaded model on the test split") == 2
     after = json.loads((tmp_path / "run" / "report.json").read_text())
     assert {after[role]["test_samples"] for role in after} == {before["best"]["test_samples"] - 1}
 
@@ -592,7 +595,7 @@ def test_a_supernet_cut_short_goes_on_with_more_time(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("config.yaml", "search: [", "is damaged; expected what `search` wrote there"),
+        ("config.yaml", "search: [", "is damaged; expected the file that `search` wrote"),
         ("report.json", "{", "report.json: is damaged"),
         ("default.json", "{}", "default.json: is damaged"),
         ("confirmation.json", "[{}]", "confirmation.json: is damaged"),

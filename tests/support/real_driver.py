@@ -19,7 +19,7 @@ PHASES = {
     "candidates": r"^phase: candidates$",
     "finalists": r"^phase: finalists$",
     "default": r"^PMF's default \(",
-    "conclusion": r"^search: \d+ architectures scored",
+    "conclusion": r"^Search: \d+ screened",
 }
 """In their order; the line by which each begins."""
 

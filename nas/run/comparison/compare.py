@@ -20,7 +20,7 @@ from typing import Any
 from nas.common.errors import StudyError
 from nas.common.files import write_atomically
 from nas.common.interrupt import Interrupted, interruptible
-from nas.common.progress import ProgressOnly, Quiet, Reporter
+from nas.common.progress import ProgressOnly, Reporter
 from nas.common.units import format_bytes, format_seconds
 from nas.config.diff import differences
 from nas.config.load import config_as_dict, load_config
@@ -32,21 +32,17 @@ from nas.execution.worker import full_weights_path
 from nas.models.encoders.partial_checkpoint import tail_weights
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.pmf.architecture import PMFArchitecture
-from nas.run.commands import (
-    CONFIG,
-    ExecutionOptions,
-    Overrides,
-    best_full,
-    build_executor,
-    read_run,
-    start,
-    write_worker_setup,
-)
+from nas.run.commands import Overrides, start
 from nas.run.comparison.report import Row, write_report
-from nas.run.finalize import ModelParts, digest_of_test, evaluate_exported, export_result
+from nas.run.directory import CONFIG, read_run
+from nas.run.evaluate import digest_of_test, evaluate_exported
+from nas.run.executors import ExecutionOptions, build_executor, write_worker_setup
+from nas.run.export import TrainedWeights, export_result
+from nas.run.model_parts import ModelParts
 from nas.run.phases import ListedPlan
 from nas.run.prepare import SearchContext, check_encoders, prepare
 from nas.run.reruns import RerunStore
+from nas.run.select import best_full
 from nas.search.keys import ComparisonKey, ModelKey
 from nas.search.space import RAW, Architecture, EncoderSizes, SearchSpace
 from nas.search.space.families import FAMILIES, load_architecture_class
@@ -374,7 +370,7 @@ class _OneEntry:
         setup = write_worker_setup(self.config, self.prepared, self.folder, thread_count=self.config.threads)
         place = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:12]
         run_id = f"{self.config.name}-comparison-{place}"
-        return build_executor(setup, self.machine, self.prepared, run_id=run_id, reporter=Quiet())
+        return build_executor(setup, self.machine, self.prepared, run_id=run_id, on_note=lambda text: None)
 
     def _run(self, trials: Sequence[int], executor: "_Lazy") -> None:
         """Train what has neither a result nor failed.
@@ -524,12 +520,10 @@ class _OneEntry:
             weights = full_weights_path(self.folder, result.key)
             export_result(
                 model,
+                TrainedWeights(weights, result, self._rate(trial)),
                 parts=ModelParts.of(self.prepared),
-                weights=weights,
-                result=result,
                 objective=self.config.search.objective,
                 data=data,
-                learning_rate=self._rate(trial),
             )
             self.reporter.note(f"{self.entry.title}: testing the exported and reloaded model of seed {model.name[10:]}")
             known[key], _ = evaluate_exported(model, data, "test")

@@ -12,7 +12,7 @@ from nas.common.files import write_atomically
 from nas.common.progress import Reporter
 from nas.common.units import format_bytes, format_seconds
 from nas.models.fusion.pmf.architecture import PMFArchitecture
-from nas.run.results_csv import table
+from nas.run.tables import text_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,7 +87,7 @@ def write_report(directory: Path, rows: Sequence[Row], *, metric: str, seeds: in
     cells = [_cells(row, metric) for row in rows]
     remarks = [f"{row.title}: {row.remark}" for row in rows if row.remark]
     explained = _EXPLAINED.format(seeds=f"{seeds} seeds" if seeds > 1 else "one seed")
-    text = "\n".join([table(header, cells), *remarks, explained])
+    text = "\n".join([text_table(header, cells), *remarks, explained])
     reporter.note("")
     reporter.note(text)
     write_atomically(directory / f"{TABLE}.txt", f"{text}\n".encode())

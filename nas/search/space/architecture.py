@@ -199,6 +199,12 @@ class Architecture(ABC):
         flat = ((value,) if isinstance(value, int) else tuple(itertools.chain(*value)) for value in self._other_values)
         return self.family, self.first_layer, *flat
 
+    def summary(self) -> str:
+        """Return the genes in plain words: `prompt layer 2, prompts 4`."""
+        return ", ".join(
+            f"{gene.name.replace('_', ' ')} {format_gene(getattr(self, gene.name))}" for gene in self.genes
+        )
+
     def __str__(self) -> str:
         return " ".join(f"{gene.symbol}={format_gene(getattr(self, gene.name))}" for gene in self.genes) or self.family
 

@@ -10,7 +10,9 @@ from ray.cluster_utils import Cluster
 
 from nas.common.errors import ExecutionError
 from nas.common.progress import LineReporter
-from nas.run.commands import ExecutionOptions, Overrides, open_study, read_run, start
+from nas.run.commands import Overrides, start
+from nas.run.directory import open_study, read_run
+from nas.run.executors import ExecutionOptions
 from nas.run.results_csv import canonical_results
 from tests.support.project import Project
 
@@ -64,7 +66,7 @@ def test_a_search_on_two_nodes_of_which_one_is_lost_ends_with_every_trial_accoun
     # On one machine the other node finds the driver's features; `test_node_setup.py` has the case where it does not.
     start(source, tmp_path / "run", Overrides(), machine, LineReporter(log))
     assert "takes part with 1 worker(s)" in log.getvalue() and "was lost with 1 worker(s)" in log.getvalue()
-    assert "exported model" in log.getvalue()
+    assert "Exported model" in log.getvalue()
 
     run, expected = (read_run(tmp_path / name) for name in ("run", "alone"))
     with open_study(tmp_path / "run", run) as study, open_study(tmp_path / "alone", expected) as reference:
@@ -81,7 +83,7 @@ def test_a_node_that_cannot_read_the_data_is_left_out_and_named(
     source = own_project.write("left_out.yaml", **{"budget.trials": 4})
     start(source, tmp_path / "run", Overrides(), ExecutionOptions(ray_address=cluster.address), LineReporter(log))
     assert "is left out: " in log.getvalue() and "/proc/no_cache" in log.getvalue()
-    assert "exported model" in log.getvalue()
+    assert "Exported model" in log.getvalue()
 
 
 def test_a_ray_that_was_not_started_here_is_not_shut_down(project: Project, cluster: Cluster, tmp_path: Path) -> None:

@@ -18,11 +18,14 @@ from nas.common.progress import LineReporter
 from nas.config.load import load_config
 from nas.execution.worker import CandidateWorker
 from nas.models.fusion.pmf.architecture import PMFArchitecture
-from nas.run.commands import ExecutionOptions, Overrides, best_full, open_study
+from nas.run.commands import Overrides
 from nas.run.comparison.compare import ENTRIES, SEARCHED, compare
 from nas.run.comparison.report import spread
-from nas.run.finalize import evaluate_exported
+from nas.run.directory import open_study
+from nas.run.evaluate import evaluate_exported
+from nas.run.executors import ExecutionOptions
 from nas.run.reruns import RerunStore
+from nas.run.select import best_full
 from nas.search.keys import CandidateKey, ComparisonKey
 from nas.search.space import Architecture
 from nas.search.space.families import FAMILIES
@@ -449,17 +452,17 @@ def test_with_another_budget_it_is_searched_on_until_its_answer_is_trained(
     def scored(trials: int) -> str:
         changes = {"compare": {"learning_rates": RATES}, "recipe.epochs": 1, "budget.trials": trials}
         output = compared(project.write("budget.yaml", **changes), directory, machine, [SEARCHED], seeds=1)
-        return next((line for line in output.splitlines() if line.startswith("search: ")), output)
+        return next((line for line in output.splitlines() if line.startswith("Search: ")), output)
 
     with monkeypatch.context() as patched:
         patched.setattr("nas.run.comparison.compare._OneEntry.train", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             scored(3)
     (directory / SEARCHED / "failures.json").write_text("{")  # of the first answer
-    assert scored(6).startswith("search: 6 architectures scored")
+    assert scored(6).startswith("Search: 6 screened")
     assert rows_of(directory)[SEARCHED]["architecture"] == str(answers[1])
     assert "so its budget stays what it was" in scored(9)
-    assert "search: " not in scored(9) and len(answers) == 2
+    assert "Search: " not in scored(9) and len(answers) == 2
 
 
 def test_the_answer_is_read_from_the_database_that_the_search_was_given(
@@ -474,6 +477,7 @@ def test_the_answer_is_read_from_the_database_that_the_search_was_given(
         return original(*arguments, storage=storage, **options)
 
     monkeypatch.setattr("nas.run.commands.open_study", noted)
+    monkeypatch.setattr("nas.run.select.open_study", noted)
     url = f"sqlite:///{tmp_path}/study.db"
     compared(source, tmp_path / "comparison", replace(machine, storage=url), [SEARCHED], seeds=1, trials=2)
     assert len(opened) >= 2 and set(opened) == {url}

@@ -73,6 +73,13 @@ class PMFArchitecture(Architecture):
     def prompted_layers(self, sizes: EncoderSizes) -> int:
         return sizes.shallower - self.fusion_layer
 
+    def summary(self) -> str:
+        """Return the genes in plain words: `fusion from layer 4, prompts 1/8/2, width 48`."""
+        *prompts, width = (getattr(self, gene.name) for gene in self.genes[1:])
+        if not all(isinstance(value, int) for value in (*prompts, width)):
+            return super().summary()
+        return f"fusion from layer {self.fusion_layer}, prompts {'/'.join(map(str, prompts))}, width {width}"
+
     def at(self, index: int) -> tuple[DirectionSizes, DirectionSizes]:
         """Both directions, image → text and text → image, of a fusing layer, counted from the first one."""
         pairs = [self.value_at(gene.name, index) for gene in self.genes[1:]]

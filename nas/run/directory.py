@@ -1,0 +1,184 @@
+"""Create, describe and open run directories."""
+
+import contextlib
+import errno
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nas.common.errors import ConfigError, StudyError
+from nas.common.files import write_atomically
+from nas.config.load import config_as_dict, parse_config
+from nas.config.schema import Config
+from nas.execution.worker import FROZEN
+from nas.storage.backends import JOURNAL, LOCK, kept_url, without_password
+from nas.storage.lease import LockFile
+from nas.storage.study import Study
+
+CONFIG = "config.yaml"
+"""The file that makes a directory a run directory; written once the study exists."""
+
+FORMAT_VERSION = 2
+"""The layout of run directories, counted up whenever an older program or file could not be understood."""
+
+_PACKAGES = ("torch", "transformers", "optuna", "ray", "numpy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The contents of a run directory's `config.yaml`.
+
+    Args:
+        config: The resolved configuration of the search.
+        class_names: The class names in the order of the logits.
+        features: The name of the feature folder, a hash of encoders, preprocessing and data.
+        identity: The name of the run in a database and on other nodes.
+        storage: The URL of the database that holds the study, without a password; None for a journal.
+    """
+
+    config: Config
+    class_names: tuple[str, ...]
+    features: str
+    identity: str
+    storage: str | None
+
+
+def is_run(directory: Path) -> bool:
+    """Return whether a directory holds a run."""
+    return (directory / CONFIG).exists()
+
+
+def read_run(directory: Path) -> Run:
+    """Read the description of a run.
+
+    Args:
+        directory: The run directory.
+
+    Raises:
+        StudyError: If the directory holds no run, or one of another format.
+        ConfigError: If its configuration is damaged.
+    """
+    path = directory / CONFIG
+    if not path.is_file():
+        raise StudyError(f"{directory}: holds no run; expected a file {CONFIG} in it")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        _check_format(path, values)
+        search, class_names, features = values["search"], tuple(values["class_names"]), str(values["features"])
+        identity, storage = str(values["identity"]), values["storage"]
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(str(path), [f"is damaged; expected the file that `search` wrote ({reason})"]) from error
+    config = parse_config(search, source=str(path), base_directory=directory.resolve())
+    return Run(config, class_names, features, identity, storage)
+
+
+def _check_format(path: Path, values: dict[str, Any]) -> None:
+    version = values.get("format_version", 1)
+    if version != FORMAT_VERSION:
+        raise StudyError(
+            f"{path}: run directory of format {version}; expected format {FORMAT_VERSION}: another version of this "
+            "program wrote it; search in a new directory (--run-dir)"
+        )
+
+
+def write_run(directory: Path, run: Run) -> None:
+    """Write the description of a run, which makes the directory a run directory.
+
+    Args:
+        directory: The run directory, which exists.
+        run: The description.
+
+    Raises:
+        OSError: If the file cannot be written; an old one is then untouched.
+    """
+    values = {
+        "format_version": FORMAT_VERSION,
+        "search": config_as_dict(run.config),
+        "class_names": list(run.class_names),
+        "features": run.features,
+        "identity": run.identity,
+        "storage": run.storage,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        },
+    }
+    write_atomically(directory / CONFIG, yaml.safe_dump(values, sort_keys=False).encode())
+
+
+def open_study(
+    directory: Path, run: Run, *, storage: str | None = None, note: Callable[[str], object] = lambda text: None
+) -> Study:
+    """Open the study of a run.
+
+    Args:
+        directory: The run directory.
+        run: The description of the run.
+        storage: The database URL in place of the recorded one, for instance with the password.
+        note: Callback that receives messages about long operations.
+
+    Raises:
+        StudyError: If another driver has the study open, it is damaged or missing, it was started with another
+            configuration, or it is stored elsewhere.
+    """
+    if storage is not None and kept_url(storage) != run.storage:
+        kept = run.storage or "a journal"
+        raise StudyError(f"--storage {without_password(storage)}: the run {directory} keeps its study in {kept}")
+    return Study(
+        directory,
+        run.config.space,
+        name=run.identity,
+        storage=storage or run.storage,
+        config=config_as_dict(run.config),
+        note=note,
+        must_exist=is_run(directory),
+    )
+
+
+def check_new_directory(directory: Path) -> None:
+    """Check that a new run can be written to a directory, before hours of work are spent on it.
+
+    Args:
+        directory: The directory, which may exist.
+
+    Raises:
+        StudyError: If it holds other files.
+        OSError: If it cannot be created or written.
+    """
+    if directory.exists() and any(not _is_leftover(path) for path in directory.iterdir()):
+        raise StudyError(f"{directory}: is not empty and holds no run; expected an empty or new directory (--run-dir)")
+    place = next(path for path in (directory.resolve(), *directory.resolve().parents) if path.exists())
+    if not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+
+
+def _is_leftover(path: Path) -> bool:
+    """Return whether a file may be left by a start that was killed or whose budget was refused."""
+    written = (CONFIG, *FROZEN)
+    return path.name in (LOCK, *FROZEN) or path.name.startswith((JOURNAL, *(f".{name}." for name in written)))
+
+
+def create_directory(directory: Path) -> None:
+    """Create the directory of a new run, without the journal that an earlier, failed start may have left.
+
+    Args:
+        directory: The directory, which `check_new_directory` has accepted.
+
+    Raises:
+        StudyError: If another process is starting a run in it.
+        OSError: If it cannot be created.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(LockFile(directory / LOCK)):
+        if not is_run(directory):
+            for path in directory.glob(f"{JOURNAL}*"):
+                path.unlink()

@@ -1,0 +1,87 @@
+"""Evaluate exported models on a data set, from raw images and texts in float32."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nas.config.schema import DataConfig
+from nas.data.dataset import open_dataset_images, read_dataset
+from nas.data.images import ImageSource
+from nas.data.samples import Samples
+from nas.run.exported_model import ExportedModel, open_exported
+from nas.training.metrics import evaluate_logits
+
+_BATCH_SIZE = 32
+
+
+def evaluate_exported(directory: Path, data: DataConfig, split: str) -> tuple[dict[str, float], int]:
+    """Evaluate an exported model on a split.
+
+    Args:
+        directory: The folder of the exported model.
+        data: The data set.
+        split: The name of the split.
+
+    Returns:
+        The metrics by name, and the number of samples.
+
+    Raises:
+        ExportError: If the folder holds no model.
+        DataError: If the data cannot be used, or has labels that are unknown to the model.
+    """
+    exported = open_exported(directory)
+    several = exported.has_several_labels
+    data = replace(data, labels="several" if several else "one")
+    samples = read_dataset(data, (split,), class_names=exported.class_names).splits[split]
+    images = open_dataset_images(data)
+    if data.skip_unreadable_images:
+        samples = samples.without(set(images.unreadable(list(dict.fromkeys(samples.images)))))
+    logits = logits_of_samples(exported, samples, images)
+    threshold = exported.threshold if several else None
+    return evaluate_logits(logits, torch.from_numpy(samples.labels), threshold), len(samples)
+
+
+def logits_of_samples(exported: ExportedModel, samples: Samples, images: ImageSource) -> Tensor:
+    """Return the logits of all samples in order, (N, C).
+
+    Args:
+        exported: The model.
+        samples: The samples.
+        images: The source of their images.
+
+    Raises:
+        DataError: If an image cannot be read.
+    """
+    return torch.cat(
+        [
+            exported.logits([images.open(name) for name in names], texts)
+            for names, texts in _batches(samples.images, samples.texts)
+        ]
+    )
+
+
+def _batches(images: Sequence[str], texts: Sequence[str]) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
+    for start in range(0, len(texts), _BATCH_SIZE):
+        stop = start + _BATCH_SIZE
+        yield images[start:stop], texts[start:stop]
+
+
+def digest_of_test(data: DataConfig, class_names: tuple[str, ...]) -> str:
+    """Return a digest of the test split's images, texts and labels; test metrics hold for this digest only.
+
+    Args:
+        data: The data set.
+        class_names: The class names in the order of the logits.
+
+    Raises:
+        DataError: If the test split cannot be used.
+    """
+    images, samples = open_dataset_images(data), read_dataset(data, ("test",), class_names=class_names).splits["test"]
+    digest = hashlib.sha256(samples.labels.tobytes())
+    for image, text in zip(samples.images, samples.texts, strict=True):
+        digest.update(f"{image}\0{images.fingerprint(image)}\0{text}\0".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,49 @@
+"""Export a fully trained candidate of a run."""
+
+from pathlib import Path
+
+from nas.execution.worker import full_weights_path
+from nas.run.directory import open_study, read_run
+from nas.run.export import TrainedWeights, export_result
+from nas.run.finalize import read_report
+from nas.run.model_card import describe
+from nas.run.model_parts import ModelParts
+from nas.run.select import find_full_result, pick_result
+from nas.search.objectives import Pick
+from nas.search.trial import Result
+
+
+def export_run(
+    directory: Path, output: Path, *, trial: int | None, how: tuple[Pick, float], storage: str | None
+) -> Result:
+    """Export one of the fully trained candidates of a run as a model folder.
+
+    Args:
+        directory: The run directory.
+        output: The folder to write.
+        trial: The number of the candidate; None to pick one by rule.
+        how: The rule, and how much lower than the best the metric may be; see `nas.search.objectives.pick`.
+        storage: The database URL in place of the recorded one; see `open_study`.
+
+    Returns:
+        The result of the exported training.
+
+    Raises:
+        StudyError: If the candidate was not trained completely, or no candidate meets the rule.
+        ExportError: If the folder cannot be written.
+    """
+    run = read_run(directory)
+    config = run.config
+    with open_study(directory, run, storage=storage) as study:
+        results = study.results("full")
+    parts = ModelParts.load(config, run.class_names)
+    if trial is not None:
+        result = find_full_result(directory, results, trial)
+    else:
+        result = pick_result(directory, config, parts, results, how)
+    trained = TrainedWeights(full_weights_path(directory, result.key), result)
+    facts = export_result(output, trained, parts=parts, objective=config.search.objective, data=config.data)
+    for entry in read_report(directory).values():
+        if entry["result"] == result.as_dict():  # its test metrics are known
+            describe(output, facts | {key: entry[key] for key in ("test", "test_samples")})
+    return result

@@ -1,0 +1,93 @@
+"""Describe exported models: `architecture.yaml` for programs, `README.md` for people."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nas.common.errors import ExportError
+from nas.common.files import write_atomically
+from nas.models.classifier import MULTI_LABEL
+from nas.run.exported_model import DESCRIPTION
+from nas.search.space import Architecture, format_gene
+
+_CARD = """---
+library_name: transformers
+---
+# {title} classifier
+
+{source} The trained tensors were trained from fresh weights after the architecture had been chosen. The encoders are
+included.
+
+| gene | value |
+| --- | --- |
+{genes}
+
+| fact | value |
+| --- | --- |
+{facts}
+
+Classes: {classes}.
+
+```python
+from pathlib import Path
+
+from PIL import Image
+
+from nas.run.exported_model import open_exported
+
+exported = open_exported(Path("this folder"))
+probabilities = exported.probabilities([Image.open("picture.png").convert("RGB")], ["a text"])[0]
+{usage}
+```
+"""
+
+
+def describe(directory: Path, facts: Mapping[str, Any]) -> None:
+    """Write the description of an exported model into its folder.
+
+    Args:
+        directory: The folder, which holds `config.json`.
+        facts: Plain values by name.
+
+    Raises:
+        ExportError: If the folder cannot be written.
+    """
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        description = {"architecture": config["architecture"], **facts}
+        card = _model_card(config, {name: value for name, value in facts.items() if name != "data"})
+        write_atomically(directory / DESCRIPTION, yaml.safe_dump(description, sort_keys=False).encode())
+        write_atomically(directory / "README.md", card.encode())
+    except OSError as error:
+        raise ExportError(f"{directory}: the model cannot be described: {error.strerror or error}") from error
+
+
+def _model_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    usage = (
+        "print([name for name, value in zip(exported.class_names, probabilities) if value > exported.threshold])"
+        if config.get("problem_type") == MULTI_LABEL
+        else "print(exported.class_names[probabilities.argmax()])"
+    )
+    architecture = Architecture.from_dict(config["architecture"])
+    genes = {gene.name: format_gene(getattr(architecture, gene.name)) for gene in architecture.genes}
+    return _CARD.format(
+        title=architecture.title,
+        source=architecture.source,
+        genes="\n".join(_rows(genes)),
+        facts="\n".join(_rows(facts)),
+        classes=", ".join(config["id2label"].values()),
+        usage=usage,
+    )
+
+
+def _rows(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield one row of a Markdown table for each value, with nested names joined."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _rows(value, f"{prefix}{name} ")
+        else:
+            text = f"{value:.4f}" if isinstance(value, float) else str(value)
+            yield f"| {(prefix + name).replace('_', ' ')} | {text} |"

@@ -1,0 +1,58 @@
+"""Parts of an exported model besides its trained weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nas.config.schema import Config
+from nas.models.encoders.base import Encoder
+from nas.models.encoders.checkpoints import load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
+from nas.run.prepare import SearchContext
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """Parts of an exported model besides its trained weights.
+
+    Args:
+        image_encoder: The frozen image encoder.
+        text_encoder: The frozen text encoder.
+        image_processor: The image processor of the image encoder.
+        tokenizer: The tokenizer of the text encoder.
+        class_names: The class names in the order of the logits.
+        max_text_tokens: The number of tokens that texts are cut to.
+    """
+
+    image_encoder: Encoder
+    text_encoder: Encoder
+    image_processor: Any
+    tokenizer: Any
+    class_names: tuple[str, ...]
+    max_text_tokens: int
+
+    @classmethod
+    def of(cls, prepared: SearchContext) -> "ModelParts":
+        """Return the parts of a search that is running."""
+        return cls(
+            image_encoder=prepared.image_encoder,
+            text_encoder=prepared.text_encoder,
+            image_processor=prepared.preprocessor.image_processor,
+            tokenizer=prepared.preprocessor.tokenizer,
+            class_names=prepared.store.class_names,
+            max_text_tokens=prepared.preprocessor.max_text_tokens,
+        )
+
+    @classmethod
+    def load(cls, config: Config, class_names: tuple[str, ...]) -> "ModelParts":
+        """Load the parts of a finished search from the checkpoints of its encoders."""
+        image = resolve_checkpoint(config.encoders.image, Path.cwd())
+        text = resolve_checkpoint(config.encoders.text, Path.cwd())
+        text_encoder = load_encoder(text, "text")
+        return cls(
+            image_encoder=load_encoder(image, "image"),
+            text_encoder=text_encoder,
+            image_processor=load_image_processor(image),
+            tokenizer=load_tokenizer(text),
+            class_names=class_names,
+            max_text_tokens=config.data.max_text_tokens or text_encoder.max_text_tokens,
+        )

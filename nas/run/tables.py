@@ -1,0 +1,47 @@
+"""Tables of text for terminals and Markdown, laid out by rich."""
+
+import io
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+_HEADER_ONLY = box.Box("    \n    \n -  \n    \n    \n    \n    \n    \n", ascii=True)
+"""Columns separated by spaces, with a line of dashes below the header."""
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table for a terminal or a log.
+
+    Args:
+        header: The titles of the columns.
+        rows: The cells of each row.
+    """
+    return _rendered(header, rows, _HEADER_ONLY)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown.
+
+    Args:
+        header: The titles of the columns.
+        rows: The cells of each row.
+    """
+    return _rendered(header, rows, box.MARKDOWN)
+
+
+def _rendered(header: Sequence[str], rows: Sequence[Sequence[str]], style: box.Box) -> str:
+    is_markdown = style is box.MARKDOWN
+    table = Table(
+        box=style, show_edge=is_markdown, pad_edge=is_markdown, padding=(0, 1, 0, int(is_markdown)), safe_box=False
+    )
+    for title in header:
+        table.add_column(title, no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    buffer = io.StringIO()
+    # Wide enough for every row: a log or a file keeps its lines whole.
+    console = Console(file=buffer, width=10_000, markup=False, highlight=False, emoji=False, color_system=None)
+    console.print(table, soft_wrap=True)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())

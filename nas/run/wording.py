@@ -1,0 +1,118 @@
+"""Lines that a search prints: a fixed grammar for each kind of event, one line an event."""
+
+import math
+from collections.abc import Mapping
+
+from nas.common.units import format_bytes, format_seconds
+from nas.run.time_budget import Deadlines
+from nas.search.space import Architecture
+from nas.search.trial import STAGES, Failure, Result, Stage
+
+STAGE_VERBS: Mapping[Stage, str] = {
+    "one_shot": "screened",
+    "short": "trained briefly",
+    "full": "trained completely",
+}
+"""What has been done to a candidate at each stage."""
+
+STAGE_NOUNS: Mapping[Stage, str] = {
+    "one_shot": "screening",
+    "short": "short training",
+    "full": "full training",
+}
+"""The activity of each stage."""
+
+PHASE_TITLES: Mapping[str, str] = {
+    "supernet": "supernet",
+    "candidates": "screening",
+    "finalists": "full training",
+}
+"""The phases of a search, as its progress shows them."""
+
+_VERDICTS = {"put back": "requeued", "try alone": "requeued to run alone", "rejected": "failed"}
+
+
+def result_line(name: str, result: Result, metric: str) -> str:
+    """Return the line of a finished job.
+
+    For instance `#9 screened: accuracy 0.440, loss 1.892 (fusion from layer 4, prompts 1/8/2, width 48)`.
+
+    Args:
+        name: The name of the model: `#9` for candidate 9.
+        result: The result of the job.
+        metric: The metric that the search maximises.
+    """
+    parts = f"; {result.micro_batches} micro-batches" if result.micro_batches > 1 else ""
+    return (
+        f"{name} {STAGE_VERBS[result.stage]}: {scores_text(result, metric)} "
+        f"({architecture_text(result.architecture)}{parts})"
+    )
+
+
+def scores_text(result: Result, metric: str) -> str:
+    """Return the metric of a result and its loss: `accuracy 0.440, loss 1.892`."""
+    loss = result.metrics.get("cross_entropy")
+    value = result.metrics.get(metric, result.score)
+    return f"{metric} {value:.3f}" + ("" if loss is None else f", loss {loss:.3f}")
+
+
+def architecture_text(architecture: Architecture) -> str:
+    """Return the genes of an architecture in plain words, or the title of a family without genes."""
+    return architecture.summary() if architecture.genes else architecture.title
+
+
+def failure_line(name: str, failure: Failure, verdict: str) -> str:
+    """Return the line of a job that has failed: `#9 screening requeued: its worker was killed from outside`.
+
+    Args:
+        name: The name of the model.
+        failure: The failure of the job.
+        verdict: The decision of the failure policy.
+    """
+    return f"{name} {STAGE_NOUNS[failure.job.stage]} {_VERDICTS[verdict]}: {failure.reason}"
+
+
+def counts_text(counts: Mapping[Stage, int]) -> str:
+    """Return the number of results of each stage: `15 screened, 0 trained briefly, 1 trained completely`."""
+    return ", ".join(f"{counts[stage]} {STAGE_VERBS[stage]}" for stage in STAGES)
+
+
+def supernet_line(done: int, total: int, process_count: int, seconds: float) -> str:
+    """Return the line that ends the supernet's training.
+
+    Args:
+        done: The number of training steps.
+        total: The number of steps in the configuration.
+        process_count: The number of processes that shared the work.
+        seconds: The time that the search has used so far.
+    """
+    shared = f" by {process_count} processes" if process_count > 1 else ""
+    if done < total:
+        return (
+            f"Supernet: time was up after {done} of {total} steps{shared}, {format_seconds(seconds)} used; rankings "
+            "will be rough"
+        )
+    return f"Supernet: trained for {done} steps{shared}, {format_seconds(seconds)} used"
+
+
+def plan_line(deadlines: Deadlines, rerun_seeds: int) -> str | None:
+    """Return the line that divides a time budget among the phases; None without a time budget.
+
+    Args:
+        deadlines: The ends of the phases.
+        rerun_seeds: The number of new seeds that the best architecture and the default are trained with at the end.
+    """
+    if math.isinf(deadlines.total_seconds):
+        return None
+    screening = deadlines.candidates_seconds - deadlines.supernet_seconds
+    full = deadlines.total_seconds - deadlines.candidates_seconds
+    return (
+        f"Plan: supernet {format_seconds(deadlines.supernet_seconds)} → screening {format_seconds(screening)} → full "
+        f"training {format_seconds(full)}; then up to {1 + 2 * rerun_seeds} full trainings on top of the budget, for "
+        "the comparison with the default"
+    )
+
+
+def memory_text(needed_bytes: int, used_bytes: int) -> str:
+    """Return the predicted and the measured memory of a training: `541 MiB needed (565 MiB in use)`."""
+    return f"{format_bytes(needed_bytes)} needed ({format_bytes(used_bytes)} in use)"
