@@ -18,13 +18,14 @@ from contextlib import ExitStack
 from importlib.abc import SourceLoader
 from typing import IO
 
-_SLOW_IMPORTS = ("nas.common.fast_imports", "optuna", "ray", "scipy.stats", "torchmetrics", "nas.execution.worker")
+_SLOW_IMPORTS = ("optuna", "ray", "scipy.stats", "torchmetrics", "nas.execution.worker")
 
 
 def main() -> None:
     """Run the commands read from standard input."""
     count, waiting = int(sys.argv[1]), [shlex.split(line) for line in sys.stdin]
     sys.path[0] = os.getcwd()  # as `python -m` sets it
+    importlib.import_module("nas.common.fast_imports").import_frameworks()
     for name in _SLOW_IMPORTS:
         importlib.import_module(name)
     gc.freeze()  # pages shared with the forks stay shared

@@ -1,3 +1,5 @@
 """Measurements: each script prints a table and takes `--json FILE` and `--quick`."""
 
-import nas.common.fast_imports  # noqa: F401 - first of what takes seconds to import
+from nas.common.fast_imports import import_frameworks
+
+import_frameworks()  # every benchmark is a program of its own, and starts here

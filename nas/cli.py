@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.common.errors import ArgumentError, BudgetError, DataError, NasError
+from nas.common.fast_imports import import_frameworks
 from nas.common.interrupt import Interrupted
 from nas.common.units import parse_bytes
 from nas.config.load import parse_data
@@ -244,7 +245,7 @@ def _overrides(options: argparse.Namespace) -> "Overrides":
         except ValueError as error:
             raise BudgetError(f"--memory-budget {options.memory_budget!r}: {error}") from error
 
-    import nas.common.fast_imports  # noqa: F401 - first of what takes seconds, and after what may be wrong
+    import_frameworks()
     from nas.run.commands import Overrides
 
     return Overrides(
@@ -306,7 +307,7 @@ def _resume(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     how = _pick(options.pick)
-    import nas.common.fast_imports  # noqa: F401
+    import_frameworks()
     from nas.run.export_run import export_run
 
     result = export_run(options.run_dir, options.output, trial=options.trial, how=how, storage=options.storage)
@@ -356,7 +357,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    import nas.common.fast_imports  # noqa: F401
+    import_frameworks()
     from nas.run.evaluate import evaluate_exported
     from nas.run.exported_model import exported_form
     from nas.training.metrics import standard_error
@@ -382,7 +383,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    import nas.common.fast_imports  # noqa: F401
+    import_frameworks()
     from nas.data.images import open_images
     from nas.run.exported_model import open_exported
 

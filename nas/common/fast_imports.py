@@ -1,19 +1,27 @@
-"""torch and transformers, imported in two thirds of the time; what starts a process of the search imports this first.
+"""Import torch and transformers in two thirds of the time, in processes that belong to a search.
 
-They make some 600,000 objects that stay. While they are made Python's garbage collector looks through them again and
-again, and at every full collection after that, the one at the process's end included, through all of them. Here it
-waits until they are there and leaves them out from then on. What exists at that moment is left out as well, which is
-why the models (`nas.models.fusion`), which anybody's program may load, do without.
+Both create about 600,000 objects that are never freed. The garbage collector would traverse them repeatedly while they
+are created, and again in every later full collection, including the one at the end of the process.
 """
 
 import gc
+import sys
 
-_is_enabled = gc.isenabled()
-gc.disable()
-try:
-    import torch  # noqa: F401
-    import transformers.modeling_utils  # noqa: F401
-finally:
-    if _is_enabled:
-        gc.enable()
-gc.freeze()
+
+def import_frameworks() -> None:
+    """Import torch and transformers with garbage collection paused, then exclude all existing objects from it.
+
+    Only for processes that a search owns: the exclusion also affects objects of the caller, which is why `nas.models`,
+    which any program may import, does not call this. A second call has no effect.
+    """
+    if "torch" in sys.modules and "transformers.modeling_utils" in sys.modules:
+        return
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        import torch  # noqa: F401
+        import transformers.modeling_utils  # noqa: F401
+    finally:
+        if was_enabled:
+            gc.enable()
+    gc.freeze()

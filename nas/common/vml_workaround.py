@@ -1,10 +1,10 @@
-"""The first call of a vector function, by one thread.
+"""Workaround for a race in oneMKL: the first call of every vector function is made by one thread.
 
-On CPUs torch computes elementwise functions of contiguous tensors by oneMKL's vector functions, several threads at
-once. Of oneMKL 2024.2, which torch 2.13's wheels hold, each function chooses its kernel in its first call, and where
-several threads make that call, one may compute its share by a kernel of low accuracy, once (reported of Intel
-processors on busy machines: https://github.com/pytorch/pytorch/issues/188792). Where that was possible, in about one
-process of ten, the first step of PMF, and no later one, had gradients of query prompts off by 3e-5 of the largest.
+On CPUs torch computes elementwise functions of contiguous tensors with oneMKL's vector functions, in several threads at
+once. In oneMKL 2024.2, which the wheels of torch 2.13 contain, each function selects its kernel in its first call. If
+several threads make that call, one of them may use a low-accuracy kernel, once (reported for Intel processors on busy
+machines: https://github.com/pytorch/pytorch/issues/188792). On an affected machine, in about one process of ten, the
+first training step of PMF had gradients of query prompts off by 3e-5 of the largest; later steps were exact.
 """
 
 import torch
@@ -28,12 +28,22 @@ FUNCTIONS = (
     torch.tanh,
     torch.trunc,
 )
-"""What torch leaves to oneMKL's vector functions (ATen/cpu/vml.h)."""
+"""The functions that torch computes with oneMKL (ATen/cpu/vml.h)."""
+
+_resolved: set[torch.dtype] = set()
 
 
 def resolve_vector_functions() -> None:
-    """Let every vector function choose its kernel now: one element is computed by the calling thread alone."""
-    for kind in (torch.float32, torch.float64):
-        one = torch.ones(1, dtype=kind)
-        for function in FUNCTIONS:
-            function(one)
+    """Make every vector function select its kernel, by a call with one element in the calling thread.
+
+    Every encoder calls this when it is built, before anything can compute with it. Later calls have no effect, and
+    neither have calls in a mode without real tensors, such as `FakeTensorMode`.
+    """
+    for dtype in (torch.float32, torch.float64):
+        if dtype not in _resolved:
+            one = torch.ones(1, dtype=dtype, device="cpu")
+            if type(one) is not torch.Tensor:
+                return
+            for function in FUNCTIONS:
+                function(one)
+            _resolved.add(dtype)

@@ -7,6 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.common.fast_imports import import_frameworks
+
+import_frameworks()  # a worker process starts here; the modules below import torch
+
 from nas.execution.base import SupernetJob, SupernetProgress
 from nas.execution.worker import CandidateWorker, WorkerSetup
 from nas.execution.worker_exit import ExitRecord

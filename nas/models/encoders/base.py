@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from nas.common.vml_workaround import resolve_vector_functions
 from nas.models.encoders.layers import EncoderLayer, attention, merge_heads
 
 
@@ -28,6 +29,7 @@ class Encoder(nn.Module, ABC):
 
     def __init__(self, model: PreTrainedModel, layers: Sequence[EncoderLayer], embedding: Sequence[nn.Module]) -> None:
         super().__init__()
+        resolve_vector_functions()
         self.model: Any = model
         # Tuples keep these views of the model out of the module's state.
         self._layers, self._embedding = tuple(layers), tuple(embedding)
