@@ -1,10 +1,10 @@
-"""A tiny random model of every block family, and what `transformers` itself does with it, for the contract suites."""
+"""A tiny random model of every encoder family, and the results of `transformers` itself, for the contract suites."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ from tests.support.tiny import perturbed
 
 VOCABULARY, END = 50, 49
 POSITIONS = 20
-"""Longest text of every tiny text model."""
+"""Maximum number of tokens of every tiny text model."""
 
 
 def _padding(model: Any, rows: Tensor, mask: Tensor) -> Tensor:
@@ -48,7 +48,8 @@ def _causal(model: Any, rows: Tensor, mask: Tensor) -> Tensor:
 
 
 def _relative(model: Any, rows: Tensor, mask: Tensor) -> Tensor:
-    return model.encoder.compute_position_bias(rows) + _padding(model, rows, mask)
+    relative: Tensor = model.encoder.compute_position_bias(rows)
+    return relative + _padding(model, rows, mask)
 
 
 def _last_of_each(rows: Tensor, mask: Tensor) -> Tensor:
@@ -57,17 +58,17 @@ def _last_of_each(rows: Tensor, mask: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TinyFamily:
-    """One family, or a variant of one.
+    """One encoder family, or a variant of one.
 
     Args:
-        model_type: As in a checkpoint's configuration.
-        config: Takes num_layers, width and number of heads.
-        layers: Where the model has its layers.
-        readout: Model, rows behind the last layer and mask → what a classifier reads, (B, D).
-        pooled: The model's output → the same, by the model itself.
-        data_mask: Model, rows and mask → additive mask between the data's rows, as the family sees its own.
-        pad_id: Of texts.
-        name: Of a variant.
+        model_type: The `model_type` of its configuration.
+        config: Function from num_layers, hidden size and number of heads to a configuration.
+        layers: The attribute of the model that holds its layers.
+        readout: Function from the model, the tokens after the last layer and the mask to the classifier's input.
+        pooled: Function from the model's output to the same input, as the model computes it.
+        data_mask: Function from the model, tokens and mask to the additive mask between the data tokens.
+        pad_id: The id of the padding token.
+        name: The name of a variant.
     """
 
     model_type: str
@@ -87,7 +88,7 @@ class TinyFamily:
         return encoder_family(self.model_type).modality
 
     def model(self, num_layers: int = 3, width: int = 16, dtype: torch.dtype = torch.float64) -> Any:
-        """A model with random weights, norms and biases included."""
+        """Return a model with random weights, including norms and biases."""
         torch.manual_seed(1)
         family = encoder_family(self.model_type)
         model = family.load_model_class()(self.config(num_layers, width, width // 8), **family.options)
@@ -101,7 +102,7 @@ class TinyFamily:
         return layers
 
     def batch(self, dtype: torch.dtype = torch.float64, length: int = 7) -> tuple[Tensor, Tensor]:
-        """Pixel values or token ids, and a mask: texts of different lengths, or nothing padded."""
+        """Return pixel values or token ids, and a mask: texts have different lengths, images are not padded."""
         generator = torch.Generator().manual_seed(0)
         if self.modality == "image":
             pixels = torch.randn(5, 3, 16, 16, generator=generator, dtype=torch.float64).to(dtype)
@@ -113,11 +114,11 @@ class TinyFamily:
         return ids.masked_fill(~mask, self.pad_id), mask
 
     def output(self, model: Any, inputs: Tensor, mask: Tensor) -> Any:
-        """The whole model's."""
+        """Return the output of the whole model."""
         return model(inputs) if self.modality == "image" else model(inputs, attention_mask=mask.long())
 
     def layer_calls(self, model: Any, inputs: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """What every layer reads and returns when the whole model runs."""
+        """Return the input and output of every layer when the whole model runs."""
         calls: list[tuple[Tensor, Tensor]] = []
 
         def record(_: Any, arguments: Any, named: Any, output: Any) -> None:
@@ -168,7 +169,8 @@ def _text(config_class: Any, *, attention: str = "sdpa", **options: Any) -> Call
 
 
 def _distilbert(num_layers: int, width: int, heads: int) -> DistilBertConfig:
-    return DistilBertConfig(
+    config_class: Any = DistilBertConfig  # its annotations omit attn_implementation
+    config: DistilBertConfig = config_class(
         vocab_size=VOCABULARY,
         dim=width,
         n_layers=num_layers,
@@ -177,6 +179,7 @@ def _distilbert(num_layers: int, width: int, heads: int) -> DistilBertConfig:
         max_position_embeddings=POSITIONS,
         attn_implementation="sdpa",
     )
+    return config
 
 
 def _first(output: Any) -> Tensor:
@@ -199,8 +202,8 @@ def _cls(model: Any, rows: Tensor, mask: Tensor) -> Tensor:
 
 
 _normed = partial(_normed_first, norm="layernorm")
-_dinov2 = {"mlp_ratio": 2, "layerscale_value": 0.5}
-_clip_text = {"bos_token_id": 48, "pad_token_id": END}
+_dinov2: dict[str, Any] = {"mlp_ratio": 2, "layerscale_value": 0.5}
+_clip_text: dict[str, Any] = {"bos_token_id": 48, "pad_token_id": END}
 
 
 def _clip_readout(model: Any, rows: Tensor, mask: Tensor) -> Tensor:
@@ -273,7 +276,7 @@ TEXT_FAMILIES = [
     TinyFamily("distilbert", _distilbert, "transformer.layer", _cls, _first),
     TinyFamily(
         "mpnet",
-        # The one family without another attention; its softmax keeps the type.
+        # This family only has eager attention; its softmax keeps the dtype.
         _text(MPNetConfig, attention="eager", max_position_embeddings=POSITIONS + 2),
         "encoder.layer",
         _cls,
@@ -292,7 +295,7 @@ TEXT_FAMILIES = [
     ),
     TinyFamily(
         "clip_text_model",
-        # In configurations of before 2023 this number is wrong, and transformers looks for the highest id.
+        # Configurations from before 2023 have a wrong end-of-text id; transformers then uses the highest id.
         _text(CLIPTextConfig, eos_token_id=2, **_clip_text),
         "encoder.layers",
         _clip_readout,
@@ -307,18 +310,20 @@ ALL_FAMILIES = IMAGE_FAMILIES + TEXT_FAMILIES
 
 
 def clip_model() -> CLIPModel:
-    """Both halves in one."""
+    """Return a model with both encoders."""
     torch.manual_seed(2)
     image = _image(CLIPVisionConfig)(3, 24, 3)
     text = _text(CLIPTextConfig, eos_token_id=END, **_clip_text)(2, 16, 2)
     config = CLIPConfig(vision_config=image.to_dict(), text_config=text.to_dict(), projection_dim=8)
-    return perturbed(CLIPModel(config)).eval()
+    model: Any = perturbed(CLIPModel(config))
+    return cast(CLIPModel, model.eval())
 
 
 def siglip_model() -> SiglipModel:
-    """Both halves in one."""
+    """Return a model with both encoders."""
     torch.manual_seed(3)
     text = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     text |= {"intermediate_size": 32, "max_position_embeddings": POSITIONS, "bos_token_id": 48, "eos_token_id": END}
     config = SiglipConfig(vision_config=_image(SiglipVisionConfig)(3, 24, 3).to_dict(), text_config=text)
-    return perturbed(SiglipModel(config)).eval()
+    model: Any = perturbed(SiglipModel(config))
+    return cast(SiglipModel, model.eval())

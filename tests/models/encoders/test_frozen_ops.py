@@ -1,4 +1,7 @@
+"""Products with frozen weights against those of torch: values, gradients, and what is kept in memory."""
+
 import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,7 +12,7 @@ from nas.memory.tracker import PeakTracker
 from nas.models.encoders import frozen_ops as frozen
 from nas.models.encoders.frozen_ops import ACTIVATIONS, FrozenFeedForward, frozen_linear, product
 
-PLAIN_ACTIVATIONS = {
+PLAIN_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": nn.GELU(),
     "gelu_pytorch_tanh": nn.GELU(approximate="tanh"),
     "gelu_new": lambda x: 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3))),
@@ -32,7 +35,7 @@ def layers(dtype: torch.dtype = torch.float64) -> tuple[nn.Linear, nn.Linear]:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Rows of a chunk where a cache holds next to nothing."""
+    """Return the number of rows of a chunk at the smallest chunk size."""
     monkeypatch.setattr(frozen, "_CHUNK_BYTES", 1)
     return 64
 
@@ -48,19 +51,19 @@ def onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("has_bias", [True, False])
 @pytest.mark.parametrize("is_transposed", [True, False])
 @pytest.mark.parametrize("shape", [(40, 24), (3, 5, 24), (1, 24)], ids=str)
-def test_a_product_is_the_linear_function(
+def test_product_equals_the_linear_function(
     shape: tuple[int, ...], is_transposed: bool, has_bias: bool, dtype: torch.dtype, tolerance: float
 ) -> None:
     rows, bias = random(*shape), random(17) if has_bias else None
     weight = random(24, 17).t() if is_transposed else random(17, 24)
-    expected = linear(rows, weight, bias)  # exact beside float32: in float64
+    expected = linear(rows, weight, bias)  # in float64
     got = product(rows.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
     assert got.dtype == dtype and got.shape == expected.shape
     torch.testing.assert_close(got.double(), expected, rtol=0, atol=tolerance * expected.abs().max().item())
 
 
 @pytest.mark.usefixtures("onednn")
-def test_a_product_is_computed_in_the_type_of_the_rows() -> None:
+def test_product_is_computed_in_the_dtype_of_the_rows() -> None:
     rows, weight, bias = random(8, 24), random(17, 24), random(17)
     got = product(rows.bfloat16(), weight.float(), bias.float())
     assert got.dtype == torch.bfloat16
@@ -69,7 +72,7 @@ def test_a_product_is_computed_in_the_type_of_the_rows() -> None:
 
 @pytest.mark.parametrize("shape", [(1, WIDTH), (130, WIDTH), (3, 5, WIDTH)], ids=str)
 @pytest.mark.parametrize("has_bias", [True, False])
-def test_a_frozen_linear_layer_gives_the_output_and_input_gradient_of_the_plain_one(
+def test_frozen_linear_layer_has_the_output_and_input_gradient_of_the_plain_one(
     shape: tuple[int, ...], has_bias: bool
 ) -> None:
     torch.manual_seed(0)
@@ -83,13 +86,13 @@ def test_a_frozen_linear_layer_gives_the_output_and_input_gradient_of_the_plain_
     )
 
 
-def test_every_activation_is_checked() -> None:
+def test_suite_covers_every_activation() -> None:
     assert set(PLAIN_ACTIVATIONS) == set(ACTIVATIONS)
 
 
 @pytest.mark.parametrize("row_counts", [(1,), (63,), (64,), (65,), (200,), (3, 50)], ids=str)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_a_feed_forward_in_chunks_gives_the_output_and_input_gradient_of_the_plain_one(
+def test_chunked_feed_forward_has_the_output_and_input_gradient_of_the_plain_one(
     activation: str, row_counts: tuple[int, ...], small_chunks: int
 ) -> None:
     inner, outer = layers()
@@ -103,7 +106,7 @@ def test_a_feed_forward_in_chunks_gives_the_output_and_input_gradient_of_the_pla
     )
 
 
-def test_a_feed_forward_works_on_a_chunk_at_a_time(small_chunks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_feed_forward_computes_one_chunk_at_a_time(small_chunks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
 
     def counted(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -117,7 +120,7 @@ def test_a_feed_forward_works_on_a_chunk_at_a_time(small_chunks: int, monkeypatc
     assert counts == [small_chunks, small_chunks, 7, 7] * 2
 
 
-def test_the_gradient_that_comes_from_behind_is_left_as_it_is() -> None:
+def test_upstream_gradient_is_not_modified() -> None:
     inner, outer = layers()
     rows, upstream = random(9, WIDTH).requires_grad_(), random(9, WIDTH)
     before = upstream.clone()
@@ -127,7 +130,7 @@ def test_the_gradient_that_comes_from_behind_is_left_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
-def test_weights_that_are_trained_get_the_gradients_of_plain_layers(activation: str) -> None:
+def test_trained_weights_get_the_gradients_of_plain_layers(activation: str) -> None:
     inner, outer = (layer.requires_grad_() for layer in layers())
     rows, weights = random(2, 5, WIDTH).requires_grad_(), [*inner.parameters(), *outer.parameters()]
     got = FrozenFeedForward(inner, activation, outer)(rows) + frozen_linear(frozen_linear(rows, inner), outer)
@@ -142,13 +145,13 @@ def test_weights_that_are_trained_get_the_gradients_of_plain_layers(activation: 
     )
 
 
-def test_an_unknown_activation_is_refused() -> None:
+def test_unknown_activation_is_rejected() -> None:
     with pytest.raises(KeyError, match="swiglu"):
         FrozenFeedForward(*layers()[:1], "swiglu", layers()[1])
 
 
 @pytest.mark.parametrize("kind", ["linear", "feed-forward"])
-def test_under_autocast_products_are_in_bfloat16_and_gradients_in_float32(kind: str, small_chunks: int) -> None:
+def test_autocast_products_are_bfloat16_and_gradients_float32(kind: str, small_chunks: int) -> None:
     inner, outer = layers(torch.float32)
     function = FrozenFeedForward(inner, "gelu", outer) if kind == "feed-forward" else lambda x: frozen_linear(x, inner)
     rows = random(2, 50, WIDTH, dtype=torch.float32).requires_grad_()
@@ -164,7 +167,7 @@ def test_under_autocast_products_are_in_bfloat16_and_gradients_in_float32(kind: 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_a_feed_forward_keeps_only_its_hidden_activation(dtype: torch.dtype, small_chunks: int) -> None:
+def test_feed_forward_keeps_only_its_hidden_activation(dtype: torch.dtype, small_chunks: int) -> None:
     inner, outer = layers(dtype)
     function = FrozenFeedForward(inner, "gelu", outer)
     rows = random(200, WIDTH, dtype=dtype).requires_grad_()
@@ -173,21 +176,21 @@ def test_a_feed_forward_keeps_only_its_hidden_activation(dtype: torch.dtype, sma
         output = function(rows)
         assert tracker.live_bytes == count * (HIDDEN + WIDTH)
         (gradient,) = torch.autograd.grad(output, rows, torch.ones_like(rows))
-        assert tracker.live_bytes == count * (WIDTH + WIDTH)  # the output and the gradient: hidden is given back
+        assert tracker.live_bytes == count * (WIDTH + WIDTH)  # output and gradient; the hidden activation is released
     assert gradient.shape == rows.shape
 
 
-def test_a_feed_forward_without_a_graph_keeps_nothing(small_chunks: int) -> None:
+def test_feed_forward_without_a_graph_keeps_nothing(small_chunks: int) -> None:
     inner, outer = layers()
     rows = random(200, WIDTH)
     with PeakTracker([rows, *inner.parameters(), *outer.parameters()]) as tracker:
         output = FrozenFeedForward(inner, "gelu", outer)(rows)
         assert tracker.live_bytes == output.nbytes
-    # A chunk's hidden activation, its activated one and its part of the output, beside the whole output.
+    # Besides the output: the hidden activation of a chunk, its activated copy and its part of the output.
     assert tracker.peak_bytes <= output.nbytes + small_chunks * 8 * (2 * HIDDEN + WIDTH)
 
 
-def test_a_frozen_linear_layer_holds_no_input_for_the_backward_pass() -> None:
+def test_frozen_linear_layer_keeps_no_input_for_the_backward_pass() -> None:
     inner, _ = layers()
     rows = random(9, WIDTH).requires_grad_() * 1
     held = weakref.ref(rows)

@@ -1,3 +1,5 @@
+"""The last layers of an encoder, saved to a file and mapped from it."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +30,7 @@ print(private_bytes() - before)
 
 
 @pytest.mark.parametrize("family", ALL_FAMILIES, ids=str)
-def test_layers_mapped_from_a_file_are_the_encoders_own(family: TinyFamily, tmp_path: Path) -> None:
+def test_layers_mapped_from_a_file_equal_the_encoders(family: TinyFamily, tmp_path: Path) -> None:
     encoder = family.encoder(family.model(num_layers=3))
     inputs, everything = family.batch()
     mask = everything if family.modality == "text" else None
@@ -45,7 +47,7 @@ def test_layers_mapped_from_a_file_are_the_encoders_own(family: TinyFamily, tmp_
     assert not any(parameter.requires_grad for parameter in tail.parameters())
 
 
-def test_another_start_or_a_damaged_file_is_refused(tmp_path: Path) -> None:
+def test_wrong_start_or_damaged_file_is_rejected(tmp_path: Path) -> None:
     path, encoder = tmp_path / "tail.pt", ViTEncoder(vit_model())
     save_tail(encoder, 2, path)
     with pytest.raises(EncoderError, match="wrong frozen weights; expected those of layers 1 and up of a vit encoder"):
@@ -57,7 +59,7 @@ def test_another_start_or_a_damaged_file_is_refused(tmp_path: Path) -> None:
         load_tail(encoder.config, 2, tmp_path / "missing")
 
 
-def test_mapped_weights_are_nobodys_private_memory(tmp_path: Path) -> None:
+def test_mapped_weights_are_not_private_memory(tmp_path: Path) -> None:
     config = ViTConfig(hidden_size=512, num_hidden_layers=3, num_attention_heads=8, intermediate_size=2048)
     encoder = ViTEncoder(ViTModel(config, add_pooling_layer=False))
     save_tail(encoder, 1, tmp_path / "tail.pt")

@@ -1,7 +1,8 @@
-"""The contract of every fusion family: what it computes, what it trains, what it needs, and that it can be taken away.
+"""The contract of every fusion family: its logits, trained parameters and memory, and its export.
 
-Every family is compared with itself written down straight from its paper, with the layers of `transformers` called one
-by one; only the values of the trained tensors are shared.
+The logits are compared with an implementation that follows the family's paper literally and calls the layers of
+`transformers` one by one; only the values of the trained tensors are shared. PMF uses its own reference, which is
+compared with layers of `transformers` in `pmf/test_encoder_families.py`.
 """
 
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from nas.models.fusion.joint_attention import joint_bias
 from nas.models.fusion.mbt.architecture import MBTArchitecture
 from nas.models.fusion.p_bert.architecture import PBERTArchitecture
 from nas.models.fusion.pmf.architecture import PMFArchitecture
+from nas.models.fusion.pmf.reference import reference_logits
 from nas.models.fusion.prompt_fuse.architecture import PromptFuseArchitecture
 from nas.models.fusion.registry import load_model_class
 from nas.models.fusion.supernet import build_model, build_supernet, extract
@@ -36,7 +38,6 @@ from nas.search.space import RAW, Architecture, EncoderSizes, EntryLayers, Searc
 from nas.search.space.families import FAMILIES, load_architecture_class
 from nas.training.losses import Loss
 from nas.training.trainer import Trainer
-from tests.support import oracle
 from tests.support.tiny import bert_model, raw_batch, vit_model
 from tests.support.tiny_families import ALL_FAMILIES, TEXT_FAMILIES, TinyFamily
 from tests.support.tiny_memory import RECIPE
@@ -59,7 +60,7 @@ SPACES: dict[str, SearchSpace] = {
     "prompt_fuse": SearchSpace(PromptFuseArchitecture, {"prompts": (1, 3, 20)}),
     "blind_prompt": SearchSpace(BlindPromptArchitecture, {"prompts": (1, 3, 20)}),
 }
-"""Of families with genes; the others have one architecture."""
+"""Spaces of the families with genes; the others have one architecture."""
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -69,9 +70,9 @@ def space_of(family: str) -> SearchSpace:
 
 
 def middling(family: str) -> Architecture:
-    """An architecture that is neither the smallest nor the largest, where there is one."""
-    everyone = list(space_of(family))
-    return everyone[len(everyone) // 2]
+    """Return an architecture between the smallest and the largest, if there is one."""
+    architectures = list(space_of(family))
+    return architectures[len(architectures) // 2]
 
 
 def encoders(dtype: torch.dtype = torch.float64, *, image_hidden_size: int = 24) -> tuple[Encoder, Encoder]:
@@ -106,18 +107,18 @@ def reads_texts(family: str) -> bool:
     return middling(family).entry_layers(EncoderSizes(4, 3, 24, 16)).text is not None
 
 
-def test_every_family_has_its_model() -> None:
+def test_every_family_has_a_model_class() -> None:
     assert len(FAMILIES) == 11
     for name in FAMILIES:
         model = load_model_class(name)
         assert model.architecture_class is load_architecture_class(name)
 
 
-# What it computes
+# Logits
 
 
 def layers_of(model: Any, rows: Tensor, mask: Tensor | None, start: int, stop: int) -> Tensor:
-    """Some layers of a model of transformers, as its own forward calls them."""
+    """Run some layers of a model of transformers, as its own forward does."""
     layers = model.layers if hasattr(model, "layers") else model.encoder.layer
     for layer in layers[start:stop]:
         output = layer(rows) if mask is None else layer(rows, mask)
@@ -126,17 +127,17 @@ def layers_of(model: Any, rows: Tensor, mask: Tensor | None, start: int, stop: i
 
 
 def visible(seen: Tensor) -> Tensor:
-    """Additive mask (…) of 0 and −inf from what may be seen."""
+    """Return the additive mask (…) of 0 and −inf, given what is visible."""
     return torch.zeros(seen.shape, dtype=torch.float64).masked_fill(~seen, float("-inf"))
 
 
 def over(mask: Tensor, further: int) -> Tensor:
-    """Additive mask, (B, 1, 1, T + E), of the text's tokens and further rows behind them."""
+    """Return the additive mask, (B, 1, 1, T + E), of text tokens and further tokens after them."""
     return visible(torch.cat([mask, mask.new_ones(len(mask), further)], dim=1))[:, None, None]
 
 
 def unimodal(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows behind both whole encoders."""
+    """Return the outputs of both encoders."""
     del model
     return vit(pixels).last_hidden_state, bert(ids, attention_mask=mask).last_hidden_state
 
@@ -221,7 +222,8 @@ def blind_prompt(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, m
 
 
 def pmf(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    return oracle.logits(model, vit, bert, pixels, ids, mask)
+    del vit, bert
+    return reference_logits(model, pixels, ids, mask)
 
 
 ORACLES: dict[str, Callable[..., Tensor]] = {
@@ -239,9 +241,9 @@ ORACLES: dict[str, Callable[..., Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("image_hidden_size", [24, 16], ids=["widths differ", "one width"])
+@pytest.mark.parametrize("image_hidden_size", [24, 16], ids=["different hidden sizes", "same hidden size"])
 @every_family
-def test_logits_and_gradients_are_those_of_the_paper_written_down(family: str, image_hidden_size: int) -> None:
+def test_logits_and_gradients_equal_the_papers_definition(family: str, image_hidden_size: int) -> None:
     pair = encoders(image_hidden_size=image_hidden_size)
     vit, bert = pair[0].model, pair[1].model
     raw = raw_batch()
@@ -253,7 +255,7 @@ def test_logits_and_gradients_are_those_of_the_paper_written_down(family: str, i
         assert got.shape == (5, CLASSES)
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
         upstream = torch.randn_like(got)
-        # Trained encoders start as the frozen ones, whose weights the oracle uses, so only the rest is in both graphs.
+        # The oracle uses the weights of the frozen encoders, so trained encoders are not part of its graph.
         shared = [entry for entry in trained if not is_of_encoder(model, entry)]
         gradients = torch.autograd.grad(got, shared, upstream)
         for gradient, other in zip(gradients, torch.autograd.grad(expected, shared, upstream), strict=True):
@@ -269,7 +271,7 @@ def is_of_encoder(model: FusionModel, parameter: Tensor) -> bool:
 
 
 @every_family
-def test_padding_changes_nothing(family: str) -> None:
+def test_additional_padding_changes_nothing(family: str) -> None:
     model, (pixels, ids, mask) = fresh(family), raw_batch()
     expected = logits_of(model, pixels, ids, mask)
     longer = torch.cat([ids, torch.full((len(ids), 4), 7)], dim=1)
@@ -280,7 +282,7 @@ def test_padding_changes_nothing(family: str) -> None:
 
 
 @every_family
-def test_what_a_family_reads_matters_and_nothing_else(family: str) -> None:
+def test_logits_depend_on_what_the_family_reads_and_on_nothing_else(family: str) -> None:
     model, (pixels, ids, mask) = fresh(family), raw_batch()
     before = logits_of(model, pixels, ids, mask)
     for changed, matters in (
@@ -292,15 +294,15 @@ def test_what_a_family_reads_matters_and_nothing_else(family: str) -> None:
 
 IMAGES = [family for family in ALL_FAMILIES if family.modality == "image"]
 PAIRS = [*((image, TEXT_FAMILIES[0]) for image in IMAGES), *((IMAGES[0], text) for text in TEXT_FAMILIES[1:])]
-"""Every family of encoders once, beside one of the other modality."""
+"""Every encoder family once, paired with one of the other modality."""
 
 
 @pytest.mark.parametrize("encoders_of", PAIRS, ids=lambda pair: f"{pair[0]}, {pair[1]}")
 @every_family
-def test_with_every_family_of_encoders_padding_changes_nothing_and_all_weights_are_trained(
+def test_every_encoder_family_ignores_padding_and_trains_all_weights(
     family: str, encoders_of: tuple[TinyFamily, TinyFamily]
 ) -> None:
-    """Whoever reads them: causal texts, relative positions, heads that pool."""
+    """Covers causal texts, relative positions and pooling heads."""
     image, text = encoders_of
     pair = image.encoder(image.model(4, 24)), text.encoder(text.model(3, 24))
     (pixels, _), (ids, mask) = image.batch(), text.batch()
@@ -316,8 +318,8 @@ def test_with_every_family_of_encoders_padding_changes_nothing_and_all_weights_a
 
 
 @pytest.mark.parametrize("text", TEXT_FAMILIES, ids=str)
-def test_blind_prompts_are_those_of_one_sequence_for_every_text_encoder(text: TinyFamily) -> None:
-    """Data apart from prompts comes to what both come to together, where no data row sees a prompt."""
+def test_blind_prompts_equal_those_of_one_joint_sequence(text: TinyFamily) -> None:
+    """Computing data separately from prompts is exact if no data token attends to a prompt."""
     image = IMAGES[0]
     pair = image.encoder(image.model(4, 24)), text.encoder(text.model(3, 24))
     (pixels, _), (ids, mask) = image.batch(), text.batch()
@@ -335,11 +337,11 @@ def test_blind_prompts_are_those_of_one_sequence_for_every_text_encoder(text: Ti
     torch.testing.assert_close(logits_of(model, pixels, ids, mask), expected, rtol=0, atol=1e-10)
 
 
-# What it trains
+# Trained parameters
 
 
 @every_family
-def test_everything_trained_gets_a_gradient_and_frozen_means_frozen(family: str) -> None:
+def test_all_trained_parameters_get_gradients_and_frozen_ones_do_not_change(family: str) -> None:
     pair = encoders()
     before = [parameter.clone() for encoder in pair for parameter in encoder.parameters()]
     model = fresh(family, pair=pair)
@@ -360,7 +362,7 @@ def test_everything_trained_gets_a_gradient_and_frozen_means_frozen(family: str)
 
 
 @every_family
-def test_slices_of_the_supernet_are_models_of_their_own(family: str) -> None:
+def test_supernet_slices_equal_standalone_models(family: str) -> None:
     image, text = encoders()
     space = space_of(family)
     supernet = build_supernet(image_encoder=image, text_encoder=text, space=space, num_classes=CLASSES, seed=1).double()
@@ -379,7 +381,7 @@ def test_slices_of_the_supernet_are_models_of_their_own(family: str) -> None:
 
 
 @every_family
-def test_an_architecture_of_another_family_or_depth_is_refused(family: str) -> None:
+def test_architecture_of_another_family_or_depth_is_rejected(family: str) -> None:
     other = "pmf" if family != "pmf" else "mbt"
     with pytest.raises(ValueError, match=f"a {family} model cannot have the architecture"):
         fresh(family).__class__(
@@ -391,7 +393,7 @@ def test_an_architecture_of_another_family_or_depth_is_refused(family: str) -> N
             fresh(family, replace(space_of(family).largest, **{gene.name: 4}))  # type: ignore[type-var]
 
 
-def test_trainable_parameters_are_the_closed_forms() -> None:
+def test_parameter_counts_equal_closed_forms() -> None:
     pair = encoders()
     image, text = (sum(entry.numel() for entry in encoder.parameters()) for encoder in pair)
     head = CLASSES * (24 + 1), CLASSES * (16 + 1)
@@ -423,7 +425,7 @@ def test_defaults_are_the_papers() -> None:
     assert load_architecture_class("blind_prompt").default(base) == BlindPromptArchitecture(20)
 
 
-# What it needs
+# Memory
 
 
 def batch_of(features: Features, size: int) -> Batch:
@@ -437,7 +439,7 @@ def batch_of(features: Features, size: int) -> Batch:
 
 @pytest.mark.parametrize(("micro_batches", "image_hidden_size"), [(1, 24), (2, 24), (1, 16)])
 @every_family
-def test_predicted_memory_is_what_a_step_holds(family: str, micro_batches: int, image_hidden_size: int) -> None:
+def test_predicted_memory_equals_the_peak_of_a_step(family: str, micro_batches: int, image_hidden_size: int) -> None:
     pair = encoders(torch.float32, image_hidden_size=image_hidden_size)
     space = space_of(family)
     recipe = replace(RECIPE, batch_size=4)
@@ -477,7 +479,7 @@ def halved(tokens: Tensor) -> Tensor:
 
 
 def cloned(features: Features) -> Features:
-    """A batch of its own, as it is read from a store."""
+    """Copy features into a separate batch, as the feature store returns one."""
     mask = features.text_mask
     return replace(
         features,
@@ -488,7 +490,7 @@ def cloned(features: Features) -> Features:
 
 
 @every_family
-def test_where_a_family_starts_to_read_depends_on_its_layer_gene_alone(family: str) -> None:
+def test_entry_layers_depend_only_on_the_layer_gene(family: str) -> None:
     sizes, space = EncoderSizes(4, 3, 24, 16), space_of(family)
     reads = {architecture.first_layer: architecture.entry_layers(sizes) for architecture in space}
     assert all(architecture.entry_layers(sizes) == reads[architecture.first_layer] for architecture in space)
@@ -499,11 +501,11 @@ def test_where_a_family_starts_to_read_depends_on_its_layer_gene_alone(family: s
             assert (layer == RAW) == (modality in trains)
 
 
-# That it can be taken away
+# Export
 
 
-def taken_away(model: FusionModel, pair: tuple[Encoder, Encoder], directory: Path) -> Any:
-    """Exported, and loaded by `from_pretrained`."""
+def exported(model: FusionModel, pair: tuple[Encoder, Encoder], directory: Path) -> Any:
+    """Export a model, and load it by `from_pretrained`."""
     whole = assemble(
         image_encoder=pair[0],
         text_encoder=pair[1],
@@ -519,7 +521,7 @@ def taken_away(model: FusionModel, pair: tuple[Encoder, Encoder], directory: Pat
 
 @pytest.mark.parametrize("encoders_of", PAIRS, ids=lambda pair: f"{pair[0]}, {pair[1]}")
 @pytest.mark.parametrize("family", ["late_concat", "pmf"])
-def test_so_it_is_with_every_family_of_encoders_trained_or_frozen(
+def test_exported_model_with_every_encoder_family_gives_the_same_logits(
     family: str, encoders_of: tuple[TinyFamily, TinyFamily], tmp_path: Path
 ) -> None:
     image, text = encoders_of
@@ -527,20 +529,20 @@ def test_so_it_is_with_every_family_of_encoders_trained_or_frozen(
     (pixels, _), (ids, mask) = image.batch(torch.float32), text.batch()
     pixels, ids, mask = pixels[: len(ids)], ids[: len(pixels)], mask[: len(pixels)]
     model = fresh(family, pair=pair)
-    loaded = taken_away(model, pair, tmp_path)
+    loaded = exported(model, pair, tmp_path)
     with torch.inference_mode():
         expected = logits_of(model, pixels, ids, mask)
         torch.testing.assert_close(loaded.eval()(pixels, ids, mask).logits, expected, rtol=0, atol=1e-5)
 
 
 @every_family
-def test_an_exported_model_is_the_same_when_it_is_loaded(family: str, tmp_path: Path) -> None:
+def test_exported_model_gives_the_same_logits_when_loaded(family: str, tmp_path: Path) -> None:
     pair = encoders(torch.float32)
     model = fresh(family, pair=pair)
     with torch.no_grad():  # as after training
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.01)
-    loaded = taken_away(model, pair, tmp_path)
+    loaded = exported(model, pair, tmp_path)
     pixels, ids, mask = raw_batch()
     with torch.inference_mode():
         expected = logits_of(model, pixels.float(), ids, mask)

@@ -1,4 +1,5 @@
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -30,36 +31,38 @@ SOME = [
 
 
 def supernet(dtype: torch.dtype = torch.float64) -> PMF:
-    return build_supernet(
+    model = build_supernet(
         image_encoder=ViTEncoder(vit_model(dtype=dtype)),
         text_encoder=BertEncoder(bert_model(dtype=dtype)),
         space=SPACE,
         num_classes=5,
         seed=0,
-    ).to(dtype)
+    )
+    assert isinstance(model, PMF)
+    return model.to(dtype)
 
 
 @pytest.mark.parametrize("architecture", SOME, ids=str)
-def test_a_slice_and_a_stand_alone_copy_of_it_give_identical_logits(architecture: Architecture) -> None:
+def test_slice_and_its_standalone_copy_give_identical_logits(architecture: Architecture) -> None:
     whole = supernet()
     alone = extract(whole, architecture).double()
     pixels, ids, mask = raw_batch()
-    features = base_features(*whole.encoders, architecture.fusion_layer, pixels, ids, mask)
+    features = base_features(*whole.encoders, architecture.first_layer, pixels, ids, mask)
     torch.testing.assert_close(whole(features, architecture), alone(features), rtol=0, atol=1e-12)
 
 
-def test_a_step_of_one_architecture_moves_only_its_slice() -> None:
+def test_training_one_architecture_changes_only_its_slice() -> None:
     whole, architecture = supernet(), PMFArchitecture(1, 2, 1, 2, 5)
     pixels, ids, mask = raw_batch()
     features = base_features(*whole.encoders, 1, pixels, ids, mask)
     cross_entropy(whole(features, architecture), torch.arange(5)).backward()
     assert all(parameter.grad is None for parameter in whole.fusion_layers[0].parameters())
-    direction = whole.fusion_layers[1].image_to_text
+    direction: Any = whole.fusion_layers[1].image_to_text
     assert direction.query_prompts.grad[:2].abs().min() > 0 and direction.query_prompts.grad[2:].abs().max() == 0
     assert direction.outer.weight.grad[:, :5].abs().max() > 0 and direction.outer.weight.grad[:, 5:].abs().max() == 0
 
 
-def test_the_seed_alone_decides_fresh_weights() -> None:
+def test_initial_weights_depend_only_on_the_seed() -> None:
     torch.manual_seed(77)
     first = supernet().state_dict()
     torch.manual_seed(78)
@@ -77,11 +80,11 @@ OF_EVERY_LAYER = [
 
 @pytest.mark.parametrize("is_padded", [True, False])
 @pytest.mark.parametrize("fusion_layer", [0, 1, 2])
-def test_architectures_computed_together_give_the_logits_of_each(fusion_layer: int, is_padded: bool) -> None:
+def test_population_logits_equal_those_of_each_architecture(fusion_layer: int, is_padded: bool) -> None:
     whole = supernet()
     pixels, ids, mask = raw_batch()
     features = base_features(*whole.encoders, fusion_layer, pixels, ids, mask if is_padded else None)
-    together = [entry for entry in OF_EVERY_LAYER if entry.fusion_layer == fusion_layer]
+    together = [entry for entry in OF_EVERY_LAYER if entry.first_layer == fusion_layer]
     outcome = whole.population_logits(features, together)
     assert len(outcome) == len(together)
     for architecture, logits in zip(together, outcome, strict=True):
@@ -91,10 +94,10 @@ def test_architectures_computed_together_give_the_logits_of_each(fusion_layer: i
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("fusion_layer", [0, 1, 2])
-def test_an_architectures_logits_do_not_depend_on_those_beside_it(fusion_layer: int, kind: torch.dtype) -> None:
+def test_population_logits_do_not_depend_on_the_rest_of_the_population(fusion_layer: int, kind: torch.dtype) -> None:
     whole = supernet(kind)
     features = base_features(*whole.encoders, fusion_layer, *raw_batch())
-    together = [entry for entry in OF_EVERY_LAYER if entry.fusion_layer == fusion_layer]
+    together = [entry for entry in OF_EVERY_LAYER if entry.first_layer == fusion_layer]
     outcome = whole.population_logits(features, together)
     backwards = whole.population_logits(features, together[::-1])[::-1]
     for architecture, logits, other in zip(together, outcome, backwards, strict=True):

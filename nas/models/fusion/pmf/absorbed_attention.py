@@ -1,9 +1,9 @@
-"""A few rows attend to data rows whose keys and values are never computed.
+"""Attention of a few tokens over data tokens whose keys and values are never computed.
 
-Shapes: B samples, R rows that attend, S data rows and M prompt rows that are attended to, H heads, D width, d = D / H.
+Shapes: B samples, R tokens that attend, S data tokens and M prompts that are attended to, N packed data tokens, H
+heads, D hidden size, d = D / H.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,36 +12,29 @@ from torch import Tensor
 from nas.models.encoders.frozen_ops import autocasted, multiply_per_head, product
 from nas.models.encoders.layers import KeysValues, Projections
 from nas.models.fusion.data_attention import accumulation_dtype
-from nas.models.fusion.pmf.packing import PackedBatch
-
-RowFunction = Callable[[Tensor], Tensor]
-"""From rows (N, D) to rows (N, D), each by itself, with frozen weights."""
+from nas.models.fusion.pmf.layer_input import DataReader, RowFunction
 
 _CHUNK_ROWS = 256
 
 
-# A few rows attend to the data
-
-
 class _AbsorbedAttention(torch.autograd.Function):
-    """See `absorbed_attention`; keeps queries, rows and weights, and neither the rows as read nor anything as long."""
+    """See `absorbed_attention`; keeps queries, data tokens and weights, but neither normalized tokens nor keys."""
 
     @staticmethod
     def forward(
         ctx: Any,
         shared: Tensor,
         own: Tensor,
-        rows: Tensor,
+        tokens: Tensor,
         normalized: Tensor,
         bias: Tensor | None,
-        parts: Projections,
-        read: RowFunction,
-        layout: PackedBatch,
+        reader: DataReader,
     ) -> tuple[Tensor, Tensor]:
-        size, (_, heads, few, _) = layout.batch_size, shared.shape
-        shape = (size, heads, few + own.shape[2], layout.row_count)
-        weights = normalized.new_empty(shape, dtype=accumulation_dtype(normalized.dtype))  # scores at first
-        # Queries that all samples share meet all data rows in one product.
+        parts, size = reader.projections, reader.layout.batch_size
+        _, heads, few, _ = shared.shape
+        shape = (size, heads, few + own.shape[2], reader.layout.token_count)
+        weights = normalized.new_empty(shape, dtype=accumulation_dtype(normalized.dtype))  # first the scores
+        # Queries that all samples share meet all data tokens in one product.
         scores = product(normalized.flatten(0, 1), _absorb(shared, parts)[0], None)
         weights[:, :, :few] = scores.view(size, -1, heads, few).permute(0, 2, 3, 1)
         if own.shape[2]:
@@ -50,8 +43,8 @@ class _AbsorbedAttention(torch.autograd.Function):
             weights += bias
         logsumexp = weights.logsumexp(dim=-1)
         weights = weights.sub_(logsumexp[..., None]).exp_().to(normalized.dtype)
-        ctx.parts, ctx.read, ctx.layout = parts, read, layout
-        ctx.save_for_backward(shared, own, rows, weights)
+        ctx.reader = reader
+        ctx.save_for_backward(shared, own, tokens, weights)
         means = (weights.flatten(1, 2) @ normalized).unflatten(1, (heads, -1))
         output = multiply_per_head(means, parts.value.weight.unflatten(0, (heads, -1)).transpose(1, 2))
         if parts.value.bias is not None:
@@ -63,9 +56,10 @@ class _AbsorbedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        shared, own, rows, weights = ctx.saved_tensors
-        parts, layout, heads, few = ctx.parts, ctx.layout, shared.shape[1], shared.shape[2]
-        data = layout.unpack(ctx.read(rows)).to(weights.dtype)
+        shared, own, tokens, weights = ctx.saved_tensors
+        reader, heads, few = ctx.reader, shared.shape[1], shared.shape[2]
+        parts, layout = reader.projections, reader.layout
+        data = reader.unpacked(tokens).to(weights.dtype)
         to_means = multiply_per_head(
             gradients[0].to(weights.dtype), parts.value.weight.unflatten(0, (heads, -1))
         ).flatten(1, 2)
@@ -74,7 +68,7 @@ class _AbsorbedAttention(torch.autograd.Function):
         change.add_((to_logsumexp - torch.linalg.vecdot(change, weights))[..., None]).mul_(weights)
         over_shared = change[:, :, :few].permute(0, 3, 1, 2).reshape(-1, heads * few)  # (B · S, H · M)
         over_own = change[:, :, few:].flatten(1, 2)
-        to_shared = to_own = to_rows = None
+        to_shared = to_own = to_tokens = None
         if ctx.needs_input_grad[0]:
             sums = product(over_shared.t(), data.flatten(0, 1).t(), None).view(1, heads, few, -1)
             to_shared = _to_queries(sums, to_logsumexp[:, :, :few].sum(0, keepdim=True), parts)
@@ -82,17 +76,17 @@ class _AbsorbedAttention(torch.autograd.Function):
             to_own = _to_queries((over_own @ data).unflatten(1, (heads, -1)), to_logsumexp[:, :, few:], parts)
         del data, change
         if ctx.needs_input_grad[2]:
-            to_rows = product(over_shared, _absorb(shared, parts)[0].t(), None).unflatten(0, (layout.batch_size, -1))
-            to_rows.baddbmm_(weights.flatten(1, 2).transpose(1, 2), to_means)
+            to_tokens = product(over_shared, _absorb(shared, parts)[0].t(), None).unflatten(0, (layout.batch_size, -1))
+            to_tokens.baddbmm_(weights.flatten(1, 2).transpose(1, 2), to_means)
             if own.shape[2]:
-                to_rows.baddbmm_(over_own.transpose(1, 2), _absorb(own, parts))
+                to_tokens.baddbmm_(over_own.transpose(1, 2), _absorb(own, parts))
             del to_means, over_shared
-            to_rows = _before(ctx.read, rows, layout.pack_gradient(to_rows).to(rows.dtype))
-        return to_shared, to_own, to_rows, None, None, None, None, None
+            to_tokens = _through(reader.read, tokens, layout.pack_gradient(to_tokens).to(tokens.dtype))
+        return to_shared, to_own, to_tokens, None, None, None
 
 
 def _to_queries(sums: Tensor, to_logsumexp: Tensor, parts: Projections) -> Tensor:
-    """Gradient of queries (B, H, R, d) from Σ over the data of score gradient times row, (B, H, R, D)."""
+    """Return the gradient of queries, (B, H, R, d), given Σ score gradient · token over the data, (B, H, R, D)."""
     heads = parts.num_heads
     gradient = multiply_per_head(sums, parts.key.weight.unflatten(0, (heads, -1)).transpose(1, 2))
     if parts.key.bias is not None:
@@ -101,15 +95,15 @@ def _to_queries(sums: Tensor, to_logsumexp: Tensor, parts: Projections) -> Tenso
 
 
 def _absorb(queries: Tensor, parts: Projections) -> Tensor:
-    """Scaled queries (B, H, R, d) times the key projection: what is multiplied with data rows, (B, H · R, D)."""
+    """Return scaled queries (B, H, R, d) times the key projection, (B, H · R, D): the factor of the data tokens."""
     key = parts.key.weight.unflatten(0, (parts.num_heads, -1))  # (H, d, D)
     return multiply_per_head(queries * parts.scale, key).flatten(1, 2)
 
 
-def _before(read: RowFunction, rows: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient of rows (N, D) from that of `read(rows)`, which it overwrites some rows at a time."""
-    for start in range(0, len(rows), _CHUNK_ROWS):
-        part = rows[start : start + _CHUNK_ROWS].detach().requires_grad_()
+def _through(read: RowFunction, tokens: Tensor, gradient: Tensor) -> Tensor:
+    """Return the gradient of tokens (N, D), given that of `read(tokens)`, which is overwritten chunk by chunk."""
+    for start in range(0, len(tokens), _CHUNK_ROWS):
+        part = tokens[start : start + _CHUNK_ROWS].detach().requires_grad_()
         with torch.enable_grad():
             as_read = read(part)
         if as_read is part:
@@ -119,24 +113,24 @@ def _before(read: RowFunction, rows: Tensor, gradient: Tensor) -> Tensor:
     return gradient
 
 
-class _ReadoutRows(torch.autograd.Function):
-    """All rows, and some of them besides."""
+class _ReadoutTokens(torch.autograd.Function):
+    """See `readout_tokens`."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(places)
-        return rows.view_as(rows), rows.index_select(0, places)
+    def forward(ctx: Any, tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(positions)
+        return tokens.view_as(tokens), tokens.index_select(0, positions)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (places,) = ctx.saved_tensors
-        # In place: the gradient of all rows has just been made by absorbed attention, and nobody else has it.
-        return gradients[0].index_add_(0, places, gradients[1]), None
+        (positions,) = ctx.saved_tensors
+        # In place: the only reader of all tokens has just made their gradient, and nothing else refers to it.
+        return gradients[0].index_add_(0, positions, gradients[1]), None
 
 
-def readout_rows(rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (N, D) for `absorbed_attention` alone to read, and of them those at some places (B,), as (B, 1, D)."""
-    everything, some = _ReadoutRows.apply(rows, places)  # type: ignore[no-untyped-call]
+def readout_tokens(tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return all tokens (N, D), for a single reader, and those at some positions (B,), as (B, 1, D)."""
+    everything, some = _ReadoutTokens.apply(tokens, positions)  # type: ignore[no-untyped-call]
     return everything, some[:, None]
 
 
@@ -144,49 +138,48 @@ def absorbed_attention(
     shared: Tensor,
     own: Tensor,
     *,
-    rows: Tensor,
+    tokens: Tensor,
     normalized: Tensor,
     bias: Tensor | None,
-    parts: Projections,
-    read: RowFunction,
-    layout: PackedBatch,
+    reader: DataReader,
 ) -> tuple[Tensor, Tensor]:
-    """Attention of a few rows over data rows whose keys and values nobody computes.
+    """Return the attention of a few tokens over data tokens whose keys and values are not computed.
 
     A score is q · (W_k x + b_k) = (q W_k) · x + q · b_k and an output is Σ p (W_v x + b_v) = W_v Σ p x + b_v, so both
-    projections move from the S data rows to the R attending ones: exact, by associativity, and less work where R is
-    less than d.
+    projections move from the S data tokens to the R attending ones: exact, by associativity, and less work where R is
+    smaller than d.
 
     Args:
         shared: Queries that are the same for all samples, (1, H, M, d).
-        own: Queries of every sample behind them, (B, H, R − M, d); possibly none.
-        rows: Data rows, packed, (N, D).
-        normalized: `read(rows)`, unpacked, (B, S, D), without a graph.
-        bias: Additive, over the data, broadcasting to (B, H, R, S), or None.
-        parts: The frozen layer's projections.
-        read: From `rows` to what the projections read, row by row; cheap, since the backward pass does it once more.
-        layout: Where the data rows lie.
+        own: Further queries of every sample, (B, H, R − M, d); possibly none.
+        tokens: Data tokens, packed, (N, D).
+        normalized: `reader.unpacked(tokens)`, (B, S, D), without a graph.
+        bias: Additive bias over the data, broadcasting to (B, H, R, S), or None.
+        reader: The frozen layer's way to read the tokens; the backward pass reads them again.
 
     Returns:
-        Output (B, H, R, d) and logsumexp of the scores (B, H, R).
+        The output (B, H, R, d) and the logsumexp of the scores (B, H, R).
     """
     output: tuple[Tensor, Tensor] = _AbsorbedAttention.apply(  # type: ignore[no-untyped-call]
-        autocasted(shared), autocasted(own), rows, autocasted(normalized), bias, parts, read, layout
+        autocasted(shared), autocasted(own), tokens, autocasted(normalized), bias, reader
     )
     return output
 
 
 def join_prompts(output: Tensor, logsumexp: Tensor, queries: Tensor, prompts: KeysValues, scale: float) -> Tensor:
-    """Put what a few rows attend to in the data together with what they attend to in the prompts.
+    """Extend the attention of a few tokens over the data to attention over data and prompts.
 
-    The data counts as one more key, whose score is the logsumexp and whose value is the output.
+    Exact: softmax treats the data as one more key, whose score is the logsumexp and whose value is the output.
 
     Args:
-        output: (B, H, R, d).
-        logsumexp: (B, H, R).
-        queries: (B or 1, H, R, d).
-        prompts: Keys and values of the prompt rows, (B or 1, H, M, d).
-        scale: Of the scores.
+        output: The attention output over the data, (B, H, R, d).
+        logsumexp: The logsumexp of its scores, (B, H, R).
+        queries: Queries of the tokens, (B or 1, H, R, d).
+        prompts: Keys and values of the prompts, (B or 1, H, M, d).
+        scale: The factor of the scores.
+
+    Returns:
+        (B, H, R, d).
     """
     scores = queries @ prompts.keys.transpose(2, 3) * scale  # (B or 1, H, R, M)
     scores = torch.cat([logsumexp[..., None], scores.expand(len(output), -1, -1, -1)], dim=-1)

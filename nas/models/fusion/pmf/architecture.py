@@ -1,4 +1,4 @@
-"""PMF's architectures: five genes. No torch here."""
+"""The architectures of PMF: five genes. Imports no torch."""
 
 from dataclasses import dataclass
 
@@ -6,20 +6,20 @@ from nas.search.space import GRANULARITIES, Architecture, EncoderSizes, EntryLay
 
 
 def entry_layers_from(sizes: EncoderSizes, fusion_layer: int) -> EntryLayers:
-    """First fusing layers: num_layers − n of both encoders, with n = min(depths) − L_f (paper, section 4.6)."""
+    """Return the first fusing layers: num_layers − n of each encoder, n = min(num_layers) − L_f (section 4.6)."""
     fusing = sizes.shallower - fusion_layer
     return EntryLayers(sizes.image_layers - fusing, sizes.text_layers - fusing)
 
 
 @dataclass(frozen=True)
 class DirectionSizes:
-    """One direction of one fusing layer.
+    """The sizes of one direction of one fusing layer.
 
     Args:
-        query_prompts: `M_qp`, rows that collect what one modality tells the other.
-        query_context_prompts: `M_qcp`, rows of context beside them.
-        fusion_context_prompts: `M_fcp`, rows of context in the receiving modality.
-        mapping_width: `h`, hidden width of the mapping Linear-ReLU-Linear.
+        query_prompts: The number `M_qp` of prompts whose outputs become the message to the other modality.
+        query_context_prompts: The number `M_qcp` of context prompts in the query stage.
+        fusion_context_prompts: The number `M_fcp` of context prompts in the fusion stage of the receiving modality.
+        mapping_width: The width `h` of the hidden layer of the mapping.
     """
 
     query_prompts: int
@@ -33,18 +33,18 @@ class PMFArchitecture(Architecture):
     """One PMF architecture.
 
     Args:
-        fusion_layer: `L_f`, the number of layers of the shallower encoder that run before fusion starts; 0 fuses all.
-        query_prompts: `M_qp`; at least 1.
-        query_context_prompts: `M_qcp`; 0 is allowed.
-        fusion_context_prompts: `M_fcp`; 0 is allowed.
-        mapping_width: `h`.
+        fusion_layer: The number `L_f` of layers of the shallower encoder below the first fusing layer; 0 fuses all.
+        query_prompts: The number `M_qp` of query prompts; at least 1.
+        query_context_prompts: The number `M_qcp` of query context prompts; 0 is allowed.
+        fusion_context_prompts: The number `M_fcp` of fusion context prompts; 0 is allowed.
+        mapping_width: The mapping width `h`; at least 1.
     """
 
     family = "pmf"
     title = "PMF"
     source = (
-        "Prompt-based multimodal fusion (Li et al., CVPR 2023, arXiv 2304.06306): frozen encoders that talk "
-        "through learned prompts in their last layers."
+        "Prompt-based multimodal fusion (Li et al., CVPR 2023, arXiv 2304.06306): frozen encoders that "
+        "exchange messages through learned prompts in their last layers."
     )
     genes = (
         Gene("fusion_layer", "L_f", 0, is_layer=True),
@@ -64,7 +64,7 @@ class PMFArchitecture(Architecture):
 
     @classmethod
     def default(cls, sizes: EncoderSizes) -> "PMFArchitecture":
-        """The paper's: two fusing layers, all prompts 4, width half the larger hidden size."""
+        """Return the paper's default: two fusing layers, four prompts of each kind, h half the larger hidden size."""
         return cls(max(sizes.shallower - 2, 0), 4, 4, 4, max(sizes.image_hidden_size, sizes.text_hidden_size) // 2)
 
     def entry_layers(self, sizes: EncoderSizes) -> EntryLayers:
@@ -81,11 +81,11 @@ class PMFArchitecture(Architecture):
         return f"fusion from layer {self.fusion_layer}, prompts {'/'.join(map(str, prompts))}, width {width}"
 
     def at(self, index: int) -> tuple[DirectionSizes, DirectionSizes]:
-        """Both directions, image → text and text → image, of a fusing layer, counted from the first one."""
+        """Return the sizes of image → text and text → image in a fusing layer, counted from the first one."""
         pairs = [self.value_at(gene.name, index) for gene in self.genes[1:]]
         image_to_text, text_to_image = (DirectionSizes(*side) for side in zip(*pairs, strict=True))
         return image_to_text, text_to_image
 
 
 GENES = PMFArchitecture.gene_names()
-"""PMF's."""
+"""The names of PMF's genes."""

@@ -1,14 +1,15 @@
-"""All data rows attend to data and prompts: softmax over two sets of keys, put together exactly.
+"""Attention of all data tokens over data and prompts: softmax over two sets of keys, combined exactly.
 
 With o and ℓ the output and the logarithm of the sum of exponentials (logsumexp) of one set, and o', ℓ' those of the
 other,
 
     ℓ* = log(exp ℓ + exp ℓ')        o* = exp(ℓ − ℓ*) · o + exp(ℓ' − ℓ*) · o'
 
-so what data rows attend to among themselves, which is large, and what they attend to in the prompts, which is trained,
-need not be computed together: FlashAttention's rule (Dao et al., NeurIPS 2022, section 3.1), with two blocks.
+so the attention of data tokens over each other, which is large, and over the prompts, which are trained, can be
+computed separately: FlashAttention's rule (Dao et al., NeurIPS 2022, section 3.1), with two blocks.
 
-Shapes: B samples, R rows that attend, S data rows and M prompt rows that are attended to, H heads, D width, d = D / H.
+Shapes: B samples, R tokens that attend, S data tokens and M prompts that are attended to, N packed data tokens, H
+heads, D hidden size, d = D / H.
 """
 
 from typing import Any
@@ -18,16 +19,13 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from nas.models.encoders.frozen_ops import multiply_per_head
-from nas.models.encoders.layers import KeysValues, Projections
+from nas.models.encoders.layers import KeysValues
 from nas.models.fusion.data_attention import attention_with_logsumexp, has_cpu_kernels
-from nas.models.fusion.pmf.absorbed_attention import RowFunction
-from nas.models.fusion.pmf.packing import PackedBatch
-
-# All data rows attend to data and prompts
+from nas.models.fusion.pmf.layer_input import DataReader
 
 
 class _JoinedAttention(torch.autograd.Function):
-    """See `joined_attention`; on CPUs, where the kernels that give and take a logsumexp are always there."""
+    """See `joined_attention`; for CPUs, whose kernels return and accept a logsumexp."""
 
     @staticmethod
     def forward(
@@ -50,8 +48,8 @@ class _JoinedAttention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, values, prompt_keys, prompt_values, output, total = ctx.saved_tensors
         gradient, scale = gradients[0].contiguous(), ctx.scale
-        # The kernel recomputes softmax from the logsumexp; given that of all keys, its gradients are those of the
-        # data's share in the whole.
+        # The kernel recomputes the softmax from the logsumexp. Given that of all keys, prompts included, it returns the
+        # gradients of the data's share.
         to_queries, to_data_keys, to_data_values = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             gradient, queries, keys, values, output, total, 0.0, False, attn_mask=ctx.bias, scale=scale
         )
@@ -63,7 +61,7 @@ class _JoinedAttention(torch.autograd.Function):
 
 
 class _KnownAttention(torch.autograd.Function):
-    """Adds prompts to what constant rows are known to attend to in constant data: only prompts get gradients."""
+    """See `known_attention`; only prompts get gradients."""
 
     @staticmethod
     def forward(
@@ -72,34 +70,34 @@ class _KnownAttention(torch.autograd.Function):
         prompt_values: Tensor,
         queries: Tensor,
         known: tuple[Tensor, Tensor],
-        rows: Tensor,
-        parts: Projections,
-        read: RowFunction,
-        layout: PackedBatch,
+        tokens: Tensor,
+        reader: DataReader,
     ) -> Tensor:
-        output, weights, _ = _with_prompts(*known, queries, prompt_keys, prompt_values, parts.scale)
-        ctx.parts, ctx.read, ctx.layout = parts, read, layout
-        ctx.save_for_backward(prompt_values, output, weights, rows)
+        scale = reader.projections.scale
+        output, weights, _ = _with_prompts(*known, queries, prompt_keys, prompt_values, scale)
+        ctx.reader = reader
+        ctx.save_for_backward(prompt_values, output, weights, tokens)
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        prompt_values, output, weights, data_rows = ctx.saved_tensors
-        query, gradient = ctx.parts.query, gradients[0].contiguous()  # one copy, where every product would make its own
-        change = _score_gradient(gradient, output, weights, prompt_values, ctx.parts.scale)
-        # Σ change · (W_q x + b_q) = W_q Σ change · x + b_q Σ change: queries need not be kept, nor computed again.
-        data, heads = ctx.layout.unpack(ctx.read(data_rows)).to(change.dtype), change.shape[1]
+        prompt_values, output, weights, tokens = ctx.saved_tensors
+        parts, gradient = ctx.reader.projections, gradients[0].contiguous()  # one copy, or every product would make one
+        query, heads = parts.query, parts.num_heads
+        change = _score_gradient(gradient, output, weights, prompt_values, parts.scale)
+        # Σ change · (W_q x + b_q) = W_q Σ change · x + b_q Σ change: queries are neither kept nor computed again.
+        data = ctx.reader.unpacked(tokens).to(change.dtype)
         sums = (change.transpose(2, 3).flatten(1, 2) @ data).unflatten(1, (heads, -1))  # (B, H, M, D)
         to_keys = multiply_per_head(sums, query.weight.unflatten(0, (heads, -1)).transpose(1, 2))
         if query.bias is not None:
             to_keys = to_keys + change.sum(dim=2)[..., None] * query.bias.view(1, heads, 1, -1)
-        return to_keys, weights.transpose(2, 3) @ gradient, None, None, None, None, None, None
+        return to_keys, weights.transpose(2, 3) @ gradient, None, None, None, None
 
 
 def _with_prompts(
     output: Tensor, logsumexp: Tensor, queries: Tensor, prompt_keys: Tensor, prompt_values: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The whole output, the prompts' weights (B, H, R, M), and the logsumexp over all keys, (B, H, R)."""
+    """Return the output over all keys, the weights of the prompts (B, H, R, M), and the logsumexp over all keys."""
     scores = (queries @ prompt_keys.transpose(2, 3)).to(logsumexp.dtype).mul_(scale)  # (B, H, R, M)
     total = torch.logaddexp(logsumexp, scores.logsumexp(dim=-1))
     weights = scores.sub_(total[..., None]).exp_().to(output.dtype)
@@ -109,7 +107,7 @@ def _with_prompts(
 
 
 def _score_gradient(gradient: Tensor, output: Tensor, weights: Tensor, prompt_values: Tensor, scale: float) -> Tensor:
-    """Gradient of q · k for the prompts' keys, (B, H, R, M), from that of the whole output, (B, H, R, d)."""
+    """Return the gradient of the prompts' scores q · k, (B, H, R, M), given that of the output, (B, H, R, d)."""
     inner = torch.linalg.vecdot(gradient, output)[..., None]  # = Σ over all keys of weight times its gradient
     return (gradient @ prompt_values.transpose(2, 3)).sub_(inner).mul_(weights).mul_(scale)
 
@@ -117,14 +115,14 @@ def _score_gradient(gradient: Tensor, output: Tensor, weights: Tensor, prompt_va
 def joined_attention(
     queries: Tensor, data: KeysValues, prompts: KeysValues, bias: Tensor | None, scale: float
 ) -> Tensor:
-    """Attention of rows over data and prompts, without joining their keys and values in memory.
+    """Return the attention of tokens over data and prompts, without concatenating their keys and values in memory.
 
     Args:
-        queries: (B, H, R, d).
-        data: Keys and values of the data rows, (B, H, S, d).
-        prompts: Keys and values of the prompt rows, which every row sees, (B, H, M, d), M ≥ 1.
-        bias: Additive, over the data, broadcasting to (B, H, R, S), or None.
-        scale: Of the scores.
+        queries: Queries of the tokens, (B, H, R, d).
+        data: Keys and values of the data tokens, (B, H, S, d).
+        prompts: Keys and values of the prompts, which all tokens attend to, (B, H, M, d), M ≥ 1.
+        bias: Additive bias over the data, broadcasting to (B, H, R, S), or None.
+        scale: The factor of the scores.
 
     Returns:
         (B, H, R, d).
@@ -136,7 +134,7 @@ def joined_attention(
         return output
     context = KeysValues.concatenate([data, prompts])
     if bias is not None:
-        bias = pad(bias, (0, prompts.keys.shape[2]))  # zeros: prompts are seen by all
+        bias = pad(bias, (0, prompts.keys.shape[2]))  # zeros: all tokens attend to prompts
     return scaled_dot_product_attention(queries, context.keys, context.values, attn_mask=bias, scale=scale)
 
 
@@ -145,26 +143,23 @@ def known_attention(
     queries: Tensor,
     prompts: KeysValues,
     *,
-    rows: Tensor,
-    parts: Projections,
-    read: RowFunction,
-    layout: PackedBatch,
+    tokens: Tensor,
+    reader: DataReader,
 ) -> Tensor:
-    """Attention of constant rows over themselves and prompts.
+    """Return the attention of constant data tokens over each other and prompts, given that over each other.
 
     Args:
-        known: Output (B, H, R, d) of the rows over themselves, and logsumexp of their scores, (B, H, R).
-        queries: Of those rows, (B, H, R, d); not kept for the backward pass.
-        prompts: Keys and values of the prompt rows, (B, H, M, d), M ≥ 1.
-        rows: The rows, packed, (N, D).
-        parts: The frozen layer's projections.
-        read: From `rows` to what the projections read, row by row; cheap, since the backward pass does it once more.
-        layout: Where the rows lie.
+        known: The attention output of the tokens over each other, (B, H, R, d), and the logsumexp of its scores,
+            (B, H, R).
+        queries: Queries of the tokens, (B, H, R, d); not kept for the backward pass.
+        prompts: Keys and values of the prompts, (B, H, M, d), M ≥ 1.
+        tokens: The tokens, packed, (N, D).
+        reader: The frozen layer's way to read the tokens; the backward pass reads them again.
 
     Returns:
         (B, H, R, d).
     """
     output: Tensor = _KnownAttention.apply(  # type: ignore[no-untyped-call]
-        prompts.keys, prompts.values, queries, known, rows, parts, read, layout
+        prompts.keys, prompts.values, queries, known, tokens, reader
     )
     return output

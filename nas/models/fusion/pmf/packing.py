@@ -1,73 +1,76 @@
-"""Data rows of a batch without their padding.
+"""The data tokens of a batch without their padding.
 
-Shapes: B samples, R rows of the longest, N packed rows, D width.
+Shapes: B samples, S tokens of the longest sample, N packed tokens, D hidden size.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-_BLOCK_ROWS = 64
+_BLOCK_TOKENS = 64
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Where the data rows of a batch lie: what is done row by row is done for real rows alone, not for padding.
+    """The positions of the tokens of a batch among its padding: row-wise work on packed tokens skips the padding.
+
+    Exact, because padding is never attended to, and all other operations treat rows separately.
 
     Args:
-        batch_size: B.
-        row_count: R.
-        mask: (B, R), true where there is a row, padding behind; None where nothing is padded.
-        index: Places of the real rows among the B · R, (N,), the last ones repeated to fill up; None where nothing is
-            padded.
-        real_count: How many of them come before the repeated ones.
+        batch_size: The number of samples B.
+        token_count: The number of tokens S of the longest sample.
+        mask: (B, S), true where there is a token, padding at the end; None where nothing is padded.
+        index: The positions of the tokens among the B · S, (N,), the last one repeated to fill a block; None where
+            nothing is padded.
+        real_count: The number of positions before the repeated ones.
     """
 
     batch_size: int
-    row_count: int
+    token_count: int
     mask: Tensor | None
     index: Tensor | None
     real_count: int
 
     @classmethod
-    def of(cls, rows: Tensor, mask: Tensor | None) -> "PackedBatch":
-        """The layout of rows (B, R, D) with that mask."""
-        size, row_count = rows.shape[:2]
+    def of(cls, tokens: Tensor, mask: Tensor | None) -> "PackedBatch":
+        """Return the layout of tokens (B, S, D) with a mask (B, S)."""
+        size, token_count = tokens.shape[:2]
         if mask is None:
-            return cls(size, row_count, None, None, size * row_count)
-        # Memory is predicted on fake masks for the worst case, in which every row is real.
+            return cls(size, token_count, None, None, size * token_count)
+        # Memory is predicted on fake masks for the worst case, in which nothing is padding.
         is_fake = isinstance(mask, FakeTensor)
         index = torch.arange(mask.numel()) if is_fake else mask.flatten().nonzero().squeeze(1)
         count = len(index)
-        # In whole blocks: for every new number of rows oneDNN makes a program, which takes a millisecond and 0.6 MB.
-        index = torch.cat([index, index[-1:].expand(-count % _BLOCK_ROWS)])
-        return cls(size, row_count, mask, index, count)
+        # In whole blocks: oneDNN compiles a program for every new number of rows, which takes 1 ms and 0.6 MB.
+        index = torch.cat([index, index[-1:].expand(-count % _BLOCK_TOKENS)])
+        return cls(size, token_count, mask, index, count)
 
-    def pack(self, rows: Tensor) -> Tensor:
-        """(B, R, D) → (N, D)."""
-        flat = rows.flatten(0, 1)
+    def pack(self, tokens: Tensor) -> Tensor:
+        """Remove the padding, (B, S, D) → (N, D)."""
+        flat = tokens.flatten(0, 1)
         return flat if self.index is None else flat.index_select(0, self.index)
 
     def pack_gradient(self, gradient: Tensor) -> Tensor:
-        """The gradient of packed rows (N, D) from that of `unpack`'s result, (B, R, D), which it may overwrite."""
+        """Return the gradient of packed tokens, (N, D), given that of `unpack`'s result (B, S, D), which may change."""
         packed = self.pack(gradient)
-        packed[self.real_count :] = 0  # nobody reads the repeated ones
+        packed[self.real_count :] = 0  # the repeated ones are never read
         return packed
 
-    def unpack(self, rows: Tensor) -> Tensor:
-        """(N, D) → (B, R, D), zeros in the padding."""
+    def unpack(self, tokens: Tensor) -> Tensor:
+        """Restore the padding as zeros, (N, D) → (B, S, D)."""
         if self.index is not None:
-            whole = rows.new_zeros(self.batch_size * self.row_count, rows.shape[1])
-            rows = whole.index_copy(0, self.index[: self.real_count], rows[: self.real_count])
-        return rows.view(self.batch_size, self.row_count, -1)
+            whole = tokens.new_zeros(self.batch_size * self.token_count, tokens.shape[1])
+            tokens = whole.index_copy(0, self.index[: self.real_count], tokens[: self.real_count])
+        return tokens.view(self.batch_size, self.token_count, -1)
 
-    def places(self, which: str, device: torch.device) -> Tensor:
-        """Places of the `first` or `last` row of every sample among the N, (B,)."""
+    def positions(self, which: Literal["first", "last"], device: torch.device) -> Tensor:
+        """Return the position of the first or last token of every sample among the N packed ones, (B,)."""
         if self.mask is None:
-            starts = torch.arange(self.batch_size, device=device) * self.row_count
-            return starts if which == "first" else starts + self.row_count - 1
+            starts = torch.arange(self.batch_size, device=device) * self.token_count
+            return starts if which == "first" else starts + self.token_count - 1
         lengths = self.mask.sum(dim=1)
         stops = lengths.cumsum(0)
         return stops - lengths if which == "first" else stops - 1

@@ -1,6 +1,7 @@
-"""Every attention against one plain attention over the keys and values of data and prompts together, in float64."""
+"""Every attention against plain attention over the concatenated keys and values of data and prompts, in float64."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 import torch
@@ -13,9 +14,9 @@ from nas.models.fusion import data_attention as data_attention_module
 from nas.models.fusion.data_attention import attention_with_logsumexp, data_attention
 from nas.models.fusion.pmf import absorbed_attention as absorbed_module
 from nas.models.fusion.pmf import joined_attention as joined_module
-from nas.models.fusion.pmf.absorbed_attention import RowFunction, absorbed_attention, join_prompts, readout_rows
+from nas.models.fusion.pmf.absorbed_attention import absorbed_attention, join_prompts, readout_tokens
 from nas.models.fusion.pmf.joined_attention import joined_attention, known_attention
-from nas.models.fusion.pmf.layer import LayerInput
+from nas.models.fusion.pmf.layer_input import DataReader, LayerInput, RowFunction
 from nas.models.fusion.pmf.packing import PackedBatch
 from tests.support.tiny import encoders
 
@@ -37,7 +38,7 @@ def mask_of(kind: str) -> Tensor | None:
 
 
 def bias_of(kind: str, heads: int, rows: int) -> Tensor | None:
-    """Of `rows` attending rows over the data."""
+    """Return the bias of `rows` attending tokens over the data."""
     mask = mask_of(kind)
     if mask is None:
         return None
@@ -63,12 +64,16 @@ def plain_attention(
 
 @dataclass(frozen=True)
 class Frozen:
-    """Constant rows and the frozen layer that reads them."""
+    """Constant tokens and the frozen layer that reads them."""
 
     parts: Projections
     read: RowFunction
     rows: Tensor  # (N, D)
     layout: PackedBatch
+
+    @property
+    def reader(self) -> DataReader:
+        return DataReader(self.parts, self.read, self.layout)
 
     @property
     def heads(self) -> int:
@@ -77,7 +82,8 @@ class Frozen:
     def projected(self, rows: Tensor, which: str) -> Tensor:
         """(B, R, D) → (B, H, R, d)."""
         projection = getattr(self.parts, which)
-        return linear(rows, projection.weight, projection.bias).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        projected: Tensor = linear(rows, projection.weight, projection.bias).unflatten(2, (self.heads, -1))
+        return projected.transpose(1, 2)
 
     def data(self, rows: Tensor) -> KeysValues:
         normalized = self.layout.unpack(self.read(rows))
@@ -85,7 +91,7 @@ class Frozen:
 
     def random(self, *shape: int, seed: int) -> Tensor:
         """(…, d)."""
-        width: int = self.parts.query.in_features // self.heads
+        width = self.parts.query.in_features // self.heads
         return random(*shape, width, seed=seed).requires_grad_()
 
     def prompts(self, samples: int) -> KeysValues:
@@ -101,8 +107,10 @@ def frozen(reading: str, bias: str) -> Frozen:
         read = LayerInput(layers[0], layers[1])
     if reading == "no bias in projections":
         torch.manual_seed(0)
-        linears = [nn.Linear(16, 16, bias=False, dtype=torch.float64).requires_grad_(False) for _ in range(4)]
-        parts = Projections(*linears, num_heads=2, scale=0.3)
+        query, key, value, output = (
+            nn.Linear(16, 16, bias=False, dtype=torch.float64).requires_grad_(False) for _ in range(4)
+        )
+        parts = Projections(query, key, value, output, num_heads=2, scale=0.3)
     whole = random(SAMPLES, ROWS, parts.query.in_features, seed=1)
     layout = PackedBatch.of(whole, mask_of(bias))
     return Frozen(parts, read, layout.pack(whole), layout)
@@ -110,7 +118,7 @@ def frozen(reading: str, bias: str) -> Frozen:
 
 @pytest.fixture(params=[True, False], ids=["CPU kernels", "other kernels"])
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The code of CPUs, and that of all other devices."""
+    """Run both the code for CPUs and that for all other devices."""
     if not request.param:
         for module in (data_attention_module, joined_module):
             monkeypatch.setattr(module, "has_cpu_kernels", lambda device: False)
@@ -130,7 +138,7 @@ def assert_equal_with_gradients(got: Tensor, expected: Tensor, wanted: list[Tens
 
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("kind", BIASES)
-def test_the_logsumexp_is_that_of_all_scores(kind: str) -> None:
+def test_logsumexp_covers_all_scores(kind: str) -> None:
     queries, context = random(SAMPLES, 2, 5, 8), KeysValues(random(SAMPLES, 2, ROWS, 8, seed=1), random(4, 2, 7, 8))
     bias = bias_of(kind, 2, 5)
     output, logsumexp = attention_with_logsumexp(queries, context, bias, 0.3)
@@ -141,7 +149,7 @@ def test_the_logsumexp_is_that_of_all_scores(kind: str) -> None:
 
 
 @pytest.mark.usefixtures("kernels")
-def test_the_logsumexp_of_bfloat16_scores_is_float32() -> None:
+def test_logsumexp_of_bfloat16_scores_is_float32() -> None:
     queries, keys = random(SAMPLES, 2, 5, 8).bfloat16(), random(SAMPLES, 2, ROWS, 8, seed=1).bfloat16()
     output, logsumexp = attention_with_logsumexp(queries, KeysValues(keys, keys), None, 0.3)
     scores = (queries.double() @ keys.double().transpose(2, 3)) * 0.3
@@ -150,12 +158,12 @@ def test_the_logsumexp_of_bfloat16_scores_is_float32() -> None:
 
 
 @pytest.mark.usefixtures("kernels")
-@pytest.mark.parametrize("is_shared", [True, False], ids=["prompts of all", "prompts of each"])
+@pytest.mark.parametrize("is_shared", [True, False], ids=["shared prompts", "own prompts"])
 @pytest.mark.parametrize("kind", BIASES)
-def test_joined_attention_is_attention_over_data_and_prompts(kind: str, is_shared: bool) -> None:
+def test_joined_attention_equals_plain_attention(kind: str, is_shared: bool) -> None:
     case = frozen("norm before", kind)
     rows = case.rows.clone().requires_grad_()
-    # Heads are strided views, as projections give them.
+    # Heads are strided views, as in the encoders.
     queries, data = case.projected(case.layout.unpack(case.read(rows)), "query"), case.data(rows)
     prompts = case.prompts(1 if is_shared else SAMPLES)
     bias = bias_of(kind, case.heads, ROWS)
@@ -168,7 +176,7 @@ def test_joined_attention_is_attention_over_data_and_prompts(kind: str, is_share
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("kind", BIASES)
-def test_known_attention_is_attention_over_data_and_prompts(kind: str, reading: str) -> None:
+def test_known_attention_equals_plain_attention(kind: str, reading: str) -> None:
     case = frozen(reading, kind)
     queries, data = case.projected(case.layout.unpack(case.read(case.rows)), "query"), case.data(case.rows)
     bias, prompts = bias_of(kind, case.heads, ROWS), case.prompts(SAMPLES)
@@ -176,19 +184,17 @@ def test_known_attention_is_attention_over_data_and_prompts(kind: str, reading: 
         attention_with_logsumexp(queries, data, bias, case.parts.scale),
         queries,
         prompts,
-        rows=case.rows,
-        parts=case.parts,
-        read=case.read,
-        layout=case.layout,
+        tokens=case.rows,
+        reader=case.reader,
     )
     expected = plain_attention(queries, data, prompts, bias, case.parts.scale)
     assert_equal_with_gradients(got, expected, [prompts.keys, prompts.values])
 
 
-@pytest.mark.parametrize("own_count", [0, 1, 2], ids=["shared queries", "and one of each", "and two of each"])
+@pytest.mark.parametrize("own_count", [0, 1, 2], ids=["shared queries", "one own query", "two own queries"])
 @pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("kind", BIASES)
-def test_absorbed_attention_with_prompts_is_attention_over_data_and_prompts(
+def test_absorbed_attention_with_prompts_equals_plain_attention(
     kind: str, reading: str, own_count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(absorbed_module, "_CHUNK_ROWS", 5)  # several chunks
@@ -202,12 +208,10 @@ def test_absorbed_attention_with_prompts_is_attention_over_data_and_prompts(
     output, logsumexp = absorbed_attention(
         shared,
         own,
-        rows=rows,
+        tokens=rows,
         normalized=case.layout.unpack(case.read(case.rows)),
         bias=bias,
-        parts=case.parts,
-        read=case.read,
-        layout=case.layout,
+        reader=case.reader,
     )
     got = join_prompts(output, logsumexp, queries, prompts, case.parts.scale)
     expected = plain_attention(queries, case.data(rows), prompts, bias, case.parts.scale)
@@ -215,7 +219,7 @@ def test_absorbed_attention_with_prompts_is_attention_over_data_and_prompts(
     assert_equal_with_gradients(got, expected, wanted)
 
 
-def test_prompts_that_all_samples_share_are_joined_as_if_each_had_its_own() -> None:
+def test_shared_prompts_equal_repeated_prompts() -> None:
     case = frozen("norm before", "padding")
     output, logsumexp = case.random(SAMPLES, case.heads, 2, seed=2), random(SAMPLES, case.heads, 2).requires_grad_()
     queries, prompts = case.random(1, case.heads, 2, seed=3), case.prompts(1)
@@ -224,19 +228,17 @@ def test_prompts_that_all_samples_share_are_joined_as_if_each_had_its_own() -> N
     assert_equal_with_gradients(got, repeated, [output, logsumexp, queries, prompts.keys, prompts.values])
 
 
-def test_constant_rows_get_no_gradient_from_absorbed_attention() -> None:
+def test_absorbed_attention_over_constant_tokens_has_no_graph() -> None:
     case = frozen("norm before", "padding")
     shared = case.random(1, case.heads, 2, seed=2).detach()
     prompts = case.prompts(1)
     output, logsumexp = absorbed_attention(
         shared,
         case.random(SAMPLES, case.heads, 0, seed=3).detach(),
-        rows=case.rows,
+        tokens=case.rows,
         normalized=case.layout.unpack(case.read(case.rows)),
         bias=bias_of("padding", case.heads, 2),
-        parts=case.parts,
-        read=case.read,
-        layout=case.layout,
+        reader=case.reader,
     )
     assert not output.requires_grad and not logsumexp.requires_grad
     assert join_prompts(output, logsumexp, shared, prompts, 0.3).requires_grad
@@ -244,24 +246,22 @@ def test_constant_rows_get_no_gradient_from_absorbed_attention() -> None:
 
 @pytest.mark.parametrize("which", ["first", "last"])
 @pytest.mark.parametrize("reading", READINGS)
-def test_rows_that_are_read_out_get_both_gradients(reading: str, which: str) -> None:
+def test_readout_tokens_get_both_gradients(reading: str, which: Literal["first", "last"]) -> None:
     case = frozen(reading, "padding")
     rows = case.rows.clone().requires_grad_()
-    places = case.layout.places(which, rows.device)
+    places = case.layout.positions(which, rows.device)
     bias, prompts = bias_of("padding", case.heads, 3), case.prompts(SAMPLES)
     shared = case.random(1, case.heads, 2, seed=2)
 
-    everything, some = readout_rows(rows, places)
+    everything, some = readout_tokens(rows, places)
     own = case.projected(case.read(some), "query")
     output, logsumexp = absorbed_attention(
         shared,
         own,
-        rows=everything,
+        tokens=everything,
         normalized=case.layout.unpack(case.read(case.rows)),
         bias=bias,
-        parts=case.parts,
-        read=case.read,
-        layout=case.layout,
+        reader=case.reader,
     )
     queries = torch.cat([shared.expand(SAMPLES, -1, -1, -1), own], dim=2)
     got = join_prompts(output, logsumexp, queries, prompts, case.parts.scale)
@@ -274,7 +274,7 @@ def test_rows_that_are_read_out_get_both_gradients(reading: str, which: str) -> 
 
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("which", [0, 1], ids=["image", "text"])
-def test_the_stored_attention_of_data_is_what_its_layer_attends_to(which: int) -> None:
+def test_stored_attention_equals_that_of_the_layer(which: int) -> None:
     encoder = encoders()[which]
     layer, mask = encoder.layers[1], mask_of("padding")
     rows = random(SAMPLES, ROWS, encoder.hidden_size)
@@ -285,6 +285,7 @@ def test_the_stored_attention_of_data_is_what_its_layer_attends_to(which: int) -
     )
     normalized = layer.normalize(rows)
     queries, context = layer.queries(normalized), layer.keys_values_of(normalized)
+    assert bias is not None
     scores = queries @ context.keys.transpose(2, 3) * layer.projections.scale + bias
     output, logsumexp = stored.by_head(queries)
     torch.testing.assert_close(logsumexp, scores.logsumexp(dim=-1), rtol=0, atol=TOLERANCE)

@@ -1,3 +1,5 @@
+"""PMF's fast path against the reference, and the properties that its shortcuts must keep."""
+
 from dataclasses import replace
 
 import pytest
@@ -10,10 +12,9 @@ from nas.models.fusion.base import Features
 from nas.models.fusion.data_attention import data_attention
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.pmf.model import PMF, trainable_parameter_count
-from nas.models.fusion.supernet import build_model
+from nas.models.fusion.pmf.reference import reference_logits
 from nas.search.space import Architecture, EncoderSizes
-from tests.support import oracle
-from tests.support.tiny import base_features, bert_model, encoders, raw_batch, vit_model
+from tests.support.tiny import base_features, bert_model, encoders, pmf_model, raw_batch, vit_model
 
 TOLERANCE = 1e-9
 
@@ -23,39 +24,32 @@ ARCHITECTURES = [
     PMFArchitecture(1, 1, 2, 0, 7),
     PMFArchitecture(0, 3, 0, 0, 8),
     PMFArchitecture(0, 2, 3, 1, 6),
-    PMFArchitecture(1, 7, 1, 2, 6),  # more rows than a head is wide: keys and values instead of absorbed projections
+    PMFArchitecture(1, 7, 1, 2, 6),  # too many prompts to absorb projections: keys and values
     PMFArchitecture(2, 9, 0, 0, 6),
     PMFArchitecture(1, ((2, 5), (4, 1)), ((0, 2), (3, 0)), ((2, 0), (0, 1)), ((6, 3), (2, 9))),  # all genes free
-    PMFArchitecture(0, ((1, 3),) * 3, 2, ((0, 0), (1, 1), (4, 4)), 7),  # free in directions, not, in layers, not
+    PMFArchitecture(0, ((1, 3),) * 3, 2, ((0, 0), (1, 1), (4, 4)), 7),  # free per direction and layer
 ]
 
 
 def model_of(architecture: Architecture, image_layers: int = 4, text_layers: int = 3) -> PMF:
-    image_encoder, text_encoder = encoders(image_layers, text_layers)
-    return build_model(
-        image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, num_classes=6, seed=3
-    ).double()
+    return pmf_model(architecture, encoders(image_layers, text_layers))
 
 
 def logits_of(model: PMF, pixels: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    return model(base_features(*model.encoders, model.architecture.fusion_layer, pixels, ids, mask))
+    logits: torch.Tensor = model(base_features(*model.encoders, model.architecture.fusion_layer, pixels, ids, mask))
+    return logits
 
 
 @pytest.mark.parametrize("depths", [(4, 3), (3, 3), (3, 5)])
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
-def test_logits_and_every_gradient_equal_the_straightforward_reading(
-    architecture: Architecture, depths: tuple[int, int]
-) -> None:
-    vit, bert = vit_model(depths[0]), bert_model(depths[1])
-    model = build_model(
-        image_encoder=ViTEncoder(vit), text_encoder=BertEncoder(bert), architecture=architecture, num_classes=6, seed=3
-    ).double()
+def test_logits_and_all_gradients_equal_the_reference(architecture: Architecture, depths: tuple[int, int]) -> None:
+    model = model_of(architecture, *depths)
     pixels, ids, mask = raw_batch()
     labels = torch.arange(len(ids)) % 6
 
     fast = logits_of(model, pixels, ids, mask)
     fast_gradients = torch.autograd.grad(cross_entropy(fast, labels), list(model.parameters()), allow_unused=True)
-    slow = oracle.logits(model, vit, bert, pixels, ids, mask)
+    slow = reference_logits(model, pixels, ids, mask)
     slow_gradients = torch.autograd.grad(cross_entropy(slow, labels), list(model.parameters()), allow_unused=True)
 
     torch.testing.assert_close(fast, slow, rtol=0, atol=TOLERANCE)
@@ -78,7 +72,7 @@ def test_every_trained_tensor_gets_a_gradient(architecture: Architecture) -> Non
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
-def test_more_padding_changes_nothing(architecture: Architecture) -> None:
+def test_additional_padding_changes_nothing(architecture: Architecture) -> None:
     model = model_of(architecture)
     pixels, ids, mask = raw_batch()
     padded_ids = torch.cat([ids, torch.full((len(ids), 6), 9)], dim=1)
@@ -88,7 +82,7 @@ def test_more_padding_changes_nothing(architecture: Architecture) -> None:
     )
 
 
-def test_a_full_mask_equals_no_mask() -> None:
+def test_full_mask_equals_no_mask() -> None:
     model = model_of(ARCHITECTURES[0])
     pixels, ids, _ = raw_batch()
     full = torch.ones_like(ids, dtype=torch.bool)
@@ -113,7 +107,7 @@ def test_parameter_counts_equal_the_published_ones(classes: int, width: int, map
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
-def test_parameter_counts_equal_what_is_there(architecture: Architecture) -> None:
+def test_parameter_counts_equal_those_of_a_model(architecture: PMFArchitecture) -> None:
     model = model_of(architecture)
     image, text = model.encoders
     count = trainable_parameter_count(
@@ -126,43 +120,30 @@ def test_parameter_counts_equal_what_is_there(architecture: Architecture) -> Non
     assert count == sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_genes_of_another_number_of_layers_are_refused() -> None:
+def test_genes_for_a_wrong_number_of_layers_are_rejected() -> None:
     with pytest.raises(ValueError, match="has 1 layers, these encoders 2"):
         model_of(PMFArchitecture(1, ((2, 5),), 1, 1, 4))
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
-def test_the_closed_form_counts_a_real_model(architecture: Architecture) -> None:
-    model = model_of(architecture)
-    image_encoder, text_encoder = model.encoders
-    assert sum(parameter.numel() for parameter in model.parameters()) == trainable_parameter_count(
-        image_hidden_size=image_encoder.hidden_size,
-        text_hidden_size=text_encoder.hidden_size,
-        fusing_layers=3 - architecture.fusion_layer,
-        architecture=architecture,
-        num_classes=6,
-    )
-
-
-def test_prompts_start_with_the_published_deviation() -> None:
+def test_prompts_are_initialized_with_the_published_standard_deviation() -> None:
     model = model_of(PMFArchitecture(0, 64, 64, 64, 4))
     prompts = torch.cat([p.flatten() for name, p in model.named_parameters() if "prompts" in name])
     assert prompts.std().item() == pytest.approx(0.02, rel=0.05)
     assert abs(prompts.mean().item()) < 0.002
 
 
-def test_the_default_of_base_encoders_is_the_papers() -> None:
+def test_default_architecture_of_base_encoders_is_the_papers() -> None:
     assert PMFArchitecture.default(EncoderSizes(12, 12, 768, 768)) == PMFArchitecture(10, 4, 4, 4, 384)
 
 
 @pytest.mark.parametrize("fusion_layer", [-1, 3])
-def test_a_fusion_layer_without_a_layer_is_refused(fusion_layer: int) -> None:
+def test_fusion_layer_out_of_range_is_rejected(fusion_layer: int) -> None:
     with pytest.raises(ValueError, match="fusion_layer must be 0 to 2"):
         model_of(PMFArchitecture(fusion_layer, 1, 1, 1, 1))
 
 
 def with_stored_attention(model: PMF, features: Features) -> Features:
-    """The features with what the data rows attend to in themselves at the first fusing layer."""
+    """Add the attention of the data tokens over each other in the first fusing layer."""
     starts = model.entry_layers()
     attended = []
     for encoder, start, rows, mask in zip(
@@ -172,6 +153,7 @@ def with_stored_attention(model: PMF, features: Features) -> Features:
         (None, features.text_mask),
         strict=True,
     ):
+        assert start is not None
         bias = encoder.data_bias(mask, rows.shape[1], rows.dtype)
         attended.append(data_attention(encoder.layers[start], rows, bias))
     return replace(features, image_attention=attended[0], text_attention=attended[1])
@@ -180,8 +162,8 @@ def with_stored_attention(model: PMF, features: Features) -> Features:
 @pytest.mark.parametrize("depths", [(4, 3), (3, 5)])
 @pytest.mark.parametrize("is_padded", [True, False])
 @pytest.mark.parametrize("architecture", [entry for entry in ARCHITECTURES if entry.fusion_layer < 2], ids=str)
-def test_stored_attention_changes_no_logit_and_no_gradient(
-    architecture: Architecture, is_padded: bool, depths: tuple[int, int]
+def test_stored_attention_changes_neither_logits_nor_gradients(
+    architecture: PMFArchitecture, is_padded: bool, depths: tuple[int, int]
 ) -> None:
     model = model_of(architecture, *depths)
     pixels, ids, mask = raw_batch()
@@ -195,7 +177,7 @@ def test_stored_attention_changes_no_logit_and_no_gradient(
         torch.testing.assert_close(got, expected, rtol=0, atol=TOLERANCE)
 
 
-def test_stored_attention_is_what_is_read() -> None:
+def test_stored_attention_is_used() -> None:
     model = model_of(ARCHITECTURES[0])
     features = with_stored_attention(model, base_features(*model.encoders, 1, *raw_batch()))
     for name in ("image_attention", "text_attention"):
@@ -204,11 +186,9 @@ def test_stored_attention_is_what_is_read() -> None:
         assert (model(other) - model(features)).abs().max() > 1e-3, name
 
 
-@pytest.mark.parametrize("is_stored", [False, True], ids=["tokens alone", "stored attention"])
+@pytest.mark.parametrize("is_stored", [False, True], ids=["tokens only", "stored attention"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
-def test_features_of_half_precision_change_logits_by_their_rounding_alone(
-    architecture: Architecture, is_stored: bool
-) -> None:
+def test_half_precision_features_change_logits_only_by_rounding(architecture: PMFArchitecture, is_stored: bool) -> None:
     model = model_of(architecture)
     features = base_features(*model.encoders, architecture.fusion_layer, *raw_batch())
     half = features.to(torch.float16)
@@ -226,18 +206,13 @@ def test_features_of_half_precision_change_logits_by_their_rounding_alone(
 
 
 def float32_model_of(architecture: Architecture) -> PMF:
-    """`model_of`, of the same weights but for rounding."""
-    return build_model(
-        image_encoder=ViTEncoder(vit_model(4, dtype=torch.float32)),
-        text_encoder=BertEncoder(bert_model(3, dtype=torch.float32)),
-        architecture=architecture,
-        num_classes=6,
-        seed=3,
-    )
+    """Return the model of `model_of` with its weights rounded to float32."""
+    pair = ViTEncoder(vit_model(4, dtype=torch.float32)), BertEncoder(bert_model(3, dtype=torch.float32))
+    return pmf_model(architecture, pair)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
-def test_a_float32_model_is_the_float64_one_but_for_rounding(architecture: Architecture) -> None:
+def test_float32_model_differs_from_the_float64_model_only_by_rounding(architecture: Architecture) -> None:
     batch = raw_batch()
     outcomes = []
     for model in (float32_model_of(architecture), model_of(architecture)):
@@ -249,9 +224,9 @@ def test_a_float32_model_is_the_float64_one_but_for_rounding(architecture: Archi
         torch.testing.assert_close(got.double(), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("is_stored", [False, True], ids=["tokens alone", "stored attention"])
+@pytest.mark.parametrize("is_stored", [False, True], ids=["tokens only", "stored attention"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
-def test_under_autocast_a_model_trains_with_float32_gradients(architecture: Architecture, is_stored: bool) -> None:
+def test_autocast_training_has_float32_gradients(architecture: PMFArchitecture, is_stored: bool) -> None:
     model = float32_model_of(architecture)
     features = base_features(*model.encoders, architecture.fusion_layer, *raw_batch())
     if is_stored:
@@ -267,7 +242,7 @@ def test_under_autocast_a_model_trains_with_float32_gradients(architecture: Arch
     torch.testing.assert_close(got.float(), expected, rtol=0.05, atol=0.05)
     for (name, _), gradient in zip(model.named_parameters(), gradients, strict=True):
         assert gradient.dtype == torch.float32 and gradient.isfinite().all(), name
-    # Together: rounding puts a unit of a ReLU to its other side here and there, which alone may decide a small tensor.
+    # All tensors together: rounding moves single units across the kink of the ReLU, which may dominate a small tensor.
     difference, whole = (
         torch.cat([tensor.flatten() for tensor in tensors])
         for tensors in ([a - b for a, b in zip(gradients, expected_gradients, strict=True)], expected_gradients)

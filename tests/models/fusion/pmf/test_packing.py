@@ -1,3 +1,5 @@
+"""Packing and unpacking of the tokens of a batch."""
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,23 +16,23 @@ def mask_of(lengths: list[int]) -> Tensor:
 
 
 def rows_of(mask: Tensor) -> Tensor:
-    """No row and no number twice, none of them zero; padding too."""
+    """Return rows, padding included, whose numbers are all different and not zero."""
     return torch.arange(1, mask.numel() * WIDTH + 1, dtype=torch.float64).view(*mask.shape, WIDTH)
 
 
 @given(LENGTHS)
-def test_packing_takes_the_real_rows_in_order(lengths: list[int]) -> None:
+def test_packing_keeps_the_order_of_the_tokens(lengths: list[int]) -> None:
     mask = mask_of(lengths)
     rows = rows_of(mask)
     expected = torch.cat([sample[:length] for sample, length in zip(rows, lengths, strict=True)])
     packed = PackedBatch.of(rows, mask).pack(rows)
     assert torch.equal(packed[: len(expected)], expected)
-    assert len(packed) % 64 == 0 and len(packed) - len(expected) < 64  # few different numbers of rows
+    assert len(packed) % 64 == 0 and len(packed) - len(expected) < 64  # in blocks
     assert bool((packed[len(expected) :] == expected[-1]).all())
 
 
 @given(LENGTHS)
-def test_unpacking_puts_rows_back_and_zeros_where_padding_was(lengths: list[int]) -> None:
+def test_unpacking_restores_tokens_and_zeroes_padding(lengths: list[int]) -> None:
     mask = mask_of(lengths)
     rows = rows_of(mask)
     layout = PackedBatch.of(rows, mask)
@@ -40,7 +42,7 @@ def test_unpacking_puts_rows_back_and_zeros_where_padding_was(lengths: list[int]
 
 
 @given(LENGTHS)
-def test_only_real_rows_get_gradients(lengths: list[int]) -> None:
+def test_only_tokens_get_gradients(lengths: list[int]) -> None:
     mask = mask_of(lengths)
     rows = rows_of(mask).requires_grad_()
     layout = PackedBatch.of(rows, mask)
@@ -58,23 +60,23 @@ def test_only_real_rows_get_gradients(lengths: list[int]) -> None:
 
 
 @given(LENGTHS)
-def test_places_lead_to_the_first_and_last_row_of_every_sample(lengths: list[int]) -> None:
+def test_positions_are_those_of_the_first_and_last_token_of_every_sample(lengths: list[int]) -> None:
     mask = mask_of(lengths)
     rows = rows_of(mask)
     layout = PackedBatch.of(rows, mask)
     packed = layout.pack(rows)
     samples = torch.arange(len(lengths))
-    assert torch.equal(packed[layout.places("first", rows.device)], rows[:, 0])
-    assert torch.equal(packed[layout.places("last", rows.device)], rows[samples, torch.tensor(lengths) - 1])
+    assert torch.equal(packed[layout.positions("first", rows.device)], rows[:, 0])
+    assert torch.equal(packed[layout.positions("last", rows.device)], rows[samples, torch.tensor(lengths) - 1])
 
 
-def test_without_a_mask_every_row_is_real() -> None:
+def test_without_a_mask_nothing_is_removed() -> None:
     rows = rows_of(mask_of([4, 4, 4]))
     layout = PackedBatch.of(rows, None)
     packed = layout.pack(rows)
     assert torch.equal(packed, rows.view(12, WIDTH)) and torch.equal(layout.unpack(packed), rows)
-    assert torch.equal(packed[layout.places("first", rows.device)], rows[:, 0])
-    assert torch.equal(packed[layout.places("last", rows.device)], rows[:, -1])
+    assert torch.equal(packed[layout.positions("first", rows.device)], rows[:, 0])
+    assert torch.equal(packed[layout.positions("last", rows.device)], rows[:, -1])
 
 
 def test_without_a_mask_nothing_is_copied() -> None:

@@ -1,7 +1,10 @@
-"""PMF on every block family, against fusing layers that run whole, twice per modality, by transformers' own layers."""
+"""PMF on every encoder family: the fast path and the reference against whole layers of transformers itself.
+
+The oracle of this module shares nothing with the two but the values of the trained tensors.
+"""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -10,10 +13,10 @@ from torch.nn.functional import cross_entropy, pad
 
 from nas.models.classifier import FusionForClassification
 from nas.models.fusion.pmf.architecture import PMFArchitecture
-from nas.models.fusion.supernet import build_model
+from nas.models.fusion.pmf.reference import reference_logits
 from nas.run.export import assemble
 from nas.search.space import Architecture
-from tests.support.tiny import base_features
+from tests.support.tiny import base_features, pmf_model
 from tests.support.tiny_families import IMAGE_FAMILIES, TEXT_FAMILIES, TinyFamily
 
 TOLERANCE = 1e-9
@@ -33,7 +36,7 @@ every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=
 
 
 class Case:
-    """A PMF model of one pair of families, the transformers' models in it, and a batch."""
+    """A PMF model of a pair of encoder families, their models of transformers, and a batch."""
 
     def __init__(
         self, pair: tuple[TinyFamily, TinyFamily], architecture: Architecture, dtype: torch.dtype = torch.float64
@@ -41,43 +44,40 @@ class Case:
         self.image, self.text = pair
         self.image_model = self.image.model(DEPTH, 24, dtype)
         self.text_model = self.text.model(DEPTH, 16, dtype)
-        self.pmf = build_model(
-            image_encoder=self.image.encoder(self.image_model),
-            text_encoder=self.text.encoder(self.text_model),
-            architecture=architecture,
-            num_classes=CLASSES,
-            seed=3,
-        ).to(dtype)
+        encoders = self.image.encoder(self.image_model), self.text.encoder(self.text_model)
+        self.pmf = pmf_model(architecture, encoders, num_classes=CLASSES)
         (self.pixels, _), (self.ids, self.mask) = self.image.batch(dtype), self.text.batch()
         self.labels = torch.arange(len(self.ids)) % CLASSES
 
     def logits(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the logits of the fast path."""
         features = base_features(*self.pmf.encoders, self.pmf.architecture.fusion_layer, self.pixels, ids, mask)
         logits: Tensor = self.pmf(features)
         return logits
 
 
 def whole_layer(layer: Any, data: Tensor, data_mask: Tensor, seen: Tensor, prompts: Tensor) -> Tensor:
-    """layer([data ; prompts]) under the whole mask, written out.
+    """Return layer([data ; prompts]) with the complete mask.
 
     Args:
-        layer: Of transformers.
-        data: (B, R, D).
-        data_mask: Additive, between data rows, as the family has it, broadcasting to (B, H, R, R).
-        seen: (B, R), true where a row is not padding.
-        prompts: (B, M, D).
+        layer: A layer of transformers.
+        data: The data tokens, (B, R, D).
+        data_mask: The additive mask between data tokens, broadcasting to (B, H, R, R).
+        seen: (B, R), true where a token is not padding.
+        prompts: The prompts, (B, M, D).
     """
     (size, rows, _), more = data.shape, prompts.shape[1]
     padding = torch.zeros(size, 1, 1, rows, dtype=data.dtype).masked_fill(~seen[:, None, None, :], float("-inf"))
-    upper = data_mask.expand(size, -1, rows, -1)  # data rows see data rows
-    lower = padding.expand(-1, upper.shape[1], more, -1)  # prompt rows see data rows
-    whole = pad(torch.cat([upper, lower], dim=2), (0, more))  # everybody sees the prompts
-    output = layer(torch.cat([data, prompts], dim=1), whole)
-    return output[0] if isinstance(output, tuple) else output
+    upper = data_mask.expand(size, -1, rows, -1)  # data tokens attend to data tokens
+    lower = padding.expand(-1, upper.shape[1], more, -1)  # prompts attend to data tokens
+    whole = pad(torch.cat([upper, lower], dim=2), (0, more))  # all attend to prompts
+    output: Any = layer(torch.cat([data, prompts], dim=1), whole)
+    result: Tensor = output[0] if isinstance(output, tuple) else output
+    return result
 
 
 def oracle(case: Case, mask: Tensor | None) -> Tensor:
-    """Logits read straight from the paper; only the values of the trained tensors are shared with the model."""
+    """Return the logits by the definition of the paper, from the values of the trained tensors."""
     n = DEPTH - case.pmf.architecture.fusion_layer
     text_seen = torch.ones_like(case.ids, dtype=torch.bool) if mask is None else mask
     z = case.image.layer_calls(case.image_model, case.pixels, text_seen)[-n][0].detach()
@@ -92,7 +92,7 @@ def oracle(case: Case, mask: Tensor | None) -> Tensor:
     for image_layer, text_layer, weights in zip(
         case.image.layers_of(case.image_model)[-n:],
         case.text.layers_of(case.text_model)[-n:],
-        case.pmf.fusion_layers,
+        cast(Any, case.pmf.fusion_layers),
         strict=True,
     ):
         to_text, to_image = weights.image_to_text, weights.text_to_image
@@ -104,8 +104,9 @@ def oracle(case: Case, mask: Tensor | None) -> Tensor:
             return whole_layer(layer, rows, text_mask, text_seen, prompts)
 
         def mapped(direction: Any, rows: Tensor) -> Tensor:
-            told = rows[:, -len(direction.query_prompts) :]
-            return direction.outer(torch.relu(direction.inner(told)))
+            queried = rows[:, -len(direction.query_prompts) :]
+            message: Tensor = direction.outer(torch.relu(direction.inner(queried)))
+            return message
 
         from_image = mapped(to_text, image(repeated(to_text.query_context_prompts, to_text.query_prompts)))
         from_text = mapped(to_image, text(repeated(to_image.query_context_prompts, to_image.query_prompts)))
@@ -121,35 +122,41 @@ def oracle(case: Case, mask: Tensor | None) -> Tensor:
 
 @every_pair
 @every_architecture
-def test_logits_and_gradients_equal_the_straightforward_reading(
+def test_fast_path_and_reference_equal_layers_of_transformers(
     pair: tuple[TinyFamily, TinyFamily], architecture: Architecture
 ) -> None:
     case = Case(pair, architecture)
     trained = {name: tensor for name, tensor in case.pmf.named_parameters() if tensor.numel()}
-    fast, slow = case.logits(case.ids, case.mask), oracle(case, case.mask)
-    torch.testing.assert_close(fast, slow, rtol=0, atol=TOLERANCE)
-    gradients, expected = (
-        torch.autograd.grad(cross_entropy(logits, case.labels), list(trained.values())) for logits in (fast, slow)
-    )
-    for name, got, wanted in zip(trained, gradients, expected, strict=True):
-        torch.testing.assert_close(got, wanted, rtol=0, atol=TOLERANCE, msg=name)
-        # Ten times the error that is allowed, at least: the comparison says something of every tensor.
-        assert got.abs().max() > 10 * TOLERANCE, name
+    fast, expected = case.logits(case.ids, case.mask), oracle(case, case.mask)
+    reference = reference_logits(case.pmf, case.pixels, case.ids, case.mask)
+    torch.testing.assert_close(fast, expected, rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(reference, expected, rtol=0, atol=TOLERANCE)
+    gradients = [
+        torch.autograd.grad(cross_entropy(logits, case.labels), list(trained.values()))
+        for logits in (expected, fast, reference)
+    ]
+    for name, wanted, *computed in zip(trained, *gradients, strict=True):
+        for gradient in computed:
+            torch.testing.assert_close(gradient, wanted, rtol=0, atol=TOLERANCE, msg=name)
+        # At least ten times the tolerance: the comparison is meaningful for every tensor.
+        assert wanted.abs().max() > 10 * TOLERANCE, name
 
 
 @every_pair
-def test_texts_without_padding_equal_the_straightforward_reading(pair: tuple[TinyFamily, TinyFamily]) -> None:
+def test_texts_without_padding_equal_layers_of_transformers(pair: tuple[TinyFamily, TinyFamily]) -> None:
     case = Case(pair, ARCHITECTURES[1])
     full = case.mask.all(dim=1)
     case.ids, case.pixels = case.ids[full], case.pixels[full]
-    torch.testing.assert_close(case.logits(case.ids, None), oracle(case, None), rtol=0, atol=TOLERANCE)
+    expected = oracle(case, None)
+    for logits in (case.logits(case.ids, None), reference_logits(case.pmf, case.pixels, case.ids, None)):
+        torch.testing.assert_close(logits, expected, rtol=0, atol=TOLERANCE)
     everywhere = torch.ones_like(case.ids, dtype=torch.bool)
     torch.testing.assert_close(case.logits(case.ids, None), case.logits(case.ids, everywhere), rtol=0, atol=TOLERANCE)
 
 
 @every_pair
 @every_architecture
-def test_more_padding_changes_nothing(pair: tuple[TinyFamily, TinyFamily], architecture: Architecture) -> None:
+def test_additional_padding_changes_nothing(pair: tuple[TinyFamily, TinyFamily], architecture: Architecture) -> None:
     case = Case(pair, architecture)
     ids = pad(case.ids, (0, 5), value=case.text.pad_id)
     mask = pad(case.mask, (0, 5), value=False)
@@ -157,7 +164,7 @@ def test_more_padding_changes_nothing(pair: tuple[TinyFamily, TinyFamily], archi
 
 
 @every_pair
-def test_a_saved_model_gives_the_same_logits(pair: tuple[TinyFamily, TinyFamily], tmp_path: Path) -> None:
+def test_saved_model_gives_the_same_logits(pair: tuple[TinyFamily, TinyFamily], tmp_path: Path) -> None:
     case = Case(pair, ARCHITECTURES[0], torch.float32)
     image_encoder, text_encoder = case.pmf.encoders
     model = assemble(

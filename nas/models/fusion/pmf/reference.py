@@ -1,0 +1,89 @@
+"""PMF as the paper defines it: whole frozen layers over whole sequences, twice per modality and fusing layer.
+
+Li, Quan, Zhu, Yang, "Efficient Multimodal Fusion via Interactive Prompting", CVPR 2023 (arXiv 2304.06306), section 3.
+`model.py` computes the same logits and gradients for a fraction of the work; the tests compare the two.
+
+Shapes: B samples, S image tokens z, T text tokens t (CLS first), hidden sizes D_img and D_txt; M_qp query prompts QP,
+M_qcp query context prompts QCP and M_fcp fusion context prompts FCP per direction and layer; C classes.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, relu
+
+from nas.models.encoders.base import Encoder
+from nas.models.encoders.layers import EncoderLayer
+from nas.models.fusion.joint_attention import joint_bias
+from nas.models.fusion.pmf.layer import DirectionWeights
+from nas.models.fusion.pmf.model import PMF
+
+RunLayer = Callable[[EncoderLayer, Tensor, Tensor | None], Tensor]
+"""Function of a frozen layer, its input (B, R, D) and an additive bias that returns the layer's output (B, R, D)."""
+
+
+def run_whole_layer(layer: EncoderLayer, tokens: Tensor, bias: Tensor | None) -> Tensor:
+    """Run a frozen layer over a whole sequence, (B, R, D) → (B, R, D)."""
+    return layer.attend(tokens, layer.keys_values(tokens), bias)
+
+
+def reference_logits(
+    model: PMF, pixel_values: Tensor, input_ids: Tensor, text_mask: Tensor | None, run_layer: RunLayer = run_whole_layer
+) -> Tensor:
+    """Return the logits of a PMF model, (B, C); gradients flow to its trained tensors.
+
+    Args:
+        model: The model, which holds the trained tensors and the frozen encoders.
+        pixel_values: Images, (B, 3, height, width).
+        input_ids: Token ids, (B, T).
+        text_mask: (B, T), true where there is a token; None where no text is padded.
+        run_layer: Function that runs a frozen layer.
+    """
+    image, text = model.encoders
+
+    def read(encoder: Encoder, index: int, data: Tensor, *prompts: Tensor) -> Tensor:
+        """Run a frozen layer on [data ; prompts]; all tokens attend to all prompts, and to data as in the encoder."""
+        mask = text_mask if encoder is text else None
+        tokens = torch.cat([data, *(entry.expand(len(data), -1, -1) for entry in prompts)], dim=1)  # (B, R + M, D)
+        bias = joint_bias(encoder, data, mask, further=tokens.shape[1] - data.shape[1])  # over R + M tokens
+        return run_layer(encoder.layers[index], tokens, bias)  # (B, R + M, D)
+
+    layers = model.layer_weights(model.architecture)
+    n = len(layers)  # the last n layers of both encoders fuse (section 4.6)
+    first_image, first_text = image.num_layers - n, text.num_layers - n
+
+    # Base features: each encoder runs separately.
+    z = image.embed(pixel_values)  # (B, S, D_img)
+    t = text.embed(input_ids)  # (B, T, D_txt)
+    for index in range(first_image):
+        z = read(image, index, z)  # (B, S, D_img)
+    for index in range(first_text):
+        t = read(text, index, t)  # (B, T, D_txt)
+    image_count, text_count = z.shape[1], t.shape[1]
+
+    for i, layer in enumerate(layers):
+        to_text, to_image = layer.image_to_text, layer.text_to_image
+
+        # Query stage: [z ; QCP ; QP] → frozen image layer → outputs of QP → f → y, and the mirror image.
+        queried_z = read(image, first_image + i, z, to_text.query_context_prompts, to_text.query_prompts)
+        queried_t = read(text, first_text + i, t, to_image.query_context_prompts, to_image.query_prompts)
+        y_text = _map(to_text, queried_z)  # (B, M_qp, D_txt)
+        y_image = _map(to_image, queried_t)  # (B, M_qp, D_img)
+
+        # Fusion stage: [t ; FCP ; y] → the same frozen text layer → outputs of t, and the mirror image.
+        z = read(image, first_image + i, z, to_image.fusion_context_prompts, y_image)[:, :image_count]  # (B, S, D_img)
+        t = read(text, first_text + i, t, to_text.fusion_context_prompts, y_text)[:, :text_count]  # (B, T, D_txt)
+
+    # Head: one linear classifier on the readout (CLS) of each modality, and the mean of their logits.
+    image_readout = image.pool(image.finish(image.readout_rows(z, None)))  # (B, D_img)
+    text_readout = text.pool(text.finish(text.readout_rows(t, text_mask)))  # (B, D_txt)
+    logits: Tensor = (model.image_classifier(image_readout) + model.text_classifier(text_readout)) / 2  # (B, C)
+    return logits
+
+
+def _map(direction: DirectionWeights, queried: Tensor) -> Tensor:
+    """Apply f = Linear, ReLU, Linear to the outputs of QP, the last M_qp tokens, (B, R, D_from) → (B, M_qp, D_to)."""
+    outputs = queried[:, queried.shape[1] - len(direction.query_prompts) :]  # (B, M_qp, D_from)
+    hidden = relu(linear(outputs, direction.inner_weight, direction.inner_bias))  # (B, M_qp, h)
+    return linear(hidden, direction.outer_weight, direction.outer_bias)  # (B, M_qp, D_to)
