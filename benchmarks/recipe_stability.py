@@ -1,4 +1,4 @@
-"""Is the demo's recipe stable? PMF's default over several seeds, and one architecture a fusion layer.
+"""Measure the stability of the demo's recipe: PMF's default over several seeds, and one architecture per fusion layer.
 
 Everything is measured on validation. Run: python -m benchmarks.recipe_stability [--seeds 5] [--json FILE] [--quick]
 """
@@ -17,6 +17,7 @@ from nas.config.load import load_config
 from nas.execution.placement import Placement
 from nas.execution.ray.executor import RayExecutor
 from nas.execution.worker import WorkerSetup
+from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.run.executors import write_worker_setup
 from nas.run.prepare import prepare
 from nas.run.tables import text_table
@@ -30,10 +31,10 @@ QUICK_STEPS = 10
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5, help="of the default architecture (default: 5)")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="2 seeds and a few steps: shows that the script works")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds of the default architecture (default: 5)")
+    parser.add_argument("--workers", type=int, default=2, help="number of workers (default: 2)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for the figures")
+    parser.add_argument("--quick", action="store_true", help="trial run: 2 seeds and a few steps")
     options = parser.parse_args()
     seeds = 2 if options.quick else options.seeds
     with build_reporter() as reporter, tempfile.TemporaryDirectory() as name:
@@ -43,12 +44,14 @@ def main() -> None:
         setup = write_worker_setup(config, prepared, directory, thread_count=1)
         steps = QUICK_STEPS if options.quick else full_step_count(config.recipe, len(prepared.store.splits["train"]))
         default = prepared.default
-        others = [
+        assert isinstance(default, PMFArchitecture)
+        others: list[Architecture] = [
             replace(default, fusion_layer=layer)
             for layer in config.space.choices["fusion_layer"]
             if layer != default.fusion_layer
         ]
-        runs = [(default, seed) for seed in range(seeds)] + [(other, seed) for other in others for seed in range(2)]
+        runs: list[tuple[Architecture, int]] = [(default, seed) for seed in range(seeds)]
+        runs += [(other, seed) for other in others for seed in range(2)]
         results = train_all(setup, runs, steps, options.workers)
     by_architecture: dict[Architecture, list[float]] = {}
     for result in results:
@@ -67,7 +70,7 @@ def main() -> None:
     figures = {
         "default_mean": statistics.mean(by_architecture[default]),
         "default_standard_deviation": statistics.stdev(by_architecture[default]),
-        "by_fusion_layer": {str(architecture.fusion_layer): scores for architecture, scores in by_architecture.items()},
+        "by_fusion_layer": {str(architecture.first_layer): scores for architecture, scores in by_architecture.items()},
         "steps": steps,
     }
     if options.json:
@@ -75,7 +78,7 @@ def main() -> None:
 
 
 def train_all(setup: WorkerSetup, runs: list[tuple[Architecture, int]], steps: int, workers: int) -> list[Result]:
-    """Train every architecture in full with its seed, on Ray workers, and return the results in the order given."""
+    """Train every architecture fully with its seed, on Ray workers, and return the results in the given order."""
     jobs = [
         Job(CandidateKey(number), architecture, "full", steps, seed, 0)
         for number, (architecture, seed) in enumerate(runs)

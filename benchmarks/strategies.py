@@ -1,17 +1,17 @@
-"""Strategies compared: how soon each finds the best, on the table, its surrogate, and functions on a larger space.
+"""Compare strategies: how soon each finds the best, on the table, its surrogate, and functions on a larger space.
 
-An evaluation is one noisy score, as one training would give it (`benchmarks.pmf_bench.landscapes`). Every strategy runs
-with the same seeds, its configuration as in `search_spaces/demo.yaml`, and nobody is given first candidates.
+An evaluation is one score with the noise of one training (`benchmarks.pmf_bench.landscapes`). Every strategy runs with
+the same seeds and the settings of `search_spaces/demo.yaml`, without initial architectures.
 
-- regret: the best mean there is, less the mean of the architecture whose score is the best so far.
-- evaluations_to_top_1_percent: until an architecture has been evaluated whose mean is among the best hundredth of the
-  space; the median over seeds. Seeds that never get there count as one more than all evaluations.
-- worse_than_random: one-sided Mann-Whitney test of these evaluations, below 0.05 after Holm's correction.
+- regret: the best mean of the space, minus the mean of the architecture with the best score so far.
+- evaluations_to_top_1_percent: the number of evaluations until an architecture was evaluated whose mean is in the best
+  hundredth of the space; the median over seeds. Seeds that never reach it count as all evaluations plus one.
+- worse_than_random: one-sided Mann-Whitney test of these numbers, below 0.05 after Holm's correction.
 
-Intervals are 95 % of the bootstrap over seeds.
+Intervals are 95 % bootstrap intervals over seeds.
 
-Takes an hour or more; what an earlier run that was ended early has left in the file of `--json` is not run again, and a
-file that has all strategies that are asked for is only shown. One that lacks some is made anew, with its own as well.
+Takes an hour or more. Finished searches in the file of `--json` are not repeated. If the file has all requested
+strategies, it is only shown; otherwise it is completed, and keeps the strategies that it already has.
 
 Run: python -m benchmarks.strategies [--seeds 50] [--evaluations 100] [--strategy NAME ...] [--table FILE] [--json FILE]
      [--quick]
@@ -44,11 +44,11 @@ _SHOWN = (10, 25, 50, 100)
 
 @dataclass(frozen=True)
 class Course:
-    """One search.
+    """The course of one search.
 
     Args:
-        regret: After every evaluation.
-        reached_top: Evaluations until the best hundredth was reached; one more than all if it was not.
+        regret: The regret after every evaluation.
+        reached_top: The number of evaluations until the best hundredth was reached; all plus one if it was not.
     """
 
     regret: list[float]
@@ -57,13 +57,13 @@ class Course:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=50)
-    parser.add_argument("--evaluations", type=int, default=100)
+    parser.add_argument("--seeds", type=int, default=50, help="number of seeds (default: 50)")
+    parser.add_argument("--evaluations", type=int, default=100, help="evaluations per search (default: 100)")
     parser.add_argument("--strategy", choices=STRATEGIES, nargs="+", default=list(STRATEGIES))
-    parser.add_argument("--table", type=Path, default=TABLE)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--table", type=Path, default=TABLE, help="table of trainings (default: the committed one)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for the figures; resumes from it if it exists")
     parser.add_argument(
-        "--quick", action="store_true", help="2 seeds, folds, and 10 evaluations: shows that the script works"
+        "--quick", action="store_true", help="trial run: 2 seeds, 2 folds and 10 evaluations"
     )
     options = parser.parse_args()
     seeds, evaluations, folds = (2, 10, 2) if options.quick else (options.seeds, options.evaluations, 10)
@@ -76,8 +76,8 @@ def main() -> None:
         return
     figures.setdefault("courses", {})
     figures["surrogate"] = cross_validated(read_table(options.table), folds)
-    said = ", ".join(f"{name} {value:.3f}" for name, value in figures["surrogate"].items())
-    print(f"surrogate, of architectures that were left out: {said}")
+    accuracy = ", ".join(f"{name} {value:.3f}" for name, value in figures["surrogate"].items())
+    print(f"surrogate on held-out architectures: {accuracy}")
     work = [
         (options.table, place, name, seed, evaluations)
         for place, landscape in enumerate(known(options.table))
@@ -92,7 +92,7 @@ def main() -> None:
             if name in courses:
                 continue
             courses[name] = list(itertools.islice(found, seeds))
-            print(f"{landscape.name}: {name} ended", flush=True)
+            print(f"{landscape.name}: {name} finished", flush=True)
             write_figures(options.json, figures)
         runs = {name: [Course(**entry) for entry in courses[name]] for name in wanted}
         figures["landscapes"][landscape.name] = summary(landscape, runs, evaluations)
@@ -102,12 +102,12 @@ def main() -> None:
         name: entry["evaluations_to_top_1_percent"] for name, entry in of_surrogate.items()
     }
     figures["default_strategy"] = load_config(DEMO).search.strategy
-    del figures["courses"]  # what was to be gone on with
+    del figures["courses"]  # only needed to resume
     write_figures(options.json, figures)
 
 
 def kept(path: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """Figures of an earlier run with the same settings, or none; with its courses if it was ended early."""
+    """Return the figures of an earlier run with the same settings, with its courses if it is unfinished; else none."""
     if path is not None and path.exists():
         figures: dict[str, Any] = json.loads(path.read_text())
         if {name: figures.get(name) for name in settings} == settings:
@@ -116,7 +116,7 @@ def kept(path: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def strategies_of(figures: dict[str, Any]) -> list[str]:
-    """Whose figures a run has, or has begun, in the order of `STRATEGIES`."""
+    """Return the strategies that a run has finished or begun, in the order of `STRATEGIES`."""
     finished = {name for entry in figures["landscapes"].values() for name in entry["strategies"]}
     begun = {name for courses in figures.get("courses", {}).values() for name in courses}
     return sorted(finished | begun, key=STRATEGIES.names().index)
@@ -124,18 +124,18 @@ def strategies_of(figures: dict[str, Any]) -> list[str]:
 
 @cache
 def known(path: Path) -> list[Landscape]:
-    """Read, and fitted, once a process."""
+    """Return the landscapes of a table, built once for each process."""
     return landscapes(path)
 
 
 def course_of(work: tuple[Path, int, str, int, int]) -> Course:
-    """One search of one strategy on one landscape."""
+    """Run one search of one strategy on one landscape."""
     path, place, name, seed, evaluations = work
     return course(known(path)[place], name, seed, evaluations)
 
 
 def course(landscape: Landscape, name: str, seed: int, evaluations: int) -> Course:
-    """Ask, evaluate, tell."""
+    """Run one search: propose, evaluate, observe."""
     strategy = build_strategy(
         name,
         space=landscape.space,
@@ -163,7 +163,7 @@ def course(landscape: Landscape, name: str, seed: int, evaluations: int) -> Cour
 
 
 def summary(landscape: Landscape, courses: dict[str, Sequence[Course]], evaluations: int) -> dict[str, Any]:
-    """Figures of one landscape."""
+    """Return the figures of one landscape."""
     found: dict[str, Any] = {}
     chance = [course.reached_top for course in courses.get("random", [])]
     for name, runs in courses.items():
@@ -189,12 +189,13 @@ def summary(landscape: Landscape, courses: dict[str, Sequence[Course]], evaluati
 
 
 def p_value(found: dict[str, Any], name: str) -> float:
+    """Return the p-value of the test against random search."""
     value: float = found[name]["p_worse_than_random"]
     return value
 
 
 def interval(values: NDArray[np.float64], statistic: str) -> tuple[float, float]:
-    """95 % of the bootstrap."""
+    """Return the 95 % bootstrap interval of a statistic."""
     drawn = np.random.default_rng(0).choice(values, (2000, len(values)))
     statistics = np.median(drawn, axis=1) if statistic == "median" else drawn.mean(axis=1)
     low, high = np.quantile(statistics, [0.025, 0.975])
@@ -202,6 +203,7 @@ def interval(values: NDArray[np.float64], statistic: str) -> tuple[float, float]
 
 
 def show(name: str, figures: dict[str, Any]) -> None:
+    """Print the table of one landscape."""
     print(
         f"\n{name}: best {figures['best']:.4f}, top hundredth from {figures['top_1_percent']:.4f}, one evaluation ± ",
         end="",

@@ -1,9 +1,8 @@
-"""What strategies are compared on, in milliseconds an evaluation: the table, a surrogate fitted to it, and functions.
+"""Landscapes for comparing strategies at milliseconds per evaluation: the table, a surrogate, synthetic functions.
 
-The surrogate answers for the whole space of the table, in the manner of NAS-Bench-301 (Zela et al., ICLR 2022): a
-Gaussian process on the genes, each as the logarithm of one more than its value, fitted to the accuracies of all single
-trainings, so that the noise between seeds is one of its parameters. An evaluation of table or surrogate is noisy as one
-training is.
+The surrogate covers the whole space of the table, in the manner of NAS-Bench-301 (Zela et al., ICLR 2022): a Gaussian
+process on the genes, each transformed to log2(1 + value), fitted to the accuracies of all single trainings, so that the
+noise between seeds is one of its parameters. An evaluation of the table or the surrogate has the noise of one training.
 """
 
 import functools
@@ -31,12 +30,12 @@ METRIC = "accuracy"
 
 
 class Landscape(ABC):
-    """What architectures come to.
+    """The quality of every architecture of a space.
 
     Args:
-        name: For tables.
-        space: What strategies may propose.
-        noise: Standard deviation of one evaluation.
+        name: The name in tables.
+        space: The search space of the strategies.
+        noise: The standard deviation of one evaluation.
     """
 
     def __init__(self, name: str, space: SearchSpace, noise: float) -> None:
@@ -46,37 +45,37 @@ class Landscape(ABC):
 
     @abstractmethod
     def mean(self, architecture: Architecture) -> float:
-        """What it comes to on average; higher is better."""
+        """Return the mean quality of an architecture; higher is better."""
 
     @property
     @abstractmethod
     def best(self) -> float:
-        """The highest mean."""
+        """The highest mean of the space."""
 
     @property
     @abstractmethod
     def top(self) -> float:
-        """What the best hundredth of the space comes to at least."""
+        """The lowest mean within the best hundredth of the space."""
 
     def knows(self, architecture: Architecture) -> bool:
-        """Whether it can be evaluated."""
+        """Return whether the architecture can be evaluated."""
         return architecture in self.space
 
     def evaluate(self, architecture: Architecture, seed: int) -> float:
-        """One evaluation: the same twice for the same seed."""
+        """Return one noisy evaluation; the same seed gives the same value."""
         values = list(self.space.encode(architecture).values())
         rng = random.Random(seed_from(seed, "noise", *values))
         return self.mean(architecture) + rng.gauss(0.0, self.noise)
 
 
 class Listed(Landscape):
-    """All means are known.
+    """A landscape with a known mean for every architecture that can be evaluated.
 
     Args:
-        name: For tables.
-        space: What strategies may propose.
-        noise: Standard deviation of one evaluation.
-        means: Of every architecture that can be evaluated.
+        name: The name in tables.
+        space: The search space of the strategies.
+        noise: The standard deviation of one evaluation.
+        means: The mean quality of each architecture that can be evaluated.
     """
 
     def __init__(self, name: str, space: SearchSpace, noise: float, means: Mapping[Architecture, float]) -> None:
@@ -100,16 +99,16 @@ class Listed(Landscape):
 
 
 def tabular(table: Table) -> Landscape:
-    """The trainings themselves: only architectures of the table can be evaluated."""
+    """Return the landscape of the trainings themselves; only architectures of the table can be evaluated."""
     space = load_config(SPACES / "demo.yaml").space
     return Listed("table", space, table.seed_deviation(METRIC), table.means(METRIC))
 
 
 class Surrogate:
-    """The fitted process.
+    """A Gaussian process fitted to all trainings of a table.
 
     Args:
-        table: Trainings.
+        table: The trainings to fit.
     """
 
     def __init__(self, table: Table) -> None:
@@ -117,16 +116,17 @@ class Surrogate:
 
     @property
     def noise(self) -> float:
-        """Standard deviation of one training, as fitted."""
+        """The fitted standard deviation of one training."""
         return float(np.sqrt(self._process.kernel_.k2.noise_level) * self._process._y_train_std)
 
     def means(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
+        """Return the predicted mean accuracy of each architecture, (N,)."""
         values: NDArray[np.float64] = self._process.predict(features(architectures))
         return values
 
 
 def cross_validated(table: Table, folds: int) -> dict[str, float]:
-    """Rank correlation of what surrogates say of architectures that were left out with their mean over two seeds."""
+    """Return the rank correlations of predictions for held-out architectures with their means over two seeds."""
     means = table.means(METRIC)
     chosen = list(means)
     predicted = np.empty(len(chosen))
@@ -142,43 +142,43 @@ def cross_validated(table: Table, folds: int) -> dict[str, float]:
 
 
 def features(architectures: Sequence[Architecture]) -> NDArray[np.float64]:
-    """(N, genes)."""
+    """Return log2(1 + value) of every gene, (N, genes)."""
     return np.log2(1.0 + np.array([list(architecture.values().values()) for architecture in architectures], float))
 
 
 def fitted(rows: Sequence[tuple[Architecture, float]]) -> GaussianProcessRegressor:
-    """A process fitted to single trainings."""
+    """Fit a Gaussian process to single trainings."""
     kernel = ConstantKernel(1.0) * Matern([1.0] * 5, (0.1, 100.0), nu=2.5) + WhiteKernel(0.5, (1e-3, 10.0))
     process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=2, random_state=0)
     inputs = features([architecture for architecture, _ in rows])
     with warnings.catch_warnings():
-        # A gene that says nothing has no length within any bounds.
+        # The length scale of an irrelevant gene reaches its bound.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return process.fit(inputs, [value for _, value in rows])
 
 
 def surrogate(table: Table) -> Landscape:
-    """The fitted process on the whole space."""
+    """Return the landscape of a surrogate over the whole space of the table."""
     space = load_config(SPACES / "demo.yaml").space
-    everyone = list(space)
+    everything = list(space)
     process = Surrogate(table)
-    means = dict(zip(everyone, process.means(everyone).tolist(), strict=True))
+    means = dict(zip(everything, process.means(everything).tolist(), strict=True))
     return Listed("surrogate", space, process.noise, means)
 
 
 class Function(Landscape):
-    """A function on a space too large to list, whose optimum is known by construction.
+    """A synthetic function on a space too large to enumerate, whose optimum is known by construction.
 
-    Every variable has a value that it wants; being off costs, by how many places. Pairs of variables agree: being off
-    in both the same way is not as bad as being off in one (`interaction`), so that genes cannot be chosen one by one.
-    With `steps` the function takes only so many values, so that most changes change nothing.
+    Every variable has an optimal value; the cost grows with the distance from it. Variables are paired: an equal
+    distance in both costs less than a distance in one of them (`interaction`), so that genes cannot be optimised
+    separately. With `steps` the function is rounded to that many levels, so that most changes have no effect.
 
     Args:
-        name: For tables.
-        space: What strategies may propose.
-        noise: Standard deviation of one evaluation; the function goes from 0 to 1.
-        interaction: Part of the cost that comes from pairs.
-        steps: Levels; None for as many as there are.
+        name: The name in tables.
+        space: The search space of the strategies.
+        noise: The standard deviation of one evaluation; the function ranges from 0 to 1.
+        interaction: The fraction of the cost that comes from pairs.
+        steps: The number of levels; None for no rounding.
     """
 
     _SAMPLED = 20_000
@@ -194,9 +194,9 @@ class Function(Landscape):
             for variable in free
         }
         names = [variable.name for variable in free]
-        self._wanted = {name: rng.choice(list(self._places[name].values())) for name in names}
-        # Fusing early is best here, or genes of layers that do not fuse could be chosen in vain.
-        self._wanted["fusion_layer"] = 0.0
+        self._optimal = {name: rng.choice(list(self._places[name].values())) for name in names}
+        # Early fusion is optimal; otherwise genes of layers that do not fuse would have no effect.
+        self._optimal["fusion_layer"] = 0.0
         weights = [rng.expovariate(1.0) for _ in names]
         self._weights = {name: weight / sum(weights) for name, weight in zip(names, weights, strict=True)}
         shuffled = names[:]
@@ -204,16 +204,26 @@ class Function(Landscape):
         self._pairs = list(zip(names, shuffled, strict=True))
         self._interaction, self._steps = interaction, steps
 
+    @property
+    def optimum(self) -> Architecture:
+        """The architecture with the optimal value of every variable."""
+        fixed = {variable.name: variable.choices[0] for variable in self.space.variables}
+        optimal = {
+            name: next(value for value, place in places.items() if place == self._optimal[name])
+            for name, places in self._places.items()
+        }
+        return self.space.decode(fixed | optimal)
+
     def mean(self, architecture: Architecture) -> float:
         values = self.space.encode(architecture)
-        # What an architecture does not have is as far off as can be.
+        # A variable that an architecture does not have counts as the largest distance.
         off = {
-            name: self._places[name][values[name]] - wanted if name in values else 1.0
-            for name, wanted in self._wanted.items()
+            name: self._places[name][values[name]] - optimal if name in values else 1.0
+            for name, optimal in self._optimal.items()
         }
-        alone = sum(self._weights[name] * abs(distance) for name, distance in off.items())
-        together = sum(self._weights[first] * abs(off[first] - off[second]) for first, second in self._pairs) / 2
-        value = 1.0 - (1.0 - self._interaction) * alone - self._interaction * together - 0.01 * alone
+        single = sum(self._weights[name] * abs(distance) for name, distance in off.items())
+        paired = sum(self._weights[first] * abs(off[first] - off[second]) for first, second in self._pairs) / 2
+        value = 1.0 - (1.0 - self._interaction) * single - self._interaction * paired - 0.01 * single
         return value if self._steps is None else round(value * self._steps) / self._steps
 
     @property
@@ -221,15 +231,15 @@ class Function(Landscape):
         return 1.0
 
     @functools.cached_property
-    def top(self) -> float:  # type: ignore[override]
-        """What the best hundredth comes to, of a sample."""
+    def top(self) -> float:
+        """The lowest mean within the best hundredth of a random sample."""
         rng = random.Random(0)
         means = sorted((self.mean(self.space.sample(rng)) for _ in range(self._SAMPLED)), reverse=True)
         return means[self._SAMPLED // 100]
 
 
 def functions() -> list[Landscape]:
-    """Interactions, plateaus, noise."""
+    """Return the synthetic landscapes: interactions, plateaus, noise."""
     space = load_config(SPACES / "demo_per_layer.yaml").space
     return [
         Function("interactions", space, 0.01, interaction=0.5),
@@ -239,6 +249,6 @@ def functions() -> list[Landscape]:
 
 
 def landscapes(path: Path = TABLE) -> list[Landscape]:
-    """All of them."""
+    """Return all landscapes: the table, its surrogate and the synthetic functions."""
     table = read_table(path)
     return [tabular(table), surrogate(table), *functions()]

@@ -1,12 +1,12 @@
-"""Makes the table: trains architectures of the demo's space in full, from fresh weights, in the project's own workers.
+"""Build the table: train architectures of the demo's space fully, from fresh weights, in the project's own workers.
 
-160 architectures: the 32 corners of the space, PMF's default, and for every L_f as many others as make up its third,
-drawn from equal shares of their order by trainable parameters. Seeds 0 and 1 for all, 2 and 3 as well for 40 of them,
-spread in the same way: they tell how well two seeds rank (`kendall_tau_ceiling`).
+160 architectures: the 32 corners of the space, PMF's default, and further ones that fill up one third for each L_f,
+drawn from equal parts of their order by trainable parameters. All are trained with seeds 0 and 1, and 40 of them,
+spread in the same way, also with seeds 2 and 3: these show how well two seeds rank (`kendall_tau_ceiling`).
 
-Every training is in the table when the next one starts, so this can be stopped and started again at any time. Peaks are
-measured at the end, in a few steps of each architecture. What makes a number another one (recipe, data, encoders) is in
-the table too, and a table of others is refused.
+Every training is written to the table before the next one starts, so the program can be stopped and started again at
+any time. Peaks are measured at the end, in a few steps of each architecture. The table records everything that its
+numbers depend on (recipe, data, encoders); a table with other settings is rejected.
 
 Run: python -m benchmarks.pmf_bench.make [--table FILE] [--workers 2] [--quick]
 """
@@ -57,23 +57,23 @@ ARCHITECTURES, REPEATED = 160, 40
 SEEDS, MORE_SEEDS = (0, 1), (2, 3)
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "cross_entropy")
-"""Kept of each training."""
+"""The metrics stored for each training."""
 
 _PEAK_STEPS = 3
-"""Of the trainings in which peaks are measured; the largest batch of a training is not much larger than others."""
+"""The number of steps in which a peak is measured; the batches of a training differ little in size."""
 
 _TEST = "test "
-"""Marks a metric of the test split on its way from a worker."""
+"""Prefix of test metrics in the results of a worker."""
 
 Training = tuple[Architecture, int]
-"""An architecture and the seed to train it with."""
+"""An architecture and the seed of its training."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=Path, default=TABLE, help="begun anew where there is none")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="two trainings of two steps, kept nowhere")
+    parser.add_argument("--table", type=Path, default=TABLE, help="file of the table; created if missing")
+    parser.add_argument("--workers", type=int, default=2, help="number of workers (default: 2)")
+    parser.add_argument("--quick", action="store_true", help="trial run: two trainings of two steps, not stored")
     options = parser.parse_args()
     with build_reporter() as reporter, tempfile.TemporaryDirectory() as name:
         config = few_samples(Path(name)) if options.quick else load_config(DEMO)
@@ -82,7 +82,9 @@ def main() -> None:
         made_with = facts(config, prepared)
         table = read_table(path) if path.exists() else Table(made_with, [])
         if table.made_with != made_with:
-            raise SystemExit(f"{path}: was made with {table.made_with}; expected {made_with}; make another by --table")
+            raise SystemExit(
+                f"{path}: has other settings; expected {made_with}, got {table.made_with}; give another file as --table"
+            )
         wanted = trainings(config.space, prepared)
         steps = full_step_count(config.recipe, len(prepared.store.splits["train"]))
         if options.quick:
@@ -99,14 +101,14 @@ def main() -> None:
             build_dispatcher(config, prepared, executor).run(plan, is_over=lambda: False)
             build_dispatcher(config, prepared, executor).run(PeakPlan(plan), is_over=lambda: False)
         except KeyboardInterrupt:
-            reporter.note("stopped; every finished training is in the table")
+            reporter.note("interrupted: every finished training is in the table")
         finally:
             executor.close()
-        reporter.note(f"{len(plan.rows)} of {len(wanted)} trainings are in {path}")
+        reporter.note(f"{path}: {len(plan.rows)} of {len(wanted)} trainings")
 
 
 def facts(config: Config, prepared: SearchContext) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Return everything that the numbers of a table depend on."""
     values = config_as_dict(config)
     return {
         "space": values["space"],
@@ -118,9 +120,9 @@ def facts(config: Config, prepared: SearchContext) -> dict[str, Any]:
 
 
 def trainings(space: SearchSpace, prepared: SearchContext) -> list[Training]:
-    """What is trained, in this order."""
+    """Return the trainings of the table in their order."""
     chosen = architectures(space, prepared.default, prepared.memory.parameter_count)
-    random.Random(0).shuffle(chosen)  # so that half a table is a fair one
+    random.Random(0).shuffle(chosen)  # so that an unfinished table is a fair sample
     pairs = [(architecture, seed) for architecture in chosen for seed in SEEDS]
     return pairs + [(architecture, seed) for architecture in chosen[:REPEATED] for seed in MORE_SEEDS]
 
@@ -128,13 +130,13 @@ def trainings(space: SearchSpace, prepared: SearchContext) -> list[Training]:
 def architectures(
     space: SearchSpace, default: Architecture, size: Callable[[Architecture], int], count: int = ARCHITECTURES
 ) -> list[Architecture]:
-    """The corners of a space, the default, and others, spread evenly over L_f and, within it, over their size.
+    """Return the corners of a space, the default, and others spread evenly over L_f and, for each L_f, over their size.
 
     Args:
-        space: Whose.
-        default: PMF's.
-        size: Of an architecture, by which they are spread.
-        count: How many in all.
+        space: The search space.
+        default: PMF's default architecture.
+        size: Callback that returns the size of an architecture.
+        count: The total number of architectures.
     """
     rng = random.Random(0)
     ends = {gene: {space.choices[gene][0], space.choices[gene][-1]} for gene in GENES}
@@ -143,15 +145,15 @@ def architectures(
     layers = space.choices["fusion_layer"]
     for place, layer in enumerate(layers):
         share = count // len(layers) + (place < count % len(layers))
-        missing = share - sum(entry.fusion_layer == layer for entry in chosen)
-        rest = sorted((entry for entry in space if entry.fusion_layer == layer and entry not in chosen), key=size)
+        missing = share - sum(entry.first_layer == layer for entry in chosen)
+        rest = sorted((entry for entry in space if entry.first_layer == layer and entry not in chosen), key=size)
         cuts = [round(index * len(rest) / missing) for index in range(missing + 1)]
         chosen += [rng.choice(rest[start:stop]) for start, stop in itertools.pairwise(cuts)]
     return chosen
 
 
 def test_features(config: Config, prepared: SearchContext, reporter: Reporter) -> FeatureStore:
-    """Features of the test split, in a store of their own: the one of train and validation is a search's."""
+    """Open or build a separate feature store of the test split; the store of a search has train and validation only."""
     dataset = read_dataset(config.data, ["test"], prepared.store.class_names)
     return open_or_build(
         dataset=Dataset(dataset.class_names, {"test": dataset.splits["test"]}),
@@ -169,7 +171,7 @@ def test_features(config: Config, prepared: SearchContext, reporter: Reporter) -
 
 
 class TableWorker(CandidateWorker):
-    """Evaluates on test what it has trained; measures peaks.
+    """Worker that also evaluates trained models on test, and measures peaks.
 
     Args:
         test_features: A complete feature store of the test split.
@@ -185,7 +187,7 @@ class TableWorker(CandidateWorker):
         self, job: Job, *, limit_bytes: int | None, should_stop: Callable[[], bool] = lambda: False
     ) -> list[Result]:
         if job.step_count == _PEAK_STEPS:
-            # With less than it takes to keep what it frees.
+            # Below the limit from which a worker keeps the memory that it frees.
             limit_bytes = bytes_with_fragmentation(job.reserved_bytes) - 1
             results = super().run(job, limit_bytes=limit_bytes, should_stop=should_stop)
             self.setup.weights_path(job.key).unlink()
@@ -201,15 +203,15 @@ class TableWorker(CandidateWorker):
 
 
 class TablePlan(Plan):
-    """The trainings that are not in the table yet; each is written when it has ended.
+    """Runs the trainings that are missing in the table; each is written as soon as it has finished.
 
     Args:
-        wanted: All of them, in their order.
-        table: What is there.
-        path: Of the table.
-        prepared: Encoders, features and memory predictions.
-        step_count: Of a training.
-        reporter: Told what ends.
+        wanted: All trainings of the table, in their order.
+        table: The trainings so far.
+        path: The file of the table.
+        prepared: The encoders, features and memory predictions of the search.
+        step_count: The number of steps of a training.
+        reporter: Receives a note for each finished training.
     """
 
     def __init__(
@@ -259,17 +261,17 @@ class TablePlan(Plan):
         )
 
     def write(self) -> None:
-        """What there is, to the file."""
+        """Write all rows to the file."""
         Table(self._table.made_with, self.rows).write(self._path)
 
     def job(self, trial: int, architecture: Architecture, step_count: int, seed: int) -> Job:
-        """A training."""
+        """Return the job of one training."""
         return Job(
             key=CandidateKey(trial),
             architecture=architecture,
             stage="full",
             step_count=step_count,
-            seed=architecture_seed(seed, "table", architecture),  # a search's finalists have other seeds
+            seed=architecture_seed(seed, "table", architecture),  # differs from the seeds of a search's finalists
             predicted_peak_bytes=self._prepared.memory.predict(architecture).peak_bytes,
         )
 
@@ -281,10 +283,10 @@ class TablePlan(Plan):
 
 
 class PeakPlan(Plan):
-    """Peaks of the architectures in a table that have none yet.
+    """Measures the missing peaks of the architectures in a table.
 
     Args:
-        plan: Has the table's rows.
+        plan: The plan that holds the rows of the table.
     """
 
     def __init__(self, plan: TablePlan) -> None:

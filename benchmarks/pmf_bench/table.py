@@ -1,4 +1,4 @@
-"""The table of trainings: what a row holds, how it is kept, and what is asked of it."""
+"""The table of trainings: its rows, its file, and statistics over it."""
 
 import json
 import statistics
@@ -22,15 +22,15 @@ class Row:
     """One training.
 
     Args:
-        architecture: What was trained.
-        seed: 0, 1, ...: of fresh weights and the order of samples, independent of those of any search.
-        validation: Metrics on validation, as `nas.training.metrics.evaluate_logits` names them.
-        test: The same on test. Nothing is chosen by them.
-        trainable_parameters: How many.
-        predicted_peak_bytes: Private memory of the worker, predicted.
-        measured_peak_bytes: The same, measured in a few steps by a worker that gives back what it frees; None if that
-            was not done yet.
-        seconds: Of the training and its evaluation on validation, on a machine that may do other work.
+        architecture: The trained architecture.
+        seed: The seed of fresh weights and sample order (0, 1, ...), independent of the seeds of any search.
+        validation: Metrics on validation, named as in `nas.training.metrics.evaluate_logits`.
+        test: The same metrics on test; they are never used to choose anything.
+        trainable_parameters: The number of trainable parameters.
+        predicted_peak_bytes: The predicted private memory of the worker.
+        measured_peak_bytes: The private memory measured in a few steps by a worker that returns the memory it frees;
+            None if not measured yet.
+        seconds: The time of training and evaluation on validation, on a machine that may run other programs.
     """
 
     architecture: Architecture
@@ -44,6 +44,7 @@ class Row:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Row":
+        """Return the row that `dataclasses.asdict` turned into a dictionary."""
         return cls(**{**values, "architecture": PMFArchitecture(**values["architecture"])})
 
 
@@ -51,8 +52,8 @@ class Table:
     """All trainings so far.
 
     Args:
-        made_with: What the numbers depend on: recipe, data, encoders, versions.
-        rows: At most one for an architecture and seed.
+        made_with: Everything that the numbers depend on: recipe, data, encoders, versions.
+        rows: The trainings, at most one for each architecture and seed.
     """
 
     def __init__(self, made_with: Mapping[str, Any], rows: Iterable[Row]) -> None:
@@ -61,14 +62,14 @@ class Table:
 
     @cached_property
     def by_architecture(self) -> dict[Architecture, dict[int, Row]]:
-        """Architecture → seed → its training."""
+        """Return architecture → seed → training."""
         found: dict[Architecture, dict[int, Row]] = defaultdict(dict)
         for row in self.rows:
             found[row.architecture][row.seed] = row
         return dict(found)
 
     def means(self, metric: str, seeds: Iterable[int] = (0, 1), split: str = "validation") -> dict[Architecture, float]:
-        """Architecture → mean over seeds, of those that were trained with all of these."""
+        """Return architecture → mean over seeds, for architectures trained with all of these seeds."""
         wanted = tuple(seeds)
         return {
             architecture: statistics.fmean(getattr(rows[seed], split)[metric] for seed in wanted)
@@ -77,22 +78,26 @@ class Table:
         }
 
     def rows_of(self, metric: str, split: str = "validation") -> list[tuple[Architecture, float]]:
-        """Every training's architecture and metric."""
+        """Return the architecture and the metric of every training."""
         return [(row.architecture, getattr(row, split)[metric]) for row in self.rows]
 
     def seed_deviation(self, metric: str, split: str = "validation") -> float:
-        """Standard deviation over seeds of one architecture, pooled over all with more than one seed."""
+        """Return the standard deviation over seeds of an architecture, pooled over all with more than one seed.
+
+        Raises:
+            ValueError: If no architecture has two seeds.
+        """
         squares, freedom = 0.0, 0
         for rows in self.by_architecture.values():
             values = [getattr(row, split)[metric] for row in rows.values()]
             squares += sum((value - statistics.fmean(values)) ** 2 for value in values)
             freedom += len(values) - 1
         if not freedom:
-            raise ValueError("no architecture was trained with two seeds")
+            raise ValueError("table: no architecture has two seeds; expected at least one")
         return float((squares / freedom) ** 0.5)
 
     def write(self, path: Path) -> None:
-        """Replace the file; one row a line, so that two versions compare well."""
+        """Replace the file atomically, with one row per line, so that diffs are readable."""
         rows = ",\n".join(json.dumps(asdict(row)) for row in self.rows)
         write_atomically(
             path, f'{{"made_with": {json.dumps(self.made_with, indent=1)},\n"rows": [\n{rows}\n]}}\n'.encode()
@@ -100,6 +105,6 @@ class Table:
 
 
 def read_table(path: Path = TABLE) -> Table:
-    """What was written."""
+    """Read a table that `Table.write` wrote."""
     values = json.loads(path.read_text())
     return Table(values["made_with"], [Row.from_dict(row) for row in values["rows"]])

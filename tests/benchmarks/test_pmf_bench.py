@@ -1,4 +1,4 @@
-"""PMF-Bench: which architectures are in the table, and what strategies are compared on."""
+"""PMF-Bench: the selection of architectures, the table, and the landscapes for comparing strategies."""
 
 import math
 import random
@@ -26,7 +26,7 @@ def truth(architecture: Architecture) -> float:
 
 @pytest.fixture(scope="module")
 def table() -> Table:
-    """As the real one, of a function with noise."""
+    """A table with the architectures of the real one, and values of a noisy function."""
     rng = random.Random(0)
     rows = []
     for architecture in architectures(SPACE, DEFAULT, lambda entry: hash(entry) % 97):
@@ -36,10 +36,9 @@ def table() -> Table:
     return Table({"recipe": "none"}, rows)
 
 
-def test_corners_and_default_are_in_it_and_the_rest_is_spread_over_layers_and_sizes() -> None:
+def test_table_has_corners_and_default_and_spreads_the_rest_over_layers_and_sizes() -> None:
     def size(entry: Architecture) -> int:
-        (sizes, _) = entry.at(0)
-        return 100 * sizes.mapping_width + sizes.query_prompts
+        return 100 * entry.value_at("mapping_width", 0)[0] + entry.value_at("query_prompts", 0)[0]
 
     chosen = architectures(SPACE, DEFAULT, size)
     assert len(chosen) == len(set(chosen)) == 160 and DEFAULT in chosen
@@ -47,35 +46,38 @@ def test_corners_and_default_are_in_it_and_the_rest_is_spread_over_layers_and_si
     corners = [entry for entry in SPACE if all(getattr(entry, gene) in ends[gene] for gene in GENES)]
     assert len(corners) == 32 and set(corners) <= set(chosen)
     for layer in (3, 4, 5):
-        of_layer = [entry for entry in chosen if entry.fusion_layer == layer]
+        of_layer = [entry for entry in chosen if entry.first_layer == layer]
         assert len(of_layer) in (53, 54)
         widths = [sum(size(entry) // 100 == width for entry in of_layer) for width in SPACE.choices["mapping_width"]]
         assert min(widths) >= 9
 
 
-def test_a_table_survives_its_file_and_knows_its_noise(table: Table, tmp_path: Path) -> None:
+def test_table_is_equal_after_writing_and_reading(table: Table, tmp_path: Path) -> None:
     table.write(tmp_path / "table.json")
     again = read_table(tmp_path / "table.json")
     assert again.rows == table.rows and again.made_with == table.made_with
-    assert again.seed_deviation("accuracy") == pytest.approx(NOISE, rel=0.15)
-    means = again.means("accuracy")
-    assert len(means) == 160 and again.means("accuracy", seeds=(0, 2)) == {}
-    first = again.by_architecture[DEFAULT]
+
+
+def test_table_estimates_noise_and_means(table: Table) -> None:
+    assert table.seed_deviation("accuracy") == pytest.approx(NOISE, rel=0.15)
+    means = table.means("accuracy")
+    assert len(means) == 160 and table.means("accuracy", seeds=(0, 2)) == {}
+    first = table.by_architecture[DEFAULT]
     assert means[DEFAULT] == pytest.approx((first[0].validation["accuracy"] + first[1].validation["accuracy"]) / 2)
 
 
-def test_the_surrogate_answers_for_the_whole_space_with_the_noise_of_the_table(table: Table) -> None:
+def test_surrogate_covers_the_whole_space_with_the_noise_of_the_table(table: Table) -> None:
     landscape = surrogate(table)
-    everyone = list(SPACE)
-    errors = [landscape.mean(entry) - truth(entry) for entry in everyone]
+    everything = list(SPACE)
+    errors = [landscape.mean(entry) - truth(entry) for entry in everything]
     assert max(map(abs, errors)) < 3 * NOISE and sum(map(abs, errors)) / len(errors) < NOISE / 2
     assert landscape.noise == pytest.approx(NOISE, rel=0.2)
-    assert sum(landscape.mean(entry) >= landscape.top for entry in everyone) == 7
-    assert landscape.best == max(landscape.mean(entry) for entry in everyone)
+    assert sum(landscape.mean(entry) >= landscape.top for entry in everything) == 7
+    assert landscape.best == max(landscape.mean(entry) for entry in everything)
     assert cross_validated(table, folds=4)["kendall_tau"] > 0.6
 
 
-def test_an_evaluation_is_noisy_and_the_same_twice(table: Table) -> None:
+def test_evaluation_is_noisy_but_reproducible(table: Table) -> None:
     landscape = tabular(table)
     assert landscape.evaluate(DEFAULT, 3) == landscape.evaluate(DEFAULT, 3) != landscape.evaluate(DEFAULT, 4)
     values = [landscape.evaluate(DEFAULT, seed) for seed in range(300)]
@@ -86,14 +88,9 @@ def test_an_evaluation_is_noisy_and_the_same_twice(table: Table) -> None:
 
 
 @pytest.mark.parametrize("landscape", functions(), ids=lambda landscape: landscape.name)
-def test_a_functions_best_is_where_everything_is_as_wanted(landscape: Function) -> None:
+def test_synthetic_function_is_best_at_its_optimum(landscape: Function) -> None:
     rng = random.Random(0)
     sample = [landscape.mean(landscape.space.sample(rng)) for _ in range(2000)]
     assert max(sample) <= landscape.best
-    wanted = {
-        name: next(value for value, place in places.items() if place == landscape._wanted[name])
-        for name, places in landscape._places.items()
-    }
-    fixed = {variable.name: variable.choices[0] for variable in landscape.space.variables}
-    assert landscape.mean(landscape.space.decode(fixed | wanted)) == pytest.approx(1.0)
+    assert landscape.mean(landscape.optimum) == pytest.approx(1.0)
     assert 0.003 < sum(value >= landscape.top for value in sample) / len(sample) < 0.12
