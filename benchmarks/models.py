@@ -79,7 +79,7 @@ def few_samples(directory: Path) -> Config:
         writer.writeheader()
         writer.writerows(kept)
     data = replace(config.data, manifest=str(manifest.resolve()))
-    return replace(config, data=data, search=replace(config.search, training_steps=2))
+    return replace(config, data=data, search=replace(config.search, short_training_steps=2))
 
 
 def write_figures(path: Path | None, figures: dict[str, Any]) -> None:

@@ -1,28 +1,28 @@
-"""Is the answer of a search better than PMF's default, and than that of random search in the same time?
+"""Compare the best architecture of a search with PMF's default and with random search within the same time.
 
-The whole search on the demo, with a fixed budget and five seeds, once with the default strategy and once at random;
-both train the default as well. One training says little of an architecture, so each search's answer and the default are
-trained with further seeds, `--trainings` in all. The exported models, those of the searches and the further ones, are
-then asked for every item of one split, from raw images and texts.
+Runs whole searches of the demo with a fixed budget and five seeds, once with the default strategy and once at random;
+both train the default as well. A single training is a noisy measurement, so the best architecture of each search and
+the default are trained with further seeds, `--trainings` in total. All exported models, of the searches and of the
+further trainings, then classify every item of one split, from raw images and texts.
 
-- gain_over_default: the answers' accuracy less the default's, on average over searches and trainings.
-- gain_over_random: less that of random search's answers.
-- of_exported: both for the models that the searches have exported, alone.
-- regret: how much better the best architecture of the table is than the answers are on average, on validation. Both are
-  what the surrogate fitted to all trainings of the table says, which knows every architecture of the space; the highest
-  of the table's 160 means of two seeds is high by luck as well. The regret to that one (`regret_to_highest_mean`), and
-  the table's noise between seeds, stand beside it.
+- gain_over_default: accuracy of the searches' best architectures minus the default's, averaged over searches and
+  trainings.
+- gain_over_random: the same minus the accuracy of random search.
+- of_exported: both gains for the models that the searches exported.
+- regret: the validation accuracy of the best architecture of the table minus the mean of the searches' best, both as
+  predicted by the surrogate, which is fitted to all trainings of the table and covers the whole space. The highest of
+  the table's 160 means of two seeds is partly luck; the regret to it (`regret_to_highest_mean`) and the table's noise
+  between seeds are reported as well.
+- table_best: how much of an advantage on validation remains on test: the best tenth of the table on validation by one
+  seed, and its means on validation and on test by the other seed.
 
-- table_best: what of being better on validation is left on test: the tenth of the table that is best on validation by
-  one seed, and its mean on validation and on test by the other.
+Intervals are 95 % paired bootstrap intervals: searches, each with all of its trainings, and items are resampled, and
+both models of a pair are compared on the same items. Trainings within a search are not resampled: their noise is part
+of the differences between searches (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8).
 
-Intervals are 95 % of the paired bootstrap: searches, each with all of its trainings, and items are drawn anew, and both
-models of a pair are asked for the same items. Trainings within a search are not: the noise of theirs is in how searches
-differ already (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8).
-
-No search is given the test split: validation stands in its place. `--split` says on which items the exported models are
-then compared: validation, for development, where figures of the searches' own models are too high, since answers were
-chosen there; test, for the end, once. Searches, trainings and models' answers that are there already are kept.
+No search has access to the test split: validation takes its place. `--split` selects the items on which the exported
+models are compared: validation for development, where the accuracy of the searches' own models is too high, because
+they were chosen there; test once, at the end. Existing searches, trainings and predictions are reused.
 
 Run: python -m benchmarks.search_quality [--split validation|test] [--budget 6m] [--seeds 0 1 2 3 4] [--trainings 4]
      [--runs DIR] [--table FILE] [--json FILE] [--quick]
@@ -55,7 +55,7 @@ from nas.run.commands import Overrides, resume, start
 from nas.run.directory import CONFIG
 from nas.run.evaluate import logits_of_samples
 from nas.run.executors import ExecutionOptions, write_worker_setup
-from nas.run.export import export_result
+from nas.run.export import TrainedWeights, export_result
 from nas.run.exported_model import DESCRIPTION, open_exported
 from nas.run.finalize import RELIABILITY
 from nas.run.model_parts import ModelParts
@@ -70,7 +70,7 @@ from nas.training.trainer import full_step_count
 _RESAMPLED = 5000
 
 Correct = NDArray[np.float64]
-"""1 where a model is right, (searches, trainings, items)."""
+"""1 where a model is correct, else 0, (searches, trainings, items)."""
 
 
 def main() -> None:
@@ -78,11 +78,13 @@ def main() -> None:
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
     parser.add_argument("--budget", default="6m")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--trainings", type=int, default=4, help="of each answer, with its search's own")
-    parser.add_argument("--runs", type=Path, default=Path("runs") / "search_quality", help="where the runs lie")
-    parser.add_argument("--table", type=Path, default=TABLE)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="one seed, 4 architectures: shows that the script works")
+    parser.add_argument(
+        "--trainings", type=int, default=4, help="trainings of each architecture, including the search's own"
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs") / "search_quality", help="folder of the runs")
+    parser.add_argument("--table", type=Path, default=TABLE, help="table of trainings (default: the committed one)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for the figures")
+    parser.add_argument("--quick", action="store_true", help="trial run: one seed, 4 architectures")
     options = parser.parse_args()
     seeds, budget, trainings = ([0], "4", 2) if options.quick else (options.seeds, options.budget, options.trainings)
     directory = options.runs / budget
@@ -102,8 +104,8 @@ def main() -> None:
         "default": [[run / "default"] for run in found[own]],
     }
     train_further(config, directory / "further", seeds, models, trainings, is_quick=options.quick)
-    asked = load_config(DEMO) if options.split == "test" else config
-    figures = compared(asked, options.split, options.table, found[own], models, is_quick=options.quick)
+    evaluated = load_config(DEMO) if options.split == "test" else config
+    figures = compared(evaluated, options.split, options.table, found[own], models, is_quick=options.quick)
     figures |= {"split": options.split, "budget": budget, "seeds": seeds, "trainings": trainings, "strategy": own}
     show(figures)
     if options.json:
@@ -111,9 +113,9 @@ def main() -> None:
 
 
 def search_file(directory: Path, *, is_quick: bool) -> Path:
-    """The demo's search file, with validation in the place of the test split.
+    """Write the demo's search file with validation in place of the test split, and return its path.
 
-    Answers are not trained with more seeds: that comes after the search, and is no part of the answer.
+    Reruns are disabled: they come after the search and do not influence its result.
     """
     directory.mkdir(parents=True, exist_ok=True)
     config = few_samples(directory) if is_quick else load_config(DEMO)
@@ -130,13 +132,15 @@ def search_file(directory: Path, *, is_quick: bool) -> Path:
     config = replace(config, data=replace(config.data, manifest=manifest, allow_duplicates=True))
     content = yaml.safe_dump(config_as_dict(config), sort_keys=False)
     if source.exists() and source.read_text() != content:
-        raise SystemExit(f"{directory}: its searches were made with another search file; delete them, or give --runs")
+        raise SystemExit(
+            f"{source}: is of other searches; expected the same settings; delete the folder or give another --runs"
+        )
     source.write_text(content)
     return source
 
 
 def without_test(config: Config, directory: Path) -> Path:
-    """A manifest in which validation stands for test as well."""
+    """Write a manifest in which the test split is a copy of validation, and return its path."""
     manifest, column = directory / "manifest.csv", config.data.columns.split
     with Path(config.data.location).open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -150,7 +154,7 @@ def without_test(config: Config, directory: Path) -> Path:
 
 
 def search(source: Path, directory: Path, strategy: str, seed: int, budget: str, machine: ExecutionOptions) -> None:
-    """Search, or finish the search that is there."""
+    """Run a search, or resume an unfinished one."""
     if (directory / RELIABILITY).exists():  # written last
         return
     seconds, trials = parse_budget(budget)
@@ -162,7 +166,9 @@ def search(source: Path, directory: Path, strategy: str, seed: int, budget: str,
         else:
             start(source, directory, overrides, machine, reporter)
     if not (directory / RELIABILITY).exists():
-        raise SystemExit(f"{directory}: no finalist was finished within {budget}; give a larger --budget")
+        raise SystemExit(
+            f"{directory}: no finalist finished within the budget; expected more than {budget}; give a larger --budget"
+        )
 
 
 def train_further(
@@ -174,15 +180,15 @@ def train_further(
     *,
     is_quick: bool,
 ) -> None:
-    """Train what the searches have exported with further seeds, and add the exported models to those that are there.
+    """Train the exported architectures with further seeds, and append the exported models to `models`.
 
     Args:
-        config: Of the searches.
-        directory: Of these trainings.
-        seeds: Of the searches.
-        models: By role and search; those of every search grow.
-        trainings: Of each in all.
-        is_quick: Whether all are trained in this process.
+        config: The configuration of the searches.
+        directory: The folder of these trainings.
+        seeds: The seeds of the searches.
+        models: The exported models by role and search; extended in place.
+        trainings: The total number of trainings of each architecture.
+        is_quick: Whether to train in this process.
     """
     numbers = range(1, trainings)
     wanted: dict[Path, tuple[Architecture, int]] = {}
@@ -209,27 +215,21 @@ def train_further(
         trained = mapped(train_one, [(setup, job) for job in jobs], is_quick=is_quick)
         for place, result in zip(missing, trained, strict=True):
             weights, objective = setup.weights_path(result.key), config.search.objective
-            export_result(
-                place,
-                parts=ModelParts.of(prepared),
-                weights=weights,
-                result=result,
-                objective=objective,
-                data=config.data,
-            )
+            parts = ModelParts.of(prepared)
+            export_result(place, TrainedWeights(weights, result), parts=parts, objective=objective, data=config.data)
             weights.unlink()
             reporter.note(f"{place.name}: validation {objective} {result.score:.4f}")
 
 
 def train_one(work: tuple[WorkerSetup, Job]) -> Result:
-    """One full training."""
+    """Train one architecture fully."""
     setup, job = work
     (result,) = CandidateWorker(setup).run(job, limit_bytes=None)
     return result
 
 
 def architecture_of(model: Path) -> Architecture:
-    """What an exported model is."""
+    """Return the architecture of an exported model."""
     described = yaml.safe_load((model / DESCRIPTION).read_text())
     return Architecture.from_dict(described["architecture"])
 
@@ -237,29 +237,29 @@ def architecture_of(model: Path) -> Architecture:
 def compared(
     config: Config, split: str, path: Path, searched: list[Path], models: dict[str, list[list[Path]]], *, is_quick: bool
 ) -> dict[str, Any]:
-    """Figures of finished runs."""
+    """Return the figures of finished runs."""
     roles = ("answer", "random", "default")
-    asked = [(config, split, model) for role in roles for of_search in models[role] for model in of_search]
-    answers = np.array(list(mapped(right, asked, is_quick=is_quick)))
-    best, chance, default = answers.reshape(len(roles), len(searched), -1, answers.shape[-1])
+    evaluations = [(config, split, model) for role in roles for of_search in models[role] for model in of_search]
+    answers = np.array(list(mapped(correct, evaluations, is_quick=is_quick)))
+    best, random_best, default = answers.reshape(len(roles), len(searched), -1, answers.shape[-1])
     reports = [json.loads((run / "report.json").read_text())["best"] for run in searched]
     found = [Architecture.from_dict(report["architecture"]) for report in reports]
     known = read_table(path)
     means = known.means(METRIC)
     surrogate = Surrogate(known)
-    come_to = surrogate.means(found)
+    predicted = surrogate.means(found)
     return {
         "accuracy": best.mean(axis=(1, 2)).tolist(),
         "accuracy_of_default": default.mean(axis=(1, 2)).tolist(),
-        "accuracy_of_random": chance.mean(axis=(1, 2)).tolist(),
+        "accuracy_of_random": random_best.mean(axis=(1, 2)).tolist(),
         "gain_over_default": gain(best, default),
-        "gain_over_random": gain(best, chance),
+        "gain_over_random": gain(best, random_best),
         "of_exported": {
             "gain_over_default": gain(best[:, :1], default[:, :1]),
-            "gain_over_random": gain(best[:, :1], chance[:, :1]),
+            "gain_over_random": gain(best[:, :1], random_best[:, :1]),
         },
-        "regret": float(surrogate.means(list(means)).max() - come_to.mean()),
-        "regret_to_highest_mean": float(max(means.values()) - come_to.mean()),
+        "regret": float(surrogate.means(list(means)).max() - predicted.mean()),
+        "regret_to_highest_mean": float(max(means.values()) - predicted.mean()),
         "seed_deviation": known.seed_deviation(METRIC),
         "architectures": [str(architecture) for architecture in found],
         "in_table": [architecture in means for architecture in found],
@@ -270,7 +270,10 @@ def compared(
 
 
 def best_of_table(known: Table) -> dict[str, float]:
-    """Of the tenth that is best on validation by one seed, the means by the other, over both ways to choose it."""
+    """Return the means of the tenth that is best on validation by one seed, measured by the other seed.
+
+    The average over both choices of the seed, by split.
+    """
     found: dict[str, list[float]] = {"validation": [], "test": []}
     for chosen_by, seed in ((0, 1), (1, 0)):
         order = known.means(METRIC, (chosen_by,))
@@ -281,8 +284,8 @@ def best_of_table(known: Table) -> dict[str, float]:
     return {split: statistics.fmean(values) for split, values in found.items()}
 
 
-def right(work: tuple[Config, str, Path]) -> NDArray[np.float64]:
-    """Where a model is right, (items,); what is kept beside it is taken where it is no older than the model."""
+def correct(work: tuple[Config, str, Path]) -> NDArray[np.float64]:
+    """Return where a model is correct, (items,); reuse a file next to the model unless it is older than the model."""
     config, split, model = work
     kept = model.with_name(f"{model.name}-{split}.npy")
     if not kept.exists() or kept.stat().st_mtime_ns < (model / DESCRIPTION).stat().st_mtime_ns:
@@ -296,7 +299,7 @@ def right(work: tuple[Config, str, Path]) -> NDArray[np.float64]:
 
 
 def gain(first: Correct, second: Correct) -> dict[str, float]:
-    """Difference of two accuracies, and its interval by the paired bootstrap over searches and items."""
+    """Return the difference of two accuracies with its paired bootstrap interval over searches and items."""
     differences = first.mean(axis=1) - second.mean(axis=1)
     searches, items = differences.shape
     rng = np.random.default_rng(0)
@@ -309,6 +312,7 @@ def gain(first: Correct, second: Correct) -> dict[str, float]:
 
 
 def show(figures: dict[str, Any]) -> None:
+    """Print the figures."""
     rows = [
         (name, " ".join(f"{value:.4f}" for value in figures[key]), f"{statistics.fmean(figures[key]):.4f}")
         for name, key in (
@@ -319,8 +323,8 @@ def show(figures: dict[str, Any]) -> None:
     ]
     print(text_table(("", f"{figures['split']} accuracy by seed", "mean"), rows))
     for key in ("gain_over_default", "gain_over_random"):
-        for whose, entry in (("", figures[key]), (" of the exported models", figures["of_exported"][key])):
-            print(f"{key}{whose}: {entry['mean']:+.4f}, 95 % interval {entry['low']:+.4f} to {entry['high']:+.4f}")
+        for models, entry in (("", figures[key]), (" of the exported models", figures["of_exported"][key])):
+            print(f"{key}{models}: {entry['mean']:+.4f}, 95 % interval {entry['low']:+.4f} to {entry['high']:+.4f}")
     print("best tenth of the table: " + ", ".join(f"{key} {value:.4f}" for key, value in figures["table_best"].items()))
     print(f"regret to the highest mean: {figures['regret_to_highest_mean']:.4f}")
     print(f"regret: {figures['regret']:.4f}; one training of the table ± {figures['seed_deviation']:.4f}")

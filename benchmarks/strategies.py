@@ -21,7 +21,7 @@ import argparse
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -62,9 +62,7 @@ def main() -> None:
     parser.add_argument("--strategy", choices=STRATEGIES, nargs="+", default=list(STRATEGIES))
     parser.add_argument("--table", type=Path, default=TABLE, help="table of trainings (default: the committed one)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for the figures; resumes from it if it exists")
-    parser.add_argument(
-        "--quick", action="store_true", help="trial run: 2 seeds, 2 folds and 10 evaluations"
-    )
+    parser.add_argument("--quick", action="store_true", help="trial run: 2 seeds, 2 folds and 10 evaluations")
     options = parser.parse_args()
     seeds, evaluations, folds = (2, 10, 2) if options.quick else (options.seeds, options.evaluations, 10)
     table_digest = hashlib.sha256(options.table.read_bytes()).hexdigest()[:16]
@@ -162,7 +160,7 @@ def course(landscape: Landscape, name: str, seed: int, evaluations: int) -> Cour
     return Course(regret, reached)
 
 
-def summary(landscape: Landscape, courses: dict[str, Sequence[Course]], evaluations: int) -> dict[str, Any]:
+def summary(landscape: Landscape, courses: Mapping[str, Sequence[Course]], evaluations: int) -> dict[str, Any]:
     """Return the figures of one landscape."""
     found: dict[str, Any] = {}
     chance = [course.reached_top for course in courses.get("random", [])]

@@ -1,21 +1,22 @@
-"""Do scores of the supernet rank architectures as full training does? Kendall's tau against the table, by sampling.
+"""Measure how well supernet scores rank architectures: Kendall's tau against the table, for each sampling.
 
-Every supernet is trained on the same number of batches of one architecture each, in steps of as many as the demo's.
-Of `sandwich`, one of them is the largest and one the smallest; on average its draws fuse in as many layers as those of
-the others, so that costs are equal, but for distillation, which asks the largest once more for every other one.
+Every supernet is trained on the same number of batches of one architecture each, with as many architectures in a step
+as the demo has. `sandwich` always includes the largest and the smallest; on average its architectures fuse in as many
+layers as those of the other samplings, so that the costs are equal, except for distillation, which runs the largest
+once more for every other architecture.
 
-Then all architectures of the table are scored on validation, by their accuracy and by their cross-entropy: with
-inherited weights as they are, and after the short training of the search. Compared is with the mean accuracy over the
-table's seeds 0 and 1:
+Then all architectures of the table are scored on validation, by accuracy and by cross-entropy: with inherited weights,
+and after the short training of the search. The reference is the mean accuracy over the table's seeds 0 and 1:
 
 - kendall_tau: after short training, with the demo's own settings of supernet and score (`search.proxy_metric`); the
   mean over supernet seeds.
-- kendall_tau_inherited: the same without training.
-- kendall_tau_ceiling: of the means over the seeds 0 and 1 and those over 2 and 3, where all four are there.
-- within_fusion_layer: each among architectures of one L_f alone, which is harder: most of the rest is which L_f.
+- kendall_tau_inherited: the same with inherited weights.
+- kendall_tau_ceiling: the means over seeds 0 and 1 against those over seeds 2 and 3, for architectures with all four.
+- within_fusion_layer: each of these among architectures of one L_f, which is harder, since most of the differences are
+  between fusion layers.
 
-A supernet takes about twenty minutes of one core; one whose figures are in the file of `--json`, and were measured with
-the same settings, is not trained again.
+A supernet takes about twenty minutes on one core. Supernets in the file of `--json` that were measured with the same
+settings are not trained again.
 
 Run: python -m benchmarks.supernet_fidelity [--sampling NAME ...] [--batches 1440] [--seeds 1] [--architectures 160]
      [--table FILE] [--json FILE] [--quick]
@@ -57,15 +58,15 @@ WAYS = {
     "sandwich": ("sandwich", 0.0),
     "distilled_sandwich": ("sandwich", 0.5),
 }
-"""What `--sampling` says → sampling, and the part that distillation has in the loss."""
+"""Value of `--sampling` → sampling, and the weight of distillation in the loss."""
 
 MEASURES = {"accuracy": 1.0, "cross_entropy": -1.0}
-"""What scores are made of, with a sign that makes higher better."""
+"""Metric of a score → the sign that makes higher better."""
 
 Scores = dict[Architecture, float]
 
 Scored = dict[Stage, dict[str, Scores]]
-"""Stage → measure → scores."""
+"""Stage → metric → scores."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,10 @@ class Variant:
     """One way to train the supernet.
 
     Args:
-        sampling: Of architectures.
-        distillation: Part of the loss.
-        batches: Of one architecture each, in all.
-        seed: Of the search.
+        sampling: The sampling of architectures.
+        distillation: The weight of distillation in the loss.
+        batches: The total number of batches of one architecture each.
+        seed: The seed of the search.
     """
 
     sampling: str
@@ -86,15 +87,16 @@ class Variant:
 
     @property
     def name(self) -> str:
+        """The name in tables."""
         return self.sampling + (f", distillation {self.distillation:g}" if self.distillation else "")
 
     @property
     def place(self) -> tuple[str, int, int]:
-        """What tells it from others."""
+        """The values that identify the variant in the figures."""
         return self.name, self.batches, self.seed
 
     def applied(self, config: Config) -> Config:
-        """The configuration with it."""
+        """Return the configuration with this supernet."""
         supernet = replace(
             config.supernet,
             sampling=self.sampling,
@@ -107,20 +109,20 @@ class Variant:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sampling", choices=WAYS, nargs="+", default=list(WAYS))
-    parser.add_argument("--batches", type=int, nargs="+", help="of one architecture each; default: the demo's own")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--architectures", type=int, help="so many, taken evenly from the table; default: all")
-    parser.add_argument("--table", type=Path, default=TABLE)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="8 batches, 6 architectures: shows that the script works")
+    parser.add_argument("--batches", type=int, nargs="+", help="batches of one architecture (default: as in the demo)")
+    parser.add_argument("--seeds", type=int, default=1, help="number of supernets for each variant (default: 1)")
+    parser.add_argument("--architectures", type=int, help="number of architectures from the table (default: all)")
+    parser.add_argument("--table", type=Path, default=TABLE, help="table of trainings (default: the committed one)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for the figures; resumes from it if it exists")
+    parser.add_argument("--quick", action="store_true", help="trial run: 8 batches, 6 architectures")
     options = parser.parse_args()
     known = read_table(options.table)
     truth = known.means(METRIC)
     lengths, seeds, count = options.batches or [own_batches()], options.seeds, options.architectures or len(truth)
     if options.quick:
         lengths, seeds, count = [8], 1, 6
-    everyone = list(truth)
-    chosen = [everyone[place * len(everyone) // count] for place in range(count)]
+    everything = list(truth)
+    chosen = [everything[place * len(everything) // count] for place in range(count)]
     variants = [
         Variant(*WAYS[way], batches, seed) for batches in lengths for way in options.sampling for seed in range(seeds)
     ]
@@ -151,15 +153,15 @@ def main() -> None:
 
 
 def own_batches() -> int:
-    """That the demo's supernet is trained on."""
+    """Return the number of batches that the demo's supernet is trained on."""
     supernet = load_config(DEMO).supernet
     return supernet.steps * supernet.architectures_per_step
 
 
 def settings_of(config: Config, truth: Sequence[tuple[str, float]]) -> str:
-    """A digest of what figures depend on beside the variant."""
-    told, search = config_as_dict(config), config.search
-    decisive = [told[section] for section in ("features", "space", "recipe")]
+    """Return a digest of everything besides the variant that the figures depend on."""
+    values, search = config_as_dict(config), config.search
+    decisive = [values[section] for section in ("features", "space", "recipe")]
     decisive += [
         config.supernet.architectures_per_step,
         search.short_training_steps,
@@ -170,18 +172,18 @@ def settings_of(config: Config, truth: Sequence[tuple[str, float]]) -> str:
 
 
 def kept(path: Path | None, settings: str) -> list[dict[str, Any]]:
-    """Supernets that an earlier run with the same settings has measured."""
+    """Return the supernets that an earlier run with the same settings measured."""
     figures = json.loads(path.read_text()) if path is not None and path.exists() else {}
     return list(figures["variants"]) if figures.get("settings") == settings else []
 
 
 def place_of(entry: dict[str, Any]) -> tuple[str, int, int]:
-    """`Variant.place` of what was measured."""
+    """Return the `Variant.place` of a measured supernet."""
     return entry["sampling"], entry["batches"], entry["seed"]
 
 
 def scored(work: tuple[WorkerSetup, Sequence[Architecture]]) -> Scored:
-    """Train a supernet, and score architectures with it, in a process of its own."""
+    """Train a supernet and score architectures with it; called in a separate process."""
     setup, architectures = work
     config, worker = setup.config, CandidateWorker(setup)
     worker.train_supernet(
@@ -204,7 +206,7 @@ def scored(work: tuple[WorkerSetup, Sequence[Architecture]]) -> Scored:
 
 
 def compared(variant: Variant, scores: Scored, truth: Scores) -> dict[str, Any]:
-    """Rank correlations of one supernet's scores with the table."""
+    """Return the rank correlations of one supernet's scores with the table."""
     of_measures = {
         name: {
             "kendall_tau": tau(scores["short"][name], truth),
@@ -223,21 +225,23 @@ def compared(variant: Variant, scores: Scored, truth: Scores) -> dict[str, Any]:
 
 
 def tau(scores: Scores, truth: Scores) -> float:
-    """Kendall's tau-b over architectures that have both."""
+    """Return Kendall's tau-b over the architectures that have both values."""
     both = [architecture for architecture in scores if architecture in truth]
     return float(kendalltau([scores[entry] for entry in both], [truth[entry] for entry in both]).statistic)
 
 
 def layers_of(scores: Scores) -> list[int]:
-    return sorted({architecture.fusion_layer for architecture in scores})
+    """Return the fusion layers of the scored architectures."""
+    return sorted({architecture.first_layer for architecture in scores})
 
 
 def of_layer(scores: Scores, layer: int) -> Scores:
-    return {architecture: score for architecture, score in scores.items() if architecture.fusion_layer == layer}
+    """Return the scores of the architectures with one fusion layer."""
+    return {architecture: score for architecture, score in scores.items() if architecture.first_layer == layer}
 
 
 def summary(config: Config, known: Table, measured: Sequence[dict[str, Any]], count: int) -> dict[str, Any]:
-    """Figures; those of the demo's own settings stand out."""
+    """Return all figures; the top level has those of the demo's own settings."""
     first, second = known.means(METRIC), known.means(METRIC, seeds=(2, 3))
     supernet = config.supernet
     own = Variant(supernet.sampling, supernet.distillation, supernet.steps * supernet.architectures_per_step, 0)
@@ -261,15 +265,17 @@ def summary(config: Config, known: Table, measured: Sequence[dict[str, Any]], co
 
 
 def score_name(config: Config) -> str:
-    """What the demo ranks candidates by before they are trained in full."""
+    """Return the metric by which the demo ranks candidates before full training."""
     return config.search.score_name("one_shot")
 
 
 def mean_of(entries: Sequence[dict[str, Any]], name: str) -> float | None:
+    """Return the mean of a figure; None without entries."""
     return statistics.fmean(entry[name] for entry in entries) if entries else None
 
 
 def show(figures: dict[str, Any]) -> None:
+    """Print the figures as tables."""
     rows = []
     for entry in figures["variants"]:
         for name, found in entry["scores"].items():
@@ -288,11 +294,11 @@ def show(figures: dict[str, Any]) -> None:
                 )
             )
     print()
-    header = ("sampling", "batches", "seed", "score", "one_shot", "of each L_f", "after short training", "of each L_f")
+    header = ("sampling", "batches", "seed", "score", "one_shot", "for each L_f", "short", "for each L_f")
     print(text_table(header, rows))
     print()
-    alone = ("architectures", "seed_deviation", "deviation_over_architectures", "architectures_of_ceiling")
-    shown = (*alone, "kendall_tau_ceiling", "kendall_tau_inherited", "kendall_tau")
+    counts = ("architectures", "seed_deviation", "deviation_over_architectures", "architectures_of_ceiling")
+    shown = (*counts, "kendall_tau_ceiling", "kendall_tau_inherited", "kendall_tau")
     print(text_table(("figure", "value"), [(name, _text(figures[name])) for name in shown]))
 
 
