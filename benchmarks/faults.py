@@ -446,11 +446,9 @@ def other_damages(bench: Bench, finished: Path) -> list[Damage]:
             late,
             late_said,
             lambda run, cache: flip(largest(cache)),
-            says="they are computed anew",
+            says="rebuilding it",
         ),
-        Damage(
-            "features, cut off", late, late_said, lambda run, cache: cut(largest(cache)), says="they are computed anew"
-        ),
+        Damage("features, cut off", late, late_said, lambda run, cache: cut(largest(cache)), says="rebuilding it"),
         Damage(
             "supernet checkpoint, flipped bytes",
             early,

@@ -26,6 +26,7 @@ from nas.config.load import load_config
 from nas.config.schema import Config
 from nas.data.dataset import open_dataset_images, read_dataset
 from nas.data.features.cache import open_or_build
+from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureStore
 from nas.data.preprocessing import Preprocessor
 from nas.data.samples import Dataset, Samples
@@ -61,17 +62,21 @@ def main() -> None:
     shallower = min(image.num_layers, text.num_layers)
     fusion_layers = (shallower - 3, shallower - 2, shallower - 1)
 
+    sources = FeatureSources(
+        dataset=dataset,
+        images=images,
+        preprocessor=preprocessor,
+        image_encoder=image,
+        text_encoder=text,
+        entry_layers=frozenset(entry_layers_from(sizes_of(image, text), layer) for layer in fusion_layers),
+        uses_attention=True,
+    )
+
     def build(directory: Path) -> FeatureStore:
         return open_or_build(
-            dataset=dataset,
-            images=images,
-            preprocessor=preprocessor,
-            image_encoder=image,
-            text_encoder=text,
-            reads=[entry_layers_from(sizes_of(image, text), layer) for layer in fusion_layers],
-            has_attention=True,
-            features=config.features,
-            cache_directory=directory,
+            sources,
+            config.features,
+            directory,
             on_progress=lambda done, total: None,
             on_note=lambda note: None,
         )
@@ -81,8 +86,8 @@ def main() -> None:
         preprocessor.pixel_values([images.open(name) for name in names[start : start + BATCH]])
         for start in range(0, len(names), BATCH)
     ]
-    by_length = sorted(chosen.texts, key=lambda entry: len(preprocessor.tokens([entry])[0][0]))
-    tokens = [preprocessor.tokens(by_length[start : start + BATCH]) for start in range(0, len(by_length), BATCH)]
+    by_length = sorted(chosen.texts, key=lambda entry: len(preprocessor.tokenize([entry])[0][0]))
+    tokens = [preprocessor.tokenize(by_length[start : start + BATCH]) for start in range(0, len(by_length), BATCH)]
     stops = entry_layers_from(sizes_of(image, text), fusion_layers[-1])
 
     def bare() -> None:

@@ -78,7 +78,7 @@ def demo_case(batch: int) -> Case:
     chosen = BatchSchedule(len(samples), batch, seed=0).indices(0)
     image, text, preprocessor = demo_encoders(config)
     images = open_dataset_images(config.data)
-    ids, mask = preprocessor.tokens([samples.texts[index] for index in chosen])
+    ids, mask = preprocessor.tokenize([samples.texts[index] for index in chosen])
     model = build_model(
         image_encoder=image,
         text_encoder=text,

@@ -34,6 +34,7 @@ from nas.config.load import config_as_dict, load_config
 from nas.config.schema import Config
 from nas.data.dataset import open_dataset_images, read_dataset
 from nas.data.features.cache import open_or_build
+from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureStore
 from nas.data.samples import Dataset
 from nas.execution.placement import Placement
@@ -155,16 +156,19 @@ def architectures(
 def test_features(config: Config, prepared: SearchContext, reporter: Reporter) -> FeatureStore:
     """Open or build a separate feature store of the test split; the store of a search has train and validation only."""
     dataset = read_dataset(config.data, ["test"], prepared.store.class_names)
-    return open_or_build(
+    sources = FeatureSources(
         dataset=Dataset(dataset.class_names, {"test": dataset.splits["test"]}),
         images=open_dataset_images(config.data),
         preprocessor=prepared.preprocessor,
         image_encoder=prepared.image_encoder,
         text_encoder=prepared.text_encoder,
-        reads=needed_reads(config.space, sizes_of(prepared.image_encoder, prepared.text_encoder)),
-        has_attention=config.space.architecture_class.reads_attention,
-        features=config.features,
-        cache_directory=default_cache_directory(),
+        entry_layers=frozenset(needed_reads(config.space, sizes_of(prepared.image_encoder, prepared.text_encoder))),
+        uses_attention=config.space.architecture_class.reads_attention,
+    )
+    return open_or_build(
+        sources,
+        config.features,
+        default_cache_directory(),
         on_progress=lambda done, total: reporter.progress("features of test", done, total),
         on_note=reporter.note,
     )

@@ -1,4 +1,4 @@
-"""Which images cannot be read, found before anything is computed, and remembered for the next start."""
+"""Find unreadable images before anything is computed, and cache the outcome for the next start."""
 
 import hashlib
 import json
@@ -9,20 +9,21 @@ from nas.common.files import write_atomically
 from nas.data.images import ImageSource
 
 
-def find_unreadable(
+def find_unreadable_images(
     images: ImageSource, names: Sequence[str], cache_directory: Path, on_progress: Callable[[int, int], None]
 ) -> list[str]:
-    """Those of the named images that are missing or cannot be decoded.
+    """Return the names of the images that are missing or cannot be decoded.
 
-    Every image is decoded, once: the outcome is kept in the cache under a hash of the images' names and fingerprints,
-    so that going on with a search of a large data set does not decode all of it again. Those that could not be read are
-    looked at again, since why (rights, a server, a codec) may be gone without a change of the file.
+    Every image is decoded once: the outcome is cached under a hash of the names and fingerprints of all images, so that
+    resuming a search on a large data set does not decode all images again. Unreadable images are checked again, since
+    the cause (permissions, a server, a codec) may disappear without a change of the file.
 
     Args:
-        images: Where they lie.
-        names: As the manifest has them.
-        cache_directory: Keeps the outcome.
-        on_progress: Told images done and images in all; not at all when the outcome is known.
+        images: The image source.
+        names: Paths of the images within the source.
+        cache_directory: The cache for the outcome.
+        on_progress: Callback that receives the numbers of images done and in total; not called if the outcome is
+            cached.
     """
     digest = hashlib.sha256(str(images.location.resolve()).encode())
     for name in names:
@@ -31,12 +32,12 @@ def find_unreadable(
     try:
         known: list[str] = json.loads(path.read_text(encoding="utf-8"))["unreadable"]
     except (OSError, ValueError, KeyError, TypeError):
-        known = images.unreadable(names, on_progress)
+        known = images.find_unreadable(names, on_progress)
     else:
-        return images.unreadable(known)
+        return images.find_unreadable(known)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps({"unreadable": known}).encode())
     except OSError:
-        pass  # it is only sparing time; whether the cache can be written to is said where it has to be
+        pass  # the cache only saves time; the feature cache reports an unwritable folder
     return known

@@ -1,4 +1,4 @@
-"""Where images lie: a folder, or a ZIP file that holds one."""
+"""Image sources: a folder, or a ZIP file with images."""
 
 import hashlib
 import io
@@ -30,124 +30,131 @@ _UNREADABLE = (
     zipfile.BadZipFile,
     Image.DecompressionBombError,
 )
-"""What Pillow, zipfile and data sets raise for files that are missing, cut off, damaged, encrypted or far too large, or
-whose EXIF is cut off or has values of another type than it says."""
-_CHECKED_TOGETHER = 256
-_WHITE = 65_535
+"""Errors of Pillow, zipfile and `datasets` for files that are missing, truncated, damaged, encrypted or far too large,
+or whose EXIF data are truncated or have values of the wrong type."""
+_CHECK_BATCH = 256
+_MAX_16_BIT = 65_535
 
 
 def file_size(path: Path) -> int | None:
-    """Bytes of a file; None where there is none."""
+    """Return the size of a file in bytes; None if it does not exist."""
     try:
         return path.stat().st_size
-    except (OSError, ValueError):  # a path with a zero byte is none
+    except (OSError, ValueError):  # ValueError: a path with a null byte
         return None
 
 
-def _in_rgb(image: Image.Image) -> Image.Image:
-    """As `ImageSource.open` gives it.
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Return the image in RGB, upright, with transparency on white.
 
     Raises:
-        Exception: Of `_UNREADABLE`.
+        Exception: One of `_UNREADABLE`, if the image cannot be decoded or converted.
     """
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # Pillow's own conversions of 16 bits cut off what is above 255
-        image = _eight_bits(image)
+    if image.mode.startswith("I"):  # Pillow's own conversion from 16 bits clips values above 255
+        image = _to_8_bits(image)
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of no known scale; expected whole ones")
+        raise ValueError("floating-point pixel values of unknown scale; expected integers")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """A grey picture of 16 bits in 8, its transparent grey in white.
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Return a grey image of 16 bits in 8 bits, with its transparent grey value in white.
 
     Raises:
-        ValueError: If it has other values than 16 bits can hold, whose scale nobody knows.
+        ValueError: If pixel values are outside 16 bits, so that their scale is unknown.
     """
     values, clear = np.asarray(image), image.info.get("transparency")
     least, most = int(values.min()), int(values.max())
-    if least < 0 or most > _WHITE:
-        raise ValueError(f"its pixels go from {least} to {most}; expected 0 to {_WHITE}")
+    if least < 0 or most > _MAX_16_BIT:
+        raise ValueError(f"pixel values out of range; expected 0 to {_MAX_16_BIT}, got {least} to {most}")
     return Image.fromarray(np.where(values == clear, 255, values // 257).astype(np.uint8))
 
 
 class ImageSource(ABC):
-    """Opens images by the path that a manifest gives."""
+    """Opens the images of a data set by their paths."""
 
     location: Path
 
     @abstractmethod
     def fingerprint(self, name: str) -> str | None:
-        """A text that changes when the file does, without reading it whole; None where there is no such file."""
+        """Return a text that changes with the file, without reading all of it; None if the file does not exist."""
 
     @abstractmethod
     def size(self, name: str) -> int | None:
-        """Bytes of the file; None where there is none."""
+        """Return the size of the file in bytes; None if it does not exist."""
 
     @abstractmethod
     def _bytes(self, name: str) -> bytes:
-        """The file."""
+        """Return the content of the file."""
 
     def _read(self, name: str) -> Image.Image:
-        """The image, whose pixels need not be decoded yet."""
+        """Return the image, possibly before its pixels are decoded."""
         return Image.open(io.BytesIO(self._bytes(name)))
 
     def digest(self, name: str) -> str | None:
-        """SHA-256 of the file; None if it cannot be read."""
+        """Return the SHA-256 digest of the file; None if it cannot be read."""
         try:
             return hashlib.sha256(self._bytes(name)).hexdigest()
         except _UNREADABLE:
             return None
 
     def open(self, name: str) -> Image.Image:
-        """The image in RGB, turned upright, transparency on white.
+        """Return the image in RGB, turned upright as its EXIF data say, with transparency on white.
+
+        Args:
+            name: Path of the image within the source.
 
         Raises:
-            DataError: If it is missing or no image that Pillow can read; names the file.
+            DataError: If the image is missing or Pillow cannot decode it; names the file.
         """
         try:
-            return _in_rgb(self._read(name))
+            return _to_rgb(self._read(name))
         except _UNREADABLE as error:
             raise DataError(f"{self.location}: image {name!r} cannot be read: {error}") from error
 
-    def unreadable(
+    def find_unreadable(
         self, names: Sequence[str], on_progress: Callable[[int, int], None] = lambda done, total: None
     ) -> list[str]:
-        """Those of the named images that are missing or cannot be decoded; decodes on all cores.
+        """Decode images on all cores and return the names of those that are missing or cannot be decoded.
 
         Args:
-            names: As the manifest has them.
-            on_progress: Told images done and images in all.
+            names: Paths of the images within the source.
+            on_progress: Callback that receives the numbers of images done and in total.
         """
         found: list[str] = []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, len(names), _CHECKED_TOGETHER):
-                chosen = names[start : start + _CHECKED_TOGETHER]
-                reasons = pool.map(self.why_unreadable, chosen)
+            for start in range(0, len(names), _CHECK_BATCH):
+                chosen = names[start : start + _CHECK_BATCH]
+                reasons = pool.map(self.read_error, chosen)
                 found += [name for name, reason in zip(chosen, reasons, strict=True) if reason is not None]
                 on_progress(start + len(chosen), len(names))
         return found
 
-    def why_unreadable(self, name: str) -> str | None:
-        """What is wrong with an image that cannot be read; None if it can."""
+    def read_error(self, name: str) -> str | None:
+        """Return why an image cannot be decoded; None if it can."""
         try:
             image = self._read(name)
             if image.format == "JPEG":
-                # An eighth of the size: every byte is still read, but little is computed of it.
+                # At an eighth of the size every byte is still read, but little is computed.
                 image.draft(image.mode, (1, 1))
                 ImageOps.exif_transpose(image)
             else:
-                _in_rgb(image)
+                _to_rgb(image)
         except _UNREADABLE as error:
             return str(error) or type(error).__name__
         return None
 
 
 class FolderImages(ImageSource):
-    """Images in a folder."""
+    """Images in a folder.
+
+    Args:
+        location: Path of the folder.
+    """
 
     def __init__(self, location: Path) -> None:
         self.location = location
@@ -155,7 +162,7 @@ class FolderImages(ImageSource):
     def fingerprint(self, name: str) -> str | None:
         try:
             status = (self.location / name).stat()
-        except (OSError, ValueError):  # a path with a zero byte is none
+        except (OSError, ValueError):  # ValueError: a path with a null byte
             return None
         return f"{status.st_size} {status.st_mtime_ns}"
 
@@ -170,14 +177,21 @@ class FolderImages(ImageSource):
 
 
 class ZipImages(ImageSource):
-    """Images in a ZIP file."""
+    """Images in a ZIP file.
+
+    Args:
+        location: Path of the ZIP file.
+
+    Raises:
+        DataError: If the file is not a ZIP archive.
+    """
 
     def __init__(self, location: Path) -> None:
         self.location = location
         try:
             self._archive = zipfile.ZipFile(location)
         except (OSError, zipfile.BadZipFile) as error:
-            raise DataError(f"{location}: cannot be opened as a ZIP file of images: {error}") from error
+            raise DataError(f"{location}: cannot be opened ({error}); expected a ZIP file of images") from error
 
     def fingerprint(self, name: str) -> str | None:
         try:
@@ -193,11 +207,14 @@ class ZipImages(ImageSource):
             return None
 
     def _bytes(self, name: str) -> bytes:
-        return self._archive.read(name)  # several threads may read at once
+        return self._archive.read(name)  # thread-safe
 
 
 def open_images(location: Path) -> ImageSource:
-    """The source at a path.
+    """Open the image source at a path.
+
+    Args:
+        location: Path of a folder or a ZIP file.
 
     Raises:
         DataError: If it is neither a folder nor a ZIP file.
@@ -206,4 +223,4 @@ def open_images(location: Path) -> ImageSource:
         return FolderImages(location)
     if location.suffix.lower() == ".zip" and location.is_file():
         return ZipImages(location)
-    raise DataError(f"{location}: there are no images here; expected a folder or a ZIP file")
+    raise DataError(f"{location}: no images found; expected a folder or a ZIP file")

@@ -1,4 +1,4 @@
-"""From pictures and texts to the tensors that the encoders read, by the encoders' own processor and tokenizer."""
+"""Convert images and texts into the input tensors of the encoders, with their own image processor and tokenizer."""
 
 import json
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from torch import Tensor
 
 
 class Preprocessor:
-    """An image processor and a tokenizer, used the same way for features, training and prediction.
+    """An image processor and a tokenizer, applied in the same way for features, training and prediction.
 
     Args:
-        image_processor: Hugging Face image processor.
-        tokenizer: Hugging Face tokenizer.
-        max_text_tokens: Longer texts are cut to this many tokens, special tokens included.
+        image_processor: The Hugging Face image processor.
+        tokenizer: The Hugging Face tokenizer.
+        max_text_tokens: Number of tokens, including special ones, to which longer texts are truncated.
     """
 
     def __init__(self, *, image_processor: Any, tokenizer: Any, max_text_tokens: int) -> None:
@@ -26,28 +26,32 @@ class Preprocessor:
         self.max_text_tokens = max_text_tokens
 
     def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
-        """RGB images → (B, 3, height, width), float32."""
+        """Return the pixel values of RGB images, (B, 3, height, width), float32."""
         pixels: Tensor = self.image_processor(list(images), return_tensors="pt")["pixel_values"]
         return pixels
 
-    def tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Texts → token ids (B, T), int64, padded to the longest, and a mask (B, T), true where there is a token."""
-        return self.padded(self.token_ids(texts))
+    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return the token ids of texts, (B, T), int64, padded to the longest, and their mask, (B, T), bool."""
+        return self.pad(self.token_ids(texts))
 
     def token_ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        """Texts → token ids of each, without padding."""
+        """Return the token ids of each text, without padding."""
         encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_text_tokens)
         return [np.array(ids, dtype=np.int32) for ids in encoded["input_ids"]]
 
-    def cut_count(self, texts: Sequence[str]) -> int:
-        """How many of the texts are longer than `max_text_tokens`."""
+    def truncated_count(self, texts: Sequence[str]) -> int:
+        """Return the number of texts that are longer than `max_text_tokens`."""
         encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_text_tokens + 1)
         return sum(len(ids) > self.max_text_tokens for ids in encoded["input_ids"])
 
-    def padded(self, token_ids: Sequence[NDArray[np.int32]]) -> tuple[Tensor, Tensor]:
-        """Token ids of each text → what `tokens` returns; padding stands behind the tokens."""
+    def pad(self, token_ids: Sequence[NDArray[np.int32]]) -> tuple[Tensor, Tensor]:
+        """Return token ids of texts as `tokenize` does, padded on the right.
+
+        Args:
+            token_ids: The token ids of each text.
+        """
         longest = max(len(ids) for ids in token_ids)
-        # A tokenizer without a padding token can have any in its place: the mask hides it.
+        # Without a padding token any id will do: the mask hides it.
         padding = getattr(self.tokenizer, "pad_token_id", None) or 0
         rows = torch.full((len(token_ids), longest), padding, dtype=torch.int64)
         mask = torch.zeros(rows.shape, dtype=torch.bool)
@@ -57,7 +61,7 @@ class Preprocessor:
         return rows, mask
 
     def fingerprint(self) -> str:
-        """Changes when the images' processing or the texts' tokenising does."""
+        """Return a text that changes with the processing of images or texts."""
         return f"{self.image_processor.to_json_string()} {_tokenizer_state(self.tokenizer)} {self.max_text_tokens}"
 
 
@@ -66,5 +70,5 @@ def _tokenizer_state(tokenizer: Any) -> str:
     if backend is None:
         return repr(sorted(tokenizer.get_vocab().items()))
     state = json.loads(backend.to_str())
-    # Every call sets these two anew, and leaves them behind.
+    # Every call of the tokenizer overwrites these two settings.
     return json.dumps({key: value for key, value in state.items() if key not in ("truncation", "padding")})

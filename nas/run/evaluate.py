@@ -39,7 +39,7 @@ def evaluate_exported(directory: Path, data: DataConfig, split: str) -> tuple[di
     samples = read_dataset(data, (split,), class_names=exported.class_names).splits[split]
     images = open_dataset_images(data)
     if data.skip_unreadable_images:
-        samples = samples.without(set(images.unreadable(list(dict.fromkeys(samples.images)))))
+        samples = samples.without(set(images.find_unreadable(list(dict.fromkeys(samples.images)))))
     logits = logits_of_samples(exported, samples, images)
     threshold = exported.threshold if several else None
     return evaluate_logits(logits, torch.from_numpy(samples.labels), threshold), len(samples)

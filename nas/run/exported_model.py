@@ -65,7 +65,7 @@ class ExportedModel:
             images: The images, B of them.
             texts: The text of each image.
         """
-        ids, mask = self.preprocessor.tokens(texts)
+        ids, mask = self.preprocessor.tokenize(texts)
         logits: Tensor = self.model(self.preprocessor.pixel_values(images), ids, mask).logits
         return logits
 

@@ -13,8 +13,9 @@ from nas.common.units import format_bytes
 from nas.config.schema import Config
 from nas.data.dataset import open_dataset_images, read_dataset
 from nas.data.features.cache import open_or_build
+from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureStore
-from nas.data.image_check import find_unreadable
+from nas.data.image_check import find_unreadable_images
 from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
 from nas.data.samples import SPLITS, Dataset
@@ -76,15 +77,17 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
     sizes = sizes_of(image_encoder, text_encoder)
     default = config.space.architecture_class.default(sizes)
     store = open_or_build(
-        dataset=dataset,
-        images=images,
-        preprocessor=preprocessor,
-        image_encoder=image_encoder,
-        text_encoder=text_encoder,
-        reads=needed_reads(config.space, sizes),
-        has_attention=config.space.architecture_class.reads_attention,
-        features=config.features,
-        cache_directory=cache_directory,
+        FeatureSources(
+            dataset=dataset,
+            images=images,
+            preprocessor=preprocessor,
+            image_encoder=image_encoder,
+            text_encoder=text_encoder,
+            entry_layers=frozenset(needed_reads(config.space, sizes)),
+            uses_attention=config.space.architecture_class.reads_attention,
+        ),
+        config.features,
+        cache_directory,
         on_progress=lambda done, total: reporter.progress("features", done, total),
         on_note=reporter.note,
     )
@@ -227,7 +230,7 @@ def _cut_texts(dataset: Dataset, preprocessor: Preprocessor) -> str:
     cut = total = 0
     for samples in dataset.splits.values():
         for start in range(0, len(samples), _TOKENISED_TOGETHER):
-            cut += preprocessor.cut_count(samples.texts[start : start + _TOKENISED_TOGETHER])
+            cut += preprocessor.truncated_count(samples.texts[start : start + _TOKENISED_TOGETHER])
         total += len(samples)
     return f"{cut / total:.1%} of all texts are cut to {preprocessor.max_text_tokens} tokens"
 
@@ -240,12 +243,14 @@ def _readable(dataset: Dataset, images: ImageSource, skip: bool, cache_directory
     """
     names = list(dict.fromkeys(name for samples in dataset.splits.values() for name in samples.images))
     missing = set(
-        find_unreadable(images, names, cache_directory, lambda done, total: reporter.progress("images", done, total))
+        find_unreadable_images(
+            images, names, cache_directory, lambda done, total: reporter.progress("images", done, total)
+        )
     )
     if not missing:
         return dataset
     listed = ", ".join(sorted(missing)[:_LISTED]) + (", …" if len(missing) > _LISTED else "")
-    first = images.why_unreadable(min(missing))
+    first = images.read_error(min(missing))
     if not skip:
         raise DataError(
             f"{images.location}: {len(missing)} of {len(names)} images are missing or cannot be read: {listed} "

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from nas.data.image_check import find_unreadable
+from nas.data.image_check import find_unreadable_images
 from nas.data.images import open_images
 
 
@@ -27,16 +27,16 @@ def test_images_are_decoded_once_until_one_changes(
 
     def find() -> list[str]:
         decoded.clear()
-        return find_unreadable(images, names, tmp_path / "cache", lambda done, total: None)
+        return find_unreadable_images(images, names, tmp_path / "cache", lambda done, total: None)
 
     assert find() == ["none.png"] and sorted(set(decoded)) == names
-    assert find() == ["none.png"] and decoded == ["none.png"], "why it could not be read may be gone"
+    assert find() == ["none.png"] and decoded == ["none.png"], "the cause may have disappeared"
     Image.new("RGB", (4, 4)).save(tmp_path / "later.png")
-    with monkeypatch.context() as patched:  # the file is the same, but can be read now, as after a change of its rights
+    with monkeypatch.context() as patched:  # as if the permissions of the file had changed
         patched.setattr(type(images), "_read", lambda self, name: Image.open(tmp_path / "later.png"))
         assert find() == []
     assert find() == ["none.png"]
-    (folder / "1.png").write_bytes(b"no picture")
+    (folder / "1.png").write_bytes(b"not an image")
     assert find() == ["1.png", "none.png"] and decoded
     next((tmp_path / "cache" / "images").iterdir()).write_text("damaged")
     for path in (tmp_path / "cache" / "images").iterdir():
@@ -44,10 +44,10 @@ def test_images_are_decoded_once_until_one_changes(
     assert find() == ["1.png", "none.png"] and decoded
 
 
-def test_a_cache_that_cannot_be_written_only_costs_time(folder: Path, tmp_path: Path) -> None:
+def test_unwritable_cache_only_costs_time(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     seen: list[Any] = []
-    found = find_unreadable(
+    found = find_unreadable_images(
         open_images(folder), ["0.png", "1.png"], tmp_path / "file", lambda done, total: seen.append((done, total))
     )
     assert found == [] and seen == [(2, 2)]

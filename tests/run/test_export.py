@@ -69,7 +69,7 @@ def test_the_reloaded_model_gives_the_same_logits_to_the_bit(
 ) -> None:
     model = exported_to(tmp_path / "model", parts, architecture)
     reloaded = open_exported(tmp_path / "model")
-    ids, mask = reloaded.preprocessor.tokens(TEXTS)
+    ids, mask = reloaded.preprocessor.tokenize(TEXTS)
     pixels = reloaded.preprocessor.pixel_values(IMAGES)
     features = base_features(parts.image_encoder, parts.text_encoder, architecture.fusion_layer, pixels, ids, mask)
     with torch.inference_mode():
@@ -97,7 +97,7 @@ def test_the_folder_holds_every_weight_and_needs_nothing_else(parts: ModelParts,
 def test_the_loss_is_the_cross_entropy_of_the_logits(parts: ModelParts, tmp_path: Path) -> None:
     exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
     reloaded = open_exported(tmp_path / "model")
-    ids, mask = reloaded.preprocessor.tokens(TEXTS)
+    ids, mask = reloaded.preprocessor.tokenize(TEXTS)
     labels = torch.tensor([0, 2, 1])
     output = reloaded.model(reloaded.preprocessor.pixel_values(IMAGES), ids, mask, labels=labels)
     expected = -output.logits.log_softmax(dim=1)[torch.arange(3), labels].mean()

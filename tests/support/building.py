@@ -1,6 +1,6 @@
-"""Build the little project's features: in a test, or in a process of its own that a test may kill.
+"""Build the features of the tiny project: in a test, or in a separate process that a test may kill.
 
-`python -m tests.support.building PROJECT CACHE HOLD` stops behind its second step until the file HOLD is gone.
+`python -m tests.support.building PROJECT CACHE HOLD` pauses after its second step until the file HOLD is deleted.
 """
 
 import sys
@@ -16,6 +16,7 @@ from nas.config.schema import FeaturesConfig
 from nas.data.dataset import open_dataset_images, read_dataset
 from nas.data.features import writer as feature_writing
 from nas.data.features.cache import open_or_build
+from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureStore
 from nas.data.preprocessing import Preprocessor
 from nas.models.encoders.checkpoints import load_encoder, load_image_processor, load_tokenizer
@@ -23,56 +24,55 @@ from tests.support.project import Project
 from tests.support.tiny import reads_at
 
 
-def parts(project: Project) -> dict[str, Any]:
-    """Everything that `open_or_build` takes besides how features are stored, and where."""
+def feature_sources(project: Project) -> FeatureSources:
+    """Return the data and the encoders of a project, for models that start to fuse at layers 0, 1 and 2."""
     config = load_config(project.root / "search.yaml")
-    return {
-        "dataset": read_dataset(config.data, ("train", "validation")),
-        "images": open_dataset_images(config.data),
-        "preprocessor": Preprocessor(
+    return FeatureSources(
+        dataset=read_dataset(config.data, ("train", "validation")),
+        images=open_dataset_images(config.data),
+        preprocessor=Preprocessor(
             image_processor=load_image_processor(config.encoders.image),
             tokenizer=load_tokenizer(config.encoders.text),
             max_text_tokens=8,
         ),
-        "image_encoder": load_encoder(config.encoders.image, "image"),
-        "text_encoder": load_encoder(config.encoders.text, "text"),
-        "reads": [reads_at(layer) for layer in (0, 1, 2)],
-        "has_attention": True,
-    }
-
-
-def features_config(**changes: Any) -> FeaturesConfig:
-    """Defaults of a search file, with some changed."""
-    return FeaturesConfig(**({"dtype": "float16", "disk_bytes": 2**30, "views": 1, "attention": False} | changes))
+        image_encoder=load_encoder(config.encoders.image, "image"),
+        text_encoder=load_encoder(config.encoders.text, "text"),
+        entry_layers=frozenset(reads_at(layer) for layer in (0, 1, 2)),
+        uses_attention=True,
+    )
 
 
 def build(
-    given: dict[str, Any],
+    sources: FeatureSources,
     cache: Path,
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_note: Callable[[str], None] = lambda text: None,
     **changes: Any,
 ) -> FeatureStore:
-    """Features of the parts, stored with some settings changed."""
-    return open_or_build(
-        **given,
-        features=features_config(**changes),
-        cache_directory=cache,
-        on_progress=on_progress,
-        on_note=on_note,
-    )
+    """Open or build the features of some sources.
+
+    Args:
+        sources: The data and the encoders.
+        cache: The cache directory.
+        on_progress: Callback that receives the numbers of images and texts done and in total.
+        on_note: Callback that receives notes for the user.
+        changes: Values of `FeaturesConfig` other than the defaults of these tests.
+    """
+    features = FeaturesConfig(**({"dtype": "float16", "disk_bytes": 2**30, "views": 1, "attention": False} | changes))
+    return open_or_build(sources, features, cache, on_progress=on_progress, on_note=on_note)
 
 
 def main(project: str, cache: str, hold: str) -> None:
+    """Build in this process, and pause after the second step until the file `hold` is deleted."""
     torch.set_num_threads(1)
-    feature_writing.CHECKPOINT_SECONDS = 0.0
+    feature_writing.SAVE_SECONDS = 0.0
 
     def wait(done: int, total: int) -> None:
         while done > 32 and Path(hold).exists():
             time.sleep(0.02)
 
-    build(parts(Project(Path(project))), Path(cache), on_progress=wait)
+    build(feature_sources(Project(Path(project))), Path(cache), on_progress=wait)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Compute base features into a folder, in steps of 32 images or texts, so that a build that was killed goes on.
+"""Compute base features into a folder, in steps of 32 images or texts, so that a killed build can be resumed.
 
-Why that is safe: every file has its full size before the first step, and a step writes to places of its own. Now and
-then all files are flushed to the disk (fsync) and after that, never before, `progress.json` is replaced by one that
-says how many steps were done when the flush began. So whatever it says is on the disk, even after a loss of power, and
-what was written beyond it is written again with the same numbers. `features.json`, without which the folder is no
-store, comes last, with the checksums of what is then in the files.
+Resuming is safe because every file has its full size before the first step, and each step writes to its own rows. At
+intervals all files are flushed (fsync), and only then is `progress.json` replaced, with the number of steps that were
+done when the flush began. So all recorded steps are on disk, even after a power loss, and later steps are recomputed
+with the same numbers. `features.json`, which makes the folder a store, is written last, with checksums of all files.
 """
 
 import contextlib
@@ -24,9 +23,9 @@ from torch import Tensor
 from nas.common.errors import DataError
 from nas.common.files import sync_directory, write_atomically
 from nas.config.schema import FeaturesConfig
-from nas.data.features.inputs import Sources, SplitInputs, Step, pixel_values, prepared
+from nas.data.features.inputs import BuildStep, FeatureSources, SplitInputs, pixel_values, prepare_inputs
 from nas.data.features.plan import ArrayPlan, ModalityPlan, attended_name, choose_plan, logsumexp_name, tokens_name
-from nas.data.features.writer import ArrayFiles, Checkpoints
+from nas.data.features.writer import ArrayFiles, ProgressSaver
 from nas.models.encoders.base import Encoder
 from nas.models.fusion.data_attention import data_attention
 from nas.search.space import RAW
@@ -34,25 +33,25 @@ from nas.search.space import RAW
 _PROGRESS = "progress.json"
 
 OnProgress = Callable[[int, int], None]
-"""Called with images and texts done, and both in all."""
+"""Receives the number of images and texts done, and the total."""
 
 
 class NotFiniteError(DataError):
-    """A feature does not fit the type that it is stored in; it would not the next time either."""
+    """A feature exceeds the range of its storage type; resuming the build would fail in the same way."""
 
 
 class FeatureBuild:
-    """The work of one store.
+    """The build of one store.
 
     Args:
-        sources: What is computed.
-        config: How it is stored.
+        sources: The data and the encoders.
+        config: Storage type, disk budget and number of views.
 
     Raises:
         DataError: If no tier fits the disk budget.
     """
 
-    def __init__(self, sources: Sources, config: FeaturesConfig) -> None:
+    def __init__(self, sources: FeatureSources, config: FeaturesConfig) -> None:
         self.sources = sources
         splits = sources.dataset.splits
         self.views = {name: config.views if name == "train" else 1 for name in splits}
@@ -92,12 +91,12 @@ class FeatureBuild:
                 raw_shapes=raw_shapes,
                 layers=tuple(sorted({layer for layer in layers if layer is not None})),
                 num_layers=encoder.num_layers,
-                has_attention=sources.has_attention,
+                uses_attention=sources.uses_attention,
             )
 
         return (
-            modality("image", sources.image_encoder, (reads.image for reads in sources.reads), tokens, pixels),
-            modality("text", sources.text_encoder, (reads.text for reads in sources.reads), texts, texts),
+            modality("image", sources.image_encoder, (entry.image for entry in sources.entry_layers), tokens, pixels),
+            modality("text", sources.text_encoder, (entry.text for entry in sources.entry_layers), texts, texts),
         )
 
     @cached_property
@@ -105,7 +104,11 @@ class FeatureBuild:
         return hashlib.sha256(repr((self.plan.arrays, self._steps)).encode()).hexdigest()
 
     def steps_done(self, directory: Path) -> int | None:
-        """How far an earlier build of the same plan came in a folder; None where there is nothing to go on with."""
+        """Return the number of durable steps of an earlier build of the same plan; None if it cannot be resumed.
+
+        Args:
+            directory: The folder of the build.
+        """
         try:
             progress = json.loads((directory / _PROGRESS).read_text(encoding="utf-8"))
             is_same = progress["plan"] == self._digest and all(
@@ -116,10 +119,13 @@ class FeatureBuild:
             return None
 
     def start(self, directory: Path) -> None:
-        """Make the folder with all files in their full size, so that the disk has room for everything from now on.
+        """Create the folder with all files in their full size, which reserves the disk space.
+
+        Args:
+            directory: The folder to create.
 
         Raises:
-            OSError: If it has not.
+            OSError: If the disk is full.
         """
         for split in self._splits:
             (directory / split).mkdir(parents=True)
@@ -141,14 +147,14 @@ class FeatureBuild:
 
     @torch.inference_mode()
     def run(self, directory: Path, on_progress: OnProgress) -> None:
-        """Compute what is missing in a folder that `start` has made.
+        """Compute all remaining steps in a folder that `start` has created.
 
         Args:
             directory: The folder.
-            on_progress: Told images and texts done.
+            on_progress: Callback that receives the numbers of images and texts done and in total.
 
         Raises:
-            DataError: If an image cannot be read, or a feature does not fit the type.
+            DataError: If an image cannot be read, or a feature exceeds the storage type.
             OSError: If a file cannot be written.
         """
         done = self.steps_done(directory) or 0
@@ -156,19 +162,21 @@ class FeatureBuild:
         on_progress(count, total)
         with (
             ArrayFiles(directory, self.plan.arrays) as files,
-            Checkpoints(files, lambda done: self._write_progress(directory, done)) as checkpoints,
-            contextlib.closing(prepared(self._steps[done:], self._splits, self.sources)) as steps,
+            ProgressSaver(files, lambda done: self._write_progress(directory, done)) as saver,
+            contextlib.closing(prepare_inputs(self._steps[done:], self._splits, self.sources)) as steps,
         ):
             for step, inputs, mask in steps:
-                for name, values in self._encoded(step, inputs, mask):
+                for name, values in self._encode(step, inputs, mask):
                     files.write(f"{step.split}/{name}", step.first_row, values)
                 done, count = done + 1, count + step.count
-                checkpoints.reached(done)
+                saver.record(done)
                 on_progress(count, total)
-            checkpoints.finish(done)
+            saver.finish(done)
 
-    def _encoded(self, step: Step, inputs: Tensor, mask: Tensor | None) -> Iterator[tuple[str, NDArray[np.generic]]]:
-        """Files of the step's split, and the rows that it adds to them."""
+    def _encode(
+        self, step: BuildStep, inputs: Tensor, mask: Tensor | None
+    ) -> Iterator[tuple[str, NDArray[np.generic]]]:
+        """Yield the arrays of the split by name, with the rows that the step writes to them."""
         is_text = step.modality == "text"
         encoder = self.sources.text_encoder if is_text else self.sources.image_encoder
         modality = self.plan.modalities[1 if is_text else 0]
@@ -177,8 +185,8 @@ class FeatureBuild:
 
         def stored(values: Tensor, dtype: str) -> NDArray[np.generic]:
             if is_text:
-                values = values.flatten(0, 1) if mask is None else values[mask]  # padding is not stored
-            return _stored(values, dtype, encoder)
+                values = values.flatten(0, 1) if mask is None else values[mask]  # without padding
+            return _to_storage(values, dtype, encoder)
 
         if not is_text:
             self._check_size(step, tuple(inputs.shape[1:]))
@@ -200,12 +208,13 @@ class FeatureBuild:
                 yield attended_name(step.modality, layer), stored(attention.attended, self.plan.dtype)
                 yield logsumexp_name(step.modality, layer), stored(attention.logsumexp, "float32")
 
-    def _check_size(self, step: Step, shape: tuple[int, ...]) -> None:
+    def _check_size(self, step: BuildStep, shape: tuple[int, ...]) -> None:
         if shape != self._image_shape:
             names = self._splits[step.split].images[step.start : step.stop]
             raise DataError(
-                f"{self.sources.images.location}: images {names[0]!r} to {names[-1]!r} are processed to shape {shape}, "
-                f"others to {self._image_shape}; expected an image processor that brings all images to one size"
+                f"{self.sources.images.location}: processed images {names[0]!r} to {names[-1]!r} differ in shape; "
+                f"expected {self._image_shape} as for other images, got {shape}; use an image processor that resizes "
+                "all images to one size"
             )
 
 
@@ -213,11 +222,11 @@ def _reserve(descriptor: int, size_bytes: int) -> None:
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size_bytes)
     else:
-        os.truncate(descriptor, size_bytes)  # macOS; there a disk that is too small is noticed on the way
+        os.truncate(descriptor, size_bytes)  # macOS, where a full disk is noticed only during the build
 
 
-def _image_sizes(sources: Sources) -> tuple[tuple[int, ...], int]:
-    """Shape of the pixels of an image, and S."""
+def _image_sizes(sources: FeatureSources) -> tuple[tuple[int, ...], int]:
+    """Return the shape of the pixel values of an image, and its number of tokens, S."""
     split = next(iter(sources.dataset.splits.values()))
     pixels = pixel_values([split.images[0]], 1, sources)
     with torch.inference_mode():
@@ -226,7 +235,7 @@ def _image_sizes(sources: Sources) -> tuple[tuple[int, ...], int]:
     return tuple(pixels.shape[1:]), int(tokens.shape[1])
 
 
-def _stored(values: Tensor, dtype: str, encoder: Encoder) -> NDArray[np.generic]:
+def _to_storage(values: Tensor, dtype: str, encoder: Encoder) -> NDArray[np.generic]:
     if not values.is_floating_point():
         ids: NDArray[np.generic] = values.cpu().numpy().astype(dtype)
         return ids
@@ -236,14 +245,18 @@ def _stored(values: Tensor, dtype: str, encoder: Encoder) -> NDArray[np.generic]
         largest = lowest if math.isnan(lowest) else max(lowest, highest)
         hint = "; set features.dtype: float32" if math.isfinite(largest) else ""
         raise NotFiniteError(
-            f"a feature of {type(encoder.model).__name__} is not finite in {dtype}: the largest is {largest:g}, "
-            f"allowed is up to {limit:g}{hint}"
+            f"features of {type(encoder.model).__name__}: a value exceeds the range of {dtype}; expected at most "
+            f"{limit:g}, got {largest:g}{hint}"
         )
     array: NDArray[np.generic] = values.to(getattr(torch, dtype)).cpu().contiguous().numpy()
     return array
 
 
-def forget_progress(directory: Path) -> None:
-    """Leave nothing in a folder that a build could go on from."""
+def delete_progress(directory: Path) -> None:
+    """Delete the progress record of a build, so that it cannot be resumed.
+
+    Args:
+        directory: The folder of the build or the finished store.
+    """
     (directory / _PROGRESS).unlink(missing_ok=True)
     sync_directory(directory)

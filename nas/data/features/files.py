@@ -1,4 +1,4 @@
-"""The files of a feature store: what they hold, whether they are whole, and whether they are still what was written."""
+"""Files of a feature store: their contents, and checks for missing, truncated or altered files."""
 
 import hashlib
 import json
@@ -18,25 +18,25 @@ _VERIFIED = "verified.json"
 
 @dataclass(frozen=True)
 class FileFacts:
-    """Size and SHA-256 of a file."""
+    """Size and SHA-256 digest of a file."""
 
     size_bytes: int
     sha256: str
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What `features.json` says of a store.
+class StoreContents:
+    """The contents of a store, as `features.json` lists them.
 
     Args:
         tier: One of `nas.data.features.plan.TIERS`.
-        dtype: Of tokens and attended rows: float16 or float32.
-        image_token_count: S.
-        token_layers: Modality → layers whose input rows are here, -1 for pixel values or token ids.
-        attention_layers: Modality → layers whose data attention is here.
-        views: Split → views of each of its images.
-        class_names: In the order of the labels.
-        files: Every array, by its path in the store.
+        dtype: Storage type of tokens and attended rows: float16 or float32.
+        image_token_count: Number of tokens of an image, S.
+        token_layers: Layers whose tokens are stored, by modality; -1 stands for pixel values or token ids.
+        attention_layers: Layers whose data attention is stored, by modality.
+        views: Number of views of every image, by split.
+        class_names: Class names in the order of the labels.
+        files: Every array, by its path within the store.
     """
 
     tier: str
@@ -49,22 +49,30 @@ class Contents:
     files: Mapping[str, FileFacts]
 
 
-def complete(
+def seal_store(
     directory: Path,
     plan: FeaturePlan,
+    *,
     image_token_count: int,
     views: Mapping[str, int],
     class_names: tuple[str, ...],
 ) -> None:
-    """Write the checksums of a folder's arrays into `features.json`, without which it is no store.
+    """Complete a store: write its contents and the checksums of its arrays to `features.json`.
+
+    Args:
+        directory: The folder, with all arrays written.
+        plan: The plan that was built.
+        image_token_count: Number of tokens of an image, S.
+        views: Number of views of every image, by split.
+        class_names: Class names in the order of the labels.
 
     Raises:
         OSError: If a file cannot be read or written.
     """
-    # Before the files are hashed, so that what changes them meanwhile is noticed.
+    # Taken before the files are hashed, so that a change meanwhile is noticed.
     stamps = {array.name: _stamp(directory / array.name) for array in plan.arrays}
     files = {name: FileFacts(stamp[0], _sha256(directory / name)) for name, stamp in stamps.items()}
-    contents = Contents(
+    contents = StoreContents(
         tier=plan.tier,
         dtype=plan.dtype,
         image_token_count=image_token_count,
@@ -74,29 +82,32 @@ def complete(
         class_names=class_names,
         files=files,
     )
-    values = json.loads(json.dumps({"format": FORMAT, **asdict(contents)}))  # with keys as they are read back
+    values = json.loads(json.dumps({"format": FORMAT, **asdict(contents)}))  # with the keys as JSON returns them
     values["checksum"] = _checksum(values)
     _write_verified(directory, stamps)
     write_atomically(directory / CONTENTS, json.dumps(values, indent=1).encode())
 
 
-def read_contents(directory: Path) -> Contents:
-    """What a store holds; every file is there in its full size, its content is not read.
+def read_contents(directory: Path) -> StoreContents:
+    """Return the contents of a store, after checking the sizes of all files; the arrays are not read.
+
+    Args:
+        directory: The folder of the store.
 
     Raises:
-        DataError: If the folder is no complete store, or was made by another version.
+        DataError: If the folder is not a complete store, or was written by another version.
     """
     try:
         content = (directory / CONTENTS).read_text(encoding="utf-8")
         try:
             values = json.loads(content)
         except ValueError as error:
-            raise ValueError(f"{CONTENTS} is not what was written there: {error}") from error
+            raise ValueError(f"{CONTENTS} was altered: {error}") from error
         if values["format"] != FORMAT:
-            raise ValueError(f"its format is {values['format']}, this version reads {FORMAT}")
+            raise ValueError(f"unsupported format; expected {FORMAT}, got {values['format']}")
         if values.pop("checksum") != _checksum(values):
-            raise ValueError(f"{CONTENTS} is not what was written there")
-        contents = Contents(
+            raise ValueError(f"{CONTENTS} was altered")
+        contents = StoreContents(
             tier=values["tier"],
             dtype=values["dtype"],
             image_token_count=values["image_token_count"],
@@ -109,22 +120,20 @@ def read_contents(directory: Path) -> Contents:
         for name, facts in contents.files.items():
             size_bytes = (directory / name).stat().st_size
             if size_bytes != facts.size_bytes:
-                raise ValueError(f"{name} has {size_bytes} bytes in place of {facts.size_bytes}")
+                raise ValueError(f"{name} has the wrong size; expected {facts.size_bytes} bytes, got {size_bytes}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{directory}: is no usable folder of features: {error}; delete it to have it rebuilt"
-        ) from error
+        raise DataError(f"{directory}: not a usable feature store ({error}); delete it to have it rebuilt") from error
     return contents
 
 
-def damage(directory: Path) -> str | None:
-    """What is wrong with a store, or None.
+def find_damage(directory: Path) -> str | None:
+    """Return what is wrong with a store, or None if it is intact.
 
-    LayerInput a large store whole takes minutes, so a file is hashed again only if its size or time of change is not
-    that of the last time it was found right. What alters bytes without a write (a failing disk) is found only by that.
+    Hashing a large store takes minutes, so a file is hashed again only if its size or modification time has changed
+    since it was last verified. Bytes that change without a write, as on a failing disk, are therefore not noticed.
 
     Args:
-        directory: Of the store.
+        directory: The folder of the store.
     """
     try:
         contents = read_contents(directory)
@@ -134,7 +143,7 @@ def damage(directory: Path) -> str | None:
             path = directory / name
             stamps[name] = _stamp(path)
             if stamps[name] != verified.get(name) and _sha256(path) != facts.sha256:
-                return f"the content of {name} is not what was written there"
+                return f"the content of {name} was altered"
         if stamps != verified:
             _write_verified(directory, stamps)
     except (DataError, OSError) as error:
@@ -151,7 +160,7 @@ def _read_verified(directory: Path) -> dict[str, Any]:
     try:
         values = json.loads((directory / _VERIFIED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}  # everything is hashed then
+        return {}  # then every file is hashed
     return values if isinstance(values, dict) else {}
 
 
@@ -159,7 +168,7 @@ def _write_verified(directory: Path, stamps: Mapping[str, list[int]]) -> None:
     try:
         write_atomically(directory / _VERIFIED, json.dumps(stamps).encode())
     except OSError:
-        return  # a store that is read-only here, or a full disk: it is hashed again the next time
+        return  # a read-only store or a full disk: the files are hashed again next time
 
 
 def _sha256(path: Path) -> str:

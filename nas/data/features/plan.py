@@ -1,14 +1,13 @@
-"""What a feature store will hold and how large it will be, known to the byte before anything is computed.
+"""Contents and size of a feature store, known to the byte before anything is computed.
 
-What is kept of every layer that an architecture of the search space starts from, best first:
+An entry layer is a layer at which an architecture of the search space starts to compute. The tiers, best first:
 
-- `attention`: tokens at every such layer, and, where PMF fuses in it and in another one behind it, also what the data
-  rows attend to among themselves there, which depends on no trained parameter either (half the size of keys and
-  values).
-- `every layer`: tokens at every such layer.
-- `smallest layer`: tokens at the first one; those of the others are computed from them whenever they are read.
+- `attention`: the tokens at every entry layer and, where PMF fuses in this layer and a later one, also the attention of
+  the data rows among themselves, which depends on no trained parameter either (half the size of keys and values).
+- `every layer`: the tokens at every entry layer.
+- `smallest layer`: the tokens at the first entry layer; those at later ones are recomputed whenever they are read.
 
-Of an encoder that is trained, embedding and all, the processed pixels and the token ids are kept.
+For an encoder that is trained as a whole, the store has the processed pixel values or the token ids.
 """
 
 import io
@@ -31,9 +30,9 @@ class ArrayPlan:
     """One .npy file.
 
     Args:
-        name: Path in the store.
-        shape: Of the array.
-        dtype: numpy's name of its type.
+        name: Path within the store.
+        shape: Shape of the array.
+        dtype: NumPy name of the element type.
     """
 
     name: str
@@ -42,7 +41,7 @@ class ArrayPlan:
 
     @property
     def header(self) -> bytes:
-        """What stands before the numbers."""
+        """The .npy header, which precedes the numbers."""
         file = io.BytesIO()
         description = np.lib.format.dtype_to_descr(np.dtype(self.dtype))
         content = {"descr": description, "fortran_order": False, "shape": self.shape}
@@ -51,7 +50,7 @@ class ArrayPlan:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one entry along the first axis."""
+        """Size of one entry along the first axis, in bytes."""
         return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
 
     @property
@@ -61,17 +60,17 @@ class ArrayPlan:
 
 @dataclass(frozen=True)
 class ModalityPlan:
-    """One modality's part in a store.
+    """The part of one modality in a store.
 
     Args:
         name: "image" or "text".
-        hidden_size: D.
-        num_heads: H.
-        row_shapes: Leading axes of its arrays in every split: (images · views, S), or (tokens of all texts,).
-        raw_shapes: Axes of its inputs in every split: (images · views, 3, height, width), or (tokens of all texts,).
-        layers: Of this encoder, whose inputs are asked for, ascending; none where it is not used.
-        num_layers: Of the encoder.
-        has_attention: Whether data attention is made use of.
+        hidden_size: Hidden size of the encoder, D.
+        num_heads: Number of attention heads, H.
+        row_shapes: Leading axes of the arrays, by split: (images · views, S) or (tokens of all texts,).
+        raw_shapes: Shape of the encoder inputs, by split: (images · views, 3, height, width) or (tokens of all texts,).
+        layers: The entry layers of this encoder, ascending; empty if the encoder is not used.
+        num_layers: Number of layers of the encoder.
+        uses_attention: Whether the models use stored data attention.
     """
 
     name: str
@@ -81,25 +80,25 @@ class ModalityPlan:
     raw_shapes: Mapping[str, tuple[int, ...]]
     layers: tuple[int, ...]
     num_layers: int
-    has_attention: bool
+    uses_attention: bool
 
     def token_layers(self, tier: str) -> tuple[int, ...]:
-        """Layers of this encoder whose inputs are stored."""
+        """Return the entry layers whose tokens are stored."""
         return self.layers[:1] if tier == SMALLEST_LAYER else self.layers
 
     def attention_layers(self, tier: str) -> tuple[int, ...]:
-        """Layers of this encoder whose data attention is stored: none that is the last, where few rows attend."""
-        if tier != ATTENTION or not self.has_attention:
+        """Return the entry layers whose data attention is stored: not the last layer, where few rows attend."""
+        if tier != ATTENTION or not self.uses_attention:
             return ()
         return tuple(layer for layer in self.layers if self.num_layers - layer >= 2)
 
     def arrays(self, split: str, tier: str, dtype: str) -> Iterator[ArrayPlan]:
-        """Its large arrays in one split."""
+        """Yield the large arrays of one split."""
         leading = self.row_shapes[split]
         for layer in self.token_layers(tier):
             if layer == RAW:
-                kind = dtype if self.name == "image" else "int32"
-                yield ArrayPlan(f"{split}/{tokens_name(self.name, layer)}", self.raw_shapes[split], kind)
+                raw_dtype = dtype if self.name == "image" else "int32"
+                yield ArrayPlan(f"{split}/{tokens_name(self.name, layer)}", self.raw_shapes[split], raw_dtype)
                 continue
             yield ArrayPlan(f"{split}/{tokens_name(self.name, layer)}", (*leading, self.hidden_size), dtype)
         for layer in self.attention_layers(tier):
@@ -108,29 +107,29 @@ class ModalityPlan:
 
 
 def tokens_name(modality: str, layer: int) -> str:
-    """File of the rows that a layer reads, or of pixel values or token ids."""
+    """Return the file name of the tokens at a layer; at `RAW`, of the pixel values or token ids."""
     return f"{modality}_raw.npy" if layer == RAW else f"{modality}_{layer:02}.npy"
 
 
 def attended_name(modality: str, layer: int) -> str:
-    """File of what those rows attend to among themselves."""
+    """Return the file name of the attention outputs of the data rows among themselves."""
     return f"{modality}_{layer:02}_attended.npy"
 
 
 def logsumexp_name(modality: str, layer: int) -> str:
-    """File of the logsumexp of their scores."""
+    """Return the file name of the logsumexp of the attention scores of the data rows."""
     return f"{modality}_{layer:02}_logsumexp.npy"
 
 
 @dataclass(frozen=True)
 class FeaturePlan:
-    """What a store will hold.
+    """Contents and size of a feature store.
 
     Args:
         tier: One of `TIERS`.
-        dtype: Of tokens and attended rows.
-        modalities: Image and text.
-        arrays: Every file, `small` ones included.
+        dtype: Storage type of tokens and attended rows.
+        modalities: The parts of image and text.
+        arrays: All arrays, including the small ones.
     """
 
     tier: str
@@ -140,25 +139,24 @@ class FeaturePlan:
 
     @property
     def size_bytes(self) -> int:
-        """Of all arrays, to the byte."""
+        """Total size of all arrays, to the byte."""
         return sum(array.file_bytes for array in self.arrays)
 
-    def describe(self) -> str:
-        """What is kept, in words."""
-        return "; ".join(self._described(part) for part in self.modalities if part.layers)
+    def describe(self, config: FeaturesConfig) -> str:
+        """Return one line for the user: the size, and what is recomputed to fit the disk budget.
 
-    def _described(self, part: ModalityPlan) -> str:
-        stored, known = part.token_layers(self.tier), part.attention_layers(self.tier)
-        text = f"{part.name} {_listed(stored)}"
-        if stored != part.layers:
-            text += f" alone, those at {', '.join(map(str, part.layers[1:]))} computed from them whenever read"
-        return text + (f", data attention at {', '.join(map(str, known))}" if known else "")
-
-
-def _listed(layers: Sequence[int]) -> str:
-    if layers[0] == RAW:
-        return "inputs"
-    return f"tokens at layer {', '.join(map(str, layers))}"
+        Args:
+            config: The configuration that the plan was made for.
+        """
+        text = (
+            f"Encoder outputs are cached once: {format_bytes(self.size_bytes)} of at most "
+            f"{format_bytes(config.disk_bytes)}"
+        )
+        if config.views > 1:
+            text += f", with {config.views} views of every training image"
+        if self.tier == SMALLEST_LAYER and any(len(part.layers) > 1 for part in self.modalities):
+            text += "; only the first entry layer fits features.disk, later ones are recomputed whenever they are read"
+        return text
 
 
 def choose_plan(
@@ -167,16 +165,16 @@ def choose_plan(
     config: FeaturesConfig,
     splits: Sequence[str],
 ) -> FeaturePlan:
-    """The best tier that the disk budget allows.
+    """Return the plan of the best tier that fits the disk budget.
 
     Args:
-        modalities: Image and text.
-        small: Arrays that every tier has: labels and indices.
-        config: Type, disk budget, and whether attention is wanted.
+        modalities: The parts of image and text.
+        small: The arrays that every tier has: labels and indices.
+        config: Storage type, disk budget, and whether to store data attention.
         splits: Names of the splits.
 
     Raises:
-        DataError: If none fits.
+        DataError: If no tier fits.
     """
     plans = []
     for tier in TIERS:
@@ -188,7 +186,7 @@ def choose_plan(
         if plan.size_bytes <= config.disk_bytes:
             return plan
     raise DataError(
-        f"features.disk: {format_bytes(config.disk_bytes)} is too little; tokens at the first layer alone "
-        f"need {format_bytes(plans[-1].size_bytes)} as {config.dtype} with {config.views} view(s) of every training "
-        "image"
+        f"features.disk: the budget is too small; expected at least {format_bytes(plans[-1].size_bytes)} for the first "
+        f"entry layer as {config.dtype} with {config.views} view(s) of every training image, got "
+        f"{format_bytes(config.disk_bytes)}"
     )

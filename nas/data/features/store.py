@@ -1,7 +1,6 @@
-"""Base features on disk: what the frozen layers below the first that a model trains say of every sample, computed once.
+"""Read the hidden states of the frozen encoder layers, cached on disk by `nas.data.features.build`.
 
-They depend on no trained parameter, so all candidates and workers share them, memory-mapped. Built in
-`nas.data.features.build`; here they are read.
+They depend on no trained parameter, so all candidates and workers share them, memory-mapped.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.common.errors import DataError
-from nas.data.features.files import Contents, read_contents
+from nas.data.features.files import StoreContents, read_contents
 from nas.data.features.plan import attended_name, logsumexp_name, tokens_name
 from nas.data.samples import Labels
 from nas.models.encoders.base import Encoder
@@ -29,16 +28,16 @@ _Reader = Callable[[NDArray[Any]], Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """Some samples, as the layers that a model starts from read them; padded with zeros to the longest text among them.
+    """A batch of samples, as inputs of the entry layers of a model; padded with zeros to the longest text.
 
     Args:
-        image_tokens: z, (B, S, D_img), in the store's type (float32 where they were computed from an earlier layer's);
-            pixel values (B, 3, height, width) or nothing (B, 0) where the model reads those.
-        text_tokens: t, (B, T, D_txt), likewise; token ids (B, T), int64, or nothing (B, 0).
-        text_mask: (B, T), true where there is a token; None where nothing is padded.
-        labels: Class indices, int64, (B,); or 1 for each label that a sample has, float32, (B, C).
-        image_attention: What z attends to in itself at the first fusing layer, where that is stored.
-        text_attention: What t attends to in itself, likewise.
+        image_tokens: z, (B, S, D_img), in the storage type (float32 if recomputed from an earlier layer); pixel values
+            (B, 3, height, width) for a model that trains the whole encoder; (B, 0) for a model without images.
+        text_tokens: t, (B, T, D_txt), likewise; token ids (B, T), int64; or (B, 0).
+        text_mask: (B, T), true for tokens; None without padding.
+        labels: Class indices, int64, (B,); or, for multi-label data, 1 for each label of a sample, float32, (B, C).
+        image_attention: Attention of z to itself at the first fusing layer, if stored.
+        text_attention: Attention of t to itself at the first fusing layer, if stored.
     """
 
     image_tokens: Tensor
@@ -49,7 +48,11 @@ class Batch:
     text_attention: DataAttention | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        """The same on a device."""
+        """Return the batch on a device.
+
+        Args:
+            device: The target device.
+        """
 
         def moved(attention: DataAttention | None) -> DataAttention | None:
             if attention is None:
@@ -70,16 +73,16 @@ class FeatureSplit:
     """Features of one split, read from memory-mapped files.
 
     Args:
-        directory: Of the split, in a store.
-        contents: Of the store.
-        encoders: Image and text encoder, for layers that are not stored.
+        directory: Folder of the split within the store.
+        contents: The contents of the store.
+        encoders: Image and text encoder, to recompute layers that are not stored; None if that is not needed.
     """
 
-    def __init__(self, directory: Path, contents: Contents, encoders: Encoders | None) -> None:
+    def __init__(self, directory: Path, contents: StoreContents, encoders: Encoders | None) -> None:
         self._directory = directory
         self._encoders = encoders
         self.view_count = contents.views[directory.name]
-        """Views of every image: view 0 is the image itself, the others are augmented."""
+        """Number of views of every image: view 0 is the image itself, the others are augmented."""
         self._tokens = {
             name: {layer: self._mapped(tokens_name(name, layer)) for layer in layers}
             for name, layers in contents.token_layers.items()
@@ -94,11 +97,11 @@ class FeatureSplit:
         self._image_index: NDArray[np.int64] = np.load(directory / "image_index.npy")
         self._text_starts: NDArray[np.int64] = np.load(directory / "text_starts.npy")
         self.text_lengths: NDArray[np.int64] = np.load(directory / "text_lengths.npy")
-        """Tokens of every sample's text, (N,)."""
+        """Number of text tokens of every sample, (N,)."""
         self.labels: Labels = np.load(directory / "labels.npy")
 
     def _mapped(self, name: str) -> NDArray[Any]:
-        # As a plain array: numpy's own class for memory maps makes every operation slower.
+        # A plain array: operations on np.memmap are slower.
         mapped: NDArray[Any] = np.asarray(np.load(self._directory / name, mmap_mode="r"))
         return mapped
 
@@ -108,18 +111,18 @@ class FeatureSplit:
     def batch(
         self,
         indices: Sequence[int] | NDArray[np.int64],
-        reads: EntryLayers,
+        entry_layers: EntryLayers,
         views: Sequence[int] | NDArray[np.int64] | None = None,
     ) -> Batch:
-        """Read some samples where a model starts to compute.
+        """Return the inputs of a model for some samples.
 
         Args:
-            indices: Which samples, (B,).
-            reads: Layers of both encoders, from the first that the store was built for on.
-            views: Which view of each sample's image, (B,), below `view_count`; None for the images themselves.
+            indices: Indices of the samples, (B,).
+            entry_layers: The layers at which the model starts to compute, not before those the store was built for.
+            views: Index of the view of each sample's image, (B,), below `view_count`; None for the images themselves.
 
         Raises:
-            ValueError: If there is no such view, or the layer has to be computed and the store was opened without
+            ValueError: If a view does not exist, or a layer has to be recomputed and the store was opened without
                 encoders.
         """
         chosen = np.asarray(indices, dtype=np.int64)
@@ -127,7 +130,7 @@ class FeatureSplit:
         lengths = self.text_lengths[chosen]
         longest = int(lengths.max())
         is_token = np.arange(longest) < lengths[:, None]  # (B, T)
-        # Rows of all texts in the file; where nothing is stored the first, which is made zero afterwards.
+        # Rows of the texts in the file; padding reads the first row of the file and is set to zero below.
         text_rows = np.where(is_token, self._text_starts[chosen][:, None] + np.arange(longest), 0)
         is_padded = int(lengths.min()) < longest
         mask = torch.from_numpy(is_token) if is_padded else None
@@ -142,54 +145,56 @@ class FeatureSplit:
             return torch.from_numpy(array.take(image_rows, axis=0))
 
         return Batch(
-            image_tokens=self._tokens_at("image", reads.image, images, None, len(chosen)),
-            text_tokens=self._tokens_at("text", reads.text, texts, mask, len(chosen)),
+            image_tokens=self._tokens_at("image", entry_layers.image, images, None, len(chosen)),
+            text_tokens=self._tokens_at("text", entry_layers.text, texts, mask, len(chosen)),
             text_mask=mask,
             labels=torch.from_numpy(self.labels[chosen]),
-            image_attention=self._attention_at("image", reads.image, images),
-            text_attention=self._attention_at("text", reads.text, texts),
+            image_attention=self._attention_at("image", entry_layers.image, images),
+            text_attention=self._attention_at("text", entry_layers.text, texts),
         )
 
     def _tokens_at(self, modality: str, layer: int | None, read: _Reader, mask: Tensor | None, count: int) -> Tensor:
-        """What enters a layer, read, or computed from what enters the last one before it that is stored."""
+        """Return the tokens at a layer: read, or recomputed from the last stored layer before it."""
         if layer is None:
             return torch.empty(count, 0)
-        stored = self._stored(modality, layer)
+        stored = self._last_stored(modality, layer)
         tokens = read(self._tokens[modality][stored])
         if stored == layer:
             return tokens.to(torch.int64) if tokens.dtype == torch.int32 else tokens
-        return _computed(self._needed_encoder(modality, layer), tokens, mask, start=stored, stop=layer)
+        return _recompute(self._needed_encoder(modality, layer), tokens, mask, start=stored, stop=layer)
 
     def _attention_at(self, modality: str, layer: int | None, read: _Reader) -> DataAttention | None:
         arrays = None if layer is None else self._attention[modality].get(layer)
         return None if arrays is None else DataAttention(*map(read, arrays))
 
     def _image_rows(self, chosen: NDArray[np.int64], views: Sequence[int] | NDArray[np.int64] | None) -> Any:
-        """Places of the samples' images in the files, where the views of an image stand together."""
+        """Return the rows of the chosen views in the arrays, where the views of an image are adjacent."""
         first = self._image_index[chosen] * self.view_count
         if views is None:
             return first
         offsets = np.asarray(views, dtype=np.int64)
         if offsets.shape != first.shape or offsets.min() < 0 or offsets.max() >= self.view_count:
-            raise ValueError(f"views must be {len(first)} numbers from 0 to {self.view_count - 1}, got {views}")
+            raise ValueError(
+                f"views: invalid indices; expected {len(first)} numbers from 0 to {self.view_count - 1}, got {views}"
+            )
         return first + offsets
 
-    def _stored(self, modality: str, layer: int) -> int:
-        """The last layer not behind the given one whose input rows are stored."""
-        # Pixel values and token ids are not tokens that layers could be run on.
+    def _last_stored(self, modality: str, layer: int) -> int:
+        """Return the last layer up to the given one whose tokens are stored."""
+        # RAW counts only for itself: pixel values and token ids are not tokens that layers can process.
         return max(stored for stored in self._tokens[modality] if stored == layer or RAW < stored < layer)
 
     def _needed_encoder(self, modality: str, layer: int) -> Encoder:
         if self._encoders is None:
             raise ValueError(
-                f"{self._directory}: {modality} tokens at layer {layer} are not stored but computed from an earlier "
-                "layer's; open the store with its encoders"
+                f"{self._directory}: {modality} tokens at layer {layer} are not stored; expected encoders to recompute "
+                "them from an earlier layer, got None"
             )
         return self._encoders[0 if modality == "image" else 1]
 
 
 @torch.no_grad()
-def _computed(encoder: Encoder, rows: Tensor, mask: Tensor | None, *, start: int, stop: int) -> Tensor:
+def _recompute(encoder: Encoder, rows: Tensor, mask: Tensor | None, *, start: int, stop: int) -> Tensor:
     weight = next(encoder.parameters())
     rows = rows.to(device=weight.device, dtype=weight.dtype)
     mask = mask if mask is None else mask.to(weight.device)
@@ -199,14 +204,14 @@ def _computed(encoder: Encoder, rows: Tensor, mask: Tensor | None, *, start: int
 
 
 class FeatureStore:
-    """A complete folder of features.
+    """A complete store of the features of some splits.
 
     Args:
-        directory: What `open_or_build` returned as `directory`.
-        encoders: Image and text encoder, needed where not every layer is stored.
+        directory: The folder of the store, as `open_or_build` returns it in `directory`.
+        encoders: Image and text encoder, needed if not every layer is stored.
 
     Raises:
-        DataError: If the folder is not one, was made by another version, or has files of another size.
+        DataError: If the folder is not a complete store, was written by another version, or has files of another size.
     """
 
     def __init__(self, directory: Path, encoders: Encoders | None = None) -> None:
@@ -217,18 +222,21 @@ class FeatureStore:
                 split: FeatureSplit(directory / split, self.contents, encoders) for split in self.contents.views
             }
         except (OSError, ValueError) as error:
-            raise DataError(f"{directory}: is no usable folder of features: {error}") from error
+            raise DataError(
+                f"{directory}: not a usable feature store ({error}); delete it to have it rebuilt"
+            ) from error
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """In the order of the labels."""
+        """Class names in the order of the labels."""
         return self.contents.class_names
 
     @property
     def image_token_count(self) -> int:
-        """S."""
+        """Number of tokens of an image, S."""
         return self.contents.image_token_count
 
     @property
     def size_bytes(self) -> int:
+        """Total size of all arrays."""
         return sum(facts.size_bytes for facts in self.contents.files.values())

@@ -1,4 +1,4 @@
-"""Writing the arrays of a feature store so that what is said to be done is on the disk."""
+"""Write the arrays of a feature store so that recorded progress is always on disk."""
 
 import contextlib
 import os
@@ -12,11 +12,18 @@ from numpy.typing import NDArray
 
 from nas.data.features.plan import ArrayPlan
 
-CHECKPOINT_SECONDS = 10.0
+SAVE_SECONDS = 10.0
 
 
 class ArrayFiles(contextlib.AbstractContextManager["ArrayFiles"]):
-    """All arrays of a folder, open for writing; not as memory maps, which end the process when the disk is full."""
+    """The arrays of a store, open for writing.
+
+    They are not memory-mapped: a full disk would kill the process with SIGBUS instead of raising an error.
+
+    Args:
+        directory: Folder of the store, with all files in their full size.
+        arrays: The arrays in it.
+    """
 
     def __init__(self, directory: Path, arrays: Sequence[ArrayPlan]) -> None:
         self._arrays = {array.name: array for array in arrays}
@@ -25,7 +32,13 @@ class ArrayFiles(contextlib.AbstractContextManager["ArrayFiles"]):
             self._descriptors[name] = os.open(directory / name, os.O_RDWR)
 
     def write(self, name: str, row: int, values: NDArray[np.generic]) -> None:
-        """Put rows at their place."""
+        """Write rows.
+
+        Args:
+            name: Name of the array.
+            row: Index of the first row.
+            values: The rows, in the element type of the array.
+        """
         array = self._arrays[name]
         offset = len(array.header) + row * array.row_bytes
         rest = values.reshape(-1).view(np.uint8).data
@@ -34,7 +47,7 @@ class ArrayFiles(contextlib.AbstractContextManager["ArrayFiles"]):
             rest, offset = rest[written:], offset + written
 
     def sync(self) -> None:
-        """Return when all that was written is on the disk."""
+        """Flush everything written so far to the disk (fsync)."""
         for descriptor in self._descriptors.values():
             os.fsync(descriptor)
 
@@ -43,8 +56,13 @@ class ArrayFiles(contextlib.AbstractContextManager["ArrayFiles"]):
             os.close(descriptor)
 
 
-class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
-    """Makes progress durable beside the work: flushes the files, then notes the steps that were done before."""
+class ProgressSaver(contextlib.AbstractContextManager["ProgressSaver"]):
+    """Makes progress durable in a background thread: flushes the files, then records the steps written before.
+
+    Args:
+        files: The files to flush.
+        write_progress: Records a number of steps durably.
+    """
 
     def __init__(self, files: ArrayFiles, write_progress: Callable[[int], None]) -> None:
         self._files, self._write_progress = files, write_progress
@@ -52,17 +70,25 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         self._running: Future[None] | None = None
         self._last = time.monotonic()
 
-    def reached(self, done: int) -> None:
-        """A step is done and written; makes it durable if it is time and the last time is over."""
-        if time.monotonic() - self._last < CHECKPOINT_SECONDS or (self._running and not self._running.done()):
+    def record(self, done: int) -> None:
+        """Start saving, after a step, if the interval has passed and the previous save has ended.
+
+        Args:
+            done: Number of steps written so far.
+        """
+        if time.monotonic() - self._last < SAVE_SECONDS or (self._running and not self._running.done()):
             return
         if self._running:
-            self._running.result()  # raises what went wrong
+            self._running.result()  # raises the error of the last save
         self._last = time.monotonic()
         self._running = self._pool.submit(self._save, done)
 
     def finish(self, done: int) -> None:
-        """All steps are done: return when they are durable."""
+        """Save and wait until the progress is durable.
+
+        Args:
+            done: Number of steps written so far.
+        """
         if self._running:
             self._running.result()
         self._save(done)

@@ -6,53 +6,53 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given as forall
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from nas.common.errors import DataError
-from nas.data.augmentation import augmented
+from nas.data.augmentation import augment
+from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureSplit, FeatureStore
 from nas.models.fusion.data_attention import data_attention
-from tests.support.building import build, parts
+from tests.support.building import build, feature_sources
 from tests.support.project import build_project
 from tests.support.tiny import base_features, reads_at
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Parts of a build, not to be changed, with images of which no two parts look the same."""
+def sources(tmp_path_factory: pytest.TempPathFactory) -> FeatureSources:
+    """Return the sources of a project whose images are noise, so that all crops differ; not to be modified."""
     project = build_project(tmp_path_factory.mktemp("features") / "project")
     generator = np.random.default_rng(0)
     for path in project.images.iterdir():
         Image.fromarray(generator.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(path)
-    return parts(project)
+    return feature_sources(project)
 
 
 @pytest.fixture(scope="module")
-def whole(given: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
-    """A float32 store with everything."""
-    return build(given, tmp_path_factory.mktemp("whole"), dtype="float32", attention=True, views=3)
+def whole(sources: FeatureSources, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    """Return a float32 store with every layer, attention and three views."""
+    return build(sources, tmp_path_factory.mktemp("whole"), dtype="float32", attention=True, views=3)
 
 
-def raw(given: dict[str, Any], split: str, chosen: list[int], views: list[int]) -> tuple[torch.Tensor, ...]:
-    samples = given["dataset"].splits[split]
+def raw(sources: FeatureSources, split: str, chosen: list[int], views: list[int]) -> tuple[torch.Tensor, ...]:
+    samples = sources.dataset.splits[split]
     names = [samples.images[index] for index in chosen]
-    pictures = [augmented(given["images"].open(name), name, view) for name, view in zip(names, views, strict=True)]
-    pixels = given["preprocessor"].pixel_values(pictures)
-    return pixels, *given["preprocessor"].tokens([samples.texts[index] for index in chosen])
+    pictures = [augment(sources.images.open(name), name, view) for name, view in zip(names, views, strict=True)]
+    pixels = sources.preprocessor.pixel_values(pictures)
+    return pixels, *sources.preprocessor.tokenize([samples.texts[index] for index in chosen])
 
 
 @pytest.mark.parametrize("fusion_layer", [0, 1, 2])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_a_batch_is_the_base_features_of_its_raw_samples(
-    given: dict[str, Any], tmp_path: Path, fusion_layer: int, dtype: str
+def test_batch_equals_the_base_features_of_its_samples(
+    sources: FeatureSources, tmp_path: Path, fusion_layer: int, dtype: str
 ) -> None:
-    store = build(given, tmp_path, dtype=dtype)
+    store = build(sources, tmp_path, dtype=dtype)
     chosen = [5, 0, 3]
-    pixels, ids, mask = raw(given, "validation", chosen, [0, 0, 0])
-    expected = base_features(given["image_encoder"], given["text_encoder"], fusion_layer, pixels, ids, mask)
+    pixels, ids, mask = raw(sources, "validation", chosen, [0, 0, 0])
+    expected = base_features(sources.image_encoder, sources.text_encoder, fusion_layer, pixels, ids, mask)
     batch = store.splits["validation"].batch(chosen, reads_at(fusion_layer))
     assert batch.image_tokens.dtype == batch.text_tokens.dtype == getattr(torch, dtype)
     tolerance = 1e-3 if dtype == "float16" else 1e-5
@@ -62,7 +62,7 @@ def test_a_batch_is_the_base_features_of_its_raw_samples(
         batch.text_tokens[mask].float(), expected.text_tokens[mask], rtol=tolerance, atol=tolerance
     )
     assert not batch.text_tokens[~mask].any()
-    assert batch.labels.tolist() == given["dataset"].splits["validation"].labels[chosen].tolist()
+    assert batch.labels.tolist() == sources.dataset.splits["validation"].labels[chosen].tolist()
     assert batch.image_attention is None and batch.text_attention is None
 
 
@@ -73,8 +73,8 @@ def slow_texts(split: FeatureSplit, directory: Path, indices: list[int], layer: 
 
 
 @settings(max_examples=40, deadline=None)
-@forall(data=st.data())
-def test_any_batch_gathers_what_reading_sample_by_sample_does(whole: FeatureStore, data: st.DataObject) -> None:
+@given(data=st.data())
+def test_any_batch_equals_reading_sample_by_sample(whole: FeatureStore, data: st.DataObject) -> None:
     split, directory = whole.splits["train"], whole.directory / "train"
     indices = data.draw(st.lists(st.integers(0, len(split) - 1), min_size=1, max_size=9))
     views = data.draw(st.lists(st.integers(0, 2), min_size=len(indices), max_size=len(indices)))
@@ -93,13 +93,13 @@ def test_any_batch_gathers_what_reading_sample_by_sample_does(whole: FeatureStor
             assert batch.text_mask[row].tolist() == [True] * len(text) + [False] * (longest - len(text))
 
 
-def test_stored_attention_is_the_data_attention_of_the_rows(given: dict[str, Any], whole: FeatureStore) -> None:
+def test_stored_attention_is_the_data_attention_of_the_tokens(sources: FeatureSources, whole: FeatureStore) -> None:
     split, chosen = whole.splits["train"], [7, 1, 4, 11]
     for fusion_layer in (0, 1):
         batch = split.batch(chosen, reads_at(fusion_layer))
         image_layer, text_layer = fusion_layer + 1, fusion_layer
-        z = data_attention(given["image_encoder"].layers[image_layer], batch.image_tokens, None)
-        encoder = given["text_encoder"]
+        z = data_attention(sources.image_encoder.layers[image_layer], batch.image_tokens, None)
+        encoder = sources.text_encoder
         bias = encoder.data_bias(batch.text_mask, batch.text_tokens.shape[1], torch.float32)
         t = data_attention(encoder.layers[text_layer], batch.text_tokens, bias)
         assert batch.image_attention is not None and batch.text_attention is not None and batch.text_mask is not None
@@ -111,15 +111,15 @@ def test_stored_attention_is_the_data_attention_of_the_rows(given: dict[str, Any
         ):
             assert stored.shape == computed.shape and not stored[~batch.text_mask].any()
             torch.testing.assert_close(stored[batch.text_mask], computed[batch.text_mask], rtol=0, atol=1e-5)
-    # With one fusing layer, only the rows that the head reads attend to anything.
+    # In the last layer only the readout rows attend, so nothing is stored.
     last = split.batch(chosen, reads_at(2))
     assert last.image_attention is None and last.text_attention is None
 
 
-def test_attention_of_a_half_precision_store_keeps_its_logsumexp_in_float32(
-    given: dict[str, Any], whole: FeatureStore, tmp_path: Path
+def test_logsumexp_is_float32_in_a_half_precision_store(
+    sources: FeatureSources, whole: FeatureStore, tmp_path: Path
 ) -> None:
-    stored = build(given, tmp_path, attention=True).splits["validation"].batch([0, 3], reads_at(0))
+    stored = build(sources, tmp_path, attention=True).splits["validation"].batch([0, 3], reads_at(0))
     exact = whole.splits["validation"].batch([0, 3], reads_at(0))
     assert stored.text_attention is not None and exact.text_attention is not None
     assert stored.text_attention.attended.dtype == torch.float16
@@ -127,12 +127,12 @@ def test_attention_of_a_half_precision_store_keeps_its_logsumexp_in_float32(
     assert torch.equal(stored.text_attention.logsumexp, exact.text_attention.logsumexp)
 
 
-def test_layers_that_are_not_stored_are_computed_the_same(
-    given: dict[str, Any], whole: FeatureStore, tmp_path: Path
+def test_layers_that_are_not_stored_are_recomputed_equally(
+    sources: FeatureSources, whole: FeatureStore, tmp_path: Path
 ) -> None:
-    small = build(given, tmp_path, dtype="float32", disk_bytes=50_000)
+    small = build(sources, tmp_path, dtype="float32", disk_bytes=50_000)
     assert small.contents.token_layers == {"image": (1,), "text": (0,)}
-    alone = FeatureStore(small.directory)  # as another process opens it
+    alone = FeatureStore(small.directory)  # without encoders
     for split in ("train", "validation"):
         for fusion_layer in (0, 1, 2):
             chosen = [4, 2, 9]
@@ -150,12 +150,12 @@ def test_layers_that_are_not_stored_are_computed_the_same(
     )
 
 
-def test_a_view_is_the_base_features_of_the_augmented_image(given: dict[str, Any], whole: FeatureStore) -> None:
+def test_view_equals_the_base_features_of_the_augmented_image(sources: FeatureSources, whole: FeatureStore) -> None:
     train, validation = whole.splits["train"], whole.splits["validation"]
     assert (train.view_count, validation.view_count) == (3, 1)
     chosen = [0, 6, 6, 2]
-    pixels, ids, mask = raw(given, "train", chosen, [1, 0, 2, 1])
-    expected = base_features(given["image_encoder"], given["text_encoder"], 1, pixels, ids, mask)
+    pixels, ids, mask = raw(sources, "train", chosen, [1, 0, 2, 1])
+    expected = base_features(sources.image_encoder, sources.text_encoder, 1, pixels, ids, mask)
     batch = train.batch(chosen, reads_at(1), views=[1, 0, 2, 1])
     torch.testing.assert_close(batch.image_tokens, expected.image_tokens, rtol=0, atol=1e-5)
     assert not torch.equal(batch.image_tokens[1], batch.image_tokens[2])
@@ -165,33 +165,33 @@ def test_a_view_is_the_base_features_of_the_augmented_image(given: dict[str, Any
 
 
 @pytest.mark.parametrize("views", [[3, 0], [0, -1], [1]])
-def test_a_view_that_is_not_there_is_refused(whole: FeatureStore, views: list[int]) -> None:
-    with pytest.raises(ValueError, match="views must be 2 numbers from 0 to 2"):
+def test_invalid_view_index_is_rejected(whole: FeatureStore, views: list[int]) -> None:
+    with pytest.raises(ValueError, match="views: invalid indices; expected 2 numbers from 0 to 2"):
         whole.splits["train"].batch([0, 1], reads_at(0), views)
 
 
-def test_one_image_of_many_samples_is_stored_once(given: dict[str, Any], tmp_path: Path) -> None:
-    train = given["dataset"].splits["train"]
+def test_shared_image_is_stored_once(sources: FeatureSources, tmp_path: Path) -> None:
+    train = sources.dataset.splits["train"]
     shared = dataclasses.replace(train, images=(train.images[0],) * len(train))
-    dataset = dataclasses.replace(given["dataset"], splits={"train": shared})
-    store = build({**given, "dataset": dataset}, tmp_path, views=2)
+    dataset = dataclasses.replace(sources.dataset, splits={"train": shared})
+    store = build(dataclasses.replace(sources, dataset=dataset), tmp_path, views=2)
     assert len(np.load(store.directory / "train" / "image_01.npy")) == 2
     batch = store.splits["train"].batch([0, 7], reads_at(0))
     assert torch.equal(batch.image_tokens[0], batch.image_tokens[1])
 
 
-def test_padding_of_texts_is_not_stored(whole: FeatureStore) -> None:
+def test_text_padding_is_not_stored(whole: FeatureStore) -> None:
     for name, split in whole.splits.items():
         assert len(np.load(whole.directory / name / "text_00.npy")) == split.text_lengths.sum()
 
 
-def test_a_folder_that_is_no_store_is_named(whole: FeatureStore, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"{tmp_path}: is no usable folder of features"):
+def test_folder_that_is_not_a_store_is_named(whole: FeatureStore, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"{tmp_path}: not a usable feature store"):
         FeatureStore(tmp_path)
     values = json.loads((whole.directory / "features.json").read_text())
     (tmp_path / "features.json").write_text(json.dumps({**values, "format": 1}))
-    with pytest.raises(DataError, match="its format is 1, this version reads 3"):
+    with pytest.raises(DataError, match="unsupported format; expected 3, got 1"):
         FeatureStore(tmp_path)
     (tmp_path / "features.json").write_text(json.dumps({**values, "class_names": ["a", "b", "c"]}))
-    with pytest.raises(DataError, match=r"features.json is not what was written there"):
+    with pytest.raises(DataError, match=r"features\.json was altered"):
         FeatureStore(tmp_path)

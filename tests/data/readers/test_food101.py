@@ -12,7 +12,7 @@ ALL = ("train", "validation", "test")
 HELD_OUT = {"validation": 3}
 
 
-def test_titles_with_commas_and_quotes(tmp_path: Path) -> None:
+def test_titles_may_have_commas_and_quotes(tmp_path: Path) -> None:
     food101(tmp_path)
     config = config_of("food101", tmp_path, held_out=HELD_OUT)
     data = read_dataset(config, ALL)
@@ -21,11 +21,11 @@ def test_titles_with_commas_and_quotes(tmp_path: Path) -> None:
     assert data.splits["test"].images[1] == "test/churros/churros_test0.jpg"
     assert data.splits["test"].texts[1] == 'churros, "the best" 0'
     assert data.splits["test"].labels.tolist() == [0, 1, 2]
-    assert open_dataset_images(config).unreadable(data.splits["train"].images) == []
+    assert open_dataset_images(config).find_unreadable(data.splits["train"].images) == []
     assert data.left_out == {}
 
 
-def test_validation_has_its_share_of_every_class_and_the_same_every_time(tmp_path: Path) -> None:
+def test_held_out_validation_is_stratified_and_reproducible(tmp_path: Path) -> None:
     food101(tmp_path)
     config = config_of("food101", tmp_path, held_out=HELD_OUT)
     first, second = read_dataset(config, ALL), read_dataset(config, ALL)
@@ -36,7 +36,7 @@ def test_validation_has_its_share_of_every_class_and_the_same_every_time(tmp_pat
     assert other.splits["validation"].images != first.splits["validation"].images
 
 
-def test_five_thousand_are_taken_where_the_file_says_nothing(tmp_path: Path) -> None:
+def test_5000_images_are_held_out_by_default(tmp_path: Path) -> None:
     food101(tmp_path)
     with pytest.raises(
         DataError, match=r"data\.held_out\.validation takes too many .*; expected fewer than 12, got 5000"
@@ -45,7 +45,7 @@ def test_five_thousand_are_taken_where_the_file_says_nothing(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("ending", [".txt", ".jpg.txt"])
-def test_pages_in_place_of_titles(tmp_path: Path, ending: str) -> None:
+def test_page_texts_replace_titles(tmp_path: Path, ending: str) -> None:
     food101(tmp_path)
     for path in tmp_path.glob("texts_txt/*/*.txt"):
         path.rename(path.with_name(path.name.removesuffix(".txt") + ending))
@@ -55,7 +55,7 @@ def test_pages_in_place_of_titles(tmp_path: Path, ending: str) -> None:
 
 
 @pytest.mark.parametrize("texts", ["titles", "pages"])
-def test_what_has_no_partner_is_counted_and_left_out(tmp_path: Path, texts: str) -> None:
+def test_images_and_texts_without_a_partner_are_counted_and_left_out(tmp_path: Path, texts: str) -> None:
     food101(tmp_path)
     picture(tmp_path / "images" / "train" / "pho" / "pho_alone.jpg")
     title = tmp_path / "texts" / "test_titles.csv"
@@ -79,34 +79,34 @@ def test_what_has_no_partner_is_counted_and_left_out(tmp_path: Path, texts: str)
         ("pho_1.jpg,a title,soup", r"train_titles\.csv, row 1: class 'soup' has no folder of images"),
     ],
 )
-def test_a_row_that_is_none_is_named(tmp_path: Path, row: str, message: str) -> None:
+def test_malformed_row_is_named(tmp_path: Path, row: str, message: str) -> None:
     food101(tmp_path, {"train": [row]})
     with pytest.raises(DataError, match=message):
         read_dataset(config_of("food101", tmp_path), ALL)
 
 
-def test_rows_that_are_quoted_as_a_whole(tmp_path: Path) -> None:
+def test_rows_may_be_quoted_as_a_whole(tmp_path: Path) -> None:
     dishes = ("apple_pie", "churros", "pho")
     food101(tmp_path, {"test": [f'"{dish}_test0.jpg", "one, ""two""", "{dish}"' for dish in dishes]})
     data = read_dataset(config_of("food101", tmp_path, held_out=HELD_OUT), ALL)
     assert data.splits["test"].texts == ('one, "two"',) * 3 and data.left_out == {}
 
 
-def test_titles_with_commas_but_without_quotes(tmp_path: Path) -> None:
+def test_titles_with_commas_need_no_quotes(tmp_path: Path) -> None:
     food101(tmp_path, {"test": [f"{dish}_test0.jpg,one, two,{dish}" for dish in ("apple_pie", "churros", "pho")]})
     data = read_dataset(config_of("food101", tmp_path, held_out=HELD_OUT), ALL)
     assert set(data.splits["test"].texts) == {"one, two"}
 
 
 @pytest.mark.parametrize("missing", ["images/test", "texts/train_titles.csv"])
-def test_what_is_missing_of_the_folder_is_named(tmp_path: Path, missing: str) -> None:
+def test_missing_file_or_folder_is_named(tmp_path: Path, missing: str) -> None:
     food101(tmp_path)
     (tmp_path / missing).rename(tmp_path / "elsewhere")
     with pytest.raises(DataError, match=f"{missing}: the (folder|titles) cannot be read"):
         read_dataset(config_of("food101", tmp_path), ALL)
 
 
-def test_a_title_that_only_begins_with_a_quote_is_one_title(tmp_path: Path) -> None:
+def test_title_with_only_an_opening_quote_is_one_title(tmp_path: Path) -> None:
     rows = [
         'apple_pie_test0.jpg,"Best pie ever,apple_pie',
         "churros_test0.jpg,plain,churros",
@@ -117,13 +117,13 @@ def test_a_title_that_only_begins_with_a_quote_is_one_title(tmp_path: Path) -> N
     assert data.splits["test"].texts == ('"Best pie ever', "plain", 'so "good"')
 
 
-def test_a_split_that_is_there_needs_nothing_held_out(tmp_path: Path) -> None:
+def test_existing_split_is_read_without_holding_out_others(tmp_path: Path) -> None:
     food101(tmp_path)
     data = read_dataset(config_of("food101", tmp_path), ("test",), class_names=("apple_pie", "churros", "pho"))
     assert len(data.splits["test"]) == 3
 
 
-def test_a_copy_in_the_other_split_is_found(tmp_path: Path) -> None:
+def test_copied_image_in_another_split_is_found(tmp_path: Path) -> None:
     food101(tmp_path)
     images, titles = tmp_path / "images", tmp_path / "texts"
     copied = (images / "train" / "pho" / "pho_train2.jpg").read_bytes()
@@ -136,7 +136,7 @@ def test_a_copy_in_the_other_split_is_found(tmp_path: Path) -> None:
         read_dataset(config_of("food101", tmp_path, held_out=HELD_OUT), ALL)
 
 
-def test_a_class_that_only_test_has_is_an_unknown_label(tmp_path: Path) -> None:
+def test_class_missing_in_train_is_an_unknown_label(tmp_path: Path) -> None:
     food101(tmp_path)
     picture(tmp_path / "images" / "test" / "aple_pie" / "aple_pie_0.jpg")
     titles = tmp_path / "texts" / "test_titles.csv"

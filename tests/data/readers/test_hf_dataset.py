@@ -15,7 +15,7 @@ LABELS = datasets.ClassLabel(names=["cat", "dog"])
 
 
 def part(labels: list[Any], kind: Any = LABELS, **more: Any) -> datasets.Dataset:
-    """Rows with pictures whose red says which they are."""
+    """Return rows with images whose red value encodes the row."""
     values = {
         "image": [Image.new("RGB", (5, 4), (10 * index, 0, 0)) for index in range(len(labels))],
         "text": [f"text {index} of {len(labels)}" for index in range(len(labels))],
@@ -27,7 +27,7 @@ def part(labels: list[Any], kind: Any = LABELS, **more: Any) -> datasets.Dataset
     return datasets.Dataset.from_dict(values, datasets.Features(kinds))
 
 
-def test_parts_are_splits_and_pictures_are_read_from_them(tmp_path: Path) -> None:
+def test_parts_are_splits_with_images(tmp_path: Path) -> None:
     parts = {"train": part([0, 1, 1]), "validation": part([1]), "test": part([0, 1])}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
     config = config_of("datasets", tmp_path / "saved")
@@ -36,11 +36,11 @@ def test_parts_are_splits_and_pictures_are_read_from_them(tmp_path: Path) -> Non
     assert data.splits["train"].texts[2] == "text 2 of 3" and data.splits["train"].labels.tolist() == [0, 1, 1]
     images = open_dataset_images(config)
     assert images.open(data.splits["train"].images[2]).getpixel((0, 0)) == (20, 0, 0)
-    assert images.unreadable([*data.splits["test"].images, "test/2", "none/0"]) == ["test/2", "none/0"]
+    assert images.find_unreadable([*data.splits["test"].images, "test/2", "none/0"]) == ["test/2", "none/0"]
     assert images.fingerprint("train/0") and images.fingerprint("train/3") is None
 
 
-def test_one_part_with_a_column_of_splits_and_labels_as_texts(tmp_path: Path) -> None:
+def test_single_part_has_a_split_column_and_text_labels(tmp_path: Path) -> None:
     saved = part(["b", "a", "a"], datasets.Value("string"), part=["train", "train", "val"])
     saved.save_to_disk(tmp_path / "saved")
     config = config_of("datasets", tmp_path / "saved", columns={"split": "part"})
@@ -49,7 +49,7 @@ def test_one_part_with_a_column_of_splits_and_labels_as_texts(tmp_path: Path) ->
     assert open_dataset_images(config).open(data.splits["validation"].images[0]).getpixel((0, 0)) == (20, 0, 0)
 
 
-def test_several_labels(tmp_path: Path) -> None:
+def test_samples_may_have_several_labels(tmp_path: Path) -> None:
     part([[0, 1], [], [1]], datasets.List(LABELS)).save_to_disk(tmp_path / "saved")
     values = {"labels": "several", "columns": {"split": None}}
     data = read_dataset(config_of("datasets", tmp_path / "saved", **values), ("train",))
@@ -58,7 +58,7 @@ def test_several_labels(tmp_path: Path) -> None:
         read_dataset(config_of("datasets", tmp_path / "saved", columns={"split": None}), ("train",))
 
 
-def test_arrays_in_place_of_lists_and_missing_pictures(tmp_path: Path) -> None:
+def test_array_format_and_missing_images_are_read(tmp_path: Path) -> None:
     values = part([[0, 1], [1], [0]], datasets.List(LABELS)).to_list()
     values[1]["image"] = None
     saved = datasets.Dataset.from_list(values, part([[0]], datasets.List(LABELS)).features)
@@ -66,10 +66,10 @@ def test_arrays_in_place_of_lists_and_missing_pictures(tmp_path: Path) -> None:
     config = config_of("datasets", tmp_path / "saved", labels="several", columns={"split": None})
     data = read_dataset(config, ("train",))
     assert data.splits["train"].labels.tolist() == [[1, 1], [0, 1], [1, 0]]
-    assert open_dataset_images(config).unreadable(data.splits["train"].images) == ["/1"]
+    assert open_dataset_images(config).find_unreadable(data.splits["train"].images) == ["/1"]
 
 
-def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
+def test_unusable_data_sets_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none: not a saved data set"):
         read_dataset(config_of("datasets", tmp_path / "none"), ("train",))
     datasets.DatasetDict({"train": part([0, 1, -1])}).save_to_disk(tmp_path / "secret")
@@ -94,7 +94,7 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
         read_dataset(config_of("datasets", tmp_path / "other"), ("train",))
 
 
-def test_a_picture_with_one_text_in_two_parts_is_found(tmp_path: Path) -> None:
+def test_sample_in_two_parts_is_found(tmp_path: Path) -> None:
     rows = part([0, 1, 1])
     datasets.DatasetDict({"train": rows, "validation": part([0, 1]), "test": rows.select([2])}).save_to_disk(
         tmp_path / "saved"
@@ -104,7 +104,7 @@ def test_a_picture_with_one_text_in_two_parts_is_found(tmp_path: Path) -> None:
         read_dataset(config, ("train", "validation", "test"))
 
 
-def test_rows_with_one_picture_and_one_text_are_held_out_together(tmp_path: Path) -> None:
+def test_identical_rows_are_held_out_together(tmp_path: Path) -> None:
     rows = part([0, 1] * 8)
     datasets.concatenate_datasets([rows, rows]).save_to_disk(tmp_path / "saved")
     values = {"columns": {"split": None}, "held_out": {"validation": 0.25, "seed": 1}}
@@ -113,7 +113,7 @@ def test_rows_with_one_picture_and_one_text_are_held_out_together(tmp_path: Path
     assert not set(data.splits["validation"].texts) & set(data.splits["train"].texts)
 
 
-def test_texts_about_one_picture_share_its_name_and_are_held_out_together(tmp_path: Path) -> None:
+def test_texts_of_one_image_share_its_name_and_are_held_out_together(tmp_path: Path) -> None:
     rows = part([0, 1] * 8)
     texts = [f"another {text}" for text in rows["text"]]
     values = rows.to_list()
@@ -126,12 +126,14 @@ def test_texts_about_one_picture_share_its_name_and_are_held_out_together(tmp_pa
     held = data.splits["validation"]
     assert len(set(held.images)) == 4 and not set(held.images) & set(data.splits["train"].images)
     counts = Counter([*held.images, *data.splits["train"].images])
-    assert {image for image, count in counts.items() if count == 1} == {"/3", "/19"}, "a row without picture is alone"
+    assert {image for image, count in counts.items() if count == 1} == {"/3", "/19"}, (
+        "a row without an image shares nothing"
+    )
     assert len(counts) == 17 and set(counts.values()) == {1, 2}
 
 
-def test_pictures_that_are_kept_as_paths_may_be_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So some versions of datasets save them."""
+def test_images_stored_as_paths_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some versions of `datasets` store paths instead of bytes."""
     paths = [tmp_path / f"{name}.png" for name in ("a", "copy", "gone")]
     for path in paths[:2]:
         Image.new("RGB", (5, 4)).save(path)
@@ -140,4 +142,4 @@ def test_pictures_that_are_kept_as_paths_may_be_gone(tmp_path: Path, monkeypatch
     images = SavedImages(tmp_path, "image")
     assert [images.size(f"train/{row}") for row in range(3)] == [paths[0].stat().st_size, paths[1].stat().st_size, None]
     assert images.digest("train/0") == images.digest("train/1")
-    assert images.unreadable([f"train/{row}" for row in range(3)]) == ["train/2"]
+    assert images.find_unreadable([f"train/{row}" for row in range(3)]) == ["train/2"]

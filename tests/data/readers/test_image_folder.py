@@ -24,10 +24,10 @@ def test_every_split_has_its_folder_and_metadata(tmp_path: Path) -> None:
     assert data.splits["train"].images == ("train/deep/a.png", "train/deep/b.png")
     assert data.splits["validation"].texts == ("a text of c",)
     assert data.splits["test"].labels.tolist() == [0]
-    assert open_dataset_images(config).unreadable(data.splits["train"].images) == []
+    assert open_dataset_images(config).find_unreadable(data.splits["train"].images) == []
 
 
-def test_one_file_for_all_splits(tmp_path: Path) -> None:
+def test_one_metadata_file_lists_all_splits(tmp_path: Path) -> None:
     rows = ["1.png,x,cat,train", "2.png,y,dog,train", "3.png,z,cat,dev"]
     lines(tmp_path / "metadata.csv", "file_name,caption,kind,part", *rows)
     columns = {"text": "caption", "label": "kind", "split": "part"}
@@ -46,7 +46,7 @@ def test_one_file_for_all_splits(tmp_path: Path) -> None:
         ("e.png,x,cow", r"val/metadata\.csv, row 3: unknown label 'cow'; expected one of the 2 classes \(cat, dog\)"),
     ],
 )
-def test_a_row_that_cannot_be_used_is_named(tmp_path: Path, row: str, message: str) -> None:
+def test_unusable_row_is_named(tmp_path: Path, row: str, message: str) -> None:
     folder(tmp_path)
     path = tmp_path / "val" / "metadata.csv"
     path.write_text(path.read_text() + row + "\n")
@@ -54,7 +54,7 @@ def test_a_row_that_cannot_be_used_is_named(tmp_path: Path, row: str, message: s
         read_dataset(config_of("image_folder", tmp_path), ("train", "validation"))
 
 
-def test_a_folder_without_metadata_or_with_two_is_refused(tmp_path: Path) -> None:
+def test_folder_without_metadata_or_with_two_files_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"no metadata file; expected metadata\.csv, metadata\.jsonl or metadata\.parquet in this"
     ):
@@ -69,7 +69,7 @@ def test_a_folder_without_metadata_or_with_two_is_refused(tmp_path: Path) -> Non
         read_dataset(config_of("image_folder", tmp_path / "none"), ("train",))
 
 
-def test_metadata_in_a_folder_of_another_name_is_refused(tmp_path: Path) -> None:
+def test_metadata_folder_not_named_after_a_split_is_rejected(tmp_path: Path) -> None:
     folder(tmp_path)
     (tmp_path / "test").rename(tmp_path / "testing")
     with pytest.raises(
@@ -79,7 +79,7 @@ def test_metadata_in_a_folder_of_another_name_is_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_metadata_in_json_lines_or_parquet_with_several_labels(tmp_path: Path, kind: str) -> None:
+def test_json_lines_and_parquet_metadata_may_have_several_labels(tmp_path: Path, kind: str) -> None:
     for split in ("train", "val"):
         rows = [
             {"file_name": f"{name}.png", "text": name, "label": labels}
@@ -94,10 +94,10 @@ def test_metadata_in_json_lines_or_parquet_with_several_labels(tmp_path: Path, k
     config = config_of("image_folder", tmp_path, labels="several", allow_duplicates=True)
     data = read_dataset(config, ("train", "validation"))
     assert data.splits["validation"].labels.tolist() == [[1, 1], [0, 0]]
-    assert open_dataset_images(config).unreadable(data.splits["train"].images) == ["train/b.png"]
+    assert open_dataset_images(config).find_unreadable(data.splits["train"].images) == ["train/b.png"]
 
 
-def test_a_copy_in_another_split_is_found(tmp_path: Path) -> None:
+def test_copied_image_in_another_split_is_found(tmp_path: Path) -> None:
     folder(tmp_path)
     (tmp_path / "test" / "e.png").write_bytes((tmp_path / "train" / "deep" / "b.png").read_bytes())
     path = tmp_path / "test" / "metadata.csv"

@@ -1,7 +1,6 @@
 import json
 import random
 import shutil
-import time
 import tracemalloc
 import zipfile
 from collections import Counter
@@ -27,7 +26,7 @@ def write(path: Path, *lines: str) -> DataConfig:
 ROWS = ["a.png,first,cat,train", 'b.png,"a, b and ""c""",dog,train', "c.png,,cat,val", "d.png,x,dog,test"]
 
 
-def test_csv_rows_land_in_their_splits(tmp_path: Path) -> None:
+def test_csv_rows_are_assigned_to_their_splits(tmp_path: Path) -> None:
     dataset = read_dataset(write(tmp_path / "m.csv", "image,text,label,split", *ROWS), ("train", "validation"))
     assert dataset.class_names == ("cat", "dog")
     assert dataset.splits["train"].texts == ("first", 'a, b and "c"')
@@ -36,7 +35,7 @@ def test_csv_rows_land_in_their_splits(tmp_path: Path) -> None:
     assert set(dataset.splits) == {"train", "validation"}
 
 
-def test_json_lines_and_other_column_names(tmp_path: Path) -> None:
+def test_json_lines_with_other_column_names_are_read(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     rows = [{"file": "a.png", "title": "x", "class": name, "part": "train"} for name in ("cat", "dog")]
     path.write_text("\n".join(json.dumps(row) for row in rows))
@@ -74,14 +73,14 @@ def test_json_lines_and_other_column_names(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_unusable_rows_name_file_and_row(tmp_path: Path, lines: list[str], message: str) -> None:
+def test_unusable_row_is_named_with_its_file(tmp_path: Path, lines: list[str], message: str) -> None:
     config = write(tmp_path / "m.csv", *lines)
     with pytest.raises(DataError, match=message) as caught:
         read_dataset(config, ("train", "validation"))
     assert str(tmp_path / "m.csv") in str(caught.value)
 
 
-def test_a_line_that_is_no_json_is_named(tmp_path: Path) -> None:
+def test_invalid_json_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_text('{"image": "a", "text": "b", "label": "c", "split": "train"}\n{"image": \n')
     with pytest.raises(DataError, match="row 2: not valid JSON"):
@@ -89,9 +88,7 @@ def test_a_line_that_is_no_json_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "delimiter"), [("m.tsv", "\t"), ("m.csv", ",")])
-def test_a_quote_that_is_not_closed_is_told_where_the_next_one_shows_it(
-    tmp_path: Path, name: str, delimiter: str
-) -> None:
+def test_unclosed_quote_is_reported_at_its_row(tmp_path: Path, name: str, delimiter: str) -> None:
     def rows(*values: str) -> DataConfig:
         header = "image,label,split,text"
         return write(tmp_path / name, *(row.replace(",", delimiter) for row in (header, *values)))
@@ -106,7 +103,7 @@ def test_a_quote_that_is_not_closed_is_told_where_the_next_one_shows_it(
     assert data.splits["train"].texts == ("x", '"Best" pie', '5" pie')
 
 
-def test_rows_have_the_number_of_their_first_line_and_texts_may_be_long(tmp_path: Path) -> None:
+def test_rows_are_numbered_by_their_first_line_and_texts_may_be_long(tmp_path: Path) -> None:
     rows = ['a.png,"one\ntwo\nthree",dog,train', f"b.png,{'word ' * 40_000},cat,train", "c.png,x,,train"]
     config = write(tmp_path / "m.csv", "image,text,label,split", *rows[:2])
     data = read_dataset(config, ("train",))
@@ -123,7 +120,7 @@ def test_rows_have_the_number_of_their_first_line_and_texts_may_be_long(tmp_path
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
-def test_nothing_and_nan_are_empty_and_no_words(tmp_path: Path, form: str) -> None:
+def test_null_and_nan_are_empty_texts(tmp_path: Path, form: str) -> None:
     path = tmp_path / f"m.{form}"
 
     def rows(*values: dict[str, Any]) -> DataConfig:
@@ -142,21 +139,21 @@ def test_nothing_and_nan_are_empty_and_no_words(tmp_path: Path, form: str) -> No
             read_dataset(rows({"text": "x", "label": empty}), ("train",))
 
 
-def test_a_list_that_was_written_as_a_text_is_refused(tmp_path: Path) -> None:
+def test_list_written_as_text_is_rejected(tmp_path: Path) -> None:
     write(tmp_path / "m.csv", "image,text,label,split", "a.png,x,\"['cat', 'dog']\",train")
     with pytest.raises(DataError, match=r"row 2: label is a list written as text; expected labels separated by '\|'"):
         read_dataset(config_of("manifest", tmp_path / "m.csv", labels="several"), ("train",))
     write(tmp_path / "m.csv", "image,text,label,split", "a.png,x,[other],train", "b.png,x,[a]|[b],train")
     data = read_dataset(config_of("manifest", tmp_path / "m.csv", labels="several"), ("train",))
-    assert data.class_names == ("[a]", "[b]", "[other]"), "names may have brackets"
+    assert data.class_names == ("[a]", "[b]", "[other]"), "class names may have brackets"
 
 
-def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
+def test_missing_manifest_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_dataset(config_of("manifest", tmp_path / "none.csv"), ("train",))
 
 
-def test_tab_separated_and_parquet_are_the_same(tmp_path: Path) -> None:
+def test_tsv_and_parquet_are_read_equally(tmp_path: Path) -> None:
     header, *rows = ["image\ttext\tlabel\tsplit", "a.png\tone, two\tcat\ttrain", "b.png\t\tdog\ttrain"]
     read = [read_dataset(write(tmp_path / "m.tsv", header, *rows), ("train",))]
     values = dict(zip(header.split("\t"), zip(*(row.split("\t") for row in rows), strict=True), strict=True))
@@ -167,7 +164,7 @@ def test_tab_separated_and_parquet_are_the_same(tmp_path: Path) -> None:
         assert data.splits["train"].texts == ("one, two", "") and data.splits["train"].labels.tolist() == [0, 1]
 
 
-def test_a_damaged_parquet_file_and_one_without_a_column_are_named(tmp_path: Path) -> None:
+def test_damaged_and_incomplete_parquet_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "m.parquet"
     parquet.write_table(Table.from_pydict({"image": ["a"], "text": ["b"]}), path)
     with pytest.raises(
@@ -201,7 +198,7 @@ def test_samples_may_have_several_labels_or_none(tmp_path: Path, form: str) -> N
     assert "2 classes, 2 samples each; 1.00 labels per sample" in summarize(data)[0]
 
 
-def test_without_a_column_of_splits_shares_are_held_out_by_image_and_class(tmp_path: Path) -> None:
+def test_missing_splits_are_held_out_by_image_and_class(tmp_path: Path) -> None:
     rows = [f"{index // 2}.png,{index},{'dog' if index % 8 < 2 else 'cat'}" for index in range(160)]
     write(tmp_path / "m.csv", "image,text,label", *rows)
     values = {"columns": {"split": None}, "held_out": {"validation": 0.2, "test": 8, "seed": 3}}
@@ -215,7 +212,7 @@ def test_without_a_column_of_splits_shares_are_held_out_by_image_and_class(tmp_p
     assert again.splits["test"].images == data.splits["test"].images
 
 
-def test_the_same_sample_in_two_splits_is_refused(tmp_path: Path) -> None:
+def test_sample_in_two_splits_is_rejected(tmp_path: Path) -> None:
     config = write(tmp_path / "m.csv", "image,text,label,split", *ROWS, "a.png,first,cat,test")
     with pytest.raises(
         DataError, match=r"1 sample\(s\) are in more than one split; .*, got a\.png with the same text \(train, row 2"
@@ -225,8 +222,8 @@ def test_the_same_sample_in_two_splits_is_refused(tmp_path: Path) -> None:
     assert summarize(read_dataset(config, ("train",)))[-1] == "1 samples are in more than one split"
 
 
-def test_files_that_are_no_images_are_no_copies_of_one_another(tmp_path: Path) -> None:
-    """They are named where images are looked at, and `data.skip_unreadable_images` leaves them out."""
+def test_empty_and_unreadable_files_are_not_duplicates(tmp_path: Path) -> None:
+    """They are reported when images are checked, and `data.skip_unreadable_images` leaves them out."""
     write(tmp_path / "m.csv", "image,text,label,split", "a.png,x,cat,train", "b.png,x,cat,test", "c.png,y,dog,train")
     for name in ("a.png", "b.png"):
         (tmp_path / name).touch()
@@ -238,11 +235,11 @@ def test_files_that_are_no_images_are_no_copies_of_one_another(tmp_path: Path) -
     config = config_of("manifest", tmp_path / "m.csv", images=str(archive))
     with pytest.raises(DataError, match=r"1 sample\(s\) are in more than one split"):
         read_dataset(config, ("train",))
-    archive.write_bytes(archive.read_bytes().replace(b"the same", b"not same"))  # checksums are wrong now
+    archive.write_bytes(archive.read_bytes().replace(b"the same", b"not same"))  # now the checksums are wrong
     assert len(read_dataset(config, ("train",)).splits["train"]) == 2
 
 
-def test_the_summary_says_what_there_is(tmp_path: Path) -> None:
+def test_summary_lists_samples_images_classes_and_texts(tmp_path: Path) -> None:
     config = write(tmp_path / "m.csv", "image,text,label,split", *ROWS, "a.png,one two three,cat,train")
     assert summarize(read_dataset(config, ("train", "validation"))) == [
         "train: 3 samples, 2 images; 2 classes, 1 (dog) to 2 (cat) samples each; texts: 1–4 words, median 3",
@@ -251,20 +248,17 @@ def test_the_summary_says_what_there_is(tmp_path: Path) -> None:
     ]
 
 
-def test_a_hundred_thousand_rows_take_seconds_and_bounded_memory(tmp_path: Path) -> None:
+def test_100000_rows_need_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     with path.open("w") as file:
         file.write("image,text,label,split\n")
         for index in range(100_000):
             file.write(f"folder/{index:06}.jpg,a text of some words {index},class {index % 50},train\n")
-    started = time.process_time()
-    data = read_dataset(config_of("manifest", path), ("train",))
-    assert len(data.splits["train"]) == 100_000
-    assert time.process_time() - started < 10  # of the processor; it takes about 1
     tracemalloc.start()
-    read_dataset(config_of("manifest", path), ("train",))
+    data = read_dataset(config_of("manifest", path), ("train",))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
+    assert len(data.splits["train"]) == 100_000
     assert peak < 150 * 2**20
 
 
@@ -276,14 +270,14 @@ def test_a_hundred_thousand_rows_take_seconds_and_bounded_memory(tmp_path: Path)
         ({"image": ["a.png"]}, "row 1: image is not a text; expected a text, got list"),
     ],
 )
-def test_values_that_are_no_texts_are_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+def test_values_of_other_types_are_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     path = tmp_path / "m.jsonl"
     path.write_text(json.dumps({"image": "a.png", "text": "x", "label": "cat", "split": "train"} | row))
     with pytest.raises(DataError, match=message):
         read_dataset(config_of("manifest", path), ("train",))
 
 
-def test_every_label_stays_in_train_however_rare_it_is(tmp_path: Path) -> None:
+def test_even_the_rarest_label_stays_in_train(tmp_path: Path) -> None:
     generator = random.Random(0)
     rows = []
     for index in range(300):
@@ -297,13 +291,13 @@ def test_every_label_stays_in_train_however_rare_it_is(tmp_path: Path) -> None:
         assert data.splits["train"].labels.sum(axis=0).min() >= 1
 
 
-def test_two_ways_to_write_a_path_are_one_image(tmp_path: Path) -> None:
+def test_two_spellings_of_a_path_are_one_image(tmp_path: Path) -> None:
     config = write(tmp_path / "m.csv", "image,text,label,split", "./a.png,x,cat,train", "b/../a.png,y,dog,train")
     assert read_dataset(config, ("train",)).splits["train"].images == ("a.png", "a.png")
 
 
 @pytest.mark.parametrize("archived", [False, True])
-def test_a_sample_under_two_paths_is_found_in_two_splits_and_held_out_together(tmp_path: Path, archived: bool) -> None:
+def test_sample_under_two_paths_is_found_and_held_out_together(tmp_path: Path, archived: bool) -> None:
     images = tmp_path / "images"
     for name in ("a", "b", "c", "d"):
         picture(images / f"{name}.png")
@@ -326,7 +320,9 @@ def test_a_sample_under_two_paths_is_found_in_two_splits_and_held_out_together(t
     write(
         tmp_path / "m.csv", "image,text,label,split", *(f"{row},{name}" for row, name in zip(rows, splits, strict=True))
     )
-    assert read_dataset(config, ("train", "validation")).duplicate_count == 0, "another text makes another sample"
+    assert read_dataset(config, ("train", "validation")).duplicate_count == 0, (
+        "a different text makes a different sample"
+    )
     rows[4] = "e.png,x,cat"
     write(tmp_path / "m.csv", "image,text,label", *rows)
     for seed in range(6):
@@ -337,7 +333,7 @@ def test_a_sample_under_two_paths_is_found_in_two_splits_and_held_out_together(t
         assert len(held - {"e.png"}) == 2
 
 
-def test_half_of_a_character_is_named(tmp_path: Path) -> None:
+def test_unpaired_surrogate_is_named(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     row = {"image": "a.png", "text": "nice", "label": "cat", "split": "train"}
     for key, value in (("text", "nice \ud83d"), ("image", "\ud83d.png")):

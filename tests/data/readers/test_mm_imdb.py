@@ -31,11 +31,11 @@ def test_films_have_their_longest_plot_and_all_their_genres(tmp_path: Path) -> N
     assert train.texts[2] == "a much longer plot of 0002" and train.images[2] == "0002.jpeg"
     assert train.labels.dtype == np.float32 and train.labels.shape == (4, 23)
     assert [GENRES[index] for index in np.flatnonzero(train.labels[2])] == ["Film-Noir", "War"]
-    assert open_dataset_images(config).unreadable(train.images) == []
+    assert open_dataset_images(config).find_unreadable(train.images) == []
     assert "1.50 labels per sample" in summarize(data)[0]
 
 
-def test_films_of_rare_genres_and_without_plot_are_left_out_and_named(tmp_path: Path) -> None:
+def test_films_with_rare_genres_or_without_plot_are_counted_and_left_out(tmp_path: Path) -> None:
     mm_imdb(tmp_path)
     for number, genres in enumerate((["News", "Drama"], ["Adult"], ["Reality-TV"], ["Talk-Show", "Comedy"], ["News"])):
         add_to_train(tmp_path, f"1{number}", genres=genres)
@@ -63,7 +63,7 @@ def test_films_of_rare_genres_and_without_plot_are_left_out_and_named(tmp_path: 
         ({"plot": [1]}, r"0001\.json: malformed plot; expected a list of texts, got \[1\]"),
     ],
 )
-def test_a_film_that_cannot_be_used_is_named(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+def test_unusable_film_is_named(tmp_path: Path, values: dict[str, Any], message: str) -> None:
     mm_imdb(tmp_path)
     film(tmp_path, "0001", **values)
     with pytest.raises(DataError, match=message):
@@ -74,7 +74,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     mm_imdb(tmp_path)
     (tmp_path / "dataset" / "0004.jpeg").unlink()
     config = config_of("mm_imdb", tmp_path)
-    assert open_dataset_images(config).unreadable(read_dataset(config, ALL).splits["validation"].images) == [
+    assert open_dataset_images(config).find_unreadable(read_dataset(config, ALL).splits["validation"].images) == [
         "0004.jpeg"
     ]
     (tmp_path / "dataset" / "0004.json").unlink()
@@ -85,7 +85,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         read_dataset(config, ALL)
 
 
-def test_a_film_in_two_splits_is_refused(tmp_path: Path) -> None:
+def test_film_in_two_splits_is_rejected(tmp_path: Path) -> None:
     mm_imdb(tmp_path)
     lines(tmp_path / "split.json", json.dumps({"train": ["0000", "0001"], "dev": ["0001"], "test": ["0002"]}))
     with pytest.raises(
@@ -94,7 +94,7 @@ def test_a_film_in_two_splits_is_refused(tmp_path: Path) -> None:
         read_dataset(config_of("mm_imdb", tmp_path), ALL)
 
 
-def test_files_that_hold_something_else_are_named(tmp_path: Path) -> None:
+def test_malformed_files_are_named(tmp_path: Path) -> None:
     mm_imdb(tmp_path)
     lines(tmp_path / "dataset" / "0002.json", "[]")
     with pytest.raises(DataError, match=r"0002\.json: not a JSON object; expected keys and values, got list"):

@@ -11,7 +11,7 @@ ALL = ("train", "validation", "test")
 FACTS = {"Flickr30K_ID": "13", "sentence2": "x", "gold_label": "neutral"}
 
 
-def test_sentences_share_their_pictures(tmp_path: Path) -> None:
+def test_sentences_share_images(tmp_path: Path) -> None:
     snli_ve(tmp_path)
     config = config_of("snli_ve", tmp_path)
     data = read_dataset(config, ALL)
@@ -19,10 +19,10 @@ def test_sentences_share_their_pictures(tmp_path: Path) -> None:
     train = data.splits["train"]
     assert train.images == ("11.jpg",) * 3 + ("12.jpg",) * 3
     assert train.texts[4] == "neutral of 12" and train.labels.tolist() == [1, 2, 0] * 2
-    assert open_dataset_images(config).unreadable(train.images) == []
+    assert open_dataset_images(config).find_unreadable(train.images) == []
 
 
-def test_sentences_that_nobody_agreed_on_are_counted_and_left_out(tmp_path: Path) -> None:
+def test_sentences_without_a_gold_label_are_counted_and_left_out(tmp_path: Path) -> None:
     snli_ve(tmp_path)
     rows = [sentence("13.jpg"), sentence("13", "so?", "-"), sentence("13", " "), sentence("13", "no", "neutral")]
     rows.append(json.dumps(FACTS | {"sentence2": None}))
@@ -55,7 +55,7 @@ def test_sentences_that_nobody_agreed_on_are_counted_and_left_out(tmp_path: Path
         ),
     ],
 )
-def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, row: str, message: str) -> None:
+def test_unusable_line_is_named(tmp_path: Path, row: str, message: str) -> None:
     snli_ve(tmp_path)
     lines(tmp_path / "snli_ve_dev.jsonl", row)
     with pytest.raises(DataError, match=message):
@@ -67,7 +67,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "flickr30k_images" / "12.jpg").unlink()
     config = config_of("snli_ve", tmp_path)
     names = sorted(set(read_dataset(config, ALL).splits["train"].images))
-    assert open_dataset_images(config).unreadable(names) == ["12.jpg"]
+    assert open_dataset_images(config).find_unreadable(names) == ["12.jpg"]
     (tmp_path / "snli_ve_test.jsonl").unlink()
     with pytest.raises(DataError, match=r"snli_ve_test\.jsonl: the file cannot be read"):
         read_dataset(config, ALL)
