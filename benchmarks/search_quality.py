@@ -45,7 +45,7 @@ from benchmarks.mapping import mapped
 from benchmarks.models import DEMO, few_samples
 from benchmarks.pmf_bench.landscapes import METRIC, Surrogate
 from benchmarks.pmf_bench.table import TABLE, Table, read_table
-from nas.common.files import default_cache_directory, replacing
+from nas.common.files import default_cache_directory, replace_atomically
 from nas.common.progress import build_reporter
 from nas.config.load import config_as_dict, load_config
 from nas.config.schema import Config
@@ -292,7 +292,7 @@ def correct(work: tuple[Config, str, Path]) -> NDArray[np.float64]:
         exported = open_exported(model)
         samples = read_dataset(config.data, (split,), class_names=exported.class_names).splits[split]
         logits = logits_of_samples(exported, samples, open_dataset_images(config.data))
-        with replacing(kept) as path, path.open("wb") as file:
+        with replace_atomically(kept) as path, path.open("wb") as file:
             np.save(file, (logits.argmax(dim=1) == torch.from_numpy(samples.labels)).numpy())
     found: NDArray[np.float64] = np.load(kept).astype(np.float64)
     return found

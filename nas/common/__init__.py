@@ -1,1 +1,1 @@
-"""What every package may use: errors, files, units, progress, seeds, interruption."""
+"""Errors, files, units, progress, seeds, interruption and registries, which every package may use."""

@@ -1,22 +1,22 @@
-"""The errors of this project: one root, specific children.
+"""The errors of this project: one root and specific children.
 
-Whatever a user can cause is a `NasError`. Its message is complete on its own: it names the file, the key or row, the
-value and what is allowed. The command line prints it on standard error and exits with status 2, without a traceback.
+Every error that a user can cause is a `NasError`. Its message is complete: it names the file, the key or row, the value
+and what is allowed. The command line prints the message on standard error and exits with status 2, without a traceback.
 """
 
 from collections.abc import Sequence
 
 
 class NasError(Exception):
-    """Root of all errors that a user can cause and mend."""
+    """Root of all errors that a user can cause and fix."""
 
 
 class ConfigError(NasError):
-    """A configuration file is unusable; lists every problem of the file at once.
+    """A configuration file is invalid; the message lists every problem of the file.
 
     Args:
         source: The file, as the user named it.
-        problems: One line a problem, each with key path, value and what is allowed.
+        problems: One line per problem, each with the key path, the value and what is allowed.
     """
 
     def __init__(self, source: str, problems: Sequence[str]) -> None:
@@ -28,7 +28,7 @@ class ConfigError(NasError):
 
 
 class DataError(NasError):
-    """A manifest, an image or a text cannot be used; names the file and the row."""
+    """A manifest, an image or a text cannot be used; the message names the file and the row."""
 
 
 class EncoderError(NasError):
@@ -36,23 +36,23 @@ class EncoderError(NasError):
 
 
 class BudgetError(NasError):
-    """A budget is malformed, or so small that nothing can run within it."""
+    """A budget is malformed, or too small to run anything."""
 
 
 class StudyError(NasError):
-    """A run directory cannot be used: missing, in use by another driver, damaged, or of another configuration."""
+    """A run directory cannot be used: it is missing, locked, damaged, or belongs to another configuration."""
 
 
 class TrainingError(NasError):
-    """Training produced numbers that are not finite, or failed the same way for every candidate."""
+    """Training produced non-finite numbers, or failed in the same way for every candidate."""
 
 
 class ExecutionError(NasError):
-    """Workers cannot be started: no such Ray cluster, or no node that can run them."""
+    """Workers cannot be started: the Ray cluster does not exist, or none of its nodes can run them."""
 
 
 class ArgumentError(NasError):
-    """An argument of a command is not one of those allowed."""
+    """A command-line argument has a value that is not allowed."""
 
 
 class ExportError(NasError):

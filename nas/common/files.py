@@ -1,4 +1,4 @@
-"""Where the cache is; and writing so that a crash or a full disk leaves a file's old content or the new, never half."""
+"""The cache directory, and atomic writes: after a crash or a full disk, a file has its old content or the new."""
 
 import os
 import uuid
@@ -8,26 +8,27 @@ from pathlib import Path
 
 
 def default_cache_directory() -> Path:
-    """`$XDG_CACHE_HOME/pmf-nas`, by default in the user's `.cache`."""
+    """Return `$XDG_CACHE_HOME/pmf-nas`; without that variable, `pmf-nas` in the user's `.cache`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pmf-nas"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file's content: temporary name, fsync, rename, fsync of the folder.
+    """Replace the content of a file atomically and durably.
 
     Raises:
-        OSError: If the disk is full or the folder cannot be written; the old file is then untouched.
+        OSError: If the disk is full or the directory is not writable; the old file is unchanged.
     """
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         temporary.write_bytes(content)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name to write a file under, which takes the place of `path` once all of it is on the disk.
+def replace_atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; on success, sync it to disk and rename it to `path`.
 
     Raises:
-        OSError: If the disk is full or the folder cannot be written; names the file, and the old one is untouched.
+        OSError: If the disk is full or the directory is not writable; the error names `path`, whose old content is
+            unchanged.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -37,14 +38,14 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         sync_directory(path.parent)
     except OSError as error:
-        # A write that fails names no file, and the temporary name means nothing to anybody.
+        # A failed write names no file, and the temporary name is meaningless to the user.
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def sync_directory(directory: Path) -> None:
-    """Make renames inside a folder durable."""
+    """Sync a directory to disk, which makes renames in it durable."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

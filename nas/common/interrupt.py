@@ -1,4 +1,4 @@
-"""Ctrl-C, once and twice: the first lets a search end in order, the second ends it now."""
+"""Ctrl-C: the first one lets a search finish and save, the second one stops it immediately."""
 
 import os
 import signal
@@ -10,29 +10,30 @@ from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-_AGAIN_AFTER_SECONDS = 0.05
+_RETRY_SECONDS = 0.05
 
 
 class Interruption:
-    """Whether somebody has asked for the end."""
+    """Records whether an interruption was requested."""
 
     def __init__(self) -> None:
         self.is_requested = False
 
     def request(self) -> None:
+        """Request an interruption."""
         self.is_requested = True
 
 
 class Interrupted(Exception):
-    """A search has ended in order because somebody asked for it; everything finished is saved."""
+    """A search was interrupted and has saved all finished work."""
 
 
 @contextmanager
 def interruptible() -> Iterator[Interruption]:
-    """Turn the first SIGINT or SIGTERM into a request, and the second into a KeyboardInterrupt.
+    """Turn the first SIGINT or SIGTERM into a request, and the second one into a KeyboardInterrupt.
 
-    A finaliser or a callback from C (Ray has many) that the KeyboardInterrupt happens to be raised in does not let it
-    through: Python would print and forget it. It is raised again as soon as that has returned.
+    If the KeyboardInterrupt is raised in a finalizer or in a callback from C (Ray has many), Python prints and discards
+    it. It is therefore raised again shortly afterwards.
     """
     interruption = Interruption()
 
@@ -41,24 +42,24 @@ def interruptible() -> Iterator[Interruption]:
         if interruption.is_requested:
             raise KeyboardInterrupt
         interruption.request()
-        # Not print: the signal may have come in the middle of one.
-        os.write(2, b"interrupted: what is quick is finished, and everything saved; once more stops now\n")
+        # Not print, which is not reentrant: the signal may have arrived during a print.
+        os.write(2, b"Interrupted: finishing short jobs and saving. Press Ctrl-C again to stop immediately.\n")
 
     def on_unraisable(error: "sys.UnraisableHookArgs") -> None:
         if not issubclass(error.exc_type, KeyboardInterrupt):
-            hook_before(error)
+            previous_hook(error)
             return
-        # Not raise_signal: it has to end what the main thread waits for.
+        # Not raise_signal: the signal must interrupt the system call that the main thread may be blocked in.
         arguments = (threading.main_thread().ident, signal.SIGINT)
-        again = threading.Timer(_AGAIN_AFTER_SECONDS, signal.pthread_kill, arguments)
-        again.daemon = True
-        again.start()
+        retry = threading.Timer(_RETRY_SECONDS, signal.pthread_kill, arguments)
+        retry.daemon = True
+        retry.start()
 
-    hook_before, sys.unraisablehook = sys.unraisablehook, on_unraisable
-    before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
+    previous_hook, sys.unraisablehook = sys.unraisablehook, on_unraisable
+    previous_handlers = {number: signal.signal(number, on_signal) for number in _SIGNALS}
     try:
         yield interruption
     finally:
-        sys.unraisablehook = hook_before
-        for number, handler in before.items():
+        sys.unraisablehook = previous_hook
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)

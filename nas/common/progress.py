@@ -1,4 +1,4 @@
-"""Shows what a long run is doing: bars on a terminal, one line an event in a pipe or a log."""
+"""Progress of a long run: bars on a terminal, plain lines in a pipe or a log."""
 
 import sys
 import time
@@ -12,15 +12,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 
 class Reporter(AbstractContextManager["Reporter"], ABC):
-    """Told what happens; decides how it looks."""
+    """Receives notes and progress from a run, and displays them."""
 
     @abstractmethod
     def note(self, text: str) -> None:
-        """Something happened that a person wants to read later: one line."""
+        """Report an event that is worth keeping, in one line."""
 
     @abstractmethod
     def progress(self, phase: str, done: int, total: int | None, detail: str = "") -> None:
-        """How far a phase is; told often, shown as often as is useful."""
+        """Report the progress of a phase.
+
+        Callers may report every step; the reporter decides how often to update the display.
+
+        Args:
+            phase: The name of the phase.
+            done: The number of finished steps.
+            total: The number of all steps; None if unknown.
+            detail: A short text to show after the count.
+        """
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -28,21 +37,11 @@ class Reporter(AbstractContextManager["Reporter"], ABC):
         return None
 
 
-class Quiet(Reporter):
-    """Says nothing."""
-
-    def note(self, text: str) -> None:
-        del text
-
-    def progress(self, phase: str, done: int, total: int | None, detail: str = "") -> None:
-        del phase, done, total, detail
-
-
 class ProgressOnly(Reporter):
-    """Passes on how far phases are, and nothing else.
+    """Forwards progress to another reporter and drops notes.
 
     Args:
-        reporter: To whom.
+        reporter: The reporter that receives the progress.
     """
 
     def __init__(self, reporter: Reporter) -> None:
@@ -56,9 +55,15 @@ class ProgressOnly(Reporter):
 
 
 class LineReporter(Reporter):
-    """For pipes and logs: every note is a line; progress is a line at its start, its end and now and then between."""
+    """Writes plain lines, for pipes and logs.
 
-    _EVERY_SECONDS = 15.0
+    Each note is one line. A phase gets one line when it starts, one when it ends, and one every 15 seconds in between.
+
+    Args:
+        stream: The stream to write to.
+    """
+
+    _INTERVAL_SECONDS = 15.0
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -72,14 +77,18 @@ class LineReporter(Reporter):
         now = time.monotonic()
         is_new_phase = self._shown is None or self._shown[0] != phase
         is_just_done = done == total and self._shown != (phase, done)
-        if is_new_phase or is_just_done or now - self._shown_at >= self._EVERY_SECONDS:
+        if is_new_phase or is_just_done or now - self._shown_at >= self._INTERVAL_SECONDS:
             self._shown, self._shown_at = (phase, done), now
             count = f"{done}" if total is None else f"{done}/{total}"
             self.note(f"{phase}: {count}" + (f", {detail}" if detail else ""))
 
 
 class TerminalReporter(Reporter):
-    """For people at a terminal: notes scroll above one bar a phase."""
+    """Shows one progress bar per phase on a terminal; notes scroll above the bars.
+
+    Args:
+        stream: The terminal.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._progress = Progress(
@@ -114,6 +123,6 @@ class TerminalReporter(Reporter):
 
 
 def build_reporter() -> Reporter:
-    """For standard output: bars where a person looks, lines everywhere else."""
+    """Return a reporter for standard output: bars on a terminal, lines everywhere else."""
     stream = sys.stdout
     return TerminalReporter(stream) if stream.isatty() else LineReporter(stream)

@@ -1,23 +1,27 @@
-"""Files of torch's own format, replaced as a whole."""
+"""Files in torch's own format, written atomically."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nas.common.files import replacing
+from nas.common.files import replace_atomically
 
 
 def save(path: Path, value: Any) -> None:
-    """Write tensors, numbers and texts; not by way of a buffer, which would hold all of them again.
+    """Write a value that `torch.save` supports; directly to the file, since a buffer would hold a second copy.
+
+    Args:
+        path: The file to replace.
+        value: Tensors, numbers and texts, possibly nested.
 
     Raises:
-        OSError: If the file cannot be written; the old one is then untouched.
+        OSError: If the file cannot be written; the old file is unchanged.
     """
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with replace_atomically(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(value, file)
         except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # torch finds its own words for a full disk
+            if isinstance(error.__context__, OSError):  # torch replaces the error of a full disk by its own
                 raise error.__context__ from None
             raise

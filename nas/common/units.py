@@ -1,4 +1,4 @@
-"""Bytes and seconds as people write them: `2GiB`, `4m`. Inside the program they are plain numbers."""
+"""Parse and format bytes and seconds: `2GiB`, `4m`. Inside the program both are plain numbers."""
 
 import re
 
@@ -20,10 +20,10 @@ TIME_FORM = "numbers with units from s, m, h, d, for instance 4m or 1h30m"
 
 
 def parse_bytes(text: str) -> int:
-    """`2GiB` → 2147483648.
+    """Parse an amount of memory: `2GiB` → 2147483648.
 
     Raises:
-        ValueError: If the text has another form; says which is allowed.
+        ValueError: If the text has another form; the message names the allowed form.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)\s*", text, re.IGNORECASE)
     if match is None:
@@ -32,10 +32,10 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_seconds(text: str) -> float:
-    """`1h30m` → 5400.0.
+    """Parse a duration: `1h30m` → 5400.0.
 
     Raises:
-        ValueError: If the text has another form; says which is allowed.
+        ValueError: If the text has another form; the message names the allowed form.
     """
     if not re.fullmatch(r"\s*(\d+(\.\d+)?[smhd])+\s*", text):
         raise ValueError(f"expected {TIME_FORM}, got {text!r}")
@@ -43,7 +43,7 @@ def parse_seconds(text: str) -> float:
 
 
 def format_bytes(count: float) -> str:
-    """1610612736 → `1.50 GiB`."""
+    """Format an amount of memory: 1610612736 → `1.50 GiB`."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= size:
             return f"{count / size:.2f} {unit}"
@@ -51,7 +51,7 @@ def format_bytes(count: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """75.3 → `1m15s`."""
+    """Format a duration: 75.3 → `1m15s`."""
     whole = max(round(seconds), 0)
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     if hours:

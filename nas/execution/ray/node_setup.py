@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.common.errors import DataError
-from nas.common.files import replacing
+from nas.common.files import replace_atomically
 from nas.common.progress import LineReporter
 from nas.data.features.store import FeatureStore
 from nas.execution.worker import FROZEN, WorkerSetup
@@ -62,5 +62,5 @@ def receive(directory: Path, name: str, content: NDArray[np.uint8]) -> None:
     if path.exists() and np.array_equal(np.memmap(path, dtype=np.uint8, mode="r"), content):
         return
     directory.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         content.tofile(temporary)

@@ -1,0 +1,101 @@
+"""Ctrl-C and the deadline, with the whole program and real workers."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from nas.run.directory import open_study, read_run
+from tests.support.project import Project
+from tests.support.real_driver import PHASES, TRIAL, RealDriver
+
+SAVED = re.compile(r"everything finished is saved; .*python run_search\.py resume (.+)$", re.MULTILINE)
+
+
+def wait_for_error(driver: RealDriver, text: str) -> None:
+    while text not in driver.errors:
+        assert driver.is_running, driver.errors
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_search_interrupted_once_or_twice_in_any_phase_loses_nothing(project: Project, tmp_path: Path) -> None:
+    source = project.write(
+        "interrupted.yaml",
+        **{
+            "supernet.steps": 300,
+            "supernet.architectures_per_step": 2,
+            "recipe.batch_size": 4,
+            "search.short_training_steps": 60,
+            "search.finalists": 1,
+            "budget.trials": 12,
+        },
+    )
+    run = tmp_path / "run"
+    common: list[str | Path] = ["--workers", "2", "--cache-dir", tmp_path / "cache"]
+    reported: list[tuple[str, str, str]] = []
+    for number, (phase, signals) in enumerate([("supernet", 2), ("candidates", 1)], start=1):
+        command = ("search", source, "--run-dir", run) if number == 1 else ("resume", run)
+        driver = RealDriver(*command, *common, directory=tmp_path / f"driver {number}")
+        assert driver.wait_for(PHASES[phase]), driver.errors
+        if phase == "candidates":
+            assert driver.wait_for(r"^trial \d+ one_shot"), driver.errors
+        driver.interrupt()
+        if signals == 2:
+            wait_for_error(driver, "Press Ctrl-C again to stop immediately.")
+            driver.interrupt()
+        assert driver.finish() == 130, driver.errors
+        assert driver.phase == phase
+        assert SAVED.findall(driver.errors) == [str(run)]
+        assert "Traceback" not in driver.errors
+        assert len(driver.errors.splitlines()) == 2
+        assert driver.seconds_until_workers_end() is not None
+        reported += TRIAL.findall(driver.output)
+
+    driver = RealDriver("resume", run, "--workers", "0", *common[2:], directory=tmp_path / "last")
+    assert driver.finish() == 0, driver.errors
+    reported += TRIAL.findall(driver.output)
+    keys = [entry[:2] for entry in reported]
+    assert len(keys) == len(set(keys)) == 12 + 6 + 1 + 1  # including the default architecture of PMF
+    with open_study(run, read_run(run)) as study:
+        assert [len(study.results(stage)) for stage in ("one_shot", "short", "full")] == [12, 6, 1]
+        assert study.running == {}
+        assert study.rejections == []
+
+
+@pytest.mark.slow
+def test_running_jobs_are_stopped_and_requeued_within_five_seconds_of_a_deadline(
+    project: Project, tmp_path: Path
+) -> None:
+    source = project.write(
+        "deadline.yaml",
+        **{
+            "recipe.epochs": 100_000,  # no training finishes
+            "search.round_size": 2,
+            "search.short_training_steps": 100_000,
+            "budget.trials": None,
+            "budget.time": "56s",  # on a busy machine workers take a third of it to start
+            "budget.supernet_fraction": 0.5,
+            "budget.finalists_fraction": 0.25,
+        },
+    )
+    run = tmp_path / "run"
+    driver = RealDriver(
+        *("search", source, "--run-dir", run, "--workers", "2", "--cache-dir", tmp_path / "cache"),
+        directory=tmp_path / "driver",
+    )
+    assert driver.wait_for(PHASES["candidates"])
+    started_at = time.monotonic()
+    spent = re.findall(r"^supernet: .* (\d+)s spent", driver.output, re.MULTILINE)
+    assert driver.wait_for(PHASES["finalists"])
+    candidates_end = float(spent[0]) + time.monotonic() - started_at
+    assert 42.0 - 1.0 < candidates_end < 42.0 + 5.0 + 1.0  # the reported seconds are rounded
+    assert driver.finish() == 0, driver.errors
+    assert 56.0 <= json.loads((run / "time.json").read_text())["spent_seconds"] < 56.0 + 5.0
+    assert "no finalist was finished within the budget" in driver.output
+    with open_study(run, read_run(run)) as study:
+        assert study.count("one_shot") >= 2
+        assert study.count("short") == study.count("full") == 0
+        assert study.rejections == []
