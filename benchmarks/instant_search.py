@@ -22,7 +22,8 @@ from nas.config.schema import Config
 from nas.execution.base import Device, Executor, JobOutcome, SupernetJob, SupernetProgress
 from nas.execution.placement import Placement
 from nas.execution.ray.executor import RayExecutor
-from nas.execution.worker import CandidateWorker, WorkerSetup
+from nas.execution.worker import CandidateWorker
+from nas.execution.worker_setup import WorkerSetup
 from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
 from nas.run.executors import write_worker_setup
 from nas.run.prepare import SearchContext, prepare
@@ -276,19 +277,19 @@ class FirstProposal(Executor):
     def start_workers(self, device: str, count: int) -> None:
         pass
 
-    def end_idle(self, device: str, count: int) -> None:
+    def stop_idle_workers(self, device: str, count: int) -> None:
         pass
 
     def train_supernet(
         self,
-        order: SupernetJob,
+        job: SupernetJob,
         *,
         processes: Mapping[str, int],
         grant_bytes: int,
         should_stop: Callable[[], bool],
         on_progress: Callable[[SupernetProgress], None],
     ) -> int:
-        del order, processes, grant_bytes, should_stop, on_progress
+        del job, processes, grant_bytes, should_stop, on_progress
         raise RuntimeError("the first search has left a supernet; nobody trains another")
 
     def close(self) -> None:

@@ -33,7 +33,7 @@ from nas.common.units import format_bytes
 from nas.config.load import load_config
 from nas.config.schema import Config
 from nas.data.features.store import Batch
-from nas.execution.worker import process_environment
+from nas.execution.worker_setup import process_environment
 from nas.memory.measurement import keep_freed_memory, map_large_tensors, release_freed_memory
 from nas.memory.prediction import MemoryModel
 from nas.models.encoders.base import Encoder

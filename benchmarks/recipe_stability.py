@@ -16,7 +16,7 @@ from nas.common.progress import build_reporter
 from nas.config.load import load_config
 from nas.execution.placement import Placement
 from nas.execution.ray.executor import RayExecutor
-from nas.execution.worker import WorkerSetup
+from nas.execution.worker_setup import WorkerSetup
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.run.executors import write_worker_setup
 from nas.run.prepare import prepare

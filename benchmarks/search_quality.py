@@ -50,7 +50,8 @@ from nas.common.progress import build_reporter
 from nas.config.load import config_as_dict, load_config
 from nas.config.schema import Config
 from nas.data.dataset import open_dataset_images, read_dataset
-from nas.execution.worker import CandidateWorker, WorkerSetup
+from nas.execution.worker import CandidateWorker
+from nas.execution.worker_setup import WorkerSetup
 from nas.run.commands import Overrides, resume, start
 from nas.run.directory import CONFIG
 from nas.run.evaluate import logits_of_samples

@@ -43,7 +43,8 @@ from nas.common.progress import build_reporter
 from nas.config.load import config_as_dict, load_config
 from nas.config.schema import Config
 from nas.execution.base import SupernetJob
-from nas.execution.worker import CandidateWorker, WorkerSetup
+from nas.execution.worker import CandidateWorker
+from nas.execution.worker_setup import WorkerSetup
 from nas.run.executors import write_worker_setup
 from nas.run.prepare import prepare
 from nas.run.tables import text_table

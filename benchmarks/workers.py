@@ -43,7 +43,8 @@ from nas.execution.placement import Placement
 from nas.execution.plan import Plan
 from nas.execution.ray.executor import RayExecutor
 from nas.execution.scheduler import JobScheduler
-from nas.execution.worker import CandidateWorker, WorkerSetup
+from nas.execution.worker import CandidateWorker
+from nas.execution.worker_setup import WorkerSetup
 from nas.models.fusion.supernet import build_supernet
 from nas.run.executors import write_worker_setup
 from nas.run.prepare import SearchContext, prepare
@@ -145,7 +146,7 @@ class JobList(Plan):
         self._out += 1
         return [self._waiting.pop(0)]
 
-    def took(self, result: Result) -> None:
+    def finished(self, result: Result) -> None:
         self.results.append(result)
         key = self._place[result.key, result.stage]
         self._left[key] -= 1
@@ -154,7 +155,7 @@ class JobList(Plan):
     def rejected(self, failure: Failure) -> None:
         raise SystemExit(f"{failure.job.identity}: {failure.reason}")
 
-    def put_back(self, job: Job) -> None:
+    def requeue(self, job: Job) -> None:
         raise SystemExit(f"{job.identity} was put back: that is not what was to be measured")
 
 

@@ -40,7 +40,8 @@ from nas.data.samples import Dataset
 from nas.execution.placement import Placement
 from nas.execution.plan import Plan
 from nas.execution.ray.executor import RayExecutor
-from nas.execution.worker import CandidateWorker, WorkerSetup
+from nas.execution.worker import CandidateWorker
+from nas.execution.worker_setup import WorkerSetup
 from nas.memory.prediction import bytes_with_fragmentation
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.pmf.architecture import GENES
@@ -185,7 +186,7 @@ class TableWorker(CandidateWorker):
         self, setup: WorkerSetup, on_exceeded: Callable[[int, int], None] | None = None, *, test_features: Path
     ) -> None:
         super().__init__(setup, on_exceeded)
-        self._test = FeatureStore(test_features, (self._image_encoder, self._text_encoder)).splits["test"]
+        self._test = self.open_features(test_features).splits["test"]
 
     def run(
         self, job: Job, *, limit_bytes: int | None, should_stop: Callable[[], bool] = lambda: False
@@ -198,10 +199,10 @@ class TableWorker(CandidateWorker):
             return results
         (result,) = super().run(job, limit_bytes=limit_bytes, should_stop=should_stop)
         weights = self.setup.weights_path(job.key)
-        model = self._fresh_model(job)
+        model = self.fresh_model(job)
         load_weights(weights, model)
         weights.unlink()
-        logits = predict_logits(model, self._test, batch_size=self._batch_size(job), should_stop=should_stop)
+        logits = predict_logits(model, self._test, batch_size=self.batch_size(job), should_stop=should_stop)
         test = evaluate_logits(logits, torch.from_numpy(self._test.labels))
         return [replace(result, metrics=result.metrics | {f"{_TEST}{name}": value for name, value in test.items()})]
 
@@ -244,7 +245,7 @@ class TablePlan(Plan):
         self._out[trial] = seed
         return [self.job(trial, architecture, self._step_count, seed)]
 
-    def took(self, result: Result) -> None:
+    def finished(self, result: Result) -> None:
         self.rows.append(
             Row(
                 architecture=result.architecture,
@@ -282,7 +283,7 @@ class TablePlan(Plan):
     def rejected(self, failure: Failure) -> None:
         raise SystemExit(f"{failure.job.architecture}: {failure.reason}")
 
-    def put_back(self, job: Job) -> None:
+    def requeue(self, job: Job) -> None:
         self._waiting[job.trial] = (job.architecture, self._out.pop(job.trial))
 
 
@@ -304,7 +305,7 @@ class PeakPlan(Plan):
         trial = min(self._waiting)
         return [self._plan.job(trial, self._waiting.pop(trial), _PEAK_STEPS, seed=0)]
 
-    def took(self, result: Result) -> None:
+    def finished(self, result: Result) -> None:
         self._plan.rows = [
             replace(row, measured_peak_bytes=result.measured_peak_bytes)
             if row.architecture == result.architecture
@@ -316,7 +317,7 @@ class PeakPlan(Plan):
     def rejected(self, failure: Failure) -> None:
         self._plan.rejected(failure)
 
-    def put_back(self, job: Job) -> None:
+    def requeue(self, job: Job) -> None:
         self._waiting[job.trial] = job.architecture
 
 

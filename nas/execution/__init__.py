@@ -1,1 +1,1 @@
-"""Run jobs, in this process or in Ray workers, under the memory budget of every device."""
+"""Run jobs, in this process or in Ray workers, within the memory budget of every device."""

@@ -1,4 +1,4 @@
-"""What every executor offers: submit jobs to devices, wait for what came of them, train the supernet."""
+"""The interface of all executors: submit jobs to devices, wait for their outcomes, train the supernet."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -10,12 +10,12 @@ from nas.search.trial import Failure, Job, Result
 
 @dataclass(frozen=True)
 class Device:
-    """A place with a memory budget of its own: the host memory of a node, or one of its GPUs.
+    """A device with its own memory budget: the host memory of a node, or one of its GPUs.
 
     Args:
-        name: The same as long as it is there.
-        slot_count: Jobs that may run on it at once.
-        process_count: Worker processes that are alive on it now.
+        name: The name of the device, which never changes.
+        slot_count: The number of jobs that may run on it at once.
+        process_count: The number of its worker processes that are alive now.
     """
 
     name: str
@@ -25,12 +25,12 @@ class Device:
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """What a job came to.
+    """The end of a submitted job.
 
     Args:
-        job: As it was submitted.
-        outcomes: Of each of its members that came to something; nothing where it was stopped.
-        process_lives: Whether its worker is there for the next job.
+        job: The job as it was submitted.
+        outcomes: The outcome of each member that finished or failed; members that were stopped have none.
+        process_lives: Whether its worker process can run the next job.
     """
 
     job: Job
@@ -40,14 +40,14 @@ class JobOutcome:
 
 @dataclass(frozen=True)
 class SupernetJob:
-    """Which architectures the supernet's training may sample.
+    """The architectures that the training of the supernet may sample.
 
     Args:
-        feasible: Those that fit, of all that will be asked for; None if all do.
-        micro_batches: Parts that the batches of some are cut into; of the others none are cut.
-        peak_bytes: Predicted for each process that shares the work.
-        deadline: Seconds since the epoch, on the clock of the first process, which is the driver's neighbour: by then
-            the schedule comes to its end. None where there is no hurry.
+        feasible: The architectures that fit, among all that the training will sample; None if all of them do.
+        micro_batches: The number of parts of a batch, for each architecture whose batches have to be divided.
+        peak_bytes: The predicted peak of each process of the training.
+        deadline: The time at which the learning-rate schedule ends, in seconds since the epoch on the clock of the
+            first process; None if only the number of steps ends it.
     """
 
     feasible: frozenset[Architecture] | None
@@ -58,17 +58,17 @@ class SupernetJob:
     def is_feasible(self, architecture: Architecture) -> bool:
         return self.feasible is None or architecture in self.feasible
 
-    def parts(self, architecture: Architecture) -> int:
+    def micro_batches_of(self, architecture: Architecture) -> int:
         return self.micro_batches.get(architecture, 1)
 
 
 @dataclass(frozen=True)
 class SupernetProgress:
-    """How far the supernet's training is.
+    """Progress of the training of the supernet.
 
     Args:
-        done: Steps.
-        loss: Of the last one.
+        done: The number of finished steps.
+        loss: The loss of the last step.
     """
 
     done: int
@@ -76,34 +76,38 @@ class SupernetProgress:
 
 
 class WorkerLost(Exception):
-    """A process that worked with others has died; says why."""
+    """Raised when a process of the supernet's training has died; the message gives the reason."""
 
 
 class Executor(ABC):
-    """Runs jobs in the slots of devices, one job a slot."""
+    """Runs jobs in the slots of devices, one job per slot."""
 
     @property
     @abstractmethod
     def devices(self) -> Sequence[Device]:
-        """Those that are there now; nodes of a cluster may come and go."""
+        """The devices that are available now; nodes of a cluster may join and leave."""
 
     @property
     @abstractmethod
     def running(self) -> list[Job]:
-        """Jobs that were submitted and have not come back."""
+        """The jobs that were submitted and have not ended."""
 
     @abstractmethod
     def stop_when(self, should_stop: Callable[[], bool]) -> None:
-        """From now on end jobs for which this becomes true, where nobody is free to call `stop_running`."""
+        """Set the condition that ends a running job where the caller cannot call `stop_running` meanwhile.
+
+        Args:
+            should_stop: Called between training steps, by executors that block in `wait`.
+        """
 
     @abstractmethod
     def submit(self, job: Job, device: str, grant_bytes: int) -> None:
-        """Start a job; every one of its members comes back as an outcome of its own.
+        """Start a job; every member gets its own outcome.
 
         Args:
-            job: What to do.
-            device: One with a free slot.
-            grant_bytes: What its worker may hold; it is stopped when it holds more.
+            job: The job to run.
+            device: The name of a device with a free slot.
+            grant_bytes: The memory that the worker may hold; a worker that holds more is stopped.
 
         Raises:
             RuntimeError: If every slot of the device is taken.
@@ -111,47 +115,50 @@ class Executor(ABC):
 
     @abstractmethod
     def start_workers(self, device: str, count: int) -> None:
-        """Start so many of a device's worker processes before there are jobs for them."""
+        """Start worker processes of a device before there are jobs for them."""
 
     @abstractmethod
-    def end_idle(self, device: str, count: int) -> None:
-        """End so many of a device's worker processes that have no job; they are started again when they are needed."""
+    def stop_idle_workers(self, device: str, count: int) -> None:
+        """End worker processes of a device that have no job; they are started again when they are needed."""
 
     @abstractmethod
     def wait(self, timeout_seconds: float) -> list[JobOutcome]:
-        """Whatever has come back, at the latest after the given time; possibly nothing."""
+        """Return the jobs that have ended, after at most the given time; possibly none."""
 
     @abstractmethod
     def stop_running(self) -> list[JobOutcome]:
-        """End all running jobs at their next step, or with their workers where that takes seconds; all come back."""
+        """Stop all running jobs and return their outcomes.
+
+        A job ends at its next step, or together with its worker if that takes longer than a few seconds.
+        """
 
     @abstractmethod
     def train_supernet(
         self,
-        order: SupernetJob,
+        job: SupernetJob,
         *,
         processes: Mapping[str, int],
         grant_bytes: int,
         should_stop: Callable[[], bool],
         on_progress: Callable[[SupernetProgress], None],
     ) -> int:
-        """Train the supernet, from its checkpoint if there is one, and save it; no job may run.
+        """Train the supernet, from its checkpoint if one exists, and save it; no other job may run meanwhile.
 
         Args:
-            order: What may be sampled.
-            processes: How many of each device's worker processes share the work, by its name.
-            grant_bytes: What each of them may hold.
-            should_stop: Training then ends early, saved.
-            on_progress: Told now and then.
+            job: The architectures that may be sampled.
+            processes: The number of worker processes of each device that share the work, by the name of the device.
+            grant_bytes: The memory that each of them may hold.
+            should_stop: Whether training ends early; it is saved.
+            on_progress: Callback that receives the progress from time to time.
 
         Returns:
-            Steps done in all.
+            The number of steps done, those of earlier calls included.
 
         Raises:
-            NasError: If it cannot be trained.
-            WorkerLost: If one of the processes died; called again, it goes on from the last checkpoint.
+            NasError: If the supernet cannot be trained.
+            WorkerLost: If one of the processes died; the next call resumes from the last checkpoint.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Give back everything that was started here."""
+        """Release everything that this executor has started."""

@@ -1,4 +1,4 @@
-"""What becomes of a job that did not finish: put back, tried alone, recorded, or taken for a fault of all."""
+"""Decide whether a job that failed is requeued, tried alone, or rejected, and whether the search has to stop."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -8,22 +8,23 @@ from nas.search.keys import ModelKey
 from nas.search.trial import Failure, Job, Stage
 
 SAME_FAILURES = 3
-"""Failures in a row with one cause, and nothing that got through between them, stop the search."""
+"""The number of consecutive failures with one cause, without a result in between, that stops the search."""
 
-WORKER_DEATHS = 3
-"""A candidate that crashes its worker this often is recorded as failed."""
+WORKER_CRASHES = 3
+"""The number of crashed workers after which a candidate is recorded as failed."""
 
-Verdict = Literal["put back", "try alone", "rejected"]
+Verdict = Literal["requeued", "retry_alone", "rejected"]
+"""The decision on a failed job: try it again, try it once more with a whole device, or record it as failed."""
 
 
 class FailurePolicy:
-    """Judges failures, and holds those that end a candidate until others have got through.
+    """Judges failures, and delays recording those that end a candidate until another job has succeeded.
 
     Args:
-        was_alone: Whether a job ran out of memory before, so that it had a whole device to itself this time.
-        try_alone: Remembers, for good, that it did.
-        record: Makes a failure durable.
-        same_failures: Failures in a row with one cause that stop everything.
+        was_alone: Whether a job ran out of memory before, so that it had a whole device this time.
+        try_alone: Callback that stores durably that a job needs a whole device.
+        record: Callback that makes a failure durable.
+        same_failures: The number of consecutive failures with one cause that stops the search.
     """
 
     def __init__(
@@ -42,35 +43,37 @@ class FailurePolicy:
         self._pending: list[Failure] = []
 
     def judge(self, failure: Failure) -> Verdict:
-        """Decide.
+        """Return the verdict on a failure.
 
         Raises:
-            TrainingError: If the same thing happens to one candidate after the other, so that the cause lies outside
-                them; they are not recorded then, and a resume tries them again.
-            ExecutionError: If the cause certainly lies outside it: a full disk, a damaged file.
+            TrainingError: If consecutive candidates fail with one cause, which therefore lies outside them. They are
+                not recorded, so that a resumed search tries them again.
+            ExecutionError: If the cause certainly lies outside the candidate: a full disk, a damaged file.
         """
         if failure.kind == "environment":
             raise ExecutionError(failure.reason)
         if failure.job.companions or failure.kind == "killed_externally":
-            return "put back"
+            return "requeued"
         if failure.kind == "memory":
             if not self._was_alone(failure.job):
                 self._try_alone(failure.job)
-                return "try alone"
+                return "retry_alone"
             self._record(failure)
             return "rejected"
         if failure.kind == "crash":
-            key = failure.job.identity
-            self._crashes[key] = self._crashes.get(key, 0) + 1
-            if self._crashes[key] < WORKER_DEATHS:
-                return "put back"
+            identity = failure.job.identity
+            self._crashes[identity] = self._crashes.get(identity, 0) + 1
+            if self._crashes[identity] < WORKER_CRASHES:
+                return "requeued"
         self._pending.append(failure)
         last = self._pending[-self._same_failures :]
         if len(last) == self._same_failures and len({entry.cause for entry in last}) == 1:
-            raise TrainingError(f"{self._same_failures} candidates in a row failed with one cause: {failure.reason}")
+            raise TrainingError(
+                f"training: {self._same_failures} consecutive candidates failed with the same cause: {failure.reason}"
+            )
         return "rejected"
 
     def settle(self) -> None:
-        """Others have got through, or the phase has ended: the pending failures were the candidates' own."""
+        """Record the pending failures: another job has succeeded, so the candidates themselves caused them."""
         while self._pending:
             self._record(self._pending.pop(0))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from nas.execution.memory_pool import MemoryPool
 
 PATIENCE = 8
-"""How often a waiting job may be overtaken by later ones before a device is kept free for it."""
+"""How often later jobs may overtake a waiting one before a device is kept free for it."""
 
 
 @dataclass
@@ -16,10 +16,10 @@ class _Waiting:
 
 
 class JobQueue:
-    """Jobs that wait for memory: first fit, in the order of their arrival, and with age so that none is starved.
+    """Jobs that wait for memory: first fit in the order of arrival, with ageing so that no job starves.
 
-    A job that does not fit now is passed over by later ones that do. Once it has been overtaken `patience` times, a
-    device that can hold it is closed to all others until it has started.
+    A job that does not fit now is overtaken by later ones that do. Once it has been overtaken `patience` times, a
+    device that can hold it is closed to all other jobs until it has started.
     """
 
     def __init__(self, patience: int = PATIENCE) -> None:
@@ -36,55 +36,56 @@ class JobQueue:
         return key in self._waiting
 
     def add(self, key: Hashable, peak_bytes: int) -> None:
-        """Join the line at its end.
+        """Append a job to the queue.
 
         Raises:
-            ValueError: If the job is in it already.
+            ValueError: If the job is waiting already.
         """
         if key in self._waiting:
             raise ValueError(f"{key!r} is waiting already")
         self._waiting[key] = _Waiting(peak_bytes)
 
     def remove(self, key: Hashable) -> None:
-        """Leave the line without having started."""
+        """Remove a job that has not started."""
         del self._waiting[key]
 
-    def admit_next(self, ledgers: Mapping[str, MemoryPool]) -> tuple[Hashable, str, int] | None:
-        """Let the first job start that can.
+    def admit_next(self, pools: Mapping[str, MemoryPool]) -> tuple[Hashable, str, int] | None:
+        """Admit the first job that can start now.
 
         Args:
-            ledgers: By name of the device.
+            pools: The memory pool of each device, by name.
 
         Returns:
-            The job, its device, and how many idle processes of it have to end first; None if all have to wait.
+            The job, its device, and the number of the device's idle processes that have to end first; None if every
+            job has to wait.
         """
         closed: set[str] = set()
         passed: list[_Waiting] = []
         for key, entry in self._waiting.items():
-            place = self._place(entry.peak_bytes, {name: ledgers[name] for name in ledgers if name not in closed})
-            if place is not None:
+            device = self._best_device(entry.peak_bytes, {name: pools[name] for name in pools if name not in closed})
+            if device is not None:
                 for earlier in passed:
                     earlier.overtaken += 1
                 del self._waiting[key]
-                return key, place, ledgers[place].admit(key, entry.peak_bytes)
+                return key, device, pools[device].admit(key, entry.peak_bytes)
             passed.append(entry)
             if entry.overtaken >= self._patience:
-                kept = self._kept_free(entry.peak_bytes, ledgers, closed)
+                kept = self._kept_free(entry.peak_bytes, pools, closed)
                 if kept is not None:
                     closed.add(kept)
         return None
 
     @staticmethod
-    def _place(peak_bytes: int, ledgers: Mapping[str, MemoryPool]) -> str | None:
-        """Of the devices where the job can start now, one where no process has to end for it, the emptiest."""
-        possible = {name: ledger.processes_in_the_way(peak_bytes) for name, ledger in ledgers.items()}
+    def _best_device(peak_bytes: int, pools: Mapping[str, MemoryPool]) -> str | None:
+        """Return the device on which the job can start with the fewest ended processes, of these the emptiest."""
+        possible = {name: pool.processes_in_the_way(peak_bytes) for name, pool in pools.items()}
         ended = {name: count for name, count in possible.items() if count is not None}
         if not ended:
             return None
-        return min(ended, key=lambda name: (ended[name], ledgers[name].reserved_bytes - ledgers[name].budget_bytes))
+        return min(ended, key=lambda name: (ended[name], pools[name].reserved_bytes - pools[name].budget_bytes))
 
     @staticmethod
-    def _kept_free(peak_bytes: int, ledgers: Mapping[str, MemoryPool], closed: set[str]) -> str | None:
-        """The device that a starved job waits for: of those that could hold it, always the same one."""
-        able = [name for name, ledger in ledgers.items() if name not in closed and ledger.fits_alone(peak_bytes)]
-        return max(able, key=lambda name: (ledgers[name].budget_bytes, name), default=None)
+    def _kept_free(peak_bytes: int, pools: Mapping[str, MemoryPool], closed: set[str]) -> str | None:
+        """Return the device that a starved job waits for: always the same one of those that could hold it."""
+        able = [name for name, pool in pools.items() if name not in closed and pool.fits_alone(peak_bytes)]
+        return max(able, key=lambda name: (pools[name].budget_bytes, name), default=None)

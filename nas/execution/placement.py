@@ -1,4 +1,4 @@
-"""How many workers each node of a cluster gets, and what each of them may use. Plain arithmetic, no Ray here."""
+"""Distribute workers, threads and GPUs over the nodes of a cluster. Plain arithmetic, without Ray."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Node:
-    """What a node of a cluster offers.
+    """A node of a cluster.
 
     Args:
-        name: Its identity.
-        cpu_count: Cores.
-        gpu_count: Graphics processors; where there are any, workers compute on them, one each.
-        host: Address by which other nodes reach it.
+        name: The identifier of the node.
+        cpu_count: The number of its cores.
+        gpu_count: The number of its GPUs; if it has any, each worker computes on one of them.
+        host: The address at which other nodes reach it.
     """
 
     name: str
@@ -23,12 +23,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Share:
-    """What a node gives to the search.
+    """The part of a node that the search uses.
 
     Args:
-        worker_count: Workers on it.
-        threads: Of each worker.
-        uses_gpus: Whether each worker computes on a graphics processor of its own.
+        worker_count: The number of workers on the node.
+        threads: The number of threads of each worker.
+        uses_gpus: Whether each worker computes on its own GPU.
     """
 
     worker_count: int
@@ -38,13 +38,13 @@ class Share:
 
 @dataclass(frozen=True)
 class Placement:
-    """How wide a search may run.
+    """The number of workers and threads that a search may use.
 
     Args:
-        worker_count: Workers in all, but no more than cores; None for as many as cores, graphics processors and memory
-            have room for.
-        most_by_memory: Workers on one host for which its memory budget has room.
-        threads: Of each worker, however many there are; None for an equal share of a node's cores.
+        worker_count: The number of workers on all nodes, limited by the number of cores; None for as many as cores,
+            GPUs and memory allow.
+        most_by_memory: The largest number of workers on one host that fit the memory budget.
+        threads: The number of threads of each worker; None for an equal share of a node's cores.
     """
 
     worker_count: int | None
@@ -52,16 +52,17 @@ class Placement:
     threads: int | None
 
     def shares(self, nodes: Sequence[Node]) -> list[Share]:
-        """Of every node, in their order; a node may get no worker."""
+        """Return the share of every node, in the order given; a node may get no worker."""
         if self.worker_count is None:
             counts = [self._automatic(node) for node in nodes]
         else:
-            # Fixed threads shape results and are kept however many workers there are; else cores are not shared.
+            # A fixed number of threads shapes results, so it does not depend on the number of workers, which may then
+            # share cores.
             room = [self.worker_count if self.threads else max(node.cpu_count, node.gpu_count) for node in nodes]
             sizes = [max(node.gpu_count or node.cpu_count, 1) for node in nodes]
             counts = [0] * len(nodes)
             for _ in range(min(self.worker_count, sum(room))):
-                # The node with the fewest workers for its size is next; of equals the first.
+                # The next worker goes to the node with the fewest workers for its size, in a tie to the first.
                 open_nodes = [index for index, count in enumerate(counts) if count < room[index]]
                 counts[min(open_nodes, key=lambda index: (counts[index] / sizes[index], index))] += 1
         return [
@@ -81,7 +82,7 @@ class Placement:
 
 
 def cpu_share(node_cpu_count: int, share: Share) -> float:
-    """CPUs that Ray is asked for a worker: its threads, or less where more workers are wanted than there are cores."""
+    """Return the CPUs that Ray reserves for a worker: its threads, or fewer if workers share cores."""
     if share.worker_count * share.threads <= node_cpu_count:
         return share.threads
     part = node_cpu_count / share.worker_count

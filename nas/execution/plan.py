@@ -1,4 +1,4 @@
-"""The interface of what the scheduler consumes: jobs that are due, and what came of them."""
+"""The interface that the scheduler consumes: a plan supplies jobs and receives their outcomes."""
 
 from abc import ABC, abstractmethod
 
@@ -10,16 +10,16 @@ class Plan(ABC):
 
     @abstractmethod
     def next_jobs(self) -> list[Job]:
-        """Jobs that can be started now; nothing if there are none, at least until others have ended."""
+        """Return jobs that can start now; an empty list if none can before a running job ends."""
 
     @abstractmethod
-    def took(self, result: Result) -> None:
-        """A job has ended with a result, which is durable."""
+    def finished(self, result: Result) -> None:
+        """Receive the result of a job; it is durable already."""
 
     @abstractmethod
     def rejected(self, failure: Failure) -> None:
-        """A job has ended without a result and is not to be tried again."""
+        """Receive the failure of a job that is not to be tried again."""
 
     @abstractmethod
-    def put_back(self, job: Job) -> None:
-        """A job was stopped, or its worker died: it is to be tried again."""
+    def requeue(self, job: Job) -> None:
+        """Take back a job that was stopped or lost its worker, and is to be tried again."""

@@ -1,34 +1,36 @@
-"""Runs jobs in this very process, one after another: for tests, debugging and machines without Ray."""
+"""Run jobs in this process, one after the other: for tests, debugging and machines without Ray."""
 
 from collections.abc import Callable, Mapping, Sequence
 
 from nas.common.errors import TrainingError
 from nas.execution.base import Device, Executor, JobOutcome, SupernetJob, SupernetProgress
-from nas.execution.worker import CandidateWorker, GrantExceeded, WorkerSetup
+from nas.execution.grant import GrantExceeded
+from nas.execution.worker import CandidateWorker
+from nas.execution.worker_setup import WorkerSetup
 from nas.memory.measurement import private_bytes
 from nas.search.trial import Job
 from nas.training.distributed import SingleProcessGroup
 from nas.training.stopping import StopRequested
 
-HERE = "this process"
+DEVICE = "this process"
 
 
 class SerialExecutor(Executor):
-    """One device with one slot; a job runs when it is waited for.
+    """One device with one slot; a submitted job runs inside `wait`.
 
     Args:
-        setup: Of its worker.
+        setup: The setup of the worker.
     """
 
     def __init__(self, setup: WorkerSetup) -> None:
-        # What this process holds as a driver belongs to no budget.
+        # The memory that this process holds as the driver belongs to no budget.
         self._worker = CandidateWorker(setup, base_bytes=private_bytes())
         self._job: tuple[Job, int] | None = None
         self._should_stop: Callable[[], bool] = lambda: False
 
     @property
     def devices(self) -> Sequence[Device]:
-        return [Device(HERE, slot_count=1, process_count=1)]
+        return [Device(DEVICE, slot_count=1, process_count=1)]
 
     @property
     def running(self) -> list[Job]:
@@ -43,13 +45,13 @@ class SerialExecutor(Executor):
         self._job = job, grant_bytes
 
     def start_workers(self, device: str, count: int) -> None:
-        del device, count  # this process is there
+        del device, count  # this process is running already
 
-    def end_idle(self, device: str, count: int) -> None:
+    def stop_idle_workers(self, device: str, count: int) -> None:
         raise RuntimeError(f"{device} has no {count} idle processes")
 
     def wait(self, timeout_seconds: float) -> list[JobOutcome]:
-        del timeout_seconds  # a job in this process cannot be waited for less than it takes
+        del timeout_seconds  # the job runs in this call and cannot be left early
         if self._job is None:
             return []
         (job, grant_bytes), self._job = self._job, None
@@ -67,24 +69,24 @@ class SerialExecutor(Executor):
 
     def train_supernet(
         self,
-        order: SupernetJob,
+        job: SupernetJob,
         *,
         processes: Mapping[str, int],
         grant_bytes: int,
         should_stop: Callable[[], bool],
         on_progress: Callable[[SupernetProgress], None],
     ) -> int:
-        del processes  # this one
+        del processes  # always this one
         try:
             return self._worker.train_supernet(
-                order,
+                job,
                 SingleProcessGroup(),
                 limit_bytes=grant_bytes,
                 should_stop=should_stop,
                 on_progress=on_progress,
             )
         except GrantExceeded as error:
-            raise TrainingError(f"the supernet could not be trained: out of memory: {error}") from error
+            raise TrainingError(f"supernet: out of memory: {error}") from error
 
     def close(self) -> None:
         self._job = None

@@ -1,8 +1,8 @@
-"""Why a worker process died: by its candidate's doing, by its memory, or from outside.
+"""Find out why a worker process has died: its candidate crashed it, it held too much memory, or it was killed.
 
-A worker leaves a note where it can: the watchdog's word, the interpreter's trace of a crash (`faulthandler`), an exit
-that its code asked for. A death without a note is a kill from outside, unless the system's out-of-memory killer was at
-work.
+A dying worker leaves a record if it can: the memory watch writes one, `faulthandler` writes the stack trace of a crash,
+and an exit that the worker's own code requests is recorded. A death without a record is a kill from outside, unless the
+system's out-of-memory killer was active.
 """
 
 import faulthandler
@@ -21,7 +21,7 @@ _EXIT = "exit"
 
 @dataclass(frozen=True)
 class WorkerExit:
-    """Why a worker died; see `nas.search.trial.Failure`."""
+    """Why a worker process has died; the fields are those of `nas.search.trial.Failure`."""
 
     kind: FailureKind
     cause: str
@@ -30,10 +30,10 @@ class WorkerExit:
 
 
 class ExitRecord:
-    """Where a worker process writes why it dies, while it still can.
+    """File in which a worker process records why it dies, while it still can.
 
     Args:
-        path: Read by whoever finds it dead.
+        path: Path of the file, which `read_worker_exit` reads.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,22 +42,22 @@ class ExitRecord:
         self._trace: IO[str] | None = None
 
     def begin(self) -> None:
-        """From now on this process notes crashes and exits that its code asks for."""
-        # Kept open: a crashing process can write to an open file and do little else.
+        """Record crashes of this process, and exits that its code requests, from now on."""
+        # The file stays open: a crashing process can write to an open file and do little else.
         self._trace = self._path.with_suffix(".trace").open("w")
-        # Anew, if it was enabled before: others may have put handlers of their own in place since.
+        # Disabled first: if it was enabled before, other handlers may have been installed since.
         faulthandler.disable()
         faulthandler.enable(self._trace, all_threads=False)
         leave = os._exit
 
-        def noted_exit(status: int) -> Any:
+        def recorded_exit(status: int) -> Any:
             self._write({"kind": _EXIT, "status": status})
             leave(status)
 
-        os._exit = noted_exit
+        os._exit = recorded_exit
 
     def end_for_memory(self, measured_bytes: int, grant_bytes: int) -> None:
-        """Note that the process holds more than it was granted, and end it."""
+        """Record that the process holds more memory than it was granted, and kill it."""
         self._write({"kind": _MEMORY, "measured": measured_bytes, "grant": grant_bytes})
         os.kill(os.getpid(), 9)  # at once, whatever its other threads do
 
@@ -67,37 +67,41 @@ class ExitRecord:
 
 
 def read_worker_exit(path: Path, *, was_memory_killed: bool) -> WorkerExit:
-    """What the note of a dead worker says.
+    """Return why a dead worker has died.
 
     Args:
-        path: As given to its `ExitRecord`; there need not be a note.
-        was_memory_killed: Whether the system's out-of-memory killer was at work in the meantime.
+        path: Path of its `ExitRecord`; the file need not exist.
+        was_memory_killed: Whether the system's out-of-memory killer has been active meanwhile.
     """
     trace_path = path.with_suffix(".trace")
     if path.exists():
         try:
             values = json.loads(path.read_text())
         except ValueError:
-            values = {"kind": _EXIT, "status": "unknown"}  # it died while it wrote
+            values = {"kind": _EXIT, "status": "unknown"}  # it died while it wrote the record
         if values["kind"] == _MEMORY:
             measured, grant = int(values["measured"]), int(values["grant"])
-            reason = f"its worker held {format_bytes(measured)}, granted were {format_bytes(grant)}"
+            reason = f"its worker held {format_bytes(measured)} of memory, but was granted {format_bytes(grant)}"
             return WorkerExit("memory", "out of memory", reason, measured)
-        return WorkerExit("crash", "exit", f"its worker ended itself with status {values['status']}")
+        return WorkerExit("crash", "exit", f"its worker exited with status {values['status']}")
     trace = trace_path.read_text(errors="replace") if trace_path.exists() else ""
     if trace:
         lines = [line.strip() for line in trace.splitlines() if line.strip()]
         place = next((line for line in lines if line.startswith("File ")), "")
         return WorkerExit("crash", lines[0], f"its worker crashed: {lines[0]}" + (f" in {place}" if place else ""))
     if was_memory_killed:
-        return WorkerExit("memory", "out of memory", "its worker was killed by the system for want of memory")
+        return WorkerExit("memory", "out of memory", "its worker was killed by the system's out-of-memory killer")
     return WorkerExit("killed_externally", "killed", "its worker was killed from outside")
 
 
-def memory_kill_count() -> int:
-    """How often the system's out-of-memory killer has killed since it started (Linux); 0 where nobody counts."""
+def memory_kill_count(path: Path = Path("/proc/vmstat")) -> int:
+    """Return the number of processes that the system's out-of-memory killer has killed since the system started.
+
+    Args:
+        path: Path of Linux's counters; without them the count is 0.
+    """
     try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
+        lines = path.read_text().splitlines()
     except OSError:
         return 0
     return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))

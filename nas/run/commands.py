@@ -13,7 +13,7 @@ from nas.config.diff import differences
 from nas.config.load import config_as_dict, load_config, parse_config
 from nas.config.schema import Config
 from nas.execution.base import Executor
-from nas.execution.worker import WorkerSetup
+from nas.execution.worker_setup import WorkerSetup
 from nas.memory.measurement import keep_freed_memory
 from nas.run.checks import check_memory
 from nas.run.directory import (

@@ -16,7 +16,7 @@ from nas.common.errors import ConfigError, StudyError
 from nas.common.files import write_atomically
 from nas.config.load import config_as_dict, parse_config
 from nas.config.schema import Config
-from nas.execution.worker import FROZEN
+from nas.execution.worker_setup import FROZEN_FILES
 from nas.storage.backends import JOURNAL, LOCK, kept_url, without_password
 from nas.storage.lease import LockFile
 from nas.storage.study import Study
@@ -163,8 +163,8 @@ def check_new_directory(directory: Path) -> None:
 
 def _is_leftover(path: Path) -> bool:
     """Return whether a file may be left by a start that was killed or whose budget was refused."""
-    written = (CONFIG, *FROZEN)
-    return path.name in (LOCK, *FROZEN) or path.name.startswith((JOURNAL, *(f".{name}." for name in written)))
+    written = (CONFIG, *FROZEN_FILES)
+    return path.name in (LOCK, *FROZEN_FILES) or path.name.startswith((JOURNAL, *(f".{name}." for name in written)))
 
 
 def create_directory(directory: Path) -> None:

@@ -8,10 +8,10 @@ from nas.common.files import default_cache_directory
 from nas.config.schema import Config
 from nas.execution.base import Executor
 from nas.execution.placement import Placement
-from nas.execution.worker import WorkerSetup
+from nas.execution.worker_setup import WorkerSetup
 from nas.models.encoders.partial_checkpoint import save_tail
 from nas.models.fusion.base import sizes_of
-from nas.run.prepare import SearchContext, first_layers
+from nas.run.prepare import SearchContext, build_features, first_layers
 
 
 @dataclass(frozen=True)
@@ -100,5 +100,6 @@ def build_executor(
         address=options.ray_address,
         run_id=run_id,
         cache_directory=options.cache_directory,
+        find_features=build_features,
         on_note=on_note,
     )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nas.execution.worker import full_weights_path
+from nas.execution.worker_setup import full_weights_path
 from nas.run.directory import open_study, read_run
 from nas.run.export import TrainedWeights, export_result
 from nas.run.finalize import read_report

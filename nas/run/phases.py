@@ -223,7 +223,7 @@ class CandidatePlan(Plan):
             return math.inf
         return trials - self._study.count("one_shot") - len(self._study.running) - self._failed_count
 
-    def took(self, result: Result) -> None:
+    def finished(self, result: Result) -> None:
         if result.stage == "one_shot":
             self._untold.append(result)
         else:
@@ -235,7 +235,7 @@ class CandidatePlan(Plan):
         elif failure.kind != "memory":  # who does not fit costs no trial of the budget
             self._failed_count += 1
 
-    def put_back(self, job: Job) -> None:
+    def requeue(self, job: Job) -> None:
         for member in job.members:
             if member.stage == "one_shot":
                 self._put_back[member.trial] = member.architecture
@@ -314,13 +314,13 @@ class FinalistPlan(Plan):
         steps = self._full_steps * self._config.recipe.batch_size / self._validation_count
         return evaluation + steps * _STEP_PER_EVALUATION * evaluation
 
-    def took(self, result: Result) -> None:
+    def finished(self, result: Result) -> None:
         del result  # the study has it
 
     def rejected(self, failure: Failure) -> None:
         self._failed.add(failure.job.trial)
 
-    def put_back(self, job: Job) -> None:
+    def requeue(self, job: Job) -> None:
         self._tried.discard(job.trial)
 
 
@@ -338,11 +338,11 @@ class ListedPlan(Plan):
         jobs, self._waiting = self._waiting[:1], self._waiting[1:]
         return jobs
 
-    def took(self, result: Result) -> None:
+    def finished(self, result: Result) -> None:
         del result  # it is in its file
 
     def rejected(self, failure: Failure) -> None:
         del failure  # there is less to compare with then
 
-    def put_back(self, job: Job) -> None:
+    def requeue(self, job: Job) -> None:
         self._waiting.append(job)

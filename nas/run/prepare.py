@@ -1,5 +1,6 @@
 """From a configuration to what a search works on: encoders, data, base features, memory predictions."""
 
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -8,7 +9,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from nas.common.errors import DataError
-from nas.common.progress import Reporter
+from nas.common.progress import LineReporter, Reporter
 from nas.common.units import format_bytes
 from nas.config.schema import Config
 from nas.data.dataset import open_dataset_images, read_dataset
@@ -111,6 +112,22 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
             num_classes=len(store.class_names),
         ),
     )
+
+
+def build_features(config: Config, cache_directory: Path) -> Path:
+    """Build or find the features of a search on another node of a cluster; returns the directory of the store.
+
+    The lines that it reports go to the log that Ray keeps of the process.
+
+    Args:
+        config: The configuration of the search.
+        cache_directory: The feature cache of the node.
+
+    Raises:
+        NasError: If data or encoders cannot be read on this node.
+    """
+    reporter = LineReporter(sys.stdout)
+    return prepare(config, source=config.name, cache_directory=cache_directory, reporter=reporter).store.directory
 
 
 def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Architecture]:

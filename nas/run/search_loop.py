@@ -18,10 +18,10 @@ from nas.common.progress import Reporter
 from nas.common.units import format_bytes, format_seconds
 from nas.config.schema import Config, objectives_of
 from nas.execution.base import Executor, SupernetJob, SupernetProgress
-from nas.execution.failure_policy import FailurePolicy
+from nas.execution.failure_policy import FailurePolicy, Verdict
 from nas.execution.plan import Plan
 from nas.execution.scheduler import JobScheduler
-from nas.execution.worker import WorkerSetup
+from nas.execution.worker_setup import WorkerSetup
 from nas.memory.calibration import PeakCalibration
 from nas.run.feasibility import Feasibility
 from nas.run.phases import CandidatePlan, FinalistPlan, JobMaker, ListedPlan
@@ -382,8 +382,8 @@ class Search:
             self.correction.observe(result.predicted_peak_bytes, result.measured_peak_bytes)
             self._has_measured_peaks = True
 
-    def _show_failure(self, failure: Failure, verdict: str) -> None:
-        said = {"put back": "put back", "try alone": "put back, to be tried once more alone", "rejected": "failed"}
+    def _show_failure(self, failure: Failure, verdict: Verdict) -> None:
+        said = {"requeued": "requeued", "retry_alone": "requeued, to be tried once more alone", "rejected": "failed"}
         self.reporter.note(f"trial {_name(failure.job.key)} {failure.job.stage} {said[verdict]}: {failure.reason}")
 
     def _record_failure(self, failure: Failure) -> None:

@@ -29,7 +29,7 @@ PHASE_TITLES: Mapping[str, str] = {
 }
 """The phases of a search, as its progress shows them."""
 
-_VERDICTS = {"put back": "requeued", "try alone": "requeued to run alone", "rejected": "failed"}
+_VERDICTS = {"requeued": "requeued", "retry_alone": "requeued to run alone", "rejected": "failed"}
 
 
 def result_line(name: str, result: Result, metric: str) -> str:

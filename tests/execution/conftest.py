@@ -4,7 +4,7 @@ import pytest
 
 from nas.common.progress import build_reporter
 from nas.config.load import load_config
-from nas.execution.worker import WorkerSetup
+from nas.execution.worker_setup import WorkerSetup
 from nas.models.fusion.supernet import build_supernet
 from nas.run.executors import write_worker_setup
 from nas.run.prepare import prepare

@@ -14,7 +14,7 @@ from nas.execution.base import Executor
 from nas.execution.placement import Placement
 from nas.execution.ray.executor import RayExecutor
 from nas.execution.serial import SerialExecutor
-from nas.execution.worker import WorkerSetup
+from nas.execution.worker_setup import WorkerSetup
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.keys import CandidateKey
 from nas.search.space import Architecture
@@ -127,7 +127,7 @@ def test_a_worker_that_holds_more_than_it_was_granted_is_stopped_and_measured(ra
 
 def test_idle_workers_end_and_start_again_when_they_are_needed(ray_workers: Executor) -> None:
     (device,) = ray_workers.devices
-    ray_workers.end_idle(device.name, 1)
+    ray_workers.stop_idle_workers(device.name, 1)
     assert ray_workers.devices[0].process_count == device.process_count - 1
     for trial in range(2):
         submit(ray_workers, job(trial))
@@ -148,7 +148,7 @@ def worker_process_ids() -> list[int]:
     return [
         process
         for process, command in commands.items()
-        if command.startswith(b"ray::Actor.run") and parents.get(parents[process]) == os.getpid()
+        if command.startswith(b"ray::WorkerActor.run") and parents.get(parents[process]) == os.getpid()
     ]
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from nas.common.errors import TrainingError
-from nas.execution.failure_policy import SAME_FAILURES, WORKER_DEATHS, FailurePolicy
+from nas.execution.failure_policy import SAME_FAILURES, WORKER_CRASHES, FailurePolicy
 from nas.search.trial import Failure, FailureKind, is_out_of_memory
 from tests.support.factories import make_failure, make_job
 
@@ -25,20 +25,20 @@ class Recorder:
 
 def test_a_death_from_outside_never_counts() -> None:
     recorder = Recorder()
-    assert {recorder.policy.judge(failure(1, "killed_externally")) for _ in range(20)} == {"put back"}
+    assert {recorder.policy.judge(failure(1, "killed_externally")) for _ in range(20)} == {"requeued"}
 
 
 def test_a_crash_counts_and_the_third_is_the_candidates_own_once_others_got_through() -> None:
     recorder = Recorder()
-    verdicts = [recorder.policy.judge(failure(1, "crash")) for _ in range(WORKER_DEATHS)]
-    assert verdicts == ["put back", "put back", "rejected"] and recorder.recorded == []
+    verdicts = [recorder.policy.judge(failure(1, "crash")) for _ in range(WORKER_CRASHES)]
+    assert verdicts == ["requeued", "requeued", "rejected"] and recorder.recorded == []
     recorder.policy.settle()
     assert recorder.recorded == [1]
 
 
 def test_want_of_memory_is_tried_alone_and_then_final() -> None:
     recorder = Recorder()
-    assert recorder.policy.judge(failure(1, "memory")) == "try alone" and recorder.alone == {1}
+    assert recorder.policy.judge(failure(1, "memory")) == "retry_alone" and recorder.alone == {1}
     assert recorder.policy.judge(failure(1, "memory")) == "rejected" and recorder.recorded == [1]
 
 
@@ -46,7 +46,7 @@ def test_one_cause_in_a_row_stops_the_search_and_is_nobodys_own() -> None:
     recorder = Recorder()
     for trial in range(SAME_FAILURES - 1):
         assert recorder.policy.judge(failure(trial, "error")) == "rejected"
-    with pytest.raises(TrainingError, match="3 candidates in a row failed with one cause: reason 2"):
+    with pytest.raises(TrainingError, match="3 consecutive candidates failed with the same cause: reason 2"):
         recorder.policy.judge(failure(2, "error"))
     assert recorder.recorded == []
 

@@ -101,7 +101,10 @@ def test_a_job_that_does_not_fit_now_or_ever_is_not_admitted() -> None:
     ledger = MemoryPool(10, slot_count=2)
     ledger.admit("first", 6)
     assert ledger.processes_in_the_way(5) is None and ledger.fits_alone(5)
-    with pytest.raises(ValueError, match="needs 5 bytes and a slot beside 6 bytes of 10"):
+    with pytest.raises(
+        ValueError,
+        match="expected a free slot and 5 free bytes, got 1 of 2 slots and 6 of 10 bytes",
+    ):
         ledger.admit("second", 5)
     assert not ledger.fits_alone(11)
 

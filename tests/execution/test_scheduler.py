@@ -41,12 +41,12 @@ class Group(SimulatedExecutor):
     def devices(self) -> list[Device]:
         return [Device(name, count, count) for name, count in self.slots.items()]
 
-    def end_idle(self, device: str, count: int) -> None:
+    def stop_idle_workers(self, device: str, count: int) -> None:
         self.ended[device] = self.ended.get(device, 0) + count
 
     def train_supernet(
         self,
-        order: SupernetJob,
+        job: SupernetJob,
         *,
         processes: Mapping[str, int],
         grant_bytes: int,
@@ -71,13 +71,13 @@ class OneAfterAnother(Plan):
     def next_jobs(self) -> list[Job]:
         return [self._jobs.pop(0)] if self._jobs else []
 
-    def took(self, result: Result) -> None:
+    def finished(self, result: Result) -> None:
         pass
 
     def rejected(self, failure: Failure) -> None:
         raise AssertionError(failure)
 
-    def put_back(self, job: Job) -> None:
+    def requeue(self, job: Job) -> None:
         raise AssertionError(job)
 
 
@@ -145,12 +145,12 @@ def test_a_training_whose_processes_die_goes_on_and_not_for_ever() -> None:
 
 def test_who_is_lost_with_a_node_is_replaced_by_another() -> None:
     class Loses(Group):
-        def train_supernet(self, order: SupernetJob, **arguments: Any) -> int:
+        def train_supernet(self, job: SupernetJob, **arguments: Any) -> int:
             if len(self.asked) == 0:
                 self.asked.append((dict(arguments["processes"]), arguments["grant_bytes"]))
                 del self.slots["host"]
                 raise WorkerLost("its node was lost")
-            return super().train_supernet(order, **arguments)
+            return super().train_supernet(job, **arguments)
 
     executor = Loses({"host": 1, "other": 1})
     assert trained(executor, 1, 100) == (7, 1, ["its node was lost"])

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from nas.execution.worker import CandidateWorker, WorkerSetup
+from nas.execution.worker import CandidateWorker
+from nas.execution.worker_setup import WorkerSetup
 from nas.memory.measurement import private_bytes
 from nas.memory.prediction import PROCESS_BYTES, bytes_with_fragmentation
 from nas.models.fusion.pmf.architecture import PMFArchitecture
@@ -30,7 +31,7 @@ def test_freed_memory_is_kept_where_the_grant_has_room_for_it(
     worker = CandidateWorker(setup, base_bytes=private_bytes())
     called = []
     for name in ("keep_freed_memory", "map_large_tensors"):
-        monkeypatch.setattr(f"nas.execution.worker.{name}", lambda name=name: called.append(name))
+        monkeypatch.setattr(f"nas.execution.grant.{name}", lambda name=name: called.append(name))
     asked = replace(job(0, "short", 2), predicted_peak_bytes=NEED_BYTES)
     (outcome,) = worker.outcomes(asked, limit_bytes=limit_bytes)
     assert called == [policy]
@@ -75,7 +76,7 @@ def test_who_diverges_in_the_last_step_fails_and_leaves_no_weights(setup: Worker
 def test_of_candidates_that_are_scored_together_only_those_fail_that_are_not_finite(setup: WorkerSetup) -> None:
     worker = CandidateWorker(setup)
     assert isinstance(worker.outcomes(job(0), limit_bytes=None)[0], Result)
-    supernet: Any = worker._inherited()
+    supernet: Any = worker.supernet()
     supernet.fusion_layers[-1].image_to_text.query_prompts.data[1:] = float("inf")  # of longer prompts alone
     shorter, longer = (replace(job(trial), architecture=PMFArchitecture(1, trial, 2, 1, 8)) for trial in (1, 2))
     outcomes = worker.outcomes(replace(longer, companions=(shorter,)), limit_bytes=None)

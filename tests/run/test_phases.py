@@ -204,7 +204,9 @@ def test_one_cause_for_all_stops_the_search_and_blames_no_candidate(tmp_path: Pa
     def fate(job: Job, grant: int) -> Failure | None:
         return Failure(job, "error", "TrainingError", "TrainingError: the loss is nan")
 
-    with pytest.raises(TrainingError, match="3 candidates in a row failed with one cause: TrainingError: the loss"):
+    with pytest.raises(
+        TrainingError, match="3 consecutive candidates failed with the same cause: TrainingError: the loss"
+    ):
         search(tmp_path, config, SimulatedExecutor([2], random.Random(3), fate=fate))
     with Study(tmp_path, config.space, name="run") as study:
         assert study.rejections == [] and len(study.running) >= 3

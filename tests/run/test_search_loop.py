@@ -439,7 +439,7 @@ def test_candidates_that_all_fail_alike_stop_the_search_with_the_cause(
 
     monkeypatch.setattr(CandidateWorker, "run", fail)
     with pytest.raises(
-        TrainingError, match="3 candidates in a row failed with one cause: TrainingError: the loss is nan"
+        TrainingError, match="3 consecutive candidates failed with the same cause: TrainingError: the loss is nan"
     ):
         search(project.root / "search.yaml", tmp_path / "run", machine)
     monkeypatch.undo()

@@ -158,7 +158,7 @@ class SimulatedExecutor(Executor):
     def start_workers(self, device: str, count: int) -> None:
         pass
 
-    def end_idle(self, device: str, count: int) -> None:
+    def stop_idle_workers(self, device: str, count: int) -> None:
         pass
 
     def wait(self, timeout_seconds: float) -> list[JobOutcome]:
@@ -185,7 +185,7 @@ class SimulatedExecutor(Executor):
 
     def train_supernet(
         self,
-        order: SupernetJob,
+        job: SupernetJob,
         *,
         processes: Mapping[str, int],
         grant_bytes: int,

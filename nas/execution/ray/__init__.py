@@ -1,1 +1,1 @@
-"""Workers in Ray actors. Only this package imports ray."""
+"""Run jobs in Ray actors on this machine or on a cluster. The only package that imports ray."""

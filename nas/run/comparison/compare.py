@@ -26,9 +26,9 @@ from nas.config.diff import differences
 from nas.config.load import config_as_dict, load_config
 from nas.config.schema import Config
 from nas.execution.base import Executor
-from nas.execution.failure_policy import FailurePolicy
+from nas.execution.failure_policy import FailurePolicy, Verdict
 from nas.execution.scheduler import JobScheduler
-from nas.execution.worker import full_weights_path
+from nas.execution.worker_setup import full_weights_path
 from nas.models.encoders.partial_checkpoint import tail_weights
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.pmf.architecture import PMFArchitecture
@@ -432,10 +432,10 @@ class _OneEntry:
             f"{self.config.search.objective} {result.score:.4f}, {format_seconds(result.seconds)}"
         )
 
-    def _show(self, failure: Failure, verdict: str) -> None:
+    def _show(self, failure: Failure, verdict: Verdict) -> None:
         trial = _number(failure.job.key)
         said = f"learning rate {self._rate(trial):g}, seed {trial % _SEEDS}"
-        self.reporter.note(f"{self.entry.title}: {said}: {verdict}: {failure.reason}")
+        self.reporter.note(f"{self.entry.title}: {said}: {verdict.replace('_', ' ')}: {failure.reason}")
 
     def _record(self, failure: Failure) -> None:
         trial = _number(failure.job.key)

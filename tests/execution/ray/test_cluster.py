@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -36,7 +37,7 @@ class LosesNode(io.StringIO):
         node: To be killed, without a warning, when the other node and it have had work.
     """
 
-    def __init__(self, cluster: Cluster, node: object) -> None:
+    def __init__(self, cluster: Cluster, node: Any) -> None:
         super().__init__()
         self._cluster = cluster
         self._node = node
@@ -44,7 +45,7 @@ class LosesNode(io.StringIO):
 
     def write(self, text: str) -> int:
         written = super().write(text)
-        if not self._is_lost and "takes part with" in self.getvalue() and self.getvalue().count("\ntrial ") >= 5:
+        if not self._is_lost and "joined with" in self.getvalue() and self.getvalue().count("\ntrial ") >= 5:
             self._is_lost = True
             self._cluster.remove_node(self._node, allow_graceful=False)
         return written
@@ -65,7 +66,7 @@ def test_a_search_on_two_nodes_of_which_one_is_lost_ends_with_every_trial_accoun
     machine = ExecutionOptions(ray_address=cluster.address)
     # On one machine the other node finds the driver's features; `test_node_setup.py` has the case where it does not.
     start(source, tmp_path / "run", Overrides(), machine, LineReporter(log))
-    assert "takes part with 1 worker(s)" in log.getvalue() and "was lost with 1 worker(s)" in log.getvalue()
+    assert "joined with 1 worker(s)" in log.getvalue() and "was lost with 1 worker(s)" in log.getvalue()
     assert "Exported model" in log.getvalue()
 
     run, expected = (read_run(tmp_path / name) for name in ("run", "alone"))
@@ -97,5 +98,5 @@ def test_a_ray_that_was_not_started_here_is_not_shut_down(project: Project, clus
 
 def test_an_address_where_no_cluster_is_is_one_clear_error(project: Project, tmp_path: Path) -> None:
     machine = ExecutionOptions(ray_address="127.0.0.1:1", cache_directory=tmp_path / "cache")
-    with pytest.raises(ExecutionError, match=r"--ray-address '127\.0\.0\.1:1': no Ray cluster answers there"):
+    with pytest.raises(ExecutionError, match=r"--ray-address '127\.0\.0\.1:1': cannot connect to a Ray cluster"):
         start(project.root / "search.yaml", tmp_path / "run", Overrides(), machine, LineReporter(io.StringIO()))

@@ -8,7 +8,8 @@ from typing import Any
 
 from nas.execution.placement import Placement
 from nas.execution.ray.executor import RayExecutor
-from nas.execution.worker import CandidateWorker, WorkerSetup
+from nas.execution.worker import CandidateWorker
+from nas.execution.worker_setup import WorkerSetup
 from nas.search.trial import Failure, Job, Result
 from tests.support.jobs import job, outcomes, submit
 

@@ -1,0 +1,90 @@
+"""The memory that a worker process may hold during one job: measured, limited, and kept or returned between tensors."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from nas.memory.measurement import (
+    AllocatorWatch,
+    MemoryWatch,
+    keep_freed_memory,
+    map_large_tensors,
+    release_freed_memory,
+)
+from nas.memory.prediction import bytes_with_fragmentation
+
+
+class GrantExceeded(Exception):
+    """Raised when the process holds more memory than it was granted."""
+
+
+class MemoryGrant:
+    """Holds this process to the memory it was granted, one job at a time.
+
+    On the CPU a thread measures the private memory of the process; on a GPU torch's allocator enforces the limit.
+
+    Args:
+        device: The device of the tensors.
+        base_bytes: Private memory of this process that does not belong to the worker: neither limited nor measured.
+        on_exceeded: Callback that receives, in another thread, the bytes held and granted when a job exceeds its grant;
+            None to end the job at its next step instead.
+    """
+
+    def __init__(
+        self, device: torch.device, *, base_bytes: int = 0, on_exceeded: Callable[[int, int], None] | None = None
+    ) -> None:
+        self.peak_bytes = 0
+        """The highest memory measured during the last job."""
+        self.keeps_freed_memory = False
+        """Whether the last job had room to keep the memory it freed."""
+        self._device = device
+        self._base_bytes = base_bytes
+        self._on_exceeded = on_exceeded
+        self._limit_bytes: int | None = None
+        self._exceeded_bytes = 0
+
+    @contextmanager
+    def limit(self, limit_bytes: int | None, needed_bytes: int) -> Iterator[None]:
+        """Limit and measure the memory of this process while a job runs.
+
+        Freed memory is kept if the grant has room for it, which is faster.
+
+        Args:
+            limit_bytes: The memory that the process may hold; None for no limit.
+            needed_bytes: The predicted peak of the job.
+        """
+        self._limit_bytes, self._exceeded_bytes = limit_bytes, 0
+        is_ample = limit_bytes is None or limit_bytes >= bytes_with_fragmentation(needed_bytes)
+        self.keeps_freed_memory = is_ample and self._device.type == "cpu"
+        (keep_freed_memory if self.keeps_freed_memory else map_large_tensors)()
+        watch = self._watch()
+        try:
+            with watch:
+                yield
+        finally:
+            self.peak_bytes = max(watch.peak_bytes - self._base_bytes, 0)
+            release_freed_memory()  # the memory of an idle worker counts against the budget as well
+
+    def check(self) -> None:
+        """Check the limit; called between the steps of a job.
+
+        Raises:
+            GrantExceeded: If the job has exceeded its grant.
+        """
+        if self._exceeded_bytes:
+            raise GrantExceeded(f"{self._exceeded_bytes} bytes held, {self._limit_bytes} granted")
+
+    def _watch(self) -> MemoryWatch | AllocatorWatch:
+        limit_bytes = self._limit_bytes
+        if self._device.type == "cpu":
+            return MemoryWatch(None if limit_bytes is None else self._base_bytes + limit_bytes, self._note_exceeded)
+        total_bytes = torch.cuda.get_device_properties(self._device).total_memory
+        share = 1.0 if limit_bytes is None else min(limit_bytes / total_bytes, 1.0)
+        torch.cuda.set_per_process_memory_fraction(share, self._device)
+        return AllocatorWatch(self._device)
+
+    def _note_exceeded(self, held_bytes: int) -> None:
+        self._exceeded_bytes = held_bytes - self._base_bytes
+        if self._on_exceeded is not None:
+            self._on_exceeded(self._exceeded_bytes, self._limit_bytes or 0)

@@ -1,0 +1,199 @@
+"""The nodes of a cluster that take part in a search: their workers' slots, joining and leaving."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from nas.execution.base import Device
+from nas.execution.placement import Node, Placement, Share
+from nas.execution.ray.cluster import alive_nodes, driver_node, task_on
+from nas.execution.ray.node_setup import FeatureFinder, set_up_remote_node
+from nas.execution.worker_setup import FROZEN_FILES, WorkerSetup
+
+_UPDATE_SECONDS = 5.0
+"""The time between two looks at the nodes of the cluster."""
+
+
+@dataclass
+class Slot:
+    """Place for one worker process.
+
+    Args:
+        device: The name of the device whose memory the process uses.
+        actor: The handle of the process; None if it is not running.
+        record_path: Path of the file in which the process records why it dies.
+        is_busy: Whether the process runs a job.
+    """
+
+    device: str
+    actor: Any = None
+    record_path: Path | None = None
+    is_busy: bool = False
+
+
+@dataclass
+class WorkerNode:
+    """A node that takes part.
+
+    Args:
+        node: The node as Ray describes it.
+        share: The part of the node that the search uses.
+        setup: The setup of its workers, with the paths of the node.
+        is_local: Whether the driver runs on the node, so that both have the same files.
+        slots: The slots of its workers.
+        has_supernet: Whether the trained supernet is in the node's run directory.
+    """
+
+    node: Node
+    share: Share
+    setup: WorkerSetup
+    is_local: bool
+    slots: list[Slot] = field(default_factory=list)
+    has_supernet: bool = False
+
+
+class NodePool:
+    """Keeps track of the nodes of a cluster, and lets new ones prepare before they take part.
+
+    Args:
+        setup: The setup of the workers, with the driver's paths.
+        placement: The number of workers and threads.
+        run_id: The name of the run on other nodes.
+        cache_directory: The feature cache of other nodes; None for the default of their user.
+        find_features: Function that builds or finds the features on another node; None if all nodes share the driver's.
+        on_note: Callback that receives a line of text when a node joins, leaves, or cannot take part.
+    """
+
+    def __init__(
+        self,
+        setup: WorkerSetup,
+        *,
+        placement: Placement,
+        run_id: str,
+        cache_directory: Path | None,
+        find_features: FeatureFinder | None,
+        on_note: Callable[[str], None],
+    ) -> None:
+        self._setup = setup
+        self._placement = placement
+        self._run_id = run_id
+        self._cache_directory = cache_directory
+        self._find_features = find_features
+        self._on_note = on_note
+        self._nodes: dict[str, WorkerNode] = {}
+        self._preparing: dict[Any, tuple[Node, Share]] = {}
+        self._left_out: set[str] = set()
+        self._updated_at = 0.0
+        self._frozen: dict[str, Any] | None = None
+        self.update()
+        while not self._nodes and self._preparing:
+            self.admit_prepared(timeout_seconds=1.0)
+
+    def __iter__(self) -> Iterator[WorkerNode]:
+        return iter(self._nodes.values())
+
+    def __contains__(self, node: WorkerNode) -> bool:
+        return node.node.name in self._nodes
+
+    def slots(self, device: str | None = None) -> Iterator[tuple[WorkerNode, Slot]]:
+        """Yield the slots of one device, or of all devices, with their nodes."""
+        for node in self._nodes.values():
+            for slot in node.slots:
+                if device is None or slot.device == device:
+                    yield node, slot
+
+    @property
+    def devices(self) -> Sequence[Device]:
+        slots: dict[str, list[Slot]] = {}
+        for _, slot in self.slots():
+            slots.setdefault(slot.device, []).append(slot)
+        return [
+            Device(name, len(members), sum(slot.actor is not None for slot in members))
+            for name, members in slots.items()
+        ]
+
+    def update_if_due(self) -> None:
+        """Update the nodes if the last update is a few seconds old."""
+        if time.monotonic() - self._updated_at > _UPDATE_SECONDS:
+            self.update()
+
+    def update(self) -> None:
+        """Let new nodes join and forget lost ones."""
+        self._updated_at = time.monotonic()
+        alive = alive_nodes()
+        for name in [name for name in self._nodes if name not in alive]:
+            self._forget(self._nodes.pop(name))
+        self._left_out &= alive.keys()
+        known = {*self._nodes, *self._left_out, *(node.name for node, _ in self._preparing.values())}
+        new = [node for name, node in sorted(alive.items()) if name not in known]
+        if not new:
+            return
+        local = driver_node()
+        new.sort(key=lambda node: node.name != local)
+        for node, share in zip(new, self._free_placement().shares(new), strict=True):
+            if not share.worker_count:
+                self._left_out.add(node.name)
+            elif node.name == local:
+                self._admit(node, share, self._setup, is_local=True)
+            else:
+                self._prepare(node, share)
+
+    def _free_placement(self) -> Placement:
+        """Return the placement of the workers that no node has yet."""
+        placement = self._placement
+        if placement.worker_count is None:
+            return placement
+        taken = sum(node.share.worker_count for node in self._nodes.values())
+        taken += sum(share.worker_count for _, share in self._preparing.values())
+        return replace(placement, worker_count=max(placement.worker_count - taken, 0))
+
+    def _prepare(self, node: Node, share: Share) -> None:
+        """Start to prepare a node: it finds its features and receives the frozen weights."""
+        if self._frozen is None:  # Ray transfers each of them to a node once, whatever the number of its workers
+            self._frozen = {path.name: ray.put(np.fromfile(path, dtype=np.uint8)) for path in self._setup.frozen_paths}
+        files = [self._frozen[name] for name in FROZEN_FILES]
+        task = task_on(node, set_up_remote_node)
+        reference = task.remote(self._setup, self._run_id, self._cache_directory, self._find_features, *files)
+        self._preparing[reference] = node, share
+
+    def admit_prepared(self, timeout_seconds: float) -> None:
+        """Let the nodes that are prepared take part.
+
+        Args:
+            timeout_seconds: The longest time to wait for the first of them.
+        """
+        if not self._preparing:
+            return
+        for reference in ray.wait(list(self._preparing), timeout=timeout_seconds)[0]:
+            node, share = self._preparing.pop(reference)
+            try:
+                setup = ray.get(reference)
+            except RayTaskError as error:
+                self._left_out.add(node.name)
+                self._on_note(f"node {node.name[:8]} is left out: {' '.join(str(error.cause).split())}")
+            except RayError:
+                self._on_note(f"node {node.name[:8]} was lost before it was ready")
+            else:
+                self._admit(node, share, setup, is_local=False)
+
+    def _admit(self, node: Node, share: Share, setup: WorkerSetup, *, is_local: bool) -> None:
+        device = "cuda:0" if share.uses_gpus else "cpu"
+        setup = replace(setup, thread_count=share.threads, device=device)
+        admitted = WorkerNode(node, share, setup, is_local, has_supernet=is_local)
+        for index in range(share.worker_count):
+            # Workers that use the host's memory share one device; every GPU is a separate device.
+            admitted.slots.append(Slot(f"{node.name[:8]}" + (f" GPU {index}" if share.uses_gpus else "")))
+        self._nodes[node.name] = admitted
+        if not is_local:
+            self._on_note(f"node {node.name[:8]} joined with {share.worker_count} worker(s)")
+
+    def _forget(self, lost: WorkerNode) -> None:
+        self._on_note(f"node {lost.node.name[:8]} was lost with {len(lost.slots)} worker(s)")
+        for slot in lost.slots:
+            slot.actor = None
