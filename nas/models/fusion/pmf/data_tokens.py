@@ -66,18 +66,22 @@ class AbsorbedAttention:
     """Attention whose part over the data was computed without keys and values of the data.
 
     Args:
-        output: The attention output over the data, (B, H, R, d), of these queries or of more that follow them.
-        logsumexp: The logsumexp of its scores, (B, H, R).
+        output: The attention output over the data, (B, H, ≥ R, d), of these queries and others.
+        logsumexp: The logsumexp of its scores, (B, H, ≥ R).
         scale: The factor of the scores.
+        start: The position of the first of these queries.
     """
 
     output: Tensor
     logsumexp: Tensor
     scale: float
+    start: int = 0
 
     def __call__(self, queries: Tensor, prompts: KeysValues) -> Tensor:
-        count = queries.shape[2]
-        return join_prompts(self.output[:, :, :count], self.logsumexp[:, :, :count], queries, prompts, self.scale)
+        output, logsumexp = (
+            part[:, :, self.start : self.start + queries.shape[2]] for part in (self.output, self.logsumexp)
+        )
+        return join_prompts(output, logsumexp, queries, prompts, self.scale)
 
 
 @dataclass(frozen=True)
@@ -233,8 +237,8 @@ def _read_absorbed(read: _LayerTokens, query_prompts: Tensor) -> DataTokens:
         layer=layer,
         wanted=wanted,
         queries=queries,
-        attend_queries=AbsorbedAttention(output[:, :, :count], logsumexp[:, :, :count], scale),
-        attend_wanted=AbsorbedAttention(output[:, :, count:], logsumexp[:, :, count:], scale),
+        attend_queries=AbsorbedAttention(output, logsumexp, scale),
+        attend_wanted=AbsorbedAttention(output, logsumexp, scale, start=count),
     )
 
 
