@@ -9,12 +9,11 @@ from transformers import PreTrainedConfig
 
 from nas.config.schema import FeaturesConfig, RecipeConfig
 from nas.data.features.store import Batch
-from nas.memory.interpolation import PeakSurface, surface_key
+from nas.memory.interpolation import PeakSurface
 from nas.memory.tracing import ShapeTracer, Trace
 from nas.models.encoders.checkpoints import build_encoder
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.data_attention import DataAttention
-from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.registry import load_model_class
 from nas.search.space import RAW, Architecture, SearchSpace
 from nas.training.losses import Loss
@@ -288,18 +287,17 @@ class MemoryModel:
         return replace(held, step_bytes=peaks[step])
 
     def _interpolated(self, step: _Step) -> int | None:
-        asked = step.architecture
-        if not isinstance(asked, PMFArchitecture) or asked.layer_count is not None:
-            return None  # where layers differ, hardly two architectures lie on one surface
-        least = surface_key(asked)
-        key = replace(step, architecture=least)
+        affine = step.architecture.affine_memory()
+        if affine is None:
+            return None
+        key = replace(step, architecture=affine.smallest)
         surfaces = self._rehearsed.surfaces
         if key not in surfaces:
             surfaces[key] = PeakSurface.of(
-                least, lambda architecture: self._trace(replace(step, architecture=architecture))
+                affine, lambda architecture: self._trace(replace(step, architecture=architecture))
             )
         surface = surfaces[key]
-        return None if surface is None else self._held_gradients(step) + surface.peak_bytes(asked)
+        return None if surface is None else self._held_gradients(step) + surface.peak_bytes(step.architecture)
 
     def _held_gradients(self, step: _Step) -> int:
         """Bytes of the gradients of earlier micro-batches."""

@@ -78,6 +78,19 @@ class Gene:
     is_layer: bool = False
 
 
+@dataclass(frozen=True)
+class AffineMemory:
+    """A set of architectures whose training steps allocate the same storages, of sizes affine in some genes.
+
+    Args:
+        smallest: The smallest architecture of the set, which identifies it.
+        steps: The genes that vary in the set, and their distance from the smallest value to a second one to trace.
+    """
+
+    smallest: "Architecture"
+    steps: Mapping[str, int]
+
+
 @total_ordering
 class Architecture(ABC):
     """One architecture of a family; hashable, and equal however its values are written.
@@ -135,6 +148,13 @@ class Architecture(ABC):
         """Return n, the number of layers with prompts or mappings; later layers amplify the effect of early ones."""
         del sizes
         return 1
+
+    def affine_memory(self) -> AffineMemory | None:
+        """Return the set of architectures whose peak memory is interpolated together with this one's.
+
+        By default None: the memory of each architecture is traced.
+        """
+        return None
 
     @classmethod
     def gene_names(cls) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """The architectures of PMF: five genes. Imports no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from nas.search.space import GRANULARITIES, Architecture, EncoderSizes, EntryLayers, Gene, GeneValue
+from nas.search.space import GRANULARITIES, AffineMemory, Architecture, EncoderSizes, EntryLayers, Gene, GeneValue
 
 
 def entry_layers_from(sizes: EncoderSizes, fusion_layer: int) -> EntryLayers:
@@ -79,6 +79,34 @@ class PMFArchitecture(Architecture):
         if not all(isinstance(value, int) for value in (*prompts, width)):
             return super().summary()
         return f"fusion from layer {self.fusion_layer}, prompts {'/'.join(map(str, prompts))}, width {width}"
+
+    def affine_memory(self) -> AffineMemory | None:
+        """Return the architectures with the same L_f, M_qp and kinds of context prompts.
+
+        A tensor size is a product of lengths, in which M_qcp, M_fcp and h appear at most once and never together, so it
+        is affine in them, as long as the same operations run in the same order. Two things change the operations: a
+        context of zero prompts is skipped when keys are concatenated, and a length of 1 has other strides. Without
+        fusion context prompts, zero query context prompts are therefore a set of their own; and the smallest
+        architecture has lengths of 1, because where those agree with longer ones, all lengths do.
+        """
+        if self.layer_count is not None:
+            return None  # with free genes hardly two architectures belong to one set
+        lengths = self.query_context_prompts, self.fusion_context_prompts
+        assert isinstance(lengths[0], int) and isinstance(lengths[1], int)
+        fusion_context = min(lengths[1], 1)
+        query_context = 0 if fusion_context else min(lengths[0], 1)
+        smallest = replace(
+            self,
+            query_context_prompts=query_context,
+            fusion_context_prompts=fusion_context,
+            mapping_width=1,
+        )
+        steps = {"query_context_prompts": 8, "fusion_context_prompts": 8, "mapping_width": 63}
+        if not fusion_context:
+            del steps["fusion_context_prompts"]
+            if not query_context:
+                del steps["query_context_prompts"]
+        return AffineMemory(smallest, steps)
 
     def at(self, index: int) -> tuple[DirectionSizes, DirectionSizes]:
         """Return the sizes of image → text and text → image in a fusing layer, counted from the first one."""
