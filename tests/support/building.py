@@ -3,6 +3,7 @@
 `python -m tests.support.building PROJECT CACHE HOLD` pauses after its second step until the file HOLD is deleted.
 """
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -59,7 +60,8 @@ def build(
         on_note: Callback that receives notes for the user.
         changes: Values of `FeaturesConfig` other than the defaults of these tests.
     """
-    features = FeaturesConfig(**({"dtype": "float16", "disk_bytes": 2**30, "views": 1, "attention": False} | changes))
+    features = FeaturesConfig(dtype="float16", disk_bytes=2**30, views=1, attention=False)
+    features = dataclasses.replace(features, **changes)
     return open_or_build(sources, features, cache, on_progress=on_progress, on_note=on_note)
 
 

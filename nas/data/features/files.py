@@ -71,7 +71,7 @@ def seal_store(
     """
     # Taken before the files are hashed, so that a change meanwhile is noticed.
     stamps = {array.name: _stamp(directory / array.name) for array in plan.arrays}
-    files = {name: FileFacts(stamp[0], _sha256(directory / name)) for name, stamp in stamps.items()}
+    files = {name: FileFacts(stamp[0], file_sha256(directory / name)) for name, stamp in stamps.items()}
     contents = StoreContents(
         tier=plan.tier,
         dtype=plan.dtype,
@@ -142,7 +142,7 @@ def find_damage(directory: Path) -> str | None:
         for name, facts in contents.files.items():
             path = directory / name
             stamps[name] = _stamp(path)
-            if stamps[name] != verified.get(name) and _sha256(path) != facts.sha256:
+            if stamps[name] != verified.get(name) and file_sha256(path) != facts.sha256:
                 return f"the content of {name} was altered"
         if stamps != verified:
             _write_verified(directory, stamps)
@@ -171,7 +171,12 @@ def _write_verified(directory: Path, stamps: Mapping[str, list[int]]) -> None:
         return  # a read-only store or a full disk: the files are hashed again next time
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 digest of a file, in hexadecimal.
+
+    Args:
+        path: The file.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import resource
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from nas.common.errors import DataError
 from nas.common.files import write_atomically
@@ -43,7 +45,12 @@ def opened(sources: FeatureSources, monkeypatch: pytest.MonkeyPatch) -> list[str
     names: list[str] = []
     images = sources.images
     original = images.open
-    monkeypatch.setattr(images, "open", lambda name: names.append(name) or original(name))
+
+    def open_and_record(name: str) -> Image.Image:
+        names.append(name)
+        return original(name)
+
+    monkeypatch.setattr(images, "open", open_and_record)
     return names
 
 
@@ -205,7 +212,7 @@ def test_build_interrupted_between_its_last_two_writes_computes_nothing_again(
     sources: FeatureSources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(feature_cache, "seal_store", stopping(feature_cache.seal_store))
+        patch.setattr(feature_cache, "seal_store", stopping(feature_files.seal_store))
         with pytest.raises(KeyboardInterrupt):
             build(sources, tmp_path)
     assert [name.endswith(".building") for name in left(tmp_path)] == [True]
@@ -347,8 +354,12 @@ def test_only_changed_files_are_hashed_again(
 ) -> None:
     store = build(sources, tmp_path)
     hashed: list[Path] = []
-    original = feature_files._sha256
-    monkeypatch.setattr(feature_files, "_sha256", lambda path: hashed.append(path) or original(path))
+
+    def hash_and_record(path: Path) -> str:
+        hashed.append(path)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    monkeypatch.setattr(feature_files, "file_sha256", hash_and_record)
     build(sources, tmp_path)
     assert not hashed
     touched = store.directory / "train" / "text_01.npy"
