@@ -12,6 +12,7 @@ from nas.data.preprocessing import Preprocessor
 from nas.memory.prediction import MemoryModel
 from nas.models.encoders.base import Encoder
 from nas.models.fusion.base import sizes_of
+from nas.search.objectives import broken_prediction, memory_constraint
 
 
 def image_shape(preprocessor: Preprocessor) -> tuple[int, ...]:
@@ -96,16 +97,18 @@ def check_memory(config: Config, memory: MemoryModel) -> None:
         BudgetError: If it does not.
     """
     smallest, budget = config.space.smallest, config.budget.memory_bytes
-    bounds = {constraint.quantity: constraint for constraint in config.search.constraints}
-    fewest = memory.parameter_count(smallest)
-    if (most := bounds.get("trainable_parameters")) is not None and not most.is_met(fewest):
+    broken = broken_prediction(config.search.constraints, memory, smallest)
+    if broken is not None:
+        constraint, value = broken
         raise BudgetError(
-            f"search.constraints: {most}: not even the smallest architecture ({smallest}) meets it; it has {fewest:,}"
+            f"search.constraints: {constraint}: not even the smallest architecture ({smallest}) meets it; got "
+            f"{value:.17g}"
         )
     needed = memory.predict(smallest).peak_bytes
     named = f"memory budget {format_bytes(budget)}"
-    if (most := bounds.get("peak_memory")) is not None and most.bound < budget:
-        budget, named = int(most.bound), f"search.constraints: {most}"
+    bound = memory_constraint(config.search.constraints)
+    if bound is not None and bound.bound < budget:
+        budget, named = int(bound.bound), f"search.constraints: {bound}"
     if needed <= budget:
         return
     accumulates = config.budget.oversized == "accumulate"

@@ -60,7 +60,7 @@ class Cost:
         return f"{bound:.17g}{self.unit}"
 
 
-COSTS: Registry[Cost] = Registry("cost", builtins="nas.search.register:register_costs")
+COSTS: Registry[Cost] = Registry("cost", builtins="nas.search.register:register_costs", entry_points="pmf_nas.costs")
 
 
 def register_cost(

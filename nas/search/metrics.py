@@ -41,7 +41,9 @@ class Metric:
         return value if self.higher_is_better else -value
 
 
-METRICS: Registry[Metric] = Registry("metric", builtins="nas.search.register:register_metrics")
+METRICS: Registry[Metric] = Registry(
+    "metric", builtins="nas.search.register:register_metrics", entry_points="pmf_nas.metrics"
+)
 
 
 def register_metric(

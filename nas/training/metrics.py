@@ -4,7 +4,6 @@ torchmetrics imports parts of scipy and matplotlib, which takes a second and 50 
 first evaluation, not by every command and driver.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -12,6 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
+
+from nas.common.registry import load_object
+from nas.search.metrics import METRICS
 
 DEFAULT_THRESHOLD = 0.5
 """The probability above which a label is predicted, unless a threshold was tuned."""
@@ -68,9 +70,6 @@ class Predictions:
     def threshold(self) -> float:
         """The threshold of the tuned multi-label metrics."""
         return tune_threshold(self.logits, self.labels) if self.given_threshold is None else self.given_threshold
-
-
-Metric = Callable[[Predictions], float]
 
 
 def accuracy(predictions: Predictions) -> float:
@@ -144,27 +143,8 @@ def negative_log_likelihood(predictions: Predictions) -> float:
     return float(cross_entropy(logits, predictions.labels))
 
 
-SINGLE_LABEL_METRICS: Mapping[str, Metric] = {
-    "accuracy": accuracy,
-    "balanced_accuracy": balanced_accuracy,
-    "macro_f1": macro_f1,
-    "micro_f1": micro_f1,
-    "mean_average_precision": mean_average_precision,
-    "cross_entropy": negative_log_likelihood,
-}
-MULTI_LABEL_METRICS: Mapping[str, Metric] = {
-    "accuracy": accuracy,
-    "macro_f1": macro_f1,
-    "micro_f1": micro_f1,
-    "macro_f1_tuned": macro_f1_tuned,
-    "micro_f1_tuned": micro_f1_tuned,
-    "mean_average_precision": mean_average_precision,
-    "cross_entropy": negative_log_likelihood,
-}
-
-
 def evaluate_logits(logits: Tensor, labels: Tensor, threshold: float | None = None) -> dict[str, float]:
-    """Compute all metrics of single-label or multi-label classification.
+    """Compute all registered metrics of single-label or multi-label classification.
 
     Args:
         logits: The logits, (N, C).
@@ -176,10 +156,12 @@ def evaluate_logits(logits: Tensor, labels: Tensor, threshold: float | None = No
         The metrics by name. A threshold that was tuned here is included as `threshold`.
     """
     predictions = Predictions(logits, labels, threshold)
-    if not predictions.is_multi_label:
-        return {name: metric(predictions) for name, metric in SINGLE_LABEL_METRICS.items()}
-    tuned = {"threshold": predictions.threshold} if threshold is None else {}
-    return tuned | {name: metric(predictions) for name, metric in MULTI_LABEL_METRICS.items()}
+    is_multi_label = predictions.is_multi_label
+    found = {"threshold": predictions.threshold} if is_multi_label and threshold is None else {}
+    for metric in map(METRICS.__getitem__, METRICS):
+        if metric.applies_to(is_multi_label=is_multi_label):
+            found[metric.name] = float(load_object(metric.function)(predictions))
+    return found
 
 
 def tune_threshold(logits: Tensor, labels: Tensor) -> float:

@@ -1,6 +1,9 @@
+import inspect
+
 import pytest
 
 from nas.common.errors import ExtensionError
+from nas.common.registry import load_object
 from nas.search.costs import COSTS, Cost, register_cost
 from nas.search.metrics import METRICS, metric_names, register_metric
 
@@ -17,6 +20,11 @@ def test_metrics_of_each_role_are_listed_in_order() -> None:
 def test_scores_are_better_when_higher() -> None:
     assert METRICS["accuracy"].score(0.25) == 0.25
     assert METRICS["cross_entropy"].score(0.25) == -0.25
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_function_of_every_metric_exists(name: str) -> None:
+    assert inspect.isfunction(load_object(METRICS[name].function))
 
 
 def test_names_of_metrics_and_costs_are_distinct() -> None:
