@@ -1,10 +1,10 @@
-"""The fusion families of this package: one line each. Imports no torch."""
+"""The fusion families of this package, one registration each. Imports no torch."""
 
 from nas.search.space.families import register_family
 
 
 def register() -> None:
-    """Register all built-in fusion families, in the order in which tables show them."""
+    """Register all built-in fusion families, in their order in tables."""
     fusion = "nas.models.fusion"
     register_family("pmf", architecture=f"{fusion}.pmf.architecture:PMFArchitecture", model=f"{fusion}.pmf.model:PMF")
     register_family(

@@ -1,9 +1,9 @@
-"""What every fusion family offers, so that one code trains, predicts the memory of, searches and exports all of them.
+"""The interface of every fusion family: training, memory prediction, search and export use nothing else.
 
-A family is one file: an `Architecture` with its genes, and a `FusionModel` that computes logits from what the encoders
-say of a batch, or from the batch itself where their weights are trained.
+A family is one folder: an `Architecture` with its genes, and a `FusionModel` that computes logits from hidden states of
+the encoders, or from raw inputs where it trains their weights.
 
-Shapes: B samples, S image tokens, T text tokens, D_img and D_txt widths, C classes.
+Shapes: B samples, S image tokens, T text tokens, D_img and D_txt hidden sizes, C classes.
 """
 
 from abc import ABC, abstractmethod
@@ -23,16 +23,16 @@ PROMPT_STANDARD_DEVIATION = 0.02
 
 @dataclass(frozen=True)
 class Features:
-    """What a model reads of a batch: constants of the data set.
+    """The inputs of a model for a batch: constants of the data set.
 
     Args:
-        image_tokens: What enters a layer of the image encoder, (B, S, D_img), of any floating-point type; pixel values
-            (B, 3, height, width) where the family reads those; (B, 0) where it reads no images.
-        text_tokens: What enters a layer of the text encoder, (B, T, D_txt); token ids (B, T) where the family reads
-            those; (B, 0) where it reads no texts.
-        text_mask: (B, T), true where there is a token, padding behind; None where nothing is padded.
-        image_attention: What image tokens attend to in themselves in that layer, where that is stored.
-        text_attention: What text tokens attend to in themselves, where that is stored.
+        image_tokens: The input of a layer of the image encoder, (B, S, D_img), of any floating-point dtype; pixel
+            values (B, 3, height, width) for a family that reads raw images; (B, 0) for one that reads none.
+        text_tokens: The input of a layer of the text encoder, (B, T, D_txt); token ids (B, T) for a family that reads
+            raw texts; (B, 0) for one that reads none.
+        text_mask: (B, T), true where there is a token, padding at the end; None where nothing is padded.
+        image_attention: The attention of the image tokens over each other in that layer, if it is stored.
+        text_attention: The attention of the text tokens over each other in that layer, if it is stored.
     """
 
     image_tokens: Tensor
@@ -42,7 +42,7 @@ class Features:
     text_attention: DataAttention | None = None
 
     def to(self, dtype: torch.dtype) -> "Features":
-        """With tokens of that type; ids stay what they are."""
+        """Cast floating-point tokens to a dtype; token ids keep theirs."""
         image, text = (
             tokens.to(dtype) if tokens.is_floating_point() else tokens
             for tokens in (self.image_tokens, self.text_tokens)
@@ -51,38 +51,41 @@ class Features:
 
 
 def sizes_of(image_encoder: Encoder, text_encoder: Encoder) -> EncoderSizes:
-    """Layers and widths of two encoders."""
+    """Return the numbers of layers and hidden sizes of two encoders."""
     return EncoderSizes(
         image_encoder.num_layers, text_encoder.num_layers, image_encoder.hidden_size, text_encoder.hidden_size
     )
 
 
 class FusionModel(nn.Module, ABC):
-    """What is trained of one architecture, beside two encoders.
+    """The trained part of a fusion model of one architecture.
 
-    Encoders that stay frozen are not part of `state_dict`: what is trained is what is saved. Trained prompts have
-    `prompts` in their names, classifiers `classifier`, and trained encoders are called `image_encoder` and
-    `text_encoder`: each kind has its learning rate.
+    Frozen encoders are not part of `state_dict`: only trained tensors are saved. The names of trained prompts contain
+    `prompts`, those of classifiers `classifier`, and trained encoders are called `image_encoder` and `text_encoder`:
+    each kind has its own learning rate.
 
     Args:
-        image_encoder: Image encoder, frozen.
-        text_encoder: Text encoder, frozen.
-        architecture: Of the model's `architecture_class`.
-        num_classes: C.
+        image_encoder: The frozen image encoder.
+        text_encoder: The frozen text encoder.
+        architecture: The architecture, of the model's `architecture_class`.
+        num_classes: The number of classes C.
 
     Raises:
-        ValueError: If the architecture does not fit the encoders.
+        ValueError: If the architecture does not fit the family or the encoders.
     """
 
     architecture_class: ClassVar[type[Architecture]]
-    """The architectures of the family."""
+    """The architecture class of the family."""
 
     def __init__(
         self, *, image_encoder: Encoder, text_encoder: Encoder, architecture: Architecture, num_classes: int
     ) -> None:
         super().__init__()
         if not isinstance(architecture, self.architecture_class):
-            raise ValueError(f"a {self.architecture_class.family} model cannot have the architecture {architecture!r}")
+            raise ValueError(
+                f"{self.architecture_class.family} model: wrong architecture; expected a "
+                f"{self.architecture_class.__name__}, got {architecture!r}"
+            )
         # A tuple keeps frozen encoders out of parameters() and state_dict().
         self._encoders = (image_encoder, text_encoder)
         self.architecture = architecture
@@ -91,16 +94,20 @@ class FusionModel(nn.Module, ABC):
         num_layers, gene = self.architecture_class.num_layers(self.sizes), self.architecture_class.layer_gene()
         if gene is not None and not 0 <= architecture.first_layer < num_layers:
             raise ValueError(
-                f"{gene.name} must be 0 to {num_layers - 1} for these encoders, got {architecture.first_layer}"
+                f"{gene.name}: out of range for these encoders; expected 0 to {num_layers - 1}, "
+                f"got {architecture.first_layer}"
             )
         count = num_layers - architecture.first_layer
         if architecture.layer_count not in (None, count):
-            raise ValueError(f"{architecture} has {architecture.layer_count} layers, these encoders {count}")
+            raise ValueError(
+                f"{architecture}: wrong number of layers; expected {count} for these encoders, "
+                f"got {architecture.layer_count}"
+            )
         self.build()
 
     @abstractmethod
     def build(self) -> None:
-        """Make what is trained, from `encoders`, `architecture` and `num_classes`."""
+        """Create the trained modules from `encoders`, `architecture` and `num_classes`; called by the constructor."""
 
     @property
     def encoders(self) -> tuple[Encoder, Encoder]:
@@ -108,47 +115,52 @@ class FusionModel(nn.Module, ABC):
         return self._encoders
 
     def entry_layers(self, architecture: Architecture | None = None) -> EntryLayers:
-        """Where a slice starts to compute; the model's own architecture by default."""
+        """Return the layers whose inputs a slice reads; by default those of the model's own architecture."""
         return (architecture or self.architecture).entry_layers(self.sizes)
 
     @abstractmethod
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
-        """Logits, (B, C).
+        """Return the logits, (B, C).
 
         Args:
-            features: As the architecture reads them.
-            architecture: A smaller one whose prefix slices are used; this model's own by default.
+            features: The inputs at the entry layers of the architecture.
+            architecture: A smaller architecture, computed with slices of the weights; by default the model's own.
         """
 
     def population_logits(self, features: Features, architectures: Sequence[Architecture]) -> list[Tensor]:
-        """Logits of several architectures that read the same, without a graph, (B, C) of each.
+        """Return the logits (B, C) of each of several architectures with the same entry layers, without a graph.
 
-        The logits of an architecture are the same to the last bit whichever others are beside it.
+        The logits of an architecture do not depend on the others, to the last bit.
 
         Args:
-            features: As they read them.
-            architectures: Smaller ones or this model's own.
+            features: The inputs at the entry layers.
+            architectures: Smaller architectures or the model's own.
         """
         with torch.no_grad():
             return [self(features, architecture) for architecture in architectures]
 
     def used_parameters(self, architecture: Architecture) -> list[nn.Parameter]:
-        """Those that get a gradient when a slice is trained; optimisers leave others as they are.
+        """Return the parameters that get a gradient when a slice is trained; optimizers skip the others.
 
-        A prompt of length zero is used: its gradient is zero.
+        Empty prompts are included.
         """
         del architecture
         return list(self.parameters())
 
     @classmethod
     def parameter_count(cls, encoders: tuple[Encoder, Encoder], architecture: Architecture, num_classes: int) -> int:
-        """Trainable scalars; a model is built for that, so ask on a device without memory."""
+        """Return the number of trained scalars. Builds a model by default, so call it on the meta device."""
         image, text = encoders
         model = cls(image_encoder=image, text_encoder=text, architecture=architecture, num_classes=num_classes)
         return sum(parameter.numel() for parameter in model.parameters())
 
     def source_of(self, name: str, architecture: Architecture) -> str:
-        """Name of the parameter here whose prefix is a stand-alone slice's parameter of that name."""
+        """Return the name of the parameter of this model whose prefix is a parameter of a standalone slice.
+
+        Args:
+            name: The name of the parameter of the slice.
+            architecture: The architecture of the slice.
+        """
         del architecture
         return name
 
@@ -161,13 +173,13 @@ def features_of(
     input_ids: Tensor,
     text_mask: Tensor | None,
 ) -> Features:
-    """What a model reads, from raw inputs.
+    """Compute the inputs of a model from raw inputs.
 
     Args:
-        encoders: Image and text encoder; one that is not read may be anything.
-        reads: Where the model starts to compute.
-        pixel_values: (B, 3, height, width).
-        input_ids: (B, T).
+        encoders: The image and the text encoder; one that is not read is ignored.
+        reads: The layers whose inputs the model reads.
+        pixel_values: Images, (B, 3, height, width).
+        input_ids: Token ids, (B, T).
         text_mask: (B, T), true where there is a token; None where no text is padded.
     """
     tokens = []

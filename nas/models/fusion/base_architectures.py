@@ -1,4 +1,4 @@
-"""Architectures that several families share. No torch here."""
+"""Architectures that several families share. Imports no torch."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -7,7 +7,7 @@ from nas.search.space import Architecture, EncoderSizes, EntryLayers, Gene, Gene
 
 
 class SingleArchitecture(Architecture):
-    """Nothing to be chosen: there is one architecture."""
+    """The only architecture of a family without genes."""
 
     family = ""
     genes = ()
@@ -23,8 +23,8 @@ class DeeplyPromptedArchitecture(Architecture):
     """Prompts in the layers of one frozen encoder.
 
     Args:
-        prompt_layer: Layers that run before the first one with prompts; 0 prompts all.
-        prompts: Of each layer; at least 1, so that one architecture has one name.
+        prompt_layer: The number of layers below the first one with prompts; 0 prompts all.
+        prompts: The number of prompts of each layer; at least 1, so that every architecture is written in one way.
     """
 
     family = ""
@@ -33,14 +33,14 @@ class DeeplyPromptedArchitecture(Architecture):
         Gene("prompts", "M", 1, ("model", "layer")),
     )
     prompted: ClassVar[str]
-    """Which encoder: `image` or `text`."""
+    """The encoder that has prompts: `image` or `text`."""
 
     prompt_layer: int
     prompts: GeneValue
 
     @classmethod
     def default(cls, sizes: EncoderSizes) -> Self:
-        """Deep, of length 10."""
+        """Return 10 prompts in every layer."""
         del sizes
         return cls(0, 10)
 

@@ -1,4 +1,7 @@
-"""What data rows attend to among themselves, which depends on no trained parameter at the first fusing layer."""
+"""Attention of data tokens over each other, a constant of the data set at the first fusing layer.
+
+Shapes: B samples, R tokens, H heads, D hidden size, d = D / H.
+"""
 
 from dataclasses import dataclass
 
@@ -10,29 +13,29 @@ from nas.models.encoders.layers import EncoderLayer, KeysValues, merge_heads
 
 @dataclass(frozen=True)
 class DataAttention:
-    """What data rows attend to among themselves; at the first fusing layer it depends on no trained parameter.
+    """Attention of data tokens over each other.
 
     Args:
-        attended: Heads side by side, (B, R, D).
-        logsumexp: Of the scores, (B, R, H), float32 at least.
+        attended: The attention output, heads concatenated, (B, R, D).
+        logsumexp: The logsumexp of the scores, (B, R, H), at least float32.
     """
 
     attended: Tensor
     logsumexp: Tensor
 
     def by_head(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Output (B, H, R, d) in the type of the queries (B, H, R, d), and logsumexp (B, H, R)."""
+        """Return the output (B, H, R, d), in the dtype of the queries (B, H, R, d), and the logsumexp (B, H, R)."""
         output = self.attended.to(queries.dtype).unflatten(2, (queries.shape[1], -1)).transpose(1, 2)
         return output, self.logsumexp.transpose(1, 2)
 
 
 @torch.no_grad()
 def data_attention(layer: EncoderLayer, rows: Tensor, bias: Tensor | None) -> DataAttention:
-    """The data rows' attention over each other in a frozen layer.
+    """Compute the attention of data tokens over each other in a frozen layer.
 
     Args:
         layer: The layer.
-        rows: What it reads, (B, R, D).
+        rows: The input of the layer, (B, R, D).
         bias: The encoder's `data_bias`, broadcasting to (B, H, R, R), or None.
     """
     normalized = layer.normalize(rows)
@@ -44,7 +47,7 @@ def data_attention(layer: EncoderLayer, rows: Tensor, bias: Tensor | None) -> Da
 def attention_with_logsumexp(
     queries: Tensor, context: KeysValues, bias: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Attention of queries (B, H, R, d), and the logsumexp of their scores, (B, H, R); without a graph."""
+    """Return the attention of queries, (B, H, R, d), and the logsumexp of their scores, (B, H, R); without a graph."""
     if has_cpu_kernels(queries.device):
         output, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             queries, context.keys, context.values, 0.0, False, attn_mask=bias, scale=scale
@@ -56,10 +59,10 @@ def attention_with_logsumexp(
 
 
 def has_cpu_kernels(device: torch.device) -> bool:
-    """Whether the attention kernels that give and take a logsumexp on CPUs serve this device."""
+    """Return whether a device has the attention kernels of CPUs, which return and accept a logsumexp."""
     return device.type == "cpu"
 
 
-def accumulation_dtype(kind: torch.dtype) -> torch.dtype:
-    """The type for sums of exponentials: float32 at least."""
-    return torch.promote_types(kind, torch.float32)
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype for sums of exponentials: at least float32."""
+    return torch.promote_types(dtype, torch.float32)

@@ -1,9 +1,9 @@
-"""Sequences of an encoder that hold more than its own data: rows of the other modality, and learned ones.
+"""Sequences of an encoder that hold further tokens after its own data: of the other modality, or learned.
 
-Who sees whom follows PMF's rule: every row sees all unpadded data and all further rows; between the encoder's own rows
-it is as its family has it, and a pair with a further row has no relative position.
+Attention follows PMF's rule: every token attends to all unpadded data tokens and all further tokens. Between the
+encoder's own tokens the bias is that of its family; a pair with a further token has no relative position.
 
-Shapes: B samples, R data rows, E further rows behind them, D width.
+Shapes: B samples, R data tokens, E further tokens after them, H heads, D hidden size.
 """
 
 import torch
@@ -14,16 +14,16 @@ from nas.models.encoders.base import Encoder, padding_bias
 
 
 def joint_bias(encoder: Encoder, data: Tensor, mask: Tensor | None, further: int) -> Tensor | None:
-    """Additive bias of data and further rows over each other.
+    """Return the additive bias of data and further tokens over each other.
 
     Args:
-        encoder: Whose layers read them.
-        data: Its own rows, (B, R, D).
-        mask: Of these, (B, R), true where there is a token; None where nothing is padded.
-        further: E.
+        encoder: The encoder whose layers read them.
+        data: The encoder's own tokens, (B, R, D).
+        mask: (B, R), true where there is a token; None where nothing is padded.
+        further: The number of further tokens E.
 
     Returns:
-        Broadcasts to (B, H, R + E, R + E); None where every row sees every row.
+        A tensor that broadcasts to (B, H, R + E, R + E), or None where every token attends to every token.
     """
     count = data.shape[1]
     own = encoder.data_bias(mask, count, data.dtype)
@@ -41,26 +41,26 @@ def joint_bias(encoder: Encoder, data: Tensor, mask: Tensor | None, further: int
 
 
 def with_prompts(rows: Tensor, prompts: Tensor) -> Tensor:
-    """Learned rows (M, D), the same for all samples, behind others (B, R, D)."""
+    """Append prompts (M, D), the same for all samples, to tokens (B, R, D)."""
     return torch.cat([rows, prompts.expand(len(rows), -1, -1)], dim=1)
 
 
 def read_out(
     encoder: Encoder, rows: Tensor, mask: Tensor | None, bias: Tensor | None, start: int, count: int
 ) -> Tensor:
-    """What the classifier reads, (B, D), of data rows that stand first in a longer sequence.
+    """Run the layers from `start` on, and return the classifier's input, (B, D), of the data tokens.
 
     Args:
-        encoder: Its layers from `start` on are run.
-        rows: (B, R + E, D).
-        mask: Of the data rows, (B, R).
-        bias: What `joint_bias` gave.
-        start: The first layer.
-        count: R.
+        encoder: The encoder.
+        rows: The data tokens and further tokens after them, (B, R + E, D).
+        mask: The mask of the data tokens, (B, R), or None.
+        bias: The result of `joint_bias`.
+        start: The first layer to run.
+        count: The number of data tokens R.
     """
     last = encoder.num_layers - 1
     rows = encoder.run(rows, bias, start=start, stop=last)
-    # No row's output in the last layer depends on another row's output there, and only these are read.
+    # Exact: no output of the last layer depends on another one, and only these are read.
     wanted = encoder.readout_rows(rows[:, :count], mask)
     of_data = bias if bias is None or bias.shape[2] == 1 else bias[:, :, :count]
     rows = encoder.layers[last].attend(
@@ -70,7 +70,7 @@ def read_out(
 
 
 def encoded(encoder: Encoder, inputs: Tensor, mask: Tensor | None) -> Tensor:
-    """What the classifier reads of a whole encoder's inputs, (B, D)."""
+    """Run a whole encoder on its raw inputs, and return the classifier's input, (B, D)."""
     rows = encoder.embed(inputs)
     bias = encoder.data_bias(mask, rows.shape[1], rows.dtype)
     return read_out(encoder, rows, mask, bias, 0, rows.shape[1])

@@ -1,6 +1,6 @@
-"""The model classes of fusion families. Imports no model, and so no torch, until one is asked for.
+"""The model classes of fusion families; a model, and so torch, is imported only when it is loaded.
 
-Families are registered in `nas/models/register.py`, or by another package's entry point; see
+Families are registered in `nas/models/register.py`, or through an entry point of another package; see
 `nas.search.space.families`.
 """
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def load_model_class(family: str) -> "type[FusionModel]":
-    """The class of a family's models.
+    """Import the model class of a family.
 
     Raises:
-        KeyError: If there is no such family.
+        KeyError: If the family is not registered.
         ExtensionError: If its class cannot be imported.
     """
     return cast("type[FusionModel]", load_object(FAMILIES[family].model))

@@ -1,4 +1,4 @@
-"""What models of one modality have in common: the encoder fine-tuned, or prompts in the frozen one."""
+"""Models of one modality: a fine-tuned encoder, or prompts in a frozen one."""
 
 from typing import ClassVar, Literal
 
@@ -15,7 +15,7 @@ from nas.search.space import MODALITIES, Architecture
 
 
 class OneEncoder(FusionModel):
-    """A linear classifier on what one encoder says."""
+    """A linear classifier on the output of one encoder."""
 
     modality: ClassVar[Literal["image", "text"]]
 
@@ -24,11 +24,11 @@ class OneEncoder(FusionModel):
 
     @property
     def frozen(self) -> Encoder:
-        """The modality's encoder as it was."""
+        """The frozen encoder of the modality."""
         return self.encoders[MODALITIES.index(self.modality)]
 
     def inputs(self, features: Features) -> tuple[Tensor, Tensor | None]:
-        """What is read, and its mask."""
+        """Return the input of the modality, and its mask."""
         features = features.to(self.classifier.weight.dtype)
         if self.modality == "image":
             return features.image_tokens, None
@@ -36,7 +36,7 @@ class OneEncoder(FusionModel):
 
 
 class FineTuned(OneEncoder):
-    """The encoder with all its weights."""
+    """The encoder, fine-tuned with all its weights."""
 
     def build(self) -> None:
         super().build()
@@ -51,7 +51,7 @@ class FineTuned(OneEncoder):
 class DeepPrompts(OneEncoder):
     """Prompts in every layer from `prompt_layer` on.
 
-    What a layer makes of its prompts is read by nobody, so it is not computed.
+    The outputs of the prompts are never read, so they are not computed.
     """
 
     def build(self) -> None:
@@ -70,14 +70,14 @@ class DeepPrompts(OneEncoder):
             layer = encoder.layers[architecture.first_layer + index]
             shared = layer.keys_values(learned[None]).expand(len(rows))
             context = KeysValues.concatenate([layer.keys_values(rows), shared])
-            if layer is encoder.layers[-1]:  # of whose rows only these are read
+            if layer is encoder.layers[-1]:  # the head reads no other outputs
                 rows, bias = encoder.readout_rows(rows, mask), encoder.readout_bias(bias, mask)
             rows = layer.attend(rows, context, None if bias is None else pad(bias, (0, len(learned))))
         logits: Tensor = self.classifier(encoder.pool(encoder.finish(rows)))
         return logits
 
     def _prompts(self, architecture: Architecture) -> list[nn.Parameter]:
-        """Of the layers that have some in a slice."""
+        """Return the prompts of the layers that a slice uses."""
         return list(self.prompts)[architecture.first_layer - self.architecture.first_layer :]
 
     def used_parameters(self, architecture: Architecture) -> list[nn.Parameter]:
@@ -91,5 +91,5 @@ class DeepPrompts(OneEncoder):
 
 
 def _length(architecture: Architecture, index: int) -> int:
-    """Prompts of a layer, counted from the first that has some."""
+    """Return the number of prompts of a layer, counted from the first one with prompts."""
     return architecture.value_at("prompts", index)[0]

@@ -1,7 +1,7 @@
 """One set of weights for every architecture of a space: weight entanglement by prefix slices.
 
-As in AutoFormer (Chen et al., ICCV 2021, section 3.2): an architecture's prompts are the first M rows of the largest
-ones, its mapping the first h units, and a layer has the same weights in every architecture that has something there.
+As in AutoFormer (Chen et al., ICCV 2021, section 3.2): an architecture uses the first M prompts and the first h mapping
+units of the largest one, and a layer has the same weights in every architecture that uses it.
 """
 
 import torch
@@ -15,7 +15,7 @@ from nas.search.space import Architecture, SearchSpace
 def build_supernet(
     *, image_encoder: Encoder, text_encoder: Encoder, space: SearchSpace, num_classes: int, seed: int
 ) -> FusionModel:
-    """The model of the space's largest architecture; its forward takes any architecture of the space."""
+    """Build the model of the largest architecture of a space; its forward accepts any architecture of the space."""
     return build_model(
         image_encoder=image_encoder,
         text_encoder=text_encoder,
@@ -28,9 +28,9 @@ def build_supernet(
 def build_model(
     *, image_encoder: Encoder, text_encoder: Encoder, architecture: Architecture, num_classes: int, seed: int
 ) -> FusionModel:
-    """A model of the architecture's family with fresh weights that depend on the seed alone.
+    """Build a model of an architecture with initial weights that depend only on the seed.
 
-    Encoders that the family trains start from what they are.
+    Encoders that the family trains start from their pretrained weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -41,7 +41,7 @@ def build_model(
 
 @torch.no_grad()
 def extract(supernet: FusionModel, architecture: Architecture) -> FusionModel:
-    """A stand-alone model that starts from the supernet's slice; gives the same logits as the sliced supernet."""
+    """Copy the slice of an architecture into a standalone model, which returns the same logits."""
     image_encoder, text_encoder = supernet.encoders
     model = type(supernet)(
         image_encoder=image_encoder,
@@ -50,7 +50,7 @@ def extract(supernet: FusionModel, architecture: Architecture) -> FusionModel:
         num_classes=supernet.num_classes,
     )
     for name, tensor in model.named_parameters():
-        # Every trained tensor of a slice is a prefix of the supernet's along each of its axes.
+        # Along each axis, a trained tensor of a slice is a prefix of the supernet's tensor.
         source = supernet.get_parameter(supernet.source_of(name, architecture))
         tensor.copy_(source[tuple(slice(size) for size in tensor.shape)])
     return model

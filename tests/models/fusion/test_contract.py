@@ -383,13 +383,13 @@ def test_supernet_slices_equal_standalone_models(family: str) -> None:
 @every_family
 def test_architecture_of_another_family_or_depth_is_rejected(family: str) -> None:
     other = "pmf" if family != "pmf" else "mbt"
-    with pytest.raises(ValueError, match=f"a {family} model cannot have the architecture"):
+    with pytest.raises(ValueError, match=f"{family} model: wrong architecture; expected a"):
         fresh(family).__class__(
             image_encoder=encoders()[0], text_encoder=encoders()[1], architecture=middling(other), num_classes=2
         )
     gene = load_architecture_class(family).layer_gene()
     if gene is not None:
-        with pytest.raises(ValueError, match=f"{gene.name} must be 0 to"):
+        with pytest.raises(ValueError, match=f"{gene.name}: out of range for these encoders; expected 0 to"):
             fresh(family, replace(space_of(family).largest, **{gene.name: 4}))  # type: ignore[type-var]
 
 

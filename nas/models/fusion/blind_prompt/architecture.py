@@ -1,4 +1,4 @@
-"""BlindPrompt: its architectures. No torch here."""
+"""The architectures of BlindPrompt. Imports no torch."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from nas.models.fusion.prompt_fuse.architecture import PromptFuseArchitecture
 
 @dataclass(frozen=True)
 class BlindPromptArchitecture(PromptFuseArchitecture):
-    """The same, with prompts that the data does not attend to."""
+    """As in PromptFuse, with prompts that the data does not attend to."""
 
     family = "blind_prompt"
     title = "BlindPrompt"

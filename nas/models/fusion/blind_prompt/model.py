@@ -1,9 +1,9 @@
 """BlindPrompt (Liang et al., Findings of ACL 2022): PromptFuse with prompts that the data does not attend to.
 
-The prompts attend to everything, text and image tokens only to each other, so that what the data says is not disturbed.
-As CLS then knows nothing of the prompts, the classifier reads the mean of what the last layer makes of these. Data rows
-are computed apart from the prompts, which is exact, as none of them sees a prompt: where the encoders' widths are the
-same, they depend on nothing that is trained, and of them a step keeps keys and values alone.
+The prompts attend to everything, text and image tokens only to each other, so that the prompts do not disturb the data.
+CLS then does not depend on the prompts, so the classifier reads the mean of the outputs of the prompts. Data tokens are
+computed separately from the prompts, which is exact, because none of them attends to a prompt. Where both encoders have
+the same hidden size, they depend on no trained parameter, and a step keeps only their keys and values.
 """
 
 import torch
@@ -18,7 +18,7 @@ from nas.models.fusion.prompt_fuse.model import PromptFuse
 
 
 class BlindPrompt(PromptFuse):
-    """Prompts that nobody else attends to, and a linear classifier on what becomes of them."""
+    """Prompts that the data does not attend to, and a linear classifier on their outputs."""
 
     architecture_class = BlindPromptArchitecture
 

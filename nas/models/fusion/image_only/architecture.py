@@ -1,4 +1,4 @@
-"""image only: its architectures. No torch here."""
+"""The architecture of the fine-tuned image encoder. Imports no torch."""
 
 from dataclasses import dataclass
 

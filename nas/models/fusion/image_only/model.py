@@ -1,7 +1,7 @@
-"""One modality alone: the image encoder, fine-tuned.
+"""One modality only: the fine-tuned image encoder.
 
-The PMF paper's unimodal baseline "ViT" (Li et al., CVPR 2023, table 1): all weights of the encoder are trained, and a
-linear classifier on its CLS token; dropout is off, as in all families here.
+The unimodal baseline "ViT" of the PMF paper (Li et al., CVPR 2023, table 1): all weights of the encoder are
+trained, and a linear classifier reads its CLS token; dropout is off, as in all families here.
 """
 
 from nas.models.fusion.image_only.architecture import ImageOnlyArchitecture

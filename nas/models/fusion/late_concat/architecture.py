@@ -1,4 +1,4 @@
-"""LateConcat: its architectures. No torch here."""
+"""The architecture of LateConcat. Imports no torch."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,9 @@ from nas.models.fusion.base_architectures import SingleArchitecture
 
 @dataclass(frozen=True)
 class LateConcatArchitecture(SingleArchitecture):
-    """A linear classifier on what both encoders say, which are fine-tuned."""
+    """A linear classifier on both encoders, which are fine-tuned."""
 
     family = "late_concat"
     title = "LateConcat"
-    source = "A linear classifier on what two encoders say, which are fine-tuned."
+    source = "A linear classifier on the outputs of two fine-tuned encoders."
     trains = ("image", "text")

@@ -1,4 +1,4 @@
-"""Late fusion: both encoders fine-tuned, their CLS tokens side by side, a linear classifier.
+"""Late fusion: both encoders fine-tuned, and a linear classifier on their concatenated CLS tokens.
 
 The PMF paper's "LateConcat" (Li et al., CVPR 2023, table 1); dropout is off, as in all families here.
 """

@@ -1,4 +1,4 @@
-"""Linear: its architectures. No torch here."""
+"""The architecture of Linear. Imports no torch."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ from nas.search.space import EncoderSizes, EntryLayers
 
 @dataclass(frozen=True)
 class LinearArchitecture(SingleArchitecture):
-    """A linear classifier on what both frozen encoders say."""
+    """A linear classifier on both frozen encoders."""
 
     family = "linear"
     title = "Linear"
-    source = "A linear classifier on what two frozen encoders say."
+    source = "A linear classifier on the outputs of two frozen encoders."
 
     def entry_layers(self, sizes: EncoderSizes) -> EntryLayers:
         return EntryLayers(sizes.image_layers, sizes.text_layers)

@@ -1,4 +1,4 @@
-"""The simplest fusion: a linear classifier on the CLS tokens of both frozen encoders, side by side.
+"""The simplest fusion: a linear classifier on the concatenated CLS tokens of both frozen encoders.
 
 The PMF paper's "Linear" (Li et al., CVPR 2023, table 1).
 """
@@ -12,7 +12,7 @@ from nas.search.space import Architecture
 
 
 class Linear(FusionModel):
-    """A linear classifier; everything else is a constant of the data."""
+    """A linear classifier; everything else is a constant of the data set."""
 
     architecture_class = LinearArchitecture
 

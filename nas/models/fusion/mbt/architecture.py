@@ -1,4 +1,4 @@
-"""MBT: its architectures. No torch here."""
+"""The architectures of MBT. Imports no torch."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,8 @@ class MBTArchitecture(Architecture):
     """Bottleneck tokens between both encoders, which are fine-tuned.
 
     Args:
-        fusion_layer: Layers of the shallower encoder that run before fusion starts.
-        bottlenecks: Tokens through which alone the modalities exchange anything; at least 1.
+        fusion_layer: The number of layers of the shallower encoder below the first fusing layer.
+        bottlenecks: The number of bottleneck tokens, the only exchange between the modalities; at least 1.
     """
 
     family = "mbt"
@@ -28,5 +28,5 @@ class MBTArchitecture(Architecture):
 
     @classmethod
     def default(cls, sizes: EncoderSizes) -> "MBTArchitecture":
-        """The paper's: fusion from layer 8 of 12 on, 4 bottlenecks."""
+        """Return the paper's default: fusion from layer 8 of 12 on, 4 bottlenecks."""
         return cls(2 * sizes.shallower // 3, 4)

@@ -1,11 +1,11 @@
 """MBT (Nagrani et al., "Attention Bottlenecks for Multimodal Fusion", NeurIPS 2021): a few tokens between two encoders.
 
-From a fusion layer on, each modality's layer reads its own tokens and the bottleneck tokens; what both make of the
-bottlenecks is averaged (equations 8 and 9). A linear classifier on each CLS, and the mean of their logits. As in the
-PMF paper's comparison (Li et al., CVPR 2023, section 4) the encoders are a ViT and a BERT, and all weights are trained,
-with dropout off. MBT shares one classifier and trains it on each modality alone; encoders of any two widths need two,
-whose mean is trained, as PMF's is. Where widths differ, one learned linear map a direction brings bottlenecks from the
-text's width to the image's and back.
+From a fusion layer on, each modality's layer reads its own tokens and the bottleneck tokens, and the two outputs of the
+bottlenecks are averaged (equations 8 and 9). A linear classifier reads each CLS, and their logits are averaged. As in
+the PMF paper's comparison (Li et al., CVPR 2023, section 4), the encoders are a ViT and a BERT, and all weights are
+trained, with dropout off. MBT shares one classifier and trains it on each modality separately; encoders of different
+hidden sizes need two, and the mean of their logits is trained, as in PMF. Where the hidden sizes differ, a learned
+linear map per direction converts the bottlenecks.
 """
 
 import torch
@@ -31,7 +31,7 @@ class MBT(FusionModel):
         self.bottleneck_prompts = nn.Parameter(torch.randn(count, widths[1]) * PROMPT_STANDARD_DEVIATION)
         is_same = widths[0] == widths[1]
         self.to_image: nn.Module = nn.Identity() if is_same else nn.Linear(widths[1], widths[0])
-        # With one fusing layer nobody reads what becomes of the bottlenecks.
+        # With one fusing layer the outputs of the bottlenecks are never read.
         self.to_text: nn.Module = (
             nn.Identity() if is_same or self._fusing(self.architecture) < 2 else nn.Linear(*widths)
         )
@@ -60,14 +60,14 @@ class MBT(FusionModel):
             )
             z, t = z_rows[:, :-bottlenecks], t_rows[:, :-bottlenecks]
             shared = (self.to_text(z_rows[:, -bottlenecks:]) + t_rows[:, -bottlenecks:]) / 2
-        # The bottlenecks of the last layer are read by nobody.
+        # The outputs of the bottlenecks in the last layer are never read.
         image_read = read_out(image, z_rows, None, z_bias, image.num_layers - 1, z.shape[1])
         text_read = read_out(text, t_rows, mask, t_bias, text.num_layers - 1, t.shape[1])
         logits: Tensor = (self.image_classifier(image_read) + self.text_classifier(text_read)) / 2
         return logits
 
     def _fusing(self, architecture: Architecture) -> int:
-        """Layers of each encoder that read bottlenecks."""
+        """Return the number of layers of each encoder that read bottlenecks."""
         return self.sizes.shallower - architecture.first_layer
 
     def used_parameters(self, architecture: Architecture) -> list[nn.Parameter]:

@@ -1,4 +1,4 @@
-"""MMBT: its architectures. No torch here."""
+"""The architecture of MMBT. Imports no torch."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from nas.models.fusion.base_architectures import SingleArchitecture
 
 @dataclass(frozen=True)
 class MMBTArchitecture(SingleArchitecture):
-    """The image's tokens in the text transformer, both encoders fine-tuned."""
+    """The image tokens as input of the text transformer, both encoders fine-tuned."""
 
     family = "mmbt"
     title = "MMBT"
     source = (
-        "Multimodal bitransformer (Kiela et al., 2019, arXiv 1909.02950): the tokens of the image in the text "
+        "Multimodal bitransformer (Kiela et al., 2019, arXiv 1909.02950): the image tokens as input of the text "
         "transformer, both fine-tuned."
     )
     trains = ("image", "text")

@@ -1,10 +1,10 @@
 """MMBT (Kiela et al., "Supervised Multimodal Bitransformers", 2019, arXiv 1909.02950): the image as words of the text.
 
-As the PMF paper re-implements it (Li et al., CVPR 2023, section 4): a ViT in place of the ResNet, whose tokens are
-projected into the text transformer, which reads them with the text; all weights are trained. As in MMBT the projected
-tokens get a learned segment embedding and go through the LayerNorm of the text's embeddings, where there is one. They
-get no position, as the ViT has given them one already, and stand behind the text. The classifier reads CLS without
-BERT's pooler. Dropout is off, as in all families here.
+As reimplemented in the PMF paper (Li et al., CVPR 2023, section 4): a ViT replaces the ResNet, and its tokens are
+projected and read by the text transformer together with the text; all weights are trained. As in MMBT, the projected
+tokens get a learned segment embedding and pass the LayerNorm of the text embeddings, where there is one. They get no
+position, because the ViT has encoded theirs, and follow the text. The classifier reads CLS without BERT's pooler.
+Dropout is off, as in all families here.
 """
 
 import torch

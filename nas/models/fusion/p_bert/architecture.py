@@ -1,4 +1,4 @@
-"""P-BERT: its architectures. No torch here."""
+"""The architectures of P-BERT. Imports no torch."""
 
 from nas.models.fusion.base_architectures import DeeplyPromptedArchitecture
 

@@ -66,10 +66,10 @@ def reference_logits(
         to_text, to_image = layer.image_to_text, layer.text_to_image
 
         # Query stage: [z ; QCP ; QP] → frozen image layer → outputs of QP → f → y, and the mirror image.
-        queried_z = read(image, first_image + i, z, to_text.query_context_prompts, to_text.query_prompts)
-        queried_t = read(text, first_text + i, t, to_image.query_context_prompts, to_image.query_prompts)
-        y_text = _map(to_text, queried_z)  # (B, M_qp, D_txt)
-        y_image = _map(to_image, queried_t)  # (B, M_qp, D_img)
+        image_query = to_text.query_context_prompts, to_text.query_prompts  # (M_qcp, D_img), (M_qp, D_img)
+        text_query = to_image.query_context_prompts, to_image.query_prompts  # (M_qcp, D_txt), (M_qp, D_txt)
+        y_text = _map(to_text, read(image, first_image + i, z, *image_query))  # (B, M_qp, D_txt)
+        y_image = _map(to_image, read(text, first_text + i, t, *text_query))  # (B, M_qp, D_img)
 
         # Fusion stage: [t ; FCP ; y] → the same frozen text layer → outputs of t, and the mirror image.
         z = read(image, first_image + i, z, to_image.fusion_context_prompts, y_image)[:, :image_count]  # (B, S, D_img)

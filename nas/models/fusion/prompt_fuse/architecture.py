@@ -1,4 +1,4 @@
-"""PromptFuse: its architectures. No torch here."""
+"""The architectures of PromptFuse. Imports no torch."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -8,10 +8,10 @@ from nas.search.space import Architecture, EncoderSizes, EntryLayers, Gene, Gene
 
 @dataclass(frozen=True)
 class PromptFuseArchitecture(Architecture):
-    """What the frozen image encoder says, and prompts, in the frozen text transformer.
+    """The tokens of the frozen image encoder, and prompts, as input of the frozen text transformer.
 
     Args:
-        prompts: At its input; at least 1.
+        prompts: The number of prompts; at least 1.
     """
 
     family = "prompt_fuse"
@@ -26,7 +26,7 @@ class PromptFuseArchitecture(Architecture):
 
     @classmethod
     def default(cls, sizes: EncoderSizes) -> Self:
-        """Length 20."""
+        """Return 20 prompts."""
         del sizes
         return cls(20)
 

@@ -1,10 +1,9 @@
 """PromptFuse (Liang et al., "Modular and Parameter-Efficient Multimodal Fusion with Prompting", Findings of ACL 2022).
 
 The frozen text transformer reads the text, the tokens of the frozen image encoder, and a few learned prompts; a linear
-classifier reads its CLS. As in the PMF paper's comparison (Li et al., CVPR 2023, section 4) the encoders are a ViT and
-a BERT of one width and prompts have length 20; where the widths differ, a learned linear map brings image tokens to the
-text's. Image tokens and prompts enter the first layer as they are, without position, segment or the LayerNorm of
-embeddings.
+classifier reads its CLS. As in the PMF paper's comparison (Li et al., CVPR 2023, section 4), the encoders are a ViT
+and a BERT of the same hidden size, with 20 prompts; where the hidden sizes differ, a learned linear map converts the
+image tokens. Image tokens and prompts enter the first layer without position, segment or the LayerNorm of embeddings.
 """
 
 import torch
@@ -38,7 +37,7 @@ class PromptFuse(FusionModel):
         return logits
 
     def _read(self, text: Tensor, mask: Tensor | None, image: Tensor, prompts: Tensor) -> Tensor:
-        """What the classifier reads, (B, D_txt)."""
+        """Return the input of the classifier, (B, D_txt)."""
         encoder, rows = self.encoders[1], with_prompts(torch.cat([text, image], dim=1), prompts)
         bias = joint_bias(encoder, text, mask, further=rows.shape[1] - text.shape[1])
         return read_out(encoder, rows, mask, bias, 0, text.shape[1])

@@ -1,4 +1,4 @@
-"""text only: its architectures. No torch here."""
+"""The architecture of the fine-tuned text encoder. Imports no torch."""
 
 from dataclasses import dataclass
 

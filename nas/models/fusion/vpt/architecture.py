@@ -1,4 +1,4 @@
-"""VPT: its architectures. No torch here."""
+"""The architectures of VPT. Imports no torch."""
 
 from nas.models.fusion.base_architectures import DeeplyPromptedArchitecture
 

@@ -1,7 +1,7 @@
 """Visual prompt tuning (Jia et al., ECCV 2022, "VPT-deep"): prompts in the layers of the frozen image encoder.
 
-As the PMF paper has it (Li et al., CVPR 2023, table 1), with prompts of length 10 in every layer. They are initialised
-as PMF's are, from N(0, 0.02), and stand behind the data instead of behind CLS, which no layer can tell apart.
+As in the PMF paper (Li et al., CVPR 2023, table 1), with 10 prompts in every layer. They are initialized from
+N(0, 0.02) like those of PMF, and follow the data instead of CLS, which makes no difference to a layer.
 
 Genes: the first layer with prompts, and their number, in the model or in each layer.
 """

@@ -121,7 +121,7 @@ def test_parameter_counts_equal_those_of_a_model(architecture: PMFArchitecture) 
 
 
 def test_genes_for_a_wrong_number_of_layers_are_rejected() -> None:
-    with pytest.raises(ValueError, match="has 1 layers, these encoders 2"):
+    with pytest.raises(ValueError, match="wrong number of layers; expected 2 for these encoders, got 1"):
         model_of(PMFArchitecture(1, ((2, 5),), 1, 1, 4))
 
 
@@ -138,7 +138,7 @@ def test_default_architecture_of_base_encoders_is_the_papers() -> None:
 
 @pytest.mark.parametrize("fusion_layer", [-1, 3])
 def test_fusion_layer_out_of_range_is_rejected(fusion_layer: int) -> None:
-    with pytest.raises(ValueError, match="fusion_layer must be 0 to 2"):
+    with pytest.raises(ValueError, match="fusion_layer: out of range for these encoders; expected 0 to 2"):
         model_of(PMFArchitecture(fusion_layer, 1, 1, 1, 1))
 
 
