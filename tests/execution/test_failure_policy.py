@@ -11,7 +11,7 @@ def failure(trial: int, kind: FailureKind, cause: str = "cause") -> Failure:
 
 
 class Recorder:
-    """A policy with what it has recorded, and who is to be tried alone."""
+    """A policy with the failures that it has recorded, and the candidates to be tried alone."""
 
     def __init__(self) -> None:
         self.recorded: list[int] = []
@@ -23,12 +23,12 @@ class Recorder:
         )
 
 
-def test_a_death_from_outside_never_counts() -> None:
+def test_kill_from_outside_never_counts() -> None:
     recorder = Recorder()
     assert {recorder.policy.judge(failure(1, "killed_externally")) for _ in range(20)} == {"requeued"}
 
 
-def test_a_crash_counts_and_the_third_is_the_candidates_own_once_others_got_through() -> None:
+def test_third_crash_is_recorded_once_another_job_has_succeeded() -> None:
     recorder = Recorder()
     verdicts = [recorder.policy.judge(failure(1, "crash")) for _ in range(WORKER_CRASHES)]
     assert verdicts == ["requeued", "requeued", "rejected"] and recorder.recorded == []
@@ -36,13 +36,13 @@ def test_a_crash_counts_and_the_third_is_the_candidates_own_once_others_got_thro
     assert recorder.recorded == [1]
 
 
-def test_want_of_memory_is_tried_alone_and_then_final() -> None:
+def test_out_of_memory_is_retried_alone_and_then_recorded() -> None:
     recorder = Recorder()
     assert recorder.policy.judge(failure(1, "memory")) == "retry_alone" and recorder.alone == {1}
     assert recorder.policy.judge(failure(1, "memory")) == "rejected" and recorder.recorded == [1]
 
 
-def test_one_cause_in_a_row_stops_the_search_and_is_nobodys_own() -> None:
+def test_consecutive_failures_with_one_cause_stop_the_search_and_are_not_recorded() -> None:
     recorder = Recorder()
     for trial in range(SAME_FAILURES - 1):
         assert recorder.policy.judge(failure(trial, "error")) == "rejected"
@@ -51,7 +51,7 @@ def test_one_cause_in_a_row_stops_the_search_and_is_nobodys_own() -> None:
     assert recorder.recorded == []
 
 
-def test_different_causes_or_a_success_between_them_do_not_stop_the_search() -> None:
+def test_different_causes_or_a_result_in_between_do_not_stop_the_search() -> None:
     recorder = Recorder()
     for trial in range(6):
         recorder.policy.judge(failure(trial, "error", cause=str(trial)))
@@ -71,6 +71,6 @@ def test_different_causes_or_a_success_between_them_do_not_stop_the_search() -> 
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
     ],
 )
-def test_want_of_memory_is_recognised_whoever_says_it(error: BaseException, expected: bool) -> None:
+def test_out_of_memory_is_recognised_from_every_allocator(error: BaseException, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
     assert (Failure.of(make_job(), error, 5).kind == "memory") is expected

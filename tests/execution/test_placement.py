@@ -10,18 +10,18 @@ def test_automatic_workers_follow_the_cores_and_the_memory() -> None:
     node = Node("a", 8, 0)
     assert Placement(None, 100, None).shares([node]) == [Share(8, 1, False)]
     assert Placement(None, 3, None).shares([node]) == [Share(3, 2, False)]
-    assert Placement(None, 0, None).shares([node]) == [Share(1, 8, False)]  # somebody has to do it
+    assert Placement(None, 0, None).shares([node]) == [Share(1, 8, False)]  # at least one worker
     assert Placement(None, 100, threads=4).shares([node]) == [Share(2, 4, False)]
 
 
-def test_a_node_with_graphics_processors_gets_a_worker_for_each() -> None:
+def test_node_with_gpus_gets_one_worker_for_each() -> None:
     assert Placement(None, 1, None).shares([Node("a", 16, 4), Node("b", 2, 0)]) == [
         Share(4, 4, True),
         Share(1, 2, False),
     ]
 
 
-def test_a_number_of_workers_is_spread_over_the_nodes_by_their_size() -> None:
+def test_workers_are_distributed_over_the_nodes_by_size() -> None:
     shares = Placement(6, 1, None).shares([Node("a", 8, 0), Node("b", 4, 0)])
     assert [share.worker_count for share in shares] == [4, 2]
 
@@ -34,7 +34,7 @@ def test_automatic_workers_never_have_more_threads_than_cores(nodes: list[Node],
 
 
 @given(NODES, st.integers(1, 100))
-def test_workers_share_no_cores_and_every_one_finds_its_place(nodes: list[Node], count: int) -> None:
+def test_workers_share_no_cores_and_all_of_them_fit(nodes: list[Node], count: int) -> None:
     shares = Placement(count, 1, None).shares(nodes)
     room = sum(max(node.cpu_count, node.gpu_count) for node in nodes)
     assert sum(share.worker_count for share in shares) == min(count, room)
@@ -44,6 +44,6 @@ def test_workers_share_no_cores_and_every_one_finds_its_place(nodes: list[Node],
             assert 0 < cpu_share(node.cpu_count, share) * share.worker_count <= node.cpu_count
 
 
-def test_fixed_threads_stay_fixed_however_many_workers_there_are() -> None:
+def test_fixed_threads_do_not_depend_on_the_number_of_workers() -> None:
     (share,) = Placement(4, 1, threads=1).shares([Node("a", 2, 0)])
     assert share == Share(4, 1, False) and cpu_share(2, share) == 0.5

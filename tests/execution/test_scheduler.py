@@ -1,6 +1,6 @@
-"""Who takes part in the supernet's training, and what becomes of it when they die; how much jobs are granted.
+"""The processes of the supernet's training, their loss, and the memory that jobs are granted.
 
-More about jobs: tests/run/test_phases.py.
+tests/run/test_phases.py tests the order and the fate of jobs.
 """
 
 import random
@@ -24,17 +24,17 @@ MIB = 2**20
 
 
 class Group(SimulatedExecutor):
-    """Devices by name with their slots; says what it was asked.
+    """Devices by name, recording the requests that they receive.
 
     Args:
-        slots: Of each device.
-        deaths: How often its processes die before they come through.
+        slots: The number of slots of each device.
+        losses: How often a process is lost before the training succeeds.
     """
 
-    def __init__(self, slots: Mapping[str, int], deaths: int = 0) -> None:
+    def __init__(self, slots: Mapping[str, int], losses: int = 0) -> None:
         self.slots = dict(slots)
-        self.deaths = deaths
-        self.asked: list[tuple[dict[str, int], int]] = []
+        self.losses = losses
+        self.requests: list[tuple[dict[str, int], int]] = []
         self.ended: dict[str, int] = {}
 
     @property
@@ -53,14 +53,14 @@ class Group(SimulatedExecutor):
         should_stop: Callable[[], bool],
         on_progress: Callable[[Any], None],
     ) -> int:
-        self.asked.append((dict(processes), grant_bytes))
-        if len(self.asked) <= self.deaths:
-            raise WorkerLost(f"death {len(self.asked)}")
+        self.requests.append((dict(processes), grant_bytes))
+        if len(self.requests) <= self.losses:
+            raise WorkerLost(f"loss {len(self.requests)}")
         return 7
 
 
 class OneAfterAnother(Plan):
-    """Jobs with these needs."""
+    """Full trainings with the given predicted peaks."""
 
     def __init__(self, *needs: int) -> None:
         self._jobs = [
@@ -105,7 +105,7 @@ def trained(executor: Group, process_count: int, peak_bytes: int) -> tuple[int, 
         on_progress=lambda progress: None,
         on_lost=lost.append,
     )
-    assert under_test.reserved_bytes <= before  # given back
+    assert under_test.reserved_bytes <= before  # released
     return done, shared_by, lost
 
 
@@ -120,7 +120,7 @@ def trained(executor: Group, process_count: int, peak_bytes: int) -> tuple[int, 
         ({"GPU 0": 1, "GPU 1": 1}, 4, 900, {"GPU 0": 1, "GPU 1": 1}, 1000, {}),
     ],
 )
-def test_as_many_take_part_as_there_is_memory_for_and_idle_processes_make_room(
+def test_as_many_processes_as_fit_take_part_and_idle_ones_end_for_them(
     slots: dict[str, int],
     process_count: int,
     peak_bytes: int,
@@ -130,31 +130,31 @@ def test_as_many_take_part_as_there_is_memory_for_and_idle_processes_make_room(
 ) -> None:
     executor = Group(slots)
     assert trained(executor, process_count, peak_bytes) == (7, sum(processes.values()), [])
-    assert executor.asked == [(processes, grant_bytes)]
+    assert executor.requests == [(processes, grant_bytes)]
     assert executor.ended == ended
     for name, count in processes.items():
         idle = slots[name] - count - ended.get(name, 0)
         assert count * grant_bytes + idle * IDLE_BYTES <= BUDGET_BYTES
 
 
-def test_a_training_whose_processes_die_goes_on_and_not_for_ever() -> None:
-    assert trained(Group({"host": 2}, deaths=3), 2, 100) == (7, 2, ["death 1", "death 2", "death 3"])
-    with pytest.raises(TrainingError, match="its workers died 4 times: death 4"):
-        trained(Group({"host": 2}, deaths=4), 2, 100)
+def test_training_resumes_after_lost_processes_up_to_a_limit() -> None:
+    assert trained(Group({"host": 2}, losses=3), 2, 100) == (7, 2, ["loss 1", "loss 2", "loss 3"])
+    with pytest.raises(TrainingError, match="its workers died 4 times: loss 4"):
+        trained(Group({"host": 2}, losses=4), 2, 100)
 
 
-def test_who_is_lost_with_a_node_is_replaced_by_another() -> None:
+def test_process_of_a_lost_node_is_replaced_on_another() -> None:
     class Loses(Group):
         def train_supernet(self, job: SupernetJob, **arguments: Any) -> int:
-            if len(self.asked) == 0:
-                self.asked.append((dict(arguments["processes"]), arguments["grant_bytes"]))
+            if len(self.requests) == 0:
+                self.requests.append((dict(arguments["processes"]), arguments["grant_bytes"]))
                 del self.slots["host"]
                 raise WorkerLost("its node was lost")
             return super().train_supernet(job, **arguments)
 
     executor = Loses({"host": 1, "other": 1})
     assert trained(executor, 1, 100) == (7, 1, ["its node was lost"])
-    assert executor.asked == [({"host": 1}, 1000), ({"other": 1}, 1000)]
+    assert executor.requests == [({"host": 1}, 1000), ({"other": 1}, 1000)]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_who_is_lost_with_a_node_is_replaced_by_another() -> None:
         (2 * PROCESS_BYTES + 700 * MIB, [True, True]),
     ],
 )
-def test_a_job_is_granted_room_to_keep_what_it_frees_where_that_keeps_nobody_out(
+def test_job_is_granted_room_for_freed_memory_if_every_other_slot_keeps_its_own(
     budget_bytes: int, ample: list[bool]
 ) -> None:
     needs = [PROCESS_BYTES + 100 * MIB, PROCESS_BYTES + 200 * MIB]

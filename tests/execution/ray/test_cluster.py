@@ -1,4 +1,4 @@
-"""A search on a Ray cluster of several nodes, all on this machine; one of them is lost on the way."""
+"""Searches on a Ray cluster of several nodes, all on this machine, one of which is lost."""
 
 import io
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    """A head node with one core; tests add others."""
+    """A cluster with a head node of one core; tests add other nodes."""
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     yield found
     ray.shutdown()
@@ -33,8 +33,8 @@ class LosesNode(io.StringIO):
     """A log during which a node is lost.
 
     Args:
-        cluster: With the node.
-        node: To be killed, without a warning, when the other node and it have had work.
+        cluster: The cluster of the node.
+        node: The node that is killed, without a warning, once both nodes have had work.
     """
 
     def __init__(self, cluster: Cluster, node: Any) -> None:
@@ -51,7 +51,7 @@ class LosesNode(io.StringIO):
         return written
 
 
-def test_a_search_on_two_nodes_of_which_one_is_lost_ends_with_every_trial_accounted_for(
+def test_search_on_two_nodes_loses_no_trial_when_one_node_is_lost(
     project: Project, cluster: Cluster, tmp_path: Path
 ) -> None:
     source = project.write(
@@ -64,7 +64,7 @@ def test_a_search_on_two_nodes_of_which_one_is_lost_ends_with_every_trial_accoun
     node = cluster.add_node(num_cpus=1, env_vars={"XDG_CACHE_HOME": str(tmp_path / "other")})
     log = LosesNode(cluster, node)
     machine = ExecutionOptions(ray_address=cluster.address)
-    # On one machine the other node finds the driver's features; `test_node_setup.py` has the case where it does not.
+    # On one machine the other node finds the driver's features; `test_node_setup.py` tests the other case.
     start(source, tmp_path / "run", Overrides(), machine, LineReporter(log))
     assert "joined with 1 worker(s)" in log.getvalue() and "was lost with 1 worker(s)" in log.getvalue()
     assert "Exported model" in log.getvalue()
@@ -76,7 +76,7 @@ def test_a_search_on_two_nodes_of_which_one_is_lost_ends_with_every_trial_accoun
         assert canonical_results(study) == canonical_results(reference)
 
 
-def test_a_node_that_cannot_read_the_data_is_left_out_and_named(
+def test_node_that_cannot_read_the_data_is_left_out_and_named(
     own_project: Project, cluster: Cluster, tmp_path: Path
 ) -> None:
     cluster.add_node(num_cpus=1, env_vars={"XDG_CACHE_HOME": "/proc/no_cache"})
@@ -87,16 +87,16 @@ def test_a_node_that_cannot_read_the_data_is_left_out_and_named(
     assert "Exported model" in log.getvalue()
 
 
-def test_a_ray_that_was_not_started_here_is_not_shut_down(project: Project, cluster: Cluster, tmp_path: Path) -> None:
+def test_ray_that_another_program_started_is_not_shut_down(project: Project, cluster: Cluster, tmp_path: Path) -> None:
     ray.init(address=cluster.address, log_to_driver=False)
     machine = ExecutionOptions(cache_directory=tmp_path / "cache")
     overrides = Overrides(trials=2)
     start(project.root / "search.yaml", tmp_path / "run", overrides, machine, LineReporter(io.StringIO()))
     assert ray.is_initialized() and ray.cluster_resources()["CPU"] == 1
-    assert ray.available_resources()["CPU"] == 1  # its own workers it has ended
+    assert ray.available_resources()["CPU"] == 1  # the executor has ended its workers
 
 
-def test_an_address_where_no_cluster_is_is_one_clear_error(project: Project, tmp_path: Path) -> None:
+def test_address_without_a_cluster_is_one_clear_error(project: Project, tmp_path: Path) -> None:
     machine = ExecutionOptions(ray_address="127.0.0.1:1", cache_directory=tmp_path / "cache")
     with pytest.raises(ExecutionError, match=r"--ray-address '127\.0\.0\.1:1': cannot connect to a Ray cluster"):
         start(project.root / "search.yaml", tmp_path / "run", Overrides(), machine, LineReporter(io.StringIO()))

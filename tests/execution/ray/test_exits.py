@@ -1,4 +1,4 @@
-"""What Ray workers die of, told apart."""
+"""Why Ray workers die, distinguished by their failures."""
 
 import ctypes
 import os
@@ -11,11 +11,12 @@ from nas.execution.ray.executor import RayExecutor
 from nas.execution.worker import CandidateWorker
 from nas.execution.worker_setup import WorkerSetup
 from nas.search.trial import Failure, Job, Result
-from tests.support.jobs import job, outcomes, submit
+from tests.support.factories import make_job
+from tests.support.jobs import submit, wait_for_outcomes
 
 
 class Misbehaving(CandidateWorker):
-    """Does to its process what the number of the trial says, and nothing to that of the others."""
+    """Ends its process in the way that the number of the trial selects."""
 
     def run(self, job: Job, **rest: Any) -> list[Result]:
         if job.trial == 11:
@@ -31,16 +32,16 @@ class Misbehaving(CandidateWorker):
         return super().run(job, **rest)
 
 
-def test_what_a_worker_died_of_is_told_and_the_next_job_finds_another(setup: WorkerSetup) -> None:
+def test_cause_of_death_is_reported_and_the_next_job_gets_another_worker(setup: WorkerSetup) -> None:
     placement = Placement(worker_count=1, most_by_memory=1, threads=1)
     executor = RayExecutor(setup, placement=placement, factory=Misbehaving)
     expected = {11: "crash", 12: "crash", 13: "killed_externally", 14: "error", 15: "memory"}
     try:
         for trial, kind in expected.items():
-            submit(executor, job(trial))
-            (failure,) = outcomes(executor, 1)
+            submit(executor, make_job(trial=trial))
+            (failure,) = wait_for_outcomes(executor, 1)
             assert isinstance(failure, Failure) and failure.kind == kind, failure
-            submit(executor, job(1))
-            assert isinstance(outcomes(executor, 1)[0], Result)
+            submit(executor, make_job(trial=1))
+            assert isinstance(wait_for_outcomes(executor, 1)[0], Result)
     finally:
         executor.close()
