@@ -63,6 +63,7 @@ BLUE, ORANGE, GREY, INK, LIGHT = "#4477aa", "#d95f02", "#888888", "#222222", "#e
 
 
 def main() -> None:
+    """Write all figures."""
     for name, content in figures().items():
         (FOLDER / name).write_text(content, encoding="utf-8")
 
