@@ -77,7 +77,6 @@ class Pictures:
 
 def emoji(font_file: Path) -> Iterator[tuple[np.ndarray, str]]:
     """Every one-character emoji of the font with its Unicode name."""
-
     font = ImageFont.truetype(str(font_file), EMOJI_SIZE)
     missing: bytes | None = None
     for code in [0x10FFFD, *range(0x203C, 0x3300), *range(0x1F000, 0x1FB00)]:

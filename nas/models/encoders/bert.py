@@ -1,4 +1,5 @@
-"""BERT (Devlin et al., NAACL 2019), RoBERTa (Liu et al., arXiv 1907.11692) and ELECTRA (Clark et al., ICLR 2020),
+"""BERT (Devlin et al., NAACL 2019), RoBERTa (Liu et al., arXiv 1907.11692) and ELECTRA (Clark et al., ICLR 2020).
+
 `model_type: bert, roberta, electra`.
 
 Post-norm layers, nothing after the last; the readout token is CLS.

@@ -1,5 +1,6 @@
-"""Both encoders of CLIP (Radford et al., ICML 2021), `model_type: clip_vision_model, clip_text_model` and
-either encoder of a `clip` checkpoint.
+"""Both encoders of CLIP (Radford et al., ICML 2021).
+
+`model_type: clip_vision_model, clip_text_model`, and either encoder of a `clip` checkpoint.
 
 Pre-norm layers, LayerNorm after the last. The image encoder also has one before the first layer, and its readout token
 is CLS; the text encoder is causal, and its readout token is the end-of-text token.

@@ -1,5 +1,6 @@
-"""DINOv2 (Oquab et al., TMLR 2024), also with registers (Darcet et al., ICLR 2024), `model_type: dinov2,
-dinov2_with_registers`.
+"""DINOv2 (Oquab et al., TMLR 2024), also with registers (Darcet et al., ICLR 2024).
+
+`model_type: dinov2, dinov2_with_registers`.
 
 Pre-norm layers with layer scale, LayerNorm after the last; the readout token is CLS, and registers are tokens like any
 other. The giant model's feed-forward is SwiGLU (Shazeer, arXiv 2002.05202).

@@ -1,5 +1,7 @@
-"""The image encoder of SigLIP (Zhai et al., ICCV 2023), `model_type: siglip_vision_model` and that encoder in a
-`siglip` checkpoint (SigLIP 2 models of a fixed resolution among them).
+"""The image encoder of SigLIP (Zhai et al., ICCV 2023).
+
+`model_type: siglip_vision_model`, and that encoder in a `siglip` checkpoint (including SigLIP 2 models of a fixed
+resolution).
 
 Pre-norm layers, LayerNorm after the last. There is no CLS token: a learned query attends to all tokens.
 """

@@ -1,5 +1,7 @@
-"""PMF, prompt-based multimodal fusion: Li, Quan, Zhu, Yang, "Efficient Multimodal Fusion via Interactive Prompting",
-CVPR 2023 (arXiv 2304.06306), section 3.
+"""PMF, prompt-based multimodal fusion.
+
+Source: Li, Quan, Zhu, Yang, "Efficient Multimodal Fusion via Interactive Prompting", CVPR 2023 (arXiv 2304.06306),
+section 3.
 
 Two frozen encoders run separately up to the fusion layer `L_f`. In each of the last n = min(L_img, L_txt) − L_f layers
 the modalities exchange messages. For the direction image → text, with image tokens z and text tokens t:
