@@ -28,10 +28,10 @@ from nas.common.errors import EncoderError
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.frozen_ops import ACTIVATIONS
 from nas.models.encoders.registry import (
+    ENCODERS,
     DualEncoder,
     EncoderFamily,
     encoder_family,
-    find_entry,
     supported_model_types,
 )
 
@@ -105,7 +105,7 @@ def _load(load: Callable[..., T], checkpoint: str, what: str) -> T:
 
 
 def _family(model_type: str, modality: str, checkpoint: str) -> EncoderFamily:
-    family = find_entry(model_type)
+    family = ENCODERS.get(model_type)
     if not isinstance(family, EncoderFamily) or family.modality != modality:
         raise EncoderError(
             f"encoder {checkpoint!r}: unsupported {modality} encoder; expected model_type "
@@ -128,7 +128,7 @@ def load_config(checkpoint: str, modality: str) -> PreTrainedConfig:
         EncoderError: If the configuration cannot be found or read, or the family or its activation is not supported.
     """
     config: PreTrainedConfig = _load(AutoConfig.from_pretrained, checkpoint, "configuration")
-    entry = find_entry(config.model_type)
+    entry = ENCODERS.get(config.model_type)
     if isinstance(entry, DualEncoder) and modality in entry.configs:
         config = getattr(config, entry.configs[modality])
     family = _family(config.model_type, modality, checkpoint)

@@ -96,13 +96,6 @@ def register_dual_encoder(model_type: str, configs: Mapping[str, str]) -> None:
     ENCODERS.register(model_type, DualEncoder(configs))
 
 
-def find_entry(model_type: str) -> EncoderFamily | DualEncoder | None:
-    """Return what is registered for a `model_type`, or None."""
-    if model_type not in ENCODERS:
-        return None
-    return ENCODERS[model_type]
-
-
 def encoder_family(model_type: str) -> EncoderFamily:
     """Return a family by its `model_type`.
 
