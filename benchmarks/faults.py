@@ -31,7 +31,7 @@ from nas.run.directory import CONFIG, open_study, read_run
 from nas.run.results_csv import canonical_results
 from nas.run.tables import text_table
 from tests.support.project import build_project
-from tests.support.real_driver import PHASES, TRIAL, RealDriver
+from tests.support.real_driver import PHASES, RealDriver, finished_models
 
 _ORDER = tuple(PHASES)
 _KILLS_A_SEARCH = 10
@@ -66,7 +66,7 @@ class Ending:
 
     Args:
         trials: By stage and number, one line of the canonical export each.
-        scores: By number and stage as the program says them, to four digits.
+        scores: By number and stage as the program says them, to three digits.
         models: Weights of the exported models.
     """
 
@@ -83,8 +83,8 @@ class Ending:
         scored = [entry for entry in entries if entry["status"] == "finished"]
         return cls(
             trials={(entry["stage"], entry["trial"]): line for entry, line in zip(entries, lines, strict=True)},
-            scores={(str(entry["trial"]), entry["stage"]): f"{entry['score']:.4f}" for entry in scored}
-            | {("default", "full"): f"{default['score']:.4f}"},
+            scores={(str(entry["trial"]), entry["stage"]): f"{entry['score']:.3f}" for entry in scored}
+            | {("default", "full"): f"{default['score']:.3f}"},
             models={role: (run / role / "model.safetensors").read_bytes() for role in _MODELS},
         )
 
@@ -246,7 +246,7 @@ class Bench:
                     self.findings.unclear.append(f"{what}: a trace: {_last_line(driver.errors)}")
             elif not self.finish_well(driver, what):
                 return count
-            said += TRIAL.findall(driver.output)
+            said += finished_models(driver.output)
             reached = max(reached, driver.phase, key=_ORDER.index)
         self.compare(run, run.name, said)
         return count
@@ -326,7 +326,7 @@ class Bench:
         if not is_there or (file is not None and not (run / file).exists()):
             raise SystemExit(f"the search for {name} has failed:\n{driver.output}\n{driver.errors}")
         self.check_workers_go(driver, name)
-        return run, TRIAL.findall(driver.output)
+        return run, finished_models(driver.output)
 
     def run_damaged(self, damage: "Damage", workers: int, *, is_mended: bool) -> None:
         """Damage a copy of a run and go on with it."""
@@ -346,7 +346,7 @@ class Bench:
         if self.finish_well(driver, what):
             if damage.says not in driver.output:
                 self.findings.unclear.append(f"{what}: nothing was said of it")
-            said = [*damage.said, *TRIAL.findall(driver.output)]
+            said = [*damage.said, *finished_models(driver.output)]
             self.compare(run, what, [] if damage.loses_trials else said)
 
     # Disk
@@ -367,7 +367,7 @@ class Bench:
                 driver = self.drive(run, 2, cache)
                 what = f"disk of {int(total * share) // 1024} KiB"
                 status = self.finish(driver, what)
-                said += TRIAL.findall(driver.output)
+                said += finished_models(driver.output)
                 if status == 0:
                     self.compare(run, what, said)
                     break
@@ -431,7 +431,7 @@ def quick_damages(finished: Path) -> list[Damage]:
 def other_damages(bench: Bench, finished: Path) -> list[Damage]:
     """Those that take searches in the middle of something."""
     early, early_said = bench.state("killed in supernet", PHASES["supernet"], "supernet_checkpoint.pt")
-    late, late_said = bench.state("killed in candidates", r"^trial 5 one_shot")
+    late, late_said = bench.state("killed in candidates", r"^#5 screened")
     best = json.loads((finished / "report.json").read_text())["best"]["trial"]
     weights = f"full/trial_{best}.safetensors"
 

@@ -29,6 +29,7 @@ from nas.run.executors import write_worker_setup
 from nas.run.prepare import SearchContext, prepare
 from nas.run.search_loop import Search
 from nas.run.time_budget import TimeAccount
+from nas.run.wording import PHASE_TITLES
 from nas.search.space import SearchSpace
 from nas.search.trial import Failure, Job, Result
 from nas.storage.study import Study
@@ -171,7 +172,7 @@ class Timeline(LineReporter):
 
     def progress(self, phase: str, done: int, total: int | None, detail: str = "") -> None:
         super().progress(phase, done, total, detail)
-        if phase == "candidates" and done > self._moments[-1].trials:
+        if phase == PHASE_TITLES["candidates"] and done > self._moments[-1].trials:
             self._moments.append(Moment.now(done))
 
     def cost(self, after: int, until: int) -> Cost:

@@ -52,6 +52,7 @@ from nas.config.schema import Config
 from nas.data.dataset import open_dataset_images, read_dataset
 from nas.execution.worker import CandidateWorker
 from nas.execution.worker_setup import WorkerSetup
+from nas.run.arguments import parse_budget
 from nas.run.commands import Overrides, resume, start
 from nas.run.directory import CONFIG
 from nas.run.evaluate import logits_of_samples
@@ -62,7 +63,6 @@ from nas.run.finalize import RELIABILITY
 from nas.run.model_parts import ModelParts
 from nas.run.prepare import prepare
 from nas.run.tables import text_table
-from nas.run.time_budget import parse_budget
 from nas.search.keys import CandidateKey
 from nas.search.space import Architecture
 from nas.search.trial import Job, Result, architecture_seed

@@ -1,40 +1,44 @@
 """The command line: space, search, resume, export, evaluate, predict, compare."""
 
 import argparse
+import importlib.metadata
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from nas.common.errors import ArgumentError, BudgetError, DataError, NasError
+from nas.common.errors import ArgumentError, NasError
 from nas.common.fast_imports import import_frameworks
 from nas.common.interrupt import Interrupted
-from nas.common.units import parse_bytes
-from nas.config.load import parse_data
 from nas.config.readers import READERS
 from nas.config.schema import COLUMNS
-from nas.run.time_budget import parse_budget
+from nas.run.arguments import parse_budgets, parse_memory_budget, parse_pick, seed_count, worker_count
+from nas.run.program import program_call
 from nas.search.strategies.registry import STRATEGIES
 
 if TYPE_CHECKING:
     from nas.run.commands import Overrides
     from nas.run.executors import ExecutionOptions
-    from nas.search.objectives import Pick
 
-PROGRAM = "run_search.py"
+Command = Callable[[argparse.Namespace], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 2 for an error of the user's, 130 after Ctrl-C."""
+    """Run one command.
+
+    Args:
+        arguments: The words of the command line; None for those of this process.
+
+    Returns:
+        The exit status: 0, 1 if the reader of standard output has gone, 2 for a user error, 130 after Ctrl-C.
+    """
     # Threads that wait for others sleep instead of spinning: workers and driver share the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    run: Callable[[argparse.Namespace], None] = options.run
+    options = build_parser().parse_args(arguments)
+    command: Command = options.command
     try:
-        run(options)
+        command(options)
     except NasError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -46,142 +50,185 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {place}: {error.strerror or error}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, Interrupted):
-        directory = getattr(options, "run_dir", None)
-        can_resume = directory is not None and (directory / "config.yaml").exists()
-        hint = f"; go on with: python {PROGRAM} resume {directory}" if can_resume else ""
-        if run is _compare:
-            hint = "; go on with the same command"
-        print(f"interrupted; everything finished is saved{hint}", file=sys.stderr)
+        print(f"Interrupted; everything finished is saved{_resume_hint(options)}", file=sys.stderr)
         return 130
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _resume_hint(options: argparse.Namespace) -> str:
+    """Return how an interrupted command is resumed; empty where it has saved nothing."""
+    if options.command is _compare:
+        return ". Resume with the same command"
+    directory = getattr(options, "run_dir", None)
+    if directory is None or not (directory / "config.yaml").exists():
+        return ""
+    return f". Resume with: {program_call()} resume {directory}"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description="Search the best prompt-based multimodal fusion (PMF) model for your images, texts and labels.",
+        prog=program_call().split()[-1],
+        description="Search for the best prompt-based multimodal fusion (PMF) model for images, texts and labels.",
     )
+    version = importlib.metadata.version("pmf-nas")
+    parser.add_argument("--version", action="version", version=f"pmf-nas {version}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in (_add_space, _add_search, _add_resume, _add_export, _add_evaluate, _add_predict, _add_compare):
+        add(commands)
+    return parser
 
-    def command(
-        name: str, summary: str, example: str, run: Callable[[argparse.Namespace], None]
-    ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            epilog=f"example:\n  python {PROGRAM} {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        sub.set_defaults(run=run)
-        return sub
 
-    space = command(
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _add_command(commands: _Commands, name: str, summary: str, example: str, run: Command) -> argparse.ArgumentParser:
+    """Add a command with its help text and an example."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=f"example:\n  {program_call()} {name} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _add_space(commands: _Commands) -> None:
+    parser = _add_command(
+        commands,
         "space",
-        "Show what a search file searches, and how much of it fits the memory budget.",
-        "space search_spaces/demo.yaml --memory-budget 560MiB",
+        "Show the search space of a search file, and the part of it that fits the memory budget.",
+        "search_spaces/demo.yaml --memory-budget 560MiB",
         _space,
     )
-    _add_space(space)
-    _add_memory_budget(space)
+    _add_search_file(parser)
+    _add_memory_budget(parser)
 
-    search = command(
+
+def _add_search(commands: _Commands) -> None:
+    parser = _add_command(
+        commands,
         "search",
-        "Search, within a budget, and export the best model.",
-        "search search_spaces/demo.yaml --budget 4m --memory-budget 3GiB --run-dir runs/demo",
+        "Search within a budget, and export the best model.",
+        "search_spaces/demo.yaml --budget 4m --memory-budget 3GiB --run-dir runs/demo",
         _search,
     )
-    _add_space(search)
-    search.add_argument("--strategy", choices=STRATEGIES, help="in place of the file's")
-    search.add_argument("--seed", type=int, help="in place of the file's")
-    search.add_argument(
+    _add_search_file(parser)
+    parser.add_argument("--strategy", choices=STRATEGIES.names(), help="search strategy (default: that of the file)")
+    parser.add_argument("--seed", type=int, help="seed of the search (default: that of the file)")
+    parser.add_argument(
         "--deterministic",
         action="store_true",
         default=None,
-        help="same trials and values for any number of workers; wants a budget in trials",
+        help="same trials and values for any number of workers: ignores timings and measured memory, and needs a "
+        "budget in trials",
     )
-    search.add_argument(
-        "--warm-start", type=Path, metavar="RUN_DIR", help="score first what this earlier run has found to be the best"
+    parser.add_argument(
+        "--warm-start", type=Path, metavar="RUN_DIR", help="screen the best architectures of this earlier run first"
     )
-    search.add_argument("--run-dir", type=Path, help="where everything is kept (default: runs/NAME-SEED of the file)")
-    _add_budget(search)
-    _add_machine(search)
+    parser.add_argument("--run-dir", type=Path, help="directory of the run (default: runs/NAME-SEED)")
+    _add_budget(parser)
+    _add_execution(parser)
 
-    resume = command("resume", "Go on with a run; nothing finished is lost.", "resume runs/demo --budget 10m", _resume)
-    resume.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="of an earlier search")
-    _add_budget(resume)
-    _add_machine(resume)
 
-    export = command(
-        "export", "Write a fully trained candidate as a model folder.", "export runs/demo --output my_model", _export
+def _add_resume(commands: _Commands) -> None:
+    parser = _add_command(
+        commands, "resume", "Resume a run; finished results are never lost.", "runs/demo --budget 10m", _resume
     )
-    export.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="of a search")
-    export.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
-    export.add_argument("--storage", metavar="URL", help="in place of the one that the run was started with")
-    which = export.add_mutually_exclusive_group()
-    which.add_argument("--trial", type=int, metavar="N", help="which candidate")
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="directory of the run")
+    _add_budget(parser)
+    _add_execution(parser)
+
+
+def _add_export(commands: _Commands) -> None:
+    parser = _add_command(
+        commands,
+        "export",
+        "Export a completely trained candidate of a run as a model folder.",
+        "runs/demo --output my_model",
+        _export,
+    )
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="directory of the run")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--storage", metavar="URL", help="database of the study (default: the recorded one)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--trial", type=int, metavar="N", help="number of the candidate")
     which.add_argument(
         "--pick",
         nargs="+",
         default=["best"],
-        metavar="HOW",
-        help="of those trained in full: best (the highest metric; default), knee (of the front of all objectives), or "
-        "smallest-within 0.01 (the fewest trainable parameters with a metric at most so much lower)",
+        metavar="RULE",
+        help="rule that picks a completely trained candidate: best (highest metric; default), knee (best compromise of "
+        "all objectives), or smallest-within X (fewest parameters with a metric at most X below the best)",
     )
 
-    evaluate = command(
+
+def _add_evaluate(commands: _Commands) -> None:
+    parser = _add_command(
+        commands,
         "evaluate",
-        "Measure an exported model on a data set.",
-        "evaluate runs/demo/best --data demo/data/manifest.csv --images demo/data/images.zip",
+        "Evaluate an exported model on a data set.",
+        "runs/demo/best --data demo/data/manifest.csv --images demo/data/images.zip",
         _evaluate,
     )
-    evaluate.add_argument("model", type=Path, metavar="DIR", help="an exported model")
-    evaluate.add_argument("--data", type=Path, required=True, metavar="PATH", help="a manifest, or a data set's folder")
-    evaluate.add_argument(
-        "--reader", choices=READERS.names(), help="form of the data (default: that of the model's own)"
+    parser.add_argument("model", type=Path, metavar="DIR", help="folder of the exported model")
+    parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="manifest or folder of the data set")
+    parser.add_argument(
+        "--reader", choices=READERS.names(), help="reader of the data set (default: that of the training data)"
     )
-    evaluate.add_argument("--images", type=Path, help="folder or ZIP of its images (default: the manifest's folder)")
-    evaluate.add_argument("--split", choices=("train", "validation", "test"), default="test")
+    parser.add_argument("--images", type=Path, help="folder or ZIP file of the images (default: beside the manifest)")
+    parser.add_argument(
+        "--split", choices=("train", "validation", "test"), default="test", help="split to evaluate (default: test)"
+    )
     for column in COLUMNS:
-        evaluate.add_argument(f"--{column}-column", metavar="NAME", help=argparse.SUPPRESS)
+        parser.add_argument(f"--{column}-column", metavar="NAME", help=argparse.SUPPRESS)
 
-    predict = command(
+
+def _add_predict(commands: _Commands) -> None:
+    parser = _add_command(
+        commands,
         "predict",
         "Classify one image with its text.",
-        'predict runs/demo/best --image apple.png --text "red apple"',
+        'runs/demo/best --image apple.png --text "red apple"',
         _predict,
     )
-    predict.add_argument("model", type=Path, metavar="DIR", help="an exported model")
-    predict.add_argument("--image", type=Path, required=True, metavar="FILE")
-    predict.add_argument("--text", required=True)
-    predict.add_argument(
+    parser.add_argument("model", type=Path, metavar="DIR", help="folder of the exported model")
+    parser.add_argument("--image", type=Path, required=True, metavar="FILE", help="image file")
+    parser.add_argument("--text", required=True, help="text of the image")
+    parser.add_argument(
         "--top",
         type=int,
         default=5,
         metavar="K",
-        help="how many classes to show (default: 5), of several labels also all that are there",
+        help="number of classes to show (default: 5); predicted labels are always shown where there may be several",
     )
 
-    compare = command(
+
+def _add_compare(commands: _Commands) -> None:
+    parser = _add_command(
+        commands,
         "compare",
-        "Train every fusion family with one recipe, search PMF, and put all in one table.",
-        "compare search_spaces/demo.yaml --seeds 3 --budget 4m --run-dir runs/comparison",
+        "Train every fusion family with one recipe, search PMF, and write a table of all of them.",
+        "search_spaces/demo.yaml --seeds 3 --budget 4m --run-dir runs/comparison",
         _compare,
     )
-    _add_space(compare)
-    compare.add_argument(
-        "--families", nargs="+", metavar="NAME", help="which are trained and shown (default: all, and the searched PMF)"
-    )
-    compare.add_argument("--seeds", type=_seed_count, default=3, metavar="N", help="of each family (default: 3)")
-    compare.add_argument("--run-dir", type=Path, help="where everything is kept (default: runs/NAME-comparison)")
-    _add_budget(compare)
-    _add_machine(compare)
-    return parser
-
-
-def _add_space(parser: argparse.ArgumentParser) -> None:
+    _add_search_file(parser)
     parser.add_argument(
-        "space", type=Path, metavar="SPACE.yaml", help="what to search, on which data, and how to train"
+        "--families", nargs="+", metavar="NAME", help="entries of the table (default: all families and searched PMF)"
+    )
+    parser.add_argument(
+        "--seeds", type=seed_count, default=3, metavar="N", help="number of seeds of each entry (default: 3)"
+    )
+    parser.add_argument("--run-dir", type=Path, help="directory of the comparison (default: runs/NAME-comparison)")
+    _add_budget(parser)
+    _add_execution(parser)
+
+
+def _add_search_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "space", type=Path, metavar="SPACE.yaml", help="search file: data, encoders, search space, recipe, budget"
     )
 
 
@@ -190,7 +237,8 @@ def _add_budget(parser: argparse.ArgumentParser) -> None:
         "--budget",
         action="append",
         metavar="BUDGET",
-        help="time (4m, 2h) or trials in all (200), in place of the file's; give it twice for both",
+        help="time (4m, 2h) or number of trials (200), both over all sessions; may be given twice, once for each "
+        "(default: that of the file)",
     )
     _add_memory_budget(parser)
 
@@ -199,53 +247,36 @@ def _add_memory_budget(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory-budget",
         metavar="BYTES",
-        help="memory of all workers together, for instance 3GiB, in place of the file's",
+        help="memory of all workers of a device together, for instance 3GiB (default: that of the file)",
     )
 
 
-def _add_machine(parser: argparse.ArgumentParser) -> None:
+def _add_execution(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
-        type=_worker_count,
+        type=worker_count,
         default=None,
         metavar="N",
-        help="Ray workers; auto (default): as many as cores, GPUs and memory have room for; 0: all in this process",
+        help="number of Ray workers, or auto (default) for as many as cores, GPUs and memory allow; 0 runs everything "
+        "in this process",
     )
-    parser.add_argument("--ray-address", metavar="ADDRESS", help="join a Ray cluster instead of starting a private Ray")
+    parser.add_argument("--ray-address", metavar="ADDRESS", help="Ray cluster to join (default: a private Ray)")
     parser.add_argument(
-        "--storage", metavar="URL", help="keep the study in a database (sqlite:///..., postgresql://...), not a journal"
+        "--storage",
+        metavar="URL",
+        help="database for the study: sqlite:///... or postgresql://... (default: a journal in the run directory)",
     )
-    parser.add_argument("--cache-dir", type=Path, help="base features are kept here (default: in the user's cache)")
-
-
-def _seed_count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 100):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 100, got {text!r}")
-    return int(text)
-
-
-def _worker_count(text: str) -> int | None:
-    if text == "auto":
-        return None
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"expected auto or a whole number of at least 0, got {text!r}")
-    return int(text)
+    parser.add_argument(
+        "--cache-dir", type=Path, help="directory of cached encoder outputs (default: in the user's cache)"
+    )
 
 
 def _overrides(options: argparse.Namespace) -> "Overrides":
-    time_seconds: float | None = None
-    trials: int | None = None
-    for text in getattr(options, "budget", None) or ():
-        seconds, count = parse_budget(text)
-        time_seconds, trials = seconds or time_seconds, count or trials
-    memory_bytes: int | None = None
-    if options.memory_budget is not None:
-        try:
-            memory_bytes = parse_bytes(options.memory_budget)
-        except ValueError as error:
-            raise BudgetError(f"--memory-budget {options.memory_budget!r}: {error}") from error
+    """Return the values that replace those of the file; everything that takes long is imported after their checks."""
+    time_seconds, trials = parse_budgets(getattr(options, "budget", None) or ())
+    memory_bytes = parse_memory_budget(options.memory_budget)
 
-    import_frameworks()
+    import_frameworks()  # before any other import that takes seconds
     from nas.run.commands import Overrides
 
     return Overrides(
@@ -259,7 +290,7 @@ def _overrides(options: argparse.Namespace) -> "Overrides":
     )
 
 
-def _machine(options: argparse.Namespace) -> "ExecutionOptions":
+def _execution(options: argparse.Namespace) -> "ExecutionOptions":
     from nas.run.executors import ExecutionOptions
 
     return ExecutionOptions(
@@ -293,7 +324,7 @@ def _search(options: argparse.Namespace) -> None:
         config = overrides.apply(load_config(options.space))
         options.run_dir = Path("runs") / f"{config.name}-{config.seed}"
     with build_reporter() as reporter:
-        start(options.space, options.run_dir, overrides, _machine(options), reporter)
+        start(options.space, options.run_dir, overrides, _execution(options), reporter)
 
 
 def _resume(options: argparse.Namespace) -> None:
@@ -302,11 +333,11 @@ def _resume(options: argparse.Namespace) -> None:
     from nas.run.commands import resume
 
     with build_reporter() as reporter:
-        resume(options.run_dir, overrides, _machine(options), reporter)
+        resume(options.run_dir, overrides, _execution(options), reporter)
 
 
 def _export(options: argparse.Namespace) -> None:
-    how = _pick(options.pick)
+    how = parse_pick(options.pick)
     import_frameworks()
     from nas.run.export_run import export_run
 
@@ -314,44 +345,28 @@ def _export(options: argparse.Namespace) -> None:
     print(f"Exported model: {options.output} (trial {result.trial}, {result.architecture})")
 
 
-def _pick(words: Sequence[str]) -> tuple["Pick", float]:
-    """What `--pick` says.
-
-    Raises:
-        ArgumentError: If it is none of the ways to pick.
-    """
-    if list(words) == ["best"]:
-        return "best", 0.0
-    if list(words) == ["knee"]:
-        return "knee", 0.0
-    if len(words) == 2 and words[0] == "smallest-within" and re.fullmatch(r"\d+(\.\d+)?", words[1]):
-        return "smallest-within", float(words[1])
-    raise ArgumentError(
-        f"--pick {' '.join(words)}: expected best, knee, or smallest-within and how much lower the metric may be, for "
-        "instance smallest-within 0.01"
-    )
-
-
 def _compare(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
     from nas.common.progress import build_reporter
     from nas.config.load import load_config
-    from nas.run.comparison.compare import ENTRIES, compare
+    from nas.run.comparison.compare import compare
+    from nas.run.comparison.entries import entry_names
 
-    names = options.families or ENTRIES
-    unknown = [name for name in names if name not in ENTRIES]
+    known = entry_names()
+    names = options.families or known
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise ArgumentError(f"--families {' '.join(unknown)}: expected any of {', '.join(ENTRIES)}")
+        raise ArgumentError(f"--families {' '.join(unknown)}: expected any of {', '.join(known)}")
     if options.run_dir is None:
         options.run_dir = Path("runs") / f"{load_config(options.space).name}-comparison"
     with build_reporter() as reporter:
         compare(
             options.space,
             options.run_dir,
-            names=[name for name in ENTRIES if name in names],
+            names=[name for name in known if name in names],
             seeds=options.seeds,
             overrides=overrides,
-            machine=_machine(options),
+            options=_execution(options),
             reporter=reporter,
         )
 
@@ -359,41 +374,19 @@ def _compare(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     import_frameworks()
     from nas.run.evaluate import evaluate_exported
-    from nas.run.exported_model import exported_form
-    from nas.training.metrics import standard_error
+    from nas.run.evaluation_data import evaluation_data
+    from nas.run.wording import metric_line
 
-    form = exported_form(options.model)
-    reader = options.reader or form["reader"]
-    if reader != form["reader"]:
-        form = {"reader": reader, "labels": form["labels"]} if READERS[reader].has_label_keys else {"reader": reader}
-    place = {"manifest" if READERS[reader].uses_manifest else "folder": str(options.data)}
-    if options.images is not None:
-        place["images"] = str(options.images)
-    given = {name: getattr(options, f"{name}_column") for name in COLUMNS}
-    columns = {**form.get("columns", {}), **{name: value for name, value in given.items() if value is not None}}
-    values = {**form, **place, "allow_duplicates": True}  # one split is looked at alone
-    if columns:
-        values["columns"] = columns
-    data = parse_data(values, source="--data", base_directory=Path.cwd())
+    columns = {name: value for name in COLUMNS if (value := getattr(options, f"{name}_column")) is not None}
+    data = evaluation_data(options.model, options.data, reader=options.reader, images=options.images, columns=columns)
     metrics, count = evaluate_exported(options.model, data, options.split)
     for name, value in metrics.items():
-        # The binomial error holds for a share of samples, not for averages over classes.
-        error = f" ± {standard_error(value, count):.4f}" if name == "accuracy" else ""
-        print(f"{name}: {value:.6f}{error} ({count} samples)")
+        print(metric_line(name, value, count))
 
 
 def _predict(options: argparse.Namespace) -> None:
     import_frameworks()
-    from nas.data.images import open_images
-    from nas.run.exported_model import open_exported
+    from nas.run.predict import classify
 
-    if not options.image.is_file():
-        raise DataError(f"{options.image}: there is no such image")
-    exported = open_exported(options.model)
-    image = open_images(options.image.parent).open(options.image.name)
-    probabilities = exported.probabilities([image], [options.text])[0]
-    values, indices = probabilities.sort(descending=True)
-    for place, (value, index) in enumerate(zip(values.tolist(), indices.tolist(), strict=True)):
-        is_there = exported.has_several_labels and value > exported.threshold
-        if is_there or place < max(options.top, 1):
-            print(f"{exported.class_names[index]}: {value:.4f}{' yes' if is_there else ''}")
+    for prediction in classify(options.model, options.image, options.text, options.top):
+        print(f"{prediction.class_name}: {prediction.probability:.4f}{' yes' if prediction.is_predicted else ''}")

@@ -46,7 +46,7 @@ from nas.memory.prediction import bytes_with_fragmentation
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.pmf.architecture import GENES
 from nas.run.executors import write_worker_setup
-from nas.run.prepare import SearchContext, needed_reads, prepare
+from nas.run.prepare import SearchContext, needed_entry_layers, prepare
 from nas.search.keys import CandidateKey
 from nas.search.space import Architecture, SearchSpace
 from nas.search.trial import Failure, Job, Result, architecture_seed
@@ -163,7 +163,9 @@ def test_features(config: Config, prepared: SearchContext, reporter: Reporter) -
         preprocessor=prepared.preprocessor,
         image_encoder=prepared.image_encoder,
         text_encoder=prepared.text_encoder,
-        entry_layers=frozenset(needed_reads(config.space, sizes_of(prepared.image_encoder, prepared.text_encoder))),
+        entry_layers=frozenset(
+            needed_entry_layers(config.space, sizes_of(prepared.image_encoder, prepared.text_encoder))
+        ),
         uses_attention=config.space.architecture_class.reads_attention,
     )
     return open_or_build(

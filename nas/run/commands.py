@@ -29,10 +29,11 @@ from nas.run.directory import (
 from nas.run.executors import ExecutionOptions, build_executor, write_worker_setup
 from nas.run.finalize import Finalizer
 from nas.run.model_parts import ModelParts
+from nas.run.phases.reruns import Outcome
 from nas.run.prepare import SearchContext, prepare
 from nas.run.program import program_call
 from nas.run.reliability import build_report
-from nas.run.search_loop import Outcome, Search
+from nas.run.search_loop import Search
 from nas.run.select import best_architectures
 from nas.run.time_budget import Deadlines, TimeAccount
 from nas.run.wording import counts_text, plan_line

@@ -1,4 +1,4 @@
-"""Whether an architecture's training fits the memory budget of a device alone, and how: whole batches or parts."""
+"""Decide whether the training of an architecture fits the memory budget, in whole batches or in micro-batches."""
 
 import math
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from nas.storage.study import Study
 
 @dataclass(frozen=True)
 class Fit:
-    """How an architecture fits.
+    """The way in which an architecture fits.
 
     Args:
-        peak_bytes: Of its training, predicted.
-        micro_batches: Parts that every batch is cut into.
-        correction_bytes: What measured peaks have added to the prediction, or taken from it.
+        peak_bytes: The predicted peak of its training.
+        micro_batches: The number of micro-batches of every batch.
+        correction_bytes: The correction of the prediction by measured peaks.
     """
 
     peak_bytes: int
@@ -29,15 +29,15 @@ class Fit:
 
 
 class Feasibility:
-    """What fits, by prediction, by what finished trainings have measured, and by who ran out of memory.
+    """The rule for what fits: predictions, their correction by measured peaks, and trainings that ran out of memory.
 
     Args:
-        memory: Predicts.
-        budget: Of a device, and what is done with who does not fit with whole batches.
-        correction: What measurements say of the predictions; None to let nothing measured play a part.
-        study: Remembers who does not fit.
-        largest: Of the space. Every gene only adds tensors, so where it fits the budget, all do.
-        constraints: Bounds; those on what is known without running it make it not fit.
+        memory: The memory predictions.
+        budget: The memory budget of a device, and the rule for candidates that do not fit in whole batches.
+        correction: The correction of predictions by measured peaks; None to ignore measurements.
+        study: The record of infeasible candidates.
+        largest: The largest architecture of the space. Every gene only adds tensors: if it fits, all do.
+        constraints: The constraints of the search; an architecture that is known to violate one does not fit.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Feasibility:
     ) -> None:
         self._memory = memory
         memory_bound = memory_constraint(constraints)
-        self._most_bytes = int(min(budget.memory_bytes, math.inf if memory_bound is None else memory_bound.bound))
+        self._max_bytes = int(min(budget.memory_bytes, math.inf if memory_bound is None else memory_bound.bound))
         self._constraints = tuple(constraints)
         self._budget = budget
         self._correction = correction
@@ -66,12 +66,16 @@ class Feasibility:
         }
 
     def fit(self, architecture: Architecture) -> Fit | None:
-        """How the architecture fits alone; None if it does not."""
+        """Return how an architecture fits on a device of its own; None if it does not.
+
+        Args:
+            architecture: The architecture.
+        """
         if self._is_ruled_out(architecture):
             return None
         correction_bytes = self._correction_bytes
-        budget_bytes = self._most_bytes - correction_bytes
-        # Directly where it is near the budget.
+        budget_bytes = self._max_bytes - correction_bytes
+        # Near the budget, the prediction is exact rather than interpolated.
         peak_bytes = self._memory.predict(architecture, budget_bytes=budget_bytes).peak_bytes
         if peak_bytes <= budget_bytes:
             return Fit(peak_bytes, 1, correction_bytes)
@@ -84,15 +88,23 @@ class Feasibility:
         return Fit(prediction.peak_bytes, parts, correction_bytes)
 
     def fits(self, architecture: Architecture) -> bool:
-        """Whether it fits alone; predicts nothing of it where the largest fits."""
+        """Return whether an architecture fits on a device of its own, without a prediction where the largest fits.
+
+        Args:
+            architecture: The architecture.
+        """
         if self._is_ruled_out(architecture):
             return False
-        budget_bytes = self._most_bytes - self._correction_bytes
+        budget_bytes = self._max_bytes - self._correction_bytes
         largest_bytes = self._memory.predict(self._largest, budget_bytes=budget_bytes).peak_bytes
         return largest_bytes <= budget_bytes or self.fit(architecture) is not None
 
     def record_unless_fits(self, architecture: Architecture) -> bool:
-        """Whether it fits; one that does not is remembered, once."""
+        """Return whether an architecture fits; one that does not is recorded in the study, once.
+
+        Args:
+            architecture: The architecture.
+        """
         if self.fits(architecture):
             return True
         if architecture not in self._recorded:
@@ -100,7 +112,7 @@ class Feasibility:
             peak_bytes = self._memory.predict(architecture).peak_bytes
             reason = (
                 f"predicted peak {format_bytes(peak_bytes)} ({peak_bytes} bytes), budget "
-                f"{format_bytes(self._most_bytes)}"
+                f"{format_bytes(self._max_bytes)}"
             )
             broken = broken_prediction(self._constraints, self._memory, architecture)
             if broken is not None:
@@ -120,6 +132,10 @@ class Feasibility:
         return broken_prediction(self._constraints, self._memory, architecture) is not None
 
     def outgrew(self, architecture: Architecture) -> None:
-        """It ran out of memory although it was alone: it does not fit, whatever is predicted."""
+        """Exclude an architecture that ran out of memory on a device of its own, whatever its prediction.
+
+        Args:
+            architecture: The architecture.
+        """
         self._recorded.add(architecture)
         self._outgrown.add(architecture)

@@ -1,4 +1,4 @@
-"""From a configuration to what a search works on: encoders, data, base features, memory predictions."""
+"""Prepare a search: encoders, data, cached encoder outputs, memory predictions."""
 
 import sys
 from dataclasses import dataclass
@@ -28,21 +28,21 @@ from nas.models.fusion.base import sizes_of
 from nas.run.checks import check_inputs, check_space, image_shape
 from nas.search.space import Architecture, EncoderSizes, EntryLayers, SearchSpace
 
-_LISTED = 5
-_TOKENISED_TOGETHER = 1024
+_MAX_LISTED = 5
+_TOKENIZER_BATCH = 1024
 
 
 @dataclass(frozen=True)
 class SearchContext:
-    """What a search works on.
+    """Everything that a search is prepared with.
 
     Args:
-        image_encoder: Frozen, whole.
-        text_encoder: Frozen, whole.
-        preprocessor: Of these encoders.
-        store: Features of train and validation; the test split is not in it.
+        image_encoder: The whole, frozen image encoder.
+        text_encoder: The whole, frozen text encoder.
+        preprocessor: The image processor and tokenizer of these encoders.
+        store: The cached encoder outputs of train and validation, never of test.
         default: The family's default architecture for these encoders.
-        memory: Predicts candidates' peaks.
+        memory: The memory predictions of candidates.
     """
 
     image_encoder: Encoder
@@ -54,13 +54,13 @@ class SearchContext:
 
 
 def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Reporter) -> SearchContext:
-    """Load encoders, read train and validation, and compute or find their base features.
+    """Load the encoders, read the data, and compute the encoder outputs of train and validation or find them cached.
 
     Args:
-        config: Of the search.
-        source: Its file, for messages.
-        cache_directory: Of the features.
-        reporter: Shows how far it is.
+        config: The configuration of the search.
+        source: The name of its file, for messages.
+        cache_directory: The directory of cached encoder outputs.
+        reporter: The receiver of messages.
 
     Raises:
         ConfigError: If the space does not fit the encoders.
@@ -69,7 +69,7 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
     """
     image_encoder, text_encoder, preprocessor = _load(config, source)
     images = open_dataset_images(config.data)
-    # All splits are checked now, so that nothing is found wrong at the end; the search is handed train and validation.
+    # All splits are checked now rather than at the end; the search itself receives train and validation only.
     whole = read_dataset(config.data, SPLITS)
     for line in [*summarize(whole), _cut_texts(whole, preprocessor)]:
         reporter.note(line)
@@ -84,7 +84,7 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
             preprocessor=preprocessor,
             image_encoder=image_encoder,
             text_encoder=text_encoder,
-            entry_layers=frozenset(needed_reads(config.space, sizes)),
+            entry_layers=frozenset(needed_entry_layers(config.space, sizes)),
             uses_attention=config.space.architecture_class.reads_attention,
         ),
         config.features,
@@ -94,7 +94,8 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
     )
     counts = ", ".join(f"{len(samples)} {name}" for name, samples in dataset.splits.items())
     reporter.note(
-        f"data: {counts} samples of {len(dataset.class_names)} classes; features: {format_bytes(store.size_bytes)} "
+        f"Data: {counts} samples of {len(dataset.class_names)} classes. Encoder outputs are cached once: "
+        f"{format_bytes(store.size_bytes)} of at most {format_bytes(config.features.disk_bytes)} "
         f"({store.contents.dtype}, {store.contents.tier}) in {store.directory}"
     )
     longest = max(int(split.text_lengths.max()) for split in store.splits.values())
@@ -131,11 +132,14 @@ def build_features(config: Config, cache_directory: Path) -> Path:
 
 
 def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Architecture]:
-    """Predicts peaks of a search without its images and features; beside it the family's default for its encoders.
+    """Predict the memory of a search without its images and cached encoder outputs.
 
     Args:
-        config: Of the search.
-        source: Its file, for messages.
+        config: The configuration of the search.
+        source: The name of its file, for messages.
+
+    Returns:
+        The memory predictions, and the family's default architecture for the encoders.
 
     Raises:
         ConfigError: If the space does not fit the encoders.
@@ -149,8 +153,8 @@ def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Archite
     longest = max(
         len(ids)
         for samples in dataset.splits.values()
-        for start in range(0, len(samples), _TOKENISED_TOGETHER)
-        for ids in preprocessor.token_ids(samples.texts[start : start + _TOKENISED_TOGETHER])
+        for start in range(0, len(samples), _TOKENIZER_BATCH)
+        for ids in preprocessor.token_ids(samples.texts[start : start + _TOKENIZER_BATCH])
     )
     memory = _memory_model(
         config,
@@ -163,17 +167,21 @@ def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Archite
 
 
 def check_encoders(config: Config, *, source: str) -> None:
-    """Make sure that the encoders can be loaded and that the space fits them.
+    """Check that the encoders can be loaded and that the search space fits them.
+
+    Args:
+        config: The configuration of the search.
+        source: The name of its file, for messages.
 
     Raises:
-        ConfigError: If it does not.
-        EncoderError: If one cannot be loaded.
+        ConfigError: If the space does not fit.
+        EncoderError: If an encoder cannot be loaded.
     """
     _load(config, source)
 
 
 def _load(config: Config, source: str) -> tuple[Encoder, Encoder, Preprocessor]:
-    """The encoders, and what prepares their inputs."""
+    """Load and check the encoders and the preprocessor of their inputs."""
     checkpoints = [resolve_checkpoint(name, Path.cwd()) for name in (config.encoders.image, config.encoders.text)]
     image_encoder, text_encoder = load_encoder(checkpoints[0], "image"), load_encoder(checkpoints[1], "text")
     check_space(config, source, image_encoder, text_encoder)
@@ -186,17 +194,27 @@ def _load(config: Config, source: str) -> tuple[Encoder, Encoder, Preprocessor]:
     return image_encoder, text_encoder, preprocessor
 
 
-def needed_reads(space: SearchSpace, sizes: EncoderSizes) -> list[EntryLayers]:
-    """Where architectures of a space, and its family's default, start to compute."""
-    everyone = [space.architecture_class.default(sizes), *(space.largest_at(layer) for layer in space.first_layers)]
-    return list(dict.fromkeys(architecture.entry_layers(sizes) for architecture in everyone))
+def needed_entry_layers(space: SearchSpace, sizes: EncoderSizes) -> list[EntryLayers]:
+    """Return the encoder layers from which the architectures of a space, and its family's default, start to compute.
+
+    Args:
+        space: The search space.
+        sizes: The sizes of the encoders.
+    """
+    candidates = [space.architecture_class.default(sizes), *(space.largest_at(layer) for layer in space.first_layers)]
+    return list(dict.fromkeys(architecture.entry_layers(sizes) for architecture in candidates))
 
 
 def first_layers(space: SearchSpace, sizes: EncoderSizes) -> tuple[int, int]:
-    """Of the image and the text encoder, the first layer that is computed in training; the embedding counts as -1."""
-    reads = needed_reads(space, sizes)
-    image = min(sizes.image_layers if entry.image is None else entry.image for entry in reads)
-    text = min(sizes.text_layers if entry.text is None else entry.text for entry in reads)
+    """Return the first layer of the image and of the text encoder that training computes; the embedding counts as -1.
+
+    Args:
+        space: The search space.
+        sizes: The sizes of the encoders.
+    """
+    entries = needed_entry_layers(space, sizes)
+    image = min(sizes.image_layers if entry.image is None else entry.image for entry in entries)
+    text = min(sizes.text_layers if entry.text is None else entry.text for entry in entries)
     return image, text
 
 
@@ -231,32 +249,33 @@ def _memory_model(
         space=config.space,
         has_several_labels=config.data.has_several_labels,
         architectures_per_step=config.supernet.architectures_per_step,
-        rehearsed=_rehearsed(image_config.to_json_string(), text_config.to_json_string(), repr(decisive)),
+        rehearsed=_traced_shapes(image_config.to_json_string(), text_config.to_json_string(), repr(decisive)),
     )
 
 
 @lru_cache(maxsize=4)
-def _rehearsed(image_config: str, text_config: str, decisive: str) -> TracedShapes:
-    """For searches that one process makes one after another, as a comparison does: rehearsals take seconds."""
+def _traced_shapes(image_config: str, text_config: str, decisive: str) -> TracedShapes:
+    """Return the traced shapes of equal searches in one process, as in a comparison: tracing takes seconds."""
     del image_config, text_config, decisive
     return TracedShapes()
 
 
 def _cut_texts(dataset: Dataset, preprocessor: Preprocessor) -> str:
-    """How many texts are longer than what is read of them."""
+    """Return the line about texts that are longer than the text encoder reads."""
     cut = total = 0
     for samples in dataset.splits.values():
-        for start in range(0, len(samples), _TOKENISED_TOGETHER):
-            cut += preprocessor.truncated_count(samples.texts[start : start + _TOKENISED_TOGETHER])
+        for start in range(0, len(samples), _TOKENIZER_BATCH):
+            cut += preprocessor.truncated_count(samples.texts[start : start + _TOKENIZER_BATCH])
         total += len(samples)
-    return f"{cut / total:.1%} of all texts are cut to {preprocessor.max_text_tokens} tokens"
+    return f"Texts longer than {preprocessor.max_text_tokens} tokens are cut: {cut / total:.1%} of all"
 
 
 def _readable(dataset: Dataset, images: ImageSource, skip: bool, cache_directory: Path, reporter: Reporter) -> Dataset:
-    """The data set without samples whose image cannot be read, if the user allows that there are any.
+    """Return the data set without the samples whose image cannot be read.
 
     Raises:
-        DataError: If there are and the user does not, or nothing is left.
+        DataError: If an image cannot be read and the configuration does not allow that, or no sample of a split is
+            left.
     """
     names = list(dict.fromkeys(name for samples in dataset.splits.values() for name in samples.images))
     missing = set(
@@ -266,19 +285,19 @@ def _readable(dataset: Dataset, images: ImageSource, skip: bool, cache_directory
     )
     if not missing:
         return dataset
-    listed = ", ".join(sorted(missing)[:_LISTED]) + (", …" if len(missing) > _LISTED else "")
+    listed = ", ".join(sorted(missing)[:_MAX_LISTED]) + (", …" if len(missing) > _MAX_LISTED else "")
     first = images.read_error(min(missing))
     if not skip:
         raise DataError(
             f"{images.location}: {len(missing)} of {len(names)} images are missing or cannot be read: {listed} "
-            f"(of the first: {first}); set data.skip_unreadable_images: true to leave them out"
+            f"(the first: {first}); set data.skip_unreadable_images: true to skip them"
         )
     reporter.note(
-        f"left out: {len(missing)} of {len(names)} images that are missing or cannot be read: {listed} (of the first: "
+        f"Skipped: {len(missing)} of {len(names)} images that are missing or cannot be read: {listed} (the first: "
         f"{first})"
     )
     kept = Dataset(dataset.class_names, {name: samples.without(missing) for name, samples in dataset.splits.items()})
     for name, samples in kept.splits.items():
         if not len(samples):
-            raise DataError(f"{images.location}: no readable image is left in the {name} split")
+            raise DataError(f"{images.location}: the {name} split has no readable image; expected at least one")
     return kept

@@ -1,18 +1,23 @@
-"""Full trainings with further seeds, of the best and of what it is compared with: how much of a score is luck."""
+"""Store trainings that are no candidates of a search: the default, and reruns with new seeds."""
 
 import json
+from collections.abc import Hashable
 from pathlib import Path
 
 from nas.common.errors import StudyError
 from nas.common.files import write_atomically
+from nas.search.keys import ModelKey, RerunKey
 from nas.search.space import Architecture
 from nas.search.trial import Result
 
-CONFIRMATION = "confirmation.json"
+RERUNS = "reruns.json"
+DEFAULT_RESULT = "default.json"
 
 
 class RerunStore:
-    """Keeps full trainings that are no candidates of the search, each by its architecture and its number.
+    """File of full trainings that are no candidates of a search, each by its architecture and key.
+
+    A rerun of the best architecture counts for the default as well, where that is the same architecture.
 
     Args:
         path: The file; read if it exists.
@@ -23,26 +28,74 @@ class RerunStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._results: dict[tuple[Architecture, int], Result] = {}
+        self._results: dict[tuple[Architecture, Hashable], Result] = {}
         if not path.exists():
             return
         try:
-            for entry in json.loads(path.read_text()):
-                result = Result.from_dict(entry["result"])
-                self._results[result.architecture, int(entry["repetition"])] = result
+            for values in json.loads(path.read_text()):
+                result = Result.from_dict(values)
+                self._results[result.architecture, _slot(result.key)] = result
         except (ValueError, TypeError, KeyError) as error:
             raise StudyError(f"{path}: is damaged ({error}); delete it to have it made again") from error
 
-    def get(self, architecture: Architecture, repetition: int) -> Result | None:
-        """The training of that number, from 1; 0 is that of the search itself."""
-        return self._results.get((architecture, repetition))
+    def get(self, architecture: Architecture, key: ModelKey) -> Result | None:
+        """Return one training; None if it has no result.
 
-    def add(self, repetition: int, result: Result) -> None:
-        """Keep one more for good.
+        Args:
+            architecture: The architecture that was trained.
+            key: The key of the training.
+        """
+        return self._results.get((architecture, _slot(key)))
+
+    def results(self) -> list[Result]:
+        """Return all trainings, in the order in which they were added."""
+        return list(self._results.values())
+
+    def add(self, result: Result) -> None:
+        """Store a training durably.
+
+        Args:
+            result: The result of the training.
 
         Raises:
             OSError: If the file cannot be written; the old one is then untouched.
         """
-        self._results[result.architecture, repetition] = result
-        entries = [{"repetition": number, "result": kept.as_dict()} for (_, number), kept in self._results.items()]
-        write_atomically(self._path, json.dumps(entries, indent=1).encode())
+        self._results[result.architecture, _slot(result.key)] = result
+        values = [stored.as_dict() for stored in self._results.values()]
+        write_atomically(self._path, json.dumps(values, indent=1).encode())
+
+
+def _slot(key: ModelKey) -> Hashable:
+    """Return what distinguishes a training from others of its architecture."""
+    return key.number if isinstance(key, RerunKey) else key
+
+
+def write_default_result(directory: Path, result: Result) -> None:
+    """Store the full training of the family's default durably.
+
+    Args:
+        directory: The run directory.
+        result: The result of the training.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    write_atomically(directory / DEFAULT_RESULT, json.dumps(result.as_dict()).encode())
+
+
+def read_default_result(directory: Path) -> Result | None:
+    """Return the stored full training of the family's default; None if there is none.
+
+    Args:
+        directory: The run directory.
+
+    Raises:
+        StudyError: If the file is damaged.
+    """
+    path = directory / DEFAULT_RESULT
+    if not path.exists():
+        return None
+    try:
+        return Result.from_dict(json.loads(path.read_text()))
+    except (ValueError, TypeError, KeyError) as error:
+        raise StudyError(f"{path}: is damaged ({error}); delete it to have it made again") from error

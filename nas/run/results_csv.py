@@ -1,4 +1,4 @@
-"""What a run came to, as tables for people and files for programs."""
+"""Write the results of a study as CSV, and in a canonical form that equal searches share."""
 
 import csv
 import io
@@ -26,8 +26,8 @@ _COLUMNS_AFTER_METRICS = (
     "reason",
 )
 _MEASURED = ("seconds", "latency_seconds", "predicted_peak_bytes", "measured_peak_bytes", "kept_freed_memory")
-"""What of a result is not the same twice; predictions contain the measured constant of a process, and how much room
-there is depends on the number of workers."""
+"""Values that differ between equal searches: measurements, predictions (they contain a measured constant of the
+process), and whether there was room to keep freed memory (it depends on the number of workers)."""
 
 
 def _genes(architecture: Architecture) -> list[str]:
@@ -35,12 +35,12 @@ def _genes(architecture: Architecture) -> list[str]:
 
 
 def write_results(path: Path, study: Study, architecture_class: type[Architecture]) -> None:
-    """Write one row a candidate and stage, the ones without a score too, as CSV.
+    """Write one CSV row for each candidate and stage, including those without a score.
 
     Args:
         path: The file, which is replaced as a whole.
-        study: Of the run.
-        architecture_class: Of its architectures; their genes are columns.
+        study: The study of the run.
+        architecture_class: The class of its architectures, whose genes are columns.
 
     Raises:
         OSError: If the file cannot be written; the old one is then untouched.
@@ -103,14 +103,14 @@ def _rejected_row(rejection: Rejection, round_index: int | str) -> tuple[object,
 
 
 def canonical_results(study: Study) -> str:
-    """Everything in a study that is a result and nothing that was measured, so that equal searches give equal texts.
+    """Return all results of a study without measurements, so that equal searches give equal texts.
 
     Args:
-        study: To be compared with another.
+        study: The study.
 
     Returns:
-        One line of JSON a candidate and stage, by stage and number; floats as `repr` writes them, which is exact.
-        Without times, peaks, predicted ones too (they contain a measured constant), and reasons (they quote peaks).
+        One line of JSON for each candidate and stage, by stage and number, with floats in their exact `repr`. Times,
+        peaks (predicted ones contain a measured constant) and reasons (they quote peaks) are left out.
     """
     lines: list[tuple[int, int, dict[str, Any]]] = []
     for index, stage in enumerate(STAGES):

@@ -1,4 +1,4 @@
-"""What a search space holds, and how much of it fits a memory budget, before anything is computed."""
+"""Describe a search space, and the part of it that fits a memory budget, before anything is computed."""
 
 import random
 from dataclasses import dataclass
@@ -11,23 +11,23 @@ from nas.run.tables import text_table
 from nas.search.space import Architecture, SearchSpace
 from nas.training.metrics import standard_error
 
-_ALL = 5_000
-_SAMPLED = 400
+_MAX_ENUMERATED = 5_000
+_SAMPLE_SIZE = 400
 
 
 @dataclass(frozen=True)
 class FittingShare:
-    """How much of a space can be trained within a memory budget.
+    """The part of a search space that can be trained within a memory budget.
 
     Args:
-        looked_at: Architectures that were predicted: all, or a sample drawn as the search draws them.
-        whole: How many of them fit with whole batches.
-        cut: How many more fit in micro-batches.
+        predicted: The number of architectures that were predicted: all, or a sample as the search draws it.
+        whole: The number of those that fit in whole batches.
+        in_micro_batches: The number of those that fit in micro-batches only.
     """
 
-    looked_at: int
+    predicted: int
     whole: int
-    cut: int
+    in_micro_batches: int
 
 
 def fitting_share(
@@ -36,17 +36,17 @@ def fitting_share(
     """Predict all architectures of a small space, or a sample of a large one.
 
     Args:
-        space: Whose.
-        memory: Predicts.
-        budget_bytes: Of one device.
+        space: The search space.
+        memory: The memory predictions.
+        budget_bytes: The memory budget of one device.
         accumulates: Whether batches may be cut into micro-batches.
-        reporter: Shows how far it is.
+        reporter: The receiver of progress.
     """
-    if space.size <= _ALL:
+    if space.size <= _MAX_ENUMERATED:
         chosen = list(space)
     else:
         rng = random.Random(0)
-        chosen = [space.sample(rng) for _ in range(_SAMPLED)]
+        chosen = [space.sample(rng) for _ in range(_SAMPLE_SIZE)]
     whole = cut = 0
     for done, architecture in enumerate(chosen, start=1):
         peak = memory.predict(architecture, budget_bytes=budget_bytes).peak_bytes
@@ -54,18 +54,18 @@ def fitting_share(
             whole += 1
         elif accumulates and memory.min_micro_batches(architecture, budget_bytes) is not None:
             cut += 1
-        reporter.progress("predicted", done, len(chosen))
+        reporter.progress("memory predictions", done, len(chosen))
     return FittingShare(len(chosen), whole, cut)
 
 
 def describe_space(config: Config, memory: MemoryModel, default: Architecture, reporter: Reporter) -> None:
-    """Show a space: its size, its genes, its ends, and the share that fits.
+    """Show a search space: its size, its genes, its smallest and largest architecture, and the part that fits.
 
     Args:
-        config: Of the search; its memory budget counts.
-        memory: Predicts.
-        default: The family's, for these encoders.
-        reporter: Shows it.
+        config: The configuration of the search.
+        memory: The memory predictions.
+        default: The family's default architecture.
+        reporter: The receiver of the description.
     """
     space, budget = config.space, config.budget
     size = f"{space.size:,}" if space.size < 10**9 else f"{space.size:.1e}"
@@ -80,7 +80,7 @@ def describe_space(config: Config, memory: MemoryModel, default: Architecture, r
     reporter.note("")
     chosen = {
         "smallest": space.smallest,
-        f"{space.architecture_class.title}'s default": default,
+        f"{space.architecture_class.title} default": default,
         "largest": space.largest,
     }
     ends = [
@@ -101,13 +101,13 @@ def describe_space(config: Config, memory: MemoryModel, default: Architecture, r
         accumulates=budget.oversized == "accumulate",
         reporter=reporter,
     )
-    reporter.note(f"memory budget {format_bytes(budget.memory_bytes)}: {_share_text(space, share)}")
+    reporter.note(f"Memory budget {format_bytes(budget.memory_bytes)}: {_share_text(space, share)}")
 
 
 def _share_text(space: SearchSpace, share: FittingShare) -> str:
-    is_sample = share.looked_at < space.size
-    part = share.whole / share.looked_at
-    error = f" ± {standard_error(part, share.looked_at):.1%}" if is_sample else ""
-    seen = f"{'a sample of ' if is_sample else ''}{share.looked_at:,}"
-    cut = f", {share.cut / share.looked_at:.1%} more in micro-batches" if share.cut else ""
-    return f"{part:.1%}{error} of {seen} fit{cut}"
+    is_sample = share.predicted < space.size
+    part = share.whole / share.predicted
+    error = f" (standard error {standard_error(part, share.predicted):.1%})" if is_sample else ""
+    seen = f"{'a sample of ' if is_sample else ''}{share.predicted:,}"
+    cut = f", {share.in_micro_batches / share.predicted:.1%} more in micro-batches" if share.in_micro_batches else ""
+    return f"{part:.1%}{error} of {seen} architectures fit{cut}"

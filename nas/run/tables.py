@@ -44,4 +44,5 @@ def _rendered(header: Sequence[str], rows: Sequence[Sequence[str]], style: box.B
     # Wide enough for every row: a log or a file keeps its lines whole.
     console = Console(file=buffer, width=10_000, markup=False, highlight=False, emoji=False, color_system=None)
     console.print(table, soft_wrap=True)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
+    lines = [line.rstrip() for line in buffer.getvalue().splitlines()]
+    return "\n".join(line for line in lines if line)  # the edges of the Markdown style are empty lines

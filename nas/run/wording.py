@@ -4,9 +4,11 @@ import math
 from collections.abc import Mapping
 
 from nas.common.units import format_bytes, format_seconds
+from nas.execution.failure_policy import Verdict
 from nas.run.time_budget import Deadlines
 from nas.search.space import Architecture
 from nas.search.trial import STAGES, Failure, Result, Stage
+from nas.training.metrics import standard_error
 
 STAGE_VERBS: Mapping[Stage, str] = {
     "one_shot": "screened",
@@ -29,7 +31,12 @@ PHASE_TITLES: Mapping[str, str] = {
 }
 """The phases of a search, as its progress shows them."""
 
-_VERDICTS = {"requeued": "requeued", "retry_alone": "requeued to run alone", "rejected": "failed"}
+VERDICT_TEXTS: Mapping[Verdict, str] = {
+    "requeued": "requeued",
+    "retry_alone": "requeued to run alone",
+    "rejected": "failed",
+}
+"""What becomes of a job that has failed."""
 
 
 def result_line(name: str, result: Result, metric: str) -> str:
@@ -61,7 +68,7 @@ def architecture_text(architecture: Architecture) -> str:
     return architecture.summary() if architecture.genes else architecture.title
 
 
-def failure_line(name: str, failure: Failure, verdict: str) -> str:
+def failure_line(name: str, failure: Failure, verdict: Verdict) -> str:
     """Return the line of a job that has failed: `#9 screening requeued: its worker was killed from outside`.
 
     Args:
@@ -69,7 +76,7 @@ def failure_line(name: str, failure: Failure, verdict: str) -> str:
         failure: The failure of the job.
         verdict: The decision of the failure policy.
     """
-    return f"{name} {STAGE_NOUNS[failure.job.stage]} {_VERDICTS[verdict]}: {failure.reason}"
+    return f"{name} {STAGE_NOUNS[failure.job.stage]} {VERDICT_TEXTS[verdict]}: {failure.reason}"
 
 
 def counts_text(counts: Mapping[Stage, int]) -> str:
@@ -116,3 +123,16 @@ def plan_line(deadlines: Deadlines, rerun_seeds: int) -> str | None:
 def memory_text(needed_bytes: int, used_bytes: int) -> str:
     """Return the predicted and the measured memory of a training: `541 MiB needed (565 MiB in use)`."""
     return f"{format_bytes(needed_bytes)} needed ({format_bytes(used_bytes)} in use)"
+
+
+def metric_line(name: str, value: float, count: int) -> str:
+    """Return a line of an evaluation: `accuracy: 0.580328 (standard error with 610 samples: 0.020)`.
+
+    Args:
+        name: The name of the metric.
+        value: Its value.
+        count: The number of samples.
+    """
+    if name != "accuracy":  # the binomial error holds for a share of samples, not for averages over classes
+        return f"{name}: {value:.6f} ({count} samples)"
+    return f"{name}: {value:.6f} (standard error with {count} samples: {standard_error(value, count):.3f})"

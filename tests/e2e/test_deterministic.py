@@ -81,7 +81,7 @@ def test_so_are_those_of_free_genes_sandwiches_and_a_front_that_was_killed_on_th
     killed = RealDriver(
         "search", source, "--deterministic", "--run-dir", second, "--workers", "2", *cache, directory=tmp_path / "first"
     )
-    assert killed.wait_for(r"^trial 5 one_shot")
+    assert killed.wait_for(r"^#5 screened")
     killed.kill()
     resumed = RealDriver("resume", second, "--workers", "1", *cache, directory=tmp_path / "second")
     assert resumed.finish() == 0, resumed.errors

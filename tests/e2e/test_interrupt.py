@@ -9,9 +9,9 @@ import pytest
 
 from nas.run.directory import open_study, read_run
 from tests.support.project import Project
-from tests.support.real_driver import PHASES, TRIAL, RealDriver
+from tests.support.real_driver import PHASES, RealDriver, finished_models
 
-SAVED = re.compile(r"everything finished is saved; .*python run_search\.py resume (.+)$", re.MULTILINE)
+SAVED = re.compile(r"everything finished is saved\. Resume with: python run_search\.py resume (.+)$", re.MULTILINE)
 
 
 def wait_for_error(driver: RealDriver, text: str) -> None:
@@ -41,7 +41,7 @@ def test_a_search_interrupted_once_or_twice_in_any_phase_loses_nothing(project: 
         driver = RealDriver(*command, *common, directory=tmp_path / f"driver {number}")
         assert driver.wait_for(PHASES[phase]), driver.errors
         if phase == "candidates":
-            assert driver.wait_for(r"^trial \d+ one_shot"), driver.errors
+            assert driver.wait_for(r"^#\d+ screened"), driver.errors
         driver.interrupt()
         if signals == 2:
             wait_for_error(driver, "Press Ctrl-C again to stop immediately.")
@@ -51,11 +51,11 @@ def test_a_search_interrupted_once_or_twice_in_any_phase_loses_nothing(project: 
         assert "Traceback" not in driver.errors
         assert len(driver.errors.splitlines()) == 2
         assert driver.seconds_until_workers_end() is not None
-        reported += TRIAL.findall(driver.output)
+        reported += finished_models(driver.output)
 
     driver = RealDriver("resume", run, "--workers", "0", *common[2:], directory=tmp_path / "last")
     assert driver.finish() == 0, driver.errors
-    reported += TRIAL.findall(driver.output)
+    reported += finished_models(driver.output)
     keys = [entry[:2] for entry in reported]
     assert len(keys) == len(set(keys)) == 12 + 6 + 1 + 1  # including the default architecture of PMF
     with open_study(run, read_run(run)) as study:
@@ -87,13 +87,13 @@ def test_running_jobs_are_stopped_and_requeued_within_five_seconds_of_a_deadline
     )
     assert driver.wait_for(PHASES["candidates"])
     started_at = time.monotonic()
-    spent = re.findall(r"^supernet: .* (\d+)s spent", driver.output, re.MULTILINE)
+    spent = re.findall(r"^Supernet: .* (\d+)s used", driver.output, re.MULTILINE)
     assert driver.wait_for(PHASES["finalists"])
     candidates_end = float(spent[0]) + time.monotonic() - started_at
     assert 42.0 - 1.0 < candidates_end < 42.0 + 5.0 + 1.0  # the reported seconds are rounded
     assert driver.finish() == 0, driver.errors
     assert 56.0 <= json.loads((run / "time.json").read_text())["spent_seconds"] < 56.0 + 5.0
-    assert "no finalist was finished within the budget" in driver.output
+    assert "No candidate was trained completely within the budget" in driver.output
     with open_study(run, read_run(run)) as study:
         assert study.count("one_shot") >= 2
         assert study.count("short") == study.count("full") == 0

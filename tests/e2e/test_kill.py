@@ -5,12 +5,14 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from nas.run.directory import open_study, read_run
+from nas.search.trial import Stage
 from tests.support.project import Project
-from tests.support.real_driver import PHASES, TRIAL, RealDriver
+from tests.support.real_driver import PHASES, RealDriver, finished_models
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +43,8 @@ def test_a_search_killed_in_the_supernet_and_among_finalists_ends_complete_with_
     project: Project, tmp_path: Path, drivers: list[RealDriver]
 ) -> None:
     source = project.write("killed.yaml", **{"supernet.steps": 150, "recipe.epochs": 60, "search.finalists": 2})
-    run, common = tmp_path / "run", ["--cache-dir", tmp_path / "cache", "--workers"]
+    run = tmp_path / "run"
+    common: list[str | Path] = ["--cache-dir", tmp_path / "cache", "--workers"]
     first = ("search", source, "--run-dir", run)
     for what, phase in ((first, "supernet"), (("resume", run), "finalists")):
         killed = RealDriver(*what, *common, "2", directory=tmp_path / f"killed in {phase}")
@@ -54,14 +57,14 @@ def test_a_search_killed_in_the_supernet_and_among_finalists_ends_complete_with_
     drivers.append(resumed)
     assert resumed.finish() == 0, resumed.errors
     assert "Exported model" in resumed.output
-    said = [entry for driver in drivers for entry in TRIAL.findall(driver.output)]
+    said = [entry for driver in drivers for entry in finished_models(driver.output)]
     with open_study(run, read_run(run)) as study:
         assert [len(study.results(stage)) for stage in ("one_shot", "short", "full")] == [8, 4, 2]
         assert study.running == {} and study.rejections == []
         for trial, stage, score in said:
             if trial != "default":
-                kept = study.result(stage, int(trial))
-                assert kept is not None and f"{kept.score:.4f}" == score
+                kept = study.result(cast(Stage, stage), int(trial))
+                assert kept is not None and f"{kept.score:.3f}" == score
     keys = [entry[:2] for entry in said]
     assert len(keys) == len(set(keys)), "nothing that was said to be finished was done again"
 
@@ -71,7 +74,7 @@ def test_killed_workers_end_neither_the_supernet_nor_the_search(
 ) -> None:
     source = project.write("killed_workers.yaml", **{"supernet.steps": 150, "supernet.architectures_per_step": 2})
     run = tmp_path / "run"
-    common = ["--workers", "2", "--cache-dir", tmp_path / "cache"]
+    common: list[str | Path] = ["--workers", "2", "--cache-dir", tmp_path / "cache"]
     driver = RealDriver("search", source, "--run-dir", run, *common, directory=tmp_path / "driver")
     drivers.append(driver)
     assert driver.wait_for(PHASES["supernet"])
@@ -79,7 +82,7 @@ def test_killed_workers_end_neither_the_supernet_nor_the_search(
     assert driver.wait_for(PHASES["candidates"])
     assert driver.kill_workers(1)
     assert driver.finish() == 0, driver.errors
-    assert "supernet: its worker was killed from outside; it goes on from its last checkpoint" in driver.output
+    assert "Supernet: its worker was killed from outside; resuming from its last checkpoint" in driver.output
     assert not driver.errors and "raylet" not in driver.output
     with open_study(run, read_run(run)) as study:
         assert [len(study.results(stage)) for stage in ("one_shot", "short", "full")] == [8, 4, 2]
@@ -93,9 +96,9 @@ def test_a_comparison_that_was_killed_and_interrupted_trains_nothing_twice(
         "killed_comparison.yaml", **{"compare": {"learning_rates": [1e-3, 1e-2]}, "recipe.epochs": 20}
     )
     directory = tmp_path / "comparison"
-    common = ["--seeds", "2", "--run-dir", directory, "--cache-dir", tmp_path / "cache", "--workers"]
+    common: list[str | Path] = ["--seeds", "2", "--run-dir", directory, "--cache-dir", tmp_path / "cache", "--workers"]
     for name, family in (("killed", "VPT"), ("interrupted", "MBT"), ("last", "")):
-        what = ["compare", source, "--families", "vpt", "mbt", *common, "2" if family else "0"]
+        what: list[str | Path] = ["compare", source, "--families", "vpt", "mbt", *common, "2" if family else "0"]
         driver = RealDriver(*what, directory=tmp_path / name)
         drivers.append(driver)
         if family:
@@ -114,4 +117,4 @@ def test_a_comparison_that_was_killed_and_interrupted_trains_nothing_twice(
         for title, row in zip(("VPT", "MBT"), csv.DictReader(file), strict=True):
             for seed in range(2):
                 kept = float(row[f"validation_accuracy_seed{seed}"])
-                assert scores[title, float(row["learning_rate"]), seed] == f"{kept:.4f}"
+                assert scores[title, float(row["learning_rate"]), seed] == f"{kept:.3f}"

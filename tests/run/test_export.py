@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from nas.common.errors import ExportError
 from nas.config.load import load_config
 from nas.models.classifier import FusionForClassification
+from nas.models.fusion.base import FusionModel
 from nas.models.fusion.pmf.architecture import PMFArchitecture
-from nas.models.fusion.pmf.model import PMF
 from nas.models.fusion.supernet import build_model
 from nas.run.export import assemble, export
 from nas.run.exported_model import exported_form, open_exported
@@ -35,7 +35,7 @@ def parts(project: Project) -> ModelParts:
     return ModelParts.load(load_config(project.root / "search.yaml"), ("blue", "green", "red"))
 
 
-def trained(parts: ModelParts, architecture: Architecture) -> PMF:
+def trained(parts: ModelParts, architecture: Architecture) -> FusionModel:
     return build_model(
         image_encoder=parts.image_encoder,
         text_encoder=parts.text_encoder,
@@ -45,7 +45,7 @@ def trained(parts: ModelParts, architecture: Architecture) -> PMF:
     )
 
 
-def exported_to(directory: Path, parts: ModelParts, architecture: Architecture) -> PMF:
+def exported_to(directory: Path, parts: ModelParts, architecture: Architecture) -> FusionModel:
     model = trained(parts, architecture)
     export(
         directory,
@@ -64,8 +64,8 @@ def exported_to(directory: Path, parts: ModelParts, architecture: Architecture) 
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
-def test_the_reloaded_model_gives_the_same_logits_to_the_bit(
-    parts: ModelParts, tmp_path: Path, architecture: Architecture
+def test_reloaded_model_gives_the_same_logits_to_the_bit(
+    parts: ModelParts, tmp_path: Path, architecture: PMFArchitecture
 ) -> None:
     model = exported_to(tmp_path / "model", parts, architecture)
     reloaded = open_exported(tmp_path / "model")
@@ -79,7 +79,7 @@ def test_the_reloaded_model_gives_the_same_logits_to_the_bit(
     assert reloaded.class_names == parts.class_names
 
 
-def test_the_folder_holds_every_weight_and_needs_nothing_else(parts: ModelParts, tmp_path: Path) -> None:
+def test_folder_holds_every_weight_and_needs_nothing_else(parts: ModelParts, tmp_path: Path) -> None:
     exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
     moved = (tmp_path / "model").rename(tmp_path / "elsewhere")
     names = {path.name for path in moved.iterdir()}
@@ -94,7 +94,7 @@ def test_the_folder_holds_every_weight_and_needs_nothing_else(parts: ModelParts,
     assert model.config.num_labels == 3 and not model.training
 
 
-def test_the_loss_is_the_cross_entropy_of_the_logits(parts: ModelParts, tmp_path: Path) -> None:
+def test_loss_is_the_cross_entropy_of_the_logits(parts: ModelParts, tmp_path: Path) -> None:
     exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
     reloaded = open_exported(tmp_path / "model")
     ids, mask = reloaded.preprocessor.tokenize(TEXTS)
@@ -104,7 +104,7 @@ def test_the_loss_is_the_cross_entropy_of_the_logits(parts: ModelParts, tmp_path
     torch.testing.assert_close(output.loss, expected)
 
 
-def test_the_card_and_the_yaml_say_what_is_known(parts: ModelParts, tmp_path: Path) -> None:
+def test_model_card_and_description_hold_all_facts(parts: ModelParts, tmp_path: Path) -> None:
     exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
     describe(tmp_path / "model", {"test": {"accuracy": 0.4321}})
     card = (tmp_path / "model" / "README.md").read_text()
@@ -112,7 +112,7 @@ def test_the_card_and_the_yaml_say_what_is_known(parts: ModelParts, tmp_path: Pa
     assert "mapping_width: 8" in (tmp_path / "model" / "architecture.yaml").read_text()
 
 
-def test_an_exported_model_is_replaced_and_nothing_else_is(parts: ModelParts, tmp_path: Path) -> None:
+def test_exported_model_is_replaced_and_other_folders_are_not(parts: ModelParts, tmp_path: Path) -> None:
     exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
     exported_to(tmp_path / "model", parts, ARCHITECTURES[1])
     assert open_exported(tmp_path / "model").model.fusion.architecture == ARCHITECTURES[1]
@@ -123,7 +123,7 @@ def test_an_exported_model_is_replaced_and_nothing_else_is(parts: ModelParts, tm
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
-def test_a_folder_that_is_no_exported_model_is_named(project: Project, tmp_path: Path) -> None:
+def test_folder_without_an_exported_model_is_named(project: Project, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="holds no exported model"):
         open_exported(tmp_path)
     with pytest.raises(ExportError, match=r"model_type is 'vit'; expected 'multimodal_fusion'"):
@@ -143,7 +143,7 @@ def test_a_folder_that_is_no_exported_model_is_named(project: Project, tmp_path:
     ],
     ids=str,
 )
-def test_a_damaged_configuration_is_one_error(change: dict[str, Any], parts: ModelParts, tmp_path: Path) -> None:
+def test_damaged_configuration_is_one_error(change: dict[str, Any], parts: ModelParts, tmp_path: Path) -> None:
     exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
     path = tmp_path / "model" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -155,7 +155,7 @@ def test_a_damaged_configuration_is_one_error(change: dict[str, Any], parts: Mod
             open_exported(tmp_path / "model")
 
 
-def test_weights_that_are_missing_are_not_made_up(parts: ModelParts, tmp_path: Path) -> None:
+def test_missing_weights_are_one_error(parts: ModelParts, tmp_path: Path) -> None:
     exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
     file = tmp_path / "model" / "model.safetensors"
     weights = load_file(file)
@@ -167,14 +167,14 @@ def test_weights_that_are_missing_are_not_made_up(parts: ModelParts, tmp_path: P
 
 
 @pytest.mark.parametrize("data", ["{}", "[]", "5", "{reader: none}", "{reader: manifest, columns: 5}"])
-def test_a_damaged_form_of_the_data_is_one_error(data: str, parts: ModelParts, tmp_path: Path) -> None:
+def test_damaged_form_of_the_data_is_one_error(data: str, parts: ModelParts, tmp_path: Path) -> None:
     exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
     (tmp_path / "model" / "architecture.yaml").write_text(f"data: {data}")
     with pytest.raises(ExportError, match=r"architecture.yaml: the form of the training data cannot be read"):
         exported_form(tmp_path / "model")
 
 
-def test_a_damaged_model_is_named(parts: ModelParts, tmp_path: Path) -> None:
+def test_damaged_weights_are_named(parts: ModelParts, tmp_path: Path) -> None:
     exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])

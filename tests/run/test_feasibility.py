@@ -17,24 +17,28 @@ class Prediction:
     peak_bytes: int
 
 
+def _width(architecture: Architecture) -> int:
+    return cast(int, architecture.values()["mapping_width"])
+
+
 class WidthMemory:
-    """A peak is 100 bytes and the mapping width, divided by the micro-batches; four samples a batch."""
+    """A peak of 100 bytes plus the mapping width divided by the micro-batches, with four samples in a batch."""
 
     def __init__(self) -> None:
-        self.asked: set[Architecture] = set()
+        self.predicted: set[Architecture] = set()
 
     def predict(self, architecture: Architecture, *, micro_batches: int = 1, budget_bytes: int = 0) -> Prediction:
-        self.asked.add(architecture)
-        return Prediction(100 + architecture.mapping_width // micro_batches)
+        self.predicted.add(architecture)
+        return Prediction(100 + _width(architecture) // micro_batches)
 
     def min_micro_batches(self, architecture: Architecture, budget_bytes: int) -> int | None:
-        fitting = [parts for parts in range(1, 5) if 100 + architecture.mapping_width // parts <= budget_bytes]
+        fitting = [parts for parts in range(1, 5) if 100 + _width(architecture) // parts <= budget_bytes]
         return min(fitting, default=None)
 
 
 @dataclass
-class Notes:
-    """A study that remembers rejections only."""
+class Rejections:
+    """A study that records rejections only."""
 
     rejections: list[Rejection] = field(default_factory=list)
     infeasible: list[tuple[Architecture, str, int]] = field(default_factory=list)
@@ -49,8 +53,8 @@ def feasibility(
     correction: PeakCalibration | None = None,
     memory: WidthMemory | None = None,
     **notes: Any,
-) -> tuple[Feasibility, Notes]:
-    study = Notes(**notes)
+) -> tuple[Feasibility, Rejections]:
+    study = Rejections(**notes)
     budget = BudgetConfig(None, 10, budget_bytes, oversized, 0.2, 0.3)
     made = Feasibility(
         memory=cast(MemoryModel, memory or WidthMemory()),
@@ -62,21 +66,21 @@ def feasibility(
     return made, study
 
 
-def test_what_does_not_fit_is_rejected_and_remembered_once() -> None:
+def test_infeasible_architecture_is_recorded_once() -> None:
     found, study = feasibility(150)
     assert found.fit(SMALL) == Fit(110, 1) and found.fit(LARGE) is None
     assert [found.record_unless_fits(entry) for entry in (SMALL, LARGE, LARGE)] == [True, False, False]
     assert study.infeasible == [(LARGE, "predicted peak 200 B (200 bytes), budget 150 B", 200)]
 
 
-def test_nothing_is_predicted_of_who_is_smaller_than_what_fits() -> None:
-    for budget, asked in ((250, {LARGE}), (150, {LARGE, SMALL})):
+def test_smaller_architectures_need_no_prediction_where_the_largest_fits() -> None:
+    for budget, predicted in ((250, {LARGE}), (150, {LARGE, SMALL})):
         memory = WidthMemory()
         assert feasibility(budget, memory=memory)[0].fits(SMALL)
-        assert memory.asked == asked
+        assert memory.predicted == predicted
 
 
-def test_with_accumulation_the_largest_micro_batches_that_fit_are_taken() -> None:
+def test_accumulation_takes_the_largest_micro_batches_that_fit() -> None:
     found, study = feasibility(150, "accumulate")
     assert found.fit(SMALL) == Fit(110, 1) and found.fit(LARGE) == Fit(150, 2)
     found, _ = feasibility(120, "accumulate")
@@ -84,12 +88,12 @@ def test_with_accumulation_the_largest_micro_batches_that_fit_are_taken() -> Non
     assert not study.infeasible
 
 
-def test_what_was_measured_corrects_what_is_predicted() -> None:
+def test_measured_peaks_correct_predictions() -> None:
     found, _ = feasibility(150, "accumulate", PeakCalibration([(100, 110)]))
     assert found.fit(SMALL) == Fit(110, 1, 10) and found.fit(LARGE) == Fit(133, 3, 10)
 
 
-def test_who_ran_out_of_memory_alone_does_not_fit_until_there_is_more() -> None:
+def test_architecture_that_ran_out_of_memory_alone_fits_only_a_larger_budget() -> None:
     found, _ = feasibility(150)
     found.outgrew(SMALL)
     assert not found.fits(SMALL)

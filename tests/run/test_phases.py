@@ -1,5 +1,6 @@
-"""Whole searches without training: what a deterministic one promises, and what every one does."""
+"""The phases of a search, run without training: what a deterministic search guarantees, and what every search does."""
 
+import io
 import random
 import tempfile
 from collections import Counter
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 from nas.common.errors import TrainingError
 from nas.config.load import config_as_dict
 from nas.config.schema import Config
+from nas.models.fusion.pmf.architecture import GENES
 from nas.search.strategies.registry import STRATEGIES
-from nas.search.trial import Failure, Job
+from nas.search.trial import STAGES, Failure, Job
 from nas.storage.study import Study
+from tests.support.real_driver import finished_models
 from tests.support.search_loop import Killed, SimulatedExecutor, config_with, peak_bytes, search
 
 
@@ -28,7 +31,7 @@ def undisturbed(config: Config, budget_bytes: int = 1000) -> str:
 
 
 def interrupted(config: Config, directory: Path, chance: random.Random, budget_bytes: int = 1000) -> str:
-    """A search whose driver is killed again and again, and goes on each time with other workers."""
+    """Run a search whose driver is killed repeatedly, and resume it with other workers each time."""
     while True:
         ends = iter(range(chance.randint(0, 6), -1, -1))
 
@@ -57,14 +60,14 @@ FREE: dict[str, object] = {
     ("changes", "budget_bytes"), [({}, 40), (FREE, 80)], ids=["one objective", "free genes, three objectives"]
 )
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_deterministic_search_is_the_same_for_any_workers_kills_and_order(
+def test_deterministic_search_is_the_same_for_any_workers_kills_and_order(
     strategy: str, changes: dict[str, object], budget_bytes: int
 ) -> None:
     config = deterministic(search__strategy=strategy, **changes)
     expected = undisturbed(config, budget_bytes)
     assert expected.count("infeasible")
 
-    @settings(max_examples=2 if strategy == "gp" else 8, deadline=None)  # which takes its time to propose
+    @settings(max_examples=2 if strategy == "gp" else 8, deadline=None)  # its proposals take long
     @given(st.integers(0, 10**6))
     def same(seed: int) -> None:
         with tempfile.TemporaryDirectory() as directory:
@@ -73,7 +76,7 @@ def test_a_deterministic_search_is_the_same_for_any_workers_kills_and_order(
     same()
 
 
-def test_a_lost_device_and_killed_workers_change_nothing_in_a_deterministic_search(tmp_path: Path) -> None:
+def test_lost_device_and_killed_workers_change_nothing_in_a_deterministic_search(tmp_path: Path) -> None:
     config = deterministic()
     ends = Counter[str]()
 
@@ -89,7 +92,7 @@ def test_a_lost_device_and_killed_workers_change_nothing_in_a_deterministic_sear
     assert search(tmp_path, config, executor) == undisturbed(config)
 
 
-def test_a_larger_budget_goes_on_as_if_it_had_been_given_at_once_up_to_the_last_promotions(tmp_path: Path) -> None:
+def test_larger_budget_continues_as_if_given_at_once_up_to_the_last_promotions(tmp_path: Path) -> None:
     small, large = deterministic(budget__trials=6), deterministic()
     search(tmp_path, small, SimulatedExecutor([2], random.Random(0)))
     resumed = search(tmp_path, large, SimulatedExecutor([3], random.Random(0)))
@@ -98,9 +101,7 @@ def test_a_larger_budget_goes_on_as_if_it_had_been_given_at_once_up_to_the_last_
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_who_fits_only_a_larger_budget_is_scored_once_however_often_the_search_is_killed(
-    tmp_path: Path, seed: int
-) -> None:
+def test_candidates_that_fit_a_larger_budget_are_scored_once_despite_kills(tmp_path: Path, seed: int) -> None:
     config = config_with(budget__trials=30)
     too_large = [architecture.values() for architecture in config.space if peak_bytes(architecture) > 40][:4]
     config = config_with(budget__trials=30, search__initial_architectures=too_large)
@@ -123,20 +124,20 @@ def test_every_trial_is_accounted_for(tmp_path: Path, is_deterministic: bool) ->
         assert study.running == {}
 
 
-def test_running_jobs_never_pass_the_budget_of_their_device(tmp_path: Path) -> None:
+def test_running_jobs_never_exceed_the_budget_of_their_device(tmp_path: Path) -> None:
     executor = SimulatedExecutor([4, 4], random.Random(3))
     search(tmp_path, config_with(budget__trials=20), executor, budget_bytes=120)
     assert 60 < executor.most_granted <= 120
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_nor_do_they_with_room_to_keep_what_they_free_and_devices_that_are_lost(
+def test_running_jobs_that_keep_freed_memory_never_exceed_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     monkeypatch.setattr("nas.execution.scheduler.bytes_with_fragmentation", lambda peak: round(1.6 * peak))
     wide = Counter[bool]()
 
-    class Notes(SimulatedExecutor):
+    class GrantRecorder(SimulatedExecutor):
         def submit(self, job: Job, device: str, grant_bytes: int) -> None:
             assert grant_bytes in (job.reserved_bytes, round(1.6 * job.reserved_bytes))
             wide[grant_bytes > job.reserved_bytes] += 1
@@ -146,13 +147,13 @@ def test_nor_do_they_with_room_to_keep_what_they_free_and_devices_that_are_lost(
         if sum(wide.values()) == 12 and len(executor.devices) == 2:
             executor.lose("device 0")
 
-    executor = Notes([4, 2], random.Random(seed), on_end=lose)
+    executor = GrantRecorder([4, 2], random.Random(seed), on_end=lose)
     search(tmp_path, config_with(budget__trials=30, search__eval_batch=1), executor, budget_bytes=110)
     assert 60 < executor.most_granted <= 110
     assert wide[True] and wide[False]
 
 
-def test_a_candidate_that_runs_out_of_memory_is_tried_once_more_alone_and_then_infeasible(tmp_path: Path) -> None:
+def test_candidate_that_runs_out_of_memory_is_tried_alone_and_then_infeasible(tmp_path: Path) -> None:
     config, tries = config_with(budget__trials=8), list[tuple[int, int]]()
 
     def fate(job: Job, grant: int) -> Failure | None:
@@ -169,7 +170,7 @@ def test_a_candidate_that_runs_out_of_memory_is_tried_once_more_alone_and_then_i
             assert [grant for number, grant in tries if number == trial][-1] == 300
 
 
-def test_a_candidate_that_crashes_its_worker_three_times_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
+def test_candidate_that_crashes_its_worker_three_times_is_recorded_as_failed(tmp_path: Path) -> None:
     config, crashes = config_with(budget__trials=8, search__eval_batch=1), Counter[int]()
 
     def fate(job: Job, grant: int) -> Failure | None:
@@ -186,7 +187,7 @@ def test_a_candidate_that_crashes_its_worker_three_times_is_recorded_and_the_oth
         assert crashes == {3: 3} and study.count("one_shot") == 7  # it is a trial of the budget
 
 
-def test_deaths_from_outside_never_count(tmp_path: Path) -> None:
+def test_workers_killed_externally_never_count_as_failures(tmp_path: Path) -> None:
     config, deaths = config_with(budget__trials=8), Counter[int]()
 
     def fate(job: Job, grant: int) -> Failure | None:
@@ -198,7 +199,7 @@ def test_deaths_from_outside_never_count(tmp_path: Path) -> None:
         assert study.rejections == [] and study.count("one_shot") == 8
 
 
-def test_one_cause_for_all_stops_the_search_and_blames_no_candidate(tmp_path: Path) -> None:
+def test_common_cause_of_failures_stops_the_search_and_blames_no_candidate(tmp_path: Path) -> None:
     config = config_with(budget__trials=8, search__eval_batch=1)
 
     def fate(job: Job, grant: int) -> Failure | None:
@@ -213,3 +214,70 @@ def test_one_cause_for_all_stops_the_search_and_blames_no_candidate(tmp_path: Pa
     search(tmp_path, config, SimulatedExecutor([2], random.Random(3)))
     with Study(tmp_path, config.space, name="run") as study:
         assert study.rejections == [] and study.count("one_shot") == 8
+
+
+def test_failed_candidate_costs_a_trial_and_the_search_continues(tmp_path: Path) -> None:
+    config = config_with(budget__trials=8, search__eval_batch=1)
+
+    def fate(job: Job, grant: int) -> Failure | None:
+        return Failure(job, "error", "TrainingError", "TrainingError: always") if job.trial == 3 else None
+
+    output = io.StringIO()
+    search(tmp_path, config, SimulatedExecutor([2], random.Random(3), fate=fate), output=output)
+    with Study(tmp_path, config.space, name="run") as study:
+        rejected = [(entry.trial, entry.status, entry.reason) for entry in study.rejections]
+        assert rejected == [(3, "failed", "TrainingError: always")] and study.count("one_shot") == 7
+    assert "#3 screening failed: TrainingError: always\n" in output.getvalue()
+
+
+def test_infeasible_candidates_are_recorded_once_and_never_run(tmp_path: Path) -> None:
+    config = config_with(budget__trials=12)
+    search(tmp_path, config, SimulatedExecutor([2], random.Random(3)), budget_bytes=40)
+    with Study(tmp_path, config.space, name="run") as study:
+        infeasible = [entry.architecture for entry in study.rejections]
+        assert {entry.status for entry in study.rejections} == {"infeasible"}
+        assert infeasible and len(infeasible) == len(set(infeasible))
+        run = [result for stage in STAGES for result in study.results(stage)]
+        assert not {result.architecture for result in run} & set(infeasible)
+        assert study.count("one_shot") == 12 and all(result.predicted_peak_bytes <= 40 for result in run)
+
+
+def test_smaller_memory_budget_excludes_candidates_and_a_larger_one_readmits_them(tmp_path: Path) -> None:
+    for trials, budget_bytes in ((5, 1000), (10, 40), (1000, 1000)):
+        config = config_with(budget__trials=trials)
+        search(tmp_path, config, SimulatedExecutor([2], random.Random(trials)), budget_bytes)
+        with Study(tmp_path, config.space, name="run") as study:
+            results = study.results("one_shot")
+        if budget_bytes == 40:
+            assert len(results) == 10 and all(peak_bytes(result.architecture) <= 40 for result in results[5:])
+    assert len({result.architecture for result in results}) == len(results) == config.space.size
+
+
+def test_exhausted_space_ends_the_search(tmp_path: Path) -> None:
+    one_value = {f"space__{gene}": [1] for gene in GENES if gene != "fusion_layer"}
+    config, output = config_with(budget__trials=50, **one_value), io.StringIO()
+    search(tmp_path, config, SimulatedExecutor([2], random.Random(3)), output=output)
+    assert "The search space is exhausted" in output.getvalue()
+    with Study(tmp_path, config.space, name="run") as study:
+        assert study.count("one_shot") == config.space.size == 3
+
+
+def test_initial_architectures_are_scored_first(tmp_path: Path) -> None:
+    given = list(config_with().space)[10:14]
+    config = config_with(
+        budget__trials=8,
+        search__strategy="random",
+        search__initial_architectures=[architecture.values() for architecture in given],
+    )
+    search(tmp_path, config, SimulatedExecutor([1], random.Random(3)))
+    with Study(tmp_path, config.space, name="run") as study:
+        assert [result.architecture for result in study.results("one_shot")[:4]] == given
+
+
+def test_output_names_every_phase_and_every_finished_job(tmp_path: Path) -> None:
+    output = io.StringIO()
+    search(tmp_path, config_with(budget__trials=8), SimulatedExecutor([2], random.Random(3)), output=output)
+    lines = output.getvalue().splitlines()
+    assert [line for line in lines if line.startswith("Phase: ")] == ["Phase: screening", "Phase: full training"]
+    stages = Counter(stage for _, stage, _ in finished_models(output.getvalue()))
+    assert stages == {"one_shot": 8, "short": 4, "full": 2}

@@ -11,7 +11,7 @@ from nas.run.space_summary import FittingShare, fitting_share
 from tests.support.project import Project
 
 
-def test_a_space_is_shown_with_the_share_that_fits(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_space_is_shown_with_the_part_that_fits(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     source = project.root / "search.yaml"
     config = load_config(source)
     memory, default = predict_memory(config, source=str(source))
@@ -21,14 +21,14 @@ def test_a_space_is_shown_with_the_share_that_fits(project: Project, capsys: pyt
     assert main(["space", str(source), "--memory-budget", f"{budget}B"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("little: 48 architectures, 5 variables\n")
-    assert f"{fitting / 48:.1%} of 48 fit" in said
+    assert f"{fitting / 48:.1%} of 48 architectures fit" in said
     assert re.search(r"^fusion_layer +model +1 +0, 1, 2$", said, re.MULTILINE)
     for name, architecture in (("smallest", config.space.smallest), ("largest", config.space.largest)):
         assert re.search(rf"^{name} +{architecture} +{memory.parameter_count(architecture):,} ", said, re.MULTILINE)
     assert f"{default} (not in the space)" in said
 
 
-def test_predictions_are_the_same_without_features(project: Project) -> None:
+def test_predictions_do_not_depend_on_cached_features(project: Project) -> None:
     config = load_config(project.root / "search.yaml")
     with build_reporter() as reporter:
         prepared = prepare(config, source="", cache_directory=project.root / "cache", reporter=reporter)
@@ -37,13 +37,13 @@ def test_predictions_are_the_same_without_features(project: Project) -> None:
     assert all(memory.predict(entry) == prepared.memory.predict(entry) for entry in config.space)
 
 
-def test_of_a_large_space_a_sample_is_looked_at(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_large_space_a_sample_is_predicted(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(project.root / "search.yaml")
     memory, _ = predict_memory(config, source="")
     budget = memory.predict(config.space.largest).peak_bytes - 1
-    monkeypatch.setattr(space_summary, "_ALL", 10)
+    monkeypatch.setattr(space_summary, "_MAX_ENUMERATED", 10)
     with build_reporter() as reporter:
         share = fitting_share(config.space, memory, budget, accumulates=False, reporter=reporter)
-        assert share.looked_at == 400 and 0.9 < share.whole / 400 < 1 and share.cut == 0
+        assert share.predicted == 400 and 0.9 < share.whole / 400 < 1 and share.in_micro_batches == 0
         cut = fitting_share(config.space, memory, budget, accumulates=True, reporter=reporter)
     assert cut == FittingShare(400, share.whole, 400 - share.whole)

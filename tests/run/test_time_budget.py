@@ -4,7 +4,8 @@ import pytest
 
 from nas.common.errors import BudgetError, StudyError
 from nas.config.schema import BudgetConfig
-from nas.run.time_budget import Deadlines, TimeAccount, parse_budget
+from nas.run.arguments import parse_budget
+from nas.run.time_budget import Deadlines, TimeAccount
 
 
 class Clock:
@@ -16,17 +17,17 @@ class Clock:
 
 
 @pytest.mark.parametrize(("text", "expected"), [("4m", (240.0, None)), ("200", (None, 200)), ("2h", (7200.0, None))])
-def test_a_budget_is_a_time_or_a_number_of_trials(text: str, expected: tuple[float | None, int | None]) -> None:
+def test_budget_is_a_time_or_a_number_of_trials(text: str, expected: tuple[float | None, int | None]) -> None:
     assert parse_budget(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "0", "-3", "4 minutes", "0s"])
-def test_another_budget_is_refused(text: str) -> None:
+def test_invalid_budget_is_refused(text: str) -> None:
     with pytest.raises(BudgetError, match=r"expected a time .* or a number of trials"):
         parse_budget(text)
 
 
-def test_only_running_time_counts_and_it_is_summed_over_sessions(tmp_path: Path) -> None:
+def test_running_time_is_summed_over_sessions(tmp_path: Path) -> None:
     clock = Clock()
     first = TimeAccount(tmp_path / "time.json", clock)
     clock.seconds = 5
@@ -41,7 +42,7 @@ def test_only_running_time_counts_and_it_is_summed_over_sessions(tmp_path: Path)
     assert second.spent_seconds == 17
 
 
-def test_time_is_counted_by_phase_over_sessions(tmp_path: Path) -> None:
+def test_running_time_is_counted_by_phase(tmp_path: Path) -> None:
     clock = Clock()
     first = TimeAccount(tmp_path / "time.json", clock)
     first.start("supernet")
@@ -57,7 +58,7 @@ def test_time_is_counted_by_phase_over_sessions(tmp_path: Path) -> None:
     assert second.phases == {"supernet": 3, "candidates": 9, "finalists": 5} and second.spent_seconds == 17
 
 
-def test_a_killed_drivers_time_is_counted_to_its_last_tick(tmp_path: Path) -> None:
+def test_time_of_a_killed_driver_is_counted_to_its_last_tick(tmp_path: Path) -> None:
     clock = Clock()
     killed = TimeAccount(tmp_path / "time.json", clock)
     killed.start("candidates")
@@ -67,13 +68,13 @@ def test_a_killed_drivers_time_is_counted_to_its_last_tick(tmp_path: Path) -> No
     assert 27 <= TimeAccount(tmp_path / "time.json", clock).spent_seconds <= 29
 
 
-def test_a_damaged_account_is_named(tmp_path: Path) -> None:
+def test_damaged_account_is_named(tmp_path: Path) -> None:
     (tmp_path / "time.json").write_text("{}")
     with pytest.raises(StudyError, match=r"time\.json: is damaged"):
         TimeAccount(tmp_path / "time.json")
 
 
-def test_every_phase_has_its_share_of_the_time() -> None:
+def test_every_phase_has_its_part_of_the_time() -> None:
     deadlines = Deadlines(BudgetConfig(100.0, None, 1, "reject", 0.2, 0.3))
     assert (deadlines.supernet_seconds, deadlines.candidates_seconds, deadlines.total_seconds) == (20, 70, 100)
     endless = Deadlines(BudgetConfig(None, 10, 1, "reject", 0.2, 0.3))

@@ -8,20 +8,31 @@ import sys
 import time
 from pathlib import Path
 
+from nas.run.wording import STAGE_VERBS
 from tests.support.paths import REPOSITORY
 
-TRIAL = re.compile(r"^trial (\w+) (one_shot|short|full) \w+=([\d.]+) ", re.MULTILINE)
-"""Number (or `default`), stage and score of a candidate that the program has said to be finished."""
+_FINISHED = re.compile(r"^(?:#(\d+)|(default)) ([a-z ]+): \w+ ([\d.]+)[, ]", re.MULTILINE)
+_STAGES = {verb: stage for stage, verb in STAGE_VERBS.items()}
 
 PHASES = {
     "start-up": "",
     "supernet": r"^supernet: \d+/",
-    "candidates": r"^phase: candidates$",
-    "finalists": r"^phase: finalists$",
-    "default": r"^PMF's default \(",
+    "candidates": r"^Phase: screening$",
+    "finalists": r"^Phase: full training$",
+    "default": r"^Training the PMF default",
     "conclusion": r"^Search: \d+ screened",
 }
-"""In their order; the line by which each begins."""
+"""The line by which each phase begins, in order."""
+
+
+def finished_models(output: str) -> list[tuple[str, str, str]]:
+    """Return the models that the program has reported as finished: number or `default`, stage and printed score."""
+    return [
+        (number or default, _STAGES[verb], score)
+        for number, default, verb, score in _FINISHED.findall(output)
+        if verb in _STAGES
+    ]
+
 
 _LOOK_SECONDS = 0.01
 

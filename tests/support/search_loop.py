@@ -1,44 +1,40 @@
 """A search without training: real study, strategy, plans and dispatcher; scores come from a formula."""
 
+import io
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import yaml
 
-from nas.common.progress import Reporter
+from nas.common.interrupt import Interruption
+from nas.common.progress import LineReporter, Reporter
 from nas.common.seeds import seed_from
 from nas.config.load import config_as_dict, parse_config
 from nas.config.schema import Config, objectives_of
 from nas.execution.base import Device, Executor, JobOutcome, SupernetJob, SupernetProgress
-from nas.execution.failure_policy import FailurePolicy
-from nas.execution.plan import Plan
-from nas.execution.scheduler import JobScheduler
+from nas.memory.calibration import PeakCalibration
 from nas.run.feasibility import Feasibility, Fit
-from nas.run.phases import CandidatePlan, FinalistPlan, JobMaker
+from nas.run.phases.candidates import CandidatePhase
+from nas.run.phases.context import PhaseContext, SearchClock
+from nas.run.phases.finalists import FinalistPhase
+from nas.run.recording import ResultRecorder
 from nas.run.results_csv import canonical_results
-from nas.search.promotion import PromotionQueue
+from nas.run.search_loop import build_scheduler
+from nas.run.time_budget import Deadlines, TimeAccount
 from nas.search.space import Architecture
-from nas.search.strategies.registry import build_strategy
 from nas.search.trial import Failure, Job, Result
 from nas.storage.study import Study
 from tests.support.project import SEARCH
 
 FULL_STEPS = 10
+IDLE_BYTES = 5
 
 
 class Killed(BaseException):
     """Stands for `kill -9` of the driver."""
-
-
-class Silent(Reporter):
-    def note(self, text: str) -> None:
-        pass
-
-    def progress(self, phase: str, done: int, total: int | None, detail: str = "") -> None:
-        pass
 
 
 def config_with(**changes: Any) -> Config:
@@ -214,63 +210,59 @@ def result(job: Job) -> Result:
     )
 
 
-def search(directory: Path, config: Config, executor: SimulatedExecutor, budget_bytes: int = 1000) -> str:
-    """Run candidates and finalists, or go on with them; returns the canonical results."""
+def search(
+    directory: Path,
+    config: Config,
+    executor: SimulatedExecutor,
+    budget_bytes: int = 1000,
+    output: TextIO | None = None,
+) -> str:
+    """Run candidates and finalists, or resume them; returns the canonical results.
+
+    Args:
+        directory: The run directory.
+        config: The configuration of the search.
+        executor: The executor of jobs.
+        budget_bytes: The memory budget of a device.
+        output: The receiver of the lines that the search prints.
+    """
+    reporter = LineReporter(output or io.StringIO())
     with Study(directory, config.space, name="run", config=config_as_dict(config)) as study:
-        feasibility = SizedFeasibility(study, budget_bytes)
-
-        def record(failure: Failure) -> None:
-            status = "infeasible" if failure.kind == "memory" else "failed"
-            if failure.kind == "memory":
-                feasibility.outgrew(failure.job.architecture)
-            study.reject(failure.job, status=status, reason=failure.reason)  # type: ignore[arg-type]
-
-        dispatcher = JobScheduler(
-            executor=executor,
-            budget_bytes=budget_bytes,
-            idle_bytes=5,
-            policy=FailurePolicy(was_alone=study.was_out_of_memory, try_alone=study.mark_out_of_memory, record=record),
-            runs_alone=study.was_out_of_memory,
-            take=study.finish,
-            show=lambda failure, verdict: None,
-            now=lambda: 0.0,
-        )
-        objectives = objectives_of(config.search, SizedCosts())
-        jobs = JobMaker(config, cast(Feasibility, feasibility))
-        ladder = PromotionQueue(
-            objectives, round_size=config.search.round_size, promotion_fraction=config.search.promotion_fraction
-        )
-        strategy = build_strategy(
-            config.search.strategy,
-            space=config.space,
-            seed=config.seed,
-            is_feasible=feasibility.record_unless_fits,
-            settings=config.search.evolution,
-            initial_architectures=config.search.initial_architectures,
-        )
-        candidates = CandidatePlan(
-            config=config,
-            study=study,
-            strategy=strategy,
-            ladder=ladder,
-            jobs=jobs,
-            feasibility=cast(Feasibility, feasibility),
-            objectives=objectives,
-            reporter=Silent(),
-        )
-        plans: list[Plan] = [
-            candidates,
-            FinalistPlan(
-                config=config,
-                study=study,
-                ladder=ladder,
-                jobs=jobs,
-                full_steps=FULL_STEPS,
-                validation_count=10,
-                seconds_left=lambda: float("inf"),
-            ),
-        ]
-        for plan in plans:
-            dispatcher.run(plan, is_over=lambda: False, in_rounds=config.deterministic)
-            candidates.tell()
+        context = build_context(directory, config, study, executor, budget_bytes, reporter)
+        queue = CandidatePhase(config.search.initial_architectures).run(context)
+        FinalistPhase(queue, full_steps=FULL_STEPS, validation_count=10).run(context)
         return canonical_results(study)
+
+
+def build_context(
+    directory: Path,
+    config: Config,
+    study: Study,
+    executor: SimulatedExecutor,
+    budget_bytes: int,
+    reporter: Reporter,
+) -> PhaseContext:
+    """Connect the phases of a search to a simulated executor.
+
+    Args:
+        directory: The run directory.
+        config: The configuration of the search.
+        study: The record of all candidates.
+        executor: The executor of jobs.
+        budget_bytes: The memory budget of a device.
+        reporter: The receiver of messages.
+    """
+    feasibility = cast(Feasibility, SizedFeasibility(study, budget_bytes))
+    recorder = ResultRecorder(config, directory, study=study, calibration=PeakCalibration(), reporter=reporter)
+    return PhaseContext(
+        config=config,
+        study=study,
+        scheduler=build_scheduler(
+            executor, study, recorder, feasibility, budget_bytes=budget_bytes, idle_bytes=IDLE_BYTES
+        ),
+        feasibility=feasibility,
+        objectives=objectives_of(config.search, SizedCosts()),
+        recorder=recorder,
+        clock=SearchClock(TimeAccount(directory / "time.json"), Deadlines(config.budget), Interruption()),
+        reporter=reporter,
+    )

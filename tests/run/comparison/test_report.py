@@ -1,57 +1,39 @@
 """The table and the plot of a comparison; whole comparisons are in test_compare.py."""
 
-import itertools
+from nas.run.comparison.report import Row, draw_plot
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
-from nas.run.comparison.report import write_names
-
-POINTS = (
-    ("image only", 343.0, 0.425, 0.008),
-    ("text only", 351.0, 0.581, 0.005),
-    ("VPT", 205.0, 0.400, 0.004),
-    ("Linear", 4.0, 0.544, 0.008),
-    ("LateConcat", 690.0, 0.595, 0.009),
-    ("MMBT", 972.0, 0.609, 0.012),
-    ("MBT", 697.0, 0.628, 0.004),
-    ("BlindPrompt", 376.0, 0.438, 0.001),
-    ("PMF", 59.0, 0.586, 0.008),
-    ("PMF, searched", 51.0, 0.583, 0.015),
-)
+TITLES = ("image only", "text only", "VPT", "P-BERT", "Linear", "LateConcat", "MMBT", "MBT", "BlindPrompt", "PMF")
 
 
-def canvas(points: tuple[tuple[str, float, float, float], ...]) -> Figure:
-    figure = Figure(figsize=(7.0, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for _, x, y, error in points:
-        axes.errorbar(x, y, yerr=error, fmt="o")
-    axes.set_xscale("log")
-    axes.margins(0.12)
-    figure.draw_without_rendering()
-    return figure
+def row(title: str, accuracy: tuple[float | None, ...], megabytes: float = 100.0) -> Row:
+    metrics = tuple(None if value is None else {"accuracy": value} for value in accuracy)
+    return Row(
+        name=title.lower(),
+        title=title,
+        is_searched_family=title == "PMF",
+        architecture="",
+        learning_rate=1e-3,
+        trainable_parameters=1000,
+        training_bytes=int(megabytes * 2**20),
+        measured_peak_bytes=None,
+        validation=metrics,
+        test=metrics,
+        seconds=1.0,
+        remark="",
+    )
 
 
-def test_names_cover_neither_one_another_nor_points_and_stay_inside() -> None:
-    figure = canvas(POINTS)
-    (axes,) = figure.axes
-    names = write_names(axes, POINTS)
-    assert [name.get_text() for name in names] == [name for name, *_ in POINTS]
-    boxes = [name.get_window_extent() for name in names]
-    assert not any(first.overlaps(second) for first, second in itertools.combinations(boxes, 2))
-    frame = axes.get_window_extent()
-    for box in boxes:
-        assert frame.x0 < box.x0 < box.x1 < frame.x1 and frame.y0 < box.y0 < box.y1 < frame.y1
-        for _, x, y, error in POINTS:
-            for part in (-error, 0.0, error):
-                assert not box.contains(*axes.transData.transform((x, y + part)))
+def test_legend_names_every_model_with_a_score() -> None:
+    rows = [row(title, (0.5 + index / 50, 0.55), 10.0 * (index + 1)) for index, title in enumerate(TITLES)]
+    plot = draw_plot([*rows, row("untrained", (None, None))], "accuracy").decode()
+    assert all(f">{title}</text>" in plot for title in TITLES)
+    assert "untrained" not in plot and "test accuracy" in plot
 
 
-def test_where_there_is_no_place_names_are_written_all_the_same() -> None:
-    points = tuple((f"family {number}", 100.0, 0.5, 0.01) for number in range(20))
-    figure = canvas(points)
-    (axes,) = figure.axes
-    assert len(write_names(axes, points)) == len(points)
-    written = [text.get_text() for text in axes.texts]
-    assert written == [name for name, *_ in points]
+def test_plot_without_scores_is_drawn() -> None:
+    assert "test accuracy" in draw_plot([row("MBT", (None,))], "accuracy").decode()
+
+
+def test_same_rows_give_the_same_plot() -> None:
+    rows = [row(title, (0.5, 0.6)) for title in TITLES]
+    assert draw_plot(rows, "accuracy") == draw_plot(rows, "accuracy")

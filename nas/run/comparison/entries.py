@@ -1,0 +1,137 @@
+"""The entries of a comparison: fusion families with their defaults, and the architecture that a search has found."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nas.common.errors import StudyError
+from nas.common.progress import Reporter
+from nas.config.schema import Config
+from nas.models.fusion.base import sizes_of
+from nas.run.comparison.files import FACTS, read_json, write_json
+from nas.run.executors import ExecutionOptions
+from nas.run.prepare import SearchContext, prepare
+from nas.search.space import Architecture, SearchSpace
+from nas.search.space.families import FAMILIES, load_architecture_class
+
+SEARCHED_FAMILY = "pmf"
+"""The family that a comparison searches."""
+
+SEARCHED = f"{SEARCHED_FAMILY}_searched"
+"""The entry of the architecture that the search has found."""
+
+
+def entry_names() -> tuple[str, ...]:
+    """Return the entries of a comparison in the order of its table: other families first, then the searched one."""
+    others = (name for name in FAMILIES if name != SEARCHED_FAMILY)
+    return (*others, SEARCHED_FAMILY, SEARCHED)
+
+
+def family_of(name: str) -> str:
+    """Return the fusion family of an entry."""
+    return SEARCHED_FAMILY if name == SEARCHED else name
+
+
+@dataclass(frozen=True)
+class ComparisonSettings:
+    """What all entries of a comparison share.
+
+    Args:
+        config: The configuration of the comparison.
+        source: The name of its file, for messages.
+        directory: The directory of the comparison.
+        seeds: The number of seeds of each entry.
+        options: Where to run.
+        reporter: The receiver of messages.
+    """
+
+    config: Config
+    source: Path
+    directory: Path
+    seeds: int
+    options: ExecutionOptions
+    reporter: Reporter
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the comparison, ready to be trained.
+
+    Args:
+        name: The name of the entry; see `entry_names`.
+        folder: The folder of its files.
+        config: The configuration, with a space around its architecture.
+        prepared: The encoders, features and memory predictions.
+        architecture: The architecture that is trained.
+    """
+
+    name: str
+    folder: Path
+    config: Config
+    prepared: SearchContext
+    architecture: Architecture
+
+    @property
+    def title(self) -> str:
+        """The name of the entry for people."""
+        return f"{self.architecture.title}, searched" if self.name == SEARCHED else self.architecture.title
+
+
+def prepare_entry(
+    settings: ComparisonSettings, name: str, found: Architecture | None, data_reporter: Reporter
+) -> Entry:
+    """Prepare encoders, features and memory predictions of an entry.
+
+    Args:
+        settings: The comparison.
+        name: The name of the entry.
+        found: The architecture that the search has found; None for the family's default.
+        data_reporter: The receiver of messages about the data.
+
+    Raises:
+        NasError: If the data or an encoder cannot be used.
+    """
+    config = settings.config
+    architecture_class = load_architecture_class(family_of(name))
+    is_other = architecture_class is not config.space.architecture_class
+    if is_other:
+        config = replace(
+            config,
+            space=_smallest_space(architecture_class),
+            search=replace(config.search, initial_architectures=()),
+        )
+    prepared = prepare(
+        config, source=str(settings.source), cache_directory=settings.options.cache, reporter=data_reporter
+    )
+    architecture = found or prepared.default
+    if is_other:
+        sizes = sizes_of(prepared.image_encoder, prepared.text_encoder)
+        config = replace(config, space=SearchSpace.around(architecture, architecture_class.num_layers(sizes)))
+    prepared.memory.holds_supernet = False
+    return Entry(name, settings.directory / name, config, prepared, architecture)
+
+
+def _smallest_space(architecture_class: type[Architecture]) -> SearchSpace:
+    """Return the smallest space of a family, for as long as its encoders are unknown."""
+    return SearchSpace(architecture_class, {gene.name: (gene.smallest,) for gene in architecture_class.genes})
+
+
+def check_facts(entry: Entry) -> None:
+    """Check that the results of an entry belong to the same data, encoders and architecture, and record these.
+
+    Args:
+        entry: The entry.
+
+    Raises:
+        StudyError: If they do not.
+    """
+    path = entry.folder / FACTS
+    facts = {"features": entry.prepared.store.directory.name, "architecture": entry.architecture.as_dict()}
+    stored = read_json(path)
+    for key, value in facts.items():
+        if key in stored and stored[key] != value:
+            what = "its data or encoders have" if key == "features" else "its architecture has"
+            raise StudyError(
+                f"{entry.folder}: {what} changed since it was trained ({key} {stored[key]}, now {value}); compare in "
+                "a new directory (--run-dir)"
+            )
+    write_json(path, facts)

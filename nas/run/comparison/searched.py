@@ -1,0 +1,50 @@
+"""Search the architecture of the searched entry of a comparison."""
+
+from nas.common.errors import StudyError
+from nas.run.commands import Overrides, start
+from nas.run.comparison.entries import SEARCHED, ComparisonSettings
+from nas.run.comparison.files import FACTS, FAILURES, FOUND, SEARCH, TRAININGS, read_json, write_json
+from nas.run.directory import is_run, read_run
+from nas.run.select import best_full
+from nas.search.space import Architecture
+
+
+def searched_architecture(settings: ComparisonSettings, overrides: Overrides) -> Architecture:
+    """Return the best architecture of a search on train and validation.
+
+    With another budget the search is resumed, as long as its result has not been trained.
+
+    Args:
+        settings: The comparison.
+        overrides: The values in place of the search file's.
+
+    Raises:
+        StudyError: If the search has no result.
+        Interrupted: If the user has interrupted it.
+    """
+    run, path = settings.directory / SEARCH, settings.directory / FOUND
+    if path.exists() and is_run(run) and _has_other_budget(settings):
+        trained = settings.directory / SEARCHED
+        if (trained / TRAININGS).exists():
+            settings.reporter.note(
+                "The result of the search is being trained, so the search keeps its budget; compare in a new directory "
+                "(--run-dir) for another one"
+            )
+        else:
+            for name in (FACTS, FAILURES):  # they belong to the earlier result
+                (trained / name).unlink(missing_ok=True)
+            path.unlink()
+    if not path.exists():
+        start(settings.source, run, overrides, settings.options, settings.reporter, concludes=False)
+        found = best_full(run, settings.options.storage)
+        if found is None:
+            raise StudyError(
+                f"{run}: no completely trained candidate of the search meets its constraints; give it a larger --budget"
+            )
+        write_json(path, found.architecture.as_dict())
+    return Architecture.from_dict(read_json(path))
+
+
+def _has_other_budget(settings: ComparisonSettings) -> bool:
+    before, budget = read_run(settings.directory / SEARCH).config.budget, settings.config.budget
+    return (before.time_seconds, before.trials) != (budget.time_seconds, budget.trials)

@@ -1,0 +1,80 @@
+"""Evaluate the models of a comparison on test, through the exported and reloaded model, and make their table rows."""
+
+import hashlib
+import json
+import statistics
+
+from nas.execution.worker_setup import full_weights_path
+from nas.models.encoders.partial_checkpoint import tail_weights
+from nas.models.fusion.base import sizes_of
+from nas.run.comparison.entries import ComparisonSettings, Entry
+from nas.run.comparison.files import TESTS, read_json, write_json
+from nas.run.comparison.report import Row
+from nas.run.comparison.training import TrainedEntry, comparison_key
+from nas.run.evaluate import digest_of_test, evaluate_exported
+from nas.run.export import TrainedWeights, export_result
+from nas.run.model_parts import ModelParts
+from nas.search.space import RAW
+from nas.search.trial import Result
+
+
+def table_row(settings: ComparisonSettings, trained: TrainedEntry) -> Row:
+    """Return the table row of an entry, evaluated on test as far as that has not been done.
+
+    Args:
+        settings: The comparison.
+        trained: The trainings of the entry.
+
+    Raises:
+        NasError: If a model cannot be exported or the test split cannot be used.
+    """
+    entry = trained.entry
+    memory, architecture = entry.prepared.memory, entry.architecture
+    results = [result for result in trained.results if result is not None]
+    prediction = memory.predict(architecture, micro_batches=trained.micro_batches[0])
+    return Row(
+        name=entry.name,
+        title=entry.title,
+        is_searched_family=architecture.family == settings.config.space.architecture_class.family,
+        architecture=str(architecture) if architecture.genes else "",
+        learning_rate=None if trained.rate is None else entry.config.compare.learning_rates[trained.rate],
+        trainable_parameters=memory.parameter_count(architecture),
+        training_bytes=prediction.training_bytes + _frozen_bytes(entry),
+        measured_peak_bytes=max((result.measured_peak_bytes for result in results), default=None),
+        validation=tuple(None if result is None else result.metrics for result in trained.results),
+        test=tuple(None if result is None else _test_metrics(settings, entry, result) for result in trained.results),
+        seconds=statistics.fmean(result.seconds for result in results) if results else None,
+        remark="; ".join(trained.remarks),
+    )
+
+
+def _frozen_bytes(entry: Entry) -> int:
+    """Return the bytes of the frozen weights that a training of the entry uses."""
+    encoders = (entry.prepared.image_encoder, entry.prepared.text_encoder)
+    return sum(
+        tensor.nbytes
+        for encoder, layer in zip(encoders, entry.architecture.entry_layers(sizes_of(*encoders)), strict=True)
+        if layer is not None and layer != RAW
+        for tensor in tail_weights(encoder, layer).values()
+    )
+
+
+def _test_metrics(settings: ComparisonSettings, entry: Entry, result: Result) -> dict[str, float]:
+    """Return the test metrics of a training; each model is evaluated once."""
+    path, data, key = entry.folder / TESTS, entry.config.data, comparison_key(result.key)
+    # The result identifies the training: no two trainings take the same time.
+    training = hashlib.sha256(json.dumps(result.as_dict(), sort_keys=True).encode()).hexdigest()[:16]
+    name = f"{key.name} {training} {digest_of_test(data, entry.prepared.store.class_names)}"
+    known = read_json(path)
+    if name not in known:
+        model = entry.folder / f"model_seed{key.seed}"
+        trained = TrainedWeights(
+            full_weights_path(entry.folder, key), result, entry.config.compare.learning_rates[key.rate]
+        )
+        parts = ModelParts.of(entry.prepared)
+        export_result(model, trained, parts=parts, objective=entry.config.search.objective, data=data)
+        settings.reporter.note(f"{entry.title}: evaluating the exported and reloaded model of seed {key.seed} on test")
+        known[name], _ = evaluate_exported(model, data, "test")
+        write_json(path, known)
+    metrics: dict[str, float] = known[name]
+    return metrics

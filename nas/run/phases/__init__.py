@@ -1,0 +1,1 @@
+"""The phases of a search: supernet, candidates, finalists, and reruns for the comparison with the default."""

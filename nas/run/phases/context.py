@@ -1,0 +1,136 @@
+"""What all phases of a search share."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from nas.common.interrupt import Interruption
+from nas.common.progress import Reporter
+from nas.common.units import format_bytes, format_seconds
+from nas.config.schema import Config
+from nas.execution.plan import Plan
+from nas.execution.scheduler import JobScheduler
+from nas.run.feasibility import Feasibility
+from nas.run.phases.jobs import JobFactory
+from nas.run.phases.listed import ListedPlan
+from nas.run.recording import ResultRecorder
+from nas.run.time_budget import Deadlines, TimeAccount
+from nas.run.wording import PHASE_TITLES
+from nas.search.objectives import Objectives
+from nas.search.trial import Job
+from nas.storage.study import Study
+
+
+class SearchClock:
+    """Tells phases when they have to end: at their deadline, or because the user wants it.
+
+    Args:
+        account: The running time of the search over all sessions.
+        deadlines: The end of each phase.
+        interruption: The request of the user to end the search.
+    """
+
+    def __init__(self, account: TimeAccount, deadlines: Deadlines, interruption: Interruption) -> None:
+        self.account = account
+        self.deadlines = deadlines
+        self._interruption = interruption
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the user wants the search to end."""
+        return self._interruption.is_requested
+
+    def is_over(self, deadline_seconds: float) -> bool:
+        """Return whether a deadline has passed, and keep the account up to date.
+
+        Args:
+            deadline_seconds: The deadline in seconds of running time.
+        """
+        self.account.tick()
+        return self.account.spent_seconds >= deadline_seconds
+
+    def seconds_left(self, deadline_seconds: float) -> float:
+        """Return the time until a deadline; infinite without one."""
+        return deadline_seconds - self.account.spent_seconds
+
+    def left_text(self, deadline_seconds: float) -> str:
+        """Return the time until a deadline for progress lines; empty without one."""
+        left = self.seconds_left(deadline_seconds)
+        return "" if math.isinf(left) else f", {format_seconds(max(left, 0.0))} left"
+
+
+@dataclass(frozen=True)
+class PhaseContext:
+    """What all phases of a search share.
+
+    Args:
+        config: The configuration of the search.
+        study: The persistent record of all candidates.
+        scheduler: The scheduler that runs jobs within the memory budget.
+        feasibility: The rule for what fits the memory budget.
+        objectives: The order of results.
+        recorder: The recorder of results and failures.
+        clock: The deadlines.
+        reporter: The receiver of messages.
+    """
+
+    config: Config
+    study: Study
+    scheduler: JobScheduler
+    feasibility: Feasibility
+    objectives: Objectives
+    recorder: ResultRecorder
+    clock: SearchClock
+    reporter: Reporter
+
+    @property
+    def jobs(self) -> JobFactory:
+        """The maker of jobs."""
+        return JobFactory(self.config, self.feasibility)
+
+    def run_plan(
+        self, name: str, plan: Plan, *, deadline_seconds: float, counts: Callable[[], tuple[int, int | None]]
+    ) -> None:
+        """Run the jobs of a plan until none is left or the phase has to end.
+
+        Args:
+            name: The name of the phase.
+            plan: The plan.
+            deadline_seconds: The end of the phase in seconds of running time.
+            counts: Function that returns the number of results and the planned number.
+        """
+        if self.clock.is_interrupted:
+            return
+        title = PHASE_TITLES[name]
+        self.reporter.note(f"Phase: {title}")
+
+        def on_turn() -> None:
+            self.study.check_lease()
+            done, total = counts()
+            memory = f"{format_bytes(self.scheduler.reserved_bytes)} reserved"
+            left = self.clock.left_text(deadline_seconds)
+            # A budget that was lowered may be exceeded already.
+            shown = None if total is None else max(total, done)
+            self.reporter.progress(title, done, shown, f"{self.recorder.best_text()}, {memory}{left}")
+
+        self.scheduler.run(
+            plan,
+            is_over=lambda: self.clock.is_over(deadline_seconds),
+            is_interrupted=lambda: self.clock.is_interrupted,
+            in_rounds=self.config.deterministic,
+            on_turn=on_turn,
+        )
+
+    def run_extra(self, jobs: Sequence[Job], *, counts: Callable[[], tuple[int, int]]) -> None:
+        """Run trainings that are no candidates of the search, on top of its budget.
+
+        Args:
+            jobs: The trainings.
+            counts: Function that returns the number of results and the planned number.
+        """
+        self.scheduler.run(
+            ListedPlan(jobs),
+            is_over=lambda: False,
+            is_interrupted=lambda: self.clock.is_interrupted,
+            on_turn=lambda: self.reporter.progress("confirmation", *counts()),
+        )

@@ -1,0 +1,116 @@
+"""Train the default and repeat the best with new seeds, to see how much of a score is luck."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas.run.phases.context import PhaseContext
+from nas.run.reruns import read_default_result
+from nas.search.keys import DefaultKey, RerunKey, Role
+from nas.search.space import Architecture
+from nas.search.trial import Job, Result
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of a search.
+
+    Args:
+        best: The best full training on validation; None if none was finished.
+        default: The full training of the family's default; None if it does not fit, fails, or was not asked for.
+        best_again: The trainings of the best architecture with new seeds.
+        default_again: The trainings of the default with new seeds.
+    """
+
+    best: Result | None
+    default: Result | None = None
+    best_again: Sequence[Result] = ()
+    default_again: Sequence[Result] = ()
+
+
+class RerunPhase:
+    """Trains the family's default, and the best and the default with new seeds, on top of the budget.
+
+    Args:
+        directory: The run directory.
+        default: The family's default architecture.
+        full_steps: The number of steps of a full training.
+    """
+
+    def __init__(self, directory: Path, default: Architecture, *, full_steps: int) -> None:
+        self._directory = directory
+        self._default = default
+        self._full_steps = full_steps
+
+    def run(self, context: PhaseContext, best: Result) -> Outcome:
+        """Train what has not been trained.
+
+        Args:
+            context: The search.
+            best: The best full training.
+
+        Raises:
+            StudyError: If the stored training of the default is damaged.
+            TrainingError: If training fails the same way repeatedly.
+        """
+        default = self._train_default(context)
+        self._train_again(context, {"best": best} if default is None else {"best": best, "default": default})
+        return Outcome(
+            best=best,
+            default=default,
+            best_again=_reruns_of(context, best),
+            default_again=() if default is None else _reruns_of(context, default),
+        )
+
+    def _train_default(self, context: PhaseContext) -> Result | None:
+        """Return the default's full training, which does not count against the budget."""
+        for result in context.study.results("full"):
+            if result.architecture == self._default:
+                return result
+        stored = read_default_result(self._directory)
+        if stored is not None:
+            return stored
+        title = self._default.title
+        job = context.jobs.job(DefaultKey(), self._default, "full", self._full_steps)
+        if job is None:
+            context.reporter.note(f"The {title} default does not fit the memory budget and is not trained")
+            return None
+        context.reporter.note(f"Training the {title} default ({self._default}) for comparison, on top of the budget")
+        context.run_extra([job], counts=lambda: (0, 1))
+        return None if context.recorder.has_default_failed else read_default_result(self._directory)
+
+    def _train_again(self, context: PhaseContext, results: Mapping[Role, Result]) -> None:
+        """Repeat trainings with new seeds, as far as that has not been done."""
+        recorder, seeds = context.recorder, further_seeds(context)
+        roles: dict[Architecture, Role] = {}
+        for role, result in results.items():
+            roles.setdefault(result.architecture, role)
+        jobs: list[Job] = []
+        for architecture, role in roles.items():
+            for number in seeds:
+                key = RerunKey(role, number)
+                if recorder.reruns.get(architecture, key) is None:
+                    job = context.jobs.job(key, architecture, "full", self._full_steps)
+                    if job is not None:
+                        jobs.append(job)
+        if not jobs:
+            return
+        recorder.planned_reruns = len(roles) * len(seeds)
+        recorder.done_reruns = recorder.planned_reruns - len(jobs)
+        context.reporter.note(
+            f"Confirming: the best architecture and the {self._default.title} default, {len(seeds)} new seed(s) each, "
+            "on top of the budget"
+        )
+        context.run_extra(jobs, counts=lambda: (recorder.done_reruns, recorder.planned_reruns))
+
+
+def further_seeds(context: PhaseContext) -> range:
+    """Return the numbers of the new seeds; 0 is the seed of the search itself."""
+    return range(1, context.config.search.rerun_seeds + 1)
+
+
+def _reruns_of(context: PhaseContext, result: Result) -> list[Result]:
+    """Return the trainings of an architecture with new seeds."""
+    store = context.recorder.reruns
+    found = [store.get(result.architecture, RerunKey("best", number)) for number in further_seeds(context)]
+    return [entry for entry in found if entry is not None]

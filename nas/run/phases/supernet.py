@@ -1,0 +1,160 @@
+"""Train the supernet, whose weights candidates are screened with."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from nas.common.errors import BudgetError, StudyError
+from nas.common.units import format_bytes
+from nas.execution.base import SupernetJob, SupernetProgress
+from nas.execution.worker_setup import WorkerSetup
+from nas.memory.prediction import MemoryModel
+from nas.run.phases.context import PhaseContext
+from nas.run.wording import supernet_line
+from nas.search.space import Architecture
+from nas.training.supernet_sampling import build_sampler
+
+
+class SupernetPhase:
+    """Trains the supernet from its last checkpoint, as far as its part of the time allows.
+
+    Args:
+        setup: The files of the supernet.
+        memory: The memory predictions.
+    """
+
+    def __init__(self, setup: WorkerSetup, memory: MemoryModel) -> None:
+        self._setup = setup
+        self._memory = memory
+
+    def run(self, context: PhaseContext) -> None:
+        """Train the supernet, unless it is complete or scores depend on it.
+
+        Raises:
+            StudyError: If the file of a supernet that scores depend on is missing.
+            BudgetError: If no training step fits the memory budget.
+            TrainingError: If it cannot be trained.
+        """
+        if self._is_done(context):
+            return
+        clock = context.clock
+        deadline, total = clock.deadlines.supernet_seconds, context.config.supernet.steps
+
+        def should_stop() -> bool:
+            return clock.is_over(deadline) or clock.is_interrupted
+
+        def on_progress(progress: SupernetProgress) -> None:
+            context.study.check_lease()
+            text = f"loss {progress.loss:.3f}{clock.left_text(deadline)}"
+            context.reporter.progress("supernet", progress.done, total, text)
+
+        job = _SupernetPlanner(context, self._memory).job(should_stop)
+        if not math.isinf(deadline):
+            job = replace(job, deadline=time.time() + clock.seconds_left(deadline))
+        done, process_count = context.scheduler.train_supernet(
+            job,
+            process_count=context.config.supernet.architectures_per_step,
+            should_stop=should_stop,
+            on_progress=on_progress,
+            on_lost=lambda reason: context.reporter.note(f"Supernet: {reason}; resuming from its last checkpoint"),
+        )
+        context.reporter.note(supernet_line(done, total, process_count, clock.account.spent_seconds))
+
+    def _is_done(self, context: PhaseContext) -> bool:
+        """Return whether there is nothing to train.
+
+        A supernet that was cut short by its part of the time is trained on, unless scores depend on it.
+        """
+        count = context.study.count("one_shot")
+        if self._setup.supernet_path.exists():
+            return bool(count) or not self._setup.checkpoint_path.exists()
+        if count:
+            raise StudyError(
+                f"{self._setup.supernet_path}: is missing; {count} scores were computed with it and are not comparable "
+                "with those of another supernet; put back a copy of the file, or search in a new run directory "
+                "(--run-dir)"
+            )
+        return False
+
+
+class _SupernetPlanner:
+    """Decides which architectures the supernet's training may sample, since workers cannot predict memory.
+
+    Args:
+        context: The search.
+        memory: The memory predictions.
+    """
+
+    def __init__(self, context: PhaseContext, memory: MemoryModel) -> None:
+        self._config = context.config
+        self._feasibility = context.feasibility
+        self._memory = memory
+        self._budget_bytes = context.config.budget.memory_bytes
+        # Every gene only adds tensors and parameters: where the largest architecture fits, all do.
+        self._largest_bytes = memory.predict_supernet(context.config.space.largest).peak_bytes
+        self._peaks: dict[Architecture, int] = {}
+        self._parts: dict[Architecture, int] = {}
+
+    def job(self, should_stop: Callable[[], bool]) -> SupernetJob:
+        """Return the job of the whole training.
+
+        Args:
+            should_stop: Function that is called for every step; a training that is to stop at once needs no more.
+
+        Raises:
+            BudgetError: If no training step fits the memory budget.
+        """
+        config = self._config
+        if self._largest_bytes <= self._budget_bytes and self._feasibility.fits(config.space.largest):
+            return SupernetJob(None, {}, self._largest_bytes)
+        sampler = build_sampler(
+            config.supernet.sampling,
+            space=config.space,
+            count=config.supernet.architectures_per_step,
+            seed=config.seed,
+            is_feasible=self._is_feasible,
+        )
+        for step in range(config.supernet.steps):
+            try:
+                sampler.step(step)
+            except BudgetError as error:
+                raise self._explained(error) from error
+            if should_stop():
+                break
+        return SupernetJob(frozenset(self._peaks), self._parts, max(self._peaks.values()))
+
+    def _is_feasible(self, architecture: Architecture) -> bool:
+        if architecture in self._peaks:
+            return True
+        if self._largest_bytes <= self._budget_bytes:  # only constraints can exclude an architecture
+            if self._feasibility.fits(architecture):
+                self._peaks[architecture] = self._largest_bytes
+            return architecture in self._peaks
+        fit = self._feasibility.fit(architecture)
+        if fit is None:
+            return False
+        count = fit.micro_batches
+        peak_bytes = self._memory.predict_supernet(architecture, micro_batches=count).peak_bytes
+        if peak_bytes > self._budget_bytes and self._config.budget.oversized == "accumulate":
+            # With the optimiser state of all weights, a step may need smaller parts than a candidate's training.
+            count = self._memory.min_micro_batches(architecture, self._budget_bytes, in_supernet=True) or count
+            peak_bytes = self._memory.predict_supernet(architecture, micro_batches=count).peak_bytes
+        if peak_bytes > self._budget_bytes:
+            return False
+        self._peaks[architecture], self._parts[architecture] = peak_bytes, count
+        return True
+
+    def _explained(self, error: BudgetError) -> BudgetError:
+        """Return the reason why the supernet cannot be trained, where it is not that of the candidates."""
+        smallest, accumulates = self._config.space.smallest, self._config.budget.oversized == "accumulate"
+        parts = self._config.recipe.batch_size if accumulates else 1
+        needed = self._memory.predict_supernet(smallest, micro_batches=parts).peak_bytes
+        if needed <= self._budget_bytes:
+            return error
+        hint = "" if accumulates else "; budget.oversized: accumulate needs less"
+        return BudgetError(
+            f"memory budget {format_bytes(self._budget_bytes)}: no step of the supernet fits in addition to the "
+            f"weights that all architectures share; with the smallest ({smallest}) it needs "
+            f"{format_bytes(needed)}{hint}"
+        )

@@ -1,0 +1,159 @@
+"""Record the results and failures of a search: durably first, then in memory and on screen."""
+
+import math
+import time
+from pathlib import Path
+
+from nas.common.progress import Reporter
+from nas.config.schema import Config
+from nas.execution.failure_policy import Verdict
+from nas.execution.worker_setup import full_weights_path
+from nas.memory.calibration import PeakCalibration
+from nas.run.feasibility import Feasibility
+from nas.run.reruns import RERUNS, RerunStore, write_default_result
+from nas.run.results_csv import write_results
+from nas.run.wording import STAGE_VERBS, failure_line, result_line, scores_text
+from nas.search.keys import CandidateKey, DefaultKey, ModelKey, RerunKey
+from nas.search.trial import STAGES, Failure, Result, Stage
+from nas.storage.study import Study
+
+RESULTS = "results.csv"
+_RESULTS_SECONDS = 5.0
+_RESULTS_SHARE = 20  # writing results.csv takes at most this part of the time
+
+
+class ResultRecorder:
+    """Records results and failures, and keeps what earlier sessions have measured.
+
+    Args:
+        config: The configuration of the search.
+        directory: The run directory.
+        study: The persistent record of all candidates.
+        calibration: The correction of memory predictions; learns from measured peaks.
+        reporter: The receiver of messages.
+    """
+
+    def __init__(
+        self, config: Config, directory: Path, *, study: Study, calibration: PeakCalibration, reporter: Reporter
+    ) -> None:
+        self._config = config
+        self._directory = directory
+        self._study = study
+        self._calibration = calibration
+        self._reporter = reporter
+        self._results_due_at = -math.inf
+        self._best: dict[Stage, Result] = {}
+        self._has_measured_peaks = False
+        self.reruns = RerunStore(directory / RERUNS)
+        self.planned_reruns = 0
+        self.done_reruns = 0
+        self.has_default_failed = False
+        for stage in STAGES:
+            for result in study.results(stage):
+                self._learn(result)
+
+    def take(self, result: Result) -> None:
+        """Store a result durably, then report it.
+
+        Args:
+            result: The result of a finished job.
+
+        Raises:
+            OSError: If it cannot be stored.
+        """
+        metric = self._config.search.objective
+        match result.key:
+            case DefaultKey():
+                write_default_result(self._directory, result)
+                line = result_line("default", result, metric)
+            case RerunKey(role=role, number=number):
+                self.reruns.add(result)
+                full_weights_path(self._directory, result.key).unlink(missing_ok=True)  # only its score is needed
+                self.done_reruns += 1
+                place = f"{self.done_reruns} of {self.planned_reruns}"
+                which = "best" if role == "best" else "default"
+                line = f"Confirmation {place}: {which} architecture, new seed {number}: {scores_text(result, metric)}"
+            case _:
+                self._study.finish(result)
+                self._learn(result)
+                line = result_line(_name(result.key), result, metric)
+        self._reporter.note(line)
+        started = time.monotonic()
+        if started >= self._results_due_at:
+            self.write_results()
+            ended = time.monotonic()
+            self._results_due_at = ended + max(_RESULTS_SECONDS, _RESULTS_SHARE * (ended - started))
+
+    def write_results(self) -> None:
+        """Write `results.csv` anew.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        write_results(self._directory / RESULTS, self._study, self._config.space.architecture_class)
+
+    def show_failure(self, failure: Failure, verdict: Verdict) -> None:
+        """Report a failure and what becomes of its job.
+
+        Args:
+            failure: The failure.
+            verdict: The decision of the failure policy.
+        """
+        self._reporter.note(failure_line(_name(failure.job.key), failure, verdict))
+
+    def record_failure(self, failure: Failure, feasibility: Feasibility) -> None:
+        """Store a failure that ends its candidate.
+
+        Args:
+            failure: The failure.
+            feasibility: The rule for what fits; learns about candidates that ran out of memory alone.
+        """
+        job = failure.job
+        if failure.kind == "memory":
+            feasibility.outgrew(job.architecture)
+        if not isinstance(job.key, CandidateKey):
+            self.has_default_failed |= isinstance(job.key, DefaultKey)
+            return
+        self._study.reject(
+            job,
+            status="infeasible" if failure.kind == "memory" else "failed",
+            reason=failure.reason,
+            measured_peak_bytes=failure.measured_peak_bytes,
+        )
+
+    def _learn(self, result: Result) -> None:
+        """Keep the best result of each stage, and correct later predictions by a measured peak."""
+        best = self._best.get(result.stage)
+        if best is None or result.score > best.score:
+            self._best[result.stage] = result
+        # Screening needs less memory than predicted, and a worker that keeps freed memory holds more.
+        if result.stage != "one_shot" and not result.kept_freed_memory:
+            self._calibration.observe(result.predicted_peak_bytes, result.measured_peak_bytes)
+            self._has_measured_peaks = True
+
+    @property
+    def calibration_note(self) -> str | None:
+        """The line about the accuracy of the memory predictions; None where no peak can be compared with them."""
+        return self._calibration.summary() if self._has_measured_peaks else None
+
+    def best_text(self) -> str:
+        """Return a short text about the best result of the most expensive stage that has any."""
+        for stage in reversed(STAGES):
+            best = self._best.get(stage)
+            if best is not None:
+                scores = scores_text(best, self._config.search.objective)
+                return f"best {STAGE_VERBS[stage]}: {_name(best.key)} {scores}"
+        return "no score yet"
+
+
+def _name(key: ModelKey) -> str:
+    """Return the name of a model in messages: `#9` for candidate 9."""
+    match key:
+        case CandidateKey(trial=trial):
+            return f"#{trial}"
+        case DefaultKey():
+            return "default"
+        case RerunKey(role=role, number=number):
+            return f"confirmation of {role}, new seed {number},"
+        case _:
+            return key.name

@@ -1,0 +1,28 @@
+"""Tables as text and Markdown."""
+
+from nas.run.tables import markdown_table, text_table
+
+HEADER = ("", "architecture", "accuracy")
+ROWS = [("best", "M=[2] h=4", "0.5 ± 0.1"), ("PMF default", "–", "")]
+
+
+def test_text_table_is_aligned_by_spaces_and_keeps_cells_as_they_are() -> None:
+    assert text_table(HEADER, ROWS).splitlines() == [
+        "             architecture  accuracy",
+        "------------ ------------- ---------",
+        "best         M=[2] h=4     0.5 ± 0.1",
+        "PMF default  –",
+    ]
+
+
+def test_markdown_table_has_one_line_for_each_row() -> None:
+    assert markdown_table(HEADER, ROWS).splitlines() == [
+        "|             | architecture | accuracy  |",
+        "|-------------|--------------|-----------|",
+        "| best        | M=[2] h=4    | 0.5 ± 0.1 |",
+        "| PMF default | –            |           |",
+    ]
+
+
+def test_long_rows_are_not_wrapped() -> None:
+    assert len(text_table(("name", "value"), [("x" * 200, "y" * 200)]).splitlines()) == 3
