@@ -85,7 +85,7 @@ class ResultRecorder:
             self._results_due_at = ended + max(_RESULTS_SECONDS, _RESULTS_SHARE * (ended - started))
 
     def write_results(self) -> None:
-        """Write `results.csv` anew.
+        """Write `results.csv`, replacing the old file.
 
         Raises:
             OSError: If it cannot be written.

@@ -1,4 +1,4 @@
-"""The command line as a person uses it: exit status, standard output, standard error."""
+"""The command line as users see it: exit status, standard output, standard error."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def run(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_search_then_resume_then_export_then_evaluate_then_predict(
+def test_run_is_searched_resumed_exported_evaluated_and_used(
     project: Project, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = str(run.parent / "cache")
@@ -45,7 +45,7 @@ def test_search_then_resume_then_export_then_evaluate_then_predict(
     assert sum(float(line.split(":")[1]) for line in lines) == pytest.approx(1, abs=1e-3)
 
 
-def test_a_finalist_is_exported_by_its_number_and_others_are_not(
+def test_only_completely_trained_candidates_are_exported_by_number(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", str(run), "--output", str(tmp_path / "a"), "--trial", "999"]) == 2
@@ -72,7 +72,7 @@ def test_a_finalist_is_exported_by_its_number_and_others_are_not(
         (["predict", "no_model", "--image", "none.png", "--text", "x"], "none.png: no such image file"),
     ],
 )
-def test_a_wrong_argument_is_one_message_and_status_two(
+def test_invalid_argument_is_one_error_and_status_two(
     project: Project, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     filled = [argument.format(search=project.root / "search.yaml") for argument in arguments]
@@ -81,7 +81,7 @@ def test_a_wrong_argument_is_one_message_and_status_two(
     assert captured.err.startswith("error: ") and expected in captured.err and "Traceback" not in captured.err
 
 
-def test_unreadable_images_stop_the_search_or_are_left_out_as_the_user_wants(
+def test_unreadable_images_stop_the_search_or_are_skipped_if_allowed(
     own_project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (own_project.images / "000.png").write_bytes(b"no picture")
@@ -102,7 +102,7 @@ def test_unreadable_images_stop_the_search_or_are_left_out_as_the_user_wants(
     assert f"with {train - 2} samples" in capsys.readouterr().out, "an evaluation leaves them out as well"
 
 
-def test_a_space_too_deep_for_the_encoders_is_refused(
+def test_space_too_deep_for_the_encoders_is_refused(
     project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     deep = project.write("deep.yaml", **{"space.fusion_layer": [0, 3], "data.max_text_tokens": 64})
@@ -112,7 +112,7 @@ def test_a_space_too_deep_for_the_encoders_is_refused(
     assert "data.max_text_tokens: 64 is not allowed; expected at most 20" in error
 
 
-def test_encoders_that_do_not_take_what_is_made_for_them_are_refused(
+def test_encoders_that_do_not_match_their_preprocessors_are_refused(
     own_project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["search", str(own_project.root / "search.yaml"), "--run-dir", str(tmp_path / "run"), "--workers", "0"]
@@ -131,7 +131,7 @@ def test_encoders_that_do_not_take_what_is_made_for_them_are_refused(
     assert "bert': its tokenizer has token id" in capsys.readouterr().err
 
 
-def test_a_space_of_another_depth_than_the_encoders_is_refused(
+def test_space_of_another_depth_than_the_encoders_is_refused(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = project.write(
@@ -145,7 +145,7 @@ def test_a_space_of_another_depth_than_the_encoders_is_refused(
 
 
 @pytest.mark.parametrize("command", [[], ["space"], ["search"], ["resume"], ["export"], ["evaluate"], ["predict"]])
-def test_every_help_shows_an_example_without_loading_torch(command: list[str]) -> None:
+def test_every_help_shows_an_example_without_loading_slow_packages(command: list[str]) -> None:
     code = (
         "import sys\nfrom nas.cli import main\ntry:\n    main(sys.argv[1:])\nfinally:\n"
         "    assert not {'torch', 'ray', 'optuna'} & set(sys.modules), 'help is slow'"
@@ -166,7 +166,7 @@ def test_every_help_shows_an_example_without_loading_torch(command: list[str]) -
         ("compare", "--budget", "a number of trials"),
     ],
 )
-def test_what_is_wrong_with_a_budget_is_said_without_loading_torch(command: str, wrong: str, message: str) -> None:
+def test_invalid_budget_is_reported_without_loading_torch(command: str, wrong: str, message: str) -> None:
     code = (
         "import sys\nfrom nas.cli import main\nstatus = main(sys.argv[1:])\n"
         "assert not {'torch', 'ray', 'optuna'} & set(sys.modules), 'the message is slow'\nsys.exit(status)"
@@ -178,7 +178,7 @@ def test_what_is_wrong_with_a_budget_is_said_without_loading_torch(command: str,
     assert done.returncode == 2 and done.stderr.startswith(f"error: {wrong} 'soon': ") and message in done.stderr
 
 
-def test_run_search_is_the_same_program(project: Project) -> None:
+def test_script_runs_the_same_program(project: Project) -> None:
     done = subprocess.run(
         [sys.executable, "run_search.py", "resume", "no_run"],
         capture_output=True,
@@ -189,7 +189,7 @@ def test_run_search_is_the_same_program(project: Project) -> None:
     assert done.returncode == 2 and done.stderr.startswith("error: no_run: holds no run")
 
 
-def test_what_was_held_out_in_the_search_is_held_out_in_an_evaluation(
+def test_evaluation_holds_out_the_same_samples_as_the_search(
     own_project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = [row.rpartition(",")[0] for row in own_project.manifest.read_text().splitlines()]
@@ -208,7 +208,7 @@ def test_what_was_held_out_in_the_search_is_held_out_in_an_evaluation(
         assert printed.startswith(f"accuracy: {report[split]['accuracy']:.6f} ") and f"with {count} samples" in printed
 
 
-def test_a_data_set_with_several_labels_from_search_to_prediction(
+def test_data_set_with_several_labels_is_searched_evaluated_and_predicted(
     own_project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = own_project.manifest.read_text().splitlines()
@@ -236,8 +236,8 @@ def test_a_data_set_with_several_labels_from_search_to_prediction(
 
     data = ["--data", str(own_project.manifest), "--images", str(own_project.images)]
     assert main(["evaluate", str(run / "best"), *data]) == 0
-    said = dict(line.split(" (")[0].split(": ") for line in capsys.readouterr().out.splitlines())
-    assert {name: float(value) for name, value in said.items()} == pytest.approx(report["test"], abs=1e-6)
+    printed = dict(line.split(" (")[0].split(": ") for line in capsys.readouterr().out.splitlines())
+    assert {name: float(value) for name, value in printed.items()} == pytest.approx(report["test"], abs=1e-6)
 
     seen = []
     for picture in ("000.png", "001.png", "002.png"):  # red, green, blue
@@ -253,3 +253,22 @@ def test_balanced_accuracy_of_several_labels_is_refused(project: Project, capsys
     assert (
         "balanced_accuracy is not allowed for multi-label data; expected accuracy, macro_f1" in capsys.readouterr().err
     )
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and re.fullmatch(r"pmf-nas \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("called", "expected"),
+    [("/usr/local/bin/pmf-nas", "pmf-nas"), ("run_search.py", "python run_search.py"), ("-c", "python run_search.py")],
+)
+def test_hints_name_the_program_as_it_was_called(
+    called: str, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [called])
+    with pytest.raises(SystemExit):
+        main(["resume", "--help"])
+    assert f"example:\n  {expected} resume runs/demo" in capsys.readouterr().out

@@ -17,7 +17,7 @@ class Outcome:
 
     Args:
         best: The best full training on validation; None if none was finished.
-        default: The full training of the family's default; None if it does not fit, fails, or was not asked for.
+        default: The full training of the family's default; None if it does not fit, fails, or is not wanted.
         best_again: The trainings of the best architecture with new seeds.
         default_again: The trainings of the default with new seeds.
     """

@@ -1,0 +1,227 @@
+"""The parser of the command line: commands, options and their help texts. Imports nothing that takes long."""
+
+import argparse
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+from nas.config.readers import READERS
+from nas.config.schema import COLUMNS
+from nas.run.arguments import seed_count, worker_count
+from nas.run.program import program_call
+from nas.search.strategies.registry import STRATEGIES
+
+Command = Callable[[argparse.Namespace], None]
+
+
+def build_parser(handlers: Mapping[str, Command]) -> argparse.ArgumentParser:
+    """Build the parser of the command line.
+
+    Args:
+        handlers: The function that runs each command, by name; parsed options hold it as `command`.
+    """
+    parser = argparse.ArgumentParser(
+        prog=program_call().split()[-1],
+        description="Search for the best prompt-based multimodal fusion (PMF) model for images, texts and labels.",
+    )
+    version = importlib.metadata.version("pmf-nas")
+    parser.add_argument("--version", action="version", version=f"pmf-nas {version}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in (_add_space, _add_search, _add_resume, _add_export, _add_evaluate, _add_predict, _add_compare):
+        command = add(commands)
+        command.set_defaults(command=handlers[command.prog.split()[-1]])
+    return parser
+
+
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _add_command(commands: _Commands, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    """Add a command with its help text and an example."""
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=f"example:\n  {program_call()} {name} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_space(commands: _Commands) -> argparse.ArgumentParser:
+    parser = _add_command(
+        commands,
+        "space",
+        "Show the search space of a search file, and the part of it that fits the memory budget.",
+        "search_spaces/demo.yaml --memory-budget 560MiB",
+    )
+    _add_search_file(parser)
+    _add_memory_budget(parser)
+    return parser
+
+
+def _add_search(commands: _Commands) -> argparse.ArgumentParser:
+    parser = _add_command(
+        commands,
+        "search",
+        "Search within a budget, and export the best model.",
+        "search_spaces/demo.yaml --budget 4m --memory-budget 3GiB --run-dir runs/demo",
+    )
+    _add_search_file(parser)
+    parser.add_argument("--strategy", choices=STRATEGIES.names(), help="search strategy (default: that of the file)")
+    parser.add_argument("--seed", type=int, help="seed of the search (default: that of the file)")
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        default=None,
+        help="same trials and values for any number of workers: ignores timings and measured memory, and needs a "
+        "budget in trials",
+    )
+    parser.add_argument(
+        "--warm-start", type=Path, metavar="RUN_DIR", help="screen the best architectures of this earlier run first"
+    )
+    parser.add_argument("--run-dir", type=Path, help="directory of the run (default: runs/NAME-SEED)")
+    _add_budget(parser)
+    _add_execution(parser)
+    return parser
+
+
+def _add_resume(commands: _Commands) -> argparse.ArgumentParser:
+    parser = _add_command(
+        commands, "resume", "Resume a run; finished results are never lost.", "runs/demo --budget 10m"
+    )
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="directory of the run")
+    _add_budget(parser)
+    _add_execution(parser)
+    return parser
+
+
+def _add_export(commands: _Commands) -> argparse.ArgumentParser:
+    parser = _add_command(
+        commands,
+        "export",
+        "Export a completely trained candidate of a run as a model folder.",
+        "runs/demo --output my_model",
+    )
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="directory of the run")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--storage", metavar="URL", help="database of the study (default: the recorded one)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--trial", type=int, metavar="N", help="number of the candidate")
+    which.add_argument(
+        "--pick",
+        nargs="+",
+        default=["best"],
+        metavar="RULE",
+        help="rule that picks a completely trained candidate: best (highest metric; default), knee (best compromise of "
+        "all objectives), or smallest-within X (fewest parameters with a metric at most X below the best)",
+    )
+    return parser
+
+
+def _add_evaluate(commands: _Commands) -> argparse.ArgumentParser:
+    parser = _add_command(
+        commands,
+        "evaluate",
+        "Evaluate an exported model on a data set.",
+        "runs/demo/best --data demo/data/manifest.csv --images demo/data/images.zip",
+    )
+    parser.add_argument("model", type=Path, metavar="DIR", help="folder of the exported model")
+    parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="manifest or folder of the data set")
+    parser.add_argument(
+        "--reader", choices=READERS.names(), help="reader of the data set (default: that of the training data)"
+    )
+    parser.add_argument(
+        "--images", type=Path, help="folder or ZIP file of the images (default: the folder of the manifest)"
+    )
+    parser.add_argument(
+        "--split", choices=("train", "validation", "test"), default="test", help="split to evaluate (default: test)"
+    )
+    for column in COLUMNS:
+        parser.add_argument(f"--{column}-column", metavar="NAME", help=argparse.SUPPRESS)
+    return parser
+
+
+def _add_predict(commands: _Commands) -> argparse.ArgumentParser:
+    parser = _add_command(
+        commands,
+        "predict",
+        "Classify one image with its text.",
+        'runs/demo/best --image apple.png --text "red apple"',
+    )
+    parser.add_argument("model", type=Path, metavar="DIR", help="folder of the exported model")
+    parser.add_argument("--image", type=Path, required=True, metavar="FILE", help="image file")
+    parser.add_argument("--text", required=True, help="text of the image")
+    parser.add_argument(
+        "--top",
+        type=int,
+        default=5,
+        metavar="K",
+        help="number of classes to show (default: 5); predicted labels are always shown where there may be several",
+    )
+    return parser
+
+
+def _add_compare(commands: _Commands) -> argparse.ArgumentParser:
+    parser = _add_command(
+        commands,
+        "compare",
+        "Train every fusion family with one recipe, search PMF, and write a table of all of them.",
+        "search_spaces/demo.yaml --seeds 3 --budget 4m --run-dir runs/comparison",
+    )
+    _add_search_file(parser)
+    parser.add_argument(
+        "--families", nargs="+", metavar="NAME", help="entries of the table (default: all families and searched PMF)"
+    )
+    parser.add_argument(
+        "--seeds", type=seed_count, default=3, metavar="N", help="number of seeds of each entry (default: 3)"
+    )
+    parser.add_argument("--run-dir", type=Path, help="directory of the comparison (default: runs/NAME-comparison)")
+    _add_budget(parser)
+    _add_execution(parser)
+    return parser
+
+
+def _add_search_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "space", type=Path, metavar="SPACE.yaml", help="search file: data, encoders, search space, recipe, budget"
+    )
+
+
+def _add_budget(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--budget",
+        action="append",
+        metavar="BUDGET",
+        help="time (4m, 2h) or number of trials (200), both over all sessions; may be given twice, once for each "
+        "(default: that of the file)",
+    )
+    _add_memory_budget(parser)
+
+
+def _add_memory_budget(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--memory-budget",
+        metavar="BYTES",
+        help="memory of all workers of a device together, for instance 3GiB (default: that of the file)",
+    )
+
+
+def _add_execution(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers",
+        type=worker_count,
+        default=None,
+        metavar="N",
+        help="number of Ray workers, or auto (default) for as many as cores, GPUs and memory allow; 0 runs everything "
+        "in this process",
+    )
+    parser.add_argument("--ray-address", metavar="ADDRESS", help="Ray cluster to join (default: a private Ray)")
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        help="database for the study: sqlite:///... or postgresql://... (default: a journal in the run directory)",
+    )
+    parser.add_argument(
+        "--cache-dir", type=Path, help="directory of cached encoder outputs (default: in the user's cache)"
+    )
