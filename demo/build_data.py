@@ -1,9 +1,8 @@
-"""Rebuild the demonstration data set from Debian's openclipart packages.
+"""Rebuild the demo data set from Debian's openclipart packages.
 
-A picture of 64x64 pixels and its title say which folder of the library it was filed under. The
-folder words are taken out of the titles, and drawings that belong together (series, the same
-drawing with and without colour, near-identical pictures) never straddle two splits, so that a
-score on validation or test cannot come from having seen the picture's sibling.
+The task is to predict the folder of a drawing from an image of 64x64 pixels and its title. The words of the folder are
+removed from the titles, and related drawings (series, the same drawing with and without colour, near-identical images)
+are kept in one split, so that a sibling in train cannot inflate scores on validation or test.
 """
 
 from __future__ import annotations
@@ -60,12 +59,12 @@ SPLITS = {"train": 0.6, "validation": 0.2, "test": 0.2}
 SEED = 20
 IMAGE_SIZE = 64
 
-LARGE_FAMILY = 8  # families of more drawings are dealt out first, as they are hard to place
-COLLECTION_TITLE = 20  # outside the task, a title on more drawings names a collection
+LARGE_FAMILY = 8  # larger families are assigned first, as they are hard to place
+COLLECTION_TITLE = 20  # outside the task, a title shared by more drawings names a collection
 
-# Two drawings are siblings when thumbnails of what is drawn, without the margins, are alike in grey
-# and in colour, or those of the whole picture are (where one has something added at its side), or
-# their edges, or their filled outlines and, less strictly, edges (as with and without colour).
+# Two drawings are siblings if they are similar in one of these: the cropped thumbnails in grey and in colour; the
+# thumbnails of the whole image (one has an addition at its side); the edges; or the filled outlines and, less strictly,
+# the edges (the same drawing with and without colour).
 TONE_LIMIT = 0.92
 WHOLE_LIMIT = 0.92
 EDGE_LIMIT = 0.90
@@ -73,7 +72,7 @@ OUTLINE_LIMIT = 0.97
 OUTLINE_EDGE_LIMIT = 0.80
 
 STOP_WORDS = {"and", "of", "the", "a", "in", "on", "s"}
-# Words that tell the versions of one drawing apart, and so do not tell two families apart.
+# Words that distinguish versions of one drawing, and hence not families.
 VERSION_WORDS = frozenset(
     word
     for line in (
@@ -87,7 +86,7 @@ VERSION_WORDS = frozenset(
 
 @dataclass(frozen=True)
 class Item:
-    """One row of the manifest."""
+    """A row of the manifest."""
 
     image: str
     text: str
@@ -104,19 +103,19 @@ class Groups:
         self._parent = list(range(count))
 
     def find(self, member: int) -> int:
-        """The position that stands for the group of `member`."""
+        """Return the representative of the group of `member`."""
         while self._parent[member] != member:
             self._parent[member] = self._parent[self._parent[member]]
             member = self._parent[member]
         return member
 
     def union(self, first: int, second: int) -> None:
-        """Put two members, with all their relatives, into one group."""
+        """Merge the groups of two members."""
         low, high = sorted((self.find(first), self.find(second)))
         self._parent[high] = low
 
     def union_by(self, keys: Iterable[object]) -> None:
-        """Unite the members with equal keys; a key of None unites nothing."""
+        """Merge the groups of members with equal keys, except keys of None."""
         seen: dict[object, int] = {}
         for member, key in enumerate(keys):
             if key is not None:
@@ -124,19 +123,19 @@ class Groups:
 
 
 def fold(text: str) -> str:
-    """Lower case without accents, for comparing words."""
+    """Return the text in lower case without accents, for comparing words."""
     decomposed = unicodedata.normalize("NFKD", text)
     return "".join(c for c in decomposed if not unicodedata.combining(c)).casefold()
 
 
 def words_of(text: str) -> list[str]:
-    """Words of a title or a file name, with camelCase, digits and underscores taken apart."""
+    """Return the words of a title or file name, split at camelCase, digits and underscores."""
     parted = re.sub(r"(?<=[^\W\d_A-Z])(?=[A-Z])", " ", text)
     return re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d+", parted)
 
 
 def number_forms(word: str) -> set[str]:
-    """A word with its English singular and plural forms."""
+    """Return a word with its English singular and plural forms."""
     forms = {word, word + "s", word + "es"}
     if word.endswith("y"):
         forms.add(word[:-1] + "ies")
@@ -150,14 +149,14 @@ def number_forms(word: str) -> set[str]:
 
 
 def label_words(source: str, label: str) -> set[str]:
-    """Words that would give the label away: the folders of the path and all the class names."""
+    """Return the words that would reveal the label: the folders of the path and all class names."""
     names = [*Path(source).parent.parts, label, *CLASSES]
     words = {fold(word) for name in names for word in words_of(name)} - STOP_WORDS
     return set().union(*(number_forms(word) for word in words if not word.isdigit()))
 
 
 def clean_title(title: str, source: str, label: str) -> str:
-    """The title as words, without those that give the label away and without lone numbers."""
+    """Return the title without words that would reveal the label and without trailing numbers."""
     banned = label_words(source, label)
     kept = [word for word in words_of(title) if fold(word) not in banned]
     while kept and kept[-1].isdigit():
@@ -166,7 +165,7 @@ def clean_title(title: str, source: str, label: str) -> str:
 
 
 def label_of(drawing: ClipArt) -> str | None:
-    """The class of the drawing's own folder; else the one class of the folders that link to it."""
+    """Return the class of the folder of a drawing, else the only class of the folders that link to it, else None."""
     kept = [p for p in (drawing.source, *drawing.links) if not p.startswith(LEFT_OUT)]
     if kept and kept[0] == drawing.source and drawing.source.split("/")[0] in CLASSES:
         return drawing.source.split("/")[0]
@@ -175,7 +174,7 @@ def label_of(drawing: ClipArt) -> str | None:
 
 
 def _without_author(words: Sequence[str], author: str) -> list[str]:
-    """File-name words without the author's name that ends it, which is often cut short."""
+    """Return the words of a file name without the name of the author at its end, which is often truncated."""
     names = [fold(word) for word in words_of(author)]
     kept = [word for word in words if not word.isdigit()]
     while kept and any(n == fold(kept[-1]) or _begins(n, fold(kept[-1])) for n in names):
@@ -188,7 +187,7 @@ def _begins(name: str, part: str) -> bool:
 
 
 def text_of(drawing: ClipArt, label: str) -> str:
-    """The cleaned title or, where nothing is left of it, the cleaned file name."""
+    """Return the cleaned title, or the cleaned file name if the title is empty."""
     text = clean_title(drawing.title, drawing.source, label)
     if text:
         return text
@@ -197,20 +196,20 @@ def text_of(drawing: ClipArt, label: str) -> str:
 
 
 def file_family(drawing: ClipArt) -> str | None:
-    """The file name without numbers, version words and the author, within one main folder."""
+    """Return a key from the main folder and the file name without numbers, version words and the author."""
     folder = Path(drawing.source).parent
     stem = [fold(word) for word in words_of(Path(drawing.source).stem) if not word.isdigit()]
     plain = [word for word in _without_author(stem, drawing.author) if word not in VERSION_WORDS]
     if len(key := "".join(plain)) >= 3:
         return f"{folder.parts[0]}:{key}"
-    # Nothing but the author is left: the pictures of one author's number series in one folder.
+    # Only the author remains: a numbered series of one author in one folder.
     return f"{folder}:{''.join(stem)}" if stem else None
 
 
 def title_family(drawing: ClipArt) -> str | None:
-    """Folder, author and title, without numbers and version words.
+    """Return a key from folder, author and title, without numbers and version words.
 
-    The folder is part of it because many titles name an author's whole collection.
+    The folder is included because many titles name a whole collection of an author.
     """
     title = [fold(word) for word in words_of(drawing.title)]
     plain = [w for w in title if not w.isdigit() and w not in VERSION_WORDS]
@@ -221,7 +220,7 @@ def title_family(drawing: ClipArt) -> str | None:
 
 
 def _content(square: np.ndarray) -> Image.Image:
-    """The drawn part of a picture, stretched to a fixed square, so that margins do not count."""
+    """Return the drawn part of an image, padded to a square, so that margins do not matter."""
     ink: np.ndarray = square.min(axis=2) < 245
     if not ink.any():
         return Image.fromarray(square)
@@ -236,7 +235,7 @@ def _content(square: np.ndarray) -> Image.Image:
 
 
 def _filled(ink: np.ndarray) -> np.ndarray:
-    """The outline of the ink, filled: everything that the outside white does not reach."""
+    """Return the filled outline: all pixels that are not connected to the border through white."""
     outside = np.zeros_like(ink)
     outside[0], outside[-1], outside[:, 0], outside[:, -1] = True, True, True, True
     outside &= ~ink
@@ -259,7 +258,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 def thumbnails(squares: np.ndarray) -> dict[str, np.ndarray]:
-    """Grey, colour, outline and edge thumbnails of every picture, as unit vectors."""
+    """Return grey, colour, whole, outline and edge thumbnails of every image, as unit vectors."""
     maps: dict[str, list[np.ndarray]] = defaultdict(list)
     for square in squares:
         content = _content(square)
@@ -280,7 +279,7 @@ def thumbnails(squares: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def look_alikes(squares: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of pictures that show the same drawing, coloured alike or not."""
+    """Return the pairs of images that show the same drawing, in equal colours or not."""
     maps = thumbnails(squares)
     pairs: list[tuple[int, int]] = []
     for start in range(0, len(squares), 512):
@@ -303,7 +302,7 @@ def look_alikes(squares: np.ndarray) -> list[tuple[int, int]]:
 def group_drawings(
     drawings: Sequence[ClipArt], labels: Sequence[str | None], pairs: Iterable[tuple[int, int]]
 ) -> list[int]:
-    """For every drawing the position that stands for its family; only the task's are united."""
+    """Return the representative of the family of every drawing; only drawings of the task are grouped."""
     groups = Groups(len(drawings))
     for key in (file_family, title_family):
         groups.union_by(key(d) if lab else None for d, lab in zip(drawings, labels, strict=True))
@@ -316,7 +315,7 @@ def group_drawings(
 def cap_classes(
     chosen: Sequence[int], labels: Sequence[str | None], family: Sequence[int], rng: random.Random
 ) -> list[int]:
-    """At most CLASS_CAP drawings of a class; the long series give way first."""
+    """Keep at most CLASS_CAP drawings of a class; long series are shortened first."""
     kept: list[int] = []
     for label in CLASSES:
         series: dict[int, list[int]] = defaultdict(list)
@@ -334,7 +333,7 @@ def cap_classes(
 def deal_splits(
     chosen: Sequence[int], labels: Sequence[str | None], family: Sequence[int], rng: random.Random
 ) -> dict[int, str]:
-    """Whole families to splits, each time where its classes are missing most."""
+    """Assign whole families to splits, each to the split that lacks its classes most."""
     families: dict[int, Counter[str]] = defaultdict(Counter)
     totals: Counter[str] = Counter()
     for member in chosen:
@@ -369,7 +368,7 @@ def held_out_sources(
     placed: dict[int, str],
     pairs: Iterable[tuple[int, int]],
 ) -> list[str]:
-    """What pretraining must not see: validation and test drawings and whatever is akin to them."""
+    """Return the drawings excluded from pretraining: validation and test, and all drawings related to them."""
     kept_back = {i for i, f in enumerate(family) if labels[i] and placed.get(f, "train") != "train"}
     titles = Counter(title_family(d) for d in drawings)
     file_keys = {file_family(drawings[i]) for i in kept_back} - {None}
@@ -387,7 +386,7 @@ def held_out_sources(
 
 
 def encode(path: Path) -> tuple[str, bytes]:
-    """Suffix and bytes of the small square, as the smaller of lossless WebP and optimised PNG."""
+    """Return suffix and bytes of the small square, as lossless WebP or optimised PNG, whichever is smaller."""
     picture = square_on_white(path, IMAGE_SIZE)
     webp, png = io.BytesIO(), io.BytesIO()
     picture.save(webp, "WEBP", lossless=True, quality=100, method=6)
@@ -398,7 +397,7 @@ def encode(path: Path) -> tuple[str, bytes]:
 
 
 def write_data(items: Sequence[Item], pictures: dict[str, bytes], folder: Path) -> None:
-    """The archive, with fixed dates so that it is reproducible, and the manifest."""
+    """Write the manifest and the archive, with fixed dates so that it is reproducible."""
     folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(folder / "images.zip", "w", zipfile.ZIP_STORED) as archive:
         for item in items:
@@ -412,7 +411,7 @@ def write_data(items: Sequence[Item], pictures: dict[str, bytes], folder: Path) 
 
 
 def build(root: Path, work: Path, folder: Path) -> list[Item]:
-    """Make the data set from the unpacked library and write it to `folder`."""
+    """Build the data set from the unpacked library and write it to `folder`."""
     rng = random.Random(SEED)
     drawings = read_library(root)
     png = root / LIBRARY / "png"
@@ -426,14 +425,14 @@ def build(root: Path, work: Path, folder: Path) -> list[Item]:
     for i, (drawing, label) in enumerate(zip(drawings, labels, strict=True)):
         content = squares[i].tobytes()
         if label is None or content in seen or squares[i].min() > 245:
-            continue  # not of the task, an exact duplicate, or nothing to be seen
+            continue  # outside the task, an exact duplicate, or blank
         if text := text_of(drawing, label):
             seen.add(content)
             texts[i] = text
     chosen = cap_classes(sorted(texts), labels, family, rng)
     placed = deal_splits(chosen, labels, family, rng)
 
-    rng.shuffle(chosen)  # so that a picture's number does not tell its class
+    rng.shuffle(chosen)  # so that the number of an image does not reveal its class
     with Pool(os.cpu_count() or 1) as pool:
         encoded = pool.map(encode, [png / drawings[i].source for i in chosen], chunksize=16)
     items: list[Item] = []
@@ -455,9 +454,9 @@ def build(root: Path, work: Path, folder: Path) -> list[Item]:
 
 
 def main() -> None:
-    """Command line: download or take the packages, build, and say what came out."""
+    """Download the packages if needed, build the data set, and print the number of drawings per class and split."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--packages", type=Path, help="folder with the .deb files (else download)")
+    parser.add_argument("--packages", type=Path, help="folder with the .deb files (default: download them)")
     parser.add_argument("--work", type=Path, default=HERE / "build", help="folder for work files")
     parser.add_argument("--output", type=Path, default=HERE / "data")
     options = parser.parse_args()

