@@ -1,6 +1,7 @@
 """The recipes of `docs/extending.md`: their code, as a package outside of `nas`, takes part in a search."""
 
 import csv
+import json
 import os
 import re
 import subprocess
@@ -148,6 +149,14 @@ def test_strategy_proposes_and_the_bounded_cost_excludes_the_largest(run: Path) 
     rows = {int(row["trial"]): int(row["hidden"]) for row in _rows(run) if row["stage"] == "one_shot"}
     # First the default, for comparison, the smallest, and the largest that meets the bound; then the strategy's.
     assert [rows[trial] for trial in sorted(rows)] == [16, 2, 12, 4, 6, 8]
+
+
+def test_metric_is_the_objective(run: Path) -> None:
+    scores = {row["trial"]: float(row["score"]) for row in _rows(run) if row["stage"] == "full"}
+    best = json.loads((run / "report.json").read_text())["best"]
+    assert best["objective"] == "cohen_kappa"
+    assert best["validation"]["cohen_kappa"] == max(scores.values())
+    assert -1.0 <= best["test"]["cohen_kappa"] <= 1.0
 
 
 def test_encoder_computes_what_its_model_computes(package: Path, search_file: Path) -> None:
