@@ -1,23 +1,23 @@
-"""What the driver of a search takes for one trial, and whether that grows with their number.
+"""The driver's cost of one trial, and whether it grows with the number of trials.
 
-A whole search (`nas.run.search_loop.Search`) of the demo with its own encoders, features, memory budget and
-predictions, a
-journal on disk and two Ray workers; only what a worker does is left out: it answers every job at once, with a score by
-a formula. The space is finer than the demo's, so that there are 31,104 architectures.
+A whole search (`nas.run.search_loop.Search`) of the demo with its own encoders, features, memory budget and memory
+predictions, a journal on disk and two Ray workers; only the work of the workers is omitted: they return every job at
+once, with a score by a formula. The space is finer than the demo's and holds 31,104 architectures.
 
-A trial is one architecture that is scored with one_shot weights: it is proposed, looked up, its peak predicted,
-appended to the journal, admitted, sent to a worker, its result appended to the journal and told; with its share of what
-comes along: a promotion for every fourth (a job and an append more), the lines of the log, and `results.csv`, which is
-written anew every few seconds. `milliseconds_per_trial_at_N` is the mean over the trials from N / 2 to N for a tenth of
-the trials, and over as many at the end; `processor_milliseconds` is what of it the driver computes, where other load on
-the machine counts less. Predictions of memory need rehearsals once for every L_f and M_qp, with and without FCP, which
-a search makes among its first trials; here before the first, so that no early trial is dearer: `warm_up_seconds`.
+A trial is one architecture that is scored with the supernet's weights: it is proposed, looked up, its peak is
+predicted, it is appended to the journal, admitted and sent to a worker, its result is appended to the journal and
+reported to the strategy. The cost includes its part of everything else: a promotion for every fourth trial (one more
+job and append), the lines of the log, and `results.csv`, which is rewritten every few seconds.
+`milliseconds_per_trial_at_N` is the mean over the trials from N / 2 to N for a tenth of the trials, and over as many
+at the end; `processor_milliseconds` is the driver's own computation, which depends less on other load of the machine.
+Memory predictions need one tracing for every L_f and M_qp, with and without FCP; a search traces during its first
+trials, this benchmark before the first one, so that no early trial is more expensive: `warm_up_seconds`.
 
 `resume_seconds` is measured in a fresh process, after its imports and after encoders and features are loaded, which
-take the same time however many trials there are: from opening the study until the first new proposal would start, with
-no prediction warm. `resident_bytes` is the driver's whole resident memory (torch, encoders and Ray among it) when its
-search has ended, and `resident_growth_bytes` what it grew by from a tenth of the trials on. Every search has a driver
-of its own.
+take the same time for any number of trials: from opening the study until the first new candidate would start, with no
+prediction warm. `resident_bytes` is the whole resident memory of the driver (torch, encoders and Ray included) at the
+end of its search, and `resident_growth_bytes` its growth from a tenth of the trials on. Every search has its own
+driver.
 
 Run: python -m benchmarks.driver [--trials 10000] [--strategy evolution random tpe] [--json FILE] [--quick]
 """
@@ -42,9 +42,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--strategy", choices=STRATEGIES, nargs="+", default=["evolution", "random", "tpe"])
-    parser.add_argument("--directory", type=Path, help="for the journals, on the disk that is meant (default: TMPDIR)")
+    parser.add_argument("--directory", type=Path, help="folder of the journals (default: TMPDIR)")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="200 trials of the first strategy: shows that it works")
+    parser.add_argument("--quick", action="store_true", help="200 trials of the first strategy, as a test")
     options = parser.parse_args()
     trials = 200 if options.quick else options.trials
     runs = [(strategy, 1) for strategy in options.strategy]
@@ -98,16 +98,23 @@ def main() -> None:
 
 
 def measured(strategy: str, together: int, trials: int, parent: Path | None) -> dict[str, float]:
-    """Figures of one search, and of its continuation; each in a process of its own."""
+    """Return the figures of one search and of its resumption, each in its own process.
+
+    Args:
+        strategy: The name of the search strategy.
+        together: The number of candidates that are scored together.
+        trials: The number of trials.
+        parent: The folder for the journal; None for a temporary folder.
+    """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.instant_search"])  # imported once for all, and nothing else done
+    context.set_forkserver_preload(["benchmarks.instant_search"])  # imported once for all processes
     with (
         tempfile.TemporaryDirectory(dir=parent) as name,
         ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as processes,
     ):
         directory = Path(name)
         found = processes.submit(search, configuration(strategy, together, trials), directory).result()
-        # One trial more, so that there is something to propose.
+        # One trial more, so that the resumed search proposes one.
         later = configuration(strategy, together, trials + 1)
         return found | {"resume_seconds": processes.submit(resume_seconds, later, directory).result()}
 

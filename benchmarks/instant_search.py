@@ -1,8 +1,7 @@
-"""Searches whose workers answer at once, so that what is left is the driver's work.
+"""Searches whose workers return at once, so that only the work of the driver remains.
 
-A whole search (`nas.run.search_loop.Search`) of the demo with its own encoders, features, memory budget and
-predictions, a
-journal on disk and two Ray workers; only what a worker does is left out.
+A whole search (`nas.run.search_loop.Search`) of the demo with its own encoders, features, memory budget and memory
+predictions, a journal on disk and two Ray workers; only the work of the workers is omitted.
 """
 
 import random
@@ -40,11 +39,17 @@ LARGER: dict[str, tuple[int, ...]] = {
     "fusion_context_prompts": tuple(range(9)),
     "mapping_width": tuple(range(12, 385, 12)),
 }
-"""Together with the demo's other genes 31,104 architectures."""
+"""Larger choices for some genes; with the other genes of the demo they make 31,104 architectures."""
 
 
 def configuration(strategy: str, together: int, trials: int) -> Config:
-    """The demo with a larger space and a budget of so many trials."""
+    """Return the demo's configuration with a larger space and a budget in trials.
+
+    Args:
+        strategy: The name of the search strategy.
+        together: The number of candidates that are scored together.
+        trials: The budget.
+    """
     config = load_config(DEMO)
     return replace(
         config,
@@ -55,12 +60,12 @@ def configuration(strategy: str, together: int, trials: int) -> Config:
 
 
 def search(config: Config, directory: Path) -> dict[str, float]:
-    """Run the whole search; returns its figures."""
+    """Run the whole search, and return its figures."""
     with (directory / "search.log").open("w") as log:
         reporter = Timeline(log)
-        prepared = demo(config, reporter)
+        prepared = prepare_demo(config, reporter)
         setup = write_worker_setup(config, prepared, directory, thread_count=1)
-        setup.supernet_path.touch()  # is there, so it is not trained; instant workers do not read it
+        setup.supernet_path.touch()  # an existing supernet is not trained; instant workers do not read it
         started = time.perf_counter()
         for architecture in SearchSpace(
             PMFArchitecture, {**config.space.choices, "mapping_width": LARGER["mapping_width"][:1]}
@@ -68,16 +73,16 @@ def search(config: Config, directory: Path) -> dict[str, float]:
             prepared.memory.predict(architecture)
         warm_up_seconds = time.perf_counter() - started
         placement = Placement(worker_count=WORKERS, most_by_memory=WORKERS, threads=1)
-        with opened(config, directory) as study:
+        with open_study(config, directory) as study:
             executor = RayExecutor(setup, placement=placement, factory=InstantWorker)
             try:
-                assembled(config, prepared, setup, study, executor, reporter).run()
+                build_search(config, prepared, setup, study, executor, reporter).run()
             finally:
                 executor.close()
             trials = config.budget.trials or 0
             promoted = int(trials * config.search.promotion_fraction)
             if (study.count("one_shot"), study.count("short")) != (trials, promoted):
-                raise SystemExit(f"{study.count('one_shot')} of {trials} trials ended: not what was to be measured")
+                raise SystemExit(f"{study.count('one_shot')} of {trials} trials ended; expected all of them")
     early = trials // 10
     first, last = reporter.cost(early - early // 2, early), reporter.cost(trials - early // 2, trials)
     return {
@@ -93,32 +98,32 @@ def search(config: Config, directory: Path) -> dict[str, float]:
 
 
 def resume_seconds(config: Config, directory: Path) -> float:
-    """From opening the study of an earlier process until the first new proposal would start."""
+    """Return the time from opening the study of an earlier process until the first new candidate would start."""
     with (directory / "resume.log").open("w") as log:
         reporter = Timeline(log)
-        prepared = demo(config, reporter)
+        prepared = prepare_demo(config, reporter)
         setup = write_worker_setup(config, prepared, directory, thread_count=1)
         executor = FirstProposal()
         started = time.perf_counter()
-        with opened(config, directory) as study:
+        with open_study(config, directory) as study:
             try:
-                assembled(config, prepared, setup, study, executor, reporter).run()
+                build_search(config, prepared, setup, study, executor, reporter).run()
             except ProposalReady as ready:
                 return ready.at - started
-    raise SystemExit("the continued search proposed nothing")
+    raise SystemExit("the resumed search proposed no candidate")
 
 
-def demo(config: Config, reporter: Reporter) -> SearchContext:
+def prepare_demo(config: Config, reporter: Reporter) -> SearchContext:
     return prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
 
 
 @contextmanager
-def opened(config: Config, directory: Path) -> Iterator[Study]:
+def open_study(config: Config, directory: Path) -> Iterator[Study]:
     with Study(directory, config.space, name="driver", config=config_as_dict(config)) as study:
         yield study
 
 
-def assembled(
+def build_search(
     config: Config, prepared: SearchContext, setup: WorkerSetup, study: Study, executor: Executor, reporter: Reporter
 ) -> Search:
     return Search(
@@ -135,13 +140,13 @@ def assembled(
 
 @dataclass(frozen=True)
 class Moment:
-    """When so many trials had ended.
+    """The state of this process when a number of trials had ended.
 
     Args:
-        trials: How many.
-        seconds: On a clock.
-        processor_seconds: That this process had computed.
-        resident_bytes: That it held.
+        trials: The number of trials.
+        seconds: The time of a clock.
+        processor_seconds: The processor time of this process.
+        resident_bytes: The resident memory of this process.
     """
 
     trials: int
@@ -156,7 +161,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Cost:
-    """Means over some trials, and the memory at their end."""
+    """Mean cost of one trial over a range of trials, and the resident memory at its end."""
 
     milliseconds: float
     processor_milliseconds: float
@@ -164,7 +169,7 @@ class Cost:
 
 
 class Timeline(LineReporter):
-    """Writes the log of a search, as without a terminal, and notes when which trial had ended."""
+    """Reporter that writes the log of a search and records when each trial had ended."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
@@ -176,7 +181,12 @@ class Timeline(LineReporter):
             self._moments.append(Moment.now(done))
 
     def cost(self, after: int, until: int) -> Cost:
-        """Of the trials from the one after `after` to `until`, by the number that had ended."""
+        """Return the mean cost of a range of trials.
+
+        Args:
+            after: The number of trials that had ended before the range.
+            until: The number of trials that had ended after it.
+        """
         begin, end = self._at(after), self._at(until)
         count = end.trials - begin.trials
         return Cost(
@@ -190,7 +200,7 @@ class Timeline(LineReporter):
 
 
 def resident_bytes() -> int:
-    """Of this process (Linux)."""
+    """Return the resident memory of this process (Linux)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
@@ -198,7 +208,7 @@ def resident_bytes() -> int:
 
 
 class InstantWorker(CandidateWorker):
-    """Answers every job at once: nothing is loaded, scored or trained."""
+    """Worker that returns every job at once: it loads, scores and trains nothing."""
 
     def __init__(self, setup: WorkerSetup, on_exceeded: Callable[[int, int], None] | None = None) -> None:
         del on_exceeded
@@ -211,9 +221,9 @@ class InstantWorker(CandidateWorker):
         self, job: Job, *, limit_bytes: int | None, should_stop: Callable[[], bool] = lambda: False
     ) -> list[Result | Failure]:
         del limit_bytes, should_stop
-        return [self._result(member) for member in job.members]
+        return [self._instant_result(member) for member in job.members]
 
-    def _result(self, job: Job) -> Result:
+    def _instant_result(self, job: Job) -> Result:
         score = self._score_by_formula(job)
         return Result(
             key=job.key,
@@ -231,17 +241,17 @@ class InstantWorker(CandidateWorker):
         )
 
     def _score_by_formula(self, job: Job) -> float:
-        """Highest in the middle of the space, with some noise: a strategy that learns converges, and repeats itself."""
+        """Return a score that is highest in the middle of the space, with noise: learning strategies converge to it."""
         choices, architecture = self.setup.config.space.choices, job.architecture.values()
         places = [choices[gene].index(architecture[gene]) / (len(choices[gene]) - 1) for gene in GENES]
         return 0.9 - sum((place - 0.5) ** 2 for place in places) / 2 + random.Random(job.seed).uniform(0, 0.1)
 
 
 class ProposalReady(Exception):
-    """A search wants to start its first new candidate.
+    """Raised when a search is about to start its first new candidate.
 
     Args:
-        at: When, by `time.perf_counter`.
+        at: The time by `time.perf_counter`.
     """
 
     def __init__(self, at: float) -> None:
@@ -250,7 +260,7 @@ class ProposalReady(Exception):
 
 
 class FirstProposal(Executor):
-    """Ends the search, by `ProposalReady`, when it submits the first new candidate; runs nothing."""
+    """Executor that raises `ProposalReady` when it receives the first new candidate, and runs nothing."""
 
     @property
     def devices(self) -> Sequence[Device]:
@@ -263,11 +273,11 @@ class FirstProposal(Executor):
     def submit(self, job: Job, device: str, grant_bytes: int) -> None:
         del device, grant_bytes
         if job.stage != "one_shot":
-            raise RuntimeError(f"{job.key} was to be done by the first search")
+            raise RuntimeError(f"{job.key.name}, {job.stage}: expected to be finished by the first search")
         raise ProposalReady(time.perf_counter())
 
     def wait(self, timeout_seconds: float) -> list[JobOutcome]:
-        raise RuntimeError(f"nothing was started that could be waited for, not even {timeout_seconds} seconds")
+        raise RuntimeError(f"wait({timeout_seconds}): no job was started")
 
     def stop_running(self) -> list[JobOutcome]:
         return []
@@ -291,7 +301,7 @@ class FirstProposal(Executor):
         on_progress: Callable[[SupernetProgress], None],
     ) -> int:
         del job, processes, grant_bytes, should_stop, on_progress
-        raise RuntimeError("the first search has left a supernet; nobody trains another")
+        raise RuntimeError("supernet: expected the one of the first search")
 
     def close(self) -> None:
         pass

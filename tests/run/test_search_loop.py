@@ -120,7 +120,9 @@ def test_oversized_candidates_are_trained_in_micro_batches(
 def test_supernet_that_fits_no_step_is_trained_in_smaller_parts_or_refused(
     project: Project, options: ExecutionOptions, tmp_path: Path
 ) -> None:
-    source = project.write("tight.yaml", **{"supernet.steps": 10, "budget.trials": 2})
+    # Few values: every combination of layers, prompts and parts is traced near the budget.
+    changes = {"supernet.steps": 4, "budget.trials": 2, "space.fusion_layer": [2], "space.query_prompts": [1]}
+    source = project.write("tight.yaml", **changes)
     config = load_config(source)
     prepared = prepare(config, source="", cache_directory=options.cache, reporter=LineReporter(io.StringIO()))
     smallest = config.space.smallest
@@ -129,9 +131,7 @@ def test_supernet_that_fits_no_step_is_trained_in_smaller_parts_or_refused(
     message = r"no step of the supernet fits .* with the smallest \(.*\) it needs .*; budget.oversized: accumulate"
     with pytest.raises(BudgetError, match=message):
         run_search(source, tmp_path / "whole", options, memory_bytes=enough)
-    cut = project.write(
-        "tight_cut.yaml", **{"supernet.steps": 10, "budget.trials": 2, "budget.oversized": "accumulate"}
-    )
+    cut = project.write("tight_cut.yaml", **changes, **{"budget.oversized": "accumulate"})
     run_search(cut, tmp_path / "cut", options, memory_bytes=enough)
     assert len(results_of(tmp_path / "cut")["one_shot"]) == 2
 
@@ -139,7 +139,7 @@ def test_supernet_that_fits_no_step_is_trained_in_smaller_parts_or_refused(
 def test_best_and_default_are_confirmed_with_new_seeds(
     project: Project, options: ExecutionOptions, tmp_path: Path
 ) -> None:
-    source = project.write("confirmed.yaml", **{"search.rerun_seeds": 3})
+    source = project.write("confirmed.yaml", **{"search.rerun_seeds": 3, "recipe.epochs": 1})
     run = tmp_path / "run"
     said = run_search(source, run, options)
     kept = json.loads((run / "reruns.json").read_text())
@@ -170,7 +170,7 @@ def test_best_and_default_are_confirmed_with_new_seeds(
 
 def test_search_cannot_see_the_test_split(own_project: Project, options: ExecutionOptions, tmp_path: Path) -> None:
     """With other test labels, texts and images, every score and weight of the search is the same to the last bit."""
-    source = own_project.write("honest.yaml", **{"search.rerun_seeds": 2})
+    source = own_project.write("honest.yaml", **{"search.rerun_seeds": 1, "recipe.epochs": 1})
     found = []
     for name in ("before", "after"):
         run_search(source, tmp_path / name, options, deterministic=True)

@@ -125,8 +125,9 @@ def test_table_has_all_families_and_the_searched_pmf(
     assert markdown.startswith("| ") and markdown.count("\n| ") == len(entry_names()) and "\n| MBT " in markdown
     assert (directory / "comparison.svg").read_text().count("PMF") >= 1
     ran.clear()
-    again = compared(source, directory, options, entry_names())
-    assert not ran and rows_of(directory) == rows
+    few = [entry_names()[0], SEARCHED]
+    again = compared(source, directory, options, few)
+    assert not ran and rows_of(directory) == {name: rows[name] for name in few}
     assert again.endswith(output[output.index("Written: ") :])
 
 
