@@ -43,6 +43,8 @@ def _has_onednn() -> bool:
 
 
 class _FrozenLinear(torch.autograd.Function):
+    """See `frozen_linear`."""
+
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.weight = weight  # frozen: unchanged between forward and backward
@@ -109,6 +111,8 @@ ACTIVATIONS = {
 
 
 class _FrozenFeedForward(torch.autograd.Function):
+    """See `FrozenFeedForward`."""
+
     @staticmethod
     def forward(ctx: Any, rows: Tensor, inner: nn.Linear, activation: Activation, outer: nn.Linear) -> Tensor:
         flat = rows.reshape(-1, rows.shape[-1])

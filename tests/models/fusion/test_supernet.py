@@ -1,3 +1,5 @@
+"""Slices of the supernet: equal to standalone models, trained alone, evaluated together."""
+
 import random
 from typing import Any
 

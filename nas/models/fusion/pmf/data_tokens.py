@@ -162,6 +162,7 @@ class _LayerTokens:
 
     @property
     def reader(self) -> DataReader:
+        """The layer's way to read the tokens."""
         return DataReader(self.source.layer.projections, self.source, self.modality.layout)
 
     def split_readout(self) -> tuple[Tensor, Tensor, Tensor | None]:
