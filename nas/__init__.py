@@ -1,1 +1,76 @@
-"""Neural architecture search for prompt-based multimodal fusion (PMF)."""
+"""Neural architecture search for prompt-based multimodal fusion (PMF).
+
+The names in `__all__` are the public Python API. They are imported when they are first used, so that `import nas` loads
+neither torch, Optuna nor Ray.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nas.common.errors import NasError
+    from nas.common.progress import Reporter, build_reporter
+    from nas.config.load import load_config
+    from nas.config.readers import register_reader
+    from nas.models.classifier import FusionConfig, FusionForClassification
+    from nas.models.encoders.registry import register_encoder
+    from nas.run.commands import Overrides, resume
+    from nas.run.commands import start as run_search
+    from nas.run.executors import ExecutionOptions
+    from nas.run.exported_model import open_exported
+    from nas.search.costs import register_cost
+    from nas.search.metrics import register_metric
+    from nas.search.space.families import register_family
+    from nas.search.strategies.registry import register_strategy
+
+_TARGETS = {
+    "ExecutionOptions": "nas.run.executors:ExecutionOptions",
+    "FusionConfig": "nas.models.classifier:FusionConfig",
+    "FusionForClassification": "nas.models.classifier:FusionForClassification",
+    "NasError": "nas.common.errors:NasError",
+    "Overrides": "nas.run.commands:Overrides",
+    "Reporter": "nas.common.progress:Reporter",
+    "build_reporter": "nas.common.progress:build_reporter",
+    "load_config": "nas.config.load:load_config",
+    "open_exported": "nas.run.exported_model:open_exported",
+    "register_cost": "nas.search.costs:register_cost",
+    "register_encoder": "nas.models.encoders.registry:register_encoder",
+    "register_family": "nas.search.space.families:register_family",
+    "register_metric": "nas.search.metrics:register_metric",
+    "register_reader": "nas.config.readers:register_reader",
+    "register_strategy": "nas.search.strategies.registry:register_strategy",
+    "resume": "nas.run.commands:resume",
+    "run_search": "nas.run.commands:start",
+}
+
+__all__ = [
+    "ExecutionOptions",
+    "FusionConfig",
+    "FusionForClassification",
+    "NasError",
+    "Overrides",
+    "Reporter",
+    "build_reporter",
+    "load_config",
+    "open_exported",
+    "register_cost",
+    "register_encoder",
+    "register_family",
+    "register_metric",
+    "register_reader",
+    "register_strategy",
+    "resume",
+    "run_search",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use (PEP 562)."""
+    if name not in _TARGETS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _TARGETS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

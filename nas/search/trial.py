@@ -1,4 +1,4 @@
-"""What is known of a candidate after one stage, and how it was obtained."""
+"""Jobs of a search, their results and their failures."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -11,8 +11,8 @@ from nas.search.space import Architecture
 
 Stage = Literal["one_shot", "short", "full"]
 STAGES: tuple[Stage, ...] = ("one_shot", "short", "full")
-"""Fidelities, cheapest first: the supernet's weights as they are; trained on for some steps; trained in full from fresh
-weights. Scores of different stages are never ranked together."""
+"""Fidelities, cheapest first: scored with the weights of the supernet; trained from those weights for some steps;
+trained in full from new weights. Scores of different stages are never compared."""
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,16 @@ class Job:
 
     Args:
         key: The key of the model; the same at all stages.
-        architecture: What to run.
-        stage: How.
-        step_count: Training steps; 0 for `inherited`.
-        seed: Decides fresh weights and the order of samples.
-        predicted_peak_bytes: Of this candidate alone.
-        micro_batches: Parts that every batch is cut into, so that it fits.
-        correction_bytes: What measured peaks have added to the prediction, or taken from it.
-        companions: Candidates that are scored together with it, at the same stage; only for `inherited`.
-        learning_rate: Peak of all that is trained alike, in place of the recipe's rates and depth scaling.
+        architecture: The architecture to run.
+        stage: The stage.
+        step_count: The number of training steps; 0 for `one_shot`.
+        seed: The seed of new weights and of the order of samples.
+        predicted_peak_bytes: The predicted peak memory of this candidate.
+        micro_batches: The number of micro-batches into which each batch is divided to fit the memory budget.
+        correction_bytes: The correction of the prediction by measured peaks; may be negative.
+        companions: Candidates that are scored in the same job; only for `one_shot`.
+        learning_rate: A peak learning rate for all trained parameters, which replaces the recipe's rates and their
+            scaling with depth; None to use the recipe.
     """
 
     key: ModelKey
@@ -59,12 +60,12 @@ class Job:
 
     @property
     def members(self) -> tuple["Job", ...]:
-        """The job and its companions, each by itself."""
+        """The job and its companions, each as a job without companions."""
         return (replace(self, companions=()), *self.companions)
 
     @property
     def reserved_bytes(self) -> int:
-        """What it needs: members take turns, so that is the largest of their peaks."""
+        """The memory to reserve: the largest peak of the members, which run one after another."""
         return max(member.predicted_peak_bytes + member.correction_bytes for member in self.members)
 
 
@@ -74,20 +75,21 @@ class Result:
 
     Args:
         key: The key of the model.
-        architecture: What was run.
-        stage: How the score was obtained.
-        score: On validation, higher is better: the objective, or before full training what `search.proxy_metric` says.
+        architecture: The architecture that was run.
+        stage: The stage of the score.
+        score: The score on validation, higher is better: the objective, or before full training the metric that
+            `search.proxy_metric` names.
         metrics: All metrics on validation.
-        step_count: Training steps of this stage.
-        supernet_steps: Steps of the supernet whose weights were inherited; 0 for `full`.
-        seed: Of this job.
-        seconds: Time in the worker; of candidates that were scored together, an equal share each.
-        predicted_peak_bytes: Private memory of the worker, predicted.
-        measured_peak_bytes: The same, measured.
-        micro_batches: Parts that every batch was cut into.
-        latency_seconds: Of a forward pass from the base features, where a search asks for it.
-        kept_freed_memory: Whether the worker had room to keep what it freed; if so, its peak says nothing of the
-            prediction.
+        step_count: The number of training steps of this stage.
+        supernet_steps: The training steps of the supernet that the weights come from; 0 for `full`.
+        seed: The seed of the job.
+        seconds: The time in the worker; candidates that were scored in one job have an equal share each.
+        predicted_peak_bytes: The predicted peak of the worker's private memory.
+        measured_peak_bytes: The measured peak of the worker's private memory.
+        micro_batches: The number of micro-batches into which each batch was divided.
+        latency_seconds: The time of a forward pass from the base features; None if it was not measured.
+        kept_freed_memory: Whether the worker kept freed memory, because it had room; its measured peak is then
+            unrelated to the prediction.
     """
 
     key: ModelKey
@@ -133,9 +135,9 @@ class Result:
 
 
 FailureKind = Literal["error", "crash", "memory", "killed_externally", "environment"]
-"""How a job failed: an error in its code; its worker crashed by its own doing; it ran out of memory; its worker was
-ended from outside (a kill, a lost node), which says nothing about it; or a file that every job needs cannot be used (a
-full disk, a damaged supernet), which says nothing about it either, and is no better for the next one."""
+"""How a job failed: `error`, an exception in its code; `crash`, its worker crashed; `memory`, out of memory;
+`killed_externally`, its worker was killed or its node was lost, for which the job is not responsible; `environment`, a
+file that every job needs cannot be used (a full disk, a damaged supernet), which the next job cannot avoid either."""
 
 
 @dataclass(frozen=True)
@@ -143,11 +145,11 @@ class Failure:
     """A job that did not finish.
 
     Args:
-        job: Which.
-        kind: How it failed.
-        cause: The same for failures of one cause.
-        reason: What happened this time, for people.
-        measured_peak_bytes: Of its worker, where it ran out of memory and somebody measured it.
+        job: The job.
+        kind: The kind of the failure.
+        cause: A short text that is equal for failures with the same cause.
+        reason: A message about this failure.
+        measured_peak_bytes: The measured peak memory of the worker if it ran out of memory; None if unknown.
     """
 
     job: Job
@@ -158,7 +160,7 @@ class Failure:
 
     @classmethod
     def of(cls, job: Job, error: BaseException, measured_peak_bytes: int) -> "Failure":
-        """The failure that an error in a worker means."""
+        """Return the failure that corresponds to an exception in a worker."""
         text = " ".join(str(error).split())
         if is_out_of_memory(error):
             return cls(job, "memory", "out of memory", text, measured_peak_bytes)
@@ -168,7 +170,7 @@ class Failure:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocator, of the host or of a device, said no."""
+    """Return whether an error is a failed allocation, on the host or on a device."""
     # torch.OutOfMemoryError is CUDA's; the host's allocator raises a plain RuntimeError.
     by_name = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
     return isinstance(error, MemoryError) or by_name or "DefaultCPUAllocator: can't allocate memory" in str(error)
@@ -181,19 +183,19 @@ def _trial_of(key: ModelKey) -> int:
 
 
 _SEED_SALTS: Mapping[Stage, str] = {"one_shot": "inherited", "short": "trained", "full": "full"}
-"""What the seeds of a stage are derived from; another word would change the result of every search."""
+"""The salts of the seeds of each stage; another word would change the result of every search."""
 
 
 def job_seed(search_seed: int, stage: Stage, architecture: Architecture, *, rerun: int = 0) -> int:
     """Return the seed of one job, which depends on nothing but the arguments.
 
-    Short training starts from the supernet's weights, and only the order of its samples is drawn: all candidates get
-    one order, so that none is ahead by luck (common random numbers).
+    Short training starts from the supernet's weights, so the seed only determines the order of samples. All candidates
+    get the same order, so that none has an advantage by chance (common random numbers).
 
     Args:
         search_seed: The seed of the search.
         stage: The stage of the job.
-        architecture: The architecture that is run.
+        architecture: The architecture of the job.
         rerun: The number of the rerun, from 1; 0 for the search's own training.
     """
     salt = _SEED_SALTS[stage]
@@ -205,7 +207,7 @@ def job_seed(search_seed: int, stage: Stage, architecture: Architecture, *, reru
 
 
 def architecture_seed(seed: int, salt: str, architecture: Architecture) -> int:
-    """Return a seed that depends on another seed, a word and an architecture, and on nothing else."""
+    """Return a seed that depends only on another seed, a word and an architecture."""
     genes: list[int | str] = []
     for value in architecture.values().values():
         genes.append(value if isinstance(value, int) else str(value))

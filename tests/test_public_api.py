@@ -1,0 +1,26 @@
+import importlib
+import pkgutil
+import types
+
+import pytest
+
+import nas
+
+
+def test_public_names_are_not_hidden_by_submodules() -> None:
+    """Importing a submodule sets it as an attribute of its package, which would replace a function of that name."""
+    for module in pkgutil.walk_packages(nas.__path__, "nas."):
+        importlib.import_module(module.name)
+    assert not {module.name for module in pkgutil.iter_modules(nas.__path__)} & set(nas.__all__)
+    for name in nas.__all__:
+        assert not isinstance(getattr(nas, name), types.ModuleType)
+
+
+def test_public_names_are_listed() -> None:
+    assert set(nas.__all__) <= set(dir(nas))
+
+
+def test_other_names_are_attribute_errors() -> None:
+    name = "nothing"
+    with pytest.raises(AttributeError, match="module 'nas' has no attribute 'nothing'"):
+        getattr(nas, name)
