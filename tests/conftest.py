@@ -1,4 +1,4 @@
-"""The little project as fixtures."""
+"""The small project as fixtures."""
 
 import os
 from pathlib import Path
@@ -16,12 +16,12 @@ from tests.support.project import Project, build_project
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The little project, shared and not to be changed (search files may be added)."""
+    """The small project, shared and not to be changed (search files may be added)."""
     torch.set_num_threads(1)
     return build_project(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture
 def own_project(tmp_path: Path) -> Project:
-    """A copy of the little project that a test may damage."""
+    """A copy of the small project that a test may damage."""
     return build_project(tmp_path / "own")

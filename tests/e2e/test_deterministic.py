@@ -1,4 +1,4 @@
-"""`--deterministic` for real: the same trials, values and weights for any number of workers, and across `kill -9`."""
+"""`--deterministic` in real searches: equal trials, values and weights for any number of workers and after a kill."""
 
 import json
 from pathlib import Path
@@ -17,12 +17,12 @@ MODELS = ("best", "default")
 
 @pytest.fixture
 def noisy_project(tmp_path: Path) -> Project:
-    """One on which scores differ."""
+    """A project on which scores differ."""
     return build_project(tmp_path / "project", samples=240, colour_noise=200)
 
 
 def outcome(run: Path) -> tuple[str, list[bytes]]:
-    """The canonical study, and the weights that it ended with."""
+    """Return the canonical results of a run, and the bytes of its weights."""
     with open_study(run, read_run(run)) as study:
         results = canonical_results(study)
     files = [run / "supernet.safetensors", *(run / role / "model.safetensors" for role in MODELS)]
@@ -33,9 +33,7 @@ def scores(results: str) -> list[float]:
     return [json.loads(line)["score"] for line in results.splitlines()]
 
 
-def test_the_study_and_the_exported_weights_are_the_same_for_any_number_of_workers(
-    noisy_project: Project, tmp_path: Path
-) -> None:
+def test_study_and_exported_weights_are_equal_for_any_number_of_workers(noisy_project: Project, tmp_path: Path) -> None:
     source = noisy_project.write(
         "deterministic.yaml", **{"supernet.architectures_per_step": 2, "recipe.epochs": 1, "budget.trials": 8}
     )
@@ -50,11 +48,11 @@ def test_the_study_and_the_exported_weights_are_the_same_for_any_number_of_worke
         assert driver.finish() == 0, driver.errors
         outcomes[count] = outcome(run)
     found = scores(outcomes["1"][0])
-    assert len(found) == 8 + 4 + 2 and len(set(found)) > 3  # or a difference would not show
+    assert len(found) == 8 + 4 + 2 and len(set(found)) > 3  # a difference could not be seen otherwise
     assert outcomes["2"] == outcomes["1"] and outcomes["4"] == outcomes["1"]
 
 
-def test_so_are_those_of_free_genes_sandwiches_and_a_front_that_was_killed_on_the_way(
+def test_study_and_exported_weights_are_equal_after_a_kill_with_free_genes_and_a_front(
     noisy_project: Project, tmp_path: Path
 ) -> None:
     source = noisy_project.write(
@@ -86,8 +84,8 @@ def test_so_are_those_of_free_genes_sandwiches_and_a_front_that_was_killed_on_th
     resumed = RealDriver("resume", second, "--workers", "1", *cache, directory=tmp_path / "second")
     assert resumed.finish() == 0, resumed.errors
     assert outcome(second) == outcome(first)
-    evidence = [json.loads((run / "reliability.json").read_text()) for run in (first, second)]
-    for entry in evidence:
-        del entry["phases"]  # where the time went
-    assert evidence[0] == evidence[1]
+    reports = [json.loads((run / "reliability.json").read_text()) for run in (first, second)]
+    for entry in reports:
+        del entry["phases"]  # measured
+    assert reports[0] == reports[1]
     assert len(set(scores(outcome(first)[0]))) > 3

@@ -1,4 +1,4 @@
-"""A real driver with real Ray workers, killed by `kill -9`, and resumed; benchmarks/faults.py does it 100 times."""
+"""A real driver with real Ray workers, killed by `kill -9` and resumed; benchmarks/faults.py does so 100 times."""
 
 import csv
 import re
@@ -17,12 +17,12 @@ from tests.support.real_driver import PHASES, RealDriver, finished_models
 pytestmark = pytest.mark.slow
 
 COMPARED = re.compile(r"^(\w+): learning rate ([\d.e-]+), seed (\d+): validation \w+ ([\d.]+),", re.MULTILINE)
-"""Family, learning rate, seed and score of a training of a comparison that is said to be finished."""
+"""Family, learning rate, seed and score of a training of a comparison that is reported as finished."""
 
 
 @pytest.fixture(scope="module")
 def started() -> Iterator[list[RealDriver]]:
-    """Those of all tests; Ray's own processes notice within a minute that their driver was killed, and end."""
+    """All drivers of this module; Ray's own processes end within a minute after their driver was killed."""
     started: list[RealDriver] = []
     yield started
     deadline = time.monotonic() + 120
@@ -33,13 +33,13 @@ def started() -> Iterator[list[RealDriver]]:
 
 @pytest.fixture
 def drivers(started: list[RealDriver]) -> Iterator[list[RealDriver]]:
-    """Those of a test."""
+    """The drivers of one test."""
     drivers: list[RealDriver] = []
     yield drivers
     started += drivers
 
 
-def test_a_search_killed_in_the_supernet_and_among_finalists_ends_complete_with_nothing_finished_lost(
+def test_search_killed_in_supernet_and_finalists_loses_no_finished_result(
     project: Project, tmp_path: Path, drivers: list[RealDriver]
 ) -> None:
     source = project.write("killed.yaml", **{"supernet.steps": 150, "recipe.epochs": 60, "search.finalists": 2})
@@ -57,21 +57,19 @@ def test_a_search_killed_in_the_supernet_and_among_finalists_ends_complete_with_
     drivers.append(resumed)
     assert resumed.finish() == 0, resumed.errors
     assert "Exported model" in resumed.output
-    said = [entry for driver in drivers for entry in finished_models(driver.output)]
+    reported = [entry for driver in drivers for entry in finished_models(driver.output)]
     with open_study(run, read_run(run)) as study:
         assert [len(study.results(stage)) for stage in ("one_shot", "short", "full")] == [8, 4, 2]
         assert study.running == {} and study.rejections == []
-        for trial, stage, score in said:
+        for trial, stage, score in reported:
             if trial != "default":
                 kept = study.result(cast(Stage, stage), int(trial))
                 assert kept is not None and f"{kept.score:.3f}" == score
-    keys = [entry[:2] for entry in said]
-    assert len(keys) == len(set(keys)), "nothing that was said to be finished was done again"
+    keys = [entry[:2] for entry in reported]
+    assert len(keys) == len(set(keys)), "nothing that was reported as finished was run again"
 
 
-def test_killed_workers_end_neither_the_supernet_nor_the_search(
-    project: Project, tmp_path: Path, drivers: list[RealDriver]
-) -> None:
+def test_search_survives_killed_workers(project: Project, tmp_path: Path, drivers: list[RealDriver]) -> None:
     source = project.write("killed_workers.yaml", **{"supernet.steps": 150, "supernet.architectures_per_step": 2})
     run = tmp_path / "run"
     common: list[str | Path] = ["--workers", "2", "--cache-dir", tmp_path / "cache"]
@@ -89,7 +87,7 @@ def test_killed_workers_end_neither_the_supernet_nor_the_search(
         assert study.running == {} and study.rejections == []
 
 
-def test_a_comparison_that_was_killed_and_interrupted_trains_nothing_twice(
+def test_killed_and_interrupted_comparison_trains_nothing_twice(
     project: Project, tmp_path: Path, drivers: list[RealDriver]
 ) -> None:
     source = project.write(
@@ -110,9 +108,9 @@ def test_a_comparison_that_was_killed_and_interrupted_trains_nothing_twice(
             assert driver.finish() == 130, driver.errors
             assert "Traceback" not in driver.errors
     assert drivers[-1].finish() == 0, drivers[-1].errors
-    said = [line for driver in drivers for line in COMPARED.findall(driver.output)]
-    scores = {(title, float(rate), int(seed)): score for title, rate, seed, score in said}
-    assert len(scores) == len(said) == 2 * (2 + 1), "both learning rates, and the better one with a second seed"
+    reported = [line for driver in drivers for line in COMPARED.findall(driver.output)]
+    scores = {(title, float(rate), int(seed)): score for title, rate, seed, score in reported}
+    assert len(scores) == len(reported) == 2 * (2 + 1), "both learning rates, and the better one with a second seed"
     with (directory / "comparison.csv").open() as file:
         for title, row in zip(("VPT", "MBT"), csv.DictReader(file), strict=True):
             for seed in range(2):

@@ -13,7 +13,7 @@ from tests.support.runs import run_search
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished search of the little project, which tests must not change.
+    """A finished search of the small project, which tests must not change.
 
     Args:
         directory: The run directory.

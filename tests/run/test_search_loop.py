@@ -1,4 +1,4 @@
-"""Whole searches of a little project in this process; Ray has its own tests in tests/execution."""
+"""Whole searches of a small project in this process; Ray has its own tests in tests/execution."""
 
 import csv
 import hashlib

@@ -1,4 +1,4 @@
-"""A whole little project on disk: images, manifest, two encoder checkpoints and a search file."""
+"""A complete small project on disk: images, manifest, two encoder checkpoints and a search file."""
 
 import csv
 import random
@@ -20,7 +20,7 @@ WORDS = ("apple", "boat", "cat", "dog", "egg", "fox")
 
 @dataclass(frozen=True)
 class Project:
-    """Paths of the little project."""
+    """Paths of the small project."""
 
     root: Path
 
@@ -33,8 +33,8 @@ class Project:
         return self.root / "images"
 
     def values(self, **changes: Any) -> dict[str, Any]:
-        """The search file's content, with some dotted keys changed: `values(**{"budget.trials": 3})`."""
-        values = yaml.safe_load(SEARCH)
+        """Return the search file with some dotted keys changed: `values(**{"budget.trials": 3})`."""
+        values: dict[str, Any] = yaml.safe_load(SEARCH)
         for path, value in changes.items():
             *sections, key = path.split(".")
             section = values
@@ -44,7 +44,7 @@ class Project:
         return values
 
     def write(self, name: str = "search.yaml", **changes: Any) -> Path:
-        """The search file on disk, with some dotted keys changed."""
+        """Write a search file with some dotted keys changed; returns its path."""
         path = self.root / name
         path.write_text(yaml.safe_dump(self.values(**changes)))
         return path
@@ -86,13 +86,13 @@ seed: 1
 
 
 def build_project(root: Path, samples: int = 60, colour_noise: int = 25) -> Project:
-    """Write the project; the label is the colour of the image, and texts say nothing of it.
+    """Write the project; the label is the colour of the image, and texts are unrelated to it.
 
     Args:
-        root: Folder to write it in.
-        samples: Of all splits together.
-        colour_noise: By how much of 255 an image's colour is off at most: with 25 every model is soon perfect, with 200
-            colours are taken for one another and scores differ.
+        root: The folder of the project.
+        samples: The number of samples of all splits.
+        colour_noise: The largest deviation of an image's colour, out of 255: with 25 every model is soon perfect, with
+            200 colours are confused and scores differ.
     """
     root.mkdir(parents=True, exist_ok=True)
     generator = random.Random(0)

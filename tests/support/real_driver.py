@@ -1,4 +1,4 @@
-"""The whole program as a process of its own, with real Ray workers: watched, signalled and killed from outside."""
+"""The whole program in its own process, with real Ray workers: watched, signalled and killed from outside."""
 
 import os
 import re
@@ -37,16 +37,16 @@ def finished_models(output: str) -> list[tuple[str, str, str]]:
 _LOOK_SECONDS = 0.01
 
 _HANG_SECONDS = 480.0
-"""After so long it is taken to hang: several times what the slowest machine needs."""
+"""After this time a driver counts as hung: several times the time of the slowest machine."""
 
 
 class RealDriver:
-    """`run_search.py` with some arguments, started.
+    """A running `run_search.py`.
 
     Args:
-        arguments: Of the command line.
-        directory: Made here, for this driver alone: as the working directory it tells the driver's processes, those
-            that its Ray starts too, from all others, even when the driver is dead.
+        arguments: The command line.
+        directory: The working directory, which is created for this driver only: it identifies all processes of the
+            driver and its Ray, even after the driver's death.
     """
 
     def __init__(self, *arguments: str | Path, directory: Path) -> None:
@@ -77,15 +77,15 @@ class RealDriver:
 
     @property
     def phase(self) -> str:
-        """The last phase that it has said to have begun."""
+        """The last phase whose beginning the program has reported."""
         output = self.output
         return [name for name, mark in PHASES.items() if re.search(mark, output, re.MULTILINE)][-1]
 
     def wait_for(self, pattern: str, timeout_seconds: float = _HANG_SECONDS) -> bool:
-        """Wait for a line of output; returns whether it came, and not the driver's end or the time's."""
+        """Wait for a line of output; returns whether it came before the driver ended and the time was up."""
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
-            is_running = self.is_running  # before looking, so that its last words are seen
+            is_running = self.is_running  # read before the output, so that its last lines are seen
             if re.search(pattern, self.output, re.MULTILINE):
                 return True
             if not is_running:
@@ -94,24 +94,24 @@ class RealDriver:
         return False
 
     def finish(self, timeout_seconds: float = _HANG_SECONDS) -> int:
-        """Wait for its end; returns the exit status, negative for a signal.
+        """Wait until the driver ends; returns its exit status, negative for a signal.
 
         Raises:
-            subprocess.TimeoutExpired: If it does not end.
+            subprocess.TimeoutExpired: If it does not end in time.
         """
         return self.process.wait(timeout_seconds)
 
     def interrupt(self) -> None:
-        """Ctrl-C, which a terminal sends to all processes of the group."""
+        """Send SIGINT to all processes of the group, as a terminal does on Ctrl-C."""
         os.killpg(self.process.pid, signal.SIGINT)
 
     def kill(self) -> None:
-        """`kill -9` of the driver alone."""
+        """Kill the driver, but not its workers, with SIGKILL."""
         self.process.kill()
         self.process.wait()
 
     def kill_worker(self, index: int) -> bool:
-        """`kill -9` of one of its workers; returns whether there was any."""
+        """Kill one worker with SIGKILL; returns whether there was any."""
         workers = self.workers()
         for worker in workers[index % len(workers) :][:1] if workers else []:
             try:
@@ -122,7 +122,7 @@ class RealDriver:
         return False
 
     def kill_workers(self, count: int, timeout_seconds: float = 60.0) -> bool:
-        """`kill -9` of so many workers at once, when they are there; returns whether they came."""
+        """Wait for a number of workers and kill them with SIGKILL; returns whether they came in time."""
         deadline = time.monotonic() + timeout_seconds
         while len(workers := self.workers()) < count:
             if time.monotonic() > deadline:
@@ -133,11 +133,11 @@ class RealDriver:
         return True
 
     def workers(self) -> list[int]:
-        """Processes that run candidates now."""
+        """Return the processes that run jobs now."""
         return sorted(process for process, title in self.processes().items() if title.startswith("ray::Actor"))
 
     def seconds_until_workers_end(self, timeout_seconds: float = 10.0) -> float | None:
-        """How long its workers are still there; None for longer than that."""
+        """Return the time until all workers have ended; None if they outlive the timeout."""
         started = time.monotonic()
         while self.workers():
             if time.monotonic() - started > timeout_seconds:
@@ -146,7 +146,7 @@ class RealDriver:
         return time.monotonic() - started
 
     def processes(self) -> dict[int, str]:
-        """Everything that is alive of it and of its Ray: number of the process and its title."""
+        """Return all living processes of the driver and its Ray: process number and title."""
         found = {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -154,11 +154,11 @@ class RealDriver:
                     if Path(os.readlink(entry / "cwd")) == self.directory:
                         found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
                 except OSError:
-                    continue  # it has ended meanwhile
+                    continue  # the process has ended
         return found
 
     def end_everything(self) -> None:
-        """`kill -9` of all of them, for a driver that hangs."""
+        """Kill all processes of a driver that hangs with SIGKILL."""
         for process in self.processes():
             try:
                 os.kill(process, signal.SIGKILL)

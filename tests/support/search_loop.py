@@ -1,4 +1,4 @@
-"""A search without training: real study, strategy, plans and dispatcher; scores come from a formula."""
+"""A search without training: real study, strategy, phases and scheduler; scores come from a formula."""
 
 import io
 import random
@@ -49,11 +49,11 @@ def config_with(**changes: Any) -> Config:
 
 
 class SizedFeasibility:
-    """Peaks by a formula; what is above the budget does not fit.
+    """Peaks by a formula; an architecture above the budget does not fit.
 
     Args:
-        study: Remembers who does not.
-        budget_bytes: Of a device.
+        study: The record of infeasible architectures.
+        budget_bytes: The memory budget of a device.
     """
 
     def __init__(self, study: Study, budget_bytes: int) -> None:
@@ -94,25 +94,25 @@ def peak_bytes(architecture: Architecture) -> int:
 
 
 def total(values: Any) -> int:
-    """The sum of all numbers, those of single layers and directions too."""
+    """Return the sum of all numbers, including those of single layers and directions."""
     if isinstance(values, int):
         return values
     return sum(map(total, values.values() if isinstance(values, dict) else values))
 
 
 def score(job: Job) -> float:
-    """The same for a job wherever and whenever it runs."""
+    """Return a score that depends on the job only, not on where or when it runs."""
     return random.Random(seed_from(job.seed, job.stage)).random()
 
 
 class SimulatedExecutor(Executor):
-    """Ends jobs in any order; what happens to them is asked from outside.
+    """Executor that ends jobs in random order, with results or failures that the caller decides.
 
     Args:
-        slots: Of each device.
-        chance: Decides which job ends next.
-        fate: What happens to a job in place of a result: a failure, or nothing.
-        on_end: Told of every job before it ends.
+        slots: The number of slots of each device.
+        chance: The source of the order in which jobs end.
+        fate: Function that returns the failure of a job, or None for a result.
+        on_end: Callback before a job ends.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class SimulatedExecutor(Executor):
         return [job for job, _, _ in self._running]
 
     def lose(self, device: str) -> None:
-        """A node is gone, with what ran on it."""
+        """Lose a node with everything that runs on it."""
         del self._slots[device]
 
     def stop_when(self, should_stop: Callable[[], bool]) -> None:

@@ -1,4 +1,4 @@
-"""Comparisons of families on a little project: one grid of learning rates, test at the end, resumable."""
+"""Comparisons of families on a small project: one grid of learning rates, test at the end, resumable."""
 
 import contextlib
 import csv
