@@ -1,13 +1,13 @@
-"""A search that is killed again and again, runs out of disk and has its files damaged: what is lost, and what is said.
+"""Kill a search repeatedly, fill its disk and damage its files; count lost trials, other results and unclear errors.
 
-A small deterministic search runs undisturbed once, as a process of its own with Ray workers. Then the same search runs
-while its driver or one of its workers is killed (`kill -9`) at random moments of every phase; it is resumed each time,
-with another number of workers, and compared with the undisturbed one when it is finished. After that its disk fills up,
-which takes the right to mount a small tmpfs, and its files are damaged one by one.
+A small deterministic search runs undisturbed once, in its own process with Ray workers. The same search is then run
+while its driver or one of its workers is killed (`kill -9`) at random moments of every phase. It is resumed after each
+kill, with another number of workers, and compared with the undisturbed search when it has finished. Then its disk fills
+up, which requires the right to mount a small tmpfs, and its files are damaged one by one.
 
-- lost_trials: the program had said that it was finished, and it is not in the study or was run once more.
-- differing_trials: not what the undisturbed search found, exported models included.
-- unclear_errors: a trace, an end without a reason, a reason that does not name the file, a hang, a search that the
+- lost_trials: trials that the program reported as finished and that are not in the study, or were run again.
+- differing_trials: results and exported models that differ from those of the undisturbed search.
+- unclear_errors: tracebacks, exits without a reason, reasons that do not name the file, hangs, and searches that the
   death of a worker has ended.
 
 Run: python -m benchmarks.faults [--kills 100] [--seed 0] [--json FILE] [--quick]
@@ -38,14 +38,14 @@ _KILLS_A_SEARCH = 10
 _AHEAD = 3
 _WORKERS = (1, 2, 2, 4)
 _SESSION_SECONDS = 240.0
-_ALL_GONE_SECONDS = 120.0  # Ray's agents look for their node now and then
-_NOT_WAITED_FOR = "not waited for: --quick"
+_ALL_GONE_SECONDS = 120.0  # Ray's agents check from time to time whether their node is alive
+_NOT_WAITED_FOR = "not counted: --quick"
 _MODELS = ("best", "default")
 
 
 @dataclass
 class Findings:
-    """What went wrong, in words."""
+    """Descriptions of everything that went wrong."""
 
     lost: list[str] = field(default_factory=list)
     differing: list[str] = field(default_factory=list)
@@ -62,12 +62,12 @@ class Findings:
 
 @dataclass(frozen=True)
 class Ending:
-    """What a finished search has left.
+    """The results of a finished search.
 
     Args:
-        trials: By stage and number, one line of the canonical export each.
-        scores: By number and stage as the program says them, to three digits.
-        models: Weights of the exported models.
+        trials: The line of the canonical results, by stage and number.
+        scores: The score as the program prints it, with three digits, by number and stage.
+        models: The weights of the exported models.
     """
 
     trials: dict[tuple[str, int], str]
@@ -91,12 +91,12 @@ class Ending:
 
 @dataclass(frozen=True)
 class Stroke:
-    """A kill that is planned.
+    """A planned kill.
 
     Args:
         victim: `driver` or `worker`.
-        phase: Not before it has begun.
-        delay_share: When after that, as a share of how long the phase took in the undisturbed search.
+        phase: The phase that must have begun.
+        delay_share: The delay after that, as a share of the duration of the phase in the undisturbed search.
     """
 
     victim: str
@@ -105,11 +105,11 @@ class Stroke:
 
 
 class Bench:
-    """Runs searches on the little project and notes what goes wrong.
+    """Runs searches on the toy project and records what goes wrong.
 
     Args:
-        work: Folder for everything.
-        seed: Decides the moments.
+        work: Path of the working directory.
+        seed: The seed of the random moments.
         is_quick: Whether the search is a shorter one.
     """
 
@@ -135,7 +135,7 @@ class Bench:
     # Sessions
 
     def drive(self, run: Path, workers: int, cache: Path | None = None) -> RealDriver:
-        """Start the search in a run directory, or go on with it."""
+        """Start the search in a run directory, or resume it."""
         what = (
             ("resume", run) if (run / CONFIG).exists() else ("search", self.source, "--deterministic", "--run-dir", run)
         )
@@ -146,7 +146,7 @@ class Bench:
         return driver
 
     def finish(self, driver: RealDriver, what: str) -> int | None:
-        """Wait for a driver's own end; returns its exit status, None for a hang, which is noted."""
+        """Wait for a driver to end; returns its exit status, or None for a hang, which is recorded."""
         try:
             status = driver.finish(_SESSION_SECONDS)
         except subprocess.TimeoutExpired:
@@ -154,52 +154,52 @@ class Bench:
             self.findings.unclear.append(f"{what}: hangs in {driver.phase}: {_last_line(driver.output)}")
             return None
         if "Traceback" in driver.errors:
-            self.findings.unclear.append(f"{what}: a trace: {_last_line(driver.errors)}")
+            self.findings.unclear.append(f"{what}: a traceback: {_last_line(driver.errors)}")
         return status
 
     def finish_well(self, driver: RealDriver, what: str) -> bool:
-        """Wait for a driver to finish its search; whatever else it does is noted."""
+        """Wait for a driver to finish its search; records anything else that it does."""
         status = self.finish(driver, what)
         if status == 0 and not driver.errors:
             return True
         if status is not None:
-            said = _last_line(driver.errors)
-            self.findings.unclear.append(f"{what}: status {status} in place of a finished search: {said}")
+            reported = _last_line(driver.errors)
+            self.findings.unclear.append(f"{what}: status {status} instead of a finished search: {reported}")
         return False
 
     def finish_refused(self, driver: RealDriver, what: str, named: str) -> None:
-        """Wait for a driver to refuse to go on, by one error that names something; whatever else it does is noted."""
+        """Wait for a driver to end with one error that names something; records anything else that it does."""
         status = self.finish(driver, what)
         is_clear = driver.errors.startswith("error: ") and named in driver.errors
         if status is not None and (status != 2 or not is_clear):
-            said = _last_line(driver.errors) or _last_line(driver.output)
-            self.findings.unclear.append(f"{what}: status {status} in place of an error that names {named}: {said}")
+            reported = _last_line(driver.errors) or _last_line(driver.output)
+            self.findings.unclear.append(f"{what}: status {status} instead of an error that names {named}: {reported}")
 
-    def compare(self, run: Path, what: str, said: list[tuple[str, str, str]]) -> None:
-        """Note what differs from the undisturbed search, and what a driver had said and is not so.
+    def compare(self, run: Path, what: str, reported: list[tuple[str, str, str]]) -> None:
+        """Record differences from the undisturbed search and from the results that the drivers reported.
 
         Args:
-            run: Of a finished search.
-            what: Names it.
-            said: What all its drivers have said: number, stage and score.
+            run: The run directory of a finished search.
+            what: The name of the search.
+            reported: The number, stage and score of every result that its drivers reported.
         """
         ending, reference = Ending.of(run), self.reference
         for key in ending.trials.keys() | reference.trials.keys():
             if ending.trials.get(key) != reference.trials.get(key):
                 found, expected = ending.trials.get(key, "nothing"), reference.trials.get(key, "nothing")
-                self.findings.differing.append(f"{what}: {key[0]} {key[1]}: {found} in place of {expected}")
+                self.findings.differing.append(f"{what}: {key[0]} {key[1]}: {found} instead of {expected}")
         for role in _MODELS:
             if ending.models[role] != reference.models[role]:
                 self.findings.differing.append(f"{what}: the exported model {role}")
-        for (trial, stage), count in Counter((trial, stage) for trial, stage, _ in said).items():
+        for (trial, stage), count in Counter((trial, stage) for trial, stage, _ in reported).items():
             if count > 1:
                 self.findings.lost.append(f"{what}: trial {trial} {stage} was finished {count} times")
-        for trial, stage, score in said:
+        for trial, stage, score in reported:
             if ending.scores.get((trial, stage)) != score:
                 self.findings.lost.append(f"{what}: trial {trial} {stage} {score} is not in the study")
 
     def run_undisturbed(self, workers: int) -> Path:
-        """The search that all others are compared with."""
+        """Run the search with which all others are compared."""
         run = self.work / "undisturbed"
         started = time.monotonic()
         driver = self.drive(run, workers)
@@ -208,26 +208,27 @@ class Bench:
             if driver.wait_for(PHASES[phase], _SESSION_SECONDS):
                 marks[phase] = time.monotonic() - started
         if not self.finish_well(driver, "undisturbed") or len(marks) < len(_ORDER):
-            raise SystemExit(f"the undisturbed search has failed:\n{driver.output}\n{driver.errors}")
+            raise SystemExit(f"the undisturbed search failed:\n{driver.output}\n{driver.errors}")
         ends = [*list(marks.values())[1:], time.monotonic() - started]
         self.phase_seconds = {phase: end - marks[phase] for phase, end in zip(_ORDER, ends, strict=True)}
         self.reference = Ending.of(run)
         scores = [entry["score"] for entry in map(json.loads, self.reference.trials.values())]
         if len(set(scores)) < 3:
-            raise SystemExit(f"scores that are all alike show no difference: {scores}")
+            raise SystemExit(f"expected at least 3 different scores, got {scores}")
         return run
 
     # Kills
 
     def run_killed(self, run: Path, kills: int, strokes: Callable[[str], list[Stroke]]) -> int:
-        """A whole search with so many kills at most; returns how many there were.
+        """Run a whole search with a limited number of kills; returns the number of kills.
 
         Args:
-            run: Its directory.
-            kills: At most.
-            strokes: What is planned for a session, by the phase that the search has reached; the driver's kill last.
+            run: The run directory.
+            kills: The largest number of kills.
+            strokes: Function that plans the kills of a session, given the phase that the search has reached; the kill
+                of the driver comes last.
         """
-        said: list[tuple[str, str, str]] = []
+        reported: list[tuple[str, str, str]] = []
         count, reached, is_killed = 0, _ORDER[0], True
         while is_killed:
             planned = strokes(reached)[count - kills :] if count < kills else []
@@ -243,22 +244,22 @@ class Bench:
             if is_killed:
                 self.check_workers_go(driver, what)
                 if "Traceback" in driver.errors:
-                    self.findings.unclear.append(f"{what}: a trace: {_last_line(driver.errors)}")
+                    self.findings.unclear.append(f"{what}: a traceback: {_last_line(driver.errors)}")
             elif not self.finish_well(driver, what):
                 return count
-            said += finished_models(driver.output)
+            reported += finished_models(driver.output)
             reached = max(reached, driver.phase, key=_ORDER.index)
-        self.compare(run, run.name, said)
+        self.compare(run, run.name, reported)
         return count
 
     def workers(self, planned: list[Stroke]) -> int:
-        """How many a session has; none at all is the quickest way to finish."""
+        """Return the number of workers of a session; 0 finishes fastest."""
         if self.is_quick:
             return 2 if planned else 0
         return self.rng.choice(_WORKERS)
 
     def strike(self, driver: RealDriver, stroke: Stroke) -> str | None:
-        """Wait for the moment and kill; returns the phase in which that was, None if nobody was there to be killed."""
+        """Wait for the moment and kill; returns the phase of the kill, or None if no process was left."""
         later = "|".join(PHASES[phase] for phase in _ORDER[_ORDER.index(stroke.phase) :])
         if not driver.wait_for(later, _SESSION_SECONDS):
             return None
@@ -274,9 +275,9 @@ class Bench:
         return phase
 
     def plan(self, reached: str) -> list[Stroke]:
-        """Kills of one session: of workers, then of the driver, in the phases that had the fewest so far."""
+        """Plan the kills of one session: workers, then the driver, in the phases with the fewest kills so far."""
         first = _ORDER.index(reached)
-        # Not far ahead, or no search would be killed early and often.
+        # Not far ahead, so that each search is killed several times.
         last = self.fewest("driver", sorted({0, *range(first, len(_ORDER))[:_AHEAD]}))
         strokes = []
         among = range(max(first, 1), min(_ORDER.index(last), 4) + 1)
@@ -290,7 +291,7 @@ class Bench:
         return _ORDER[self.rng.choice([place for place in places if self.kills[victim, _ORDER[place]] == fewest])]
 
     def check_workers_go(self, driver: RealDriver, what: str) -> None:
-        """Note workers that go on without their driver: they would write into a run that another one goes on with."""
+        """Record workers that outlive their driver, because they could write into a resumed run."""
         seconds = driver.seconds_until_workers_end()
         if seconds is None:
             self.findings.unclear.append(f"{what}: workers outlive their driver")
@@ -299,7 +300,7 @@ class Bench:
             self.worker_exit_seconds = max(self.worker_exit_seconds, seconds)
 
     def count_left_processes(self) -> int:
-        """Processes of any driver that are still there; waits for them to end."""
+        """Wait for the processes of all drivers to end, and return the number of those that remain."""
         deadline = time.monotonic() + _ALL_GONE_SECONDS
         while True:
             left = sum(len(driver.processes()) for driver in self.drivers)
@@ -310,12 +311,12 @@ class Bench:
     # Damage
 
     def state(self, name: str, pattern: str, file: str | None = None) -> tuple[Path, list[tuple[str, str, str]]]:
-        """A run directory whose driver was killed at a line of its output, and what that one had said.
+        """Return a run directory whose driver was killed at a line of its output, and the results that it reported.
 
         Args:
-            name: For people, and of the directory.
-            pattern: The line.
-            file: Waited for behind the line, and there when the driver is dead.
+            name: The name of the state and of the directory.
+            pattern: The pattern of the line.
+            file: A file of the run directory that must exist as well before the kill.
         """
         run = self.work / name
         driver = self.drive(run, 2)
@@ -324,12 +325,12 @@ class Bench:
             time.sleep(0.005)
         driver.kill()
         if not is_there or (file is not None and not (run / file).exists()):
-            raise SystemExit(f"the search for {name} has failed:\n{driver.output}\n{driver.errors}")
+            raise SystemExit(f"the search for {name} failed:\n{driver.output}\n{driver.errors}")
         self.check_workers_go(driver, name)
         return run, finished_models(driver.output)
 
     def run_damaged(self, damage: "Damage", workers: int, *, is_mended: bool) -> None:
-        """Damage a copy of a run and go on with it."""
+        """Damage a copy of a run and resume it."""
         what = f"damage: {damage.name}"
         place = self.work / "damaged" / "".join(letter if letter.isalnum() else "_" for letter in damage.name)
         run, cache = place / "run", place / "cache"
@@ -344,22 +345,22 @@ class Bench:
             damage.mend(run, damage.state)
             driver = self.drive(run, workers, cache)
         if self.finish_well(driver, what):
-            if damage.says not in driver.output:
-                self.findings.unclear.append(f"{what}: nothing was said of it")
-            said = [*damage.said, *finished_models(driver.output)]
-            self.compare(run, what, [] if damage.loses_trials else said)
+            if damage.notice not in driver.output:
+                self.findings.unclear.append(f"{what}: the damage was not reported")
+            reported = [*damage.reported, *finished_models(driver.output)]
+            self.compare(run, what, [] if damage.loses_trials else reported)
 
     # Disk
 
     def fill_disk(self) -> int:
-        """Run a search whose disk is too small again and again, with more of it each time; returns how often it was.
+        """Run a search on a disk that is too small, and enlarge it each time; returns the number of failures.
 
         Raises:
-            subprocess.CalledProcessError: If nothing may be mounted here.
+            subprocess.CalledProcessError: If mounting is not permitted.
         """
         total = sum(path.stat().st_size for path in (self.work / "undisturbed").rglob("*"))
         with tmpfs(self.work / "disk", total // 10) as disk:
-            run, said, refusals = disk / "run", [], 0
+            run, reported, refusals = disk / "run", [], 0
             cache = disk / "cache"
             # Room for: no features; no frozen weights; no supernet; no exported model; everything.
             for share in (0.2, 0.75, 0.95, 1.2, 20.0):
@@ -367,46 +368,46 @@ class Bench:
                 driver = self.drive(run, 2, cache)
                 what = f"disk of {int(total * share) // 1024} KiB"
                 status = self.finish(driver, what)
-                said += finished_models(driver.output)
+                reported += finished_models(driver.output)
                 if status == 0:
-                    self.compare(run, what, said)
+                    self.compare(run, what, reported)
                     break
                 refusals += 1
                 if status is not None and (status != 2 or not _is_disk_error(driver.errors, disk)):
                     reason = _last_line(driver.errors)
                     self.findings.unclear.append(f"{what}: status {status}, not an error about the disk: {reason}")
             else:
-                self.findings.unclear.append("disk: the search does not end when there is room again")
+                self.findings.unclear.append("disk: the search does not finish with enough space")
         return refusals
 
 
 @dataclass(frozen=True)
 class Damage:
-    """What is done to the files of a run, and what is to follow.
+    """Damage to the files of a run, and its expected effect.
 
     Args:
-        name: For people.
+        name: The name of the damage.
         state: The run directory that is copied.
-        said: What its driver had said to be finished.
-        harm: Damages the copy, or its cache.
-        refused_by: Part of the error that is to follow; None if the search is to go on.
-        mend: Does to the copy what the error says, or puts the file back from the original.
-        says: What a search that goes on is to say of it.
-        loses_trials: Whether mending means to run some again.
+        reported: The results that its driver reported.
+        harm: Function that damages the copy or its cache.
+        refused_by: A part of the expected error; None if the search must continue.
+        mend: Function that follows the advice of the error, or restores the file from the original.
+        notice: A part of the expected output of a search that continues.
+        loses_trials: Whether some trials have to run again after mending.
     """
 
     name: str
     state: Path
-    said: list[tuple[str, str, str]]
+    reported: list[tuple[str, str, str]]
     harm: Callable[[Path, Path], None]
     refused_by: str | None = None
     mend: Callable[[Path, Path], None] = lambda run, original: None
-    says: str = ""
+    notice: str = ""
     loses_trials: bool = False
 
 
 def quick_damages(finished: Path) -> list[Damage]:
-    """Those that are told within seconds."""
+    """Return the damages that a driver detects within seconds."""
     return [
         Damage(
             "journal, flipped bytes",
@@ -423,13 +424,13 @@ def quick_damages(finished: Path) -> list[Damage]:
             [],
             lambda run, cache: cut(run / CONFIG),
             CONFIG,
-            lambda run, original: put_back(run, original, CONFIG),
+            lambda run, original: restore(run, original, CONFIG),
         ),
     ]
 
 
 def other_damages(bench: Bench, finished: Path) -> list[Damage]:
-    """Those that take searches in the middle of something."""
+    """Return the damages to searches that were killed half-way."""
     early, early_said = bench.state("killed in supernet", PHASES["supernet"], "supernet_checkpoint.pt")
     late, late_said = bench.state("killed in candidates", r"^#5 screened")
     best = json.loads((finished / "report.json").read_text())["best"]["trial"]
@@ -437,7 +438,7 @@ def other_damages(bench: Bench, finished: Path) -> list[Damage]:
 
     def flip_best(run: Path, _cache: Path) -> None:
         flip(run / weights)
-        shutil.rmtree(run / "best")  # so that they are needed
+        shutil.rmtree(run / "best")  # so that the weights are needed
 
     return [
         Damage("journal, torn last line", late, late_said, lambda run, cache: append(run / "journal.log", b"\0\0{")),
@@ -446,9 +447,9 @@ def other_damages(bench: Bench, finished: Path) -> list[Damage]:
             late,
             late_said,
             lambda run, cache: flip(largest(cache)),
-            says="rebuilding it",
+            notice="rebuilding it",
         ),
-        Damage("features, cut off", late, late_said, lambda run, cache: cut(largest(cache)), says="rebuilding it"),
+        Damage("features, cut off", late, late_said, lambda run, cache: cut(largest(cache)), notice="rebuilding it"),
         Damage(
             "supernet checkpoint, flipped bytes",
             early,
@@ -472,7 +473,7 @@ def other_damages(bench: Bench, finished: Path) -> list[Damage]:
                 late_said,
                 lambda run, cache, harm=harm: harm(run / "supernet.safetensors"),  # type: ignore[misc]
                 "supernet.safetensors",
-                lambda run, original: put_back(run, original, "supernet.safetensors"),
+                lambda run, original: restore(run, original, "supernet.safetensors"),
             )
             for name, harm in (("flipped bytes", flip), ("cut off", cut))
         ),
@@ -482,7 +483,7 @@ def other_damages(bench: Bench, finished: Path) -> list[Damage]:
             [],
             flip_best,
             weights,
-            lambda run, original: put_back(run, original, weights),
+            lambda run, original: restore(run, original, weights),
         ),
         Damage("frozen weights, flipped bytes", late, late_said, lambda run, cache: flip(run / "image_encoder.pt")),
         Damage("results.csv, cut off", late, late_said, lambda run, cache: cut(run / "results.csv")),
@@ -493,7 +494,7 @@ def other_damages(bench: Bench, finished: Path) -> list[Damage]:
                 [],
                 lambda run, cache, name=name: cut(run / name),  # type: ignore[misc]
                 name,
-                lambda run, original, name=name: put_back(run, original, name),  # type: ignore[misc]
+                lambda run, original, name=name: restore(run, original, name),  # type: ignore[misc]
             )
             for name in ("time.json", "report.json", "default.json")
         ),
@@ -520,7 +521,7 @@ def append(path: Path, content: bytes) -> None:
 
 
 def keep_whole_lines(path: Path, original: Path) -> None:
-    """Keep the lines before the first that is not as it was."""
+    """Keep the lines before the first that differs from the original."""
     pairs = zip(path.read_bytes().split(b"\n"), original.read_bytes().split(b"\n"), strict=False)
     kept = []
     for line, before in pairs:
@@ -530,21 +531,21 @@ def keep_whole_lines(path: Path, original: Path) -> None:
     path.write_bytes(b"".join(kept))
 
 
-def put_back(run: Path, original: Path, name: str) -> None:
+def restore(run: Path, original: Path, name: str) -> None:
     shutil.copy(original / name, run / name)
 
 
 def largest(cache: Path) -> Path:
-    """The largest file of features."""
+    """Return the largest file of features."""
     return max(cache.rglob("*.npy"), key=lambda path: path.stat().st_size)
 
 
 @contextmanager
 def tmpfs(place: Path, size_bytes: int) -> Iterator[Path]:
-    """A small disk, for a while.
+    """Mount a small disk until the block ends.
 
     Raises:
-        subprocess.CalledProcessError: If it may not be mounted.
+        subprocess.CalledProcessError: If mounting is not permitted.
     """
     place.mkdir()
     _mount("-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(place))
@@ -562,7 +563,7 @@ def _mount(*arguments: str) -> None:
     try:
         subprocess.run(["mount", *arguments], check=True, capture_output=True, text=True)
     except FileNotFoundError as error:
-        raise subprocess.CalledProcessError(127, "mount", stderr="there is no mount program") from error
+        raise subprocess.CalledProcessError(127, "mount", stderr="no mount program is installed") from error
 
 
 def _is_disk_error(errors: str, disk: Path) -> bool:
@@ -578,7 +579,7 @@ def _last_line(text: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument(
         "--quick", action="store_true", help="2 kills and the quick damages: shows that the script works"
@@ -599,7 +600,7 @@ def main() -> int:
             kills += count
             print(f"killed {searches}: {count} kills, {kills} of {wanted}; {bench.findings.counts}", flush=True)
             if not count:
-                raise SystemExit("nothing could be killed")
+                raise SystemExit("no process could be killed")
         damages = quick_damages(finished)
         if not options.quick:
             damages += other_damages(bench, finished)
@@ -641,7 +642,7 @@ def main() -> int:
 
 
 def first_strokes(reached: str) -> list[Stroke]:
-    """For `--quick`: a worker and the driver, in the middle of the candidates."""
+    """Return the kills of `--quick`: a worker and the driver, while candidates run."""
     del reached
     return [Stroke("worker", "candidates", 0.1), Stroke("driver", "candidates", 0.3)]
 

@@ -1,21 +1,19 @@
-"""Candidates an hour with one worker and with two, of one thread each, and what the second one adds to the memory.
+"""Measure candidates per hour with one worker and with two, of one thread each, and the memory of the second one.
 
-The demo with its real features, encoders and jobs: groups of candidates that are scored together with inherited
-weights, and trainings of promoted ones, in the proportion of `search_spaces/demo.yaml`. The list of jobs is fixed and
-the same for both; `JobScheduler`, ledger and Ray run it. The supernet's weights are those of a fresh one, since the
-cost of a job does not depend on its numbers.
+The jobs are those of the demo, with its real features and encoders: groups of candidates that are scored together with
+the supernet's weights, and short trainings, in the proportion of `search_spaces/demo.yaml`. Both runs use the same list
+of jobs, `JobScheduler` and Ray. The supernet is not trained, because the cost of a job does not depend on its weights.
 
-Both workers live all the time. Where one is measured, the other has nothing to do and computes nothing. Before the
-first measurement both together have run the list, so that no start and no first reading of a file is counted. One
-worker and two take turns, and which of them begins alternates; `speedup` is the median of the rounds, and
-`lowest_speedup` to `highest_speedup` say how steady the machine was. A list ends when its last job has ended: at its
-end one of two workers waits for the other, as in a search. A candidate is one that is scored; its share of a training
-is part of its cost.
+Both workers are alive all the time; while one is measured, the other is idle. A first run of the whole list with both
+workers excludes start-up and the first read of every file. The measurements with one and with two workers take turns,
+in alternating order; `speedup` is the median of the rounds, and `lowest_speedup` and `highest_speedup` show how steady
+the machine was. A list ends with its last job, so one of two workers may wait for the other, as in a search. A
+candidate is one that is scored; its share of the trainings is part of its cost.
 
-Memory, when both have run everything: `private_bytes` is what a worker alone holds (its own anonymous pages, the
-supernet's weights among them); `weights_bytes` and `features_bytes` are the frozen weights and base features that it
-maps and has touched, `…_shared_bytes` what of that the same pages serve the other worker too. So a second worker adds
-its private bytes and what it maps without sharing: `bytes_added_by_second_worker`.
+Memory is read after all runs: `private_bytes` are the anonymous pages of a worker, including the supernet's weights;
+`weights_bytes` and `features_bytes` are the frozen weights and base features that it has mapped and read;
+`…_shared_bytes` is the part of these whose pages the other worker uses as well. A second worker adds its private bytes
+and what it maps without sharing: `bytes_added_by_second_worker`.
 
 Run: python -m benchmarks.workers [--rounds 3] [--blocks 4] [--json FILE] [--quick]
 """
@@ -60,7 +58,7 @@ WORKERS = 2
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--blocks", type=int, default=4, help="each as many candidates as the demo's round_size")
+    parser.add_argument("--blocks", type=int, default=4, help="blocks of the demo's round_size candidates")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--quick", action="store_true", help="one round of a few jobs: shows that the script works")
     options = parser.parse_args()
@@ -85,7 +83,7 @@ def main() -> None:
 
 
 def with_supernet(config: Config, prepared: SearchContext, directory: Path) -> WorkerSetup:
-    """What workers need, with a fresh supernet."""
+    """Write the setup of the workers and an untrained supernet."""
     setup = write_worker_setup(config, prepared, directory, thread_count=1)
     supernet = build_supernet(
         image_encoder=prepared.image_encoder,
@@ -99,7 +97,7 @@ def with_supernet(config: Config, prepared: SearchContext, directory: Path) -> W
 
 
 def job_list(config: Config, prepared: SearchContext, blocks: int) -> list[Job]:
-    """As a search makes them, in its proportions: first groups to be scored, then trainings."""
+    """Return the jobs of a search in its proportions: short trainings, and groups that are scored together."""
     rng, search = random.Random(0), config.search
     chosen: dict[Architecture, None] = {}
     while len(chosen) < blocks * search.round_size:
@@ -120,16 +118,16 @@ def job_list(config: Config, prepared: SearchContext, blocks: int) -> list[Job]:
     size = search.eval_batch
     groups = [scored[first : first + size] for first in range(0, len(scored), size)]
     trainings = [job(trial, architecture, "short") for trial, architecture in list(enumerate(chosen))[:trained]]
-    # Trainings first: the jobs at the end are short, so that one worker waits little for the other.
+    # Trainings first: short jobs at the end keep the time short in which one worker waits for the other.
     return [*trainings, *(replace(group[0], companions=tuple(group[1:])) for group in groups)]
 
 
 class JobList(Plan):
-    """A list of jobs, of which so many may run at once.
+    """A list of jobs, a limited number of which run at once.
 
     Args:
-        jobs: In their order.
-        width: Workers in use.
+        jobs: The jobs in their order.
+        width: The number of workers in use.
     """
 
     def __init__(self, jobs: Sequence[Job], width: int) -> None:
@@ -156,21 +154,21 @@ class JobList(Plan):
         raise SystemExit(f"{failure.job.identity}: {failure.reason}")
 
     def requeue(self, job: Job) -> None:
-        raise SystemExit(f"{job.identity} was put back: that is not what was to be measured")
+        raise SystemExit(f"{job.identity} was requeued, so the measurement is not valid")
 
 
 def measured(
     config: Config, prepared: SearchContext, executor: RayExecutor, jobs: Sequence[Job], rounds: int
 ) -> dict[str, Any]:
-    """Candidates an hour with one worker and with two."""
+    """Measure candidates per hour with one worker and with two."""
     candidates = sum(len(job.members) for job in jobs if job.stage == "one_shot")
-    dispatcher = build_dispatcher(config, prepared, executor)
-    run(dispatcher, jobs, WORKERS)  # a warm-up of both
+    scheduler = build_scheduler(config, prepared, executor)
+    run(scheduler, jobs, WORKERS)  # warm-up
     seconds: dict[int, list[float]] = {1: [], WORKERS: []}
     for index in range(rounds):
         for width in (1, WORKERS) if index % 2 == 0 else (WORKERS, 1):
-            seconds[width].append(run(dispatcher, jobs, width))
-            print(f"round {index + 1} of {rounds}: {width} at work, {seconds[width][-1]:.0f} s", flush=True)
+            seconds[width].append(run(scheduler, jobs, width))
+            print(f"round {index + 1} of {rounds}: {width} worker(s), {seconds[width][-1]:.0f} s", flush=True)
     speedups = [one / two for one, two in zip(seconds[1], seconds[WORKERS], strict=True)]
     return {
         "speedup": statistics.median(speedups),
@@ -187,7 +185,7 @@ def measured(
     }
 
 
-def build_dispatcher(config: Config, prepared: SearchContext, executor: RayExecutor) -> JobScheduler:
+def build_scheduler(config: Config, prepared: SearchContext, executor: RayExecutor) -> JobScheduler:
     def refuse(failure: Failure) -> None:
         raise SystemExit(f"{failure.job.identity}: {failure.reason}")
 
@@ -203,19 +201,19 @@ def build_dispatcher(config: Config, prepared: SearchContext, executor: RayExecu
     )
 
 
-def run(dispatcher: JobScheduler, jobs: Sequence[Job], width: int) -> float:
-    """Seconds until all jobs have ended."""
+def run(scheduler: JobScheduler, jobs: Sequence[Job], width: int) -> float:
+    """Run all jobs and return the seconds that they took."""
     plan = JobList(jobs, width)
     started = time.perf_counter()
-    dispatcher.run(plan, is_over=lambda: False)
+    scheduler.run(plan, is_over=lambda: False)
     seconds = time.perf_counter() - started
     if len(plan.results) != sum(len(job.members) for job in jobs):
-        raise SystemExit(f"{len(plan.results)} results: not what was to be measured")
+        raise SystemExit(f"{len(plan.results)} results instead of all, so the measurement is not valid")
     return seconds
 
 
 class KnownWorker(CandidateWorker):
-    """Leaves a file that is named after its process."""
+    """A worker that creates a file with the number of its process as its name."""
 
     def __init__(self, setup: WorkerSetup, on_exceeded: Callable[[int, int], None] | None = None) -> None:
         super().__init__(setup, on_exceeded)
@@ -223,10 +221,10 @@ class KnownWorker(CandidateWorker):
 
 
 def memory(setup: WorkerSetup) -> dict[str, Any]:
-    """What each worker holds, and what of it is there once for both."""
+    """Return the memory of each worker, and the part that both share."""
     workers = [int(path.stem) for path in sorted(setup.run_directory.glob("*.process"))]
     if len(workers) != WORKERS:
-        raise SystemExit(f"{len(workers)} worker processes: not what was to be measured")
+        raise SystemExit(f"{len(workers)} worker processes, so the measurement is not valid; expected {WORKERS}")
     weights, features = [str(path) for path in setup.frozen_paths], [f"{setup.feature_directory}/"]
     held = []
     for process in workers:
@@ -235,7 +233,7 @@ def memory(setup: WorkerSetup) -> dict[str, Any]:
         for name, places in (("weights", weights), ("features", features)):
             parts = [sizes for path, sizes in mapped.items() if path.startswith(tuple(places))]
             if not parts:
-                raise SystemExit(f"process {process} maps no {name}: nothing is shared")
+                raise SystemExit(f"process {process} maps no {name}, so it shares none")
             entry[f"{name}_bytes"] = sum(sizes["Rss"] for sizes in parts)
             entry[f"{name}_shared_bytes"] = sum(sizes["Shared_Clean"] + sizes["Shared_Dirty"] for sizes in parts)
         held.append(entry)
@@ -249,7 +247,7 @@ def memory(setup: WorkerSetup) -> dict[str, Any]:
 
 
 def mappings(process: int) -> dict[str, dict[str, int]]:
-    """Bytes of a process by the file that they are mapped from; anonymous memory under the empty name (Linux)."""
+    """Return the bytes of a process by mapped file, with anonymous memory under the empty name (Linux)."""
     found: dict[str, dict[str, int]] = {}
     sizes: dict[str, int] = {}
     for line in Path(f"/proc/{process}/smaps").read_text().splitlines():
@@ -265,7 +263,7 @@ def mappings(process: int) -> dict[str, dict[str, int]]:
 def show(figures: dict[str, Any]) -> None:
     held = figures["workers"]
     rows = [
-        ("candidates an hour", *(f"{figures[f'candidates_per_hour_with_{count}']:.0f}" for count in (1, WORKERS))),
+        ("candidates per hour", *(f"{figures[f'candidates_per_hour_with_{count}']:.0f}" for count in (1, WORKERS))),
         (
             "speedup",
             "",

@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.models import DEMO, few_samples
 from benchmarks.pmf_bench.table import TABLE, Row, Table, read_table
-from benchmarks.workers import build_dispatcher
+from benchmarks.workers import build_scheduler
 from nas.common.files import default_cache_directory
 from nas.common.progress import Reporter, build_reporter
 from nas.common.units import format_seconds
@@ -100,8 +100,8 @@ def main() -> None:
         )
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            build_dispatcher(config, prepared, executor).run(plan, is_over=lambda: False)
-            build_dispatcher(config, prepared, executor).run(PeakPlan(plan), is_over=lambda: False)
+            build_scheduler(config, prepared, executor).run(plan, is_over=lambda: False)
+            build_scheduler(config, prepared, executor).run(PeakPlan(plan), is_over=lambda: False)
         except KeyboardInterrupt:
             reporter.note("interrupted: every finished training is in the table")
         finally:

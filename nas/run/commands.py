@@ -38,8 +38,8 @@ from nas.run.select import best_architectures
 from nas.run.time_budget import Deadlines, TimeAccount
 from nas.run.wording import counts_text, plan_line
 from nas.search.trial import STAGES
-from nas.storage.backends import kept_url
 from nas.storage.study import Study
+from nas.storage.urls import storable_url
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def start(
         class_names=prepared.store.class_names,
         features=prepared.store.directory.name,
         identity=f"{config.name}-{uuid.uuid4().hex[:12]}",
-        storage=None if options.storage is None else kept_url(options.storage),
+        storage=None if options.storage is None else storable_url(options.storage),
     )
     _Session(directory, run, options, reporter).search(prepared, concludes=concludes)
 
@@ -215,8 +215,8 @@ class _Session:
             thread_count = config.threads if config.deterministic else os.cpu_count() or 1
             setup = write_worker_setup(config, prepared, self._directory, thread_count)
             write_run(self._directory, self._run)
-            if study.put_back_count:
-                reporter.note(f"{study.put_back_count} candidate(s) of an interrupted session are requeued")
+            if study.requeued_count:
+                reporter.note(f"{study.requeued_count} candidate(s) of an interrupted session are requeued")
             account = TimeAccount(self._directory / "time.json")
             outcome, interruption = self._run_search(prepared, setup, study, account, concludes=concludes)
             counts = {stage: study.count(stage) for stage in STAGES}

@@ -17,9 +17,10 @@ from nas.common.files import write_atomically
 from nas.config.load import config_as_dict, parse_config
 from nas.config.schema import Config
 from nas.execution.worker_setup import FROZEN_FILES
-from nas.storage.backends import JOURNAL, LOCK, kept_url, without_password
+from nas.storage.journal_storage import JOURNAL, LOCK
 from nas.storage.lease import LockFile
 from nas.storage.study import Study
+from nas.storage.urls import redacted_url, storable_url
 
 CONFIG = "config.yaml"
 """The file that makes a directory a run directory; written once the study exists."""
@@ -128,9 +129,9 @@ def open_study(
         StudyError: If another driver has the study open, it is damaged or missing, it was started with another
             configuration, or it is stored elsewhere.
     """
-    if storage is not None and kept_url(storage) != run.storage:
+    if storage is not None and storable_url(storage) != run.storage:
         kept = run.storage or "a journal"
-        raise StudyError(f"--storage {without_password(storage)}: the run {directory} keeps its study in {kept}")
+        raise StudyError(f"--storage {redacted_url(storage)}: the run {directory} keeps its study in {kept}")
     return Study(
         directory,
         run.config.space,

@@ -10,7 +10,8 @@ from nas.common.files import write_atomically
 from nas.search.metrics import metric_names
 from nas.search.space import Architecture, format_gene
 from nas.search.trial import STAGES, Result
-from nas.storage.study import Rejection, Study
+from nas.storage.records import Rejection
+from nas.storage.study import Study
 
 _COLUMNS_BEFORE_GENES = ("trial", "stage", "round", "status")
 _COLUMNS_AFTER_METRICS = (

@@ -1,11 +1,11 @@
-"""The journal file of a study: Optuna's own format, appended to by one driver, checked and repaired when it is opened.
+"""The journal file of a study: Optuna's format, written by one driver, checked and repaired when it is opened.
 
-Optuna's `JournalFileBackend`, and so optuna-dashboard, reads the same file. What is added here:
+Optuna's `JournalFileBackend`, and so optuna-dashboard, reads the same file. This module adds:
 
-- Every line ends with a CRC-32 of all that stands before it in the file, so that a damaged or a missing line is found.
-- A partial line, left by a crash or by a full disk, is cut off before anything is appended after it.
-- Several records can be made durable by one append.
-- The file is read once; what this driver wrote itself is not read again.
+- Every line ends with a CRC-32 of all bytes of the file before it, so that a damaged or missing line is found.
+- A partial line, left by a crash or a full disk, is cut off before the next append.
+- Several records can become durable in one append.
+- The file is read once; what this driver has written itself is not read again.
 """
 
 import json
@@ -27,13 +27,13 @@ _CHECKSUM = re.compile(rb',"crc32":(\d+)\}\n\Z')
 
 
 class Journal(BaseJournalBackend):
-    """One journal file, for one `optuna.storages.JournalStorage`, which reads every record once and in order.
+    """A journal file for one `optuna.storages.JournalStorage`, which reads every record once and in order.
 
-    Others may append through Optuna while it is open (a note written in the dashboard): Optuna's lock file keeps them
-    apart. The caller sees to it that this is the only driver.
+    Other programs may append through Optuna while it is open, for instance the dashboard; Optuna's lock file prevents
+    conflicts. The caller must make sure that this is the only driver.
 
     Args:
-        path: The file; made if it is missing, cut back to its last complete line if a crash left half of one.
+        path: Path of the file, which is created if it is missing, and cut back to its last complete line.
 
     Raises:
         StudyError: If a line is damaged or missing; names the line.
@@ -43,10 +43,10 @@ class Journal(BaseJournalBackend):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = JournalFileSymlinkLock(str(path))
-        # No other driver works here, so a lock of the file was left by one that died while it took it or let it go.
+        # This is the only driver, so an existing lock was left by one that died while it held the lock.
         for left in path.parent.glob(f"{path.name}.lock*"):
             left.unlink(missing_ok=True)
-        self._size = 0  # of what has been read or written: whole lines
+        self._size = 0  # of the complete lines that were read or written
         self._line_count = 0
         self._checksum = 0
         self._unread: deque[dict[str, Any]] = deque()
@@ -54,7 +54,7 @@ class Journal(BaseJournalBackend):
         self._held: list[dict[str, Any]] | None = None
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
-            self._catch_up(descriptor)
+            self._read_appended(descriptor)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -62,22 +62,22 @@ class Journal(BaseJournalBackend):
 
     @property
     def read_count(self) -> int:
-        """Lines that the storage has been given so far."""
+        """The number of lines that the storage has read so far."""
         return self._read_count
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        """The records that were not read before; `log_number_from` is the first of them, since one storage reads."""
+        """Yield the records that were not read before; `log_number_from` is always the first of them."""
         del log_number_from
         while self._unread:
             self._read_count += 1
             yield self._unread.popleft()
 
     def append_logs(self, logs: Sequence[Mapping[str, Any]]) -> None:
-        """Make records durable; inside `together`, its end does so.
+        """Make records durable; inside `transaction`, they become durable at its end.
 
         Raises:
-            StudyError: If somebody else damaged the file meanwhile.
-            OSError: If the disk is full or the file cannot be written; what is there stays as it was.
+            StudyError: If another program has damaged the file meanwhile.
+            OSError: If the disk is full or the file cannot be written; the file is unchanged.
         """
         if self._held is not None:
             self._held.extend(dict(log) for log in logs)
@@ -88,10 +88,10 @@ class Journal(BaseJournalBackend):
             raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Write the records of everything inside by one append; none of them if an error is raised inside.
+    def transaction(self) -> Iterator[None]:
+        """Write all records of the block in one append, or none of them if the block raises an error.
 
-        Nothing of it can be read back inside.
+        They cannot be read back inside the block.
         """
         self._held = []
         try:
@@ -104,10 +104,10 @@ class Journal(BaseJournalBackend):
     def _append(self, logs: Sequence[Mapping[str, Any]]) -> None:
         self._lock.acquire()
         try:
-            # Without O_CREAT: in a run directory that was deleted meanwhile, nothing may seem to be kept.
+            # Without O_CREAT: an append must fail if the run directory was deleted meanwhile.
             descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND)
             try:
-                self._catch_up(descriptor)
+                self._read_appended(descriptor)
                 content, checksum = b"", self._checksum
                 for log in logs:
                     line, checksum = _with_checksum(log, checksum)
@@ -120,26 +120,28 @@ class Journal(BaseJournalBackend):
             finally:
                 os.close(descriptor)
         finally:
-            with suppress(RuntimeError):  # Optuna takes a lock away that was held for half a minute, by a slow disk
+            with suppress(RuntimeError):  # Optuna removes a lock that was held for half a minute, on a slow disk
                 self._lock.release()
         self._size += len(content)
         self._line_count += len(logs)
         self._checksum = checksum
-        # As Optuna would read them: what JSON turns into something else must not depend on who wrote it.
+        # Converted as if read from the file, so that values do not depend on which program wrote them.
         self._unread.extend(json.loads(line) for line in content.split(b"\n")[:-1])
 
-    def _catch_up(self, descriptor: int) -> None:
-        """Read what was appended by others, and cut off half a line: nothing in it had been acknowledged."""
+    def _read_appended(self, descriptor: int) -> None:
+        """Read the lines that other programs have appended, and cut off a partial, never acknowledged line."""
         size = os.fstat(descriptor).st_size
         if size == self._size:
             return
         if size < self._size:
-            raise StudyError(f"{self.path}: has become shorter while the search was running; who writes there?")
+            raise StudyError(
+                f"{self.path}: was truncated while the search was running; is another process writing to it?"
+            )
         os.lseek(descriptor, self._size, os.SEEK_SET)
         with os.fdopen(os.dup(descriptor), "rb") as file:
             content = file.read()
         complete = content.rfind(b"\n") + 1
-        for line in content[:complete].split(b"\n")[:-1]:  # not splitlines, which ends lines at b"\r" too
+        for line in content[:complete].split(b"\n")[:-1]:  # not splitlines, which also splits at b"\r"
             self._read_line(line + b"\n")
         if complete < len(content):
             os.ftruncate(descriptor, self._size)
@@ -149,13 +151,13 @@ class Journal(BaseJournalBackend):
         checksum = zlib.crc32(line, self._checksum)
         found = _CHECKSUM.search(line)
         if found is not None and int(found[1]) != zlib.crc32(line[: found.start()], self._checksum):
-            raise self._damaged(number, "its checksum does not fit it and the lines before it: one was changed or lost")
+            raise self._damaged(number, "its checksum does not match the file up to here: a line was changed or lost")
         try:
             record = json.loads(line)
-        except ValueError as error:  # of the decoding too
+        except ValueError as error:  # or of the decoding
             raise self._damaged(number, f"not JSON: {error}") from error
         if not isinstance(record, dict):
-            raise self._damaged(number, "not a record of Optuna")
+            raise self._damaged(number, "expected a record of Optuna")
         self._unread.append(record)
         self._line_count, self._checksum, self._size = number, checksum, self._size + len(line)
 
@@ -164,15 +166,15 @@ class Journal(BaseJournalBackend):
 
 
 def damaged_line(path: Path, number: int, reason: str) -> StudyError:
-    """What to say of a journal that cannot be read from a line on (counted from 1)."""
+    """Return the error for a journal that cannot be read from a line on, counted from 1."""
     return StudyError(
-        f"{path}: line {number} is damaged ({reason}); put back a copy of the file, or keep only the {number - 1} "
-        "lines before it to go on from there"
+        f"{path}: line {number} is damaged ({reason}); restore a copy of the file, or keep only the {number - 1} "
+        "lines before it to continue from there"
     )
 
 
 def _with_checksum(log: Mapping[str, Any], checksum: int) -> tuple[bytes, int]:
-    """A record as a line, and the checksum of the file with it."""
+    """Return a record as a line, and the checksum of the file including it."""
     text = json.dumps(log, separators=(",", ":")).encode()[:-1]
     checksum = zlib.crc32(text, checksum)
     end = b',"crc32":%d}\n' % checksum
@@ -181,6 +183,6 @@ def _with_checksum(log: Mapping[str, Any], checksum: int) -> tuple[bytes, int]:
 
 def _write_durably(descriptor: int, content: bytes) -> None:
     written = 0
-    while written < len(content):  # a disk that fills up takes a part before it refuses
+    while written < len(content):  # a disk that fills up accepts a part before it fails
         written += os.write(descriptor, content[written:])
     os.fsync(descriptor)

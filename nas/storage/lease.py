@@ -1,18 +1,19 @@
-"""One driver per study: a lease that names its holder and is renewed by a heartbeat.
+"""One driver per study: a lease with a named holder, renewed by a heartbeat.
 
-A record (`Holder`) lies where the study lies: in a file of the run directory, or in the study itself if that is in a
-database, which two run directories or two hosts may open. Who finds one decides as follows.
+The record of the holder is stored with the study: in a file of the run directory, or in the database, which two run
+directories or two hosts may open. A driver that finds a record decides as follows.
 
-- Its holder ran on this host since it was booted: the process is looked up (by number and start time, since numbers are
-  given again). Alive, it is respected; gone, the lease is taken over at once. With a file, the system's own lock on it
-  (`flock`) says the same for all processes of a host, and is let go by the system when its holder dies.
-- Its holder ran elsewhere: file locks may not hold between hosts, and their clocks may differ. So the record is
-  watched, by this host's clock: if its beat changes, the holder lives; if not for `STALE_SECONDS`, it is taken over.
+- If the holder ran on this host since it was booted, its process is looked up by number and start time, because the
+  system reuses numbers. While it is alive the lease is refused; otherwise it is taken over at once. For a file, the
+  system's lock (`flock`) does the same for all processes of a host; the system releases it when its holder dies.
+- If the holder ran on another host, file locks may have no effect and clocks may differ, so this host watches the
+  record by its own clock. If the beat changes, the holder is alive; if it does not for `STALE_SECONDS`, the lease is
+  taken over.
 
-Taking over is: write one's own record over exactly the one that was judged, wait until whoever did the same at the same
-time has written too, and read again; the last one to write has it, all others find a stranger's token. A holder whose
-record was overwritten nevertheless (it was suspended for a minute) learns that from `check`, at the next beat at the
-latest.
+To take a lease over, a driver overwrites the record that it has judged, waits until any other driver that did the same
+has written as well, and reads the record again: the last one to write holds the lease, the others find another token. A
+holder whose record was overwritten nevertheless, because it was suspended for a minute, finds out from `check`, at the
+latest at its next beat.
 """
 
 import fcntl
@@ -34,24 +35,24 @@ from nas.common.errors import StudyError
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
-_DOUBT_SECONDS = 45.0  # unrenewed for so long, a holder asks before it writes: by 60 it may have been taken over
-_SETTLE_SECONDS = 0.5  # far more than passes between reading a record and writing over it
+_DOUBT_SECONDS = 45.0  # after this time without a renewal, a holder checks its record before it writes
+_SETTLE_SECONDS = 0.5  # far longer than the time between reading a record and overwriting it
 _RECORD_BYTES = 1024
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease.
+    """The holder of a lease.
 
     Args:
-        token: Different for every lease taken.
-        user: Login name.
-        host: Its name.
-        boot: Different for every start of the host's system and for every container in it.
-        process: Number of the process.
-        process_start: When it started, in the system's ticks since boot; tells processes of one number apart.
-        started: When the lease was taken, ISO 8601.
-        beat: Counts up as long as the holder lives.
+        token: A string that differs between any two leases.
+        user: The login name.
+        host: The name of the host.
+        boot: A string that differs between two starts of the host's system, and between two containers on it.
+        process: The number of the process.
+        process_start: The start time of the process, in ticks since boot; it distinguishes processes with one number.
+        started: The time at which the lease was taken, in ISO 8601.
+        beat: The number of renewals.
     """
 
     token: str
@@ -64,8 +65,8 @@ class Holder:
     beat: int = 0
 
     @classmethod
-    def here(cls) -> "Holder":
-        """This process, with a new token."""
+    def current(cls) -> "Holder":
+        """Return this process as a holder, with a new token."""
         start = process_start(os.getpid())
         assert start is not None
         return cls(
@@ -80,7 +81,7 @@ class Holder:
 
     @classmethod
     def from_dict(cls, values: object) -> "Holder | None":
-        """A record as it was found; None for an empty or a damaged one, which a crash can leave."""
+        """Return a stored holder; None for an empty or damaged record, which a crash can leave."""
         try:
             return cls(**values)  # type: ignore[arg-type]
         except TypeError:
@@ -91,19 +92,19 @@ class Holder:
 
 
 def process_start(process: int) -> int | None:
-    """When a process of this host started, in ticks since boot; None if there is none, or one that has ended."""
+    """Return the start time of a process of this host, in ticks since boot; None if it does not exist or has ended."""
     try:
         text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
-    state, *rest = text[text.rindex(")") + 2 :].split()  # the name before it may hold anything
+    state, *rest = text[text.rindex(")") + 2 :].split()  # the name in parentheses may contain any character
     return None if state in "ZX" else int(rest[18])
 
 
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a number without a name, as in containers
+    except (KeyError, OSError):  # a user without a name, as in containers
         return str(os.getuid())
 
 
@@ -112,37 +113,37 @@ def _boot() -> str:
     return f"{boot} {os.readlink('/proc/self/ns/pid')}"
 
 
-class Place(ABC):
-    """Where the record of a lease lies."""
+class LeaseRecord(ABC):
+    """The stored record of a lease."""
 
     is_exclusive: bool
-    """Whether nobody else of this host can be taking the lease as long as the place is open."""
+    """Whether no other process of this host can take the lease while the record is open."""
 
     @abstractmethod
     def read(self) -> Holder | None:
-        """The record; None if nobody holds the lease."""
+        """Return the holder; None if the lease is free."""
 
     @abstractmethod
     def write(self, holder: Holder | None) -> None:
-        """Replace the record."""
+        """Replace the holder; None frees the lease."""
 
     @abstractmethod
-    def is_gone(self, holder: Holder) -> bool | None:
-        """Whether a holder, other than the caller, has certainly ended; None if only its heartbeat can tell."""
+    def has_ended(self, holder: Holder) -> bool | None:
+        """Return whether another holder has certainly ended; None if only its heartbeat can show that."""
 
     @abstractmethod
-    def leave_thread(self) -> None:
-        """Let go of what the calling thread, which ends, holds to reach the place."""
+    def close_thread(self) -> None:
+        """Release the resources that the calling thread, which is about to end, uses to access the record."""
 
 
-class LockFile(Place):
-    """A file, locked by the system for as long as it is open.
+class LockFile(LeaseRecord):
+    """A file that the system locks while it is open.
 
     Args:
-        path: Made if it is missing.
+        path: Path of the file, which is created if it is missing.
 
     Raises:
-        StudyError: If another process, or another study of this one, has it open; names that one.
+        StudyError: If another process, or another study of this process, has it open; names the holder.
         OSError: If it cannot be opened.
     """
 
@@ -165,93 +166,93 @@ class LockFile(Place):
             return None
 
     def write(self, holder: Holder | None) -> None:
-        # In place and of one size: another file of this name would not be the locked one, and a full disk takes it.
+        # Written in place, because a new file would not be the locked one; with a fixed size, to fit on a full disk.
         text = "" if holder is None else json.dumps(asdict(holder))
         try:
             os.pwrite(self._descriptor, text.encode().ljust(_RECORD_BYTES - 1) + b"\n", 0)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
 
-    def is_gone(self, holder: Holder) -> bool | None:
-        # A holder on this host had the lock that is held here now, so it has let go; also if it ran before a restart.
+    def has_ended(self, holder: Holder) -> bool | None:
+        # This process has the lock now, so a holder on this host has released it, also if it ran before a restart.
         return True if holder.host == socket.gethostname() else None
 
-    def leave_thread(self) -> None:
-        """Nothing: the file is the whole process's."""
+    def close_thread(self) -> None:
+        """Do nothing: the file belongs to the whole process."""
 
     def close(self) -> None:
-        """Let another process have the file."""
+        """Release the lock."""
         os.close(self._descriptor)
 
 
 class Lease:
-    """The right to write to a study, from `take` to `release`; renewed in a thread of its own.
+    """The right to write to a study, from `take` to `release`; a thread renews it.
 
     Args:
-        place: Of the record.
-        study: Names the study in messages.
-        clock: Seconds, which go on while the machine sleeps.
-        sleep: Waits for some seconds.
-        note: Told when a holder elsewhere has to be watched, which takes a minute.
+        record: The record of the holder.
+        study: The name of the study in messages.
+        clock: Clock in seconds, which must not stop while the machine is suspended.
+        sleep: Function that waits for a number of seconds.
+        note: Callback that receives a line of text before a holder on another host is watched, which takes a minute.
     """
 
     def __init__(
         self,
         *,
-        place: Place,
+        record: LeaseRecord,
         study: str,
         clock: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
         sleep: Callable[[float], object] = time.sleep,
         note: Callable[[str], object] = lambda text: None,
     ) -> None:
-        self._place = place
+        self._record = record
         self._study = study
         self._clock = clock
         self._sleep = sleep
         self._note = note
-        self._mine = Holder.here()
+        self._mine = Holder.current()
         self._renewed_at = -STALE_SECONDS
         self._taken_by: Holder | None = None
         self._is_lost = False
-        self._guard = threading.Lock()  # of renewals: by the thread, and by whoever writes after a long pause
+        self._guard = threading.Lock()  # renewals are made by the thread, and by writers after a long pause
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep_beating, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
 
     def take(self) -> bool:
-        """Take the lease, and from here on renew it.
+        """Take the lease and start to renew it.
 
         Returns:
-            Whether another driver had it and died, instead of giving it back.
+            Whether an earlier holder has died instead of releasing it.
 
         Raises:
-            StudyError: If another driver has it; names that one.
+            StudyError: If another driver holds it; names the holder.
         """
-        found = self._place.read()
+        found = self._record.read()
         if found is not None:
-            is_gone = self._place.is_gone(found)
-            if is_gone is None:
+            has_ended = self._record.has_ended(found)
+            if has_ended is None:
                 self._watch(found)
-            elif not is_gone:
+            elif not has_ended:
                 raise refusal(self._study, found)
         self._renewed_at = self._clock()
-        self._place.write(self._mine)
-        if not self._place.is_exclusive or (found is not None and found.boot != self._mine.boot):
+        self._record.write(self._mine)
+        if not self._record.is_exclusive or (found is not None and found.boot != self._mine.boot):
             self._sleep(_SETTLE_SECONDS)
-            first = self._place.read()
+            first = self._record.read()
             if first is None or first.token != self._mine.token:
                 raise refusal(self._study, first)
         self._thread.start()
         return found is not None
 
     def _watch(self, found: Holder) -> None:
-        """Wait until a holder elsewhere has shown that it lives, or had every chance to."""
-        self._note(f"the run was left by {found}; waiting up to {STALE_SECONDS:.0f} s for a sign of life")
+        """Wait for a heartbeat of a holder on another host, as long as a living one can be silent."""
+        self._note(f"run: held by {found}; waiting up to {STALE_SECONDS:.0f} s for a heartbeat")
         deadline = self._clock() + STALE_SECONDS
         while self._clock() < deadline:
             self._sleep(1.0)
-            now = self._place.read()
+            now = self._record.read()
             if now is None:
-                return  # given back meanwhile
+                return  # released meanwhile
             if (now.token, now.beat) != (found.token, found.beat):
                 raise refusal(self._study, now)
 
@@ -259,64 +260,73 @@ class Lease:
         """Make sure that this driver may write.
 
         Raises:
-            StudyError: If another driver has taken the lease over, or nobody can say.
+            StudyError: If another driver has taken the lease over, or the record cannot be read.
         """
         if self._clock() - self._renewed_at > _DOUBT_SECONDS and not self._is_lost:
             try:
                 self.renew()
-            except Exception as error:  # whatever the place raises: files and databases have little in common
+            except Exception as error:  # files and databases raise different errors
                 raise StudyError(
                     f"{self._study}: the lock of this run could not be renewed for {_DOUBT_SECONDS:.0f} s ({error}), "
-                    "so another driver may have taken it over; resume the run to go on"
+                    "so another driver may have taken it over; resume the run to continue"
                 ) from error
         if self._is_lost:
             raise StudyError(
-                f"{self._study}: this driver was taken for dead, and its run was taken over by "
-                f"{self._taken_by or 'a driver that has given it back since'}; nothing more is written here"
+                f"{self._study}: this driver did not renew its lock, and its run was taken over by "
+                f"{self._taken_by or 'a driver that has ended since'}; nothing more is written"
             )
 
     def renew(self) -> None:
-        """Show a sign of life, or learn that the lease is lost; called by the lease's own thread."""
+        """Write the next heartbeat, or find out that the lease is lost; the thread of the lease calls this."""
         with self._guard:
             if self._is_lost:
                 return
             now = self._clock()
-            found = self._place.read()
+            found = self._record.read()
             if found is None or found.token != self._mine.token:
                 self._taken_by, self._is_lost = found, True
                 return
             self._mine = replace(self._mine, beat=self._mine.beat + 1)
-            self._place.write(self._mine)
+            self._record.write(self._mine)
             self._renewed_at = now
 
-    def _keep_beating(self) -> None:
+    def _beat(self) -> None:
         while not self._ended.wait(BEAT_SECONDS) and not self._is_lost:
             try:
                 self.renew()
-            except Exception:  # a full disk, a server that is down: `check` says so, if it lasts
+            except Exception:  # a full disk, a server that is down: `check` reports it if it lasts
                 continue
-        self._place.leave_thread()
+        self._record.close_thread()
 
     def release(self) -> None:
-        """Give the lease back, so that another driver may take it at once."""
+        """Release the lease, so that another driver may take it at once."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(BEAT_SECONDS)
-        # Where that fails, on a full disk or without the server, the record is found to be a dead driver's later.
+        # If this fails, on a full disk or without the server, the record later counts as that of a dead driver.
         with self._guard, suppress(Exception):
-            found = self._place.read()
+            found = self._record.read()
             if found is not None and found.token == self._mine.token:
-                self._place.write(None)
+                self._record.write(None)
 
 
 def refusal(study: str, holder: Holder | None) -> StudyError:
-    """What to say to a second driver; `study` names the study, `holder` is the first."""
-    who = "which has just started" if holder is None else str(holder)
-    return StudyError(f"{study}: another driver works on this run ({who}); wait for it or end it")
+    """Return the error for a second driver.
+
+    Args:
+        study: The name of the study.
+        holder: The first driver; None if it has not written its record yet.
+    """
+    first = "which has just started" if holder is None else str(holder)
+    return StudyError(f"{study}: another driver is working on this run ({first}); wait until it ends, or end it")
 
 
-def is_process_gone(holder: Holder) -> bool | None:
-    """Whether a holder's process has ended; None if it did not run here since the start of the system, or is hidden."""
+def has_process_ended(holder: Holder) -> bool | None:
+    """Return whether a holder's process has ended.
+
+    Returns:
+        None if it did not run on this host since the system started, or if the system hides it.
+    """
     if holder.boot != _boot():
         return None
     start = process_start(holder.process)
@@ -326,7 +336,7 @@ def is_process_gone(holder: Holder) -> bool | None:
 
 
 def _is_hidden(process: int) -> bool:
-    """Whether the system keeps another user's process from being looked up (`hidepid`)."""
+    """Return whether the system hides another user's process (`hidepid`)."""
     try:
         os.kill(process, 0)
     except PermissionError:

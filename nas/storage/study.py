@@ -1,64 +1,43 @@
-"""Remembers: what was asked, what came out, in an Optuna storage that survives `kill -9`.
+"""Persistent record of all candidates of a run, in an Optuna storage that survives `kill -9`.
 
-One Optuna study a stage, so that scores of different worth are never ranked together: `<run>/one_shot` holds every
-candidate and gives it its number, `<run>/short` and `<run>/full` refer to that number. A candidate with a score is
-COMPLETE, one that ended without is FAIL with the user attributes `status` (infeasible or failed) and `reason`, one that
-has not come to an end is RUNNING.
+Every stage has its own Optuna study, so that scores of different fidelity are never ranked together. `<run>/one_shot`
+contains every candidate and gives it its number; `<run>/short` and `<run>/full` refer to that number. A candidate with
+a score is COMPLETE. One that ended without a score is FAIL, with the user attributes `status` (infeasible or failed)
+and `reason`. One that has not ended is RUNNING.
 
-Optuna's own `ask` and `tell` look through all trials each time. Here the storage is written to directly, so that a
-candidate costs two appends to the journal, one when it starts and one when it ends, however many there are.
+Optuna's `ask` and `tell` read all trials each time. This module writes to the storage directly, so that a candidate
+costs two appends to the journal, one when it starts and one when it ends, whatever the number of candidates.
 """
 
 import bisect
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.common.errors import StudyError
 from nas.config.diff import differences
 from nas.search.space import Architecture, SearchSpace
 from nas.search.trial import STAGES, Job, Result, Stage
-from nas.storage.backends import open_store
+from nas.storage.records import Rejection, RejectionStatus, TrialFormat, rejection_attributes, result_attributes
+from nas.storage.registry import open_storage
 
-RejectionStatus = Literal["failed", "infeasible"]
+FORMAT_VERSION = 1
+"""The format of a stored study; increased when a study of an earlier version can no longer be read."""
 
+_VERSION = "format_version"
 _CONFIG = "config"
-_VALUE = "value:"
 _OUT_OF_MEMORY = "out_of_memory:"
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-
-@dataclass(frozen=True)
-class Rejection:
-    """A candidate that came to an end without a score at a stage.
-
-    Args:
-        trial: Number of the candidate.
-        architecture: What was to be run.
-        stage: How.
-        status: `infeasible` (cannot fit: predicted, or found out) or `failed` (run, not finished).
-        reason: For people.
-        predicted_peak_bytes: Of its training, alone.
-        measured_peak_bytes: The same, measured; None if it was never run, or died unmeasured.
-    """
-
-    trial: int
-    architecture: Architecture
-    stage: Stage
-    status: RejectionStatus
-    reason: str
-    predicted_peak_bytes: int
-    measured_peak_bytes: int | None = None
+def _ignore(text: str) -> None:
+    del text
 
 
 class Study:
@@ -66,21 +45,22 @@ class Study:
 
     Only one driver may have a study open. Everything that a method has accepted is durable when it returns. Methods
     that write raise `StudyError` if another driver has taken the study over or its database fails, and `OSError`, with
-    the name of the file, if the journal cannot be written; what was there before stays whole.
+    the name of the file, if the journal cannot be written; the study is then unchanged.
 
     Args:
-        directory: The run directory; must exist.
-        space: Of the search; the same for the life of the study.
-        name: Of the run; where many runs share a database, different for each.
-        storage: URL of a database; None for a journal file in the run directory.
-        config: Of the search, as nested plain values; kept with a new study, compared with what is kept by an old one.
-            None compares nothing.
-        note: Told what takes long: waiting for a sign of life of a driver on another host.
-        must_exist: Whether it was begun before; only looked at with `config`.
+        directory: The run directory, which must exist.
+        space: The search space; the same for the life of the study.
+        name: The name of the run, which must be unique in a database.
+        storage: The URL of a database; None for a journal file in the run directory.
+        config: The configuration of the search as nested plain values, stored with a new study and compared with that
+            of an existing one; None compares nothing.
+        note: Callback that receives a line of text before something that takes long, such as waiting for a driver on
+            another host.
+        must_exist: Whether the study was created before; only used with `config`.
 
     Raises:
-        StudyError: If another driver has the study open, it was started with another configuration, it is damaged or
-            gone, or its database cannot be used.
+        StudyError: If another driver has the study open, it has another configuration or format, it is damaged or
+            missing, or its database cannot be used.
         OSError: If the run directory cannot be written.
     """
 
@@ -92,120 +72,103 @@ class Study:
         name: str,
         storage: str | None = None,
         config: Mapping[str, Any] | None = None,
-        note: Callable[[str], object] = lambda text: None,
+        note: Callable[[str], object] = _ignore,
         must_exist: bool = False,
     ) -> None:
-        self._distributions: dict[str, BaseDistribution] = {
-            variable.name: CategoricalDistribution(variable.choices) for variable in space.variables
-        }
-        self._space = space
+        self._format = TrialFormat(space)
         self._results: dict[Stage, dict[int, Result]] = {stage: {} for stage in STAGES}
-        self._ordered: dict[Stage, list[Result]] = {stage: [] for stage in STAGES}  # the same by number
+        self._ordered: dict[Stage, list[Result]] = {stage: [] for stage in STAGES}  # the same results by number
         self._rejections: list[Rejection] = []
         self._running: dict[int, Architecture] = {}
-        self._trial_ids: dict[int, int] = {}  # of those that are running
+        self._trial_ids: dict[int, int] = {}  # of the running candidates
         self._rounds: dict[int, int] = {}
-        self._interruptions: dict[int, int] = {}  # of those that are running
-        self._store = open_store(directory, storage, name, note)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._storage = open_storage(directory, storage, name, note)
         try:
-            self._attributes = self._recall()
+            self._attributes = self._load()
             if config is not None:
-                self._compare(config, must_exist)
-            self._put_back()
+                self._check_config(config, must_exist)
         except BaseException:
             self.close()
             raise
-        self.put_back_count = len(self._running)
+        self.requeued_count = len(self._running)
+        """The number of candidates that an earlier driver left running."""
 
     # Opening
 
-    def _recall(self) -> dict[Stage, dict[str, Any]]:
-        """Read everything that was remembered; returns the attributes of the Optuna studies."""
-        with self._store.writing() as storage:
-            attributes = {stage: storage.get_study_user_attrs(self._store.study_ids[stage]) for stage in STAGES}
-            trials = {stage: storage.get_all_trials(self._store.study_ids[stage], deepcopy=False) for stage in STAGES}
+    def _load(self) -> dict[Stage, dict[str, Any]]:
+        """Read the stored study and return the attributes of its Optuna studies."""
+        with self._storage.writing() as storage:
+            study_ids = self._storage.study_ids
+            attributes = {stage: storage.get_study_user_attrs(study_ids[stage]) for stage in STAGES}
+            trials = {stage: storage.get_all_trials(study_ids[stage], deepcopy=False) for stage in STAGES}
+            first = attributes["one_shot"]
+            if _VERSION not in first and _CONFIG not in first and not any(trials.values()):  # a new study
+                storage.set_study_user_attr(study_ids["one_shot"], _VERSION, FORMAT_VERSION)
+                attributes["one_shot"] = first = {**first, _VERSION: FORMAT_VERSION}
+        if first.get(_VERSION) != FORMAT_VERSION:
+            raise StudyError(
+                f"{self._storage.where}: stored by another version of this program; expected format {FORMAT_VERSION}, "
+                f"got {first.get(_VERSION, 'none')}; search in a new run directory (--run-dir)"
+            )
         for stage in STAGES:
             for trial in trials[stage]:
                 try:
-                    self._recall_trial(stage, trial)
+                    self._load_trial(stage, trial)
                 except (KeyError, TypeError, ValueError) as error:
                     raise StudyError(
-                        f"{self._store.where}: trial {trial.number} of {stage} was not written by this program, or by "
-                        f"another version of it ({type(error).__name__}: {error})"
+                        f"{self._storage.where}: trial {trial.number} of {stage} was not written by this program "
+                        f"({type(error).__name__}: {error})"
                     ) from error
             self._ordered[stage] = [result for _, result in sorted(self._results[stage].items())]
-        self._rejections.sort(key=_place)
+        self._rejections.sort(key=attrgetter("order"))
         return attributes
 
-    def _recall_trial(self, stage: Stage, trial: FrozenTrial) -> None:
-        known = trial.user_attrs
-        if stage == "one_shot" and "round" in known:
-            self._rounds[trial.number] = int(known["round"])
+    def _load_trial(self, stage: Stage, trial: FrozenTrial) -> None:
+        if stage == "one_shot" and "round" in trial.user_attrs:
+            self._rounds[trial.number] = int(trial.user_attrs["round"])
         if trial.state == TrialState.COMPLETE:
-            result = Result.from_dict(known["result"])
+            result = Result.from_dict(trial.user_attrs["result"])
             self._results[stage][result.trial] = result
         elif trial.state == TrialState.FAIL:
-            self._rejections.append(
-                Rejection(
-                    trial=int(known.get("trial", trial.number)),
-                    architecture=self._space.decode(trial.params),
-                    stage=stage,
-                    status=known["status"],
-                    reason=known["reason"],
-                    predicted_peak_bytes=known["predicted_peak_bytes"],
-                    measured_peak_bytes=known["measured_peak_bytes"],
-                )
-            )
+            self._rejections.append(self._format.rejection(trial, stage))
         elif trial.state == TrialState.RUNNING:
-            self._running[trial.number] = self._space.decode(trial.params)
-            self._trial_ids[trial.number] = trial._trial_id
-            self._interruptions[trial.number] = int(known.get("interrupted", 0))
+            self._running[trial.number] = self._format.architecture(trial)
+            self._trial_ids[trial.number] = self._storage.storage.get_trial_id_from_study_id_trial_number(
+                self._storage.study_ids[stage], trial.number
+            )
 
-    def _compare(self, config: Mapping[str, Any], must_exist: bool) -> None:
-        kept = self._attributes["one_shot"].get(_CONFIG)
-        if kept is None and must_exist:
+    def _check_config(self, config: Mapping[str, Any], must_exist: bool) -> None:
+        stored = self._attributes["one_shot"].get(_CONFIG)
+        if stored is None and must_exist:
             raise StudyError(
-                f"{self._store.where}: what was kept there of this run is gone; put back a copy of it, or search in a "
+                f"{self._storage.where}: the stored study of this run is missing; restore a copy of it, or search in a "
                 "new run directory (--run-dir)"
             )
-        if kept is None:
+        if stored is None:
             self._set_attribute("one_shot", _CONFIG, config)
             return
-        changed = differences(kept, config)
+        changed = differences(stored, config)
         if changed:
+            lines = "\n".join(f"  - {line}" for line in changed)
             raise StudyError(
-                "\n".join(
-                    [
-                        f"{self._store.where}: was started with another configuration, so its scores do not hold for "
-                        "this one:",
-                        *(f"  - {line}" for line in changed),
-                        "go back to the old values, or search in a new run directory (--run-dir)",
-                    ]
-                )
+                f"{self._storage.where}: was started with another configuration, so its scores are not comparable:\n"
+                f"{lines}\nrestore the old values, or search in a new run directory (--run-dir)"
             )
 
-    def _put_back(self) -> None:
-        """Mark the candidates that a driver was running when it died; they are run again."""
-        if not self._store.was_abandoned:
-            return  # the driver had stopped them and said so
-        with self._store.writing() as storage, self._store.together():
-            for trial, trial_id in self._trial_ids.items():
-                self._interruptions[trial] += 1
-                storage.set_trial_user_attr(trial_id, "interrupted", self._interruptions[trial])
-
-    # The driver's right to write
+    # Right to write
 
     def check_lease(self) -> None:
-        """Make sure that no other driver has taken the study over.
+        """Check that this driver may write to the study.
 
         Raises:
-            StudyError: If one has.
+            StudyError: If another driver has taken the study over.
         """
-        self._store.lease.check()
+        self._storage.lease.check()
 
     def close(self) -> None:
-        """Let another driver open the study."""
-        self._store.close()
+        """Release the study, so that another driver can open it."""
+        self._storage.close()
 
     def __enter__(self) -> "Study":
         return self
@@ -213,138 +176,115 @@ class Study:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # Candidates
+    # Writing
 
     def start(self, architecture: Architecture, round_index: int = 0) -> int:
-        """Give a candidate its number and remember that it is to be scored.
+        """Store a new candidate that is to be scored.
 
         Args:
-            architecture: The candidate.
-            round_index: The round of proposals that it is of.
+            architecture: The architecture of the candidate.
+            round_index: The round of proposals to which it belongs.
 
         Returns:
-            Its number.
+            The number of the candidate.
         """
-        with self._store.writing() as storage:
-            template = self._template(architecture, TrialState.RUNNING, {"round": round_index})
-            trial_id = storage.create_new_trial(self._store.study_ids["one_shot"], template)
+        with self._storage.writing() as storage:
+            template = self._format.new_trial(architecture, TrialState.RUNNING, {"round": round_index})
+            trial_id = storage.create_new_trial(self._storage.study_ids["one_shot"], template)
             trial = storage.get_trial_number_from_id(trial_id)
         self._running[trial], self._trial_ids[trial] = architecture, trial_id
-        self._rounds[trial], self._interruptions[trial] = round_index, 0
+        self._rounds[trial] = round_index
         return trial
 
     def finish(self, result: Result) -> None:
-        """Remember a result for good."""
+        """Store a result."""
         if result.trial in self._results[result.stage]:
             raise ValueError(f"trial {result.trial} has a result at stage {result.stage} already")
-        attributes = {"result": result.as_dict()}
+        attributes = result_attributes(result)
         if result.stage == "one_shot":
             self._end(result.trial, TrialState.COMPLETE, attributes, result.score)
         else:
-            self._add(result.stage, result.architecture, TrialState.COMPLETE, attributes, result.score, result.seconds)
+            trial = self._format.new_trial(
+                result.architecture, TrialState.COMPLETE, attributes, score=result.score, seconds=result.seconds
+            )
+            self._add(result.stage, trial)
         self._results[result.stage][result.trial] = result
         bisect.insort(self._ordered[result.stage], result, key=attrgetter("trial"))
 
     def reject(self, job: Job, *, status: RejectionStatus, reason: str, measured_peak_bytes: int | None = None) -> None:
-        """Remember that a candidate that was started came to an end without a score, and is not to be tried again.
+        """Store that a started candidate ended without a score and is not to be tried again.
 
         Args:
-            job: The candidate and the stage.
-            status: `infeasible` if it does not fit, as was found out when it ran; else `failed`.
-            reason: For people.
-            measured_peak_bytes: What it had reached, if that is known.
+            job: The job of the candidate.
+            status: `infeasible` if it does not fit, as it turned out when it ran; else `failed`.
+            reason: The reason in words.
+            measured_peak_bytes: The peak that it had reached, if known.
         """
         rejection = Rejection(
             job.trial, job.architecture, job.stage, status, reason, job.predicted_peak_bytes, measured_peak_bytes
         )
+        attributes = rejection_attributes(rejection)
         if job.stage == "one_shot":
-            self._end(job.trial, TrialState.FAIL, _why(rejection))
+            self._end(job.trial, TrialState.FAIL, attributes)
         else:
-            self._add(job.stage, job.architecture, TrialState.FAIL, _why(rejection))
-        bisect.insort(self._rejections, rejection, key=_place)
+            self._add(job.stage, self._format.new_trial(job.architecture, TrialState.FAIL, attributes))
+        bisect.insort(self._rejections, rejection, key=attrgetter("order"))
 
     def reject_infeasible(self, architecture: Architecture, reason: str, predicted_peak_bytes: int) -> None:
-        """Remember that an architecture cannot fit; it gets a number and is never run."""
-        attributes = {
-            "status": "infeasible",
-            "reason": reason,
-            "predicted_peak_bytes": predicted_peak_bytes,
-            "measured_peak_bytes": None,
-        }
-        trial = self._add("one_shot", architecture, TrialState.FAIL, attributes)
-        rejection = Rejection(trial, architecture, "one_shot", "infeasible", reason, predicted_peak_bytes)
-        bisect.insort(self._rejections, rejection, key=_place)
+        """Store that an architecture cannot fit; it gets a number and is never run."""
+        rejection = Rejection(-1, architecture, "one_shot", "infeasible", reason, predicted_peak_bytes)
+        attributes = rejection_attributes(rejection)
+        del attributes["trial"]  # the number of the Optuna trial, which its storage gives it
+        number = self._add("one_shot", self._format.new_trial(architecture, TrialState.FAIL, attributes))
+        bisect.insort(self._rejections, replace(rejection, trial=number), key=attrgetter("order"))
 
-    def _template(self, architecture: Architecture, state: TrialState, attributes: Mapping[str, Any]) -> FrozenTrial:
-        now = datetime.now()
-        values = self._space.encode(architecture)
-        return FrozenTrial(
-            number=-1,  # number and id are given by the storage
-            trial_id=-1,
-            state=state,
-            value=None,
-            datetime_start=now,
-            datetime_complete=now if state.is_finished() else None,
-            params=values,
-            distributions={name: self._distributions[name] for name in values},
-            user_attrs=dict(attributes),
-            system_attrs={},
-            intermediate_values={},
-        )
-
-    def _add(
-        self,
-        stage: Stage,
-        architecture: Architecture,
-        state: TrialState,
-        attributes: Mapping[str, Any],
-        score: float | None = None,
-        seconds: float = 0.0,
-    ) -> int:
-        """Keep a trial that has ended, in one append; returns its number in the Optuna study."""
-        template = self._template(architecture, state, attributes)
-        template.value = score
-        assert template.datetime_complete is not None
-        template.datetime_start = template.datetime_complete - timedelta(seconds=seconds)
-        with self._store.writing() as storage:
-            return storage.get_trial_number_from_id(storage.create_new_trial(self._store.study_ids[stage], template))
+    def _add(self, stage: Stage, trial: FrozenTrial) -> int:
+        """Store a trial that has ended, in one append; returns its number in the Optuna study."""
+        with self._storage.writing() as storage:
+            return storage.get_trial_number_from_id(storage.create_new_trial(self._storage.study_ids[stage], trial))
 
     def _end(self, trial: int, state: TrialState, attributes: Mapping[str, Any], score: float | None = None) -> None:
-        """Give a running trial its end, in one append; the state, which makes the rest count, comes last."""
+        """End a running trial in one append; the state, which makes the attributes count, is written last."""
         trial_id = self._trial_ids[trial]
-        with self._store.writing() as storage, self._store.together():
+        with self._storage.writing() as storage, self._storage.transaction():
             for key, value in attributes.items():
                 storage.set_trial_user_attr(trial_id, key, value)
             storage.set_trial_state_values(trial_id, state, None if score is None else [score])
-        del self._running[trial], self._trial_ids[trial], self._interruptions[trial]
+        del self._running[trial], self._trial_ids[trial]
 
-    # What is known
+    def mark_out_of_memory(self, job: Job) -> None:
+        """Store that a job ran out of memory and is to be tried once more, alone."""
+        self._set_attribute(job.stage, f"{_OUT_OF_MEMORY}{job.key.name}", True)
+
+    def _set_attribute(self, stage: Stage, key: str, value: Any) -> None:
+        stored = json.loads(json.dumps(value))
+        with self._storage.writing() as storage:
+            storage.set_study_user_attr(self._storage.study_ids[stage], key, stored)
+        self._attributes[stage] = {**self._attributes[stage], key: stored}
+
+    # Reading
 
     def results(self, stage: Stage) -> list[Result]:
-        """Finished results of one stage, by number of the candidate."""
+        """Return the results of one stage, by number of the candidate."""
         return self._ordered[stage].copy()
 
     def result(self, stage: Stage, trial: int) -> Result | None:
+        """Return the result of a candidate at one stage; None if it has none."""
         return self._results[stage].get(trial)
 
     def count(self, stage: Stage) -> int:
-        """How many results a stage has."""
+        """Return the number of results of one stage."""
         return len(self._ordered[stage])
 
     @property
     def rejections(self) -> list[Rejection]:
-        """Candidates without a score, by stage and number."""
+        """Candidates that ended without a score, by stage and number."""
         return self._rejections.copy()
 
     @property
     def running(self) -> dict[int, Architecture]:
-        """Candidates that were started and have no score yet: under way, or left behind by a driver that died."""
+        """Candidates that were started and have no score yet: running now, or left by a driver that died."""
         return self._running.copy()
-
-    @property
-    def interruptions(self) -> Mapping[int, int]:
-        """How many drivers have died while they ran a candidate; of those in `running`."""
-        return MappingProxyType(self._interruptions)
 
     @property
     def rounds(self) -> Mapping[int, int]:
@@ -352,51 +292,15 @@ class Study:
         return MappingProxyType(self._rounds)
 
     def round_of(self, trial: int) -> int:
-        """The round of proposals that a candidate is of."""
+        """Return the round of proposals to which a candidate belongs."""
         return self._rounds[trial]
 
     def architectures(self) -> Iterator[Architecture]:
-        """Every architecture that has a number."""
+        """Yield every architecture that has a number."""
         yield from (result.architecture for result in self._ordered["one_shot"])
         yield from (rejection.architecture for rejection in self._rejections)
         yield from self._running.values()
 
-    # The driver's own notes
-
-    def mark_out_of_memory(self, job: Job) -> None:
-        """Remember that a job ran out of memory; it is to be tried once more, alone."""
-        self._set_attribute(job.stage, f"{_OUT_OF_MEMORY}{job.key.name}", True)
-
     def was_out_of_memory(self, job: Job) -> bool:
-        """Whether a job ran out of memory before, in this session or an earlier one."""
+        """Return whether a job ran out of memory before, in this session or an earlier one."""
         return f"{_OUT_OF_MEMORY}{job.key.name}" in self._attributes[job.stage]
-
-    def set_value(self, key: str, value: Any) -> None:
-        """Remember a value of the driver; anything that JSON can hold."""
-        self._set_attribute("one_shot", f"{_VALUE}{key}", value)
-
-    def get_value(self, key: str) -> Any:
-        """A value of the driver, as JSON gives it back; None if it was never set."""
-        return self._attributes["one_shot"].get(f"{_VALUE}{key}")
-
-    def _set_attribute(self, stage: Stage, key: str, value: Any) -> None:
-        kept = json.loads(json.dumps(value))
-        with self._store.writing() as storage:
-            storage.set_study_user_attr(self._store.study_ids[stage], key, kept)
-        self._attributes[stage] = {**self._attributes[stage], key: kept}
-
-
-def _place(rejection: Rejection) -> tuple[int, int]:
-    """Where it stands among the others, whenever it was rejected."""
-    return STAGES.index(rejection.stage), rejection.trial
-
-
-def _why(rejection: Rejection) -> dict[str, Any]:
-    """What a trial without a score is stored with."""
-    return {
-        "trial": rejection.trial,
-        "status": rejection.status,
-        "reason": rejection.reason,
-        "predicted_peak_bytes": rejection.predicted_peak_bytes,
-        "measured_peak_bytes": rejection.measured_peak_bytes,
-    }

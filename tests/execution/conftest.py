@@ -1,4 +1,4 @@
-"""What workers of the little project need, with a supernet that was not trained."""
+"""The setup of workers for the toy project, with an untrained supernet."""
 
 import pytest
 

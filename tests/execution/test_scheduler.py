@@ -160,7 +160,7 @@ def test_process_of_a_lost_node_is_replaced_on_another() -> None:
 @pytest.mark.parametrize(
     ("budget_bytes", "ample"),
     [
-        (2 * PROCESS_BYTES + 360 * MIB, [True, False]),  # 160 MiB of tensors with their holes beside 200
+        (2 * PROCESS_BYTES + 360 * MIB, [True, False]),  # 160 MiB with fragmentation, and 200 MiB for the other
         (2 * PROCESS_BYTES + 359 * MIB, [False, False]),
         (2 * PROCESS_BYTES + 700 * MIB, [True, True]),
     ],

@@ -74,9 +74,9 @@ def test_missing_journal_is_reported_and_not_started_again(copy: Path, options: 
 
 def check_study_is_missed(run: Path, options: ExecutionOptions) -> None:
     for _ in range(2):  # the first attempt must not create what it misses
-        with pytest.raises(StudyError, match=r"what was kept there of this run is gone; put back a copy of it"):
+        with pytest.raises(StudyError, match=r"the stored study of this run is missing; restore a copy of it"):
             resume_search(run, options, trials=9)
-        with pytest.raises(StudyError, match="what was kept there of this run is gone"):
+        with pytest.raises(StudyError, match="the stored study of this run is missing"):
             results_of(run)
 
 

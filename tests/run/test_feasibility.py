@@ -7,7 +7,8 @@ from nas.memory.prediction import MemoryModel
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.run.feasibility import Feasibility, Fit
 from nas.search.space import Architecture
-from nas.storage.study import Rejection, Study
+from nas.storage.records import Rejection
+from nas.storage.study import Study
 
 SMALL, LARGE = PMFArchitecture(1, 1, 1, 1, 10), PMFArchitecture(1, 1, 1, 1, 100)
 

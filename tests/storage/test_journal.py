@@ -1,4 +1,4 @@
-"""The journal's file: what is in it stays whole, and what is damaged is named."""
+"""The journal file: complete lines are kept, and damaged ones are reported."""
 
 import errno
 import json
@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def logs_in(path: Path) -> list[dict[str, Any]]:
-    """As Optuna itself reads them."""
+    """Return the records as Optuna reads them."""
     return [
         {key: value for key, value in log.items() if key != "crc32"}
         for log in JournalFileBackend(str(path)).read_logs(0)
@@ -41,7 +41,7 @@ def logs_in(path: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def disk_full_after(byte_count: int, path: Path) -> Iterator[None]:
-    """The system itself writes up to a limit, and refuses the rest."""
+    """Let the system write up to a limit, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + byte_count, hard))
     try:
@@ -50,7 +50,7 @@ def disk_full_after(byte_count: int, path: Path) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_what_was_appended_is_read_once_and_in_order(path: Path) -> None:
+def test_appended_records_are_read_once_and_in_order(path: Path) -> None:
     journal = Journal(path)
     read = list(journal.read_logs(0))
     assert [log["user_attr"] for log in read] == [log["user_attr"] for log in LOGS]
@@ -60,7 +60,7 @@ def test_what_was_appended_is_read_once_and_in_order(path: Path) -> None:
     assert logs_in(path) == [*LOGS, *LOGS[:2]]
 
 
-def test_a_journal_of_optunas_own_is_read_and_gone_on_with(tmp_path: Path) -> None:
+def test_journal_written_by_optuna_is_read_and_continued(tmp_path: Path) -> None:
     path = tmp_path / "journal.log"
     JournalStorage(JournalFileBackend(str(path))).create_new_study([StudyDirection.MAXIMIZE], "first")
     storage = JournalStorage(Journal(path))
@@ -69,7 +69,7 @@ def test_a_journal_of_optunas_own_is_read_and_gone_on_with(tmp_path: Path) -> No
     assert names == ["first", "second"] == [study.study_name for study in storage.get_all_studies()]
 
 
-def test_what_others_append_while_it_is_open_is_neither_lost_nor_missed(tmp_path: Path) -> None:
+def test_records_that_the_dashboard_appends_are_read_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "journal.log"
     storage = JournalStorage(Journal(path))
     study = storage.create_new_study([StudyDirection.MAXIMIZE], "study")
@@ -78,14 +78,12 @@ def test_what_others_append_while_it_is_open_is_neither_lost_nor_missed(tmp_path
         storage.set_study_user_attr(study, f"mine {number}", number)
         dashboard.set_study_user_attr(study, f"theirs {number}", number)
     storage.set_study_user_attr(study, "last", True)
-    expected = {f"{who} {number}": number for who in ("mine", "theirs") for number in range(3)} | {"last": True}
+    expected = {f"{writer} {number}": number for writer in ("mine", "theirs") for number in range(3)} | {"last": True}
     assert storage.get_study_user_attrs(study) == expected
     assert JournalStorage(Journal(path)).get_study_user_attrs(study) == expected
 
 
-def test_records_written_together_are_one_append_and_none_after_an_error(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_transaction_is_one_append_and_none_after_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal, synced, fsync = Journal(path), [], os.fsync
 
     def counted(descriptor: int) -> None:
@@ -93,12 +91,12 @@ def test_records_written_together_are_one_append_and_none_after_an_error(
         fsync(descriptor)
 
     monkeypatch.setattr("nas.storage.journal.os.fsync", counted)
-    with journal.together():
+    with journal.transaction():
         journal.append_logs([LOGS[0]])
         journal.append_logs([LOGS[1]])
         assert len(logs_in(path)) == 5
     assert len(synced) == 1 and logs_in(path) == [*LOGS, *LOGS[:2]]
-    with suppress(RuntimeError), journal.together():
+    with suppress(RuntimeError), journal.transaction():
         journal.append_logs([LOGS[2]])
         raise RuntimeError
     journal.append_logs([LOGS[3]])
@@ -106,14 +104,14 @@ def test_records_written_together_are_one_append_and_none_after_an_error(
 
 
 @pytest.mark.parametrize("torn", [b'{"op_code": 4, "wor', b"{", b"\x00\x00", b"\xff\r\xfe"])
-def test_a_torn_last_line_is_cut_off_and_nothing_before_it(path: Path, torn: bytes) -> None:
+def test_torn_last_line_is_cut_off_and_nothing_before_it(path: Path, torn: bytes) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole + torn)
     assert len(list(Journal(path).read_logs(0))) == 5
     assert path.read_bytes() == whole
 
 
-def test_a_lock_that_a_dead_writer_left_stops_nobody(path: Path) -> None:
+def test_lock_of_a_dead_writer_is_removed(path: Path) -> None:
     for name in ("journal.log.lock", "journal.log.lock4f1c.rename"):
         path.with_name(name).symlink_to(path)
     Journal(path).append_logs([LOGS[0]])
@@ -122,7 +120,7 @@ def test_a_lock_that_a_dead_writer_left_stops_nobody(path: Path) -> None:
 
 
 @pytest.mark.parametrize("byte_count", [0, 1, 40, 120])
-def test_a_full_disk_is_named_with_the_file_and_leaves_whole_lines(path: Path, byte_count: int) -> None:
+def test_full_disk_is_reported_with_the_file_and_leaves_whole_lines(path: Path, byte_count: int) -> None:
     journal, whole = Journal(path), path.read_bytes()
     with disk_full_after(byte_count, path):
         with pytest.raises(OSError, match=re.escape(str(path))):
@@ -134,7 +132,7 @@ def test_a_full_disk_is_named_with_the_file_and_leaves_whole_lines(path: Path, b
     assert len(list(Journal(path).read_logs(0))) == 6
 
 
-def test_a_partial_line_that_could_not_be_cut_off_at_once_is_before_the_next_append(
+def test_partial_line_is_cut_off_before_the_next_append_if_that_failed_at_once(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(descriptor: int, size: int) -> None:
@@ -150,7 +148,7 @@ def test_a_partial_line_that_could_not_be_cut_off_at_once_is_before_the_next_app
     assert logs_in(path) == [*LOGS, LOGS[1]]
 
 
-def test_a_disk_that_refuses_to_sync_has_not_taken_the_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_line_that_could_not_be_synced_is_not_stored(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -162,7 +160,7 @@ def test_a_disk_that_refuses_to_sync_has_not_taken_the_line(path: Path, monkeypa
     assert logs_in(path) == LOGS and list(journal.read_logs(0))[5:] == []
 
 
-def test_nothing_seems_to_be_kept_in_a_directory_that_was_deleted(path: Path) -> None:
+def test_append_to_a_deleted_directory_fails(path: Path) -> None:
     journal = Journal(path)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=re.escape(str(path))):
@@ -170,10 +168,10 @@ def test_nothing_seems_to_be_kept_in_a_directory_that_was_deleted(path: Path) ->
     assert not path.exists()
 
 
-def test_a_file_that_somebody_cut_is_not_written_on(path: Path) -> None:
+def test_append_to_a_truncated_file_fails(path: Path) -> None:
     journal = Journal(path)
     os.truncate(path, 100)
-    with pytest.raises(StudyError, match=rf"{re.escape(str(path))}: has become shorter"):
+    with pytest.raises(StudyError, match=rf"{re.escape(str(path))}: was truncated while the search was running"):
         journal.append_logs([LOGS[0]])
 
 
@@ -181,7 +179,7 @@ LINES = st.integers(1, 4)
 
 
 def refused_line(path: Path) -> int:
-    """The line that is named when the journal is opened; it is left as it was."""
+    """Return the line that the error names when the journal is opened, which must not change the file."""
     before = path.read_bytes()
     with pytest.raises(StudyError) as caught:
         Journal(path)
@@ -195,7 +193,7 @@ def refused_line(path: Path) -> int:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(number=LINES, data=st.data())
-def test_a_changed_byte_before_the_last_line_is_found_and_named(path: Path, number: int, data: st.DataObject) -> None:
+def test_changed_byte_is_reported_with_its_line(path: Path, number: int, data: st.DataObject) -> None:
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
     position = data.draw(st.integers(0, len(lines[number - 1]) - 1))
@@ -211,7 +209,7 @@ def test_a_changed_byte_before_the_last_line_is_found_and_named(path: Path, numb
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(number=LINES, data=st.data())
-def test_missing_inserted_and_truncated_lines_are_found_and_named(path: Path, number: int, data: st.DataObject) -> None:
+def test_missing_inserted_and_truncated_lines_are_reported(path: Path, number: int, data: st.DataObject) -> None:
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
     line = lines[number - 1]
@@ -226,7 +224,7 @@ def test_missing_inserted_and_truncated_lines_are_found_and_named(path: Path, nu
         path.write_bytes(whole)
 
 
-def test_the_lines_before_a_damaged_one_go_on_as_the_error_says(path: Path) -> None:
+def test_lines_before_a_damaged_one_can_be_continued(path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     lines[2] = b"\x80\x81" + json.dumps(LOGS[2]).encode() + b"\n"
     path.write_bytes(b"".join(lines))

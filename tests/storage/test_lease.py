@@ -17,17 +17,17 @@ from nas.storage.lease import (
     STALE_SECONDS,
     Holder,
     Lease,
+    LeaseRecord,
     LockFile,
-    Place,
-    is_process_gone,
+    has_process_ended,
     process_start,
 )
 
 ELSEWHERE = Holder("token", "ada", "far", "another boot", 17, 4, "2030-01-01T00:00:00+00:00", beat=3)
 
 
-class Memory(Place):
-    """A record that many may write, as in a database."""
+class Memory(LeaseRecord):
+    """A record that several drivers may write, as in a database."""
 
     is_exclusive = False
 
@@ -45,15 +45,15 @@ class Memory(Place):
             raise OSError("the server is down")
         self.holder = holder
 
-    def is_gone(self, holder: Holder) -> bool | None:
-        return is_process_gone(holder)
+    def has_ended(self, holder: Holder) -> bool | None:
+        return has_process_ended(holder)
 
-    def leave_thread(self) -> None:
+    def close_thread(self) -> None:
         pass
 
 
 class Clock:
-    """Time that passes only while somebody waits."""
+    """A clock that advances only while a driver waits."""
 
     def __init__(self, on_second: Callable[[], None] = lambda: None) -> None:
         self.now = 1000.0
@@ -67,9 +67,9 @@ class Clock:
         self._on_second()
 
 
-def lease(place: Place, clock: Clock, said: list[str] | None = None) -> Lease:
-    note = (said if said is not None else []).append
-    return Lease(place=place, study="the study", clock=clock, sleep=clock.sleep, note=note)
+def lease(record: LeaseRecord, clock: Clock, notes: list[str] | None = None) -> Lease:
+    note = (notes if notes is not None else []).append
+    return Lease(record=record, study="the study", clock=clock, sleep=clock.sleep, note=note)
 
 
 def ended_process() -> int:
@@ -78,54 +78,54 @@ def ended_process() -> int:
     return process.pid
 
 
-def test_a_lease_names_its_holder_until_it_is_given_back() -> None:
-    place = Memory()
-    mine = lease(place, Clock())
+def test_lease_names_its_holder_until_it_is_released() -> None:
+    record = Memory()
+    mine = lease(record, Clock())
     assert mine.take() is False
-    assert place.holder is not None and place.holder.process == os.getpid()
+    assert record.holder is not None and record.holder.process == os.getpid()
     mine.check()
     mine.release()
-    assert place.holder is None
+    assert record.holder is None
 
 
-def test_a_holder_that_lives_on_this_host_is_respected_and_named() -> None:
-    place, clock = Memory(), Clock()
-    first = lease(place, clock)
+def test_living_holder_on_this_host_refuses_a_second_driver() -> None:
+    record, clock = Memory(), Clock()
+    first = lease(record, clock)
     first.take()
     with pytest.raises(
-        StudyError, match=rf"the study: another driver works .*user .* on host .*, process {os.getpid()}"
+        StudyError, match=rf"the study: another driver is working .*user .* on host .*, process {os.getpid()}"
     ):
-        lease(place, clock).take()
+        lease(record, clock).take()
     first.check()
     first.release()
 
 
-def test_a_holder_that_died_on_this_host_is_followed_at_once() -> None:
-    place, clock = Memory(replace(Holder.here(), process=ended_process())), Clock()
-    mine = lease(place, clock)
+def test_dead_holder_on_this_host_is_replaced_at_once() -> None:
+    record, clock = Memory(replace(Holder.current(), process=ended_process())), Clock()
+    mine = lease(record, clock)
     assert mine.take() is True
     assert clock.now < 1000 + 2
     mine.release()
 
 
-def test_a_process_that_was_given_the_number_of_a_dead_holder_is_not_taken_for_it() -> None:
-    here = Holder.here()
-    assert is_process_gone(here) is False
-    assert is_process_gone(replace(here, process_start=here.process_start - 1)) is True
-    assert is_process_gone(ELSEWHERE) is None
+def test_process_that_reuses_the_number_of_a_dead_holder_is_distinguished() -> None:
+    here = Holder.current()
+    assert has_process_ended(here) is False
+    assert has_process_ended(replace(here, process_start=here.process_start - 1)) is True
+    assert has_process_ended(ELSEWHERE) is None
 
 
-def test_a_process_that_the_system_hides_is_judged_by_its_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_that_the_system_hides_is_judged_by_its_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(process: int, number: int) -> None:
         raise PermissionError
 
-    hidden = replace(Holder.here(), process=ended_process())
-    assert is_process_gone(hidden) is True
+    hidden = replace(Holder.current(), process=ended_process())
+    assert has_process_ended(hidden) is True
     monkeypatch.setattr("nas.storage.lease.os.kill", refused)
-    assert is_process_gone(hidden) is None
+    assert has_process_ended(hidden) is None
 
 
-def test_a_process_that_was_killed_and_not_yet_waited_for_has_ended() -> None:
+def test_killed_process_counts_as_ended_before_it_is_waited_for() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert process_start(process.pid) is not None
     process.kill()
@@ -134,49 +134,49 @@ def test_a_process_that_was_killed_and_not_yet_waited_for_has_ended() -> None:
     process.communicate()
 
 
-def test_a_holder_elsewhere_is_respected_while_its_heart_beats_whatever_its_clock_says() -> None:
-    place = Memory(ELSEWHERE)
+def test_holder_on_another_host_keeps_the_lease_while_its_beat_changes() -> None:
+    record = Memory(ELSEWHERE)
 
     def beat_every_five_seconds() -> None:
-        assert place.holder is not None
+        assert record.holder is not None
         if clock.now % BEAT_SECONDS == 0:
-            place.holder = replace(place.holder, beat=place.holder.beat + 1)
+            record.holder = replace(record.holder, beat=record.holder.beat + 1)
 
-    clock, said = Clock(beat_every_five_seconds), []
+    clock, notes = Clock(beat_every_five_seconds), list[str]()
     with pytest.raises(StudyError, match=r"user ada on host far, process 17, since 2030-01-01"):
-        lease(place, clock, said).take()
-    assert clock.now <= 1000 + BEAT_SECONDS and place.holder is not None and place.holder.token == "token"
-    assert len(said) == 1 and "host far" in said[0] and "60 s" in said[0]
+        lease(record, clock, notes).take()
+    assert clock.now <= 1000 + BEAT_SECONDS and record.holder is not None and record.holder.token == "token"
+    assert len(notes) == 1 and "host far" in notes[0] and "60 s" in notes[0]
 
 
-def test_a_holder_elsewhere_that_shows_no_life_for_a_minute_is_followed() -> None:
-    place, clock = Memory(ELSEWHERE), Clock()
-    mine = lease(place, clock)
+def test_holder_on_another_host_without_a_beat_for_a_minute_is_replaced() -> None:
+    record, clock = Memory(ELSEWHERE), Clock()
+    mine = lease(record, clock)
     assert mine.take() is True
     assert STALE_SECONDS <= clock.now - 1000 <= STALE_SECONDS + 2
-    assert place.holder is not None and place.holder.host != "far"
+    assert record.holder is not None and record.holder.host != "far"
     mine.release()
 
 
-def test_a_holder_elsewhere_that_gives_back_while_it_is_watched_is_followed_at_once() -> None:
-    place = Memory(ELSEWHERE)
-    clock = Clock(lambda: place.write(None) if place.holder == ELSEWHERE else None)
-    mine = lease(place, clock)
+def test_lease_that_is_released_while_it_is_watched_is_taken_at_once() -> None:
+    record = Memory(ELSEWHERE)
+    clock = Clock(lambda: record.write(None) if record.holder == ELSEWHERE else None)
+    mine = lease(record, clock)
     mine.take()
     assert clock.now < 1000 + 5
     mine.release()
 
 
 @pytest.mark.parametrize("left", [None, ELSEWHERE])
-def test_of_many_that_take_a_lease_at_the_same_moment_one_gets_it(
+def test_one_of_several_simultaneous_drivers_gets_the_lease(
     left: Holder | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nas.storage.lease.STALE_SECONDS", 0.0)  # all have watched it already
-    place, count, taken, refused = Memory(left), 8, [], []
+    record, count, taken, refused = Memory(left), 8, [], []
     barrier = threading.Barrier(count)
 
     def take() -> None:
-        mine = Lease(place=place, study="the study")
+        mine = Lease(record=record, study="the study")
         barrier.wait()
         try:
             mine.take()
@@ -192,110 +192,110 @@ def test_of_many_that_take_a_lease_at_the_same_moment_one_gets_it(
     assert len(taken) == 1 and len(refused) == count - 1
     taken[0].check()
     taken[0].release()
-    assert place.holder is None
+    assert record.holder is None
 
 
-def test_one_whose_lease_was_taken_over_learns_it_and_leaves_the_new_record_alone() -> None:
-    place, clock = Memory(), Clock()
-    mine = lease(place, clock)
+def test_holder_that_lost_its_lease_stops_and_keeps_the_new_record() -> None:
+    record, clock = Memory(), Clock()
+    mine = lease(record, clock)
     mine.take()
-    place.holder = ELSEWHERE
+    record.holder = ELSEWHERE
     mine.renew()
     for _ in range(2):
-        with pytest.raises(StudyError, match=r"taken for dead, and its run was taken over by user ada on host far"):
+        with pytest.raises(StudyError, match=r"its run was taken over by user ada on host far"):
             mine.check()
     mine.release()
-    assert place.holder == ELSEWHERE
+    assert record.holder == ELSEWHERE
 
 
-def test_one_that_was_suspended_asks_before_it_writes() -> None:
-    place, clock = Memory(), Clock()
-    mine = lease(place, clock)
+def test_holder_that_was_suspended_checks_its_record_before_it_writes() -> None:
+    record, clock = Memory(), Clock()
+    mine = lease(record, clock)
     mine.take()
     clock.now += STALE_SECONDS  # and its thread had no time to beat
     mine.check()
     clock.now += STALE_SECONDS
-    place.holder = ELSEWHERE
+    record.holder = ELSEWHERE
     with pytest.raises(StudyError, match="taken over by user ada"):
         mine.check()
     mine.release()
 
 
-def test_a_record_that_cannot_be_reached_stops_the_driver_before_another_may_take_over() -> None:
-    place, clock = Memory(), Clock()
-    mine = lease(place, clock)
+def test_unreachable_record_stops_the_driver_before_another_may_take_over() -> None:
+    record, clock = Memory(), Clock()
+    mine = lease(record, clock)
     mine.take()
-    place.fails = True
+    record.fails = True
     clock.now += 40
-    mine.check()  # a short failure is nobody's loss
+    mine.check()  # a short failure has no effect
     clock.now += 10
     with pytest.raises(StudyError, match=r"could not be renewed for 45 s \(the server is down\)"):
         mine.check()
-    place.fails = False
+    record.fails = False
     mine.check()
     mine.release()
 
 
-def test_the_heart_beats_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thread_renews_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.storage.lease.BEAT_SECONDS", 0.01)
-    place = Memory()
-    mine = Lease(place=place, study="the study")
+    record = Memory()
+    mine = Lease(record=record, study="the study")
     mine.take()
     deadline = time.monotonic() + 10
-    while (place.holder is None or place.holder.beat < 3) and time.monotonic() < deadline:
+    while (record.holder is None or record.holder.beat < 3) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert place.holder is not None and place.holder.beat >= 3
+    assert record.holder is not None and record.holder.beat >= 3
     mine.release()
-    assert place.holder is None
+    assert record.holder is None
 
 
-def test_a_locked_file_refuses_all_others_and_names_the_holder(tmp_path: Path) -> None:
-    place = LockFile(tmp_path / "driver.lock")
-    mine = lease(place, Clock())
+def test_locked_file_refuses_other_drivers_and_names_the_holder(tmp_path: Path) -> None:
+    record = LockFile(tmp_path / "driver.lock")
+    mine = lease(record, Clock())
     mine.take()
-    with pytest.raises(StudyError, match=rf"another driver works on this run \(user .*, process {os.getpid()}, since"):
+    with pytest.raises(StudyError, match=rf"another driver is working .* \(user .*, process {os.getpid()}, since"):
         LockFile(tmp_path / "driver.lock")
     mine.release()
-    place.close()
+    record.close()
     LockFile(tmp_path / "driver.lock").close()
 
 
 @pytest.mark.parametrize("content", [b"", b"4711\n", b'{"token": "a"', b"\x00" * 1024, b"[1, 2]"])
-def test_a_lock_file_that_holds_no_record_is_nobodys(tmp_path: Path, content: bytes) -> None:
+def test_lock_file_without_a_valid_record_is_free(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "driver.lock").write_bytes(content)
-    place = LockFile(tmp_path / "driver.lock")
-    assert place.read() is None
-    mine = lease(place, Clock())
+    record = LockFile(tmp_path / "driver.lock")
+    assert record.read() is None
+    mine = lease(record, Clock())
     assert mine.take() is False
     mine.release()
-    place.close()
+    record.close()
 
 
-def test_a_file_left_on_this_host_is_taken_at_once_and_one_left_elsewhere_is_watched(tmp_path: Path) -> None:
-    place, clock = LockFile(tmp_path / "driver.lock"), Clock()
-    place.write(replace(Holder.here(), boot="before the machine was restarted"))
-    first = lease(place, clock)
+def test_lock_file_left_on_this_host_is_taken_at_once_and_one_of_another_host_is_watched(tmp_path: Path) -> None:
+    record, clock = LockFile(tmp_path / "driver.lock"), Clock()
+    record.write(replace(Holder.current(), boot="before the machine was restarted"))
+    first = lease(record, clock)
     assert first.take() is True and clock.now < 1000 + 2
     first.release()
-    place.write(ELSEWHERE)
-    second = lease(place, clock)
+    record.write(ELSEWHERE)
+    second = lease(record, clock)
     assert second.take() is True and clock.now >= 1000 + STALE_SECONDS
     second.release()
-    place.close()
+    record.close()
 
 
-def test_the_system_lets_a_lock_file_go_when_its_holder_dies(tmp_path: Path) -> None:
+def test_system_releases_a_lock_file_when_its_holder_dies(tmp_path: Path) -> None:
     path = tmp_path / "driver.lock"
     code = "import time; from pathlib import Path; from nas.storage.lease import *\n"
-    code += f"place = LockFile(Path({str(path)!r}))\n"
-    code += "Lease(place=place, study='x').take(); print('held', flush=True); time.sleep(600)"
+    code += f"record = LockFile(Path({str(path)!r}))\n"
+    code += "Lease(record=record, study='x').take(); print('held', flush=True); time.sleep(600)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "held\n"
     with pytest.raises(StudyError, match=f"process {process.pid},"):
         LockFile(path)
     process.kill()
     process.communicate()
-    place = LockFile(path)
-    left = place.read()
-    assert left is not None and left.process == process.pid and place.is_gone(left) is True
-    place.close()
+    record = LockFile(path)
+    left = record.read()
+    assert left is not None and left.process == process.pid and record.has_ended(left) is True
+    record.close()

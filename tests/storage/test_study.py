@@ -1,4 +1,4 @@
-"""What every storage of a study does, whatever happens to the driver; then what is one storage's own."""
+"""The contract of all storage backends, whatever happens to the driver; then what is specific to one of them."""
 
 import errno
 import json
@@ -16,13 +16,13 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import optuna
-import optuna_dashboard
+import optuna_dashboard  # type: ignore[import-untyped]
 import pytest
 import sqlalchemy
 from hypothesis import given, settings
@@ -32,9 +32,11 @@ from nas.common.errors import StudyError
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.space import Architecture
 from nas.search.trial import STAGES, Job, Result, Stage
-from nas.storage.backends import JOURNAL
+from nas.storage.database_storage import HOLDER_ATTRIBUTE
+from nas.storage.journal_storage import JOURNAL, LOCK
 from nas.storage.lease import Holder
-from nas.storage.study import Rejection, Study
+from nas.storage.records import Rejection
+from nas.storage.study import FORMAT_VERSION, Study
 from tests.support.factories import make_job, make_result
 from tests.support.paths import REPOSITORY
 from tests.support.postgresql import PASSWORD, running_server
@@ -45,12 +47,12 @@ THIRD = PMFArchitecture(1, ((1, 2), (3, 1), (2, 2)), 1, 1, 1)
 
 
 def with_driver(url: str) -> str:
-    """For others than `Study`: without a driver, SQLAlchemy 2.1 wants one for PostgreSQL that is not installed here."""
+    """Return a URL for programs other than `Study`, with the PostgreSQL driver that is installed here."""
     return url.replace("postgresql:", "postgresql+psycopg2:")
 
 
 @dataclass(frozen=True)
-class Place:
+class StoredRun:
     """One run in one kind of storage."""
 
     directory: Path
@@ -63,11 +65,20 @@ class Place:
 
     @property
     def optuna_storage(self) -> optuna.storages.BaseStorage:
-        """As everybody else opens it."""
+        """The storage as other programs open it."""
         if self.url is not None:
             return optuna.storages.RDBStorage(with_driver(self.url))
         journal = optuna.storages.journal.JournalFileBackend(str(self.directory / JOURNAL))
         return optuna.storages.JournalStorage(journal)
+
+    def overwrite_lease(self, holder: Holder) -> None:
+        """Write the record of another driver over that of the open study."""
+        if self.url is None:
+            (self.directory / LOCK).write_text(json.dumps(asdict(holder)))
+            return
+        storage = self.optuna_storage
+        study = storage.get_study_id_from_name(f"{self.name}/{STAGES[0]}")
+        storage.set_study_user_attr(study, HOLDER_ATTRIBUTE, asdict(holder))
 
     def optuna_study(self, stage: Stage) -> optuna.Study:
         return optuna.load_study(study_name=f"{self.name}/{stage}", storage=self.optuna_storage)
@@ -81,7 +92,7 @@ def postgresql_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite database with Optuna's tables, which take half a second to make."""
+    """A SQLite database with Optuna's tables, which take half a second to create."""
     path = tmp_path_factory.mktemp("sqlite") / "empty.db"
     storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
     storage.remove_session()
@@ -96,23 +107,23 @@ def sqlite_url(empty_database: Path, tmp_path: Path) -> str:
 
 @pytest.fixture
 def quickly_settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody else takes these leases, so there is nothing to wait for."""
+    """No other driver takes these leases, so waiting for one is not needed."""
     monkeypatch.setattr("nas.storage.lease._SETTLE_SECONDS", 0.0)
 
 
 @pytest.fixture(params=["journal", "sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
-def place(request: pytest.FixtureRequest, tmp_path: Path, quickly_settled: None) -> Place:
+def run(request: pytest.FixtureRequest, tmp_path: Path, quickly_settled: None) -> StoredRun:
     url = None
     if request.param == "sqlite":
         url = request.getfixturevalue("sqlite_url")
     elif request.param == "postgresql":
         url = request.getfixturevalue("postgresql_url")
-    return Place(tmp_path, f"run {uuid.uuid4().hex}", url)
+    return StoredRun(tmp_path, f"run {uuid.uuid4().hex}", url)
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Place:
-    return Place(tmp_path, "run", None)
+def journal(tmp_path: Path) -> StoredRun:
+    return StoredRun(tmp_path, "run", None)
 
 
 def result(trial: int, architecture: Architecture, stage: Stage = "one_shot", score: float = 0.5) -> Result:
@@ -139,8 +150,8 @@ def everything(study: Study) -> dict[str, Any]:
 class Driver:
     """A process that writes to a study, until it is killed; see tests/support/study_writer.py."""
 
-    def __init__(self, place: Place, count: int) -> None:
-        arguments = [str(place.directory), place.name, place.url or "", str(count)]
+    def __init__(self, run: StoredRun, count: int) -> None:
+        arguments = [str(run.directory), run.name, run.url or "", str(count)]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.study_writer", *arguments],
             stdin=subprocess.PIPE,
@@ -148,36 +159,36 @@ class Driver:
             text=True,
             cwd=REPOSITORY,
         )
-        self.said: queue.Queue[str] = queue.Queue()
+        self.lines: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.said.put(line.rstrip("\n"))
+            self.lines.put(line.rstrip("\n"))
 
     def next(self) -> str:
-        return self.said.get(timeout=60)
+        return self.lines.get(timeout=60)
 
     def kill(self) -> list[str]:
-        """End it like `kill -9`; returns what it had said and nobody had heard yet."""
+        """Kill it with `kill -9`; returns the lines that were not read yet."""
         self.process.kill()
         self.process.wait()
         self._reader.join()
         for stream in (self.process.stdin, self.process.stdout):
             assert stream is not None
             stream.close()
-        return list(self.said.queue)
+        return list(self.lines.queue)
 
 
 @pytest.fixture
-def drive(place: Place) -> Iterator[Callable[[int], Driver]]:
+def drive(run: StoredRun) -> Iterator[Callable[[int], Driver]]:
     """Starts drivers of the study, which do not outlive the test."""
     drivers: list[Driver] = []
 
     def start(count: int) -> Driver:
-        drivers.append(Driver(place, count))
+        drivers.append(Driver(run, count))
         return drivers[-1]
 
     yield start
@@ -185,26 +196,26 @@ def drive(place: Place) -> Iterator[Callable[[int], Driver]]:
         driver.kill()
 
 
-# What every storage does
+# All backends
 
 
-def test_what_was_finished_is_there_when_the_study_is_opened_again(place: Place) -> None:
-    with place.open() as study:
+def test_finished_results_are_there_when_the_study_is_opened_again(run: StoredRun) -> None:
+    with run.open() as study:
         number = study.start(FIRST)
         study.finish(result(number, FIRST, score=1 / 3))
         study.finish(result(number, FIRST, "short", 0.1 + 0.2))
         study.finish(result(number, FIRST, "full", 0.7))
         expected = everything(study)
-    with place.open() as again:
+    with run.open() as again:
         assert everything(again) == expected
         assert again.results("one_shot") == [result(0, FIRST, score=1 / 3)]
         assert again.result("short", 0) == result(0, FIRST, "short", 0.1 + 0.2)
         assert again.result("full", 0) == result(0, FIRST, "full", 0.7)
-        assert again.result("full", 1) is None and again.running == {} and again.put_back_count == 0
+        assert again.result("full", 1) is None and again.running == {} and again.requeued_count == 0
 
 
-def test_everything_is_in_the_order_of_the_numbers_whenever_it_came_to_its_end(place: Place) -> None:
-    with place.open() as study:
+def test_results_and_rejections_are_ordered_by_number(run: StoredRun) -> None:
+    with run.open() as study:
         for architecture in (FIRST, SECOND, THIRD):
             study.start(architecture)
         for trial, architecture in ((1, SECOND), (2, THIRD), (0, FIRST)):
@@ -214,29 +225,29 @@ def test_everything_is_in_the_order_of_the_numbers_whenever_it_came_to_its_end(p
         assert [entry.trial for entry in study.rejections] == [0, 1, 2]
         with pytest.raises(ValueError, match="trial 1 has a result at stage one_shot already"):
             study.finish(result(1, SECOND))
-    with place.open() as again:
+    with run.open() as again:
         assert [entry.trial for entry in again.results("one_shot")] == [0, 1, 2]
         assert [entry.trial for entry in again.rejections] == [0, 1, 2]
 
 
-def test_candidates_that_were_left_running_are_put_back_under_their_numbers(place: Place) -> None:
-    with place.open() as study:
+def test_candidates_left_running_are_requeued_under_their_numbers(run: StoredRun) -> None:
+    with run.open() as study:
         study.start(FIRST, 3)
         study.start(SECOND, 4)
         study.finish(result(0, FIRST))
-    with place.open() as again:
-        assert again.running == {1: SECOND} and again.put_back_count == 1
+    with run.open() as again:
+        assert again.running == {1: SECOND} and again.requeued_count == 1
         assert again.round_of(0) == 3 and again.round_of(1) == 4
         again.finish(result(1, SECOND))
         assert again.start(THIRD) == 2
-        assert again.put_back_count == 1
-    with place.open() as last:
+        assert again.requeued_count == 1
+    with run.open() as last:
         assert [entry.trial for entry in last.results("one_shot")] == [0, 1]
         assert last.running == {2: THIRD}
 
 
-def test_infeasible_and_failed_stay_apart(place: Place) -> None:
-    with place.open() as study:
+def test_infeasible_and_failed_candidates_stay_distinguishable(run: StoredRun) -> None:
+    with run.open() as study:
         study.reject_infeasible(FIRST, "too large", 10**12)
         number = study.start(SECOND)
         study.reject(job(number, SECOND), status="failed", reason="it broke")
@@ -249,114 +260,108 @@ def test_infeasible_and_failed_stay_apart(place: Place) -> None:
             Rejection(1, SECOND, "one_shot", "failed", "it broke", 100, None),
             Rejection(2, THIRD, "full", "infeasible", "ran out", 100, 2**40),
         ]
-    with place.open() as again:
+    with run.open() as again:
         assert everything(again) == expected
         assert set(again.architectures()) == {FIRST, SECOND, THIRD}
         assert 0 not in again.rounds and {1, 2} == set(again.rounds)
 
 
-def test_only_candidates_of_a_driver_that_died_are_marked_as_interrupted(
-    place: Place, drive: Callable[[int], Driver]
+def test_only_unfinished_candidates_of_a_killed_driver_are_requeued(
+    run: StoredRun, drive: Callable[[int], Driver]
 ) -> None:
-    with place.open() as study:
+    with run.open() as study:
         study.start(FIRST)
-    place.open().close()  # that driver had stopped it in order
-    for count in (1, 2):
+    for _ in range(2):
         driver = drive(0)
         assert driver.next() == "open"
         driver.kill()
-        with place.open() as study:
-            assert study.interruptions == {0: count} and study.put_back_count == 1
-            assert place.optuna_study("one_shot").trials[0].user_attrs["interrupted"] == count
+        with run.open() as study:
+            assert study.running == {0: FIRST} and study.requeued_count == 1
 
 
-def test_what_a_driver_has_noted_survives(place: Place) -> None:
-    with place.open() as study:
+def test_out_of_memory_marks_survive(run: StoredRun) -> None:
+    with run.open() as study:
         study.start(FIRST)
-        assert study.get_value("strategy") is None
-        study.set_value("strategy", {"seen": [1, 2.5, None]})
-        study.set_value("strategy", {"seen": (1, 1 / 3, "ä")})
         study.mark_out_of_memory(job(0, FIRST, "short"))
-        assert study.get_value("strategy") == {"seen": [1, 1 / 3, "ä"]}
-    with place.open() as again:
-        assert again.get_value("strategy") == {"seen": [1, 1 / 3, "ä"]} and again.get_value("driver") is None
+        assert study.was_out_of_memory(job(0, FIRST, "short"))
+    with run.open() as again:
         assert again.was_out_of_memory(job(0, FIRST, "short"))
         assert not again.was_out_of_memory(job(0, FIRST)) and not again.was_out_of_memory(job(1, FIRST, "short"))
 
 
-def test_optuna_sees_every_candidate_with_its_score_and_choices(place: Place) -> None:
-    with place.open() as study:
+def test_optuna_reads_every_candidate_with_its_score_and_choices(run: StoredRun) -> None:
+    with run.open() as study:
         study.finish(result(study.start(FIRST), FIRST, score=0.9))
         study.finish(replace(result(0, FIRST, "full", 0.4), seconds=100.0))
         study.reject_infeasible(SECOND, "too large", 7)
         study.start(THIRD)
-        inherited, full = (place.optuna_study(stage) for stage in ("one_shot", "full"))
-    assert full.best_value == 0.4 and inherited.best_value == 0.9
-    states = [(trial.state.name, trial.params) for trial in inherited.trials]
+        one_shot, full = (run.optuna_study(stage) for stage in ("one_shot", "full"))
+    assert full.best_value == 0.4 and one_shot.best_value == 0.9
+    states = [(trial.state.name, trial.params) for trial in one_shot.trials]
     architectures = [SPACE.encode(architecture) for architecture in (FIRST, SECOND, THIRD)]
     assert states == list(zip(["COMPLETE", "FAIL", "RUNNING"], architectures, strict=True))
-    assert inherited.trials[1].user_attrs["status"] == "infeasible"
-    assert inherited.trials[0].distributions["mapping_width"].choices == (1, 2, 3)  # type: ignore[attr-defined]
+    assert one_shot.trials[1].user_attrs["status"] == "infeasible"
+    assert one_shot.trials[0].distributions["mapping_width"].choices == (1, 2, 3)  # type: ignore[attr-defined]
     duration = full.trials[0].duration
     assert duration is not None and duration.total_seconds() == pytest.approx(100, abs=0.1)
 
 
-def test_runs_of_different_names_are_kept_apart_in_one_database(place: Place) -> None:
-    if place.url is None:
-        with place.open() as study:
+def test_runs_with_different_names_are_separate_in_one_database(run: StoredRun) -> None:
+    if run.url is None:
+        with run.open() as study:
             study.start(FIRST)
-        with pytest.raises(StudyError, match=f"belongs to the run '{place.name}', not to 'other'"):
-            place.open(name="other")
+        with pytest.raises(StudyError, match=f"belongs to another run; expected 'other', got '{run.name}'"):
+            run.open(name="other")
         return
-    with place.open() as study, place.open(name=f"{place.name} too") as other:
+    with run.open() as study, run.open(name=f"{run.name} too") as other:
         study.start(FIRST)
         assert other.start(SECOND) == 0
         assert study.running == {0: FIRST} and other.running == {0: SECOND}
 
 
-def test_a_changed_search_is_refused_key_by_key_and_a_changed_budget_is_not(place: Place) -> None:
+def test_changed_configuration_is_refused_key_by_key_and_a_changed_budget_is_not(run: StoredRun) -> None:
     config = {"seed": 0, "space": {"query_prompts": (1, 2)}, "budget": {"trials": 4, "oversized": "reject"}}
-    place.open(config=config).close()
-    place.open(config=config | {"budget": {"trials": 9, "oversized": "reject"}}).close()
+    run.open(config=config).close()
+    run.open(config=config | {"budget": {"trials": 9, "oversized": "reject"}}).close()
     changed = {
         "seed": 1,
         "space": {"query_prompts": (1, 2, 3)},
         "budget": {"trials": 4, "oversized": "accumulate"},
     }
     with pytest.raises(StudyError) as caught:
-        place.open(config=changed)
+        run.open(config=changed)
     assert str(caught.value).splitlines()[1:] == [
         '  - budget.oversized: "reject" → "accumulate"',
         "  - seed: 0 → 1",
         "  - space.query_prompts: [1, 2] → [1, 2, 3]",
-        "go back to the old values, or search in a new run directory (--run-dir)",
+        "restore the old values, or search in a new run directory (--run-dir)",
     ]
-    with place.open(config=config) as study:  # a refusal gives the lease back
+    with run.open(config=config) as study:  # a refusal releases the lease
         assert study.start(FIRST) == 0
 
 
-def test_a_second_driver_in_one_process_is_refused(place: Place) -> None:
-    with place.open() as study:
+def test_second_driver_in_one_process_is_refused(run: StoredRun) -> None:
+    with run.open() as study:
         with pytest.raises(
-            StudyError, match=rf"another driver works on this run \(user .*, process {os.getpid()}, since"
+            StudyError, match=rf"another driver is working on this run \(user .*, process {os.getpid()}, since"
         ):
-            place.open()
+            run.open()
         study.start(FIRST)
-    place.open().close()
+    run.open().close()
 
 
-def test_a_second_driver_is_refused_until_the_first_is_killed_and_then_loses_nothing(
-    place: Place, drive: Callable[[int], Driver]
+def test_second_driver_is_refused_until_the_first_is_killed_and_then_loses_nothing(
+    run: StoredRun, drive: Callable[[int], Driver]
 ) -> None:
-    """Killed at random moments, twice over; whatever was acknowledged is there, and at most one more of each."""
+    """Kill the driver at random moments, twice; at most one write of each kind is stored without being acknowledged."""
     started: dict[int, int] = {}
     finished: dict[int, float] = {}
     rng = random.Random()
     for _ in range(2):
         driver = drive(10**6)
         lines = [driver.next() for _ in range(rng.randint(3, 30))]
-        with pytest.raises(StudyError, match=rf"another driver works on this run .*process {driver.process.pid},"):
-            place.open()
+        with pytest.raises(StudyError, match=rf"another driver is working on this run .*process {driver.process.pid},"):
+            run.open()
         time.sleep(rng.random() / 20)
         lines += driver.kill()
         for line in lines[1:]:
@@ -366,96 +371,94 @@ def test_a_second_driver_is_refused_until_the_first_is_killed_and_then_loses_not
             else:
                 finished[int(trial)] = float(score[0])
         begin = time.monotonic()
-        with place.open() as study:
+        with run.open() as study:
             assert time.monotonic() - begin < 10
             scores = {entry.trial: entry.score for entry in study.results("one_shot")}
             assert finished.items() <= scores.items() and len(scores) <= len(finished) + 2
             assert started.keys() <= scores.keys() | study.running.keys()
-            assert study.put_back_count == len(study.running) <= 2
-            for trial, architecture in study.running.items():
-                study.finish(result(trial, architecture))
-                finished[trial] = 0.5
+            assert study.requeued_count == len(study.running) <= 2
+            for number, architecture in study.running.items():
+                study.finish(result(number, architecture))
+                finished[number] = 0.5
         finished |= scores
 
 
-def test_of_two_drivers_that_follow_a_dead_one_at_the_same_moment_one_is_refused(
-    place: Place, drive: Callable[[int], Driver]
+def test_one_of_two_simultaneous_successors_of_a_dead_driver_is_refused(
+    run: StoredRun, drive: Callable[[int], Driver]
 ) -> None:
     first = drive(0)
     assert first.next() == "open"
     first.kill()
     followers = [drive(0), drive(0)]
-    said = [follower.next() for follower in followers]
-    assert sorted(line.split(":")[0] for line in said) == ["open", "refused"]
-    assert "another driver works on this run" in "".join(said)
+    lines = [follower.next() for follower in followers]
+    assert sorted(line.split(":")[0] for line in lines) == ["open", "refused"]
+    assert "another driver is working on this run" in "".join(lines)
 
 
-def test_a_driver_whose_study_was_taken_over_writes_nothing_more(place: Place) -> None:
-    with place.open() as study:
+def test_driver_that_lost_its_study_to_another_writes_nothing_more(
+    run: StoredRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with run.open() as study:
         study.start(FIRST)
-        stranger = Holder("token", "ada", "far", "boot", 17, 4, "2030-01-01T00:00:00+00:00")
-        study._store.lease._place.write(stranger)
-        study._store.lease.renew()
+        run.overwrite_lease(Holder("token", "ada", "far", "boot", 17, 4, "2030-01-01T00:00:00+00:00"))
+        monkeypatch.setattr("nas.storage.lease._DOUBT_SECONDS", -1.0)  # every check reads the record
         with pytest.raises(StudyError, match=r"taken over by user ada on host far, process 17"):
             study.check_lease()
-        writers = [
+        writers: list[Callable[[], object]] = [
             lambda: study.start(SECOND),
             lambda: study.finish(result(0, FIRST)),
             lambda: study.finish(result(0, FIRST, "full")),
             lambda: study.reject(job(0, FIRST), status="failed", reason=""),
             lambda: study.reject_infeasible(SECOND, "", 1),
-            lambda: study.set_value("key", 1),
             lambda: study.mark_out_of_memory(job(0, FIRST)),
         ]
         for write in writers:
             with pytest.raises(StudyError, match="taken over by user ada"):
                 write()
-    inherited = place.optuna_study("one_shot")
-    assert [trial.state.name for trial in inherited.trials] == ["RUNNING"] and "result" not in inherited.trials[
-        0
-    ].user_attrs
+    (trial,) = run.optuna_study("one_shot").trials
+    assert trial.state.name == "RUNNING" and "result" not in trial.user_attrs
 
 
-def test_a_study_that_somebody_deletes_ends_the_driver_with_one_message(place: Place) -> None:
-    with place.open() as study:
+def test_deleted_study_ends_the_driver_with_one_message(run: StoredRun) -> None:
+    with run.open() as study:
         study.start(FIRST)
         for stage in STAGES:
-            storage = place.optuna_storage
-            storage.delete_study(storage.get_study_id_from_name(f"{place.name}/{stage}"))
+            storage = run.optuna_storage
+            storage.delete_study(storage.get_study_id_from_name(f"{run.name}/{stage}"))
         with pytest.raises(StudyError, match="the study was deleted while the search was running"):
             study.start(SECOND)
 
 
-def test_trials_that_others_put_into_a_study_are_named(place: Place) -> None:
-    place.open().close()
-    place.optuna_study("one_shot").add_trial(optuna.trial.create_trial(value=1.0, params={}, distributions={}))
+def test_trial_of_another_program_is_named(run: StoredRun) -> None:
+    run.open().close()
+    run.optuna_study("one_shot").add_trial(optuna.trial.create_trial(value=1.0, params={}, distributions={}))
     with pytest.raises(StudyError, match=r"trial 0 of one_shot was not written by this program.*KeyError: 'result'"):
-        place.open()
+        run.open()
 
 
 class _Silent(WSGIRequestHandler):
     def log_message(self, *arguments: object) -> None:
-        pass
+        del arguments
 
 
-def test_a_study_opens_in_the_dashboard_while_it_is_searched(place: Place) -> None:
-    with place.open() as study:
+def test_study_can_be_shown_in_the_dashboard_while_it_is_open(run: StoredRun) -> None:
+    with run.open() as study:
         study.finish(result(study.start(FIRST), FIRST, score=0.75))
         study.reject_infeasible(SECOND, "too large", 7)
-        app = optuna_dashboard.wsgi(with_driver(place.url) if place.url else str(place.directory / JOURNAL))
+        app = optuna_dashboard.wsgi(with_driver(run.url) if run.url else str(run.directory / JOURNAL))
         with make_server("127.0.0.1", 0, app, handler_class=_Silent) as server:
             thread = threading.Thread(target=server.serve_forever)
             thread.start()
             try:
                 api = f"http://127.0.0.1:{server.server_port}/api/studies"
 
-                def ask(url: str) -> Any:
+                def fetch(url: str) -> Any:
                     with urllib.request.urlopen(url, timeout=30) as answer:
                         return json.load(answer)
 
-                ids = {entry["study_name"]: entry["study_id"] for entry in ask(api)["study_summaries"]}
-                assert {f"{place.name}/{stage}" for stage in STAGES} <= ids.keys()
-                shown = ask(f"{api}/{ids[f'{place.name}/one_shot']}?after=0")["trials"]
+                ids = {entry["study_name"]: entry["study_id"] for entry in fetch(api)["study_summaries"]}
+                assert {f"{run.name}/{stage}" for stage in STAGES} <= ids.keys()
+                shown = fetch(f"{api}/{ids[f'{run.name}/one_shot']}?after=0")["trials"]
             finally:
                 server.shutdown()
                 thread.join()
@@ -463,15 +466,15 @@ def test_a_study_opens_in_the_dashboard_while_it_is_searched(place: Place) -> No
     assert [(trial["number"], trial["state"]) for trial in shown] == [(0, "Complete"), (1, "Fail")]
     assert shown[0]["values"] == [0.75]
     assert {"key": "status", "value": "infeasible"} in shown[1]["user_attrs"]
-    with place.open() as again:
+    with run.open() as again:
         assert again.running == {2: THIRD}
 
 
-# The journal's own; tests/storage/test_journal.py has its file
+# The journal; tests/storage/test_journal.py tests its file
 
 
-def test_a_candidate_costs_two_appends_at_its_first_stage_and_one_at_each_other(
-    journal: Place, monkeypatch: pytest.MonkeyPatch
+def test_candidate_costs_two_appends_at_its_first_stage_and_one_at_each_further_one(
+    journal: StoredRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced, fsync = [], os.fsync
 
@@ -490,7 +493,9 @@ def test_a_candidate_costs_two_appends_at_its_first_stage_and_one_at_each_other(
         assert len(synced) == 6
 
 
-def test_a_full_disk_is_named_and_what_was_acknowledged_stays(journal: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_reported_and_keeps_acknowledged_writes(
+    journal: StoredRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write = os.write
 
     def half(descriptor: int, content: bytes) -> int:
@@ -522,13 +527,14 @@ ALL = list(SPACE)
 
 @settings(deadline=None, max_examples=30)
 @given(STEPS)
-def test_whatever_was_done_is_the_same_after_it_is_opened_again(steps: list[tuple[str, int]]) -> None:
+def test_any_sequence_of_writes_is_the_same_after_opening_again(steps: list[tuple[str, int]]) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        place = Place(Path(directory), "run", None)
-        study = place.open()
+        run = StoredRun(Path(directory), "run", None)
+        study = run.open()
         for step, index in steps:
             running, scored = sorted(study.running.items()), study.results("one_shot")
-            ended = {entry.trial for entry in [*study.results("short"), *study.rejections] if entry.stage == "short"}
+            ended = {entry.trial for entry in study.results("short")}
+            ended |= {entry.trial for entry in study.rejections if entry.stage == "short"}
             untrained = [entry for entry in scored if entry.trial not in ended]
             if step == "start":
                 study.start(ALL[index], index)
@@ -546,14 +552,14 @@ def test_whatever_was_done_is_the_same_after_it_is_opened_again(steps: list[tupl
                 study.reject(job(entry.trial, entry.architecture, "short"), status="failed", reason=f"{index}")
             elif step == "reopen":
                 study.close()
-                study = place.open()
+                study = run.open()
         expected = everything(study)
         study.close()
-        with place.open() as again:
+        with run.open() as again:
             assert everything(again) == expected
 
 
-def test_half_a_line_at_the_end_is_forgotten_and_the_study_goes_on(journal: Place) -> None:
+def test_partial_last_line_is_dropped_and_the_study_continues(journal: StoredRun) -> None:
     with journal.open() as study:
         study.finish(result(study.start(FIRST), FIRST))
     with (journal.directory / JOURNAL).open("ab") as file:
@@ -568,7 +574,7 @@ def test_half_a_line_at_the_end_is_forgotten_and_the_study_goes_on(journal: Plac
 @pytest.mark.parametrize(
     "line", ['{"op_code": 77}', '{"op_code": 4, "study_id": 0}', '{"no": "record"}', "[1]", "\0\0"]
 )
-def test_a_line_that_makes_no_sense_to_optuna_is_named(journal: Place, line: str) -> None:
+def test_line_that_optuna_cannot_replay_is_named(journal: StoredRun, line: str) -> None:
     journal.open().close()
     path = journal.directory / JOURNAL
     lines = path.read_text().splitlines(keepends=True)
@@ -579,7 +585,7 @@ def test_a_line_that_makes_no_sense_to_optuna_is_named(journal: Place, line: str
     journal.open().close()
 
 
-def test_a_run_directory_can_be_moved(journal: Place, tmp_path: Path) -> None:
+def test_run_directory_can_be_moved(journal: StoredRun, tmp_path: Path) -> None:
     (tmp_path / "before").mkdir()
     with replace(journal, directory=tmp_path / "before").open() as study:
         study.start(FIRST)
@@ -588,7 +594,30 @@ def test_a_run_directory_can_be_moved(journal: Place, tmp_path: Path) -> None:
         assert study.running == {0: FIRST}
 
 
-# Databases' own
+def test_study_of_another_format_is_one_clear_error(run: StoredRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    with run.open() as study:
+        study.start(FIRST)
+    monkeypatch.setattr("nas.storage.study.FORMAT_VERSION", FORMAT_VERSION + 1)
+    expected = f"expected format {FORMAT_VERSION + 1}, got {FORMAT_VERSION}; search in a new run directory"
+    with pytest.raises(StudyError, match=expected):
+        run.open()
+
+
+def test_study_without_a_format_is_one_clear_error(run: StoredRun) -> None:
+    storage = run.optuna_storage
+    study = storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], f"{run.name}/one_shot")
+    storage.set_study_user_attr(study, "config", {})
+    with pytest.raises(StudyError, match=f"expected format {FORMAT_VERSION}, got none"):
+        run.open()
+
+
+def test_journal_with_stages_of_an_older_version_is_one_clear_error(journal: StoredRun) -> None:
+    journal.optuna_storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "run/inherited")
+    with pytest.raises(StudyError, match="expected the stages one_shot, short, full, got run/inherited"):
+        journal.open()
+
+
+# Databases
 
 
 @pytest.mark.parametrize(
@@ -596,12 +625,15 @@ def test_a_run_directory_can_be_moved(journal: Place, tmp_path: Path) -> None:
     [
         (
             "nosuch://host/name",
-            r"--storage nosuch://host/name: no such kind of database; expected for instance sqlite:///",
+            r"--storage nosuch://host/name: unknown kind of database; expected one of sqlite, postgresql",
         ),
-        ("study.db", r"--storage study.db: is not the URL of a database; expected for instance sqlite:///"),
-        ("sqlite:///{study}.db", r"--storage sqlite:///\{study\}.db: is not the URL of a database"),
-        ("mysql://a:geheim@host/name", r"--storage mysql://a:\*\*\*@host/name: its driver is not installed .*MySQLdb"),
-        ("sqlite://", r"--storage sqlite://: keeps nothing; expected a file"),
+        ("study.db", r"--storage study.db: not the URL of a database; expected for example sqlite:///"),
+        ("sqlite:///{study}.db", r"--storage sqlite:///\{study\}.db: not the URL of a database"),
+        (
+            "mysql://a:geheim@host/name",
+            r"--storage mysql://a:\*\*\*@host/name: the driver .* is not installed .*MySQLdb",
+        ),
+        ("sqlite://", r"--storage sqlite://: stores nothing; expected a file"),
         (
             "sqlite:////no/such/folder/study.db",
             r"--storage sqlite:////no.*: cannot be used: unable to open database file",
@@ -611,27 +643,25 @@ def test_a_run_directory_can_be_moved(journal: Place, tmp_path: Path) -> None:
             r"--storage postgresql://a:\*\*\*@127.0.0.1:1/name: .*onnection refused",
         ),
         ("postgresql://127.0.0.1:1/name?password=geheim", r"--storage .*/name\?password=\*\*\*: .*onnection refused"),
-        ("postgresql://a:ge@heim:geheim@[", r"--storage postgresql://a:\*\*\*@\[: is not the URL of a database"),
+        ("postgresql://a:ge@heim:geheim@[", r"--storage postgresql://a:\*\*\*@\[: not the URL of a database"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_named_without_its_password(tmp_path: Path, url: str, expected: str) -> None:
+def test_unusable_database_is_named_without_its_password(tmp_path: Path, url: str, expected: str) -> None:
     with pytest.raises(StudyError, match=expected) as caught:
         Study(tmp_path, SPACE, name="run", storage=url)
     assert "geheim" not in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "study.db").write_bytes(b"something else" * 100)
     with pytest.raises(StudyError, match=r"study.db: cannot be used: file is not a database"):
         Study(tmp_path, SPACE, name="run", storage=f"sqlite:///{tmp_path / 'study.db'}")
 
 
-def test_a_database_is_made_where_there_is_none_and_named_when_it_fails_later(
-    tmp_path: Path, quickly_settled: None
-) -> None:
+def test_missing_database_is_created_and_named_when_it_fails_later(tmp_path: Path, quickly_settled: None) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"
     with Study(tmp_path, SPACE, name="run", storage=url) as study:
-        study.set_value("key", 1)
+        study.mark_out_of_memory(job(0, FIRST))
         engine = sqlalchemy.create_engine(url)
         with closing(engine.raw_connection()) as connection:
             connection.cursor().execute("DROP TABLE trial_params")
@@ -650,7 +680,7 @@ def test_a_database_is_made_where_there_is_none_and_named_when_it_fails_later(
         (PASSWORD, "wrong", "password authentication failed"),
     ],
 )
-def test_a_server_that_says_no_is_quoted(
+def test_refusal_of_the_server_is_quoted(
     postgresql_url: str, tmp_path: Path, old: str, new: str, expected: str
 ) -> None:
     with pytest.raises(
@@ -661,7 +691,7 @@ def test_a_server_that_says_no_is_quoted(
 
 
 @pytest.mark.postgresql
-def test_a_server_that_closes_idle_connections_costs_nothing(
+def test_connection_that_the_server_closed_is_opened_again(
     postgresql_url: str, tmp_path: Path, quickly_settled: None
 ) -> None:
     with Study(tmp_path, SPACE, name="idle", storage=postgresql_url) as study:

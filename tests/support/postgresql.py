@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own: a new cluster in a temporary folder, on a free loopback port."""
+"""A PostgreSQL server for the tests: a new cluster in a temporary folder, on a free loopback port."""
 
 import os
 import shutil
@@ -16,21 +16,21 @@ _START_SECONDS = 30.0
 
 
 def programs() -> Path:
-    """The folder of the server's programs: Debian keeps them out of the PATH, one folder a version.
+    """Return the folder of the server's programs; Debian has one per version, none of which is in the PATH.
 
     Raises:
-        FileNotFoundError: If there is no server on this machine.
+        FileNotFoundError: If no server is installed.
     """
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     on_path = shutil.which("initdb")
     if not found and on_path is None:
-        raise FileNotFoundError("there is no PostgreSQL server; install Debian's package postgresql")
+        raise FileNotFoundError("no PostgreSQL server is installed; install Debian's package postgresql")
     return found[-1].parent if found else Path(str(on_path)).parent
 
 
 @contextmanager
 def running_server() -> Iterator[str]:
-    """The URL of an empty database of a server that runs as long as the block."""
+    """Yield the URL of an empty database of a server that runs until the block ends."""
     bin_directory = programs()
     account = "postgres" if os.geteuid() == 0 else None  # the programs refuse to be run by root
     with tempfile.TemporaryDirectory(prefix="postgresql-") as name:
@@ -39,7 +39,7 @@ def running_server() -> Iterator[str]:
         if account is not None:
             for path in (folder, folder / "password"):
                 shutil.chown(path, account)
-        initdb = [bin_directory / "initdb", "-D", folder / "data", "-U", USER, "--auth=scram-sha-256"]
+        initdb: list[str | Path] = [bin_directory / "initdb", "-D", folder / "data", "-U", USER, "--auth=scram-sha-256"]
         subprocess.run(
             [*initdb, f"--pwfile={folder / 'password'}", "--encoding=UTF8", "--locale=C", "--no-sync"],
             check=True,
@@ -60,7 +60,7 @@ def running_server() -> Iterator[str]:
             _wait_until_ready(bin_directory, port, folder / "log")
             yield f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{port}/postgres"
         finally:
-            server.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown: ends the connections too
+            server.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown: also ends the connections
             server.wait()
 
 
@@ -73,8 +73,8 @@ def _free_port() -> int:
 
 def _wait_until_ready(bin_directory: Path, port: int, log: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
-    ask = [bin_directory / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
-    while subprocess.run(ask, check=False).returncode != 0:
+    probe: list[str | Path] = [bin_directory / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
+    while subprocess.run(probe, check=False).returncode != 0:
         if time.monotonic() > deadline:
             raise TimeoutError(f"PostgreSQL did not start: {log.read_text()}")
         time.sleep(0.05)

@@ -1,8 +1,8 @@
-"""A driver for the tests to kill: writes to a study as fast as it can, and says what it was promised.
+"""A driver that the tests kill: it writes to a study as fast as it can, and prints every acknowledged write.
 
-Run as: python -m tests.support.study_writer DIRECTORY NAME URL COUNT, with an empty URL for the journal;
-a COUNT of 0 opens the
-study and holds it. Each line is flushed: `open`, `started TRIAL`, `finished TRIAL SCORE` or `refused: MESSAGE`.
+Run as: python -m tests.support.study_writer DIRECTORY NAME URL COUNT, with an empty URL for the journal; with a COUNT
+of 0 it opens the study and holds it. It prints `open`, `started TRIAL`, `finished TRIAL SCORE` or `refused: MESSAGE`,
+one per line, without buffering.
 """
 
 import random
@@ -38,7 +38,7 @@ def main(directory: str, name: str, url: str, count: int) -> None:
         score = rng.random()
         study.finish(make_result(trial=trial, architecture=architecture, score=score, metrics={}))
         print(f"finished {trial} {score!r}", flush=True)
-    sys.stdin.read()  # until it is killed, or whoever started it has ended
+    sys.stdin.read()  # until it is killed or its parent has ended
 
 
 if __name__ == "__main__":

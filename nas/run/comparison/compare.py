@@ -60,7 +60,7 @@ def compare(
     directory.mkdir(parents=True, exist_ok=True)
     settings = ComparisonSettings(config, source, directory, seeds, options, reporter)
     with contextlib.closing(LockFile(directory / LOCK)) as lock:
-        lock.write(Holder.here())
+        lock.write(Holder.current())
         trained = _train_all(settings, names, overrides)
         rows = [table_row(settings, entry) for entry in trained]
     write_report(directory, rows, metric=config.search.objective, seeds=seeds, reporter=reporter)
