@@ -27,6 +27,7 @@ from nas.config.load import load_config
 from nas.config.schema import FeaturesConfig, RecipeConfig
 from nas.data.features.store import Batch
 from nas.memory.prediction import MemoryModel
+from nas.memory.step_tracing import TaskShapes
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.partial_checkpoint import tail_weights
 from nas.models.fusion.base import sizes_of
@@ -80,10 +81,7 @@ def predicted(name: str, encoders: tuple[Encoder, Encoder], recipe: RecipeConfig
         image_config=ViTConfig(),
         text_config=BertConfig(),
         recipe=recipe,
-        image_shape=(3, 224, 224),
-        image_token_count=_IMAGE_TOKENS,
-        text_token_count=TEXT_TOKENS,
-        num_classes=CLASSES,
+        task=TaskShapes((3, 224, 224), _IMAGE_TOKENS, TEXT_TOKENS, CLASSES),
         features=FeaturesConfig(dtype="float32", disk_bytes=0, attention=False, views=1),
         space=SearchSpace.around(architecture, load_architecture_class(name).num_layers(sizes)),
     )

@@ -36,6 +36,7 @@ from nas.data.features.store import Batch
 from nas.execution.worker_setup import process_environment
 from nas.memory.measurement import keep_freed_memory, map_large_tensors, release_freed_memory
 from nas.memory.prediction import MemoryModel
+from nas.memory.step_tracing import TaskShapes
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import load_config as load_encoder_config
 from nas.models.encoders.checkpoints import resolve_checkpoint
@@ -194,12 +195,9 @@ def memory_model(size: str, config: Config, batch_size: int, text_tokens: int) -
         image_config=image,
         text_config=text,
         recipe=replace(config.recipe, batch_size=batch_size),
-        image_token_count=image_tokens(image),
-        text_token_count=text_tokens,
-        num_classes=CLASSES[size],
         features=config.features,
         space=config.space,
-        image_shape=(3, image.image_size, image.image_size),
+        task=TaskShapes((3, image.image_size, image.image_size), image_tokens(image), text_tokens, CLASSES[size]),
     )
 
 

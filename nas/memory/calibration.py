@@ -1,57 +1,58 @@
-"""Correct predictions by what finished trainings have really held."""
+"""Correct predicted peaks by the measured peaks of finished trainings."""
 
 import statistics
 from collections.abc import Iterable
 
 from nas.common.units import format_bytes
 
-_AGREEING = 20
-"""Measurements that have to agree before predictions are lowered."""
+_MIN_MEASUREMENTS = 20
+"""Measurements required before predictions are lowered."""
 
 
 class PeakCalibration:
-    """Learns a systematic difference between predicted and measured peaks, in bytes.
+    """Estimates the systematic difference between predicted and measured peaks, in bytes.
 
-    Cautious: with the correction, no peak seen so far would have been predicted too low. One measurement above its
-    prediction raises all later ones; many below, and none above, lower them by what the least of them was below. The
-    order of measurements plays no part.
+    The estimate is cautious: with the correction, no observed peak would have been predicted too low. A single
+    measurement above its prediction raises all later predictions. Many measurements below, and none above, lower them
+    by the smallest difference. The order of measurements does not matter.
 
     Args:
-        pairs: Predicted (uncorrected) and measured bytes of every training so far, for instance of stored results.
+        pairs: The predicted (uncorrected) and measured bytes of finished trainings.
     """
 
     def __init__(self, pairs: Iterable[tuple[int, int]] = ()) -> None:
         self._pairs: list[tuple[int, int]] = []
-        self._largest: int | None = None
+        self._largest_difference: int | None = None
         for predicted_bytes, measured_bytes in pairs:
             self.observe(predicted_bytes, measured_bytes)
 
     def observe(self, predicted_bytes: int, measured_bytes: int) -> None:
-        """One more finished training.
+        """Add a finished training.
 
         Args:
-            predicted_bytes: Its prediction, uncorrected.
-            measured_bytes: Its peak.
+            predicted_bytes: The predicted peak, uncorrected.
+            measured_bytes: The measured peak.
         """
         self._pairs.append((predicted_bytes, measured_bytes))
         difference = measured_bytes - predicted_bytes
-        self._largest = difference if self._largest is None else max(self._largest, difference)
+        known = self._largest_difference
+        self._largest_difference = difference if known is None else max(known, difference)
 
     @property
     def correction_bytes(self) -> int:
-        """What is added to predictions; below 0 where all were too high."""
-        largest = self._largest or 0
-        return largest if largest > 0 or len(self._pairs) >= _AGREEING else 0
+        """The bytes to add to predictions; negative if all of many predictions were too high."""
+        largest = self._largest_difference or 0
+        return largest if largest > 0 or len(self._pairs) >= _MIN_MEASUREMENTS else 0
 
-    def summary(self) -> str:
-        """One line for the report."""
+    def summary(self) -> str | None:
+        """Return one line for the report; None if no training was measured."""
         if not self._pairs:
-            return "predicted peaks: no training to compare them with (those that kept what they freed do not count)"
+            return None
         errors = [abs(predicted - measured) / predicted for predicted, measured in self._pairs]
-        under = max(0, *(measured - predicted for predicted, measured in self._pairs))
+        underestimate = max(0, *(measured - predicted for predicted, measured in self._pairs))
         correction = self.correction_bytes
         return (
-            f"predicted peaks: {len(self._pairs)} measured, median error {statistics.median(errors):.1%}, largest "
-            f"under-prediction {format_bytes(under)}, later predictions corrected by "
-            f"{'−' if correction < 0 else '+'}{format_bytes(abs(correction))}"
+            f"predicted memory: median error {statistics.median(errors):.1%} over {len(self._pairs)} trainings, "
+            f"largest underestimate {format_bytes(underestimate)}; correction {'−' if correction < 0 else '+'}"
+            f"{format_bytes(abs(correction))}"
         )

@@ -1,12 +1,13 @@
 """Peak memory of many architectures, interpolated exactly from the traces of a few.
 
 A family declares sets of architectures whose training steps allocate the same storages, of sizes affine in some genes
-(`Architecture.affine_memory`). One trace and one more per gene determine all sizes, and a last one verifies them.
+(`Architecture.affine_memory`). One trace, and one more per gene, determine all sizes. A last trace, far from the
+others, verifies that operations and sizes are as declared.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,45 +22,53 @@ class PeakSurface:
 
     Args:
         genes: The genes g that vary in the set.
-        levels: The allocated bytes just before a release, one row for each release: [1, g…] times a row.
+        levels: The live bytes just before a release, one row per release: a row times [1, g…] is the level.
     """
 
     genes: tuple[str, ...]
     levels: NDArray[np.int64]
 
     def peak_bytes(self, architecture: Architecture) -> int:
-        """Return the peak memory of an architecture of the set, in bytes."""
+        """Return the peak of an architecture of the set, in bytes."""
         return int((self.levels @ _lengths(architecture, self.genes)).max(initial=0))
 
     @classmethod
-    def of(cls, affine: AffineMemory, trace: Callable[[Architecture], Trace]) -> "PeakSurface | None":
-        """Measure a set of architectures; None where their sizes are not affine.
+    def fit(cls, affine: AffineMemory, trace: Callable[[Architecture], Trace]) -> "PeakSurface | None":
+        """Fit the surface of a set; return None if its storages are not as declared.
 
         Args:
             affine: The set.
             trace: Function that traces one training step of an architecture.
         """
-        smallest: Any = affine.smallest
-        genes = tuple(affine.steps)
-        base, check = trace(smallest), smallest
+        smallest, genes = affine.smallest, tuple(affine.steps)
+        base = trace(smallest)
         slopes: list[NDArray[np.int64]] = []
+        far_values: dict[str, int] = {}
         for gene, step in affine.steps.items():
-            longer = {gene: getattr(smallest, gene) + step}
-            other, check = trace(replace(smallest, **longer)), replace(check, **longer)
+            far_values[gene] = getattr(smallest, gene) + step
+            other = trace(_replace(smallest, {gene: far_values[gene]}))
             if not np.array_equal(other.events, base.events):
                 return None
             slopes.append((other.sizes - base.sizes) // step)
-        slopes.insert(0, base.sizes - np.stack(slopes, axis=1) @ _lengths(smallest, genes)[1:])
-        sizes = np.stack(slopes, axis=1)  # (storages, 1 + genes)
-        far = trace(check)
-        if not np.array_equal(far.events, base.events) or not np.array_equal(far.sizes, sizes @ _lengths(check, genes)):
+        constants = base.sizes - np.stack(slopes, axis=1) @ _lengths(smallest, genes)[1:]
+        sizes = np.stack([constants, *slopes], axis=1)  # (storages, 1 + genes)
+        far_architecture = _replace(smallest, far_values)
+        far, expected_sizes = trace(far_architecture), sizes @ _lengths(far_architecture, genes)
+        if not np.array_equal(far.events, base.events) or not np.array_equal(far.sizes, expected_sizes):
             return None
         changes = np.sign(base.events)[:, None] * sizes[np.abs(base.events) - 1]
-        # Between two releases there are only allocations, so the level is highest just before the next release.
-        is_high = (base.events > 0) & (np.append(base.events[1:], -1) < 0)
-        return cls(genes, changes.cumsum(axis=0)[is_high])
+        # Between two releases there are only allocations, so the level is highest just before a release.
+        precedes_release = (base.events > 0) & (np.append(base.events[1:], -1) < 0)
+        return cls(genes, changes.cumsum(axis=0)[precedes_release])
 
 
 def _lengths(architecture: Architecture, genes: tuple[str, ...]) -> NDArray[np.int64]:
     """Return [1, g…]."""
-    return np.array([1, *(cast(int, getattr(architecture, gene)) for gene in genes)], dtype=np.int64)
+    return np.array([1, *(getattr(architecture, gene) for gene in genes)], dtype=np.int64)
+
+
+def _replace(architecture: Architecture, values: Mapping[str, int]) -> Architecture:
+    """Return an architecture with some genes replaced."""
+    dataclass_instance: Any = architecture  # every architecture is one
+    replaced: Architecture = replace(dataclass_instance, **values)
+    return replaced

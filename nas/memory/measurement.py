@@ -1,4 +1,4 @@
-"""What a process really holds, and what its C library does with memory that was freed."""
+"""Measure the memory of a process, and control what the C library does with freed memory."""
 
 import ctypes
 import threading
@@ -9,56 +9,64 @@ import torch
 
 
 def private_bytes() -> int:
-    """Private memory of this process now (Linux): what it alone has in memory or swap; nor shared, nor mapped files.
+    """Return the private memory of this process in bytes, in memory or swap, without shared memory and mapped files.
 
-    Takes a thirtieth of a millisecond, where looking through all mappings takes several. A page of a mapped file that
-    was changed for this process alone counts, as it should.
+    Linux only. Takes 0.03 ms; reading all mappings of the process takes several milliseconds. Pages of mapped files
+    that this process has modified privately are included, as they should be.
+
+    Raises:
+        OSError: If the system does not report it.
     """
-    found = 0
+    total = 0
     for line in Path("/proc/self/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name in ("RssAnon", "VmSwap"):
-            found += int(value.split()[0]) * 1024
-    if not found:
-        raise OSError("/proc/self/status has no line RssAnon")
-    return found
+            total += int(value.split()[0]) * 1024
+    if not total:
+        raise OSError("/proc/self/status: no value for RssAnon")
+    return total
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-_MAPPED_FROM_BYTES = 128 * 2**10
-"""Below it, holes between tensors cost 1 to 5 MiB of a base step; at 32 KiB less than 1, but an eighth more time."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # options of mallopt in glibc
+_LARGE_TENSOR_BYTES = 128 * 2**10
+"""Smaller tensors share pages, whose fragmentation costs 1 to 5 MiB in a step at base size. With 32 KiB it costs less
+than 1 MiB, but steps take an eighth longer."""
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees, where the C library can, until `release_freed_memory`.
+    """Make this process keep freed memory until `release_freed_memory`, if the C library supports it.
 
-    Else large tensors go back to the system when they are freed, and every new one is paged in anew: a tenth to a half
-    of the time of a training step, the more the smaller its tensors and the dearer the pages of a virtual machine. What
-    is kept has holes that fit no later tensor: a step then touches 20 to 75 % more memory than its tensors need at
-    once, and not twice the same. The holes can be given back at any time.
+    Otherwise large tensors return to the system when freed, and each new one is paged in again, which takes 10 to 50 %
+    of the time of a training step: more for small tensors, and on virtual machines with expensive page faults. Kept
+    memory fragments: a step touches 20 to 75 % more memory than its live tensors need, and varies between runs. The
+    fragments can be released at any time.
     """
-    _set_malloc_options(mapped_from=2**30)
+    _set_malloc_options(mmap_threshold=2**30)
 
 
 def map_large_tensors() -> None:
-    """Let every large tensor have pages of its own, which go back when it is freed: no more is held than tensors need.
+    """Give every large tensor its own pages, which return to the system when it is freed.
 
-    Costs what `keep_freed_memory` saves; of large tensors less than half of that where the process was started with
-    `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, as workers are.
+    The process then holds no more than its tensors need. This costs the time that `keep_freed_memory` saves; for large
+    tensors less than half of it if the process was started with `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, as workers
+    are.
     """
-    _set_malloc_options(mapped_from=_MAPPED_FROM_BYTES)
+    _set_malloc_options(mmap_threshold=_LARGE_TENSOR_BYTES)
 
 
-def _set_malloc_options(mapped_from: int) -> None:
+def _set_malloc_options(mmap_threshold: int) -> None:
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
-        set_option(_M_MMAP_THRESHOLD, mapped_from)
+        set_option(_M_MMAP_THRESHOLD, mmap_threshold)
         set_option(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def release_freed_memory() -> None:
-    """Give what was freed back to the system, where the C library can: else one job's peak is held through the next."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; others have no such need or no such function
+    """Return freed memory to the system, so that the peak of one job is not held during the next.
+
+    Does nothing if the C library does not support it.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
     if trim is not None:
         trim(0)
 
@@ -68,62 +76,66 @@ def _ignore(measured_bytes: int) -> None:
 
 
 class MemoryWatch:
-    """Highest private memory of this process while active, looked at fifty times a second.
+    """Context that samples the private memory of this process fifty times per second.
 
-    After `with`, `peak_bytes` holds it. Memory that the C library merely keeps is no reason to exceed a limit: it is
-    given back first, as often as needed.
+    Freed memory that the C library keeps does not count against the limit: when the limit is exceeded, it is released
+    first, and only the remainder is compared.
 
     Args:
-        limit_bytes: What the process may hold; None for no limit.
-        on_exceeded: Told once, from the watching thread, what is held when that is more.
+        limit_bytes: The limit; None for no limit.
+        on_exceeded: Callback that receives the private memory in bytes when it exceeds the limit; called at most once,
+            from the sampling thread.
     """
 
-    _EVERY_SECONDS = 0.02
+    _INTERVAL_SECONDS = 0.02
 
     def __init__(self, limit_bytes: int | None = None, on_exceeded: Callable[[int], None] = _ignore) -> None:
         self.peak_bytes = 0
+        """The highest sample so far; the peak at the end of the context."""
         self._limit_bytes = limit_bytes
         self._on_exceeded = on_exceeded
-        self._is_told = False
+        self._is_reported = False
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="memory watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="memory watch", daemon=True)
 
-    def _watch(self) -> None:
-        while not self._done.wait(self._EVERY_SECONDS):
-            self._look()
+    def _run(self) -> None:
+        while not self._done.wait(self._INTERVAL_SECONDS):
+            self._sample()
 
-    def _look(self) -> None:
-        held = private_bytes()
-        self.peak_bytes = max(self.peak_bytes, held)
-        if self._limit_bytes is not None and held > self._limit_bytes and not self._is_told:
+    def _sample(self) -> None:
+        private = private_bytes()
+        self.peak_bytes = max(self.peak_bytes, private)
+        if self._limit_bytes is not None and private > self._limit_bytes and not self._is_reported:
             release_freed_memory()
-            held = private_bytes()
-            if held > self._limit_bytes:
-                self._is_told = True
-                self._on_exceeded(held)
+            private = private_bytes()
+            if private > self._limit_bytes:
+                self._is_reported = True
+                self._on_exceeded(private)
 
     def __enter__(self) -> "MemoryWatch":
-        self._look()
+        self._sample()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
-        self._look()
+        self._sample()
 
 
 class AllocatorWatch:
-    """Highest bytes that torch's allocator has reserved on a GPU for this process while active.
+    """Context that measures the peak memory that torch reserves on a GPU for this process.
 
-    Reserved, not allocated: what the allocator keeps, no other process can have. The driver's context is not among it.
+    It is the reserved memory, not the allocated memory, since other processes cannot use what the allocator keeps. The
+    context of the driver is not included.
 
     Args:
-        device: A CUDA device.
+        device: The CUDA device.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.peak_bytes = 0
+        """The peak at the end of the context."""
         self._device = device
 
     def __enter__(self) -> "AllocatorWatch":

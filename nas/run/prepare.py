@@ -21,7 +21,8 @@ from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
 from nas.data.samples import SPLITS, Dataset
 from nas.data.summary import summarize
-from nas.memory.prediction import MemoryModel, TracedShapes
+from nas.memory.prediction import MemoryModel, TraceCache
+from nas.memory.step_tracing import TaskShapes
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
 from nas.models.fusion.base import sizes_of
@@ -227,37 +228,25 @@ def _memory_model(
     num_classes: int,
 ) -> MemoryModel:
     image_config, text_config = encoders
-    image_token_count, text_token_count = token_counts
-    decisive = (
-        config.recipe,
-        image_shape,
-        token_counts,
-        num_classes,
-        config.features,
-        config.space,
-        config.data.has_several_labels,
-    )
+    task = TaskShapes(image_shape, *token_counts, num_classes, config.data.has_several_labels)
+    shared_by = (config.recipe, config.features, task, config.space)
     return MemoryModel(
         image_config=image_config,
         text_config=text_config,
         recipe=config.recipe,
-        image_shape=image_shape,
-        image_token_count=image_token_count,
-        text_token_count=text_token_count,
-        num_classes=num_classes,
         features=config.features,
+        task=task,
         space=config.space,
-        has_several_labels=config.data.has_several_labels,
         architectures_per_step=config.supernet.architectures_per_step,
-        rehearsed=_traced_shapes(image_config.to_json_string(), text_config.to_json_string(), repr(decisive)),
+        traces=_trace_cache(image_config.to_json_string(), text_config.to_json_string(), repr(shared_by)),
     )
 
 
 @lru_cache(maxsize=4)
-def _traced_shapes(image_config: str, text_config: str, decisive: str) -> TracedShapes:
-    """Return the traced shapes of equal searches in one process, as in a comparison: tracing takes seconds."""
-    del image_config, text_config, decisive
-    return TracedShapes()
+def _trace_cache(image_config: str, text_config: str, shared_by: str) -> TraceCache:
+    """Return the traces that searches of one process share, as in a comparison, since tracing takes seconds."""
+    del image_config, text_config, shared_by
+    return TraceCache()
 
 
 def _cut_texts(dataset: Dataset, preprocessor: Preprocessor) -> str:

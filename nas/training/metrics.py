@@ -1,4 +1,4 @@
-"""Metrics of a classifier: one function per metric; the arithmetic is that of torchmetrics.
+"""Metrics of a classifier: one function per metric of `nas.search.register`; the arithmetic is that of torchmetrics.
 
 torchmetrics imports parts of scipy and matplotlib, which takes a second and 50 MiB. It is therefore imported by the
 first evaluation, not by every command and driver.
@@ -144,7 +144,7 @@ def negative_log_likelihood(predictions: Predictions) -> float:
 
 
 def evaluate_logits(logits: Tensor, labels: Tensor, threshold: float | None = None) -> dict[str, float]:
-    """Compute all registered metrics of single-label or multi-label classification.
+    """Compute all registered metrics that apply to the data.
 
     Args:
         logits: The logits, (N, C).

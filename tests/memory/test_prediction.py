@@ -1,10 +1,12 @@
+"""Predicted peaks against the peaks of real steps, to the byte."""
+
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.memory.prediction import MemoryModel
+from nas.memory.prediction import MemoryModel, TraceCache, micro_batch_counts
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.space import Architecture
 from tests.support.tiny_memory import SPACE, memory_model, real_model, real_peak
@@ -16,28 +18,29 @@ ARCHITECTURES = [
     PMFArchitecture(0, 16, 8, 8, 16),
     PMFArchitecture(1, ((1, 16), (4, 2)), ((0, 2), (3, 0)), ((2, 0), (0, 1)), ((16, 4), (2, 64))),
 ]
+MEMORY = memory_model()
 LOSSES = 16
-"""Bytes of the losses of earlier micro-batches, which a prediction leaves out, one tensor of 4 bytes each."""
+"""Upper bound of the bytes of the losses of earlier micro-batches, 4 each, which a prediction omits."""
 
 
-def directly(memory: MemoryModel, architecture: Architecture, micro_batches: int = 1) -> int:
-    """Step bytes where the budget is exactly the interpolated peak: nothing is nearer."""
-    near = memory.predict(architecture, micro_batches=micro_batches).peak_bytes
-    return memory.predict(architecture, micro_batches=micro_batches, budget_bytes=near).step_bytes
+def traced_step_bytes(memory: MemoryModel, architecture: Architecture, micro_batches: int = 1) -> int:
+    """Predict the bytes of a step with a budget equal to the interpolated peak, so that the step is traced."""
+    budget_bytes = memory.predict(architecture, micro_batches=micro_batches).peak_bytes
+    return memory.predict(architecture, micro_batches=micro_batches, budget_bytes=budget_bytes).step_bytes
 
 
 @pytest.mark.parametrize("attention", [False, True], ids=["tokens", "attention"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
-def test_the_predicted_peak_of_a_step_is_the_real_one_to_the_byte(architecture: Architecture, attention: bool) -> None:
+def test_predicted_peak_of_a_step_is_exact_to_the_byte(architecture: Architecture, attention: bool) -> None:
     measured = real_peak(real_model(architecture), architecture, [6], attention=attention)
     memory = memory_model(attention)
     assert memory.predict(architecture).step_bytes == measured
-    assert directly(memory, architecture) == measured
+    assert traced_step_bytes(memory, architecture) == measured
 
 
 @pytest.mark.parametrize(("micro_batches", "sizes"), [(2, [3, 3]), (4, [2, 2, 1, 1])])
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
-def test_micro_batches_are_predicted_with_the_gradients_that_are_held(
+def test_predicted_peak_of_micro_batches_includes_held_gradients(
     architecture: Architecture, micro_batches: int, sizes: list[int]
 ) -> None:
     measured = real_peak(real_model(architecture), architecture, sizes)
@@ -46,21 +49,22 @@ def test_micro_batches_are_predicted_with_the_gradients_that_are_held(
 
 
 @pytest.mark.parametrize("architecture", [SPACE.largest, SPACE.smallest, PMFArchitecture(1, 2, 0, 2, 16)], ids=str)
-def test_a_supernet_step_is_predicted_with_gradients_as_large_as_the_supernet(architecture: Architecture) -> None:
+def test_predicted_peak_of_a_supernet_step_includes_gradients_of_the_whole_supernet(architecture: Architecture) -> None:
     supernet = real_model(SPACE.largest)
     prediction = memory_model().predict_supernet(architecture)
     assert prediction.step_bytes == real_peak(supernet, architecture, [6])
     weights = 4 * sum(parameter.numel() for parameter in supernet.parameters())
-    assert prediction.supernet_bytes == prediction.summed_bytes == weights
+    assert prediction.supernet_bytes == prediction.gradient_sum_bytes == weights
     assert prediction.optimizer_bytes == 2 * weights
     assert prediction.trained_bytes == 0
 
 
-def test_interpolated_peaks_of_the_whole_space_are_the_direct_ones() -> None:
-    memory = memory_model()
+def test_interpolated_peaks_of_the_whole_space_equal_traced_ones() -> None:
+    traces = TraceCache()
+    memory = memory_model(traces=traces)
     interpolated = {architecture: memory.predict(architecture).step_bytes for architecture in SPACE}
-    assert not memory._rehearsed.peaks  # so none of them was rehearsed itself
-    assert {architecture: directly(memory, architecture) for architecture in SPACE} == interpolated
+    assert not traces.peaks, "no step of the space itself is traced"
+    assert {architecture: traced_step_bytes(memory, architecture) for architecture in SPACE} == interpolated
 
 
 @given(
@@ -77,38 +81,39 @@ def test_interpolated_peaks_of_the_whole_space_are_the_direct_ones() -> None:
     attention=st.booleans(),
 )
 @settings(max_examples=10, deadline=None)
-def test_interpolated_peaks_are_the_direct_ones_for_any_lengths(
+def test_interpolated_peaks_equal_traced_ones_for_any_lengths(
     architecture: Architecture, batch_size: int, micro_batches: int, attention: bool
 ) -> None:
     memory = memory_model(attention, batch_size)
     interpolated = memory.predict(architecture, micro_batches=micro_batches).step_bytes
-    assert directly(memory, architecture, micro_batches) == interpolated
+    assert traced_step_bytes(memory, architecture, micro_batches) == interpolated
 
 
-def test_only_candidates_near_the_budget_are_rehearsed_themselves() -> None:
-    memory, architecture = memory_model(), ARCHITECTURES[1]
+def test_only_steps_near_the_budget_are_traced() -> None:
+    traces, architecture = TraceCache(), ARCHITECTURES[1]
+    memory = memory_model(traces=traces)
     prediction = memory.predict(architecture)
     memory.predict(architecture, budget_bytes=prediction.peak_bytes + prediction.step_bytes)
-    assert not memory._rehearsed.peaks
+    assert not traces.peaks
     memory.predict(architecture, budget_bytes=prediction.peak_bytes + prediction.step_bytes // 200)
-    assert len(memory._rehearsed.peaks) == 1
+    assert len(traces.peaks) == 1
 
 
-def test_predictions_do_not_depend_on_what_was_asked_before() -> None:
-    forward, backward, architectures = memory_model(), memory_model(), list(SPACE)[::17]
-    first = {architecture: forward.predict(architecture) for architecture in architectures}
-    last = {architecture: backward.predict(architecture) for architecture in reversed(architectures)}
-    assert first == last
+def test_predictions_do_not_depend_on_earlier_predictions() -> None:
+    one, other, architectures = memory_model(), memory_model(), list(SPACE)[::17]
+    in_order = {architecture: one.predict(architecture) for architecture in architectures}
+    in_reverse = {architecture: other.predict(architecture) for architecture in reversed(architectures)}
+    assert in_order == in_reverse
 
 
-def test_where_steps_differ_over_a_surface_they_are_rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_are_traced_if_sizes_are_not_affine(monkeypatch: pytest.MonkeyPatch) -> None:
     memory, architecture = memory_model(), ARCHITECTURES[1]
     expected = memory.predict(architecture)
-    monkeypatch.setattr("nas.memory.prediction.PeakSurface.of", lambda least, trace: None)
+    monkeypatch.setattr("nas.memory.prediction.PeakSurface.fit", lambda affine, trace: None)
     assert memory_model().predict(architecture) == expected
 
 
-def test_weights_and_optimizer_state_are_counted() -> None:
+def test_prediction_includes_weights_and_optimizer_state() -> None:
     architecture = ARCHITECTURES[1]
     prediction = memory_model().predict(architecture)
     weights = 4 * sum(parameter.numel() for parameter in real_model(architecture).parameters())
@@ -116,13 +121,13 @@ def test_weights_and_optimizer_state_are_counted() -> None:
     assert prediction.optimizer_bytes == 2 * weights
 
 
-def test_an_idle_worker_holds_its_process_and_the_supernet() -> None:
+def test_idle_worker_holds_its_process_and_the_supernet() -> None:
     memory = memory_model()
     prediction = memory.predict(ARCHITECTURES[0])
     assert memory.idle_bytes == prediction.process_bytes + prediction.supernet_bytes
 
 
-def test_a_measured_process_takes_the_place_of_the_cautious_default() -> None:
+def test_measured_process_replaces_the_cautious_default() -> None:
     memory = memory_model()
     before, idle = memory.predict(ARCHITECTURES[0]), memory.idle_bytes
     memory.process_bytes = 1000
@@ -131,11 +136,12 @@ def test_a_measured_process_takes_the_place_of_the_cautious_default() -> None:
 
 
 @pytest.mark.parametrize("micro_batches", [1, 3])
-def test_every_gene_adds_to_the_peak(micro_batches: int) -> None:
+def test_every_gene_increases_the_peak(micro_batches: int) -> None:
     memory, base = memory_model(), PMFArchitecture(1, 2, 2, 2, 8)
     for predict in (memory.predict, memory.predict_supernet):
         peak = predict(base, micro_batches=micro_batches).peak_bytes
-        for gene, value in base.values().items():
+        for gene in base.gene_names():
+            value = getattr(base, gene)
             larger = replace(base, **{gene: value - 1 if gene == "fusion_layer" else value * 2})
             assert predict(larger, micro_batches=micro_batches).peak_bytes >= peak
     assert memory.predict(SPACE.largest).peak_bytes > memory.predict(SPACE.smallest).peak_bytes
@@ -143,17 +149,13 @@ def test_every_gene_adds_to_the_peak(micro_batches: int) -> None:
 
 @given(share=st.floats(0, 1.1), architecture=st.sampled_from(ARCHITECTURES[:2]))
 @settings(max_examples=15, deadline=None)
-def test_the_fewest_micro_batches_that_fit_are_found(share: float, architecture: Architecture) -> None:
-    memory = MEMORY
-    peaks = {count: memory.predict(architecture, micro_batches=count).peak_bytes for count in range(1, 7)}
+def test_smallest_number_of_micro_batches_within_the_budget_is_found(share: float, architecture: Architecture) -> None:
+    peaks = {count: MEMORY.predict(architecture, micro_batches=count).peak_bytes for count in range(1, 7)}
     budget = round(peaks[6] + share * (peaks[1] - peaks[6])) - 1000
     fitting = [count for count, peak in peaks.items() if peak <= budget]
-    assert memory.min_micro_batches(architecture, budget) == (min(fitting) if fitting else None)
+    assert MEMORY.min_micro_batches(architecture, budget) == (min(fitting) if fitting else None)
 
 
-MEMORY = memory_model()
-
-
-def test_batches_are_cut_in_every_way_that_makes_them_smaller() -> None:
-    assert memory_model(batch_size=12)._ways_to_cut == [2, 3, 4, 6, 12]
-    assert memory_model(batch_size=1)._ways_to_cut == []
+def test_micro_batch_counts_are_those_that_make_the_largest_micro_batch_smaller() -> None:
+    assert micro_batch_counts(12) == [2, 3, 4, 6, 12]
+    assert micro_batch_counts(1) == []

@@ -1,14 +1,16 @@
+"""The tracker of real tensors."""
+
 import torch
 
 from nas.memory.tracker import PeakTracker
 
 
-def test_the_tracker_follows_release_as_well_as_allocation() -> None:
+def test_tracker_follows_allocations_and_releases() -> None:
     with PeakTracker() as tracker:
         first = torch.ones(1000)
         view = first[:10]
         del first
-        assert tracker.live_bytes == 4000  # the view holds the storage
+        assert tracker.live_bytes == 4000  # the view keeps the storage alive
         del view
         assert tracker.live_bytes == 0
         torch.ones(500)

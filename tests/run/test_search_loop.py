@@ -233,12 +233,12 @@ def test_only_workers_that_release_freed_memory_correct_predictions(
 ) -> None:
     directory, output = finished.directory, finished.output
     assert all(result.kept_freed_memory for stage in results_of(directory).values() for result in stage)
-    assert "predicted peaks" not in output
+    assert "predicted memory" not in output
     largest = max(result.predicted_peak_bytes for stage in results_of(directory).values() for result in stage)
     output = run_search(project.root / "search.yaml", tmp_path / "run", options, memory_bytes=largest, trials=4)
     trained = results_of(tmp_path / "run")["short"]
     assert trained and not any(result.kept_freed_memory for result in trained)
-    assert f"predicted peaks: {len(trained) + 2} measured" in output  # two finalists as well
+    assert f" over {len(trained) + 2} trainings" in output  # two finalists as well
 
 
 def test_deleted_export_is_restored_without_another_evaluation_on_test(

@@ -1,4 +1,4 @@
-"""Tiny encoders and a recipe whose steps are predicted."""
+"""Tiny encoders and a recipe whose peaks are predicted, and the peaks of real steps."""
 
 from dataclasses import replace
 
@@ -7,19 +7,20 @@ from transformers import BertConfig, ViTConfig
 
 from nas.config.schema import FeaturesConfig, LearningRatesConfig, RecipeConfig
 from nas.data.features.store import Batch
-from nas.memory.prediction import MemoryModel
+from nas.memory.prediction import MemoryModel, TraceCache
+from nas.memory.step_tracing import TaskShapes
 from nas.memory.tracker import PeakTracker
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import build_encoder
+from nas.models.fusion.base import FusionModel
 from nas.models.fusion.data_attention import DataAttention
 from nas.models.fusion.pmf.architecture import PMFArchitecture
-from nas.models.fusion.pmf.model import PMF
 from nas.models.fusion.supernet import build_model
 from nas.search.space import Architecture, SearchSpace
 from nas.training.losses import Loss
 from nas.training.trainer import Trainer
 
-IMAGE = ViTConfig(
+IMAGE = ViTConfig(  # type: ignore[call-arg]
     hidden_size=48,
     num_hidden_layers=4,
     num_attention_heads=3,
@@ -28,7 +29,7 @@ IMAGE = ViTConfig(
     patch_size=8,
     attn_implementation="sdpa",
 )
-TEXT = BertConfig(
+TEXT = BertConfig(  # type: ignore[call-arg]
     vocab_size=60,
     hidden_size=32,
     num_hidden_layers=3,
@@ -61,20 +62,18 @@ SPACE = SearchSpace(
         "mapping_width": (1, 16),
     },
 )
-"""GeneValue of 0 and 1, with which a step takes ways of its own; few query prompts are absorbed, and many are not."""
+"""Lengths of 0 and 1, with which a step runs other operations; few query prompts are absorbed, many are not."""
 
 
-def memory_model(attention: bool = False, batch_size: int = 6) -> MemoryModel:
+def memory_model(attention: bool = False, batch_size: int = 6, traces: TraceCache | None = None) -> MemoryModel:
     return MemoryModel(
         image_config=IMAGE,
         text_config=TEXT,
         recipe=replace(RECIPE, batch_size=batch_size),
-        image_token_count=17,
-        text_token_count=9,
-        num_classes=5,
         features=FeaturesConfig(dtype="float16", disk_bytes=2**30, attention=attention, views=1),
         space=SPACE,
-        image_shape=(3, 16, 16),
+        task=TaskShapes((3, 16, 16), image_token_count=17, text_token_count=9, num_classes=5),
+        traces=traces,
     )
 
 
@@ -88,7 +87,7 @@ def real_encoders() -> tuple[Encoder, Encoder]:
     return encoders
 
 
-def real_model(architecture: Architecture) -> PMF:
+def real_model(architecture: Architecture) -> FusionModel:
     image_encoder, text_encoder = real_encoders()
     return build_model(
         image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, num_classes=5, seed=0
@@ -107,12 +106,13 @@ def real_batch(size: int, *, attention: bool) -> Batch:
     )
 
 
-def real_peak(model: PMF, architecture: Architecture, sizes: list[int], *, attention: bool = False) -> int:
-    """Bytes of real tensors alive at the peak of forward and backward over micro-batches, without weights."""
+def real_peak(model: FusionModel, architecture: Architecture, sizes: list[int], *, attention: bool = False) -> int:
+    """Return the peak bytes of the real tensors of forward and backward over micro-batches, without weights."""
     trainer = Trainer(model=model, recipe=RECIPE, step_count=1, loss=Loss(None, RECIPE.label_smoothing))
-    stores = attention and architecture.fusion_layer < 2  # with one fusing layer nobody reads it
+    stores = attention and architecture.first_layer < 2  # a single fusing layer does not read it
     weights = [*model.parameters(), *model.encoders[0].parameters(), *model.encoders[1].parameters()]
-    with PeakTracker(weights) as tracker:
-        parts = (real_batch(size, attention=stores) for size in sizes)
-        trainer.accumulate_gradients(parts, sum(sizes), architecture)
+    tracker = PeakTracker(weights)
+    with tracker:
+        micro_batches = (real_batch(size, attention=stores) for size in sizes)
+        trainer.accumulate_gradients(micro_batches, sum(sizes), architecture)
     return tracker.peak_bytes

@@ -17,6 +17,7 @@ from torch import Tensor
 from nas.config.schema import FeaturesConfig
 from nas.data.features.store import Batch
 from nas.memory.prediction import MemoryModel
+from nas.memory.step_tracing import TaskShapes
 from nas.memory.tracker import PeakTracker
 from nas.models.classifier import FusionForClassification
 from nas.models.encoders.base import Encoder
@@ -447,10 +448,7 @@ def test_predicted_memory_equals_the_peak_of_a_step(family: str, micro_batches: 
         image_config=pair[0].config,
         text_config=pair[1].config,
         recipe=recipe,
-        image_shape=(3, 16, 16),
-        image_token_count=5,
-        text_token_count=7,
-        num_classes=CLASSES,
+        task=TaskShapes((3, 16, 16), image_token_count=5, text_token_count=7, num_classes=CLASSES),
         features=FeaturesConfig(dtype="float16", disk_bytes=2**30, attention=False, views=1),
         space=space,
     )

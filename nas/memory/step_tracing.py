@@ -1,0 +1,182 @@
+"""Trace the forward and backward passes of training steps on encoders without data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from nas.config.schema import FeaturesConfig, RecipeConfig
+from nas.data.features.store import Batch
+from nas.memory.tracing import ShapeTracer, Trace
+from nas.models.encoders.base import Encoder
+from nas.models.encoders.checkpoints import build_encoder
+from nas.models.fusion.base import FusionModel, sizes_of
+from nas.models.fusion.data_attention import DataAttention
+from nas.models.fusion.registry import load_model_class
+from nas.search.space import RAW, Architecture
+from nas.training.losses import Loss
+from nas.training.trainer import Trainer
+
+_WEIGHT_BYTES = 4
+"""Bytes of a trained weight, which is float32."""
+
+
+@dataclass(frozen=True)
+class TaskShapes:
+    """Shapes of the inputs and outputs of a task.
+
+    Args:
+        image_shape: The shape of the pixels of an image, (3, height, width).
+        image_token_count: The number of image tokens S.
+        text_token_count: The number of tokens T of the longest text, for which peaks are predicted.
+        num_classes: The number of classes C.
+        is_multi_label: Whether a sample may have several labels.
+    """
+
+    image_shape: tuple[int, ...]
+    image_token_count: int
+    text_token_count: int
+    num_classes: int
+    is_multi_label: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """Forward and backward pass of one micro-batch.
+
+    Args:
+        architecture: The architecture to train.
+        is_slice: Whether it is a slice of the supernet rather than a stand-alone model.
+        batch_size: The number of samples of the micro-batch.
+        is_first: Whether no gradients of earlier micro-batches are held.
+    """
+
+    architecture: Architecture
+    is_slice: bool
+    batch_size: int
+    is_first: bool
+
+
+class StepTracer:
+    """Traces training steps of any architecture of two encoders.
+
+    Args:
+        image_config: Configuration of the image encoder.
+        text_config: Configuration of the text encoder.
+        recipe: Recipe of the training.
+        features: The dtype of the stored tokens, and whether their attention is stored.
+        task: Shapes of the task.
+        largest_at: Function that returns the largest architecture with a given first layer, from which the supernet
+            cuts its slices.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_config: PreTrainedConfig,
+        text_config: PreTrainedConfig,
+        recipe: RecipeConfig,
+        features: FeaturesConfig,
+        task: TaskShapes,
+        largest_at: Callable[[int], Architecture],
+    ) -> None:
+        self._shape_tracer = ShapeTracer()
+        with self._shape_tracer:
+            self._encoders = build_encoder(image_config), build_encoder(text_config)
+        self._sizes = sizes_of(*self._encoders)
+        self._recipe = recipe
+        self._features = features
+        self._task = task
+        self._largest_at = largest_at
+        self._parameter_counts: dict[Architecture, int] = {}
+
+    def parameter_count(self, architecture: Architecture) -> int:
+        """Return the number of trainable parameters."""
+        if architecture not in self._parameter_counts:
+            with self._shape_tracer:
+                self._parameter_counts[architecture] = load_model_class(architecture.family).parameter_count(
+                    self._encoders, architecture, self._task.num_classes
+                )
+        return self._parameter_counts[architecture]
+
+    def weight_bytes(self, architecture: Architecture) -> int:
+        """Return the bytes of the trained weights."""
+        return _WEIGHT_BYTES * self.parameter_count(architecture)
+
+    def held_gradient_bytes(self, step: TrainingStep) -> int:
+        """Return the bytes of the gradients of earlier micro-batches, which are held throughout a step."""
+        return 0 if step.is_first else self.weight_bytes(self._trained_architecture(step))
+
+    def trace(self, step: TrainingStep) -> Trace:
+        """Trace forward and backward pass, including the batch and new gradients, without weights."""
+        with self._shape_tracer:
+            model = self._build_model(step)
+            loss = Loss(None, self._recipe.label_smoothing)
+            trainer = Trainer(model=model, recipe=self._recipe, step_count=1, loss=loss)
+            self._shape_tracer.start()
+            batches = (self._batch(step) for _ in range(1))  # a generator, so that only the step itself holds the batch
+            trainer.accumulate_gradients(batches, self._recipe.batch_size, step.architecture)
+            return self._shape_tracer.stop()
+
+    def _trained_architecture(self, step: TrainingStep) -> Architecture:
+        """Return the architecture of the weights with gradients; a slice has gradients as large as the supernet's."""
+        if not step.is_slice:
+            return step.architecture
+        return self._largest_at(step.architecture.first_layer)
+
+    def _build_model(self, step: TrainingStep) -> FusionModel:
+        image_encoder, text_encoder = self._encoders
+        model = load_model_class(step.architecture.family)(
+            image_encoder=image_encoder,
+            text_encoder=text_encoder,
+            architecture=self._trained_architecture(step),
+            num_classes=self._task.num_classes,
+        )
+        if not step.is_first:
+            for parameter in model.parameters():
+                parameter.grad = torch.empty_like(parameter)
+        return model
+
+    def _batch(self, step: TrainingStep) -> Batch:
+        """Return a batch with texts of the largest length, as the feature store would read it."""
+        size, task = step.batch_size, self._task
+        (image, text), (image_layer, text_layer) = self._encoders, step.architecture.entry_layers(self._sizes)
+        dtype = getattr(torch, self._features.dtype)
+        if image_layer == RAW:
+            image_tokens, image_attention = torch.empty(size, *task.image_shape, dtype=dtype), None
+        else:
+            image_tokens, image_attention = self._tokens(step, image, image_layer, task.image_token_count)
+        if text_layer == RAW:
+            text_tokens, text_attention = torch.empty(size, task.text_token_count, dtype=torch.int64), None
+        else:
+            text_tokens, text_attention = self._tokens(step, text, text_layer, task.text_token_count)
+        return Batch(
+            image_tokens=image_tokens,
+            text_tokens=text_tokens,
+            text_mask=torch.ones(size, task.text_token_count, dtype=torch.bool),
+            labels=self._labels(size),
+            image_attention=image_attention,
+            text_attention=text_attention,
+        )
+
+    def _tokens(
+        self, step: TrainingStep, encoder: Encoder, layer: int | None, count: int
+    ) -> tuple[Tensor, DataAttention | None]:
+        """Return the stored tokens of one encoder, and their attention if a model reads it."""
+        if layer is None:
+            return torch.empty(step.batch_size, 0), None
+        dtype = getattr(torch, self._features.dtype)
+        tokens = torch.empty(step.batch_size, count, encoder.hidden_size, dtype=dtype)
+        # In the last layer only the readout rows are computed, so that no attention is stored for it.
+        is_last = encoder.num_layers - layer <= 1
+        if is_last or not (self._features.attention and step.architecture.reads_attention):
+            return tokens, None
+        heads = encoder.layers[0].projections.num_heads
+        return tokens, DataAttention(torch.empty_like(tokens), torch.empty(*tokens.shape[:2], heads))
+
+    def _labels(self, count: int) -> Tensor:
+        if self._task.is_multi_label:
+            return torch.zeros(count, self._task.num_classes)
+        return torch.zeros(count, dtype=torch.int64)
