@@ -95,9 +95,8 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
     )
     counts = ", ".join(f"{len(samples)} {name}" for name, samples in dataset.splits.items())
     reporter.note(
-        f"Data: {counts} samples of {len(dataset.class_names)} classes. Encoder outputs are cached once: "
-        f"{format_bytes(store.size_bytes)} of at most {format_bytes(config.features.disk_bytes)} "
-        f"({store.contents.dtype}, {store.contents.tier}) in {store.directory}"
+        f"Data: {counts} samples of {len(dataset.class_names)} classes. Encoder outputs: "
+        f"{format_bytes(store.size_bytes)} ({store.contents.dtype}, {store.contents.tier}) in {store.directory}"
     )
     longest = max(int(split.text_lengths.max()) for split in store.splits.values())
     return SearchContext(

@@ -207,6 +207,8 @@ def _spread_text(spread: Spread, metric: str) -> str:
 def agreement_text(found: Agreement) -> str:
     """Return what a rank correlation means for the result of the search."""
     cheaper, dearer = STAGE_NOUNS[found.cheaper], STAGE_NOUNS[found.dearer]
+    if found.tau is None and found.count >= _MIN_CANDIDATES:
+        return f"{cheaper} and {dearer}: all scores of one of them are equal, so the rankings cannot be compared"
     if found.tau is None:
         return f"{cheaper} and {dearer}: {found.count} candidate(s) with both scores, too few to compare the rankings"
     text = f"rank agreement {found.tau:.2f} over {found.count} candidates; 1 is perfect".replace("-", "−")

@@ -72,6 +72,7 @@ def test_scores_that_did_not_predict_are_reported_as_such() -> None:
     assert "did not predict" in agreement_text(Agreement("short", "full", 4, 0.29))
     assert "did not predict" not in agreement_text(Agreement("short", "full", 4, 0.3))
     assert "too few" in agreement_text(Agreement("one_shot", "full", 2, None))
+    assert "are equal" in agreement_text(Agreement("one_shot", "full", 3, None))
 
 
 def test_margin_over_seeds_is_welchs() -> None:
