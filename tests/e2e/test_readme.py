@@ -2,11 +2,13 @@
 
 import runpy
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
 from nas.cli import main
+from nas.models.classifier import FusionForClassification
 from tests.support.documents import blocks
 from tests.support.paths import REPOSITORY
 from tests.support.project import Project
@@ -53,10 +55,15 @@ def test_quick_start_runs_in_the_order_shown(
     assert capsys.readouterr().out.count(":") >= 3
 
 
-def test_python_example_loads_the_exported_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_example_classifies_with_the_exported_model(
+    project: Project, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder)
     (block,) = blocks(README, "python")
     script = folder / "example.py"
     script.write_text(block)
-    model = runpy.run_path(str(script))["model"]
-    assert sum(parameter.numel() for parameter in model.parameters()) > 0
+    shutil.copy(project.images / "000.png", folder / "picture.png")
+    names = runpy.run_path(str(script))
+    assert names["probabilities"].shape == (1, 3)
+    assert names["probabilities"].sum().item() == pytest.approx(1.0, abs=1e-5)
+    assert isinstance(names["model"], FusionForClassification)
