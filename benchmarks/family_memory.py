@@ -12,7 +12,6 @@ Run: python -m benchmarks.family_memory [--batch 32] [--device cpu|cuda] [--json
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,9 @@ from transformers import BertConfig, ViTConfig
 from benchmarks.models import empty_encoders, random_encoders
 from benchmarks.training_memory import CLASSES, TEXT_TOKENS, pmf, size_of
 from nas.common.units import format_bytes
+from nas.config.data_schema import FeaturesConfig
 from nas.config.load import load_config
-from nas.config.schema import FeaturesConfig, RecipeConfig
+from nas.config.training_schema import RecipeConfig
 from nas.data.features.store import Batch
 from nas.memory.prediction import MemoryModel
 from nas.memory.step_tracing import TaskShapes
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three families: shows that the script works")
     options = parser.parse_args()
     names = ["linear", FULL, "pmf"] if options.quick else list(FAMILIES)
-    recipe = replace(load_config(_RECIPE).recipe, batch_size=options.batch)
+    recipe = load_config(_RECIPE).recipe.replace(batch_size=options.batch)
     with FakeTensorMode():
         encoders = empty_encoders("base")
         straightforward, _ = pmf(
@@ -82,7 +82,7 @@ def predicted(name: str, encoders: tuple[Encoder, Encoder], recipe: RecipeConfig
         text_config=BertConfig(),
         recipe=recipe,
         task=TaskShapes((3, 224, 224), _IMAGE_TOKENS, TEXT_TOKENS, CLASSES),
-        features=FeaturesConfig(dtype="float32", disk_bytes=0, attention=False, views=1),
+        features=FeaturesConfig(dtype="float32", disk_bytes=1, attention=False, views=1),
         space=SearchSpace.around(architecture, load_architecture_class(name).num_layers(sizes)),
     )
     memory.holds_supernet = False

@@ -8,7 +8,6 @@ import argparse
 import json
 import statistics
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.models import DEMO, few_samples
@@ -35,7 +34,7 @@ def main() -> None:
         with build_reporter() as reporter, tempfile.TemporaryDirectory() as name:
             directory = Path(name)
             config = few_samples(directory) if options.quick else load_config(DEMO)
-            typed = replace(config, features=replace(config.features, dtype=dtype))
+            typed = config.replace(features=config.features.replace(dtype=dtype))
             prepared = prepare(typed, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
             setup = write_worker_setup(typed, prepared, directory, thread_count=1)
             steps = QUICK_STEPS if options.quick else full_step_count(typed.recipe, len(prepared.store.splits["train"]))

@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -16,7 +16,7 @@ from benchmarks.models import DEMO
 from nas.common.files import default_cache_directory
 from nas.common.interrupt import Interruption
 from nas.common.progress import LineReporter, Reporter
-from nas.config.load import config_as_dict, load_config
+from nas.config.load import load_config
 from nas.config.schema import Config
 from nas.execution.base import Device, Executor, JobOutcome, SupernetJob, SupernetProgress
 from nas.execution.placement import Placement
@@ -51,11 +51,10 @@ def configuration(strategy: str, together: int, trials: int) -> Config:
         trials: The budget.
     """
     config = load_config(DEMO)
-    return replace(
-        config,
+    return config.replace(
         space=SearchSpace(PMFArchitecture, {**config.space.choices, **LARGER}),
-        search=replace(config.search, strategy=strategy, eval_batch=together),
-        budget=replace(config.budget, time_seconds=None, trials=trials),
+        search=config.search.replace(strategy=strategy, eval_batch=together),
+        budget=config.budget.replace(time_seconds=None, trials=trials),
     )
 
 
@@ -119,7 +118,7 @@ def prepare_demo(config: Config, reporter: Reporter) -> SearchContext:
 
 @contextmanager
 def open_study(config: Config, directory: Path) -> Iterator[Study]:
-    with Study(directory, config.space, name="driver", config=config_as_dict(config)) as study:
+    with Study(directory, config.space, name="driver", config=config.as_dict()) as study:
         yield study
 
 

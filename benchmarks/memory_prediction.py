@@ -194,7 +194,7 @@ def memory_model(size: str, config: Config, batch_size: int, text_tokens: int) -
     return MemoryModel(
         image_config=image,
         text_config=text,
-        recipe=replace(config.recipe, batch_size=batch_size),
+        recipe=config.recipe.replace(batch_size=batch_size),
         features=config.features,
         space=config.space,
         task=TaskShapes((3, image.image_size, image.image_size), image_tokens(image), text_tokens, CLASSES[size]),
@@ -266,7 +266,7 @@ def measure(
     architecture = PMFArchitecture(*genes)
 
     def steps(count: int) -> None:
-        recipe = replace(config.recipe, batch_size=batch_size)
+        recipe = config.recipe.replace(batch_size=batch_size)
         model = build_model(
             image_encoder=image,
             text_encoder=text,

@@ -3,7 +3,6 @@
 import csv
 import json
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +77,8 @@ def few_samples(directory: Path) -> Config:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(kept)
-    data = replace(config.data, manifest=str(manifest.resolve()))
-    return replace(config, data=data, search=replace(config.search, short_training_steps=2))
+    data = config.data.replace(manifest=str(manifest.resolve()))
+    return config.replace(data=data, search=config.search.replace(short_training_steps=2))
 
 
 def write_figures(path: Path | None, figures: dict[str, Any]) -> None:

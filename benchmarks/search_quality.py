@@ -47,13 +47,14 @@ from benchmarks.pmf_bench.landscapes import METRIC, Surrogate
 from benchmarks.pmf_bench.table import TABLE, Table, read_table
 from nas.common.files import default_cache_directory, replace_atomically
 from nas.common.progress import build_reporter
-from nas.config.load import config_as_dict, load_config
+from nas.config.load import load_config
+from nas.config.overrides import Overrides
 from nas.config.schema import Config
 from nas.data.dataset import open_dataset_images, read_dataset
 from nas.execution.worker import CandidateWorker
 from nas.execution.worker_setup import WorkerSetup
 from nas.run.arguments import parse_budget
-from nas.run.commands import Overrides, resume, start
+from nas.run.commands import resume, start
 from nas.run.directory import CONFIG
 from nas.run.evaluate import logits_of_samples
 from nas.run.executors import ExecutionOptions, write_worker_setup
@@ -120,18 +121,17 @@ def search_file(directory: Path, *, is_quick: bool) -> Path:
     """
     directory.mkdir(parents=True, exist_ok=True)
     config = few_samples(directory) if is_quick else load_config(DEMO)
-    config = replace(config, search=replace(config.search, rerun_seeds=0))
+    config = config.replace(search=config.search.replace(rerun_seeds=0))
     if is_quick:
-        config = replace(
-            config,
-            recipe=replace(config.recipe, epochs=1),
-            supernet=replace(config.supernet, steps=2),
-            search=replace(config.search, finalists=1, round_size=4),
+        config = config.replace(
+            recipe=config.recipe.replace(epochs=1),
+            supernet=config.supernet.replace(steps=2),
+            search=config.search.replace(finalists=1, round_size=4),
         )
     source = directory / "search.yaml"
     manifest = str(without_test(config, directory).resolve())
-    config = replace(config, data=replace(config.data, manifest=manifest, allow_duplicates=True))
-    content = yaml.safe_dump(config_as_dict(config), sort_keys=False)
+    config = config.replace(data=config.data.replace(manifest=manifest, allow_duplicates=True))
+    content = yaml.safe_dump(config.as_dict(), sort_keys=False)
     if source.exists() and source.read_text() != content:
         raise SystemExit(
             f"{source}: is of other searches; expected the same settings; delete the folder or give another --runs"

@@ -139,7 +139,7 @@ def course(landscape: Landscape, name: str, seed: int, evaluations: int) -> Cour
         space=landscape.space,
         seed=seed,
         is_feasible=landscape.knows,
-        settings=load_config(DEMO).search.evolution,
+        settings=load_config(DEMO).search.evolution.settings(),
     )
     best_score, best_mean, highest_mean = float("-inf"), float("-inf"), float("-inf")
     regret: list[float] = []

@@ -40,7 +40,7 @@ from benchmarks.pmf_bench.landscapes import METRIC
 from benchmarks.pmf_bench.table import TABLE, Table, read_table
 from nas.common.files import default_cache_directory
 from nas.common.progress import build_reporter
-from nas.config.load import config_as_dict, load_config
+from nas.config.load import load_config
 from nas.config.schema import Config
 from nas.execution.base import SupernetJob
 from nas.execution.worker import CandidateWorker
@@ -98,13 +98,12 @@ class Variant:
 
     def applied(self, config: Config) -> Config:
         """Return the configuration with this supernet."""
-        supernet = replace(
-            config.supernet,
+        supernet = config.supernet.replace(
             sampling=self.sampling,
             distillation=self.distillation,
             steps=self.batches // config.supernet.architectures_per_step,
         )
-        return replace(config, supernet=supernet, seed=self.seed)
+        return config.replace(supernet=supernet, seed=self.seed)
 
 
 def main() -> None:
@@ -161,7 +160,7 @@ def own_batches() -> int:
 
 def settings_of(config: Config, truth: Sequence[tuple[str, float]]) -> str:
     """Return a digest of everything besides the variant that the figures depend on."""
-    values, search = config_as_dict(config), config.search
+    values, search = config.as_dict(), config.search
     decisive = [values[section] for section in ("features", "space", "recipe")]
     decisive += [
         config.supernet.architectures_per_step,

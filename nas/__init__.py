@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from nas.common.errors import NasError
     from nas.common.progress import Reporter, build_reporter
     from nas.config.load import load_config
+    from nas.config.overrides import Overrides
     from nas.config.readers import register_reader
     from nas.models.classifier import FusionConfig, FusionForClassification
     from nas.models.encoders.registry import register_encoder
-    from nas.run.commands import Overrides, resume
+    from nas.run.commands import resume
     from nas.run.commands import start as run_search
     from nas.run.executors import ExecutionOptions
     from nas.run.exported_model import open_exported
@@ -28,7 +29,7 @@ _TARGETS = {
     "FusionConfig": "nas.models.classifier:FusionConfig",
     "FusionForClassification": "nas.models.classifier:FusionForClassification",
     "NasError": "nas.common.errors:NasError",
-    "Overrides": "nas.run.commands:Overrides",
+    "Overrides": "nas.config.overrides:Overrides",
     "Reporter": "nas.common.progress:Reporter",
     "build_reporter": "nas.common.progress:build_reporter",
     "load_config": "nas.config.load:load_config",

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from nas.common.errors import ArgumentError, NasError
 from nas.common.fast_imports import import_frameworks
 from nas.common.interrupt import Interrupted
-from nas.config.schema import COLUMNS
+from nas.config.choices import COLUMNS
 from nas.run.arguments import parse_budgets, parse_memory_budget, parse_pick
 from nas.run.parser import Command, build_parser
 from nas.run.program import program_call
 
 if TYPE_CHECKING:
-    from nas.run.commands import Overrides
+    from nas.config.overrides import Overrides
     from nas.run.executors import ExecutionOptions
 
 
@@ -67,7 +67,7 @@ def _overrides(options: argparse.Namespace) -> "Overrides":
     memory_bytes = parse_memory_budget(options.memory_budget)
 
     import_frameworks()  # before any other import that takes seconds
-    from nas.run.commands import Overrides
+    from nas.config.overrides import Overrides
 
     return Overrides(
         time_seconds=time_seconds,

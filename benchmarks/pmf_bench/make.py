@@ -30,7 +30,7 @@ from benchmarks.workers import build_scheduler
 from nas.common.files import default_cache_directory
 from nas.common.progress import Reporter, build_reporter
 from nas.common.units import format_seconds
-from nas.config.load import config_as_dict, load_config
+from nas.config.load import load_config
 from nas.config.schema import Config
 from nas.data.dataset import open_dataset_images, read_dataset
 from nas.data.features.cache import open_or_build
@@ -111,7 +111,7 @@ def main() -> None:
 
 def facts(config: Config, prepared: SearchContext) -> dict[str, Any]:
     """Return everything that the numbers of a table depend on."""
-    values = config_as_dict(config)
+    values = config.as_dict()
     return {
         "space": values["space"],
         "recipe": values["recipe"],

@@ -1,32 +1,33 @@
-"""What may change between two sessions of a search, and what of it has changed although it must not."""
+"""Differences of two configurations that make their scores incomparable."""
 
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 _FREE_SECTIONS = ("budget", "compare")
-_FREE_KEYS = frozenset({"features.disk"})  # the same numbers, from disk or computed, but for float16's rounding
-_FIXED_KEYS = frozenset({"budget.oversized"})  # decides how a candidate is trained, not how many are
+_FREE_KEYS = frozenset({"features.disk"})  # cached or computed, features are equal up to the rounding to float16
+_FIXED_KEYS = frozenset({"budget.oversized"})  # changes how a candidate is trained, not how many are
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Every key of a configuration whose change would give scores that cannot be compared with the stored ones.
+    """Return every key whose change makes new scores incomparable with the stored ones.
+
+    Budgets and the section `compare` may change between two sessions of a search, and so may `features.disk` unless the
+    search is deterministic.
 
     Args:
-        old: Nested plain values, as they were stored; see `nas.config.load.config_as_dict`.
-        new: The same of this session.
+        old: The stored configuration, see `nas.config.schema.Config.as_dict`.
+        new: The configuration of this session.
 
     Returns:
-        One line a key in alphabetical order: its dotted path, the old value and the new one. Budgets may change, so
-        they are not among them, nor is that of the disk, unless the search is deterministic; what is done with a
-        candidate that does not fit is. Comparisons are no part of it.
+        One line per key, in alphabetical order: its dotted path, the old value and the new value.
     """
     before, after = dict(_leaves(old)), dict(_leaves(new))
     free = frozenset() if after.get("deterministic") else _FREE_KEYS
     return [
-        f"{path}: {_shown(before, path)} → {_shown(after, path)}"
+        f"{path}: {_as_json(before, path)} → {_as_json(after, path)}"
         for path in sorted(before.keys() | after.keys())
-        if path not in free and not _is_budget(path) and _shown(before, path) != _shown(after, path)
+        if path not in free and not _is_free(path) and _as_json(before, path) != _as_json(after, path)
     ]
 
 
@@ -38,10 +39,10 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def _is_budget(path: str) -> bool:
+def _is_free(path: str) -> bool:
     return path.partition(".")[0] in _FREE_SECTIONS and path not in _FIXED_KEYS
 
 
-def _shown(leaves: Mapping[str, Any], path: str) -> str:
-    """A value as JSON, in which a tuple and the list that it is stored as are the same."""
+def _as_json(leaves: Mapping[str, Any], path: str) -> str:
+    """Return a value as JSON, in which a tuple and the list that it is stored as are equal."""
     return json.dumps(leaves[path], sort_keys=True) if path in leaves else "(missing)"

@@ -1,272 +1,206 @@
-"""The values of a search file, as frozen dataclasses."""
+"""The search file: one declaration of every key, with its type, default, limits and description.
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+`nas.config.load` reads it, `docs/configuration.md` and the JSON schema for editors are generated from it.
+"""
 
-from nas.config.readers import READERS
-from nas.search.costs import COSTS, CostModel
-from nas.search.metrics import METRICS
-from nas.search.objectives import Constraint, Objectives
-from nas.search.space import Architecture, SearchSpace
-from nas.search.strategies.base import EvolutionSettings
-from nas.search.trial import Stage
+from collections.abc import Iterator
+from typing import Annotated, Any, cast
 
-SAMPLINGS = ("uniform", "sandwich", "balanced")
-COLUMNS = ("image", "text", "label", "split")
-FEATURE_DTYPES = ("float16", "float32")
-WHEN_TOO_LARGE = ("reject", "accumulate")
+from pydantic import (
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from nas.common.units import format_seconds
+from nas.config.choices import Oversized
+from nas.config.data_schema import DataConfig, EncodersConfig, FeaturesConfig
+from nas.config.search_schema import SearchConfig
+from nas.config.section import Expected, Rejected, Section, rejections
+from nas.config.space_schema import parse_space, space_as_dict
+from nas.config.training_schema import RecipeConfig, SupernetConfig
+from nas.config.values import Bytes, Flag, Integer, Number, OneOf, Rates, Seconds, Text
+from nas.search.costs import COSTS
+from nas.search.metrics import METRICS, metric_names
+from nas.search.space import SearchSpace
+from nas.search.space.families import FAMILIES, load_architecture_class
+
 LEARNING_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 
 
-@dataclass(frozen=True)
-class ColumnsConfig:
-    """Names of the columns of a manifest; without one of splits, `held_out` says which samples are for what."""
+class BudgetConfig(Section):
+    """The resources of a search. It needs `time`, `trials` or both."""
 
-    image: str
-    text: str
-    label: str
-    split: str | None
+    time_seconds: Seconds | None = Field(
+        default=None,
+        validation_alias="time",
+        serialization_alias="time",
+        description="The time of all sessions of a search together; null: no limit.",
+    )
+    trials: Integer | None = Field(
+        default=None, ge=1, description="The number of scored candidates in all sessions together; null: no limit."
+    )
+    memory_bytes: Bytes = Field(
+        validation_alias="memory",
+        serialization_alias="memory",
+        description="The memory per device: of a GPU, or the private memory of all workers of a machine together.",
+    )
+    oversized: Oversized = Field(
+        default="reject",
+        description="What to do with a candidate whose batch does not fit into memory: `reject` it, or `accumulate` "
+        "its gradients over the largest micro-batches that fit.",
+    )
+    supernet_fraction: Number = Field(
+        default=0.25, gt=0, le=0.9, description="The fraction of the time for the training of the supernet."
+    )
+    finalists_fraction: Number = Field(
+        default=0.35, gt=0, le=0.9, description="The fraction of the time for the full training of the finalists."
+    )
 
-
-@dataclass(frozen=True)
-class HeldOutConfig:
-    """What is taken from train for splits that a data set does not have: a share below 1, or so many images."""
-
-    validation: float
-    test: float
-    seed: int
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where samples come from.
-
-    `reader` is the form in which they are distributed. `manifest` is a CSV, TSV, JSON Lines or Parquet file, whose
-    image paths lead into `images`, a folder or a ZIP; all others are a `folder`. `columns` belong to manifest,
-    image_folder and datasets; there, with `labels: several`, a sample may have any number of them, in a list or parted
-    by `label_separator`. `held_out` says what is taken from train for splits that are not there. A sample in two
-    splits, told by its text and its image's path or content, is refused unless `allow_duplicates`. `texts` are those of
-    food101: titles or pages. Longer texts are cut to `max_text_tokens`; with null to what the text encoder can read.
-    """
-
-    reader: str
-    manifest: str | None
-    folder: str | None
-    images: str | None
-    columns: ColumnsConfig
-    labels: str
-    label_separator: str
-    held_out: HeldOutConfig
-    texts: str
-    max_text_tokens: int | None
-    skip_unreadable_images: bool
-    allow_duplicates: bool
-
-    @property
-    def location(self) -> str:
-        """The file or folder, for messages."""
-        return self.manifest or self.folder or ""
-
-    @property
-    def has_several_labels(self) -> bool:
-        """Whether a sample may have several labels."""
-        return self.labels == "several" or (self.reader in READERS and READERS[self.reader].has_several_labels)
-
-    def form(self) -> dict[str, Any]:
-        """Everything but where it lies, as a search file has it: so a later evaluation reads it in the same way."""
-        kept = ("reader", "labels", "label_separator", "held_out", "columns", "texts", "skip_unreadable_images")
-        return {name: value for name, value in dataclasses.asdict(self).items() if name in kept}
-
-
-@dataclass(frozen=True)
-class EncodersConfig:
-    """Checkpoints of the frozen encoders: a local folder, `package:NAME/FOLDER` or a hub name."""
-
-    image: str
-    text: str
-
-
-@dataclass(frozen=True)
-class FeaturesConfig:
-    """How the frozen encoders' base features are kept on disk.
-
-    `disk_bytes` decides what is stored for every fusion layer and what is computed again on reading; `attention` lets
-    that be what data rows attend to among themselves, too, which takes twice the disk and saves time in every step.
-    `views` is how many views of every training image there are: the image itself and augmented ones.
-    """
-
-    dtype: str
-    disk_bytes: int
-    views: int
-    attention: bool
-
-
-@dataclass(frozen=True)
-class LearningRatesConfig:
-    """Peak learning rate of each group of trained tensors; `encoders` counts where a family trains their weights."""
-
-    prompts: float
-    mappings: float
-    classifiers: float
-    encoders: float
-
+    @field_validator("trials")
     @classmethod
-    def of_all(cls, rate: float) -> "LearningRatesConfig":
-        """One for every group."""
-        return cls(rate, rate, rate, rate)
+    def _has_a_limit(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is None and info.data.get("time_seconds", 0) is None:
+            raise Rejected("trials (for instance 200), budget.time (for instance 4m), or both", problem="missing")
+        return value
 
-    def scaled(self, factor: float) -> "LearningRatesConfig":
-        """Each times a factor."""
-        return LearningRatesConfig(*(rate * factor for rate in dataclasses.astuple(self)))
+    @field_validator("finalists_fraction")
+    @classmethod
+    def _leaves_time_for_candidates(cls, value: float, info: ValidationInfo) -> float:
+        if info.data.get("supernet_fraction", 0) + value >= 1:
+            raise Rejected("less than 1 together with supernet_fraction")
+        return value
 
 
-@dataclass(frozen=True)
-class RecipeConfig:
-    """How one model is trained in full.
+class CompareConfig(Section):
+    """The comparison of fusion families."""
 
-    `momentum` is SGD's, or AdamW's first beta. `warmup_fraction` is the part of all steps in which the learning rate
-    rises linearly; `clip_norm` bounds the gradient's global norm (null: no bound); `depth_scaling` divides the learning
-    rate of prompts and mappings by n ** depth_scaling for n fusing layers: those above amplify what an early one does.
-    `label_smoothing` is the part of the target that is spread over all classes.
+    learning_rates: Rates = Field(
+        default=LEARNING_RATES,
+        description="The peak learning rates that are tried for each family, from the middle outwards. The best on "
+        "validation is used.",
+    )
+
+
+def _space(value: Any, info: ValidationInfo) -> Any:
+    family = info.data.get("family")
+    if family is None:  # which is reported
+        return value
+    architecture_class = load_architecture_class(family)
+    if value is None:
+        if architecture_class.genes:
+            raise Rejected("a mapping", problem="missing")
+        value = {}
+    if isinstance(value, SearchSpace):
+        if value.architecture_class is not architecture_class:
+            raise Rejected(f"a space of the family {family}", got=value.architecture_class.family)
+        return value
+    return parse_space(value, architecture_class)
+
+
+SpaceSection = Annotated[
+    SearchSpace,
+    PlainValidator(_space),
+    PlainSerializer(space_as_dict),
+    Expected("a mapping"),
+]
+
+
+class Config(Section):
+    """A search.
+
+    With `deterministic`, trials and their values do not depend on the number of workers, nor on interruptions:
+    candidates are proposed in rounds, results are reported in the order of the trials, each worker has `threads`
+    threads, and nothing that is measured has an effect.
     """
 
-    optimizer: str
-    learning_rates: LearningRatesConfig
-    depth_scaling: float
-    weight_decay: float
-    momentum: float
-    schedule: str
-    warmup_fraction: float
-    clip_norm: float | None
-    batch_size: int
-    epochs: int
-    class_weights: str
-    label_smoothing: float
+    name: Text = Field(description="The name of the search.")
+    family: Annotated[Text, OneOf(FAMILIES.names)] = Field(default="pmf", description="The fusion family.")
+    seed: Integer = Field(default=0, ge=0, le=2**31 - 1, description="The seed of all random draws.")
+    deterministic: Flag = Field(
+        default=False,
+        description="Whether the result depends on the configuration only. Requires a budget in trials without a time.",
+    )
+    threads: Integer = Field(
+        default=1,
+        ge=1,
+        description="The number of threads per worker with `deterministic`; otherwise all cores are shared.",
+    )
+    data: DataConfig = Field(description="The samples.")
+    encoders: EncodersConfig = Field(description="The pretrained encoders.")
+    features: FeaturesConfig = Field(default=FeaturesConfig(), description="The cache of encoder outputs on disk.")
+    space: SpaceSection = Field(default=cast(Any, None), description="The choices of each gene of the family.")
+    recipe: RecipeConfig = Field(description="How one model is trained in full.")
+    supernet: SupernetConfig = Field(description="The training of the weight-sharing supernet.")
+    search: SearchConfig = Field(description="The objective, the strategy and the promotion of candidates.")
+    budget: BudgetConfig = Field(description="The resources of the search.")
+    compare: CompareConfig = Field(default=CompareConfig(), description="The comparison of fusion families.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _architectures_are_of_the_family(cls, values: Any) -> Any:
+        """Add the family to initial architectures, which a search file gives without."""
+        search = values.get("search") if isinstance(values, dict) else None
+        if not isinstance(search, dict) or not isinstance(search.get("initial_architectures"), list):
+            return values
+        family = {"family": values.get("family", "pmf")}
+        complete = [family | entry if isinstance(entry, dict) else entry for entry in search["initial_architectures"]]
+        return {**values, "search": {**search, "initial_architectures": complete}}
+
+    @field_validator("search")
+    @classmethod
+    def _search_fits_the_other_sections(cls, value: SearchConfig, info: ValidationInfo) -> SearchConfig:
+        problems = [
+            *_outside_space(value, info.data.get("space")),
+            *(_measured_costs(value) if info.data.get("deterministic") else ()),
+            *_wrong_metrics(value, info.data.get("data")),
+        ]
+        if problems:
+            raise rejections(problems)
+        return value
+
+    @field_validator("budget")
+    @classmethod
+    def _deterministic_needs_trials(cls, value: BudgetConfig, info: ValidationInfo) -> BudgetConfig:
+        if not info.data.get("deterministic"):
+            return value
+        if value.time_seconds is not None:
+            expected = "a budget in trials only (--budget 200) with deterministic: true, since time is not reproducible"
+            raise Rejected(expected, path=("time",), got=format_seconds(value.time_seconds))
+        return value
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the content of a search file that `parse_config` reads back to an equal configuration."""
+        return self.model_dump(mode="json", by_alias=True)
 
 
-@dataclass(frozen=True)
-class SupernetConfig:
-    """How long the weight-sharing supernet is trained, and how often it is saved.
-
-    In every step `architectures_per_step` sampled architectures are trained, each on a batch of its own, and their
-    gradients are summed; workers share them. `sampling` says which: every value as likely as any other (`uniform`), the
-    largest, the smallest and random ones between (`sandwich`), or so that rarely used weights get their share
-    (`balanced`). With `sandwich`, `distillation` is the part of the loss of all others that compares with the largest.
-    """
-
-    steps: int
-    architectures_per_step: int
-    checkpoint_steps: int
-    sampling: str
-    distillation: float
+def _outside_space(search: SearchConfig, space: Any) -> Iterator[Rejected]:
+    for architecture in search.initial_architectures if isinstance(space, SearchSpace) else ():
+        if architecture not in space:
+            path = ("initial_architectures",)
+            yield Rejected("an architecture of the space", path=path, got=architecture.values())
 
 
-@dataclass(frozen=True)
-class SearchConfig:
-    """What is maximised, by which strategy, and how promising candidates are promoted.
-
-    `objective` is the metric. Beside it `costs` may be minimised, which gives a front instead of one answer; bounds on
-    either are `constraints`. Latency is that of `latency_batch` samples. Before they are trained in full, candidates
-    are compared by that metric, or, with `proxy_metric: cross_entropy`, by how little of it they have, which is less
-    coarse.
-
-    Every candidate is scored with inherited weights, `eval_batch` of them at a time, which share what is equal; of
-    each `round_size` scored ones the best `promotion_fraction` is trained for `short_training_steps` with the recipe's
-    learning
-    rates times `short_training_lr_scale`, since larger ones undo in a few steps what the supernet has learned in many;
-    the
-    best `finalists` of those are trained in full from fresh weights. The best of these, and the family's default, are
-    trained with `rerun_seeds` further seeds, on top of the budget, so that it is known how far to trust the
-    answer: the score that it was chosen by is high by luck as well. The architectures in `initial_architectures` are
-    scored first, after that default, the smallest and the largest that fits.
-    """
-
-    strategy: str
-    objective: str
-    proxy_metric: str
-    costs: tuple[str, ...]
-    constraints: tuple[Constraint, ...]
-    latency_batch: int
-    eval_batch: int
-    round_size: int
-    promotion_fraction: float
-    short_training_steps: int
-    short_training_lr_scale: float
-    finalists: int
-    rerun_seeds: int
-    initial_architectures: tuple[Architecture, ...]
-    evolution: EvolutionSettings
-
-    def score_name(self, stage: Stage) -> str:
-        """Which metric is a candidate's score at a stage; of cross-entropy less is better, so it is negated."""
-        return self.objective if stage == "full" or self.proxy_metric == "objective" else self.proxy_metric
-
-    def score_of(self, stage: Stage, metrics: Mapping[str, float]) -> float:
-        """A candidate's score at a stage; higher is better."""
-        name = self.score_name(stage)
-        return METRICS[name].score(metrics[name])
-
-    @property
-    def wants_latency(self) -> bool:
-        """Whether latency is measured, because a measured cost is an objective or bounded."""
-        bounded = (constraint.quantity for constraint in self.constraints)
-        return any(COSTS[name].is_measured for name in (*self.costs, *bounded) if name in COSTS)
+def _measured_costs(search: SearchConfig) -> Iterator[Rejected]:
+    for name in search.quantities:
+        if name in COSTS and COSTS[name].is_measured:
+            expected = "no measured cost with deterministic: true, since it is not reproducible"
+            yield Rejected(expected, path=_path_of(search, name), got=name)
 
 
-@dataclass(frozen=True)
-class CompareConfig:
-    """How families are compared: each with the one of these peak learning rates that is best on validation.
-
-    They are tried from the middle on, towards where it gets better.
-    """
-
-    learning_rates: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class BudgetConfig:
-    """What a search may use; `None` means no bound of that kind.
-
-    `memory_bytes` is that of each device: the graphics memory of a GPU, or the private memory of all workers of a
-    machine together. `oversized` says what becomes of a candidate whose batch does not fit: `reject` it, or
-    `accumulate` its gradients over the largest micro-batches that do. `supernet_fraction` and `finalists_fraction` are
-    the parts of the time kept for these phases.
-    """
-
-    time_seconds: float | None
-    trials: int | None
-    memory_bytes: int
-    oversized: str
-    supernet_fraction: float
-    finalists_fraction: float
+def _wrong_metrics(search: SearchConfig, data: DataConfig | None) -> Iterator[Rejected]:
+    if data is None:  # which is reported
+        return
+    is_multi_label = data.has_several_labels
+    allowed = ", ".join(metric_names(is_multi_label=is_multi_label))
+    kind = "multi-label" if is_multi_label else "single-label"
+    for name in search.quantities:
+        if name in METRICS and not METRICS[name].applies_to(is_multi_label=is_multi_label):
+            yield Rejected(f"one of {allowed} for {kind} data", path=_path_of(search, name), got=name)
 
 
-@dataclass(frozen=True)
-class Config:
-    """A whole search, as its file says it.
-
-    With `deterministic`, trials and their values are the same for any number of workers and across kill and resume:
-    proposals are made in rounds, told in their order, by workers of `threads` threads each, and nothing measured plays
-    a part. Without it a worker has as many threads as there are cores for it.
-    """
-
-    name: str
-    data: DataConfig
-    encoders: EncodersConfig
-    features: FeaturesConfig
-    space: SearchSpace
-    recipe: RecipeConfig
-    supernet: SupernetConfig
-    search: SearchConfig
-    budget: BudgetConfig
-    compare: CompareConfig
-    seed: int
-    deterministic: bool
-    threads: int
-
-
-def objectives_of(search: SearchConfig, model: CostModel | None = None) -> Objectives:
-    """What a search wants; `model` knows the costs, where there are any."""
-    return Objectives(search.objective, search.costs, search.constraints, model)
+def _path_of(search: SearchConfig, quantity: str) -> tuple[str]:
+    return ("objective",) if quantity in search.objectives else ("constraints",)

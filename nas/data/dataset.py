@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from nas.common.errors import DataError
-from nas.config.schema import DataConfig
+from nas.config.data_schema import DataConfig
 from nas.data.duplicates import DuplicateFinder, FindDuplicates, find_no_duplicates
 from nas.data.images import ImageSource
 from nas.data.readers.base import load_reader

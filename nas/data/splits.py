@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Mapping, Sequence
 
 from nas.common.errors import DataError
-from nas.config.schema import HeldOutConfig
+from nas.config.data_schema import HeldOutConfig
 from nas.data.duplicates import FindDuplicates, find_no_duplicates
 from nas.data.samples import RawSample
 

@@ -4,14 +4,13 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from nas.common.seeds import seed_from
-from nas.config.schema import LearningRatesConfig
+from nas.config.training_schema import LearningRatesConfig
 from nas.data.features.store import FeatureStore
 from nas.execution.base import SupernetJob, SupernetProgress
 from nas.execution.grant import GrantExceeded, MemoryGrant
@@ -206,10 +205,10 @@ class CandidateWorker:
         recipe = self.setup.config.recipe
         if job.learning_rate is not None:
             # One rate for all parameters, not scaled by the number of layers with prompts.
-            recipe = replace(recipe, learning_rates=LearningRatesConfig.of_all(job.learning_rate), depth_scaling=0.0)
+            recipe = recipe.replace(learning_rates=LearningRatesConfig.of_all(job.learning_rate), depth_scaling=0.0)
         if job.stage == "short":
             scale = self.setup.config.search.short_training_lr_scale
-            recipe = replace(recipe, learning_rates=recipe.learning_rates.scaled(scale))
+            recipe = recipe.replace(learning_rates=recipe.learning_rates.scaled(scale))
         train(
             model=model,
             split=self._store.splits["train"],

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedConfig
 
-from nas.config.schema import FeaturesConfig, RecipeConfig
+from nas.config.data_schema import FeaturesConfig
+from nas.config.training_schema import RecipeConfig
 from nas.memory.interpolation import PeakSurface
 from nas.memory.step_tracing import StepTracer, TaskShapes, TrainingStep
 from nas.search.space import Architecture, SearchSpace

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from nas.config.schema import FeaturesConfig, RecipeConfig
+from nas.config.data_schema import FeaturesConfig
+from nas.config.training_schema import RecipeConfig
 from nas.data.features.store import Batch
 from nas.memory.tracing import ShapeTracer, Trace
 from nas.models.encoders.base import Encoder

@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from nas.common.errors import StudyError
@@ -10,7 +10,8 @@ from nas.common.interrupt import Interrupted, Interruption, interruptible
 from nas.common.progress import Reporter
 from nas.common.units import format_bytes, format_seconds
 from nas.config.diff import differences
-from nas.config.load import config_as_dict, load_config, parse_config
+from nas.config.load import load_config
+from nas.config.overrides import Overrides
 from nas.config.schema import Config
 from nas.execution.base import Executor
 from nas.execution.worker_setup import WorkerSetup
@@ -42,49 +43,16 @@ from nas.storage.study import Study
 from nas.storage.urls import storable_url
 
 
-@dataclass(frozen=True)
-class Overrides:
-    """Values of the command line in place of the file's; None keeps the value of the file."""
+def apply_overrides(config: Config, overrides: Overrides) -> Config:
+    """Return the configuration with the values of the command line, a warm start included.
 
-    time_seconds: float | None = None
-    trials: int | None = None
-    memory_bytes: int | None = None
-    strategy: str | None = None
-    seed: int | None = None
-    deterministic: bool | None = None
-    warm_start: Path | None = None
-
-    def apply(self, config: Config) -> Config:
-        """Return the configuration with these values; a given budget replaces both time and trials of the file.
-
-        Args:
-            config: The configuration of the file.
-
-        Raises:
-            ConfigError: If the result is not a configuration that a file could hold.
-        """
-        budget = config.budget
-        if self.time_seconds is not None or self.trials is not None:
-            budget = replace(budget, time_seconds=self.time_seconds, trials=self.trials)
-        if self.memory_bytes is not None:
-            budget = replace(budget, memory_bytes=self.memory_bytes)
-        search = config.search if self.strategy is None else replace(config.search, strategy=self.strategy)
-        if self.warm_start is not None:
-            search = replace(
-                search,
-                initial_architectures=(
-                    *search.initial_architectures,
-                    *best_architectures(self.warm_start, config.space),
-                ),
-            )
-        changed = replace(
-            config,
-            budget=budget,
-            search=search,
-            seed=config.seed if self.seed is None else self.seed,
-            deterministic=config.deterministic if self.deterministic is None else self.deterministic,
-        )
-        return parse_config(config_as_dict(changed), source="the command line", base_directory=Path.cwd())
+    Raises:
+        ConfigError: If the result is not a valid configuration.
+        StudyError: If the run to start from cannot be used.
+    """
+    if overrides.warm_start is None:
+        return overrides.apply(config)
+    return overrides.apply(config, best_architectures(overrides.warm_start, config.space))
 
 
 def start(
@@ -111,7 +79,7 @@ def start(
         Interrupted: If the user has interrupted the search.
         OSError: If the directory cannot be created.
     """
-    config = overrides.apply(load_config(source))
+    config = apply_overrides(load_config(source), overrides)
     if is_run(directory):
         run = read_run(directory)
         _check_same(run, config, directory, source)
@@ -145,7 +113,7 @@ def resume(directory: Path, overrides: Overrides, options: ExecutionOptions, rep
         Interrupted: If the user has interrupted the search.
     """
     run = read_run(directory)
-    run = replace(run, config=overrides.apply(run.config))
+    run = replace(run, config=apply_overrides(run.config, overrides))
     _Session(directory, run, options, reporter).resume(concludes=True)
 
 
@@ -155,7 +123,7 @@ def _check_same(run: Run, config: Config, directory: Path, source: Path) -> None
     Raises:
         StudyError: If it does not; names the keys.
     """
-    changed = differences(config_as_dict(run.config), config_as_dict(config))
+    changed = differences(run.config.as_dict(), config.as_dict())
     if changed:
         raise StudyError(
             "\n".join(

@@ -14,7 +14,7 @@ import yaml
 
 from nas.common.errors import ConfigError, StudyError
 from nas.common.files import write_atomically
-from nas.config.load import config_as_dict, parse_config
+from nas.config.load import parse_config
 from nas.config.schema import Config
 from nas.execution.worker_setup import FROZEN_FILES
 from nas.storage.journal_storage import JOURNAL, LOCK
@@ -101,7 +101,7 @@ def write_run(directory: Path, run: Run) -> None:
     """
     values = {
         "format_version": FORMAT_VERSION,
-        "search": config_as_dict(run.config),
+        "search": run.config.as_dict(),
         "class_names": list(run.class_names),
         "features": run.features,
         "identity": run.identity,
@@ -137,7 +137,7 @@ def open_study(
         run.config.space,
         name=run.identity,
         storage=storage or run.storage,
-        config=config_as_dict(run.config),
+        config=run.config.as_dict(),
         note=note,
         must_exist=is_run(directory),
     )

@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from nas.config.schema import DataConfig
+from nas.config.data_schema import DataConfig
+from nas.config.readers import READERS
 from nas.data.dataset import open_dataset_images, read_dataset
 from nas.data.images import ImageSource
 from nas.data.samples import Samples
@@ -35,7 +35,8 @@ def evaluate_exported(directory: Path, data: DataConfig, split: str) -> tuple[di
     """
     exported = open_exported(directory)
     several = exported.has_several_labels
-    data = replace(data, labels="several" if several else "one")
+    if READERS[data.reader].has_label_keys:
+        data = data.replace(labels="several" if several else "one")
     samples = read_dataset(data, (split,), class_names=exported.class_names).splits[split]
     images = open_dataset_images(data)
     if data.skip_unreadable_images:

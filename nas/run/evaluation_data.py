@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from nas.config.data_schema import DataConfig
 from nas.config.load import parse_data
 from nas.config.readers import READERS
-from nas.config.schema import DataConfig
 from nas.run.exported_model import exported_form
 
 

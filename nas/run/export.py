@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from nas.common.errors import ExportError
 from nas.common.files import sync_directory
-from nas.config.schema import DataConfig
+from nas.config.data_schema import DataConfig
 from nas.models.classifier import MULTI_LABEL, FusionConfig, FusionForClassification
 from nas.models.encoders.base import Encoder
 from nas.models.fusion.base import FusionModel

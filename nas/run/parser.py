@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
+from nas.config.choices import COLUMNS
 from nas.config.readers import READERS
-from nas.config.schema import COLUMNS
 from nas.run.arguments import seed_count, worker_count
 from nas.run.program import program_call
 from nas.search.strategies.registry import STRATEGIES

@@ -7,7 +7,8 @@ import time
 
 from nas.common.interrupt import Interruption
 from nas.common.progress import Reporter
-from nas.config.schema import Config, objectives_of
+from nas.config.schema import Config
+from nas.config.search_schema import objectives_of
 from nas.execution.base import Executor
 from nas.execution.failure_policy import FailurePolicy
 from nas.execution.scheduler import JobScheduler

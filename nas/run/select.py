@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from nas.common.errors import StudyError
-from nas.config.schema import Config, objectives_of
+from nas.config.schema import Config
+from nas.config.search_schema import objectives_of
 from nas.models.fusion.registry import load_model_class
 from nas.run.directory import open_study, read_run
 from nas.run.model_parts import ModelParts

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from nas.config.schema import RecipeConfig
+from nas.config.training_schema import RecipeConfig
 from nas.data.samples import Labels, class_counts
 
 

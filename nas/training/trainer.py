@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.common.errors import TrainingError
-from nas.config.schema import RecipeConfig
+from nas.config.training_schema import RecipeConfig
 from nas.data.features.store import Batch, FeatureSplit
 from nas.models.fusion.base import FusionModel
 from nas.search.space import Architecture

@@ -52,8 +52,8 @@ def test_short_training_scales_the_learning_rates_of_the_recipe_and_full_trainin
     setup: WorkerSetup,
 ) -> None:
     def loss(stage: Stage, scale: float) -> float:
-        search = replace(setup.config.search, short_training_lr_scale=scale)
-        worker = CandidateWorker(replace(setup, config=replace(setup.config, search=search)))
+        search = setup.config.search.replace(short_training_lr_scale=scale)
+        worker = CandidateWorker(replace(setup, config=setup.config.replace(search=search)))
         (outcome,) = worker.outcomes(
             make_job(stage=stage, step_count=0 if stage == "one_shot" else 6), limit_bytes=None
         )

@@ -36,7 +36,7 @@ def test_smallest_architecture_may_fit_in_micro_batches(project: Project) -> Non
     config = load_config(project.root / "search.yaml")
     memory, _ = predict_memory(config, source="")
     needed = memory.predict(config.space.smallest).peak_bytes
-    tight = replace(config.budget, memory_bytes=needed - 1)
+    tight = config.budget.replace(memory_bytes=needed - 1)
     with pytest.raises(BudgetError, match=r"budget\.oversized: accumulate needs less"):
-        check_memory(replace(config, budget=tight), memory)
-    check_memory(replace(config, budget=replace(tight, oversized="accumulate")), memory)
+        check_memory(config.replace(budget=tight), memory)
+    check_memory(config.replace(budget=replace(tight, oversized="accumulate")), memory)

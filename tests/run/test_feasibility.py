@@ -1,7 +1,7 @@
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from nas.config.schema import BudgetConfig
+from nas.config.choices import Oversized
 from nas.memory.calibration import PeakCalibration
 from nas.memory.prediction import MemoryModel
 from nas.models.fusion.pmf.architecture import PMFArchitecture
@@ -9,6 +9,7 @@ from nas.run.feasibility import Feasibility, Fit
 from nas.search.space import Architecture
 from nas.storage.records import Rejection
 from nas.storage.study import Study
+from tests.support.factories import make_budget
 
 SMALL, LARGE = PMFArchitecture(1, 1, 1, 1, 10), PMFArchitecture(1, 1, 1, 1, 100)
 
@@ -50,13 +51,13 @@ class Rejections:
 
 def feasibility(
     budget_bytes: int,
-    oversized: str = "reject",
+    oversized: Oversized = "reject",
     correction: PeakCalibration | None = None,
     memory: WidthMemory | None = None,
     **notes: Any,
 ) -> tuple[Feasibility, Rejections]:
     study = Rejections(**notes)
-    budget = BudgetConfig(None, 10, budget_bytes, oversized, 0.2, 0.3)
+    budget = make_budget(memory_bytes=budget_bytes, oversized=oversized)
     made = Feasibility(
         memory=cast(MemoryModel, memory or WidthMemory()),
         budget=budget,

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.common.errors import TrainingError
-from nas.config.load import config_as_dict
 from nas.config.schema import Config
 from nas.models.fusion.pmf.architecture import GENES
 from nas.search.strategies.registry import STRATEGIES
@@ -107,10 +106,10 @@ def test_candidates_that_fit_a_larger_budget_are_scored_once_despite_kills(tmp_p
     config = config_with(budget__trials=30, search__initial_architectures=too_large)
     small = config_with(budget__trials=6, search__initial_architectures=too_large)
     search(tmp_path, small, SimulatedExecutor([1], random.Random(0)), budget_bytes=40)
-    with Study(tmp_path, config.space, name="run", config=config_as_dict(config)) as study:
+    with Study(tmp_path, config.space, name="run", config=config.as_dict()) as study:
         assert any(entry.status == "infeasible" for entry in study.rejections)
     interrupted(config, tmp_path, random.Random(seed))
-    with Study(tmp_path, config.space, name="run", config=config_as_dict(config)) as study:
+    with Study(tmp_path, config.space, name="run", config=config.as_dict()) as study:
         scored = [result.architecture for result in study.results("one_shot")]
     assert len(set(scored)) == len(scored) == 30
 
@@ -119,7 +118,7 @@ def test_candidates_that_fit_a_larger_budget_are_scored_once_despite_kills(tmp_p
 def test_every_trial_is_accounted_for(tmp_path: Path, is_deterministic: bool) -> None:
     config = config_with(deterministic=is_deterministic, budget__trials=14)
     search(tmp_path, config, SimulatedExecutor([2, 1], random.Random(3)))
-    with Study(tmp_path, config.space, name="run", config=config_as_dict(config)) as study:
+    with Study(tmp_path, config.space, name="run", config=config.as_dict()) as study:
         assert (study.count("one_shot"), study.count("short"), study.count("full")) == (14, 7, 2)
         assert study.running == {}
 

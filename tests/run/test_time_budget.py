@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from nas.common.errors import BudgetError, StudyError
-from nas.config.schema import BudgetConfig
 from nas.run.arguments import parse_budget
 from nas.run.time_budget import Deadlines, TimeAccount
+from tests.support.factories import make_budget
 
 
 class Clock:
@@ -75,7 +75,7 @@ def test_damaged_account_is_named(tmp_path: Path) -> None:
 
 
 def test_every_phase_has_its_part_of_the_time() -> None:
-    deadlines = Deadlines(BudgetConfig(100.0, None, 1, "reject", 0.2, 0.3))
+    deadlines = Deadlines(make_budget(time_seconds=100.0, trials=None))
     assert (deadlines.supernet_seconds, deadlines.candidates_seconds, deadlines.total_seconds) == (20, 70, 100)
-    endless = Deadlines(BudgetConfig(None, 10, 1, "reject", 0.2, 0.3))
+    endless = Deadlines(make_budget())
     assert endless.supernet_seconds == endless.total_seconds == float("inf")

@@ -3,7 +3,6 @@
 `python -m tests.support.building PROJECT CACHE HOLD` pauses after its second step until the file HOLD is deleted.
 """
 
-import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -12,8 +11,8 @@ from typing import Any
 
 import torch
 
+from nas.config.data_schema import FeaturesConfig
 from nas.config.load import load_config
-from nas.config.schema import FeaturesConfig
 from nas.data.dataset import open_dataset_images, read_dataset
 from nas.data.features import writer as feature_writing
 from nas.data.features.cache import open_or_build
@@ -61,8 +60,7 @@ def build(
         changes: Values of `FeaturesConfig` other than the defaults of these tests.
     """
     features = FeaturesConfig(dtype="float16", disk_bytes=2**30, views=1, attention=False)
-    features = dataclasses.replace(features, **changes)
-    return open_or_build(sources, features, cache, on_progress=on_progress, on_note=on_note)
+    return open_or_build(sources, features.replace(**changes), cache, on_progress=on_progress, on_note=on_note)
 
 
 def main(project: str, cache: str, hold: str) -> None:

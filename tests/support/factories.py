@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from nas.config.choices import Oversized
+from nas.config.schema import BudgetConfig
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.keys import CandidateKey, ModelKey
 from nas.search.space import Architecture
@@ -87,4 +89,24 @@ def make_failure(
         cause=cause,
         reason=reason,
         measured_peak_bytes=measured_peak_bytes,
+    )
+
+
+def make_budget(
+    *,
+    time_seconds: float | None = None,
+    trials: int | None = 10,
+    memory_bytes: int = 1,
+    oversized: Oversized = "reject",
+    supernet_fraction: float = 0.2,
+    finalists_fraction: float = 0.3,
+) -> BudgetConfig:
+    """Return a budget in trials."""
+    return BudgetConfig(
+        time_seconds=time_seconds,
+        trials=trials,
+        memory_bytes=memory_bytes,
+        oversized=oversized,
+        supernet_fraction=supernet_fraction,
+        finalists_fraction=finalists_fraction,
     )

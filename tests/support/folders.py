@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import Image
 
+from nas.config.data_schema import DataConfig
 from nas.config.load import parse_data
-from nas.config.schema import DataConfig
 
 
 def config_of(reader: str, folder: Path, **values: Any) -> DataConfig:

@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import BertTokenizer
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from tests.support.search_file import SEARCH, search_values
 from tests.support.tiny import bert_model, vit_model
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 210)}
@@ -34,55 +35,13 @@ class Project:
 
     def values(self, **changes: Any) -> dict[str, Any]:
         """Return the search file with some dotted keys changed: `values(**{"budget.trials": 3})`."""
-        values: dict[str, Any] = yaml.safe_load(SEARCH)
-        for path, value in changes.items():
-            *sections, key = path.split(".")
-            section = values
-            for name in sections:
-                section = section[name]
-            section[key] = value
-        return values
+        return search_values(**changes)
 
     def write(self, name: str = "search.yaml", **changes: Any) -> Path:
         """Write a search file with some dotted keys changed; returns its path."""
         path = self.root / name
         path.write_text(yaml.safe_dump(self.values(**changes)))
         return path
-
-
-SEARCH = """
-name: little
-data: {manifest: manifest.csv, images: images, max_text_tokens: 8}
-encoders: {image: ./vit, text: ./bert}
-space:
-  fusion_layer: [0, 1, 2]
-  query_prompts: [1, 2]
-  query_context_prompts: [0, 2]
-  fusion_context_prompts: [0, 1]
-  mapping_width: [4, 8]
-recipe:
-  optimizer: adamw
-  learning_rates: {prompts: 1e-2, mappings: 1e-2, classifiers: 1e-2}
-  weight_decay: 1e-4
-  schedule: cosine
-  warmup_fraction: 0.1
-  clip_norm: 1.0
-  batch_size: 8
-  epochs: 4
-supernet: {steps: 12, checkpoint_steps: 4, sampling: balanced, architectures_per_step: 1}
-search:
-  strategy: evolution
-  objective: accuracy
-  eval_batch: 2
-  round_size: 4
-  promotion_fraction: 0.5
-  short_training_steps: 3
-  finalists: 2
-  rerun_seeds: 0
-  evolution: {population: 4, parents: 2}
-budget: {trials: 8, memory: 4GiB}
-seed: 1
-"""
 
 
 def build_project(root: Path, samples: int = 60, colour_noise: int = 25) -> Project:

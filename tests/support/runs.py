@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from nas.common.progress import LineReporter
-from nas.run.commands import Overrides, resume, start
+from nas.config.overrides import Overrides
+from nas.run.commands import resume, start
 from nas.run.directory import open_study, read_run
 from nas.run.executors import ExecutionOptions
 from nas.search.trial import STAGES, Result, Stage

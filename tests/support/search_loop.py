@@ -12,8 +12,9 @@ import yaml
 from nas.common.interrupt import Interruption
 from nas.common.progress import LineReporter, Reporter
 from nas.common.seeds import seed_from
-from nas.config.load import config_as_dict, parse_config
-from nas.config.schema import Config, objectives_of
+from nas.config.load import parse_config
+from nas.config.schema import Config
+from nas.config.search_schema import objectives_of
 from nas.execution.base import Device, Executor, JobOutcome, SupernetJob, SupernetProgress
 from nas.memory.calibration import PeakCalibration
 from nas.run.feasibility import Feasibility, Fit
@@ -27,7 +28,7 @@ from nas.run.time_budget import Deadlines, TimeAccount
 from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result
 from nas.storage.study import Study
-from tests.support.project import SEARCH
+from tests.support.search_file import SEARCH
 
 FULL_STEPS = 10
 IDLE_BYTES = 5
@@ -227,7 +228,7 @@ def search(
         output: The receiver of the lines that the search prints.
     """
     reporter = LineReporter(output or io.StringIO())
-    with Study(directory, config.space, name="run", config=config_as_dict(config)) as study:
+    with Study(directory, config.space, name="run", config=config.as_dict()) as study:
         context = build_context(directory, config, study, executor, budget_bytes, reporter)
         queue = CandidatePhase(config.search.initial_architectures).run(context)
         FinalistPhase(queue, full_steps=FULL_STEPS, validation_count=10).run(context)

@@ -1,11 +1,10 @@
 """Tiny encoders and a recipe whose peaks are predicted, and the peaks of real steps."""
 
-from dataclasses import replace
-
 import torch
 from transformers import BertConfig, ViTConfig
 
-from nas.config.schema import FeaturesConfig, LearningRatesConfig, RecipeConfig
+from nas.config.data_schema import FeaturesConfig
+from nas.config.training_schema import LearningRatesConfig, RecipeConfig
 from nas.data.features.store import Batch
 from nas.memory.prediction import MemoryModel, TraceCache
 from nas.memory.step_tracing import TaskShapes
@@ -40,7 +39,7 @@ TEXT = BertConfig(  # type: ignore[call-arg]
 )
 RECIPE = RecipeConfig(
     optimizer="adamw",
-    learning_rates=LearningRatesConfig(1e-3, 1e-3, 1e-3, 1e-3),
+    learning_rates=LearningRatesConfig.of_all(1e-3),
     depth_scaling=0.0,
     weight_decay=0.0,
     momentum=0.9,
@@ -69,7 +68,7 @@ def memory_model(attention: bool = False, batch_size: int = 6, traces: TraceCach
     return MemoryModel(
         image_config=IMAGE,
         text_config=TEXT,
-        recipe=replace(RECIPE, batch_size=batch_size),
+        recipe=RECIPE.replace(batch_size=batch_size),
         features=FeaturesConfig(dtype="float16", disk_bytes=2**30, attention=attention, views=1),
         space=SPACE,
         task=TaskShapes((3, 16, 16), image_token_count=17, text_token_count=9, num_classes=5),

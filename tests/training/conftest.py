@@ -55,8 +55,8 @@ def fresh(prepared: SearchContext) -> Callable[..., FusionModel]:
 @pytest.fixture
 def case(config: Config, prepared: SearchContext, tmp_path: Path) -> TrainingCase:
     """A supernet training with class weights and label smoothing."""
-    recipe = replace(config.recipe, class_weights="inverse_frequency", label_smoothing=0.1)
-    return TrainingCase(replace(config, recipe=recipe), prepared.store.directory, tmp_path / "supernet.pt")
+    recipe = config.recipe.replace(class_weights="inverse_frequency", label_smoothing=0.1)
+    return TrainingCase(config.replace(recipe=recipe), prepared.store.directory, tmp_path / "supernet.pt")
 
 
 @pytest.fixture

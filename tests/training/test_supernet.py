@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nas.common.errors import BudgetError
 from nas.common.seeds import seed_from
-from nas.config.schema import RecipeConfig
+from nas.config.training_schema import RecipeConfig
 from nas.models.fusion.base import Features
 from nas.search.space import Architecture
 from nas.training.batches import BatchSchedule
@@ -114,8 +114,8 @@ class StepOracle:
 def test_step_minimizes_the_loss_of_all_its_samples(
     case: TrainingCase, optimizer: str, sampling: str, distillation: float
 ) -> None:
-    recipe: RecipeConfig = replace(case.config.recipe, optimizer=optimizer, depth_scaling=0.5)
-    case = replace(case, config=replace(case.config, recipe=recipe), sampling=sampling, distillation=distillation)
+    recipe: RecipeConfig = case.config.recipe.replace(optimizer=optimizer, depth_scaling=0.5)
+    case = replace(case, config=case.config.replace(recipe=recipe), sampling=sampling, distillation=distillation)
     trained = fresh_supernet(case.config, dtype=torch.float64)
     _, losses = train_case(case, trained)
     oracle = StepOracle(case, recipe)
@@ -169,7 +169,7 @@ def test_used_parameters_are_those_with_a_gradient(case: TrainingCase) -> None:
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_unused_parameters_do_not_change(case: TrainingCase, tmp_path: Path, size: int) -> None:
-    config = replace(case.config, recipe=replace(case.config.recipe, weight_decay=0.5))
+    config = case.config.replace(recipe=case.config.recipe.replace(weight_decay=0.5))
     case = replace(case, config=config, architectures_per_step=2, least_fusion_layer=1)
     if size == 1:
         train_case(case, fresh_supernet(config))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nas.common.errors import StudyError, TrainingError
-from nas.config.schema import RecipeConfig
+from nas.config.training_schema import RecipeConfig
 from nas.models.fusion.base import FusionModel
 from nas.models.fusion.pmf.model import PMF
 from nas.training.distributed import GroupBroken

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from nas.common.errors import BudgetError
-from nas.config.schema import SAMPLINGS
+from nas.config.choices import SAMPLINGS
 from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
 from nas.search.space import Architecture, SearchSpace
 from nas.training.supernet_sampling import Sampler, balanced_shares, build_sampler, sample_feasible

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nas.common.errors import DataError
 from nas.common.files import sync_directory, write_atomically
-from nas.config.schema import FeaturesConfig
+from nas.config.data_schema import FeaturesConfig
 from nas.data.features.inputs import BuildStep, FeatureSources, SplitInputs, pixel_values, prepare_inputs
 from nas.data.features.plan import ArrayPlan, ModalityPlan, attended_name, choose_plan, logsumexp_name, tokens_name
 from nas.data.features.writer import ArrayFiles, ProgressSaver

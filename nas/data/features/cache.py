@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from nas.common.errors import DataError
 from nas.common.files import sync_directory
 from nas.common.units import format_bytes
-from nas.config.schema import FeaturesConfig
+from nas.config.data_schema import FeaturesConfig
 from nas.data.augmentation import PARAMETERS
 from nas.data.features.build import FeatureBuild, NotFiniteError, OnProgress, delete_progress
 from nas.data.features.files import FORMAT, find_damage, seal_store

@@ -19,7 +19,7 @@ import numpy as np
 
 from nas.common.errors import DataError
 from nas.common.units import format_bytes
-from nas.config.schema import FeaturesConfig
+from nas.config.data_schema import FeaturesConfig
 from nas.search.space import RAW
 
 ATTENTION, EVERY_LAYER, SMALLEST_LAYER = TIERS = ("attention", "every layer", "smallest layer")

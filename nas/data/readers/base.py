@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import cast
 
 from nas.common.registry import load_object
+from nas.config.data_schema import DataConfig
 from nas.config.readers import READERS
-from nas.config.schema import DataConfig
 from nas.data.images import ImageSource
 from nas.data.samples import RawDataset
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.common.errors import DataError
-from nas.config.schema import ColumnsConfig, DataConfig
+from nas.config.data_schema import ColumnsConfig, DataConfig
 from nas.data.images import ImageSource, file_size
 from nas.data.readers.base import Reader
 from nas.data.readers.rows import as_text, parse_labels, parse_split

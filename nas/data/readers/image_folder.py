@@ -5,11 +5,10 @@ without a split column.
 """
 
 import posixpath
-from dataclasses import replace
 from pathlib import Path
 
 from nas.common.errors import DataError
-from nas.config.schema import DataConfig
+from nas.config.data_schema import DataConfig
 from nas.data.images import ImageSource, open_images
 from nas.data.readers.base import Reader
 from nas.data.readers.rows import parse_sample, parse_split
@@ -37,8 +36,8 @@ class ImageFolderReader(Reader):
 
 def _read_metadata(root: Path, path: Path, split: str | None, config: DataConfig) -> list[tuple[str, RawSample]]:
     """Return the samples of a metadata file, each with its split."""
-    columns = replace(config.columns, image=FILE_NAME, split=None if split else config.columns.split)
-    row_config = replace(config, columns=columns)
+    columns = config.columns.replace(image=FILE_NAME, split=None if split else config.columns.split)
+    row_config = config.replace(columns=columns)
     samples = []
     for number, row in read_rows(path, columns):
         place = f"{path.relative_to(root)}, row {number}"

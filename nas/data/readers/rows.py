@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nas.common.errors import DataError
-from nas.config.schema import ColumnsConfig, DataConfig
+from nas.config.data_schema import ColumnsConfig, DataConfig
 from nas.data.samples import SPLIT_NAMES, SPLITS, RawSample
 
 

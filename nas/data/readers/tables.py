@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.common.errors import DataError
-from nas.config.schema import ColumnsConfig
+from nas.config.data_schema import ColumnsConfig
 
 _PARQUET_BATCH = 4096
 _MAX_FIELD_CHARACTERS = 2**24

@@ -14,7 +14,8 @@ from pathlib import Path
 from nas.common.errors import StudyError
 from nas.common.progress import ProgressOnly, Reporter
 from nas.config.load import load_config
-from nas.run.commands import Overrides
+from nas.config.overrides import Overrides
+from nas.run.commands import apply_overrides
 from nas.run.comparison.entries import SEARCHED, SEARCHED_FAMILY, ComparisonSettings, check_facts, prepare_entry
 from nas.run.comparison.files import LOCK, SettingsFile, check_directory
 from nas.run.comparison.report import write_report
@@ -51,7 +52,7 @@ def compare(
         NasError: For everything that the user can fix, among them a directory that holds something else.
         Interrupted: If the user has interrupted the comparison.
     """
-    config = overrides.apply(load_config(source))
+    config = apply_overrides(load_config(source), overrides)
     family = config.space.architecture_class.family
     if family != SEARCHED_FAMILY:
         raise StudyError(f"{source}: family: {family} is not allowed in a comparison; expected {SEARCHED_FAMILY}")

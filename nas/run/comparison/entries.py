@@ -1,6 +1,6 @@
 """The entries of a comparison: fusion families with their defaults, and the architecture that a search has found."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from nas.common.errors import StudyError
@@ -94,10 +94,10 @@ def prepare_entry(
     architecture_class = load_architecture_class(family_of(name))
     is_other = architecture_class is not config.space.architecture_class
     if is_other:
-        config = replace(
-            config,
+        config = config.replace(
+            family=architecture_class.family,
             space=_smallest_space(architecture_class),
-            search=replace(config.search, initial_architectures=()),
+            search=config.search.replace(initial_architectures=()),
         )
     prepared = prepare(
         config, source=str(settings.source), cache_directory=settings.options.cache, reporter=data_reporter
@@ -105,7 +105,7 @@ def prepare_entry(
     architecture = found or prepared.default
     if is_other:
         sizes = sizes_of(prepared.image_encoder, prepared.text_encoder)
-        config = replace(config, space=SearchSpace.around(architecture, architecture_class.num_layers(sizes)))
+        config = config.replace(space=SearchSpace.around(architecture, architecture_class.num_layers(sizes)))
     prepared.memory.holds_supernet = False
     return Entry(name, settings.directory / name, config, prepared, architecture)
 

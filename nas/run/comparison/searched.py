@@ -1,7 +1,8 @@
 """Search the architecture of the searched entry of a comparison."""
 
 from nas.common.errors import StudyError
-from nas.run.commands import Overrides, start
+from nas.config.overrides import Overrides
+from nas.run.commands import start
 from nas.run.comparison.entries import SEARCHED, ComparisonSettings
 from nas.run.comparison.files import FACTS, FAILURES, FOUND, SEARCH, TRAININGS, read_json, write_json
 from nas.run.directory import is_run, read_run

@@ -49,7 +49,7 @@ class CandidatePhase:
             space=context.config.space,
             seed=context.config.seed,
             is_feasible=context.feasibility.record_unless_fits,
-            settings=search.evolution,
+            settings=search.evolution.settings(),
             initial_architectures=self._initial_architectures,
         )
         plan = CandidatePlan(context, strategy, queue)

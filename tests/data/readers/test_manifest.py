@@ -12,7 +12,7 @@ import pytest
 from pyarrow import Table, parquet
 
 from nas.common.errors import DataError
-from nas.config.schema import DataConfig
+from nas.config.data_schema import DataConfig
 from nas.data.dataset import read_dataset
 from nas.data.summary import summarize
 from tests.support.folders import config_of, picture

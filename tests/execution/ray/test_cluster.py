@@ -11,7 +11,8 @@ from ray.cluster_utils import Cluster
 
 from nas.common.errors import ExecutionError
 from nas.common.progress import LineReporter
-from nas.run.commands import Overrides, start
+from nas.config.overrides import Overrides
+from nas.run.commands import start
 from nas.run.directory import open_study, read_run
 from nas.run.executors import ExecutionOptions
 from nas.run.results_csv import canonical_results

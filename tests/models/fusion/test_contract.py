@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nas.config.schema import FeaturesConfig
+from nas.config.data_schema import FeaturesConfig
 from nas.data.features.store import Batch
 from nas.memory.prediction import MemoryModel
 from nas.memory.step_tracing import TaskShapes
@@ -443,7 +443,7 @@ def batch_of(features: Features, size: int) -> Batch:
 def test_predicted_memory_equals_the_peak_of_a_step(family: str, micro_batches: int, image_hidden_size: int) -> None:
     pair = encoders(torch.float32, image_hidden_size=image_hidden_size)
     space = space_of(family)
-    recipe = replace(RECIPE, batch_size=4)
+    recipe = RECIPE.replace(batch_size=4)
     memory = MemoryModel(
         image_config=pair[0].config,
         text_config=pair[1].config,

@@ -16,9 +16,9 @@ from nas.cli import main
 from nas.common.errors import NasError, StudyError, TrainingError
 from nas.common.progress import LineReporter
 from nas.config.load import load_config
+from nas.config.overrides import Overrides
 from nas.execution.worker import CandidateWorker
 from nas.models.fusion.pmf.architecture import PMFArchitecture
-from nas.run.commands import Overrides
 from nas.run.comparison.compare import compare
 from nas.run.comparison.entries import SEARCHED, entry_names
 from nas.run.comparison.report import spread

@@ -1,0 +1,16 @@
+"""The fixed choices of the search file. Imports nothing that takes time: the command line lists them in its help."""
+
+from typing import Literal, get_args
+
+FeatureDtype = Literal["float16", "float32"]
+Labels = Literal["one", "several"]
+Texts = Literal["titles", "pages"]
+Optimizer = Literal["sgd", "adamw"]
+Schedule = Literal["cosine", "constant"]
+ClassWeights = Literal["none", "inverse_frequency"]
+Sampling = Literal["uniform", "sandwich", "balanced"]
+Oversized = Literal["reject", "accumulate"]
+
+SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
+COLUMNS = ("image", "text", "label", "split")
+"""The columns that a data set can have."""

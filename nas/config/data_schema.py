@@ -1,0 +1,182 @@
+"""The sections `data`, `encoders` and `features` of the search file."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from nas.config.choices import FeatureDtype, Labels, Texts
+from nas.config.readers import READERS, ReaderEntry
+from nas.config.section import Expected, Rejected, Section
+from nas.config.values import Bytes, CheckpointPath, Flag, Integer, LocalPath, Number, OneOf, Text
+
+_FORM = ("reader", "labels", "label_separator", "held_out", "columns", "texts", "skip_unreadable_images")
+_FILE_OR_FOLDER = Expected("a path, relative to the folder of the search file or absolute")
+_CHECKPOINT = Expected("a local folder, package:NAME/FOLDER or the name of a model on the Hugging Face Hub")
+
+LocationText = Annotated[Text, LocalPath(), _FILE_OR_FOLDER]
+CheckpointText = Annotated[Text, CheckpointPath(), _CHECKPOINT]
+Amount = Annotated[Number, Expected("a fraction below 1, or a whole number of images")]
+
+
+class ColumnsConfig(Section):
+    """Names of the columns of a data set."""
+
+    image: Text = Field(default="image", description="The column of image paths.")
+    text: Text = Field(default="text", description="The column of texts.")
+    label: Text = Field(default="label", description="The column of labels.")
+    split: Text | None = Field(
+        default="split",
+        description="The column of splits; null if the data set has none, so that `data.held_out` makes them.",
+    )
+
+
+class HeldOutConfig(Section):
+    """How many training images become the splits that the data set lacks, stratified by class."""
+
+    validation: Amount = Field(
+        default=0.0,
+        description="A fraction of the training images, or their number, for a missing validation split. The default "
+        "is 5000 with `reader: food101`.",
+    )
+    test: Amount = Field(
+        default=0.0, description="A fraction of the training images, or their number, for a missing test split."
+    )
+    seed: Integer = Field(default=0, ge=0, description="The seed of the draw.")
+
+    @field_validator("validation", "test")
+    @classmethod
+    def _is_fraction_or_count(cls, value: float) -> float:
+        if value < 0 or (value >= 1 and value != int(value)):
+            raise Rejected()
+        return value
+
+
+class DataConfig(Section):
+    """The samples: images, texts and labels."""
+
+    reader: Annotated[Text, OneOf(READERS.names)] = Field(default="manifest", description="The format of the data set.")
+    manifest: LocationText | None = Field(
+        default=None,
+        description="A CSV, TSV, JSON Lines or Parquet file with one row per sample. Required by `reader: manifest`, "
+        "not allowed with other readers.",
+    )
+    folder: LocationText | None = Field(
+        default=None, description="The folder of the data set. Required by all readers but `manifest`."
+    )
+    images: LocationText | None = Field(
+        default=None,
+        description="A folder or ZIP file that the image paths of the manifest are relative to. The default is the "
+        "folder of the manifest.",
+    )
+    columns: ColumnsConfig = Field(
+        default=ColumnsConfig(), description="The names of the columns, where the reader does not fix them."
+    )
+    labels: Labels = Field(
+        default="one", description="Whether each sample has exactly one label or any number of them."
+    )
+    label_separator: Text = Field(default="|", description="The text between several labels in one cell.")
+    held_out: HeldOutConfig = Field(
+        default=HeldOutConfig(), description="What is taken from the training split for missing splits."
+    )
+    texts: Texts = Field(default="titles", description="The texts of Food-101: page titles or whole pages.")
+    max_text_tokens: Integer | None = Field(
+        default=None,
+        ge=2,
+        description="Longer texts are truncated to this many tokens; null: to what the text encoder can read.",
+    )
+    skip_unreadable_images: Flag = Field(
+        default=False,
+        description="Whether to skip unreadable images; they are counted and named. Otherwise they are an error.",
+    )
+    allow_duplicates: Flag = Field(
+        default=False,
+        description="Whether a sample may occur in two splits. Samples are compared by text and by path and content of "
+        "the image.",
+    )
+
+    @field_validator("manifest", "folder", "images", "columns", "labels", "label_separator", "texts")
+    @classmethod
+    def _belongs_to_reader(cls, value: Any, info: ValidationInfo) -> Any:
+        name = str(info.field_name)
+        entry = _entry(info)
+        if entry is None:
+            return value
+        field = cls.model_fields[name]
+        if name in entry.keys:
+            if name in ("manifest", "folder") and value is None:
+                raise Rejected(f"{_FILE_OR_FOLDER}", problem="missing")
+            return value
+        if value is not None and value != field.get_default(call_default_factory=True):
+            raise Rejected(f"no such key with reader: {info.data['reader']}", problem="not allowed")
+        return value
+
+    @field_validator("images")
+    @classmethod
+    def _images_are_beside_the_manifest(cls, value: str | None, info: ValidationInfo) -> str | None:
+        manifest = info.data.get("manifest")
+        return str(Path(manifest).parent) if value is None and manifest is not None else value
+
+    @field_validator("held_out", mode="before")
+    @classmethod
+    def _validation_depends_on_reader(cls, value: Any, info: ValidationInfo) -> Any:
+        entry = _entry(info)
+        if entry is None or not entry.held_out_validation:
+            return value
+        if isinstance(value, dict):
+            return {"validation": entry.held_out_validation, **value}
+        if isinstance(value, HeldOutConfig) and not value.model_fields_set:
+            return value.replace(validation=entry.held_out_validation)
+        return value
+
+    @property
+    def location(self) -> str:
+        """The file or folder, for messages."""
+        return self.manifest or self.folder or ""
+
+    @property
+    def has_several_labels(self) -> bool:
+        """Whether a sample may have several labels."""
+        return self.labels == "several" or (self.reader in READERS and READERS[self.reader].has_several_labels)
+
+    def form(self) -> dict[str, Any]:
+        """Return all keys but the location, so that another data set can be read in the same way."""
+        return self.model_dump(mode="json", by_alias=True, include=set(_FORM))
+
+
+def _entry(info: ValidationInfo) -> ReaderEntry | None:
+    """Return the entry of the reader of the section under validation; None if its name is invalid."""
+    reader = info.data.get("reader")
+    return None if reader is None else READERS[reader]
+
+
+class EncodersConfig(Section):
+    """The pretrained encoders."""
+
+    image: CheckpointText = Field(description="The image encoder.")
+    text: CheckpointText = Field(description="The text encoder.")
+
+
+class FeaturesConfig(Section):
+    """The cache of encoder outputs on disk, which depend on no trained parameter."""
+
+    dtype: FeatureDtype = Field(default="float16", description="The number format of the cached outputs.")
+    disk_bytes: Bytes = Field(
+        default=20 * 2**30,
+        validate_default=False,  # bytes without a unit are no value of a file
+        validation_alias="disk",
+        serialization_alias="disk",
+        description="The disk space for one data set. If it is too small for the inputs of every fusion layer, "
+        "those of deeper layers are computed whenever they are read.",
+    )
+    views: Integer = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="The number of views of each training image: the image itself and augmented ones.",
+    )
+    attention: Flag = Field(
+        default=False,
+        description="Whether to cache what data tokens attend to among themselves, too: twice the disk space, faster "
+        "training steps.",
+    )

@@ -1,0 +1,237 @@
+"""The section `search` of the search file."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema, field_validator
+
+from nas.config.section import Expected, Rejected, Section, rejections
+from nas.config.values import Integer, Number, OneOf, Text
+from nas.search.costs import COSTS, CostModel
+from nas.search.metrics import METRICS, metric_names
+from nas.search.objectives import Constraint, Objectives
+from nas.search.space import Architecture
+from nas.search.space.families import FAMILIES, load_architecture_class
+from nas.search.strategies.base import EvolutionSettings
+from nas.search.strategies.registry import STRATEGIES
+from nas.search.trial import Stage
+
+
+def _objectives(value: Any) -> tuple[str, ...]:
+    names = value if isinstance(value, list | tuple) else [value]
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise Rejected()
+    if names[0] not in metric_names() or not set(names[1:]) <= set(COSTS):
+        raise Rejected()
+    return tuple(names)
+
+
+def _constraints(value: Any) -> tuple[Constraint, ...]:
+    if not isinstance(value, list | tuple):
+        raise Rejected()
+    found: list[Constraint] = []
+    problems: list[Rejected] = []
+    for entry in value:
+        try:
+            constraint = entry if isinstance(entry, Constraint) else Constraint.parse(str(entry))
+        except ValueError as error:
+            quantity, _, expected = str(error).partition(", got ")[0].rpartition("expected ")
+            suffix = f" for {quantity.rstrip(': ')}" if quantity else ""
+            problems.append(Rejected(f"{expected}{suffix}", got=entry))
+            continue
+        if any(other.quantity == constraint.quantity for other in found):
+            problems.append(Rejected(f"one bound on {constraint.quantity}", got=entry))
+        found.append(constraint)
+    if problems:
+        raise rejections(problems)
+    return tuple(found)
+
+
+def _architectures(value: Any) -> tuple[Architecture, ...]:
+    if not isinstance(value, list | tuple):
+        raise Rejected()
+    found: list[Architecture] = []
+    problems: list[Rejected] = []
+    for entry in value:
+        try:
+            found.append(entry if isinstance(entry, Architecture) else Architecture.from_dict(entry))
+        except (TypeError, ValueError, KeyError):
+            if not isinstance(entry, dict) or entry.get("family") not in FAMILIES:
+                problems.append(Rejected(str(_ARCHITECTURES), got=entry))
+                continue
+            genes = load_architecture_class(entry["family"]).gene_names()
+            got = {key: gene for key, gene in entry.items() if key != "family"}
+            problems.append(Rejected(f"a mapping of {', '.join(genes)} to values", got=got))
+    if problems:
+        raise rejections(problems)
+    return tuple(found)
+
+
+_ARCHITECTURES = Expected("a list of architectures of the space, each a mapping of genes to values")
+
+ObjectiveNames = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_objectives),
+    PlainSerializer(lambda names: names[0] if len(names) == 1 else list(names)),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
+    Expected(lambda: f"one of {', '.join(metric_names())}, or a list of one of them and any of {', '.join(COSTS)}"),
+]
+Constraints = Annotated[
+    tuple[Constraint, ...],
+    BeforeValidator(_constraints),
+    PlainSerializer(lambda constraints: [str(constraint) for constraint in constraints]),
+    WithJsonSchema({"type": "array", "items": {"type": "string"}}),
+    Expected("a list of bounds, for instance [peak_memory <= 2GiB]"),
+]
+Architectures = Annotated[
+    tuple[Architecture, ...],
+    BeforeValidator(_architectures),
+    PlainSerializer(lambda architectures: [architecture.values() for architecture in architectures]),
+    WithJsonSchema({"type": "array", "items": {"type": "object"}}),
+    _ARCHITECTURES,
+]
+
+
+def _proxy_metrics() -> tuple[str, ...]:
+    return ("objective", *metric_names(role="proxy"))
+
+
+class EvolutionConfig(Section):
+    """The settings of the evolutionary strategies."""
+
+    population: Integer = Field(default=20, ge=2, description="The number of architectures per generation.")
+    parents: Integer = Field(
+        default=5, ge=1, description="The number of best architectures that children descend from."
+    )
+    crossover_fraction: Number = Field(
+        default=0.5, ge=0, le=1, description="The fraction of children with two parents."
+    )
+    mutation_fraction: Number = Field(
+        default=0.5, ge=0, le=1, description="The fraction of children that mutate one parent; the rest are random."
+    )
+    mutation_probability: Number = Field(
+        default=0.3, ge=0, le=1, description="The probability that a mutation draws a gene again."
+    )
+    proposal_pool: Integer = Field(
+        default=24,
+        ge=1,
+        description="The number of children that a surrogate model compares before the most promising one is proposed; "
+        "1: no surrogate model. Only with `strategy: evolution`.",
+    )
+
+    @field_validator("parents")
+    @classmethod
+    def _parents_are_of_the_population(cls, value: int, info: ValidationInfo) -> int:
+        population = info.data.get("population", value)
+        if value > population:
+            raise Rejected(f"at most the population of {population}")
+        return value
+
+    @field_validator("mutation_fraction")
+    @classmethod
+    def _fractions_sum_to_one(cls, value: float, info: ValidationInfo) -> float:
+        if info.data.get("crossover_fraction", 0) + value > 1:
+            raise Rejected("at most 1 together with crossover_fraction")
+        return value
+
+    def settings(self) -> EvolutionSettings:
+        """Return the settings in the form that strategies take."""
+        return EvolutionSettings(**dict(self))
+
+
+class SearchConfig(Section):
+    """What is maximized, by which strategy, and how candidates are promoted from stage to stage.
+
+    Every candidate is scored with the weights of the supernet. Of each `round_size` scored candidates the best
+    `promotion_fraction` is trained for `short_training_steps`. The best `finalists` of those are trained in full from
+    fresh weights. The best of these and the default architecture of the family are trained with `rerun_seeds` further
+    seeds, in addition to the budget, since the score that a candidate was selected by is too high on average.
+    """
+
+    strategy: Annotated[Text, OneOf(STRATEGIES.names)] = Field(description="The search strategy.")
+    objectives: ObjectiveNames = Field(
+        validation_alias="objective",
+        serialization_alias="objective",
+        description="The validation metric to maximize. In a list, the costs that follow the metric are minimized; the "
+        "result is a Pareto front.",
+    )
+    proxy_metric: Annotated[Text, OneOf(_proxy_metrics)] = Field(
+        default="objective",
+        description="What candidates are ranked by before full training: the metric, or the validation cross-entropy, "
+        "which is less coarse.",
+    )
+    constraints: Constraints = Field(default=(), description="Bounds on costs and metrics.")
+    latency_batch: Integer = Field(default=1, ge=1, description="The number of samples whose latency is measured.")
+    eval_batch: Integer = Field(
+        default=1,
+        ge=1,
+        description="The number of candidates that are scored together, so that they read the data once.",
+    )
+    round_size: Integer = Field(ge=1, description="The number of scored candidates after which some are promoted.")
+    promotion_fraction: Number = Field(ge=0, le=1, description="The fraction of scored candidates that is promoted.")
+    short_training_steps: Integer = Field(ge=1, description="The number of steps of short training.")
+    short_training_lr_scale: Number = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="The learning rates of short training as a fraction of the recipe's. Large rates undo in few steps "
+        "what the supernet has learned in many.",
+    )
+    finalists: Integer = Field(ge=1, description="The number of candidates that are trained in full.")
+    rerun_seeds: Integer = Field(
+        default=3, ge=0, description="The number of further seeds for the best candidate and the default architecture."
+    )
+    initial_architectures: Architectures = Field(
+        default=(),
+        description="Architectures to score first, after the default, the smallest, and the largest that fits.",
+    )
+    evolution: EvolutionConfig = Field(
+        default=EvolutionConfig(), description="The settings of the evolutionary strategies."
+    )
+
+    @field_validator("promotion_fraction")
+    @classmethod
+    def _promotes_at_least_one(cls, value: float, info: ValidationInfo) -> float:
+        round_size = info.data.get("round_size")
+        if round_size is not None and round(round_size * value) < 1:
+            raise Rejected(f"a fraction that promotes at least one of {round_size}")
+        return value
+
+    @property
+    def objective(self) -> str:
+        """The metric to maximize."""
+        return self.objectives[0]
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """The costs to minimize."""
+        return self.objectives[1:]
+
+    def score_name(self, stage: Stage) -> str:
+        """Return the name of the metric that is a candidate's score at a stage."""
+        return self.objective if stage == "full" or self.proxy_metric == "objective" else self.proxy_metric
+
+    def score_of(self, stage: Stage, metrics: Mapping[str, float]) -> float:
+        """Return a candidate's score at a stage; higher is better."""
+        name = self.score_name(stage)
+        return METRICS[name].score(metrics[name])
+
+    @property
+    def wants_latency(self) -> bool:
+        """Whether latency is measured, because a measured cost is an objective or bounded."""
+        return any(COSTS[name].is_measured for name in self.quantities if name in COSTS)
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """The metrics and costs in objectives and constraints."""
+        return (*self.objectives, *(constraint.quantity for constraint in self.constraints))
+
+
+def objectives_of(search: SearchConfig, model: CostModel | None = None) -> Objectives:
+    """Return the objectives of a search.
+
+    Args:
+        search: The section of the search file.
+        model: The costs of architectures, needed if there are costs among the objectives.
+    """
+    return Objectives(search.objective, search.costs, search.constraints, model)

@@ -1,0 +1,96 @@
+"""The sections `recipe` and `supernet` of the search file."""
+
+from typing import Self
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from nas.config.choices import ClassWeights, Optimizer, Sampling, Schedule
+from nas.config.section import Rejected, Section
+from nas.config.values import Integer, Number
+
+
+class LearningRatesConfig(Section):
+    """The peak learning rate of each group of trained tensors."""
+
+    prompts: Number = Field(gt=0, description="Of prompts.")
+    mappings: Number = Field(gt=0, description="Of mappings.")
+    classifiers: Number = Field(gt=0, description="Of classifiers.")
+    encoders: Number = Field(default=1e-4, gt=0, description="Of encoder weights, for families that train them.")
+
+    @classmethod
+    def of_all(cls, rate: float) -> Self:
+        """Return the same rate for every group."""
+        return cls(prompts=rate, mappings=rate, classifiers=rate, encoders=rate)
+
+    def scaled(self, factor: float) -> Self:
+        """Return the rates multiplied by a factor."""
+        return self.replace(**{name: rate * factor for name, rate in self})
+
+
+class RecipeConfig(Section):
+    """How one model is trained in full."""
+
+    optimizer: Optimizer = Field(description="The optimizer.")
+    learning_rates: LearningRatesConfig = Field(description="The peak learning rates.")
+    depth_scaling: Number = Field(
+        default=0.0,
+        ge=0,
+        le=4,
+        description="Divides the learning rate of prompts and mappings by n ** depth_scaling for n fusing layers: the "
+        "layers above amplify the change of an early one.",
+    )
+    weight_decay: Number = Field(ge=0, description="The weight decay.")
+    momentum: Number = Field(
+        default=0.9, ge=0, le=0.999, description="The momentum of SGD, or the first beta of AdamW."
+    )
+    schedule: Schedule = Field(description="The learning rate after the warm-up.")
+    warmup_fraction: Number = Field(
+        default=0.0, ge=0, le=0.9, description="The fraction of all steps in which the learning rate rises linearly."
+    )
+    clip_norm: Number | None = Field(
+        default=None, gt=0, description="The largest global norm of the gradient; null: no limit."
+    )
+    batch_size: Integer = Field(ge=1, description="The number of samples per step.")
+    epochs: Integer = Field(ge=1, description="The number of passes over the training split.")
+    class_weights: ClassWeights = Field(default="none", description="The weight of each class in the loss.")
+    label_smoothing: Number = Field(
+        default=0.0, ge=0, le=0.9, description="The fraction of the target that is spread over all classes."
+    )
+
+
+class SupernetConfig(Section):
+    """The training of the weight-sharing supernet.
+
+    In every step, `architectures_per_step` sampled architectures are each trained on a batch of their own, and their
+    gradients are summed; workers share this work.
+    """
+
+    steps: Integer = Field(ge=1, description="The number of training steps.")
+    sampling: Sampling = Field(
+        default="sandwich",
+        description="The architectures of a step. `uniform`: every value with equal probability. `sandwich`: the "
+        "largest, the smallest, and random ones in between. `balanced`: rarely trained weights are sampled more often.",
+    )
+    architectures_per_step: Integer = Field(default=4, ge=1, description="The number of architectures per step.")
+    checkpoint_steps: Integer = Field(default=100, ge=1, description="The number of steps between two checkpoints.")
+    distillation: Number = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="The fraction of the loss of all other architectures that compares them with the largest one. Only "
+        "with `sampling: sandwich`.",
+    )
+
+    @field_validator("architectures_per_step")
+    @classmethod
+    def _sandwich_has_three(cls, value: int, info: ValidationInfo) -> int:
+        if info.data.get("sampling") == "sandwich" and value < 3:
+            raise Rejected("at least 3 with sampling: sandwich")
+        return value
+
+    @field_validator("distillation")
+    @classmethod
+    def _only_sandwich_distills(cls, value: float, info: ValidationInfo) -> float:
+        if value and info.data.get("sampling", "sandwich") != "sandwich":
+            raise Rejected("0 without sampling: sandwich")
+        return value
