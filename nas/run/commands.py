@@ -70,7 +70,7 @@ def start(
         source: The search file.
         directory: The run directory.
         overrides: The values in place of the file's.
-        options: Where to run.
+        options: The workers, the cluster and the storage of the study.
         reporter: The receiver of messages.
         concludes: Whether the best model is compared with the default, exported and evaluated on test.
 
@@ -105,7 +105,7 @@ def resume(directory: Path, overrides: Overrides, options: ExecutionOptions, rep
     Args:
         directory: The run directory.
         overrides: The values in place of the run's.
-        options: Where to run.
+        options: The workers, the cluster and the storage of the study.
         reporter: The receiver of messages.
 
     Raises:
@@ -143,7 +143,7 @@ class _Session:
     Args:
         directory: The run directory.
         run: The description of the run.
-        options: Where to run.
+        options: The workers, the cluster and the storage of the study.
         reporter: The receiver of messages.
     """
 

@@ -45,7 +45,7 @@ def compare(
         names: The entries; see `entry_names`.
         seeds: The number of seeds of each entry.
         overrides: The values in place of the file's; the budget is that of the search.
-        options: Where to run.
+        options: The workers, the cluster and the storage of the study.
         reporter: The receiver of messages.
 
     Raises:

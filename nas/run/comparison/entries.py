@@ -40,7 +40,7 @@ class ComparisonSettings:
         source: The name of its file, for messages.
         directory: The directory of the comparison.
         seeds: The number of seeds of each entry.
-        options: Where to run.
+        options: The workers, the cluster and the storage of the study.
         reporter: The receiver of messages.
     """
 
