@@ -1,15 +1,18 @@
 """PMF-Bench: the selection of architectures, the table, and the landscapes for comparing strategies."""
 
+import hashlib
+import json
 import math
 import random
 from pathlib import Path
 
 import pytest
 
-from benchmarks.pmf_bench.landscapes import Function, cross_validated, functions, surrogate, tabular
+from benchmarks.pmf_bench.landscapes import METRIC, Function, cross_validated, functions, surrogate, tabular
 from benchmarks.pmf_bench.make import architectures
-from benchmarks.pmf_bench.table import Row, Table, read_table
-from nas.config.load import load_config
+from benchmarks.pmf_bench.table import TABLE, Row, Table, read_table
+from benchmarks.supernet_fidelity import settings_of
+from nas.config.load import config_as_dict, load_config
 from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
 from nas.search.space import Architecture
 from tests.support.paths import REPOSITORY
@@ -94,3 +97,16 @@ def test_synthetic_function_is_best_at_its_optimum(landscape: Function) -> None:
     assert max(sample) <= landscape.best
     assert landscape.mean(landscape.optimum) == pytest.approx(1.0)
     assert 0.003 < sum(value >= landscape.top for value in sample) / len(sample) < 0.12
+
+
+def test_committed_table_and_figures_match_the_demo() -> None:
+    config = load_config(REPOSITORY / "search_spaces" / "demo.yaml")
+    values, table = config_as_dict(config), read_table()
+    assert {name: table.made_with[name] for name in ("space", "recipe")} == {
+        name: values[name] for name in ("space", "recipe")
+    }
+    results = REPOSITORY / "benchmarks" / "results"
+    digest = hashlib.sha256(TABLE.read_bytes()).hexdigest()
+    assert json.loads((results / "strategies.json").read_text())["table"] == digest[:16]
+    truth = [(str(architecture), mean) for architecture, mean in table.means(METRIC).items()]
+    assert json.loads((results / "supernet_fidelity.json").read_text())["settings"] == settings_of(config, truth)
