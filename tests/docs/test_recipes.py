@@ -112,6 +112,7 @@ def run(package: Path, search_file: Path) -> Path:
         package,
         *(str(REPOSITORY / "run_search.py"), "search", str(search_file), "--workers", "0"),
         *("--run-dir", str(directory), "--cache-dir", str(search_file.parent / "cache")),
+        *("--storage", f"folder:///{search_file.parent / 'studies'}"),
     )
     return directory
 
@@ -175,3 +176,8 @@ print(type(encoder).__name__)
 """
     printed = _python(package, "-c", script, str(search_file.parent / "megatron"))
     assert printed.split()[-1] == "MegatronBertEncoder"
+
+
+def test_storage_backend_keeps_the_study(run: Path, search_file: Path) -> None:
+    assert (search_file.parent / "studies" / "journal.log").stat().st_size > 0
+    assert not (run / "journal.log").exists()
