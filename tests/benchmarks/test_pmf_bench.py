@@ -12,7 +12,7 @@ from benchmarks.pmf_bench.landscapes import METRIC, Function, cross_validated, f
 from benchmarks.pmf_bench.make import architectures
 from benchmarks.pmf_bench.table import TABLE, Row, Table, read_table
 from benchmarks.supernet_fidelity import settings_of
-from nas.config.load import config_as_dict, load_config
+from nas.config.load import load_config
 from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
 from nas.search.space import Architecture
 from tests.support.paths import REPOSITORY
@@ -101,7 +101,7 @@ def test_synthetic_function_is_best_at_its_optimum(landscape: Function) -> None:
 
 def test_committed_table_and_figures_match_the_demo() -> None:
     config = load_config(REPOSITORY / "search_spaces" / "demo.yaml")
-    values, table = config_as_dict(config), read_table()
+    values, table = config.as_dict(), read_table()
     assert {name: table.made_with[name] for name in ("space", "recipe")} == {
         name: values[name] for name in ("space", "recipe")
     }
