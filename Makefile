@@ -26,7 +26,7 @@ search: install
 lint: install
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy --strict nas
+	.venv/bin/mypy --strict nas benchmarks demo tests
 
 test: lint fast-tests
 

@@ -1,5 +1,5 @@
-"""Measurements: each script prints a table and takes `--json FILE` and `--quick`."""
+"""Benchmarks; each script prints a table and accepts `--json FILE` and `--quick`."""
 
 from nas.common.fast_imports import import_frameworks
 
-import_frameworks()  # every benchmark is a program of its own, and starts here
+import_frameworks()  # each benchmark is a program of its own, which imports this package first

@@ -1,11 +1,12 @@
-"""Peak training memory of every fusion family at base size: the memory column of the PMF paper's comparison.
+"""Predict the peak training memory of every fusion family, as in the memory column of the PMF paper's comparison.
 
-Each family with its paper's default, ViT-B and BERT-B, float32, SGD with momentum, 128 text tokens, 101 classes.
-Predicted without running a step, and on a GPU also measured. A training's memory is all weights in use (frozen ones
-from the first computed layer on), gradients, optimiser state, activations and inputs.
+Every family has its paper's default architecture, with ViT-B and BERT-B, float32, SGD with momentum, 128 text tokens
+and 101 classes. Peaks are predicted without running a step; on a GPU they are measured as well. The memory of a
+training comprises all weights in use (frozen ones from the first computed layer on), gradients, optimizer state,
+activations and inputs.
 
-`pmf` reads stored base features. `pmf_straightforward` is PMF as one would write it down, from `training_memory.py`,
-which the paper's "up to 66 % less" speaks of.
+`pmf` reads stored base features. `pmf_straightforward` is the straightforward implementation of `training_memory.py`,
+to which the paper's "up to 66 % less" applies.
 
 Run: python -m benchmarks.family_memory [--batch 32] [--device cpu|cuda] [--json FILE] [--quick]
 """
@@ -33,14 +34,14 @@ from nas.models.encoders.partial_checkpoint import tail_weights
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.supernet import build_model
 from nas.run.tables import text_table
-from nas.search.space import RAW, SearchSpace
+from nas.search.space import RAW, EntryLayers, SearchSpace
 from nas.search.space.families import FAMILIES, load_architecture_class
 from nas.training.losses import Loss
 from nas.training.trainer import Trainer
 
 STRAIGHTFORWARD = "pmf_straightforward"
 FULL = "late_concat"
-"""Full fine-tuning of both encoders, with which the others are compared."""
+"""The reference of all savings: full fine-tuning of both encoders."""
 
 _RECIPE = Path(__file__).resolve().parent.parent / "search_spaces" / "food101.yaml"
 _IMAGE_TOKENS = 197
@@ -48,10 +49,10 @@ _IMAGE_TOKENS = 197
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda measures as well")
+    parser.add_argument("--batch", type=int, default=32, help="samples per batch (default: 32)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda also measures the peaks")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="three families: shows that the script works")
+    parser.add_argument("--quick", action="store_true", help="three families, to try the script")
     options = parser.parse_args()
     names = ["linear", FULL, "pmf"] if options.quick else list(FAMILIES)
     recipe = load_config(_RECIPE).recipe.replace(batch_size=options.batch)
@@ -74,7 +75,7 @@ def main() -> None:
 
 
 def predicted(name: str, encoders: tuple[Encoder, Encoder], recipe: RecipeConfig) -> dict[str, Any]:
-    """Bytes of a training by what holds them."""
+    """Return the predicted memory of a training, in total and by purpose."""
     sizes = sizes_of(*encoders)
     architecture = load_architecture_class(name).default(sizes)
     memory = MemoryModel(
@@ -104,7 +105,10 @@ def predicted(name: str, encoders: tuple[Encoder, Encoder], recipe: RecipeConfig
 
 
 def measured(name: str, recipe: RecipeConfig) -> int:
-    """Bytes that the GPU's allocator has handed out at the peak of two training steps, whole encoders left out."""
+    """Return the peak of two training steps that the GPU's allocator reports, in bytes.
+
+    Only the encoder weights that the family needs are moved to the GPU.
+    """
     device = torch.device("cuda")
     encoders = random_encoders("base")
     architecture = load_architecture_class(name).default(sizes_of(*encoders))
@@ -121,24 +125,7 @@ def measured(name: str, recipe: RecipeConfig) -> int:
             )
             encoder.requires_grad_(False)
     model = model.to(device)
-    tokens = []
-    for layer, raw, count, width in zip(
-        reads,
-        (torch.randn(recipe.batch_size, 3, 224, 224), torch.ones(recipe.batch_size, TEXT_TOKENS, dtype=torch.int64)),
-        (_IMAGE_TOKENS, TEXT_TOKENS),
-        (encoders[0].width, encoders[1].width),
-        strict=True,
-    ):
-        if layer is None:
-            tokens.append(torch.empty(recipe.batch_size, 0))
-        else:
-            tokens.append(raw if layer == RAW else torch.randn(recipe.batch_size, count, width))
-    batch = Batch(
-        image_tokens=tokens[0],
-        text_tokens=tokens[1],
-        text_mask=torch.ones(recipe.batch_size, TEXT_TOKENS, dtype=torch.bool),
-        labels=torch.zeros(recipe.batch_size, dtype=torch.int64),
-    )
+    batch = random_batch(encoders, reads, recipe.batch_size)
     trainer = Trainer(model=model, recipe=recipe, step_count=2, loss=Loss(None, recipe.label_smoothing))
     torch.cuda.reset_peak_memory_stats(device)
     for step in range(2):
@@ -146,7 +133,36 @@ def measured(name: str, recipe: RecipeConfig) -> int:
     return torch.cuda.max_memory_allocated(device)
 
 
+def random_batch(encoders: tuple[Encoder, Encoder], reads: EntryLayers, size: int) -> Batch:
+    """Return random raw inputs or features, as the layers that a family reads require.
+
+    Args:
+        encoders: The image and the text encoder.
+        reads: The layer of each encoder whose input is read, `RAW`, or None for an unused encoder.
+        size: The number of samples.
+    """
+    tokens = []
+    for encoder, layer, raw, count in zip(
+        encoders,
+        reads,
+        (torch.randn(size, 3, 224, 224), torch.ones(size, TEXT_TOKENS, dtype=torch.int64)),
+        (_IMAGE_TOKENS, TEXT_TOKENS),
+        strict=True,
+    ):
+        if layer is None:
+            tokens.append(torch.empty(size, 0))
+        else:
+            tokens.append(raw if layer == RAW else torch.randn(size, count, encoder.hidden_size))
+    return Batch(
+        image_tokens=tokens[0],
+        text_tokens=tokens[1],
+        text_mask=torch.ones(size, TEXT_TOKENS, dtype=torch.bool),
+        labels=torch.zeros(size, dtype=torch.int64),
+    )
+
+
 def show(families: dict[str, dict[str, Any]]) -> None:
+    """Print a table of all families, the smallest peak first."""
     rows = [
         (
             name,
@@ -158,7 +174,7 @@ def show(families: dict[str, dict[str, Any]]) -> None:
         )
         for name, entry in sorted(families.items(), key=lambda item: item[1]["bytes"])
     ]
-    header = ("family", "architecture", "trainable parameters", "predicted", "measured", f"less than {FULL}")
+    header = ("family", "architecture", "trainable parameters", "predicted", "measured", f"saving against {FULL}")
     print(text_table(header, rows))
 
 

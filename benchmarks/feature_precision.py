@@ -1,6 +1,8 @@
-"""What storing base features as float16 does to the metric: PMF's default on the demo, trained on both types.
+"""Measure the effect of float16 base features on the metric, with PMF's default architecture on the demo.
 
-Same seeds, same order of samples, full recipe, validation accuracy.
+Trains on float16 and on float32 features with the same seeds, order of samples and full recipe, and compares the
+validation accuracy.
+
 Run: python -m benchmarks.feature_precision [--seeds 5] [--json FILE] [--quick]
 """
 

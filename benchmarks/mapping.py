@@ -1,4 +1,4 @@
-"""Independent work side by side."""
+"""Run independent pieces of work in parallel processes."""
 
 import multiprocessing
 import os
@@ -12,13 +12,13 @@ Outcome = TypeVar("Outcome")
 
 
 def mapped(function: Callable[[Work], Outcome], work: Iterable[Work], *, is_quick: bool) -> Iterator[Outcome]:
-    """What a function makes of each, in their order.
+    """Yield the results of a function, in the order of its arguments.
 
     Args:
-        function: Of a module, so that other processes find it.
-        work: For it, one piece a call.
-        is_quick: In this process: others would take longer to start than to do it. Otherwise in one process a core, of
-            one thread each, since two threads of every process would be slower than one.
+        function: A function of a module, so that other processes can import it.
+        work: The arguments, one per call.
+        is_quick: Whether to compute in this process, because starting others would take longer than the work.
+            Otherwise one process per core computes with one thread, because two threads in each would be slower.
     """
     if is_quick:
         yield from map(function, work)

@@ -1,4 +1,4 @@
-"""Encoders and data that several measurements share."""
+"""Encoders, models and data that several benchmarks share."""
 
 import csv
 import json
@@ -21,23 +21,26 @@ from nas.models.encoders.checkpoints import (
     load_tokenizer,
     resolve_checkpoint,
 )
+from nas.models.fusion.pmf.architecture import PMFArchitecture
+from nas.models.fusion.pmf.model import PMF
+from nas.models.fusion.supernet import build_model
 
 DEMO = Path(__file__).resolve().parent.parent / "search_spaces" / "demo.yaml"
-SIZES: dict[str, dict[str, int]] = {
+SIZES: dict[str, dict[str, Any]] = {
     "base": {},
     "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
 }
-"""What ViT-B and BERT-B, ViT-L and BERT-L have in common, beside what transformers takes by default."""
+"""The settings that ViT and BERT of a size share and that differ from the defaults of transformers."""
 
 
 def empty_encoders(size: str) -> tuple[Encoder, Encoder]:
-    """ViT and BERT whose weights are yet to be filled in."""
-    image = build_encoder(ViTConfig(attn_implementation="sdpa", **SIZES[size]))  # type: ignore[arg-type]
-    return image, build_encoder(BertConfig(attn_implementation="sdpa", **SIZES[size]))  # type: ignore[arg-type]
+    """Build ViT and BERT with uninitialized weights."""
+    values = {"attn_implementation": "sdpa", **SIZES[size]}
+    return build_encoder(ViTConfig(**values)), build_encoder(BertConfig(**values))
 
 
 def random_encoders(size: str) -> tuple[Encoder, Encoder]:
-    """ViT and BERT with random weights of the usual deviation."""
+    """Build ViT and BERT with random weights of standard deviation 0.02."""
     torch.manual_seed(0)
     encoders = empty_encoders(size)
     with torch.no_grad():
@@ -49,7 +52,7 @@ def random_encoders(size: str) -> tuple[Encoder, Encoder]:
 
 
 def demo_encoders(config: Config) -> tuple[Encoder, Encoder, Preprocessor]:
-    """The demo's, with what prepares their inputs."""
+    """Load the encoders of the demo and the preprocessor of their inputs."""
     names = [resolve_checkpoint(name, Path.cwd()) for name in (config.encoders.image, config.encoders.text)]
     text_encoder = load_encoder(names[1], "text")
     preprocessor = Preprocessor(
@@ -60,8 +63,18 @@ def demo_encoders(config: Config) -> tuple[Encoder, Encoder, Preprocessor]:
     return load_encoder(names[0], "image"), text_encoder, preprocessor
 
 
+def build_pmf(encoders: tuple[Encoder, Encoder], architecture: PMFArchitecture, *, num_classes: int, seed: int) -> PMF:
+    """Build a PMF model with random initial weights."""
+    image, text = encoders
+    model = build_model(
+        image_encoder=image, text_encoder=text, architecture=architecture, num_classes=num_classes, seed=seed
+    )
+    assert isinstance(model, PMF)
+    return model
+
+
 def few_samples(directory: Path) -> Config:
-    """The demo with four samples of each class and split, and two steps of short training: to show that things work."""
+    """Return the demo's configuration with four samples of each class and split, and two steps of short training."""
     config = load_config(DEMO)
     manifest, columns = directory / "few.csv", config.data.columns
     with Path(config.data.location).open(newline="") as file:
@@ -82,6 +95,6 @@ def few_samples(directory: Path) -> Config:
 
 
 def write_figures(path: Path | None, figures: dict[str, Any]) -> None:
-    """What `--json` asks for; a run that is killed leaves what was there before, whole."""
+    """Write the file of `--json`, if there is one; a killed run leaves the previous file intact."""
     if path is not None:
         write_atomically(path, json.dumps(figures, indent=1).encode())

@@ -1,9 +1,9 @@
-"""Predicted peak memory of one training step over L_f: the counterpart of the PMF paper's figure of memory over L_f.
+"""Predict the peak memory of one training step for each L_f, as in the PMF paper's figure of memory over L_f.
 
-Full fine-tuning (both encoders trained, a linear classifier on both CLS rows), PMF read straightforwardly, and the fast
-path; float32, SGD with momentum. The steps run on fake tensors under a mode that follows every storage, so no
-accelerator is needed: these are predictions. A step's memory is all weights in use (without the embeddings and layers
-below L_f where features are read), gradients, optimiser state, activations and inputs.
+Compares full fine-tuning (both encoders trained, a linear classifier on both CLS tokens), straightforward PMF and the
+fast path, in float32 with SGD and momentum. The steps run on fake tensors while every storage is tracked, so no
+accelerator is needed. The memory of a step comprises all weights in use (without embeddings and layers below L_f on the
+fast path, which reads features), gradients, optimizer state, activations and inputs.
 
 Run: python -m benchmarks.training_memory [--size base|large] [--batch 32] [--json FILE] [--quick]
 """
@@ -26,7 +26,7 @@ from nas.memory.tracker import PeakTracker
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.partial_checkpoint import tail_weights
 from nas.models.fusion.base import Features, sizes_of
-from nas.models.fusion.pmf.architecture import PMFArchitecture, entry_layers_from
+from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.pmf.model import PMF
 from nas.run.tables import text_table
 
@@ -36,9 +36,9 @@ CLASSES, TEXT_TOKENS = 101, 128
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("base", "large"), default="base")
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=32, help="samples per batch (default: 32)")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="two values of L_f: shows that the script works")
+    parser.add_argument("--quick", action="store_true", help="two values of L_f, to try the script")
     options = parser.parse_args()
     with FakeTensorMode():
         image, text = empty_encoders(options.size)
@@ -62,8 +62,8 @@ def main() -> None:
             for layer, slow, fast in rows
         },
     }
-    print(f"predicted; full fine-tuning: {format_bytes(full)}")
-    header = ("L_f", "straightforward", "fast", "less than full fine-tuning", "fast, less than full fine-tuning")
+    print(f"Predicted peak of full fine-tuning: {format_bytes(full)}")
+    header = ("L_f", "straightforward", "fast", "saving, straightforward", "saving, fast")
     shown = [
         (str(layer), format_bytes(slow), format_bytes(fast), f"{1 - slow / full:.0%}", f"{1 - fast / full:.1%}")
         for layer, slow, fast in rows
@@ -74,11 +74,12 @@ def main() -> None:
 
 
 def raw_inputs(batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return pixel values, token ids and labels."""
     return torch.randn(batch, 3, 224, 224), torch.ones(batch, TEXT_TOKENS, dtype=torch.int64), torch.zeros(batch).long()
 
 
 def full_fine_tuning(image: Encoder, text: Encoder, batch: int) -> int:
-    """Both encoders and a linear classifier on their CLS rows are trained."""
+    """Return the peak of training both encoders and a linear classifier on their CLS tokens, in bytes."""
     weights = [*image.parameters(), *text.parameters()]
     head = nn.Linear(image.hidden_size + text.hidden_size, CLASSES)
     for weight in weights:
@@ -100,7 +101,7 @@ def full_fine_tuning(image: Encoder, text: Encoder, batch: int) -> int:
 
 
 def pmf(image: Encoder, text: Encoder, batch: int, fusion_layer: int) -> tuple[int, int]:
-    """Straightforward and fast PMF with all M = 4, mapping width half the encoders'."""
+    """Return the peaks of straightforward and fast PMF in bytes, with all M = 4 and h half the hidden size."""
     architecture = PMFArchitecture(fusion_layer, 4, 4, 4, image.hidden_size // 2)
     model = PMF(image_encoder=image, text_encoder=text, architecture=architecture, num_classes=CLASSES)
     frozen, trained = [*image.parameters(), *text.parameters()], list(model.parameters())
@@ -119,11 +120,9 @@ def pmf(image: Encoder, text: Encoder, batch: int, fusion_layer: int) -> tuple[i
         inputs=(features.image_tokens, features.text_tokens),
         weights=frozen + trained,
     )
-    starts = entry_layers_from(sizes_of(image, text), fusion_layer)
+    fusing = architecture.prompted_layers(sizes_of(image, text))
     needed = [
-        tensor
-        for encoder, start in zip((image, text), starts, strict=True)
-        for tensor in tail_weights(encoder, start).values()
+        tensor for encoder in (image, text) for tensor in tail_weights(encoder, encoder.num_layers - fusing).values()
     ]
     return slow + size_of(frozen) + 2 * size_of(trained), fast + size_of(needed) + 2 * size_of(trained)
 
@@ -131,15 +130,17 @@ def pmf(image: Encoder, text: Encoder, batch: int, fusion_layer: int) -> tuple[i
 def step_peak(
     forward: Callable[[], Tensor], labels: Tensor, *, inputs: Iterable[Tensor], weights: Sequence[Tensor]
 ) -> int:
-    """Peak of forward and backward without the weights; gradients count, they are made by it."""
+    """Return the peak of forward and backward pass in bytes, with gradients and inputs, without weights."""
     with PeakTracker(weights) as tracker:
         for tensor in inputs:
             tracker.follow(tensor)
-        cross_entropy(forward(), labels).backward()  # type: ignore[no-untyped-call]
-    return tracker.peak_bytes
+        cross_entropy(forward(), labels).backward()
+    peak_bytes: int = tracker.peak_bytes
+    return peak_bytes
 
 
 def size_of(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes of all elements of some tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
