@@ -50,9 +50,6 @@ REGISTRIES = (
     "nas.search.strategies.registry:STRATEGIES",
 )
 
-TESTS_IN_BENCHMARKS = {"benchmarks/faults.py": "kills drivers with the helpers of the kill tests"}
-"""Benchmarks that import test helpers, and the reason."""
-
 
 def python_files(folder: str) -> list[Path]:
     return sorted((REPOSITORY / folder).rglob("*.py"))
@@ -101,10 +98,9 @@ def test_modules_import_from_their_own_package_and_lower_ones(path: Path) -> Non
             assert relative(path).startswith(LIBRARIES[library]), f"{module} imports {imported}"
 
 
-@pytest.mark.parametrize("path", python_files("benchmarks"), ids=relative)
-def test_benchmarks_do_not_import_tests(path: Path) -> None:
-    if relative(path) not in TESTS_IN_BENCHMARKS:
-        assert "tests" not in {imported.split(".")[0] for imported in imported_modules(path)}
+@pytest.mark.parametrize("path", [*python_files("benchmarks"), *python_files("demo")], ids=relative)
+def test_benchmarks_and_demo_do_not_import_tests(path: Path) -> None:
+    assert "tests" not in {imported.split(".")[0] for imported in imported_modules(path)}
 
 
 def test_light_modules_load_no_heavy_library() -> None:

@@ -1,4 +1,4 @@
-"""A real driver with real Ray workers, killed by `kill -9` and resumed; benchmarks/faults.py does so 100 times."""
+"""A real driver with real Ray workers, killed by `kill -9` and resumed; tests/e2e/faults.py does so 100 times."""
 
 import csv
 import re

@@ -10,7 +10,7 @@ up, which requires the right to mount a small tmpfs, and its files are damaged o
 - unclear_errors: tracebacks, exits without a reason, reasons that do not name the file, hangs, and searches that the
   death of a worker has ended.
 
-Run: python -m benchmarks.faults [--kills 100] [--seed 0] [--json FILE] [--quick]
+Run: python -m tests.e2e.faults [--kills 100] [--seed 0] [--json FILE] [--quick]
 """
 
 import argparse
