@@ -3,6 +3,11 @@
 Several processes can share the architectures of a step. A step depends on the seed and its number only, not on the
 number of processes: the gradients of each architecture are computed separately and summed in the same order in every
 process. All processes therefore hold the same weights to the last bit, equal to those of a single process.
+
+Every process of a group calls `train_supernet` with the same training. Process r of W computes the architectures r, r
++ W, r + 2W, ... of a step and keeps their gradients until they are sent: at most ⌈K / W⌉ + 2 times the size of the
+supernet, including one received gradient and the sum. A single process adds each gradient to the sum at once: at most
+3 times. An error in one process closes the group, so that the other processes do not wait for it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -72,11 +77,6 @@ def train_supernet(
 
     An interruption does not change the steps that follow. Architecture j of step s is trained on batch s · K + j. The
     loss of a step is the weighted sum over all its samples, divided by their total weight.
-
-    Every process of a group calls this function with the same training. Process r of W computes the architectures r,
-    r + W, r + 2W, ... of a step and keeps their gradients until they are sent: at most ⌈K / W⌉ + 2 times the size of
-    the supernet, including one received gradient and the sum. A single process adds each gradient to the sum at once:
-    at most 3 times. An error in one process closes the group, so that the other processes do not wait for it.
 
     Args:
         supernet: The largest architecture of the space, with fresh weights; the weights of rank 0 are used everywhere.
