@@ -25,8 +25,8 @@ from nas.common.errors import StudyError
 from nas.config.diff import differences
 from nas.search.space import Architecture, SearchSpace
 from nas.search.trial import STAGES, Job, Result, Stage
+from nas.storage.backends import open_storage
 from nas.storage.records import Rejection, RejectionStatus, TrialFormat, rejection_attributes, result_attributes
-from nas.storage.registry import open_storage
 
 FORMAT_VERSION = 1
 """The format of a stored study; increased when a study of an earlier version can no longer be read."""

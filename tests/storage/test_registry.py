@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from nas.common.errors import ExtensionError, StudyError
+from nas.storage.backends import open_storage
 from nas.storage.journal_storage import JOURNAL, JournalFileStorage
-from nas.storage.registry import open_storage, register_storage_backend
+from nas.storage.registry import register_storage_backend
 from nas.storage.study import Study
 from tests.support.study_writer import SPACE
 

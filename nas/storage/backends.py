@@ -1,0 +1,43 @@
+"""Open the storage of a run with the backend that its URL names."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from nas.common.errors import StudyError
+from nas.common.registry import load_object
+from nas.storage.base import StudyStorage
+from nas.storage.registry import JOURNAL_BACKEND, STORAGE_BACKENDS
+from nas.storage.urls import EXAMPLES, redacted_url
+
+
+def open_storage(directory: Path, url: str | None, name: str, note: Callable[[str], object]) -> StudyStorage:
+    """Open the storage of a run.
+
+    Args:
+        directory: The run directory.
+        url: The URL of the storage; None for the journal in the run directory.
+        name: The name of the run.
+        note: Callback that receives a line of text before something that takes long.
+
+    Raises:
+        StudyError: If the storage cannot be used, or another driver has it.
+        OSError: If the journal cannot be read or written.
+    """
+    scheme = JOURNAL_BACKEND
+    if url is not None:
+        scheme, separator, _ = url.partition(":")
+        scheme = scheme.partition("+")[0]  # postgresql+psycopg2
+        if not separator:
+            raise StudyError(
+                f"--storage {redacted_url(url)}: not the URL of a database; expected for example {EXAMPLES}"
+            )
+        if scheme not in STORAGE_BACKENDS or scheme == JOURNAL_BACKEND:
+            known = ", ".join(entry for entry in STORAGE_BACKENDS if entry != JOURNAL_BACKEND)
+            raise StudyError(
+                f"--storage {redacted_url(url)}: unknown kind of database; expected one of {known}, for example "
+                f"{EXAMPLES}"
+            )
+    backend: Callable[[Path, str | None, str, Callable[[str], object]], StudyStorage] = load_object(
+        STORAGE_BACKENDS[scheme]
+    )
+    return backend(directory, url, name, note)
