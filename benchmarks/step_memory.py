@@ -140,7 +140,9 @@ def measure(
     steps(2)
     after = status()
     if abs(after["RssFile"] - before["RssFile"]) > 2**18:  # beyond a few pages of code
-        raise RuntimeError("measurement: the system dropped or read mapped pages; is there enough free memory?")
+        raise RuntimeError(
+            "measurement: the system dropped or read mapped pages; expected enough free memory to keep them"
+        )
     return {"step_bytes": after["VmHWM"] - before["VmRSS"], "process_bytes": before["RssAnon"]}
 
 
