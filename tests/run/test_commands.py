@@ -18,6 +18,7 @@ from nas.run.executors import ExecutionOptions
 from nas.run.finalize import BEST, REPORT, read_report
 from nas.run.select import best_architectures, best_full
 from nas.search.keys import DefaultKey
+from nas.search.space.families import FAMILIES
 from nas.search.trial import Job, Result
 from tests.run.conftest import FinishedRun
 from tests.support.project import Project
@@ -246,15 +247,21 @@ def test_warm_start_screens_the_best_of_an_earlier_run_first(
 
 
 FAMILY_SPACES: dict[str, dict[str, Any]] = {
+    "mbt": {"fusion_layer": [0, 1, 2], "bottlenecks": [1, 2, 4]},
     "vpt": {"num_layers": 4, "prompt_layer": [1, 2], "prompts": {"choices": [1, 2], "per": "layer"}},
-    "mmbt": {},
-    "text_only": {},
+    "p_bert": {"prompt_layer": [0, 1, 2], "prompts": [1, 4, 8]},
+    "blind_prompt": {"prompts": [1, 2, 3, 4, 5, 6, 7, 8]},
+    "prompt_fuse": {"prompts": [1, 2, 3, 4, 5, 6, 7, 8]},
+    **{family: {} for family in ("mmbt", "image_only", "text_only", "linear", "late_concat")},
 }
-"""A family with genes for each layer, one that trains encoders, and one that has neither genes nor a second encoder."""
+
+
+def test_all_families_are_searched() -> None:
+    assert {*FAMILY_SPACES, "pmf"} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("family", FAMILY_SPACES)
-def test_every_kind_of_family_is_searched_resumed_and_exported(
+def test_every_family_is_searched_resumed_and_exported(
     project: Project, options: ExecutionOptions, tmp_path: Path, family: str
 ) -> None:
     changes = {"family": family, "space": FAMILY_SPACES[family], "recipe.learning_rates.encoders": 1e-3}
