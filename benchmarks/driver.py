@@ -1,6 +1,6 @@
 """The driver's cost of one trial, and whether it grows with the number of trials.
 
-A whole search (`nas.run.search_loop.Search`) of the demo with its own encoders, features, memory budget and memory
+A whole search (`nas.run.phases.loop.Search`) of the demo with its own encoders, features, memory budget and memory
 predictions, a journal on disk and two Ray workers; only the work of the workers is omitted: they return every job at
 once, with a score by a formula. The space is finer than the demo's and holds 31,104 architectures.
 

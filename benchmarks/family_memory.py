@@ -35,7 +35,7 @@ from nas.models.fusion.base import sizes_of
 from nas.models.fusion.supernet import build_model
 from nas.run.tables import text_table
 from nas.search.space import RAW, EntryLayers, SearchSpace
-from nas.search.space.families import FAMILIES, load_architecture_class
+from nas.search.space.family_registry import FAMILIES, load_architecture_class
 from nas.training.losses import Loss
 from nas.training.trainer import Trainer
 

@@ -1,6 +1,6 @@
 """Searches whose workers return at once, so that only the work of the driver remains.
 
-A whole search (`nas.run.search_loop.Search`) of the demo with its own encoders, features, memory budget and memory
+A whole search (`nas.run.phases.loop.Search`) of the demo with its own encoders, features, memory budget and memory
 predictions, a journal on disk and two Ray workers; only the work of the workers is omitted.
 """
 
@@ -25,10 +25,10 @@ from nas.execution.worker import CandidateWorker
 from nas.execution.worker_setup import WorkerSetup
 from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
 from nas.run.executors import write_worker_setup
+from nas.run.phases.loop import Search
 from nas.run.prepare import SearchContext, prepare
-from nas.run.search_loop import Search
+from nas.run.progress_lines import PHASE_TITLES
 from nas.run.time_budget import TimeAccount
-from nas.run.wording import PHASE_TITLES
 from nas.search.space import SearchSpace
 from nas.search.trial import Failure, Job, Result
 from nas.storage.study import Study

@@ -54,7 +54,6 @@ from nas.data.dataset import open_dataset_images, read_dataset
 from nas.execution.worker import CandidateWorker
 from nas.execution.worker_setup import WorkerSetup
 from nas.run.arguments import parse_budget
-from nas.run.commands import resume, start
 from nas.run.directory import CONFIG
 from nas.run.evaluate import logits_of_samples
 from nas.run.executors import ExecutionOptions, write_worker_setup
@@ -63,6 +62,7 @@ from nas.run.exported_model import DESCRIPTION, open_exported
 from nas.run.finalize import RELIABILITY
 from nas.run.model_parts import ModelParts
 from nas.run.prepare import prepare
+from nas.run.search import resume, start
 from nas.run.tables import text_table
 from nas.search.keys import CandidateKey
 from nas.search.space import Architecture

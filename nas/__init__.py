@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from nas.common.progress import Reporter, build_reporter
     from nas.config.load import load_config
     from nas.config.overrides import Overrides
-    from nas.config.readers import register_reader
+    from nas.config.reader_registry import register_reader
     from nas.models.classifier import FusionConfig, FusionForClassification
     from nas.models.encoders.registry import register_encoder
-    from nas.run.commands import resume
-    from nas.run.commands import start as run_search
     from nas.run.executors import ExecutionOptions
     from nas.run.exported_model import open_exported
+    from nas.run.search import resume
+    from nas.run.search import start as run_search
     from nas.search.costs import register_cost
-    from nas.search.metrics import register_metric
-    from nas.search.space.families import register_family
+    from nas.search.metric_registry import register_metric
+    from nas.search.space.family_registry import register_family
     from nas.search.strategies.registry import register_strategy
 
 _TARGETS = {
@@ -36,12 +36,12 @@ _TARGETS = {
     "open_exported": "nas.run.exported_model:open_exported",
     "register_cost": "nas.search.costs:register_cost",
     "register_encoder": "nas.models.encoders.registry:register_encoder",
-    "register_family": "nas.search.space.families:register_family",
-    "register_metric": "nas.search.metrics:register_metric",
-    "register_reader": "nas.config.readers:register_reader",
+    "register_family": "nas.search.space.family_registry:register_family",
+    "register_metric": "nas.search.metric_registry:register_metric",
+    "register_reader": "nas.config.reader_registry:register_reader",
     "register_strategy": "nas.search.strategies.registry:register_strategy",
-    "resume": "nas.run.commands:resume",
-    "run_search": "nas.run.commands:start",
+    "resume": "nas.run.search:resume",
+    "run_search": "nas.run.search:start",
 }
 
 __all__ = [

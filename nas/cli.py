@@ -13,7 +13,7 @@ from nas.common.interrupt import Interrupted
 from nas.config.choices import COLUMNS
 from nas.run.arguments import parse_budgets, parse_memory_budget, parse_pick
 from nas.run.parser import Command, build_parser
-from nas.run.program import program_call
+from nas.run.program_name import program_call
 
 if TYPE_CHECKING:
     from nas.config.overrides import Overrides
@@ -108,7 +108,7 @@ def _search(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
     from nas.common.progress import build_reporter
     from nas.config.load import load_config
-    from nas.run.commands import start
+    from nas.run.search import start
 
     if options.run_dir is None:
         config = overrides.apply(load_config(options.space))
@@ -120,7 +120,7 @@ def _search(options: argparse.Namespace) -> None:
 def _resume(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
     from nas.common.progress import build_reporter
-    from nas.run.commands import resume
+    from nas.run.search import resume
 
     with build_reporter() as reporter:
         resume(options.run_dir, overrides, _execution(options), reporter)
@@ -165,7 +165,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     import_frameworks()
     from nas.run.evaluate import evaluate_exported
     from nas.run.evaluation_data import evaluation_data
-    from nas.run.wording import metric_line
+    from nas.run.progress_lines import metric_line
 
     columns = {name: value for name in COLUMNS if (value := getattr(options, f"{name}_column")) is not None}
     data = evaluation_data(options.model, options.data, reader=options.reader, images=options.images, columns=columns)

@@ -42,11 +42,11 @@ HEAVY_MODULES = {
 
 
 REGISTRIES = (
-    "nas.config.readers:READERS",
+    "nas.config.reader_registry:READERS",
     "nas.models.encoders.registry:ENCODERS",
     "nas.search.costs:COSTS",
-    "nas.search.metrics:METRICS",
-    "nas.search.space.families:FAMILIES",
+    "nas.search.metric_registry:METRICS",
+    "nas.search.space.family_registry:FAMILIES",
     "nas.search.strategies.registry:STRATEGIES",
 )
 

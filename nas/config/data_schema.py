@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationInfo, field_validator
 
 from nas.config.choices import FeatureDtype, Labels, Texts
-from nas.config.readers import READERS, ReaderEntry
+from nas.config.reader_registry import READERS, ReaderEntry
 from nas.config.section import Expected, Rejected, Section
 from nas.config.values import Bytes, CheckpointPath, Flag, Integer, LocalPath, Number, OneOf, Text
 

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from nas.common.errors import ConfigError
 from nas.config.data_schema import DataConfig
-from nas.config.readers import LABEL_KEYS
+from nas.config.reader_registry import LABEL_KEYS
 from nas.config.schema import Config
 from nas.config.section import FromFile, Section, show
 from nas.config.values import LocalPath

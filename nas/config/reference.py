@@ -10,7 +10,7 @@ from nas.config.load import EXTENDS
 from nas.config.schema import Config
 from nas.config.section import Section, expected
 from nas.config.space_schema import space_section
-from nas.search.space.families import FAMILIES, load_architecture_class
+from nas.search.space.family_registry import FAMILIES, load_architecture_class
 
 DOCUMENTATION = Path("docs/configuration.md")
 JSON_SCHEMA = Path("search_spaces/search_file.schema.json")

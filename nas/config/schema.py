@@ -24,9 +24,9 @@ from nas.config.space_schema import parse_space, space_as_dict
 from nas.config.training_schema import RecipeConfig, SupernetConfig
 from nas.config.values import Bytes, Flag, Integer, Number, OneOf, Rates, Seconds, Text
 from nas.search.costs import COSTS
-from nas.search.metrics import METRICS, metric_names
+from nas.search.metric_registry import METRICS, metric_names
 from nas.search.space import SearchSpace
-from nas.search.space.families import FAMILIES, load_architecture_class
+from nas.search.space.family_registry import FAMILIES, load_architecture_class
 
 LEARNING_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 

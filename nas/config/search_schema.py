@@ -8,10 +8,10 @@ from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, Wi
 from nas.config.section import Expected, Rejected, Section, rejections
 from nas.config.values import Integer, Number, OneOf, Text
 from nas.search.costs import COSTS, CostModel
-from nas.search.metrics import METRICS, metric_names
+from nas.search.metric_registry import METRICS, metric_names
 from nas.search.objectives import Constraint, Objectives
 from nas.search.space import Architecture
-from nas.search.space.families import FAMILIES, load_architecture_class
+from nas.search.space.family_registry import FAMILIES, load_architecture_class
 from nas.search.strategies.base import EvolutionSettings
 from nas.search.strategies.registry import STRATEGIES
 from nas.search.trial import Stage

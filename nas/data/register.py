@@ -1,6 +1,6 @@
 """The data readers of this package: one line each. Imports no torch."""
 
-from nas.config.readers import LABEL_KEYS, register_reader
+from nas.config.reader_registry import LABEL_KEYS, register_reader
 
 
 def register() -> None:

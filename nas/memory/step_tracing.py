@@ -15,7 +15,7 @@ from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import build_encoder
 from nas.models.fusion.base import FusionModel, sizes_of
 from nas.models.fusion.data_attention import DataAttention
-from nas.models.fusion.registry import load_model_class
+from nas.models.fusion.model_classes import load_model_class
 from nas.search.space import RAW, Architecture
 from nas.training.losses import Loss
 from nas.training.trainer import Trainer

@@ -10,7 +10,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nas.models.encoders.checkpoints import build_encoder, silence_transformers
 from nas.models.fusion.base import features_of
-from nas.models.fusion.registry import load_model_class
+from nas.models.fusion.model_classes import load_model_class
 from nas.search.space import RAW, Architecture
 
 MULTI_LABEL: Literal["multi_label_classification"] = "multi_label_classification"

@@ -17,7 +17,7 @@ from nas.common.files import write_atomically
 from nas.config.load import parse_config
 from nas.config.schema import Config
 from nas.execution.worker_setup import FROZEN_FILES
-from nas.storage.journal_storage import JOURNAL, LOCK
+from nas.storage.backends.journal import JOURNAL, LOCK
 from nas.storage.lease import LockFile
 from nas.storage.study import Study
 from nas.storage.urls import redacted_url, storable_url

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nas.config.data_schema import DataConfig
-from nas.config.readers import READERS
+from nas.config.reader_registry import READERS
 from nas.data.dataset import open_dataset_images, read_dataset
 from nas.data.images import ImageSource
 from nas.data.samples import Samples

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nas.config.data_schema import DataConfig
 from nas.config.load import parse_data
-from nas.config.readers import READERS
+from nas.config.reader_registry import READERS
 from nas.run.exported_model import exported_form
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from nas.common.errors import ExportError
-from nas.config.readers import READERS
+from nas.config.reader_registry import READERS
 from nas.data.preprocessing import Preprocessor
 from nas.models.classifier import MULTI_LABEL, FusionConfig, FusionForClassification
 from nas.models.encoders.checkpoints import load_image_processor, load_tokenizer

@@ -14,10 +14,10 @@ from nas.run.export import TrainedWeights, export_result
 from nas.run.exported_model import DESCRIPTION
 from nas.run.model_card import describe
 from nas.run.model_parts import ModelParts
-from nas.run.program import program_call
+from nas.run.program_name import program_call
+from nas.run.progress_lines import memory_text
 from nas.run.reliability import ReliabilityReport
 from nas.run.tables import text_table
-from nas.run.wording import memory_text
 from nas.search.space import Architecture
 from nas.search.trial import Result
 from nas.training.metrics import standard_error

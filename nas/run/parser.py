@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from nas.config.choices import COLUMNS
-from nas.config.readers import READERS
+from nas.config.reader_registry import READERS
 from nas.run.arguments import seed_count, worker_count
-from nas.run.program import program_call
+from nas.run.program_name import program_call
 from nas.search.strategies.registry import STRATEGIES
 
 Command = Callable[[argparse.Namespace], None]

@@ -10,9 +10,9 @@ from nas.execution.failure_policy import Verdict
 from nas.execution.worker_setup import full_weights_path
 from nas.memory.calibration import PeakCalibration
 from nas.run.feasibility import Feasibility
+from nas.run.progress_lines import STAGE_VERBS, failure_line, result_line, scores_text
 from nas.run.reruns import RERUNS, RerunStore, write_default_result
 from nas.run.results_csv import write_results
-from nas.run.wording import STAGE_VERBS, failure_line, result_line, scores_text
 from nas.search.keys import CandidateKey, DefaultKey, ModelKey, RerunKey
 from nas.search.trial import STAGES, Failure, Result, Stage
 from nas.storage.study import Study

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import kendalltau, t
 
 from nas.common.units import format_seconds
-from nas.run.wording import PHASE_TITLES, STAGE_NOUNS, counts_text
+from nas.run.progress_lines import PHASE_TITLES, STAGE_NOUNS, counts_text
 from nas.search.trial import Result, Stage
 
 MIN_TAU = 0.3

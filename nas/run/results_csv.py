@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.common.files import write_atomically
-from nas.search.metrics import metric_names
+from nas.search.metric_registry import metric_names
 from nas.search.space import Architecture, format_gene
 from nas.search.trial import STAGES, Result
 from nas.storage.records import Rejection

@@ -8,7 +8,7 @@ import torch
 from nas.common.errors import StudyError
 from nas.config.schema import Config
 from nas.config.search_schema import objectives_of
-from nas.models.fusion.registry import load_model_class
+from nas.models.fusion.model_classes import load_model_class
 from nas.run.directory import open_study, read_run
 from nas.run.model_parts import ModelParts
 from nas.search.objectives import Objectives, Pick, pick

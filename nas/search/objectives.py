@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nas.search.costs import COSTS, Cost, CostModel, number_parser
-from nas.search.metrics import metric_names
+from nas.search.metric_registry import metric_names
 from nas.search.pareto import Values, fronts, ranks
 from nas.search.space import Architecture
 from nas.search.trial import Result

@@ -3,7 +3,7 @@
 from nas.common.units import parse_bytes
 from nas.search import costs
 from nas.search.costs import number_parser, register_cost
-from nas.search.metrics import register_metric
+from nas.search.metric_registry import register_metric
 from nas.search.strategies.registry import register_strategy
 
 

@@ -25,7 +25,7 @@ from nas.common.errors import StudyError
 from nas.config.diff import differences
 from nas.search.space import Architecture, SearchSpace
 from nas.search.trial import STAGES, Job, Result, Stage
-from nas.storage.backends import open_storage
+from nas.storage.backends.open import open_storage
 from nas.storage.records import Rejection, RejectionStatus, TrialFormat, rejection_attributes, result_attributes
 
 FORMAT_VERSION = 1

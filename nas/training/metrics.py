@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
 from nas.common.registry import load_object
-from nas.search.metrics import METRICS
+from nas.search.metric_registry import METRICS
 
 DEFAULT_THRESHOLD = 0.5
 """The probability above which a label is predicted, unless a threshold was tuned."""

@@ -5,7 +5,7 @@ import pytest
 from nas.common.errors import ExtensionError
 from nas.common.registry import load_object
 from nas.search.costs import COSTS, Cost, register_cost
-from nas.search.metrics import METRICS, metric_names, register_metric
+from nas.search.metric_registry import METRICS, metric_names, register_metric
 
 
 def test_metrics_of_each_role_are_listed_in_order() -> None:

@@ -32,8 +32,8 @@ from nas.common.errors import StudyError
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.space import Architecture
 from nas.search.trial import STAGES, Job, Result, Stage
-from nas.storage.database_storage import HOLDER_ATTRIBUTE
-from nas.storage.journal_storage import JOURNAL, LOCK
+from nas.storage.backends.database import HOLDER_ATTRIBUTE
+from nas.storage.backends.journal import JOURNAL, LOCK
 from nas.storage.lease import Holder
 from nas.storage.records import Rejection
 from nas.storage.study import FORMAT_VERSION, Study
@@ -470,7 +470,7 @@ def test_study_can_be_shown_in_the_dashboard_while_it_is_open(run: StoredRun) ->
         assert again.running == {2: THIRD}
 
 
-# The journal; tests/storage/test_journal.py tests its file
+# The journal; tests/storage/test_journal_file.py tests its file
 
 
 def test_candidate_costs_two_appends_at_its_first_stage_and_one_at_each_further_one(
@@ -483,7 +483,7 @@ def test_candidate_costs_two_appends_at_its_first_stage_and_one_at_each_further_
         fsync(descriptor)
 
     with journal.open() as study:
-        monkeypatch.setattr("nas.storage.journal.os.fsync", counted)
+        monkeypatch.setattr("nas.storage.journal_file.os.fsync", counted)
         study.finish(result(study.start(FIRST), FIRST))
         assert len(synced) == 2
         study.finish(result(0, FIRST, "short"))
@@ -506,7 +506,7 @@ def test_full_disk_is_reported_and_keeps_acknowledged_writes(
     with journal.open() as study:
         study.start(FIRST)
         with monkeypatch.context() as patch:
-            patch.setattr("nas.storage.journal.os.write", half)
+            patch.setattr("nas.storage.journal_file.os.write", half)
             for attempt in (lambda: study.finish(result(0, FIRST)), lambda: study.start(SECOND)):
                 with pytest.raises(
                     OSError, match=rf"No space left on device: '{re.escape(str(journal.directory))}.*log'"

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from nas.run.wording import STAGE_VERBS
+from nas.run.progress_lines import STAGE_VERBS
 from tests.support.paths import REPOSITORY
 
 _FINISHED = re.compile(r"^(?:#(\d+)|(default)) ([a-z ]+): \w+ ([\d.]+)[, ]", re.MULTILINE)

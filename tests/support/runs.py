@@ -6,9 +6,9 @@ from typing import Any
 
 from nas.common.progress import LineReporter
 from nas.config.overrides import Overrides
-from nas.run.commands import resume, start
 from nas.run.directory import open_study, read_run
 from nas.run.executors import ExecutionOptions
+from nas.run.search import resume, start
 from nas.search.trial import STAGES, Result, Stage
 
 

@@ -21,9 +21,9 @@ from nas.run.feasibility import Feasibility, Fit
 from nas.run.phases.candidates import CandidatePhase
 from nas.run.phases.context import PhaseContext, SearchClock
 from nas.run.phases.finalists import FinalistPhase
+from nas.run.phases.loop import build_scheduler
 from nas.run.recording import ResultRecorder
 from nas.run.results_csv import canonical_results
-from nas.run.search_loop import build_scheduler
 from nas.run.time_budget import Deadlines, TimeAccount
 from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result

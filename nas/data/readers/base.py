@@ -6,7 +6,7 @@ from typing import cast
 
 from nas.common.registry import load_object
 from nas.config.data_schema import DataConfig
-from nas.config.readers import READERS
+from nas.config.reader_registry import READERS
 from nas.data.images import ImageSource
 from nas.data.samples import RawDataset
 
@@ -14,7 +14,7 @@ from nas.data.samples import RawDataset
 class Reader(ABC):
     """Reads one form in which data sets are distributed.
 
-    Register a subclass with `nas.config.readers.register_reader`, which also declares the keys of `data` it uses.
+    Register a subclass with `nas.config.reader_registry.register_reader`, which also declares its keys of `data`.
 
     Args:
         config: The `data` section of the search file.

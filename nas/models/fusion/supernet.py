@@ -8,7 +8,7 @@ import torch
 
 from nas.models.encoders.base import Encoder
 from nas.models.fusion.base import FusionModel
-from nas.models.fusion.registry import load_model_class
+from nas.models.fusion.model_classes import load_model_class
 from nas.search.space import Architecture, SearchSpace
 
 

@@ -15,7 +15,6 @@ from nas.common.errors import StudyError
 from nas.common.progress import ProgressOnly, Reporter
 from nas.config.load import load_config
 from nas.config.overrides import Overrides
-from nas.run.commands import apply_overrides
 from nas.run.comparison.entries import SEARCHED, SEARCHED_FAMILY, ComparisonSettings, check_facts, prepare_entry
 from nas.run.comparison.files import LOCK, SettingsFile, check_directory
 from nas.run.comparison.report import write_report
@@ -24,6 +23,7 @@ from nas.run.comparison.testing import table_row
 from nas.run.comparison.training import EntryTrainer, TrainedEntry
 from nas.run.executors import ExecutionOptions
 from nas.run.prepare import check_encoders
+from nas.run.search import apply_overrides
 from nas.storage.lease import Holder, LockFile
 
 

@@ -11,7 +11,7 @@ from nas.run.comparison.files import FACTS, read_json, write_json
 from nas.run.executors import ExecutionOptions
 from nas.run.prepare import SearchContext, prepare
 from nas.search.space import Architecture, SearchSpace
-from nas.search.space.families import FAMILIES, load_architecture_class
+from nas.search.space.family_registry import FAMILIES, load_architecture_class
 
 SEARCHED_FAMILY = "pmf"
 """The family that a comparison searches."""

@@ -2,10 +2,10 @@
 
 from nas.common.errors import StudyError
 from nas.config.overrides import Overrides
-from nas.run.commands import start
 from nas.run.comparison.entries import SEARCHED, ComparisonSettings
 from nas.run.comparison.files import FACTS, FAILURES, FOUND, SEARCH, TRAININGS, read_json, write_json
 from nas.run.directory import is_run, read_run
+from nas.run.search import start
 from nas.run.select import best_full
 from nas.search.space import Architecture
 

@@ -18,8 +18,8 @@ from nas.run.comparison.files import FAILURES, TRAININGS, damaged_file, read_jso
 from nas.run.comparison.learning_rate import choose_rate
 from nas.run.executors import build_executor, write_worker_setup
 from nas.run.phases.listed import ListedPlan
+from nas.run.progress_lines import VERDICT_TEXTS
 from nas.run.reruns import RerunStore
-from nas.run.wording import VERDICT_TEXTS
 from nas.search.keys import ComparisonKey, ModelKey, key_from_json
 from nas.search.trial import Failure, Job, Result, job_seed
 from nas.training.trainer import full_step_count

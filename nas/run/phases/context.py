@@ -13,9 +13,9 @@ from nas.execution.scheduler import JobScheduler
 from nas.run.feasibility import Feasibility
 from nas.run.phases.jobs import JobFactory
 from nas.run.phases.listed import ListedPlan
+from nas.run.progress_lines import PHASE_TITLES
 from nas.run.recording import ResultRecorder
 from nas.run.time_budget import Deadlines, TimeAccount
-from nas.run.wording import PHASE_TITLES
 from nas.search.objectives import Objectives
 from nas.search.trial import Job
 from nas.storage.study import Study

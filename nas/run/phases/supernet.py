@@ -11,7 +11,7 @@ from nas.execution.base import SupernetJob, SupernetProgress
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.prediction import MemoryModel
 from nas.run.phases.context import PhaseContext
-from nas.run.wording import supernet_line
+from nas.run.progress_lines import supernet_line
 from nas.search.space import Architecture
 from nas.training.supernet_sampling import build_sampler
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import total_ordering
 from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
 
-from nas.search.space.families import load_architecture_class
+from nas.search.space.family_registry import load_architecture_class
 
 PerLayer = tuple[tuple[int, int], ...]
 """One pair (image → text, text → image) per layer, starting at the first layer that has the gene. In a family without

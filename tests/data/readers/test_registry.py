@@ -10,12 +10,12 @@ import pytest
 
 from nas.common.errors import ExtensionError
 from nas.common.registry import load_object
-from nas.config.readers import READERS, register_reader
+from nas.config.reader_registry import READERS, register_reader
 from nas.data.readers.base import Reader
 from tests.support.paths import REPOSITORY
 
 TOY_READER = """
-from nas.config.readers import register_reader
+from nas.config.reader_registry import register_reader
 from nas.data.images import open_images
 from nas.data.readers.base import Reader
 from nas.data.samples import RawDataset, RawSample

@@ -12,10 +12,10 @@ from ray.cluster_utils import Cluster
 from nas.common.errors import ExecutionError
 from nas.common.progress import LineReporter
 from nas.config.overrides import Overrides
-from nas.run.commands import start
 from nas.run.directory import open_study, read_run
 from nas.run.executors import ExecutionOptions
 from nas.run.results_csv import canonical_results
+from nas.run.search import start
 from tests.support.project import Project
 
 pytestmark = pytest.mark.slow

@@ -27,16 +27,16 @@ from nas.models.fusion.base import Features, FusionModel, features_of, sizes_of
 from nas.models.fusion.blind_prompt.architecture import BlindPromptArchitecture
 from nas.models.fusion.joint_attention import joint_bias
 from nas.models.fusion.mbt.architecture import MBTArchitecture
+from nas.models.fusion.model_classes import load_model_class
 from nas.models.fusion.p_bert.architecture import PBERTArchitecture
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.pmf.reference import reference_logits
 from nas.models.fusion.prompt_fuse.architecture import PromptFuseArchitecture
-from nas.models.fusion.registry import load_model_class
 from nas.models.fusion.supernet import build_model, build_supernet, extract
 from nas.models.fusion.vpt.architecture import VPTArchitecture
 from nas.run.export import assemble
 from nas.search.space import RAW, Architecture, EncoderSizes, EntryLayers, SearchSpace
-from nas.search.space.families import FAMILIES, load_architecture_class
+from nas.search.space.family_registry import FAMILIES, load_architecture_class
 from nas.training.losses import Loss
 from nas.training.trainer import Trainer
 from tests.support.tiny import bert_model, raw_batch, vit_model

@@ -29,7 +29,7 @@ from nas.run.reruns import RerunStore
 from nas.run.select import best_full
 from nas.search.keys import CandidateKey, ComparisonKey
 from nas.search.space import Architecture
-from nas.search.space.families import FAMILIES
+from nas.search.space.family_registry import FAMILIES
 from nas.search.trial import Job, Result
 from nas.storage.lease import LockFile
 from nas.storage.study import Study
@@ -434,7 +434,7 @@ def test_search_result_is_read_from_the_given_database(
         opened.append(storage)
         return original(*arguments, storage=storage, **options)
 
-    monkeypatch.setattr("nas.run.commands.open_study", noted)
+    monkeypatch.setattr("nas.run.search.open_study", noted)
     monkeypatch.setattr("nas.run.select.open_study", noted)
     url = f"sqlite:///{tmp_path}/study.db"
     compared(source, tmp_path / "comparison", replace(options, storage=url), [SEARCHED], seeds=1, trials=2)

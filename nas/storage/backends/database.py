@@ -12,7 +12,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from nas.common.errors import StudyError
 from nas.search.trial import STAGES
-from nas.storage.base import StudyStorage, error_reason, find_or_create_study
+from nas.storage.backends.base import StudyStorage, error_reason, find_or_create_study
 from nas.storage.lease import Holder, Lease, LeaseRecord, has_process_ended
 from nas.storage.urls import EXAMPLES, redacted_url
 

@@ -23,7 +23,7 @@ class Family:
 
 
 FAMILIES: Registry[Family] = Registry(
-    "fusion family", builtins="nas.models.register:register", entry_points="pmf_nas.families"
+    "fusion family", builtins="nas.models.fusion.register:register", entry_points="pmf_nas.families"
 )
 
 

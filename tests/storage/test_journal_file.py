@@ -18,7 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 
 from nas.common.errors import StudyError
-from nas.storage.journal import Journal
+from nas.storage.journal_file import Journal
 
 LOGS: list[dict[str, Any]] = [{"op_code": 2, "study_id": 0, "user_attr": {f"key {i}": [i, "ä\r\n"]}} for i in range(5)]
 
@@ -90,7 +90,7 @@ def test_transaction_is_one_append_and_none_after_an_error(path: Path, monkeypat
         synced.append(descriptor)
         fsync(descriptor)
 
-    monkeypatch.setattr("nas.storage.journal.os.fsync", counted)
+    monkeypatch.setattr("nas.storage.journal_file.os.fsync", counted)
     with journal.transaction():
         journal.append_logs([LOGS[0]])
         journal.append_logs([LOGS[1]])
@@ -140,7 +140,7 @@ def test_partial_line_is_cut_off_before_the_next_append_if_that_failed_at_once(
 
     journal = Journal(path)
     with monkeypatch.context() as patch, disk_full_after(30, path):
-        patch.setattr("nas.storage.journal.os.ftruncate", refused)
+        patch.setattr("nas.storage.journal_file.os.ftruncate", refused)
         with pytest.raises(OSError, match=re.escape(str(path))):
             journal.append_logs([LOGS[0]])
     assert not path.read_bytes().endswith(b"\n")
@@ -154,7 +154,7 @@ def test_line_that_could_not_be_synced_is_not_stored(path: Path, monkeypatch: py
 
     journal = Journal(path)
     with monkeypatch.context() as patch:
-        patch.setattr("nas.storage.journal.os.fsync", refused)
+        patch.setattr("nas.storage.journal_file.os.fsync", refused)
         with pytest.raises(OSError, match=r"No space left on device: '.*journal.log'"):
             journal.append_logs([LOGS[0]])
     assert logs_in(path) == LOGS and list(journal.read_logs(0))[5:] == []

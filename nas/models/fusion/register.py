@@ -1,6 +1,6 @@
 """The fusion families of this package, one registration each. Imports no torch."""
 
-from nas.search.space.families import register_family
+from nas.search.space.family_registry import register_family
 
 
 def register() -> None:

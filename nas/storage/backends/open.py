@@ -5,8 +5,8 @@ from pathlib import Path
 
 from nas.common.errors import StudyError
 from nas.common.registry import load_object
-from nas.storage.base import StudyStorage
-from nas.storage.registry import JOURNAL_BACKEND, STORAGE_BACKENDS
+from nas.storage.backends.base import StudyStorage
+from nas.storage.backends.registry import JOURNAL_BACKEND, STORAGE_BACKENDS
 from nas.storage.urls import EXAMPLES, redacted_url
 
 

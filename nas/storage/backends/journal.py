@@ -8,8 +8,8 @@ from optuna.storages import JournalStorage
 
 from nas.common.errors import StudyError
 from nas.search.trial import STAGES
-from nas.storage.base import StudyStorage, find_or_create_study, optuna_study_name
-from nas.storage.journal import Journal, damaged_line
+from nas.storage.backends.base import StudyStorage, find_or_create_study, optuna_study_name
+from nas.storage.journal_file import Journal, damaged_line
 from nas.storage.lease import Lease, LockFile
 
 JOURNAL = "journal.log"

@@ -18,7 +18,7 @@ from nas.run.executors import ExecutionOptions
 from nas.run.finalize import BEST, REPORT, read_report
 from nas.run.select import best_architectures, best_full
 from nas.search.keys import DefaultKey
-from nas.search.space.families import FAMILIES
+from nas.search.space.family_registry import FAMILIES
 from nas.search.trial import Job, Result
 from tests.run.conftest import FinishedRun
 from tests.support.project import Project
@@ -126,7 +126,7 @@ def test_directory_with_other_files_is_not_overwritten(
 def test_unusable_directory_is_reported_before_features_are_built(
     project: Project, options: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas.run.commands.prepare", lambda *arguments, **named: pytest.fail("features are built"))
+    monkeypatch.setattr("nas.run.search.prepare", lambda *arguments, **named: pytest.fail("features are built"))
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError):
         run_search(project.root / "search.yaml", tmp_path / "file" / "run", options)

@@ -1,13 +1,13 @@
 """The model classes of fusion families; a model, and so torch, is imported only when it is loaded.
 
-Families are registered in `nas/models/register.py`, or through an entry point of another package; see
-`nas.search.space.families`.
+Families are registered in `nas/models/fusion/register.py`, or through an entry point of another package; see
+`nas.search.space.family_registry`.
 """
 
 from typing import TYPE_CHECKING, cast
 
 from nas.common.registry import load_object
-from nas.search.space.families import FAMILIES
+from nas.search.space.family_registry import FAMILIES
 
 if TYPE_CHECKING:
     from nas.models.fusion.base import FusionModel

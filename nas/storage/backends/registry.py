@@ -15,7 +15,7 @@ def register_storage_backend(scheme: str, *, storage: str) -> None:
 
     Args:
         scheme: The scheme of its URLs (`sqlite` for `sqlite:///study.db`).
-        storage: The subclass of `nas.storage.base.StudyStorage`, as `package.module:Name`.
+        storage: The subclass of `nas.storage.backends.base.StudyStorage`, as `package.module:Name`.
 
     Raises:
         ExtensionError: If the scheme is registered already.

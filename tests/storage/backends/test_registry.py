@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from nas.common.errors import ExtensionError, StudyError
-from nas.storage.backends import open_storage
-from nas.storage.journal_storage import JOURNAL, JournalFileStorage
-from nas.storage.registry import register_storage_backend
+from nas.storage.backends.journal import JOURNAL, JournalFileStorage
+from nas.storage.backends.open import open_storage
+from nas.storage.backends.registry import register_storage_backend
 from nas.storage.study import Study
 from tests.support.study_writer import SPACE
 
@@ -22,7 +22,7 @@ class ToyStorage(JournalFileStorage):
 
 
 def test_backend_of_another_package_stores_the_studies_of_its_scheme(tmp_path: Path) -> None:
-    register_storage_backend("toy", storage="tests.storage.test_registry:ToyStorage")
+    register_storage_backend("toy", storage="tests.storage.backends.test_registry:ToyStorage")
     (tmp_path / "elsewhere").mkdir()
     url = f"toy://{tmp_path / 'elsewhere'}"
     architecture = next(iter(SPACE))
@@ -37,7 +37,7 @@ def test_scheme_cannot_be_registered_twice(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="stores nothing"):  # the built-in backends are registered at the first use
         open_storage(tmp_path, "sqlite://", "run", print)
     with pytest.raises(ExtensionError, match="storage backend 'sqlite'"):
-        register_storage_backend("sqlite", storage="tests.storage.test_registry:ToyStorage")
+        register_storage_backend("sqlite", storage="tests.storage.backends.test_registry:ToyStorage")
 
 
 @pytest.mark.parametrize("url", ["nosuch://host/name", "journal://host/name"])

@@ -1,4 +1,4 @@
-"""Start a search in a new run directory, or resume it."""
+"""A search from start to end: open or resume a run directory, search, then export and report."""
 
 import os
 import uuid
@@ -30,14 +30,14 @@ from nas.run.directory import (
 from nas.run.executors import ExecutionOptions, build_executor, write_worker_setup
 from nas.run.finalize import Finalizer
 from nas.run.model_parts import ModelParts
+from nas.run.phases.loop import Search
 from nas.run.phases.reruns import Outcome
 from nas.run.prepare import SearchContext, prepare
-from nas.run.program import program_call
+from nas.run.program_name import program_call
+from nas.run.progress_lines import counts_text, plan_line
 from nas.run.reliability import build_report
-from nas.run.search_loop import Search
 from nas.run.select import best_architectures
 from nas.run.time_budget import Deadlines, TimeAccount
-from nas.run.wording import counts_text, plan_line
 from nas.search.trial import STAGES
 from nas.storage.study import Study
 from nas.storage.urls import storable_url

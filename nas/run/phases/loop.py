@@ -1,4 +1,4 @@
-"""A search from start to end: supernet, candidates, finalists, and the comparison with the family's default.
+"""The phases of a search, one after the other: supernet, candidates, finalists, reruns.
 
 Every decision follows from the configuration and the study, so that a killed search continues where it was.
 """

@@ -1,0 +1,1 @@
+"""Storage backends: the journal file and SQL databases."""
