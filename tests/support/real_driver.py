@@ -134,7 +134,7 @@ class RealDriver:
 
     def workers(self) -> list[int]:
         """Return the processes that run jobs now."""
-        return sorted(process for process, title in self.processes().items() if title.startswith("ray::Actor"))
+        return sorted(process for process, title in self.processes().items() if title.startswith("ray::WorkerActor"))
 
     def seconds_until_workers_end(self, timeout_seconds: float = 10.0) -> float | None:
         """Return the time until all workers have ended; None if they outlive the timeout."""
