@@ -2,4 +2,4 @@
 
 from nas.common.fast_imports import import_frameworks
 
-import_frameworks()  # each benchmark is a program of its own, which imports this package first
+import_frameworks()  # each benchmark is a separate program, which imports this package first

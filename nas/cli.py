@@ -62,7 +62,7 @@ def _resume_hint(options: argparse.Namespace) -> str:
 
 
 def _overrides(options: argparse.Namespace) -> "Overrides":
-    """Return the values that replace those of the file; everything that takes long is imported after their checks."""
+    """Return the values that replace those of the file; slow imports follow after their checks."""
     time_seconds, trials = parse_budgets(getattr(options, "budget", None) or ())
     memory_bytes = parse_memory_budget(options.memory_budget)
 

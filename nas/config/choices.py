@@ -1,4 +1,4 @@
-"""The fixed choices of the search file. Imports nothing that takes time: the command line lists them in its help."""
+"""The fixed choices of the search file, without slow imports: the command line lists them in its help."""
 
 from typing import Literal, get_args
 

@@ -32,7 +32,7 @@ class ColumnsConfig(Section):
 
 
 class HeldOutConfig(Section):
-    """How many training images become the splits that the data set lacks, stratified by class."""
+    """The numbers of training images that become the splits that the data set lacks, stratified by class."""
 
     validation: Amount = Field(
         default=0.0,
@@ -77,7 +77,7 @@ class DataConfig(Section):
     )
     label_separator: Text = Field(default="|", description="The text between several labels in one cell.")
     held_out: HeldOutConfig = Field(
-        default=HeldOutConfig(), description="What is taken from the training split for missing splits."
+        default=HeldOutConfig(), description="The amounts taken from the training split to make missing splits."
     )
     texts: Texts = Field(default="titles", description="The texts of Food-101: page titles or whole pages.")
     max_text_tokens: Integer | None = Field(

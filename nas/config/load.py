@@ -21,7 +21,7 @@ _SELECTED_BY: Mapping[tuple[str, ...], tuple[tuple[str, ...], ...]] = {
     ("family",): (("space",), ("search", "initial_architectures")),
     ("data", "reader"): tuple(("data", key) for key in ("manifest", "images", "folder", "texts", *LABEL_KEYS)),
 }
-"""Keys that are not inherited by a file that sets the first key to another value than the file that it extends."""
+"""Keys that are not inherited by a file that sets the first key to a value other than the inherited one."""
 
 AnySection = TypeVar("AnySection", bound=Section)
 

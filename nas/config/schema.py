@@ -50,7 +50,7 @@ class BudgetConfig(Section):
     )
     oversized: Oversized = Field(
         default="reject",
-        description="What to do with a candidate whose batch does not fit into memory: `reject` it, or `accumulate` "
+        description="The treatment of a candidate whose batch does not fit into memory: `reject` it, or `accumulate` "
         "its gradients over the largest micro-batches that fit.",
     )
     supernet_fraction: Number = Field(
@@ -133,7 +133,7 @@ class Config(Section):
     encoders: EncodersConfig = Field(description="The pretrained encoders.")
     features: FeaturesConfig = Field(default=FeaturesConfig(), description="The cache of encoder outputs on disk.")
     space: SpaceSection = Field(default=cast(Any, None), description="The choices of each gene of the family.")
-    recipe: RecipeConfig = Field(description="How one model is trained in full.")
+    recipe: RecipeConfig = Field(description="The recipe of a full training.")
     supernet: SupernetConfig = Field(description="The training of the weight-sharing supernet.")
     search: SearchConfig = Field(description="The objective, the strategy and the promotion of candidates.")
     budget: BudgetConfig = Field(description="The resources of the search.")

@@ -140,12 +140,12 @@ class EvolutionConfig(Section):
 
 
 class SearchConfig(Section):
-    """What is maximized, by which strategy, and how candidates are promoted from stage to stage.
+    """The objective, the strategy, and the promotion of candidates from stage to stage.
 
     Every candidate is scored with the weights of the supernet. Of each `round_size` scored candidates the best
-    `promotion_fraction` is trained for `short_training_steps`. The best `finalists` of those are trained in full from
-    fresh weights. The best of these and the default architecture of the family are trained with `rerun_seeds` further
-    seeds, in addition to the budget, since the score that a candidate was selected by is too high on average.
+    `promotion_fraction` is trained for `short_training_steps`. The best `finalists` of those are trained completely,
+    from fresh weights. The best of these and the default architecture of the family are trained with `rerun_seeds`
+    further seeds, in addition to the budget, since the score by which a candidate was selected is too high on average.
     """
 
     strategy: Annotated[Text, OneOf(STRATEGIES.names)] = Field(description="The search strategy.")
@@ -157,8 +157,8 @@ class SearchConfig(Section):
     )
     proxy_metric: Annotated[Text, OneOf(_proxy_metrics)] = Field(
         default="objective",
-        description="What candidates are ranked by before full training: the metric, or the validation cross-entropy, "
-        "which is less coarse.",
+        description="The score that ranks candidates before full training: the metric, or the validation "
+        "cross-entropy, which is less coarse.",
     )
     constraints: Constraints = Field(default=(), description="Bounds on costs and metrics.")
     latency_batch: Integer = Field(default=1, ge=1, description="The number of samples whose latency is measured.")
@@ -177,7 +177,7 @@ class SearchConfig(Section):
         description="The learning rates of short training as a fraction of the recipe's. Large rates undo in few steps "
         "what the supernet has learned in many.",
     )
-    finalists: Integer = Field(ge=1, description="The number of candidates that are trained in full.")
+    finalists: Integer = Field(ge=1, description="The number of candidates that are trained completely.")
     rerun_seeds: Integer = Field(
         default=3, ge=0, description="The number of further seeds for the best candidate and the default architecture."
     )

@@ -1,4 +1,4 @@
-"""Sections of the search file, and the texts of what is wrong with their values.
+"""Sections of the search file, and the messages about their invalid values.
 
 A problem reads `<problem>; expected <X>, got <Y>`. What is expected is derived from the declaration of the key, so that
 messages, documentation and JSON schema agree.
@@ -25,9 +25,9 @@ class Rejected(ValueError):
     """A value that a key does not allow; raised by validators.
 
     Args:
-        expected: What is allowed; by default what the declaration of the key allows.
-        problem: What is wrong with the value.
-        path: The keys from the validated key down to the one that is wrong.
+        expected: The allowed values; by default those that the declaration of the key allows.
+        problem: The problem with the value.
+        path: The keys from the validated key down to the invalid one.
         got: The value to show; by default the input of the validated key. Not shown if `problem` is "missing".
     """
 
@@ -107,7 +107,7 @@ class Section(BaseModel):
 
 
 def rejections(found: Sequence[Rejected]) -> ValidationError:
-    """Return one error for several problems; validators that can find more than one raise it."""
+    """Combine several problems into one error, for validators that can find more than one."""
     return ValidationError.from_exception_data(
         "rejected", [_line(entry.path, _text(entry, "", None), None) for entry in found]
     )

@@ -76,7 +76,7 @@ def _gene_type(gene: Gene, prefix: str) -> Any:
         choices=(plain, Field(description="The allowed values.")),
         per=(
             Annotated[Text, OneOf(lambda: gene.granularities)],
-            Field("model", description="What has a value of its own: the model, or each layer or direction."),
+            Field("model", description="The scope of one value: the model, a layer, a direction, or both."),
         ),
     )
 

@@ -12,10 +12,12 @@ from nas.config.values import Integer, Number
 class LearningRatesConfig(Section):
     """The peak learning rate of each group of trained tensors."""
 
-    prompts: Number = Field(gt=0, description="Of prompts.")
-    mappings: Number = Field(gt=0, description="Of mappings.")
-    classifiers: Number = Field(gt=0, description="Of classifiers.")
-    encoders: Number = Field(default=1e-4, gt=0, description="Of encoder weights, for families that train them.")
+    prompts: Number = Field(gt=0, description="The learning rate of prompts.")
+    mappings: Number = Field(gt=0, description="The learning rate of mappings.")
+    classifiers: Number = Field(gt=0, description="The learning rate of classifiers.")
+    encoders: Number = Field(
+        default=1e-4, gt=0, description="The learning rate of encoder weights, in families that train them."
+    )
 
     @classmethod
     def of_all(cls, rate: float) -> Self:
@@ -28,7 +30,7 @@ class LearningRatesConfig(Section):
 
 
 class RecipeConfig(Section):
-    """How one model is trained in full."""
+    """The recipe of a full training."""
 
     optimizer: Optimizer = Field(description="The optimizer.")
     learning_rates: LearningRatesConfig = Field(description="The peak learning rates.")

@@ -81,7 +81,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def fingerprint(self, name: str) -> str | None:
-        """Return a text that changes with the file, without reading all of it; None if the file does not exist."""
+        """Return a string that changes when the file does, without reading all of it; None if there is no file."""
 
     @abstractmethod
     def size(self, name: str) -> int | None:

@@ -61,7 +61,7 @@ class Preprocessor:
         return rows, mask
 
     def fingerprint(self) -> str:
-        """Return a text that changes with the processing of images or texts."""
+        """Return a string that changes when the processing of images or texts changes."""
         return f"{self.image_processor.to_json_string()} {_tokenizer_state(self.tokenizer)} {self.max_text_tokens}"
 
 

@@ -23,7 +23,7 @@ class RawSample(NamedTuple):
         image: Path of the image within the image source of the data set.
         text: The text; may be empty.
         labels: The class names: exactly one, or any number for multi-label data.
-        place: Where the sample was found, for messages: "row 5".
+        place: The place of the sample in its file, for messages: "row 5".
     """
 
     image: str

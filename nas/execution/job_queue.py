@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from nas.execution.memory_pool import MemoryPool
 
 PATIENCE = 8
-"""How often later jobs may overtake a waiting one before a device is kept free for it."""
+"""The number of later jobs that may overtake a waiting one before a device is kept free for it."""
 
 
 @dataclass

@@ -16,7 +16,7 @@ from nas.search.trial import Failure, Job, Result, Stage
 
 _WAIT_SECONDS = 0.2
 _LOST_GROUPS = 3
-"""How often the training of the supernet may lose a process and resume."""
+"""The number of times that the training of the supernet may lose a process and resume."""
 
 _GRACE_SECONDS = 3.0
 """After an interruption, jobs that end within this time are not stopped."""
@@ -268,7 +268,7 @@ class JobScheduler:
                 plan.finished(outcome)
             else:
                 ended_members.add(outcome.job.identity)
-                # Which member killed the shared worker is not known, so each is tried on its own.
+                # Which member killed the shared worker is not known, so each is tried separately.
                 is_shared = not ended.process_lives and len(ended.job.members) > 1
                 self._judge(plan, _shared(outcome, ended.job) if is_shared else outcome)
         for member in ended.job.members:

@@ -87,7 +87,7 @@ class CandidateWorker:
     ) -> list[Result | Failure]:
         """Run a job and return the outcome of every member.
 
-        If a job with several members fails, each member is run on its own, so that the failure belongs to its cause.
+        If a job with several members fails, each member is run separately, so that only the cause is blamed.
 
         Args:
             job: The job to run.

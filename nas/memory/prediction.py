@@ -166,7 +166,7 @@ class MemoryModel:
     def predict(
         self, architecture: Architecture, *, micro_batches: int = 1, budget_bytes: int | None = None
     ) -> PeakPrediction:
-        """Predict the peak of training an architecture on its own.
+        """Predict the peak of training one architecture as a standalone model.
 
         Evaluation needs less: its batches are no larger, and it keeps nothing for a backward pass.
 

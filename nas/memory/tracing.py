@@ -99,7 +99,7 @@ class _OutputLayout:
         stride: The stride, equal to that of a real tensor, since it decides which operations copy.
         dtype: The dtype.
         storage_bytes: The bytes of the storage.
-        viewed_argument: The position of the argument that it is a view of; None for a storage of its own.
+        viewed_argument: The position of the argument that it is a view of; None if it is not a view.
     """
 
     shape: tuple[int, ...]

@@ -1,1 +1,1 @@
-"""A search from start to end: run directories, phases, what is exported and reported."""
+"""A search from start to end: run directories, phases, exports and reports."""

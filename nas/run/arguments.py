@@ -1,4 +1,4 @@
-"""Parse command-line values, without importing anything that takes long."""
+"""Parse command-line values, without slow imports."""
 
 import argparse
 import re

@@ -1,4 +1,4 @@
-"""Check a configuration against its encoders and its memory budget before anything takes long."""
+"""Check a configuration against its encoders and its memory budget before any long computation."""
 
 from collections.abc import Sequence
 

@@ -12,7 +12,7 @@ from nas.run.exported_model import exported_form
 def evaluation_data(
     model: Path, path: Path, *, reader: str | None, images: Path | None, columns: Mapping[str, str]
 ) -> DataConfig:
-    """Return a data set in the form of an exported model's training data, with some values replaced.
+    """Return a data set in the format of an exported model's training data, with some values replaced.
 
     Args:
         model: The folder of the exported model.
@@ -22,7 +22,7 @@ def evaluation_data(
         columns: The names of columns that differ from those of the training data.
 
     Raises:
-        ExportError: If the form of the training data cannot be read.
+        ExportError: If the format of the training data cannot be read.
         ConfigError: If the values do not describe a data set.
     """
     form = exported_form(model)

@@ -50,7 +50,7 @@ def export_result(
         trained: The weights and the result of the training.
         parts: The parts of the model besides its trained weights.
         objective: The metric that the search maximised.
-        data: The data set, whose form is recorded.
+        data: The data set, whose format is recorded.
 
     Returns:
         The facts that were written with the model.

@@ -115,7 +115,7 @@ def open_exported(directory: Path) -> ExportedModel:
 
 
 def exported_form(directory: Path) -> dict[str, Any]:
-    """Return the form of the data that an exported model was trained on: the `data` section of its search file.
+    """Return the format of the data that an exported model was trained on: the `data` section of its search file.
 
     Args:
         directory: The folder of the exported model.
@@ -131,7 +131,7 @@ def exported_form(directory: Path) -> dict[str, Any]:
         if form["reader"] not in READERS or not isinstance(form.get("columns", {}), dict):
             raise ValueError(f"data is {form}")
     except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise ExportError(f"{path}: the form of the training data cannot be read: {error}") from error
+        raise ExportError(f"{path}: the format of the training data cannot be read: {error}") from error
     return form
 
 

@@ -66,7 +66,7 @@ class Feasibility:
         }
 
     def fit(self, architecture: Architecture) -> Fit | None:
-        """Return how an architecture fits on a device of its own; None if it does not.
+        """Return how an architecture fits on an otherwise idle device; None if it does not.
 
         Args:
             architecture: The architecture.
@@ -88,7 +88,7 @@ class Feasibility:
         return Fit(prediction.peak_bytes, parts, correction_bytes)
 
     def fits(self, architecture: Architecture) -> bool:
-        """Return whether an architecture fits on a device of its own, without a prediction where the largest fits.
+        """Return whether an architecture fits on an otherwise idle device, without a prediction if the largest fits.
 
         Args:
             architecture: The architecture.
@@ -132,7 +132,7 @@ class Feasibility:
         return broken_prediction(self._constraints, self._memory, architecture) is not None
 
     def outgrew(self, architecture: Architecture) -> None:
-        """Exclude an architecture that ran out of memory on a device of its own, whatever its prediction.
+        """Exclude an architecture that ran out of memory on an otherwise idle device, regardless of its prediction.
 
         Args:
             architecture: The architecture.

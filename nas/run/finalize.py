@@ -76,7 +76,7 @@ class Finalizer:
         self._show(report, reliability)
 
     def _export(self, role: str, result: Result, report: dict[str, Any], test_data: str) -> None:
-        """Export one model and evaluate it on test, as far as that has not been done."""
+        """Export one model and evaluate it on test, unless that has been done."""
         target, known = self._directory / role, report.get(role, {})
         is_evaluated = (known.get("result"), known.get("test_data")) == (result.as_dict(), test_data)
         if is_evaluated and (target / DESCRIPTION).is_file():

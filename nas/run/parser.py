@@ -1,4 +1,4 @@
-"""The parser of the command line: commands, options and their help texts. Imports nothing that takes long."""
+"""The parser of the command line: commands, options and their help texts, without slow imports."""
 
 import argparse
 import importlib.metadata

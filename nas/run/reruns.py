@@ -1,4 +1,4 @@
-"""Store trainings that are no candidates of a search: the default, and reruns with new seeds."""
+"""Store trainings that are not candidates of a search: the default, and reruns with new seeds."""
 
 import json
 from collections.abc import Hashable
@@ -15,7 +15,7 @@ DEFAULT_RESULT = "default.json"
 
 
 class RerunStore:
-    """File of full trainings that are no candidates of a search, each by its architecture and key.
+    """File of full trainings that are not candidates of a search, each by its architecture and key.
 
     A rerun of the best architecture counts for the default as well, where that is the same architecture.
 

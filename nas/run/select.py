@@ -29,7 +29,7 @@ def best_full(directory: Path, storage: str | None = None) -> Result | None:
 
 
 def best_architectures(directory: Path, space: SearchSpace) -> list[Architecture]:
-    """Return the best architecture of each stage of an earlier run, as far as a search space contains them.
+    """Return the best architecture of each stage of an earlier run, without those outside a search space.
 
     Args:
         directory: The directory of the earlier run.

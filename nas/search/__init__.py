@@ -1,1 +1,1 @@
-"""What can be chosen, what is wanted, and what to try next. Nothing here imports torch."""
+"""Search spaces, objectives, and the strategies that propose architectures. Nothing here imports torch."""

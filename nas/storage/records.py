@@ -1,4 +1,4 @@
-"""What a study stores of each candidate: plain attributes of an Optuna trial."""
+"""The record of a candidate in a study: plain attributes of an Optuna trial."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

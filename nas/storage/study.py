@@ -54,7 +54,7 @@ class Study:
         storage: The URL of a database; None for a journal file in the run directory.
         config: The configuration of the search as nested plain values, stored with a new study and compared with that
             of an existing one; None compares nothing.
-        note: Callback that receives a line of text before something that takes long, such as waiting for a driver on
+        note: Callback that receives a line of text before a long operation, such as waiting for a driver on
             another host.
         must_exist: Whether the study was created before; only used with `config`.
 

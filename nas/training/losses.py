@@ -101,10 +101,10 @@ class Loss:
 
 
 def class_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return probabilities, (B, C): over the classes for single labels, of each label on its own for multi-label data.
+    """Return probabilities, (B, C): over the classes for single labels, of each label independently otherwise.
 
     Args:
         logits: The logits, (B, C).
-        labels: The labels of the samples, whose shape tells the two cases apart.
+        labels: The labels of the samples, whose shape distinguishes the two cases.
     """
     return logits.softmax(dim=1) if labels.ndim == 1 else logits.sigmoid()

@@ -58,7 +58,7 @@ class Predictions:
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """The probabilities, (N, C): over the classes, or of each label on its own."""
+        """The probabilities, (N, C): over the classes, or of each label independently."""
         return self.logits.sigmoid() if self.is_multi_label else self.logits.softmax(dim=1)
 
     @cached_property

@@ -28,7 +28,7 @@ class Group(SimulatedExecutor):
 
     Args:
         slots: The number of slots of each device.
-        losses: How often a process is lost before the training succeeds.
+        losses: The number of processes lost before the training succeeds.
     """
 
     def __init__(self, slots: Mapping[str, int], losses: int = 0) -> None:

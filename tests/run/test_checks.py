@@ -1,4 +1,4 @@
-"""Checks before anything takes long."""
+"""Checks before any long computation."""
 
 from dataclasses import replace
 

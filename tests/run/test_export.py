@@ -170,7 +170,7 @@ def test_missing_weights_are_one_error(parts: ModelParts, tmp_path: Path) -> Non
 def test_damaged_form_of_the_data_is_one_error(data: str, parts: ModelParts, tmp_path: Path) -> None:
     exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
     (tmp_path / "model" / "architecture.yaml").write_text(f"data: {data}")
-    with pytest.raises(ExportError, match=r"architecture.yaml: the form of the training data cannot be read"):
+    with pytest.raises(ExportError, match=r"architecture.yaml: the format of the training data cannot be read"):
         exported_form(tmp_path / "model")
 
 

@@ -60,7 +60,7 @@ class RealDriver:
                 stderr=errors,
                 cwd=directory,
                 env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
-                start_new_session=True,  # a process group of its own, as a shell gives to what it starts
+                start_new_session=True,  # its own process group, as a shell creates for each command
             )
 
     @property

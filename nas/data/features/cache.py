@@ -42,11 +42,11 @@ def open_or_build(
 
     Args:
         sources: The data set and the encoders.
-        features: Storage type, number of views, and disk budget. An existing store is used whatever its size.
+        features: Storage type, number of views, and disk budget. An existing store of any size is used.
         cache_directory: The cache; it has one folder per store.
         on_progress: Callback that receives the numbers of images and texts done and in total; not called if the store
             exists.
-        on_note: Callback that receives notes for the user: what is built, and what is waited for or repaired.
+        on_note: Callback that receives notes for the user about builds, waiting and repairs.
 
     Raises:
         DataError: If an image cannot be read, a feature exceeds the storage type, or disk space is insufficient.
@@ -66,7 +66,7 @@ def open_or_build(
 def _cache_key(sources: FeatureSources, features: FeaturesConfig) -> str:
     """Return a hash of everything that determines the numbers, but not of the disk budget, which only selects arrays.
 
-    Stored data attention is part of it: it yields the same logits only up to rounding, and needs memory of its own.
+    Stored data attention is part of it: it yields the same logits only up to rounding, and needs additional memory.
     """
     entry_layers = sorted(
         (tuple(entry) for entry in sources.entry_layers),

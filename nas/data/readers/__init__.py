@@ -1,1 +1,1 @@
-"""One reader a form of data sets."""
+"""Data readers, one per format."""

@@ -12,7 +12,7 @@ from nas.data.samples import RawDataset
 
 
 class Reader(ABC):
-    """Reads one form in which data sets are distributed.
+    """Reads data sets of one format.
 
     Register a subclass with `nas.config.reader_registry.register_reader`, which also declares its keys of `data`.
 

@@ -80,7 +80,7 @@ def _read_splits(path: Path) -> dict[str, list[str]]:
 def _genres(path: Path, film: dict[str, Any]) -> tuple[str, ...]:
     genres = film.get("genres") or []
     if not isinstance(genres, list) or not all(isinstance(genre, str) for genre in genres):
-        raise DataError(f"{path}: malformed genres; expected a list of texts, got {genres!r}")
+        raise DataError(f"{path}: malformed genres; expected a list of strings, got {genres!r}")
     for genre in genres:
         if genre not in GENRES and genre not in RARE_GENRES:
             raise DataError(f"{path}: unknown genre {genre!r}; expected one of {', '.join((*GENRES, *RARE_GENRES))}")
@@ -91,7 +91,7 @@ def _longest_plot(path: Path, film: dict[str, Any]) -> str:
     plots = film.get("plot") or []
     plots = [plots] if isinstance(plots, str) else plots
     if not isinstance(plots, list) or not all(isinstance(plot, str) for plot in plots):
-        raise DataError(f"{path}: malformed plot; expected a list of texts, got {plots!r}")
+        raise DataError(f"{path}: malformed plot; expected a list of strings, got {plots!r}")
     return max(plots, key=len, default="").strip()
 
 

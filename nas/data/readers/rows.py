@@ -107,5 +107,5 @@ def as_text(value: Any, where: str) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if not isinstance(value, str | int | float):
-        raise DataError(f"{where} is not a text; expected a text, got {type(value).__name__}")
+        raise DataError(f"{where} is not text; expected text, got {type(value).__name__}")
     return str(value).strip()

@@ -58,7 +58,7 @@ def _parse_line(root: Path, place: str, line: str) -> tuple[str, str, str]:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise DataError(f"{root}, {place}: not valid JSON ({error}); expected one JSON object a line") from error
+        raise DataError(f"{root}, {place}: not valid JSON ({error}); expected one JSON object per line") from error
     missing = [key for key in _KEYS if not isinstance(row, dict) or key not in row]
     if missing:
         raise DataError(f"{root}, {place}: key {', '.join(map(repr, missing))} is missing; expected {', '.join(_KEYS)}")

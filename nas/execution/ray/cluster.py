@@ -92,5 +92,5 @@ def on_node(node: Node) -> Any:
 
 
 def task_on(node: Node, function: Any) -> Any:
-    """Return a function as a Ray task that runs on one node, once, and needs no CPU of its own."""
+    """Return a function as a Ray task that runs on one node, once, and reserves no CPU."""
     return ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=on_node(node))

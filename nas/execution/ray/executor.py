@@ -146,7 +146,7 @@ class RayExecutor(Executor):
         self._running[slot.actor.run.remote(job, grant_bytes)] = (job, node, slot)
 
     def _send_supernet(self, node: WorkerNode) -> None:
-        """Send the supernet to another node than the driver's, once for all of its workers."""
+        """Send the supernet to a node other than the driver's, once for all of its workers."""
         content = ray.put(np.fromfile(self._setup.supernet_path, dtype=np.uint8))
         try:
             ray.get(task_on(node.node, receive_file).remote(node.setup.run_directory, SUPERNET_FILE, content))

@@ -33,7 +33,7 @@ def family_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """What all entries of a comparison share.
+    """The settings that all entries of a comparison share.
 
     Args:
         config: The configuration of the comparison.

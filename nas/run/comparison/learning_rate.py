@@ -20,13 +20,13 @@ class RateChoice:
 def choose_rate(count: int, train: Callable[[Sequence[int]], Mapping[int, float]]) -> RateChoice:
     """Try the two learning rates in the middle, then two more on the better side, until none of them is better.
 
-    The result is the best of the whole grid if scores rise to it and fall beyond it. Always two are trained at a time,
-    whatever the number of workers: the choice must not depend on it.
+    The result is the best of the whole grid if scores rise to it and fall beyond it. Two are always trained at a time,
+    because the choice must not depend on the number of workers.
 
     Args:
         count: The number of learning rates in the grid, in increasing order.
-        train: Function that trains with the learning rates of the given indices, as far as that has not been done, and
-            returns the scores of those that did not fail.
+        train: Function that trains with the learning rates of the given indices, unless that has been done, and returns
+            the scores of those that did not fail.
     """
     tried = range(max(count // 2 - 1, 0), count // 2 + 1)
     while True:

@@ -43,7 +43,7 @@ class Row:
         validation: The metrics of each seed; None where a training failed.
         test: The same on test.
         seconds: The mean time of one training and its evaluation on validation.
-        remark: What a reader has to know; may be empty.
+        remark: A note for readers of the table; may be empty.
     """
 
     name: str

@@ -19,7 +19,7 @@ from nas.search.trial import Result
 
 
 def table_row(settings: ComparisonSettings, trained: TrainedEntry) -> Row:
-    """Return the table row of an entry, evaluated on test as far as that has not been done.
+    """Return the table row of an entry, after evaluating the models that have no test metrics yet.
 
     Args:
         settings: The comparison.

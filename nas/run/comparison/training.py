@@ -34,7 +34,7 @@ class TrainedEntry:
         rate: The index of its learning rate in the grid; None if none was chosen.
         results: The result of each seed; None where the training failed or is missing.
         micro_batches: The numbers of micro-batches that were used, in increasing order.
-        remarks: What a reader of the table has to know.
+        remarks: Notes for readers of the table.
     """
 
     entry: Entry
@@ -72,7 +72,7 @@ class EntryTrainer:
         return None if parts is not None and parts > 1 and budget.oversized == "reject" else parts
 
     def train(self) -> TrainedEntry:
-        """Choose the learning rate and train with all seeds, as far as that has not been done.
+        """Choose the learning rate and train with all seeds; finished trainings are not repeated.
 
         Raises:
             Interrupted: If the user has interrupted the comparison.
@@ -89,7 +89,7 @@ class EntryTrainer:
         )
 
     def _train(self) -> int | None:
-        """Return the index of the chosen learning rate, trained with all seeds as far as memory allows."""
+        """Choose the learning rate, train with all seeds that fit the memory budget, and return the rate's index."""
         title, rate = self._entry.title, None
         with contextlib.closing(_LazyExecutor(self._build_executor)) as executor:
             try:

@@ -1,7 +1,7 @@
 """Screen candidates with the supernet's weights, and train the promising ones briefly.
 
 The plan follows from the configuration and the study, so that a killed search continues where it was. A deterministic
-search plans in rounds: a round depends on the rounds before it only, whatever workers run it and in whatever order.
+search plans in rounds: a round depends only on the rounds before it, not on the workers that run it or their order.
 """
 
 import math

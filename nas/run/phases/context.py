@@ -1,4 +1,4 @@
-"""What all phases of a search share."""
+"""The state that all phases of a search share."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,12 +22,12 @@ from nas.storage.study import Study
 
 
 class SearchClock:
-    """Tells phases when they have to end: at their deadline, or because the user wants it.
+    """Determines when a phase ends: at its deadline, or when the user interrupts the search.
 
     Args:
         account: The running time of the search over all sessions.
         deadlines: The end of each phase.
-        interruption: The request of the user to end the search.
+        interruption: The user's request to end the search.
     """
 
     def __init__(self, account: TimeAccount, deadlines: Deadlines, interruption: Interruption) -> None:
@@ -37,7 +37,7 @@ class SearchClock:
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether the user wants the search to end."""
+        """Whether the user has interrupted the search."""
         return self._interruption.is_requested
 
     def is_over(self, deadline_seconds: float) -> bool:
@@ -54,14 +54,14 @@ class SearchClock:
         return deadline_seconds - self.account.spent_seconds
 
     def left_text(self, deadline_seconds: float) -> str:
-        """Return the time until a deadline for progress lines; empty without one."""
+        """Return the remaining time for a progress line; an empty string if there is no deadline."""
         left = self.seconds_left(deadline_seconds)
         return "" if math.isinf(left) else f", {format_seconds(max(left, 0.0))} left"
 
 
 @dataclass(frozen=True)
 class PhaseContext:
-    """What all phases of a search share.
+    """The state that all phases of a search share.
 
     Args:
         config: The configuration of the search.
@@ -122,7 +122,7 @@ class PhaseContext:
         )
 
     def run_extra(self, jobs: Sequence[Job], *, counts: Callable[[], tuple[int, int]]) -> None:
-        """Run trainings that are no candidates of the search, on top of its budget.
+        """Run trainings that are not candidates of the search, on top of its budget.
 
         Args:
             jobs: The trainings.

@@ -7,7 +7,7 @@ from nas.search.trial import Failure, Job, Result
 
 
 class ListedPlan(Plan):
-    """A fixed list of trainings that are no candidates of the search.
+    """A fixed list of trainings that are not candidates of the search.
 
     Args:
         jobs: The trainings.

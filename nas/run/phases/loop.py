@@ -39,7 +39,7 @@ class Search:
         study: The persistent record of all candidates.
         executor: The executor of jobs.
         account: The running time of the search over all sessions.
-        interruption: The request of the user to end the search.
+        interruption: The user's request to end the search.
         reporter: The receiver of messages.
     """
 

@@ -80,7 +80,7 @@ class RerunPhase:
         return None if context.recorder.has_default_failed else read_default_result(self._directory)
 
     def _train_again(self, context: PhaseContext, results: Mapping[Role, Result]) -> None:
-        """Repeat trainings with new seeds, as far as that has not been done."""
+        """Run the trainings with new seeds that have no result yet."""
         recorder, seeds = context.recorder, further_seeds(context)
         roles: dict[Architecture, Role] = {}
         for role, result in results.items():

@@ -17,7 +17,7 @@ from nas.training.supernet_sampling import build_sampler
 
 
 class SupernetPhase:
-    """Trains the supernet from its last checkpoint, as far as its part of the time allows.
+    """Trains the supernet within its fraction of the time, from its last checkpoint if one exists.
 
     Args:
         setup: The files of the supernet.

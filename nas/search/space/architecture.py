@@ -93,7 +93,7 @@ class AffineMemory:
 
 @total_ordering
 class Architecture(ABC):
-    """One architecture of a family; hashable, and equal however its values are written.
+    """One architecture of a family; hashable, and equal regardless of the way its values are written.
 
     Subclasses are frozen dataclasses whose fields are their `genes`, in that order.
 

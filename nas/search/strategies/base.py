@@ -24,7 +24,7 @@ _RANDOM_DRAWS = 100
 
 @dataclass(frozen=True)
 class Task:
-    """What a strategy searches.
+    """The search problem that a strategy solves.
 
     Args:
         space: The search space.

@@ -18,7 +18,7 @@ class StudyStorage(ABC):
     """An open storage of one run.
 
     A backend is created with the run directory, the URL of the storage, the name of the run, and a callback that
-    receives a line of text before something that takes long. It raises `StudyError` if the storage cannot be used or
+    receives a line of text before a long operation. It raises `StudyError` if the storage cannot be used or
     another driver has it.
 
     Args:

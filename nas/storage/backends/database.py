@@ -30,7 +30,7 @@ class DatabaseStorage(StudyStorage):
         directory: The run directory, which the database does not use.
         url: The URL in the form of Optuna and SQLAlchemy.
         name: The name of the run, which must be unique in the database.
-        note: Callback that receives a line of text before something that takes long.
+        note: Callback that receives a line of text before a long operation.
 
     Raises:
         StudyError: If the database cannot be reached or used, or another driver has the run.

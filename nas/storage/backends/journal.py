@@ -23,7 +23,7 @@ class JournalFileStorage(StudyStorage):
         directory: The run directory, which must exist.
         url: None; only databases have one.
         name: The name of the run.
-        note: Callback that receives a line of text before something that takes long.
+        note: Callback that receives a line of text before a long operation.
 
     Raises:
         StudyError: If another driver has the journal, it is damaged, or it belongs to a run with another name.

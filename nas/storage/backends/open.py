@@ -17,7 +17,7 @@ def open_storage(directory: Path, url: str | None, name: str, note: Callable[[st
         directory: The run directory.
         url: The URL of the storage; None for the journal in the run directory.
         name: The name of the run.
-        note: Callback that receives a line of text before something that takes long.
+        note: Callback that receives a line of text before a long operation.
 
     Raises:
         StudyError: If the storage cannot be used, or another driver has it.

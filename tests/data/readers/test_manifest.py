@@ -266,8 +266,8 @@ def test_100000_rows_need_bounded_memory(tmp_path: Path) -> None:
     ("row", "message"),
     [
         ({"label": ["cat", "dog"]}, r"row 1: label is a list; expected one label; set data\.labels: several"),
-        ({"text": {"en": "x"}}, "row 1: text is not a text; expected a text, got dict"),
-        ({"image": ["a.png"]}, "row 1: image is not a text; expected a text, got list"),
+        ({"text": {"en": "x"}}, "row 1: text is not text; expected text, got dict"),
+        ({"image": ["a.png"]}, "row 1: image is not text; expected text, got list"),
     ],
 )
 def test_values_of_other_types_are_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:

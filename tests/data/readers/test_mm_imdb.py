@@ -59,8 +59,8 @@ def test_films_with_rare_genres_or_without_plot_are_counted_and_left_out(tmp_pat
     ("values", "message"),
     [
         ({"genres": ["Drama", "Opera"]}, r"0001\.json: unknown genre 'Opera'; expected one of Action, "),
-        ({"genres": "Drama"}, r"0001\.json: malformed genres; expected a list of texts, got 'Drama'"),
-        ({"plot": [1]}, r"0001\.json: malformed plot; expected a list of texts, got \[1\]"),
+        ({"genres": "Drama"}, r"0001\.json: malformed genres; expected a list of strings, got 'Drama'"),
+        ({"plot": [1]}, r"0001\.json: malformed plot; expected a list of strings, got \[1\]"),
     ],
 )
 def test_unusable_film_is_named(tmp_path: Path, values: dict[str, Any], message: str) -> None:

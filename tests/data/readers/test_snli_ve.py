@@ -47,7 +47,7 @@ def test_sentences_without_a_gold_label_are_counted_and_left_out(tmp_path: Path)
         ),
         (
             json.dumps(FACTS | {"sentence2": ["x"]}),
-            r"snli_ve_dev\.jsonl, row 1: sentence2 is not a text; expected a text, got list",
+            r"snli_ve_dev\.jsonl, row 1: sentence2 is not text; expected text, got list",
         ),
         (
             sentence("11", "neutral of 11"),

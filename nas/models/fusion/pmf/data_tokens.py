@@ -315,7 +315,7 @@ def _read_projected(read: _LayerTokens, *, is_last: bool) -> DataTokens:
 def _join_biases(first: Tensor | None, count: int, second: Tensor | None) -> Tensor | None:
     """Return the bias of `count` tokens with the first bias, followed by one token with the second.
 
-    The two differ where a family has a bias of its own besides padding.
+    The two differ where a family has another bias besides padding.
     """
     if first is second or second is None:
         return first
