@@ -1,7 +1,5 @@
 """Checks before any long computation."""
 
-from dataclasses import replace
-
 import pytest
 
 from nas.common.errors import BudgetError
@@ -39,4 +37,4 @@ def test_smallest_architecture_may_fit_in_micro_batches(project: Project) -> Non
     tight = config.budget.replace(memory_bytes=needed - 1)
     with pytest.raises(BudgetError, match=r"budget\.oversized: accumulate needs less"):
         check_memory(config.replace(budget=tight), memory)
-    check_memory(config.replace(budget=replace(tight, oversized="accumulate")), memory)
+    check_memory(config.replace(budget=tight.replace(oversized="accumulate")), memory)
