@@ -42,7 +42,7 @@ class JobQueue:
             ValueError: If the job is waiting already.
         """
         if key in self._waiting:
-            raise ValueError(f"{key!r} is waiting already")
+            raise ValueError(f"{key!r} is already waiting")
         self._waiting[key] = _Waiting(peak_bytes)
 
     def remove(self, key: Hashable) -> None:

@@ -58,7 +58,7 @@ class MemoryPool:
             ValueError: If the job has to wait, can never fit, or is running already.
         """
         if key in self._reserved:
-            raise ValueError(f"{key!r} is running already")
+            raise ValueError(f"{key!r} is already running")
         ended = self.processes_in_the_way(peak_bytes)
         if ended is None:
             raise ValueError(

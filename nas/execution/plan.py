@@ -14,7 +14,7 @@ class Plan(ABC):
 
     @abstractmethod
     def finished(self, result: Result) -> None:
-        """Receive the result of a job; it is durable already."""
+        """Receive the result of a job, which is already durable."""
 
     @abstractmethod
     def rejected(self, failure: Failure) -> None:

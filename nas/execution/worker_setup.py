@@ -23,7 +23,7 @@ def full_weights_path(run_directory: Path, key: ModelKey) -> Path:
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """Description of the work; small, and the same for all workers of a search.
+    """Everything that a worker receives to start its work: small, and the same for all workers of a search.
 
     Args:
         config: The configuration of the search.
@@ -31,7 +31,7 @@ class WorkerSetup:
         text_config: The configuration of the text encoder.
         first_layers: The first layers of the image and the text encoder that workers compute.
         feature_directory: Path of a complete feature store.
-        run_directory: Path of the directory of the frozen weights, the supernet and the weights of full trainings.
+        run_directory: Path of the directory with the frozen weights, the supernet and the weights of full trainings.
         thread_count: The number of threads of one worker.
         device: The device of the tensors: `cpu`, or `cuda:0` for the one GPU that a worker sees.
     """

@@ -34,10 +34,10 @@ class PeakSurface:
 
     @classmethod
     def fit(cls, affine: AffineMemory, trace: Callable[[Architecture], Trace]) -> "PeakSurface | None":
-        """Fit the surface of a set; return None if its storages are not as declared.
+        """Fit the surface of a set of architectures; return None if their storages are not as declared.
 
         Args:
-            affine: The set.
+            affine: The set of architectures, as its family declares it.
             trace: Function that traces one training step of an architecture.
         """
         smallest, genes = affine.smallest, tuple(affine.steps)

@@ -36,7 +36,7 @@ def parse_budget(text: str) -> tuple[float | None, int | None]:
 
 
 def parse_budgets(texts: Sequence[str]) -> tuple[float | None, int | None]:
-    """Parse all `--budget` options; of two of one kind the last counts.
+    """Parse all `--budget` options; the last one of each kind applies.
 
     Args:
         texts: The values.

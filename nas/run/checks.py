@@ -40,16 +40,16 @@ def check_space(config: Config, source: str, image_encoder: Encoder, text_encode
     problems = []
     if (config.data.max_text_tokens or 0) > positions:
         problems.append(
-            f"data.max_text_tokens: {config.data.max_text_tokens} is not allowed; expected at most {positions}, the "
-            "positions of the text encoder"
+            f"data.max_text_tokens: too large; expected at most {positions}, the positions of the text encoder, got "
+            f"{config.data.max_text_tokens}"
         )
     if config.space.num_layers not in (None, num_layers):
         problems.append(
-            f"space.num_layers: {config.space.num_layers} is not allowed; expected {num_layers}, since {depths}"
+            f"space.num_layers: wrong number; expected {num_layers}, since {depths}, got {config.space.num_layers}"
         )
     if layer_gene is not None and latest >= num_layers:
         problems.append(
-            f"space.{layer_gene.name}: {latest} is not allowed; expected at most {num_layers - 1}, since {depths}"
+            f"space.{layer_gene.name}: too large; expected at most {num_layers - 1}, since {depths}, got {latest}"
         )
     if problems:
         raise ConfigError(source, problems)

@@ -1,4 +1,4 @@
-"""Write a fully trained architecture as a folder that loads anywhere."""
+"""Write a completely trained architecture as a folder that loads anywhere."""
 
 import os
 import shutil

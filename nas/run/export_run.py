@@ -1,4 +1,4 @@
-"""Export a fully trained candidate of a run."""
+"""Export a completely trained candidate of a run."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from nas.search.trial import Result
 def export_run(
     directory: Path, output: Path, *, trial: int | None, how: tuple[Pick, float], storage: str | None
 ) -> Result:
-    """Export one of the fully trained candidates of a run as a model folder.
+    """Export one of the completely trained candidates of a run as a model folder.
 
     Args:
         directory: The run directory.

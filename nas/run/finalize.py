@@ -62,7 +62,7 @@ class Finalizer:
         Args:
             best: The full training of the best architecture.
             default: The full training of the family's default; None if it was not trained.
-            reliability: The report about how far to trust the result.
+            reliability: The reliability report.
 
         Raises:
             NasError: If a model cannot be exported or the test split cannot be used.
@@ -137,7 +137,7 @@ def read_report(directory: Path) -> dict[str, Any]:
     try:
         report: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     except ValueError as error:
-        raise StudyError(f"{path}: is damaged ({error}); delete it to have the best model evaluated again") from error
+        raise StudyError(f"{path}: is damaged ({error}); delete it to evaluate the best model again") from error
     return report
 
 

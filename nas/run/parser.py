@@ -68,14 +68,16 @@ def _add_search(commands: _Commands) -> argparse.ArgumentParser:
         "search_spaces/demo.yaml --budget 4m --memory-budget 3GiB --run-dir runs/demo",
     )
     _add_search_file(parser)
-    parser.add_argument("--strategy", choices=STRATEGIES.names(), help="search strategy (default: that of the file)")
-    parser.add_argument("--seed", type=int, help="seed of the search (default: that of the file)")
+    parser.add_argument(
+        "--strategy", choices=STRATEGIES.names(), help="search strategy (default: from the search file)"
+    )
+    parser.add_argument("--seed", type=int, help="seed of the search (default: from the search file)")
     parser.add_argument(
         "--deterministic",
         action="store_true",
         default=None,
-        help="same trials and values for any number of workers: ignores timings and measured memory, and needs a "
-        "budget in trials",
+        help="give the same trials and values for any number of workers: ignore timings and measured memory, and "
+        "require a budget in trials",
     )
     parser.add_argument(
         "--warm-start", type=Path, metavar="RUN_DIR", help="screen the best architectures of this earlier run first"
@@ -129,7 +131,7 @@ def _add_evaluate(commands: _Commands) -> argparse.ArgumentParser:
     parser.add_argument("model", type=Path, metavar="DIR", help="folder of the exported model")
     parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="manifest or folder of the data set")
     parser.add_argument(
-        "--reader", choices=READERS.names(), help="reader of the data set (default: that of the training data)"
+        "--reader", choices=READERS.names(), help="reader of the data set (default: as for the training data)"
     )
     parser.add_argument(
         "--images", type=Path, help="folder or ZIP file of the images (default: the folder of the manifest)"
@@ -157,7 +159,7 @@ def _add_predict(commands: _Commands) -> argparse.ArgumentParser:
         type=int,
         default=5,
         metavar="K",
-        help="number of classes to show (default: 5); predicted labels are always shown where there may be several",
+        help="number of classes to show (default: 5); if several labels are possible, all predicted ones are shown",
     )
     return parser
 
@@ -166,7 +168,7 @@ def _add_compare(commands: _Commands) -> argparse.ArgumentParser:
     parser = _add_command(
         commands,
         "compare",
-        "Train every fusion family with one recipe, search PMF, and write a table of all of them.",
+        "Train every fusion family with the same recipe, search for the best PMF, and compare all in one table.",
         "search_spaces/demo.yaml --seeds 3 --budget 4m --run-dir runs/comparison",
     )
     _add_search_file(parser)
@@ -194,7 +196,7 @@ def _add_budget(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="BUDGET",
         help="time (4m, 2h) or number of trials (200), both over all sessions; may be given twice, once for each "
-        "(default: that of the file)",
+        "(default: from the search file)",
     )
     _add_memory_budget(parser)
 
@@ -203,7 +205,7 @@ def _add_memory_budget(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory-budget",
         metavar="BYTES",
-        help="memory of all workers of a device together, for instance 3GiB (default: that of the file)",
+        help="memory limit of all workers of a device together, for instance 3GiB (default: from the search file)",
     )
 
 
@@ -213,15 +215,15 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
         type=worker_count,
         default=None,
         metavar="N",
-        help="number of Ray workers, or auto (default) for as many as cores, GPUs and memory allow; 0 runs everything "
-        "in this process",
+        help="number of Ray workers, or auto (default) for as many as cores, GPUs and memory allow; 0 to run "
+        "everything in this process",
     )
-    parser.add_argument("--ray-address", metavar="ADDRESS", help="Ray cluster to join (default: a private Ray)")
+    parser.add_argument("--ray-address", metavar="ADDRESS", help="Ray cluster to join (default: start a private one)")
     parser.add_argument(
         "--storage",
         metavar="URL",
         help="database for the study: sqlite:///... or postgresql://... (default: a journal in the run directory)",
     )
     parser.add_argument(
-        "--cache-dir", type=Path, help="directory of cached encoder outputs (default: in the user's cache)"
+        "--cache-dir", type=Path, help="directory of cached encoder outputs (default: ~/.cache/pmf-nas)"
     )

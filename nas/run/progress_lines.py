@@ -1,4 +1,4 @@
-"""Lines that a search prints: a fixed grammar for each kind of event, one line an event."""
+"""The lines that a search prints: one line per event, with a fixed form for each kind of event."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ STAGE_VERBS: Mapping[Stage, str] = {
     "short": "trained briefly",
     "full": "trained completely",
 }
-"""What has been done to a candidate at each stage."""
+"""The verb for a candidate that has completed each stage."""
 
 STAGE_NOUNS: Mapping[Stage, str] = {
     "one_shot": "screening",
@@ -36,7 +36,7 @@ VERDICT_TEXTS: Mapping[Verdict, str] = {
     "retry_alone": "requeued to run alone",
     "rejected": "failed",
 }
-"""What becomes of a job that has failed."""
+"""The consequence for a job that has failed."""
 
 
 def result_line(name: str, result: Result, metric: str) -> str:
@@ -103,7 +103,7 @@ def supernet_line(done: int, total: int, process_count: int, seconds: float) -> 
 
 
 def plan_line(deadlines: Deadlines, rerun_seeds: int) -> str | None:
-    """Return the line that divides a time budget among the phases; None without a time budget.
+    """Return the line about the division of a time budget into phases; None without a time budget.
 
     Args:
         deadlines: The ends of the phases.

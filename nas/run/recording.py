@@ -93,7 +93,7 @@ class ResultRecorder:
         write_results(self._directory / RESULTS, self._study, self._config.space.architecture_class)
 
     def show_failure(self, failure: Failure, verdict: Verdict) -> None:
-        """Report a failure and what becomes of its job.
+        """Report a failure and its consequence for the job.
 
         Args:
             failure: The failure.

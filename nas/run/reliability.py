@@ -1,4 +1,4 @@
-"""Judge how far the result of a search can be trusted, from measurements of the search itself."""
+"""Report how reliable the result of a search is, from measurements of the search itself."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,18 +16,18 @@ MIN_TAU = 0.3
 """Below this rank correlation, the scores of one stage did not predict those of the other."""
 
 _MIN_CANDIDATES = 3
-"""The number of candidates from which a rank correlation is meaningful."""
+"""The smallest number of candidates for a meaningful rank correlation."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two stages rank the same candidates alike.
+    """The agreement between two stages in their ranking of the same candidates.
 
     Args:
         cheaper: The cheaper stage.
         dearer: The more expensive stage.
         count: The number of candidates with both scores.
-        tau: Kendall's tau-b; None for fewer than three candidates, or where all have one score.
+        tau: Kendall's tau-b; None for fewer than three candidates, or if all have the same score at one stage.
     """
 
     cheaper: Stage
@@ -76,8 +76,8 @@ class Spread:
 def margin_over_seeds(first: Spread, second: Spread) -> tuple[float, float, float]:
     """Return the difference of two means and its 95 % interval by Welch's t-test.
 
-    The interval is infinite with one seed of either, and where the seeds of each have equal scores: nothing is then
-    known about the variation between seeds.
+    The interval is infinite if either has only one seed, or if neither varies between its seeds: the variation between
+    seeds is then unknown.
 
     Args:
         first: The scores of one architecture.
@@ -101,14 +101,14 @@ def margin_over_seeds(first: Spread, second: Spread) -> tuple[float, float, floa
 
 @dataclass(frozen=True)
 class ReliabilityReport:
-    """What is known about the reliability of a search's result.
+    """The reliability of the result of a search.
 
     Args:
         metric: The metric that the search maximised.
         agreements: The rank agreement of each stage with the next one, and of screening with full training.
-        best: The best architecture over seeds that played no part in selecting it, so that none of them is there by
-            luck; over the search's own seed if there are no others.
-        default: The family's default over the same seeds; None if it was not trained.
+        best: The scores of the best architecture with seeds that had no influence on its selection, so that they are
+            not biased by it; with the seed of the search if there are no others.
+        default: The scores of the family's default with the same seeds; None if it was not trained.
         phases: The seconds of the budget that each phase has used.
         trainings: The number of results of each stage.
         title: The title of the fusion family.
@@ -123,7 +123,7 @@ class ReliabilityReport:
     title: str = "PMF"
 
     def lines(self) -> list[str]:
-        """Return the report for people, one statement a line."""
+        """Return the report as readable text, one statement per line."""
         lines = [agreement_text(entry) for entry in self.agreements]
         lines.append(f"best: {_spread_text(self.best, self.metric)}")
         if self.default is not None:
@@ -177,7 +177,7 @@ def build_report(
         metric: The metric that the search maximised.
         results: The results of each stage.
         best: The trainings of the best architecture with new seeds, or its one full training.
-        default: The same of the family's default; empty if it was not trained.
+        default: The same trainings of the family's default; empty if it was not trained.
         phases: The seconds of the budget that each phase has used.
         title: The title of the fusion family.
     """
@@ -205,7 +205,7 @@ def _spread_text(spread: Spread, metric: str) -> str:
 
 
 def agreement_text(found: Agreement) -> str:
-    """Return what a rank correlation means for the result of the search."""
+    """Return a sentence about the agreement of two stages and its meaning for the result of the search."""
     cheaper, dearer = STAGE_NOUNS[found.cheaper], STAGE_NOUNS[found.dearer]
     if found.tau is None and found.count >= _MIN_CANDIDATES:
         return f"{cheaper} and {dearer}: all scores of one of them are equal, so the rankings cannot be compared"

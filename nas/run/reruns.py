@@ -36,7 +36,7 @@ class RerunStore:
                 result = Result.from_dict(values)
                 self._results[result.architecture, _slot(result.key)] = result
         except (ValueError, TypeError, KeyError) as error:
-            raise StudyError(f"{path}: is damaged ({error}); delete it to have it made again") from error
+            raise StudyError(f"{path}: is damaged ({error}); delete it to repeat its trainings") from error
 
     def get(self, architecture: Architecture, key: ModelKey) -> Result | None:
         """Return one training; None if it has no result.
@@ -98,4 +98,4 @@ def read_default_result(directory: Path) -> Result | None:
     try:
         return Result.from_dict(json.loads(path.read_text()))
     except (ValueError, TypeError, KeyError) as error:
-        raise StudyError(f"{path}: is damaged ({error}); delete it to have it made again") from error
+        raise StudyError(f"{path}: is damaged ({error}); delete it to repeat its trainings") from error

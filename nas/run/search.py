@@ -44,7 +44,7 @@ from nas.storage.urls import storable_url
 
 
 def apply_overrides(config: Config, overrides: Overrides) -> Config:
-    """Return the configuration with the values of the command line, a warm start included.
+    """Return the configuration with the values of the command line, including those of a warm start.
 
     Raises:
         ConfigError: If the result is not a valid configuration.
@@ -64,18 +64,19 @@ def start(
     *,
     concludes: bool = True,
 ) -> None:
-    """Run a search in a new directory, or resume the same search in its own.
+    """Run a search in a new directory, or resume it in its existing one.
 
     Args:
         source: The search file.
         directory: The run directory.
-        overrides: The values in place of the file's.
+        overrides: The values that replace those of the file.
         options: The workers, the cluster and the storage of the study.
         reporter: The receiver of messages.
         concludes: Whether the best model is compared with the default, exported and evaluated on test.
 
     Raises:
-        NasError: For everything that the user can fix, among them a directory that holds another search.
+        NasError: If the search file, data, encoders or run directory cannot be used, or the directory holds another
+            search.
         Interrupted: If the user has interrupted the search.
         OSError: If the directory cannot be created.
     """
@@ -104,12 +105,12 @@ def resume(directory: Path, overrides: Overrides, options: ExecutionOptions, rep
 
     Args:
         directory: The run directory.
-        overrides: The values in place of the run's.
+        overrides: The values that replace those of the run.
         options: The workers, the cluster and the storage of the study.
         reporter: The receiver of messages.
 
     Raises:
-        NasError: For everything that the user can fix, among them data or encoders that have changed.
+        NasError: If the run directory, data or encoders cannot be used, or data or encoders have changed.
         Interrupted: If the user has interrupted the search.
     """
     run = read_run(directory)
@@ -128,7 +129,7 @@ def _check_same(run: Run, config: Config, directory: Path, source: Path) -> None
         raise StudyError(
             "\n".join(
                 [
-                    f"{directory}: holds a run with another configuration than {source}:",
+                    f"{directory}: holds a run whose configuration differs from {source}:",
                     *(f"  - {line}" for line in changed),
                     f"resume that run with `{program_call()} resume {directory}`, or search in a new directory "
                     "(--run-dir)",
@@ -264,7 +265,7 @@ class _Session:
             bounds = ", ".join(map(str, self._run.config.search.constraints))
             raise StudyError(
                 f"{self._directory}: none of the {full} completely trained candidates meets {bounds}; results.csv "
-                f"lists them all, `{program_call()} export {self._directory} --trial N` exports one regardless, and "
+                f"lists them all, `{program_call()} export {self._directory} --trial N` exports one anyway, and "
                 f"`{resume_call}` searches for others"
             )
         self._reporter.note(f"No candidate was trained completely within the budget; continue with: {resume_call}")

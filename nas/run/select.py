@@ -44,7 +44,7 @@ def best_architectures(directory: Path, space: SearchSpace) -> list[Architecture
     found = dict.fromkeys(result.architecture for result in bests if result is not None)
     known = [architecture for architecture in found if architecture in space]
     if not known:
-        raise StudyError(f"--warm-start {directory}: this search space contains none of the best architectures of it")
+        raise StudyError(f"--warm-start {directory}: this search space contains none of the run's best architectures")
     return known
 
 
@@ -56,7 +56,7 @@ def _best_of(config: Config, results: Sequence[Result]) -> Result | None:
 
 
 class _KnownCosts:
-    """Costs of fully trained candidates.
+    """Costs of completely trained candidates.
 
     Args:
         parts: The encoders and class names of the run.
@@ -80,7 +80,7 @@ class _KnownCosts:
 def pick_result(
     directory: Path, config: Config, parts: ModelParts, results: Sequence[Result], how: tuple[Pick, float]
 ) -> Result:
-    """Pick one of the fully trained candidates; see `nas.search.objectives.pick`.
+    """Pick one of the completely trained candidates; see `nas.search.objectives.pick`.
 
     Args:
         directory: The run directory, for messages.
@@ -99,9 +99,7 @@ def pick_result(
     found = pick(results, objectives_of(config.search, costs), rule, size=costs.parameter_count, within=within)
     if found is None:
         bounds = ", ".join(map(str, config.search.constraints))
-        raise StudyError(
-            f"{directory}: no completely trained candidate meets {bounds}; --trial exports one regardless of that"
-        )
+        raise StudyError(f"{directory}: no completely trained candidate meets {bounds}; --trial exports one anyway")
     return found
 
 

@@ -26,7 +26,7 @@ class CandidateKey:
 
 @dataclass(frozen=True)
 class DefaultKey:
-    """Key of the family's default architecture, trained in full for comparison with the best candidate."""
+    """Key of the family's default architecture, trained completely for comparison with the best candidate."""
 
     @property
     def name(self) -> str:

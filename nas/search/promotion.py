@@ -1,7 +1,7 @@
 """Promotion: scores of one stage decide which candidates enter the next stage.
 
 All candidates are scored with the weights of the supernet (`one_shot`), the promising ones are trained for a while
-(`short`), and the best of those are trained in full. Scores of different stages are never compared.
+(`short`), and the best of those are trained completely. Scores of different stages are never compared.
 """
 
 import heapq

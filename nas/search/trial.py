@@ -12,7 +12,7 @@ from nas.search.space import Architecture
 Stage = Literal["one_shot", "short", "full"]
 STAGES: tuple[Stage, ...] = ("one_shot", "short", "full")
 """Fidelities, cheapest first: scored with the weights of the supernet; trained from those weights for some steps;
-trained in full from new weights. Scores of different stages are never compared."""
+trained completely from new weights. Scores of different stages are never compared."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Job:
 
     @property
     def identity(self) -> tuple[ModelKey, Stage]:
-        """The model and the stage, which no two jobs of a search share."""
+        """The model and the stage: unique among the jobs of a search."""
         return self.key, self.stage
 
     @property

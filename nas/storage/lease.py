@@ -137,14 +137,14 @@ class LeaseRecord(ABC):
 
 
 class LockFile(LeaseRecord):
-    """A file that the system locks while it is open.
+    """A file that the operating system locks for this process while it is open.
 
     Args:
         path: Path of the file, which is created if it is missing.
 
     Raises:
-        StudyError: If another process, or another study of this process, has it open; names the holder.
-        OSError: If it cannot be opened.
+        StudyError: If another process, or another study of this process, holds the lock; names the holder.
+        OSError: If the file cannot be opened.
     """
 
     is_exclusive = True

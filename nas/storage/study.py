@@ -152,8 +152,8 @@ class Study:
         if changed:
             lines = "\n".join(f"  - {line}" for line in changed)
             raise StudyError(
-                f"{self._storage.where}: was started with another configuration, so its scores are not comparable:\n"
-                f"{lines}\nrestore the old values, or search in a new run directory (--run-dir)"
+                f"{self._storage.where}: was started with a different configuration, so its scores are not "
+                f"comparable:\n{lines}\nrestore the old values, or search in a new run directory (--run-dir)"
             )
 
     # Right to write
@@ -199,7 +199,7 @@ class Study:
     def finish(self, result: Result) -> None:
         """Store a result."""
         if result.trial in self._results[result.stage]:
-            raise ValueError(f"trial {result.trial} has a result at stage {result.stage} already")
+            raise ValueError(f"trial {result.trial} already has a result at stage {result.stage}")
         attributes = result_attributes(result)
         if result.stage == "one_shot":
             self._end(result.trial, TrialState.COMPLETE, attributes, result.score)

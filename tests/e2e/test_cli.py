@@ -114,8 +114,10 @@ def test_space_too_deep_for_the_encoders_is_refused(
     deep = project.write("deep.yaml", **{"space.fusion_layer": [0, 3], "data.max_text_tokens": 64})
     assert main(["search", str(deep), "--run-dir", str(tmp_path / "run"), "--workers", "0"]) == 2
     error = capsys.readouterr().err
-    assert "space.fusion_layer: 3 is not allowed; expected at most 2" in error
-    assert "data.max_text_tokens: 64 is not allowed; expected at most 20" in error
+    depths = "the encoders have 4 and 3 layers"
+    assert f"space.fusion_layer: too large; expected at most 2, since {depths}, got 3" in error
+    positions = "the positions of the text encoder"
+    assert f"data.max_text_tokens: too large; expected at most 20, {positions}, got 64" in error
 
 
 def test_encoders_that_do_not_match_their_preprocessors_are_refused(
@@ -145,7 +147,7 @@ def test_space_of_another_depth_than_the_encoders_is_refused(
     )
     assert main(["space", str(other)]) == 2
     assert (
-        "space.num_layers: 5 is not allowed; expected 3, since the encoders have 4 and 3 layers"
+        "space.num_layers: wrong number; expected 3, since the encoders have 4 and 3 layers, got 5"
         in capsys.readouterr().err
     )
 

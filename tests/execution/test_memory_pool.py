@@ -114,10 +114,10 @@ def test_job_that_does_not_fit_is_not_admitted() -> None:
 def test_job_can_neither_run_nor_wait_twice() -> None:
     pool, queue = MemoryPool(10, slot_count=2), JobQueue()
     pool.admit("job", 1)
-    with pytest.raises(ValueError, match="running already"):
+    with pytest.raises(ValueError, match="already running"):
         pool.admit("job", 1)
     queue.add("job", 1)
-    with pytest.raises(ValueError, match="waiting already"):
+    with pytest.raises(ValueError, match="already waiting"):
         queue.add("job", 1)
 
 

@@ -1,4 +1,4 @@
-"""How far the result of a search can be trusted."""
+"""The reliability of the result of a search."""
 
 import math
 from collections.abc import Sequence

@@ -242,7 +242,9 @@ def test_warm_start_screens_the_best_of_an_earlier_run_first(
     assert scored[: len(expected)] == expected[:5]
     assert finished_models(resume_search(run, options)) == [], "the run records its initial architectures"
     other = load_config(project.write("elsewhere.yaml", **{"space.mapping_width": [5, 6]})).space
-    with pytest.raises(StudyError, match=r"--warm-start .*: this search space contains none of the best"):
+    with pytest.raises(
+        StudyError, match=r"--warm-start .*: this search space contains none of the run's best architectures"
+    ):
         best_architectures(finished.directory, other)
 
 

@@ -223,7 +223,7 @@ def test_results_and_rejections_are_ordered_by_number(run: StoredRun) -> None:
             study.reject(job(trial, architecture, "short"), status="failed", reason="it broke")
         assert [entry.trial for entry in study.results("one_shot")] == [0, 1, 2]
         assert [entry.trial for entry in study.rejections] == [0, 1, 2]
-        with pytest.raises(ValueError, match="trial 1 has a result at stage one_shot already"):
+        with pytest.raises(ValueError, match="trial 1 already has a result at stage one_shot"):
             study.finish(result(1, SECOND))
     with run.open() as again:
         assert [entry.trial for entry in again.results("one_shot")] == [0, 1, 2]

@@ -122,7 +122,7 @@ def read_contents(directory: Path) -> StoreContents:
             if size_bytes != facts.size_bytes:
                 raise ValueError(f"{name} has the wrong size; expected {facts.size_bytes} bytes, got {size_bytes}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{directory}: not a usable feature store ({error}); delete it to have it rebuilt") from error
+        raise DataError(f"{directory}: not a usable feature store ({error}); delete it to rebuild it") from error
     return contents
 
 

@@ -222,9 +222,7 @@ class FeatureStore:
                 split: FeatureSplit(directory / split, self.contents, encoders) for split in self.contents.views
             }
         except (OSError, ValueError) as error:
-            raise DataError(
-                f"{directory}: not a usable feature store ({error}); delete it to have it rebuilt"
-            ) from error
+            raise DataError(f"{directory}: not a usable feature store ({error}); delete it to rebuild it") from error
 
     @property
     def class_names(self) -> tuple[str, ...]:

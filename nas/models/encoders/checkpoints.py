@@ -109,8 +109,8 @@ def _family(model_type: str, modality: str, checkpoint: str) -> EncoderFamily:
     if not isinstance(family, EncoderFamily) or family.modality != modality:
         raise EncoderError(
             f"encoder {checkpoint!r}: unsupported {modality} encoder; expected model_type "
-            f"{', '.join(supported_model_types(modality))}, got {model_type!r}; a family is added as one file in "
-            "nas/models/encoders/ and a registration in nas/models/encoders/register.py or by an entry point of the "
+            f"{', '.join(supported_model_types(modality))}, got {model_type!r}; to add a family, write a file in "
+            "nas/models/encoders/ and register it in nas/models/encoders/register.py, or through an entry point of the "
             "group pmf_nas.encoders"
         )
     return family
@@ -136,7 +136,7 @@ def load_config(checkpoint: str, modality: str) -> PreTrainedConfig:
     if activation not in ACTIVATIONS:
         raise EncoderError(
             f"encoder {checkpoint!r}: unsupported activation; expected {', '.join(sorted(ACTIVATIONS))}, "
-            f"got {activation!r}; one is added in nas/models/encoders/frozen_ops.py"
+            f"got {activation!r}; to add one, extend ACTIVATIONS in nas/models/encoders/frozen_ops.py"
         )
     return config
 

@@ -44,18 +44,18 @@ def compare(
         directory: The directory of the comparison.
         names: The entries; see `entry_names`.
         seeds: The number of seeds of each entry.
-        overrides: The values in place of the file's; the budget is that of the search.
+        overrides: The values that replace those of the file; the budget applies to the search.
         options: The workers, the cluster and the storage of the study.
         reporter: The receiver of messages.
 
     Raises:
-        NasError: For everything that the user can fix, among them a directory that holds something else.
+        NasError: If the search file, data, encoders or directory cannot be used, or the directory holds something else.
         Interrupted: If the user has interrupted the comparison.
     """
     config = apply_overrides(load_config(source), overrides)
     family = config.space.architecture_class.family
     if family != SEARCHED_FAMILY:
-        raise StudyError(f"{source}: family: {family} is not allowed in a comparison; expected {SEARCHED_FAMILY}")
+        raise StudyError(f"{source}: family: not supported by compare; expected {SEARCHED_FAMILY}, got {family}")
     check_encoders(config, source=str(source))
     check_directory(directory)
     directory.mkdir(parents=True, exist_ok=True)

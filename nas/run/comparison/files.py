@@ -57,7 +57,7 @@ def damaged_file(path: Path, error: Exception) -> StudyError:
         error: The reason.
     """
     # Without its settings, the scores of a comparison cannot be attributed.
-    remedy = "compare in a new directory (--run-dir)" if path.name == SETTINGS else "delete it to have it made again"
+    remedy = "compare in a new directory (--run-dir)" if path.name == SETTINGS else "delete it to recreate it"
     return StudyError(f"{path}: is damaged ({error}); {remedy}")
 
 
@@ -77,7 +77,9 @@ def check_directory(directory: Path) -> None:
     known = {LOCK, SEARCH, FOUND}
     half_written = tuple(f".{name}." for name in (SETTINGS, FOUND))
     if any(path.name not in known and not path.name.startswith(half_written) for path in directory.iterdir()):
-        raise StudyError(f"{directory}: is not empty and holds no comparison; name another folder (--run-dir)")
+        raise StudyError(
+            f"{directory}: is not empty and holds no comparison; expected an empty or new directory (--run-dir)"
+        )
 
 
 class SettingsFile:

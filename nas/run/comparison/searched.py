@@ -28,8 +28,8 @@ def searched_architecture(settings: ComparisonSettings, overrides: Overrides) ->
         trained = settings.directory / SEARCHED
         if (trained / TRAININGS).exists():
             settings.reporter.note(
-                "The result of the search is being trained, so the search keeps its budget; compare in a new directory "
-                "(--run-dir) for another one"
+                "The search keeps its budget, because trainings of its result have begun; to change the budget, "
+                "compare in a new directory (--run-dir)"
             )
         else:
             for name in (FACTS, FAILURES):  # they belong to the earlier result
@@ -40,7 +40,7 @@ def searched_architecture(settings: ComparisonSettings, overrides: Overrides) ->
         found = best_full(run, settings.options.storage)
         if found is None:
             raise StudyError(
-                f"{run}: no completely trained candidate of the search meets its constraints; give it a larger --budget"
+                f"{run}: no completely trained candidate of the search meets its constraints; use a larger --budget"
             )
         write_json(path, found.architecture.as_dict())
     return Architecture.from_dict(read_json(path))

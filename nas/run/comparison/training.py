@@ -98,7 +98,7 @@ class EntryTrainer:
                 if rate is None:
                     return None
                 self._settings.reporter.note(
-                    f"{title}: learning rate {self._grid[rate]:g} is the best on validation of {choice.tried} tried"
+                    f"{title}: learning rate {self._grid[rate]:g} is the best of {choice.tried} on validation"
                 )
                 self._run([ComparisonKey(rate, seed) for seed in range(self._settings.seeds)], executor)
             except _TooLargeError:

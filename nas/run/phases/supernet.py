@@ -72,7 +72,7 @@ class SupernetPhase:
         if count:
             raise StudyError(
                 f"{self._setup.supernet_path}: is missing; {count} scores were computed with it and are not comparable "
-                "with those of another supernet; put back a copy of the file, or search in a new run directory "
+                "with those of another supernet; restore a copy of the file, or search in a new run directory "
                 "(--run-dir)"
             )
         return False

@@ -367,7 +367,7 @@ def test_error_for_an_unsupported_family_lists_the_supported_ones(tmp_path: Path
     with pytest.raises(
         EncoderError,
         match=r"unsupported text encoder; expected model_type bert, clip, clip_text_model, .*roberta, got 'gpt2'; "
-        r"a family is added as one file in nas/models/encoders/ and a registration in nas/models/encoders/register\.py",
+        r"to add a family, write a file in nas/models/encoders/ and register it in nas/models/encoders/register\.py",
     ):
         load_encoder(str(tmp_path), "text")
 

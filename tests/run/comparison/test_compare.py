@@ -236,7 +236,7 @@ def test_learning_rate_that_diverges_is_not_chosen(project: Project, options: Ex
         and "at the edge of the grid: extend compare.learning_rates downwards" in row["remark"]
     )
     assert row["remark"].count("the loss is") == output.count("failed: TrainingError") >= 2
-    assert "is the best on validation of 3 tried" in output, "1e30 cannot be better where 1e20 and 1e25 failed"
+    assert "is the best of 3 on validation" in output, "1e30 cannot be better where 1e20 and 1e25 failed"
     assert (
         "TrainingError" not in compared(source, tmp_path / "comparison", options, ["vpt"], seeds=1).partition("\n\n")[0]
     )
@@ -283,7 +283,7 @@ def test_scores_of_other_settings_are_not_mixed(
             seeds=1,
         )
     vpt = project.write("vpt.yaml", family="vpt", space={"prompt_layer": [0], "prompts": [1, 2]})
-    with pytest.raises(NasError, match="family: vpt is not allowed in a comparison; expected pmf"):
+    with pytest.raises(NasError, match="family: not supported by compare; expected pmf, got vpt"):
         compared(vpt, tmp_path / "vpt", options, ["linear"])
 
 
@@ -419,7 +419,7 @@ def test_search_resumes_with_another_budget_until_its_result_is_trained(
     (directory / SEARCHED / "failures.json").write_text("{")  # of the first answer
     assert scored(6).startswith("Search: 6 screened")
     assert rows_of(directory)[SEARCHED]["architecture"] == str(answers[1])
-    assert "so the search keeps its budget" in scored(9)
+    assert "The search keeps its budget" in scored(9)
     assert "Search: " not in scored(9) and len(answers) == 2
 
 
