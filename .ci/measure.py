@@ -1,6 +1,6 @@
 """Run benchmark commands in parallel, each in a fork of one process that has imported the slow libraries.
 
-Usage: python .ci/measure.py COUNT <COMMANDS, with one module and its arguments a line; COUNT of them run at a time.
+Usage: python .ci/measure.py COUNT <COMMANDS, with one module and its arguments per line; COUNT of them run at a time.
 
 The output of a command is printed when it ends, with its wall-clock and processor seconds. The exit status is 1 if a
 command fails.

@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def train_all(setup: WorkerSetup, runs: list[tuple[Architecture, int]], steps: int, workers: int) -> list[Result]:
-    """Train every architecture fully with its seed, on Ray workers, and return the results in the given order."""
+    """Train every architecture completely with its seed, on Ray workers, and return the results in the given order."""
     jobs = [
         Job(CandidateKey(number), architecture, "full", steps, seed, 0)
         for number, (architecture, seed) in enumerate(runs)

@@ -168,7 +168,7 @@ def search(source: Path, directory: Path, strategy: str, seed: int, budget: str,
             start(source, directory, overrides, machine, reporter)
     if not (directory / RELIABILITY).exists():
         raise SystemExit(
-            f"{directory}: no finalist finished within the budget; expected more than {budget}; give a larger --budget"
+            f"{directory}: no finalist finished within the budget; expected more than {budget}; use a larger --budget"
         )
 
 
@@ -223,7 +223,7 @@ def train_further(
 
 
 def train_one(work: tuple[WorkerSetup, Job]) -> Result:
-    """Train one architecture fully."""
+    """Train one architecture completely."""
     setup, job = work
     (result,) = CandidateWorker(setup).run(job, limit_bytes=None)
     return result

@@ -5,7 +5,7 @@ from pathlib import Path
 
 # Before torch is imported: threads of a busy test machine sleep while they wait instead of spinning.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Ray's workers give way to all other programs by default: beside other tests they would stand still.
+# Ray's workers have a low priority by default: next to other tests they would make no progress.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 import pytest

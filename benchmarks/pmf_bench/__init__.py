@@ -1,4 +1,4 @@
-"""PMF-Bench: fully trained architectures of the demo's space, in the manner of NAS-Bench."""
+"""PMF-Bench: completely trained architectures of the demo's space, in the style of NAS-Bench."""
 
 from benchmarks.pmf_bench.table import Row, Table, read_table
 

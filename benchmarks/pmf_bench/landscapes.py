@@ -1,6 +1,6 @@
 """Landscapes for comparing strategies at milliseconds per evaluation: the table, a surrogate, synthetic functions.
 
-The surrogate covers the whole space of the table, in the manner of NAS-Bench-301 (Zela et al., ICLR 2022): a Gaussian
+The surrogate covers the whole space of the table, in the style of NAS-Bench-301 (Zela et al., ICLR 2022): a Gaussian
 process on the genes, each transformed to log2(1 + value), fitted to the accuracies of all single trainings, so that the
 noise between seeds is one of its parameters. An evaluation of the table or the surrogate has the noise of one training.
 """

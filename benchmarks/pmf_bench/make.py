@@ -1,4 +1,4 @@
-"""Build the table: train architectures of the demo's space fully, from fresh weights, in the project's own workers.
+"""Build the table: train architectures of the demo's space completely, from fresh weights, in the project's workers.
 
 160 architectures: the 32 corners of the space, PMF's default, and further ones that fill up one third for each L_f,
 drawn from equal parts of their order by trainable parameters. All are trained with seeds 0 and 1, and 40 of them,

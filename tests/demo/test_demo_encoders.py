@@ -26,6 +26,6 @@ def test_text_encoder_ignores_padding() -> None:
     """A text has the same features alone and in a batch with a longer one."""
     assert (text_encoder_directory() / "tokenizer.json").is_file()
     alone = encode_texts(["lion"])
-    beside = encode_texts(["lion", "a much longer title of some other drawing"])
+    padded = encode_texts(["lion", "a much longer title of some other drawing"])
     assert alone.shape == (1, 384)
-    assert torch.allclose(alone[0], beside[0], atol=1e-4)
+    assert torch.allclose(alone[0], padded[0], atol=1e-4)

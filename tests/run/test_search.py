@@ -1,4 +1,4 @@
-"""Run directories: what starts a run in one, what resumes it, and what is refused."""
+"""Run directories: starting a run, resuming it, and refused directories."""
 
 import csv
 import re

@@ -111,7 +111,7 @@ def test_oversized_candidates_are_trained_in_micro_batches(
     results = results_of(tmp_path / "run")
     cut = [result for result in results["one_shot"] if result.micro_batches > 1]
     assert cut and len(results["one_shot"]) == 8 and "micro-batches" in output
-    # The sampled supernet was trained in parts as well, so that weights and scores differ by rounding alone.
+    # The sampled supernet was trained in parts as well, so that weights and scores differ only by rounding.
     whole = {result.architecture: result.score for result in results_of(finished.directory)["one_shot"]}
     same = [result for result in results["one_shot"] if result.architecture in whole]
     assert same and all(result.score == pytest.approx(whole[result.architecture], abs=0.1) for result in same)

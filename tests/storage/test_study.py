@@ -1,4 +1,4 @@
-"""The contract of all storage backends, whatever happens to the driver; then what is specific to one of them."""
+"""The contract of all storage backends, including crashes of the driver; then the specifics of each."""
 
 import errno
 import json

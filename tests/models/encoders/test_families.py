@@ -410,7 +410,7 @@ def test_checkpoint_is_loaded_in_the_requested_dtype(tmp_path: Path) -> None:
     assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
 
 
-def test_texts_are_padded_on_the_right_whatever_the_checkpoint_configures(tmp_path: Path) -> None:
+def test_texts_are_padded_on_the_right_even_if_the_checkpoint_configures_the_left(tmp_path: Path) -> None:
     bert_model().save_pretrained(tmp_path)
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat"]))
     BertTokenizer(vocab=str(tmp_path / "vocab.txt"), padding_side="left").save_pretrained(tmp_path)

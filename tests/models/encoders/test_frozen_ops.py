@@ -1,4 +1,4 @@
-"""Products with frozen weights against those of torch: values, gradients, and what is kept in memory."""
+"""Products with frozen weights compared with those of torch: values, gradients and memory."""
 
 import weakref
 from collections.abc import Callable

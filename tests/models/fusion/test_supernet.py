@@ -1,4 +1,4 @@
-"""Slices of the supernet: equal to standalone models, trained alone, evaluated together."""
+"""Slices of the supernet: equal to standalone models, trained one at a time, evaluated together."""
 
 import random
 from typing import Any

@@ -112,7 +112,7 @@ def test_table_has_all_families_and_the_searched_pmf(
     found = Architecture.from_dict(json.loads((directory / "found.json").read_text()))
     assert rows[SEARCHED]["architecture"] == str(found) and isinstance(found, PMFArchitecture)
     assert "PMF, searched" in output and "late_concat" not in output
-    assert not (directory / "search" / "report.json").exists(), "the search has not asked for the test split"
+    assert not (directory / "search" / "report.json").exists(), "the search does not use the test split"
     assert output.rindex(": validation accuracy") < output.index("evaluating the exported"), "test is for the end"
     text = (directory / "comparison.txt").read_text()
     assert text in output and all(
@@ -475,7 +475,7 @@ def test_comparison_has_one_driver_at_a_time(
     directory.mkdir()
     with contextlib.closing(LockFile(directory / "driver.lock")), pytest.raises(StudyError, match=str(directory)):
         compared(source, directory, options, ["linear"])
-    # A second one beside the first.
+    # A second comparison at the same time.
     monkeypatch.setattr(
         "nas.run.comparison.compare.prepare_entry", lambda *arguments: compared(source, directory, options, ["vpt"])
     )
