@@ -90,7 +90,7 @@ class Registry(Generic[Entry]):
                 point.load()()
             except ExtensionError:
                 raise
-            except Exception as error:  # code of another package can fail in any way
+            except Exception as error:  # code of another package may raise any error
                 raise ExtensionError(
                     f"entry point {point.name} = {point.value!r} in group {self._entry_points}: failed to load "
                     f"({type(error).__name__}: {error}); expected a function without arguments that registers a "

@@ -163,7 +163,7 @@ class FeaturesConfig(Section):
     dtype: FeatureDtype = Field(default="float16", description="The number format of the cached outputs.")
     disk_bytes: Bytes = Field(
         default=20 * 2**30,
-        validate_default=False,  # bytes without a unit are no value of a file
+        validate_default=False,  # a search file cannot give bytes without a unit
         validation_alias="disk",
         serialization_alias="disk",
         description="The disk space for one data set. If it is too small for the inputs of every fusion layer, "

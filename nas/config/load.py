@@ -83,7 +83,7 @@ def _validate(section: type[AnySection], values: Any, source: str, prefix: tuple
 
 
 class _Loader(yaml.SafeLoader):
-    """Rejects duplicate keys, of which YAML's own loader silently takes the last."""
+    """Rejects duplicate keys; YAML's own loader silently uses the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]

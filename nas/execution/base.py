@@ -142,7 +142,7 @@ class Executor(ABC):
         should_stop: Callable[[], bool],
         on_progress: Callable[[SupernetProgress], None],
     ) -> int:
-        """Train the supernet, from its checkpoint if one exists, and save it; no other job may run meanwhile.
+        """Train the supernet, from its checkpoint if one exists, and save it; no other job may run at the same time.
 
         Args:
             job: The architectures that may be sampled.

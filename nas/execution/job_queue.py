@@ -77,7 +77,7 @@ class JobQueue:
 
     @staticmethod
     def _best_device(peak_bytes: int, pools: Mapping[str, MemoryPool]) -> str | None:
-        """Return the device on which the job can start with the fewest ended processes, of these the emptiest."""
+        """Return the device that has to end the fewest processes to start the job; among equals, the emptiest."""
         possible = {name: pool.processes_in_the_way(peak_bytes) for name, pool in pools.items()}
         ended = {name: count for name, count in possible.items() if count is not None}
         if not ended:
@@ -86,6 +86,6 @@ class JobQueue:
 
     @staticmethod
     def _kept_free(peak_bytes: int, pools: Mapping[str, MemoryPool], closed: set[str]) -> str | None:
-        """Return the device that a starved job waits for: always the same one of those that could hold it."""
+        """Return the device that a starved job waits for: always the same one among those with enough memory."""
         able = [name for name, pool in pools.items() if name not in closed and pool.fits_alone(peak_bytes)]
         return max(able, key=lambda name: (pools[name].budget_bytes, name), default=None)

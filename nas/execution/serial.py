@@ -45,7 +45,7 @@ class SerialExecutor(Executor):
         self._job = job, grant_bytes
 
     def start_workers(self, device: str, count: int) -> None:
-        del device, count  # this process is running already
+        del device, count  # this process already runs
 
     def stop_idle_workers(self, device: str, count: int) -> None:
         raise RuntimeError(f"{device} has no {count} idle processes")
@@ -76,7 +76,7 @@ class SerialExecutor(Executor):
         should_stop: Callable[[], bool],
         on_progress: Callable[[SupernetProgress], None],
     ) -> int:
-        del processes  # always this one
+        del processes  # training runs in this process
         try:
             return self._worker.train_supernet(
                 job,

@@ -91,7 +91,7 @@ class CandidateWorker:
 
         Args:
             job: The job to run.
-            limit_bytes: Private memory that this process may hold meanwhile; None for no limit.
+            limit_bytes: Private memory that this process may hold during the job; None for no limit.
             should_stop: Called before every step, in addition to `stop`.
 
         Raises:
@@ -118,7 +118,7 @@ class CandidateWorker:
 
         Args:
             job: The job to run.
-            limit_bytes: Private memory that this process may hold meanwhile; None for no limit.
+            limit_bytes: Private memory that this process may hold during the job; None for no limit.
             should_stop: Called before every step, in addition to `stop`.
 
         Raises:
@@ -254,7 +254,7 @@ class CandidateWorker:
         Args:
             job: The architectures that may be sampled.
             group: The processes that share the work.
-            limit_bytes: Private memory that this process may hold meanwhile; None for no limit.
+            limit_bytes: Private memory that this process may hold during the job; None for no limit.
             on_progress: Callback that receives the progress after every step.
             should_stop: Called before every step, in addition to `stop`; training then ends early and is saved.
 

@@ -59,7 +59,7 @@ class ExitRecord:
     def end_for_memory(self, measured_bytes: int, grant_bytes: int) -> None:
         """Record that the process holds more memory than it was granted, and kill it."""
         self._write({"kind": _MEMORY, "measured": measured_bytes, "grant": grant_bytes})
-        os.kill(os.getpid(), 9)  # at once, whatever its other threads do
+        os.kill(os.getpid(), 9)  # immediately, without waiting for other threads
 
     def _write(self, values: dict[str, Any]) -> None:
         with self._path.open("w") as file:
@@ -71,7 +71,7 @@ def read_worker_exit(path: Path, *, was_memory_killed: bool) -> WorkerExit:
 
     Args:
         path: Path of its `ExitRecord`; the file need not exist.
-        was_memory_killed: Whether the system's out-of-memory killer has been active meanwhile.
+        was_memory_killed: Whether the system's out-of-memory killer has been active since the process started.
     """
     trace_path = path.with_suffix(".trace")
     if path.exists():

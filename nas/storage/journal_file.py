@@ -76,7 +76,7 @@ class Journal(BaseJournalBackend):
         """Make records durable; inside `transaction`, they become durable at its end.
 
         Raises:
-            StudyError: If another program has damaged the file meanwhile.
+            StudyError: If another program has damaged the file since it was read.
             OSError: If the disk is full or the file cannot be written; the file is unchanged.
         """
         if self._held is not None:
@@ -154,7 +154,7 @@ class Journal(BaseJournalBackend):
             raise self._damaged(number, "its checksum does not match the file up to here: a line was changed or lost")
         try:
             record = json.loads(line)
-        except ValueError as error:  # or of the decoding
+        except ValueError as error:  # includes UnicodeDecodeError
             raise self._damaged(number, f"not JSON: {error}") from error
         if not isinstance(record, dict):
             raise self._damaged(number, "expected a record of Optuna")

@@ -80,7 +80,7 @@ class Study:
         self._ordered: dict[Stage, list[Result]] = {stage: [] for stage in STAGES}  # the same results by number
         self._rejections: list[Rejection] = []
         self._running: dict[int, Architecture] = {}
-        self._trial_ids: dict[int, int] = {}  # of the running candidates
+        self._trial_ids: dict[int, int] = {}  # the Optuna trials of the running candidates
         self._rounds: dict[int, int] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage = open_storage(directory, storage, name, note)

@@ -110,7 +110,7 @@ def forward_seconds(
 
     Args:
         model: A model or a supernet.
-        split: The samples, of which the first `batch_size` are used.
+        split: The samples; the first `batch_size` are used.
         architecture: The slice.
         batch_size: The number of samples.
         repetitions: The number of measured passes.

@@ -79,7 +79,7 @@ class ProgressSaver(contextlib.AbstractContextManager["ProgressSaver"]):
         if time.monotonic() - self._last < SAVE_SECONDS or (self._running and not self._running.done()):
             return
         if self._running:
-            self._running.result()  # raises the error of the last save
+            self._running.result()  # raises the error of the last save, if any
         self._last = time.monotonic()
         self._running = self._pool.submit(self._save, done)
 

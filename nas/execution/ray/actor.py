@@ -1,4 +1,4 @@
-"""A worker process as a Ray actor: it runs jobs, trains the supernet, and can be stopped meanwhile."""
+"""A worker process as a Ray actor: it runs jobs, trains the supernet, and can be stopped during either."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -78,7 +78,7 @@ class RayExecutor(Executor):
             connect(address, placement)
         self._records = setup.run_directory / _RECORDS
         self._record_numbers = itertools.count()
-        shutil.rmtree(self._records, ignore_errors=True)  # of a driver that was killed
+        shutil.rmtree(self._records, ignore_errors=True)  # left by a driver that was killed
         self._nodes = NodePool(
             setup,
             placement=placement,

@@ -155,7 +155,7 @@ class NodePool:
 
     def _prepare(self, node: Node, share: Share) -> None:
         """Start to prepare a node: it finds its features and receives the frozen weights."""
-        if self._frozen is None:  # Ray transfers each of them to a node once, whatever the number of its workers
+        if self._frozen is None:  # Ray transfers each of them to a node once, for all of its workers
             self._frozen = {path.name: ray.put(np.fromfile(path, dtype=np.uint8)) for path in self._setup.frozen_paths}
         files = [self._frozen[name] for name in FROZEN_FILES]
         task = task_on(node, set_up_remote_node)

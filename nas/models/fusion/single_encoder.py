@@ -43,7 +43,7 @@ class FineTuned(OneEncoder):
         self.add_module(f"{self.modality}_encoder", trainable_copy(self.frozen))
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
-        del architecture  # there is one
+        del architecture  # the family has only one
         logits: Tensor = self.classifier(encoded(getattr(self, f"{self.modality}_encoder"), *self.inputs(features)))
         return logits
 

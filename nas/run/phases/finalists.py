@@ -72,7 +72,7 @@ class FinalistPlan(Plan):
         ranking = self._queue.promotion_order()
         room = self._clock.seconds_left(self._clock.deadlines.total_seconds)
         if not self._tried and ranking:
-            # If no training can be finished in time, the one that comes closest is tried nevertheless.
+            # If no training can finish in time, the shortest one is started nevertheless.
             room = max(room, min(self._full_seconds(result) for result in ranking))
         taken = 0
         for result in ranking:

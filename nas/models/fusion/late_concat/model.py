@@ -24,7 +24,7 @@ class LateConcat(FusionModel):
         self.classifier = nn.Linear(image.hidden_size + text.hidden_size, self.num_classes)
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
-        del architecture  # there is one
+        del architecture  # the family has only one
         features = features.to(self.classifier.weight.dtype)
         image = encoded(self.image_encoder, features.image_tokens, None)
         text = encoded(self.text_encoder, features.text_tokens, features.text_mask)

@@ -21,7 +21,7 @@ class Linear(FusionModel):
         self.classifier = nn.Linear(image.hidden_size + text.hidden_size, self.num_classes)
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
-        del architecture  # there is one
+        del architecture  # the family has only one
         features = features.to(self.classifier.weight.dtype)
         masks = (None, features.text_mask)
         read = [

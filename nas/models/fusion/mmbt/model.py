@@ -30,7 +30,7 @@ class MMBT(FusionModel):
         self.classifier = nn.Linear(text.hidden_size, self.num_classes)
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
-        del architecture  # there is one
+        del architecture  # the family has only one
         features = features.to(self.classifier.weight.dtype)
         image, text, mask = self.image_encoder, self.text_encoder, features.text_mask
         z = image.embed(features.image_tokens)

@@ -90,7 +90,7 @@ class PMFArchitecture(Architecture):
         architecture has lengths of 1, because where those agree with longer ones, all lengths do.
         """
         if self.layer_count is not None:
-            return None  # with free genes hardly two architectures belong to one set
+            return None  # with free genes, two architectures rarely belong to one set
         lengths = self.query_context_prompts, self.fusion_context_prompts
         assert isinstance(lengths[0], int) and isinstance(lengths[1], int)
         fusion_context = min(lengths[1], 1)
