@@ -196,7 +196,7 @@ def _add_budget(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="BUDGET",
         help="time (4m, 2h) or number of trials (200), both over all sessions; may be given twice, once for each "
-        "(default: from the search file)",
+        "(default: from the search file or the run)",
     )
     _add_memory_budget(parser)
 
@@ -205,7 +205,8 @@ def _add_memory_budget(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory-budget",
         metavar="BYTES",
-        help="memory limit of all workers of a device together, for instance 3GiB (default: from the search file)",
+        help="memory limit of all workers of a device together, for instance 3GiB (default: from the search file or the "
+        "run)",
     )
 
 
