@@ -49,7 +49,7 @@ class TrainingStep:
 
     Args:
         architecture: The architecture to train.
-        is_slice: Whether it is a slice of the supernet rather than a stand-alone model.
+        is_slice: Whether it is a slice of the supernet rather than a standalone model.
         batch_size: The number of samples of the micro-batch.
         is_first: Whether no gradients of earlier micro-batches are held.
     """

@@ -205,8 +205,8 @@ def _add_memory_budget(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory-budget",
         metavar="BYTES",
-        help="memory limit of all workers of a device together, for instance 3GiB (default: from the search file or the "
-        "run)",
+        help="memory limit of all workers of a device together, for instance 3GiB (default: from the search file or "
+        "the run)",
     )
 
 

@@ -253,7 +253,7 @@ class Study:
         del self._running[trial], self._trial_ids[trial]
 
     def mark_out_of_memory(self, job: Job) -> None:
-        """Store that a job ran out of memory and is to be tried once more, alone."""
+        """Store that a job ran out of memory and is to be retried alone."""
         self._set_attribute(job.stage, f"{_OUT_OF_MEMORY}{job.key.name}", True)
 
     def _set_attribute(self, stage: Stage, key: str, value: Any) -> None:

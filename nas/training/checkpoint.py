@@ -81,7 +81,7 @@ class TrainingCheckpoint:
         self._configuration = {"steps": trainer.step_count, "architectures_per_step": architectures_per_step}
 
     def save(self, step: int) -> None:
-        """Replace the file by the present state.
+        """Replace the file with the current state.
 
         Args:
             step: The number of finished steps.

@@ -208,7 +208,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> None:
-    """Train a stand-alone model in place.
+    """Train a standalone model in place.
 
     Args:
         model: The model with its initial weights.

@@ -1,4 +1,4 @@
-"""Training of a stand-alone model: loss, micro-batches, schedule, stops."""
+"""Training of a standalone model: loss, micro-batches, schedule, stops."""
 
 from collections.abc import Callable
 
