@@ -5,6 +5,8 @@ from pathlib import Path
 
 # Before torch is imported: threads of a busy test machine sleep while they wait instead of spinning.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Tests run in parallel, so numpy's small products are slower with several threads than with one.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Ray's workers have a low priority by default: next to other tests they would make no progress.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
