@@ -46,7 +46,7 @@ class LosesNode(io.StringIO):
 
     def write(self, text: str) -> int:
         written = super().write(text)
-        if not self._is_lost and "joined with" in self.getvalue() and self.getvalue().count("\ntrial ") >= 5:
+        if not self._is_lost and "joined with" in self.getvalue() and self.getvalue().count(" screened: ") >= 5:
             self._is_lost = True
             self._cluster.remove_node(self._node, allow_graceful=False)
         return written
