@@ -6,6 +6,8 @@ import signal
 import sys
 from typing import Any
 
+import pytest
+
 from nas.execution.placement import Placement
 from nas.execution.ray.executor import RayExecutor
 from nas.execution.worker import CandidateWorker
@@ -32,6 +34,7 @@ class Misbehaving(CandidateWorker):
         return super().run(job, **rest)
 
 
+@pytest.mark.slow  # every death costs the start of another worker
 def test_cause_of_death_is_reported_and_the_next_job_gets_another_worker(setup: WorkerSetup) -> None:
     placement = Placement(worker_count=1, most_by_memory=1, threads=1)
     executor = RayExecutor(setup, placement=placement, factory=Misbehaving)

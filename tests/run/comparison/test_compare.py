@@ -79,6 +79,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float | None, int]]:
     return seen
 
 
+@pytest.mark.slow  # trains every family and searches PMF
 def test_table_has_all_families_and_the_searched_pmf(
     source: Path, options: ExecutionOptions, tmp_path: Path, ran: list[tuple[str, float | None, int]]
 ) -> None:
