@@ -2,18 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 
 from nas.common.errors import ConfigError
 from nas.config.data_schema import DataConfig
+from nas.config.places import fixed_places, path_marker
 from nas.config.reader_registry import LABEL_KEYS
 from nas.config.schema import Config
 from nas.config.section import FromFile, Section, show
-from nas.config.values import LocalPath
 
 EXTENDS = "extends"
 
@@ -38,6 +37,15 @@ def load_config(path: Path) -> Config:
     values, parents = _read_extended(path, ())
     source = f"{path} (extends {', '.join(map(str, parents))})" if parents else str(path)
     return _validate(Config, values, source)
+
+
+def load_fixed_places(path: Path) -> dict[str, str]:
+    """Return the paths that a search file, or one that it extends, gives as absolute; see `fixed_places`.
+
+    Args:
+        path: The file, which `load_config` accepts.
+    """
+    return fixed_places(_read_extended(path, ())[0])
 
 
 def parse_config(values: Any, *, source: str, base_directory: Path) -> Config:
@@ -187,18 +195,9 @@ def _with_absolute_paths(section: type[Section], values: Any, directory: Path) -
         field = section.field_of(key) if isinstance(key, str) else None
         if field is None:
             continue
-        marker = next((entry for entry in _metadata(field) if isinstance(entry, LocalPath)), None)
+        marker = path_marker(field)
         if marker is not None and isinstance(value, str) and value:
             resolved[key] = marker.resolve(value, directory)
         elif isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             resolved[key] = _with_absolute_paths(field.annotation, value, directory)
     return resolved
-
-
-def _metadata(field: FieldInfo) -> list[Any]:
-    """Return the metadata of a field, also where its type is optional."""
-    found = list(field.metadata)
-    if get_origin(field.annotation) is Union:
-        for argument in get_args(field.annotation):
-            found += get_args(argument)[1:] if get_origin(argument) is Annotated else []
-    return found

@@ -51,6 +51,22 @@ class OneOf(Expected):
         return value
 
 
+class FixedPath(str):
+    """An absolute path that does not depend on the folder of the search file.
+
+    Args:
+        path: The path.
+        written: The text in the file, which may start with `~`.
+    """
+
+    written: str
+
+    def __new__(cls, path: str, written: str) -> "FixedPath":
+        fixed = super().__new__(cls, path)
+        fixed.written = written
+        return fixed
+
+
 @dataclass(frozen=True)
 class LocalPath:
     """Marks a key that holds a path; `nas.config.load` resolves it against the folder of the search file."""
@@ -58,7 +74,9 @@ class LocalPath:
     def resolve(self, name: str, directory: Path) -> str:
         """Return the absolute path."""
         # Not Path.expanduser, which raises for a user that does not exist; such a path is then reported as missing.
-        return os.path.normpath(directory / os.path.expanduser(name))
+        expanded = os.path.expanduser(name)
+        path = os.path.normpath(directory / expanded)
+        return FixedPath(path, name) if os.path.isabs(expanded) else path
 
 
 @dataclass(frozen=True)
@@ -68,7 +86,12 @@ class CheckpointPath(LocalPath):
     def resolve(self, name: str, directory: Path) -> str:
         """Return the absolute path of a local folder, and any other name unchanged."""
         local = super().resolve(name, directory)
-        return local if name.startswith((".", "~")) or Path(local).is_dir() else name
+        return local if is_path(name) or Path(local).is_dir() else name
+
+
+def is_path(name: str) -> bool:
+    """Return whether the name of a checkpoint can only be a local path."""
+    return name.startswith((".", "~")) or os.path.isabs(name)
 
 
 def _as_number(value: Any) -> Any:

@@ -5,8 +5,8 @@ import errno
 import importlib.metadata
 import os
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import yaml
 from nas.common.errors import ConfigError, StudyError
 from nas.common.files import write_atomically
 from nas.config.load import parse_config
+from nas.config.places import RecordedPlaces, portable, without_places
 from nas.config.schema import Config
 from nas.execution.worker_setup import FROZEN_FILES
 from nas.storage.backends.journal import JOURNAL, LOCK
@@ -25,7 +26,7 @@ from nas.storage.urls import redacted_url, storable_url
 CONFIG = "config.yaml"
 """The file that makes a directory a run directory; written once the study exists."""
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """The layout of run directories, counted up whenever an older program or file could not be understood."""
 
 _PACKAGES = ("torch", "transformers", "optuna", "ray", "numpy")
@@ -41,6 +42,8 @@ class Run:
         features: The name of the feature folder, a hash of encoders, preprocessing and data.
         identity: The name of the run in a database and on other nodes.
         storage: The URL of the database that holds the study, without a password; None for a journal.
+        fixed: The paths that are recorded as they were written instead of relative to the run directory; see
+            `nas.config.places.fixed_places`.
     """
 
     config: Config
@@ -48,6 +51,11 @@ class Run:
     features: str
     identity: str
     storage: str | None
+    fixed: Mapping[str, str] = field(default_factory=dict)
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that scores depend on besides the content of data and encoders, as plain values."""
+        return {**without_places(self.config.as_dict()), "class_names": list(self.class_names)}
 
 
 def is_run(directory: Path) -> bool:
@@ -73,11 +81,12 @@ def read_run(directory: Path) -> Run:
         _check_format(path, values)
         search, class_names, features = values["search"], tuple(values["class_names"]), str(values["features"])
         identity, storage = str(values["identity"]), values["storage"]
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, KeyError) as error:
+        search, fixed = RecordedPlaces(directory, Path(values["directory"])).resolve(search)
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(str(path), [f"is damaged; expected the file that `search` wrote ({reason})"]) from error
     config = parse_config(search, source=str(path), base_directory=directory.resolve())
-    return Run(config, class_names, features, identity, storage)
+    return Run(config, class_names, features, identity, storage, fixed)
 
 
 def _check_format(path: Path, values: dict[str, Any]) -> None:
@@ -101,7 +110,8 @@ def write_run(directory: Path, run: Run) -> None:
     """
     values = {
         "format_version": FORMAT_VERSION,
-        "search": run.config.as_dict(),
+        "search": portable(run.config.as_dict(), run.fixed, directory),
+        "directory": os.path.abspath(directory),
         "class_names": list(run.class_names),
         "features": run.features,
         "identity": run.identity,
@@ -137,7 +147,7 @@ def open_study(
         run.config.space,
         name=run.identity,
         storage=storage or run.storage,
-        config=run.config.as_dict(),
+        config=run.settings(),
         note=note,
         must_exist=is_run(directory),
     )

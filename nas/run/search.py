@@ -10,8 +10,9 @@ from nas.common.interrupt import Interrupted, Interruption, interruptible
 from nas.common.progress import Reporter
 from nas.common.units import format_bytes, format_seconds
 from nas.config.diff import differences
-from nas.config.load import load_config
+from nas.config.load import load_config, load_fixed_places
 from nas.config.overrides import Overrides
+from nas.config.places import without_places
 from nas.config.schema import Config
 from nas.execution.base import Executor
 from nas.execution.worker_setup import WorkerSetup
@@ -80,12 +81,14 @@ def start(
         Interrupted: If the user has interrupted the search.
         OSError: If the directory cannot be created.
     """
-    config = apply_overrides(load_config(source), overrides)
+    given = load_config(source)
+    config = apply_overrides(given, overrides)
+    fixed = overrides.fixed_places(given, load_fixed_places(source))
     if is_run(directory):
         run = read_run(directory)
         _check_same(run, config, directory, source)
         reporter.note(f"{directory} holds this search; resuming it")
-        _Session(directory, replace(run, config=config), options, reporter).resume(concludes=concludes)
+        _Session(directory, replace(run, config=config, fixed=fixed), options, reporter).resume(concludes=concludes)
         return
     check_new_directory(directory)
     prepared = prepare(config, source=str(source), cache_directory=options.cache, reporter=reporter)
@@ -96,6 +99,7 @@ def start(
         features=prepared.store.directory.name,
         identity=f"{config.name}-{uuid.uuid4().hex[:12]}",
         storage=None if options.storage is None else storable_url(options.storage),
+        fixed=fixed,
     )
     _Session(directory, run, options, reporter).search(prepared, concludes=concludes)
 
@@ -114,7 +118,8 @@ def resume(directory: Path, overrides: Overrides, options: ExecutionOptions, rep
         Interrupted: If the user has interrupted the search.
     """
     run = read_run(directory)
-    run = replace(run, config=apply_overrides(run.config, overrides))
+    fixed = overrides.fixed_places(run.config, run.fixed)
+    run = replace(run, config=apply_overrides(run.config, overrides), fixed=fixed)
     _Session(directory, run, options, reporter).resume(concludes=True)
 
 
@@ -124,7 +129,7 @@ def _check_same(run: Run, config: Config, directory: Path, source: Path) -> None
     Raises:
         StudyError: If it does not; names the keys.
     """
-    changed = differences(run.config.as_dict(), config.as_dict())
+    changed = differences(without_places(run.config.as_dict()), without_places(config.as_dict()))
     if changed:
         raise StudyError(
             "\n".join(

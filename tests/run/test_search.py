@@ -99,7 +99,7 @@ def test_damaged_file_of_a_run_is_named(
         resume_search(copy, options)
 
 
-@pytest.mark.parametrize("version", [None, 1, 99])
+@pytest.mark.parametrize("version", [None, 2, 99])
 def test_run_directory_of_another_format_is_one_error(
     copy: Path, options: ExecutionOptions, version: int | None
 ) -> None:
@@ -109,7 +109,7 @@ def test_run_directory_of_another_format_is_one_error(
     if version is None:  # as before formats were counted
         del values["format_version"]
     path.write_text(yaml.safe_dump(values))
-    with pytest.raises(StudyError, match=rf"config\.yaml: run directory of format {version or 1}; expected format 2"):
+    with pytest.raises(StudyError, match=rf"config\.yaml: run directory of format {version or 1}; expected format 3"):
         resume_search(copy, options)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from nas.common.errors import StudyError
 from nas.common.files import write_atomically
 from nas.config.diff import differences
+from nas.config.places import without_places
 from nas.config.schema import Config
 from nas.run.directory import is_run, read_run
 
@@ -96,7 +97,7 @@ class SettingsFile:
 
     def __init__(self, directory: Path, config: Config, seeds: int) -> None:
         rates = list(config.compare.learning_rates)
-        values = {**config.as_dict(), "seeds": seeds, "learning_rates": rates}
+        values = {**without_places(config.as_dict()), "seeds": seeds, "learning_rates": rates}
         self._path, self._values = directory / SETTINGS, json.loads(json.dumps(values))
         changed = differences(self._earlier(directory), self._values)
         if changed:
@@ -108,7 +109,7 @@ class SettingsFile:
         if self._path.exists():
             return read_json(self._path)
         if is_run(directory / SEARCH):  # the search was stopped before the settings were written
-            return {**self._values, **read_run(directory / SEARCH).config.as_dict()}
+            return {**self._values, **without_places(read_run(directory / SEARCH).config.as_dict())}
         values: dict[str, Any] = self._values
         return values
 
