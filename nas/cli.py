@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nas.common.boundary import reading
 from nas.common.errors import ArgumentError, NasError
 from nas.common.fast_imports import import_frameworks
 from nas.common.interrupt import Interrupted
+from nas.common.output import OutputStream, ReaderGone, complain, resilient_output, visible
 from nas.config.choices import COLUMNS
 from nas.run.arguments import parse_budgets, parse_memory_budget, parse_pick
 from nas.run.parser import Command, build_parser
@@ -27,28 +29,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words of the command line; None for those of this process.
 
     Returns:
-        The exit status: 0, 1 if the reader of standard output has gone, 2 for a user error, 130 after Ctrl-C.
+        The exit status: 0, 1 if the reader of standard output has gone, 2 for a user error or if standard output cannot
+        take the answer, 130 after Ctrl-C.
     """
     # Threads that wait for others sleep instead of spinning: workers and driver share the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    options = build_parser(_HANDLERS).parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    with resilient_output() as (output, errors):
+        try:
+            options = _parse(words, output)
+            return _run(options, output, errors)
+        except ReaderGone:
+            return 1
+        except NasError as error:
+            complain(f"error: {_on_one_line(str(error), words)}")
+        except OSError as error:
+            place = error.filename if error.filename is not None else "a file"
+            complain(f"error: {_on_one_line(str(place), words)}: {error.strerror or error}")
+        return 2
+
+
+def _parse(words: Sequence[str], output: OutputStream) -> argparse.Namespace:
+    """Parse the command line; ends the program after a help text or an error."""
+    try:
+        return build_parser(_HANDLERS).parse_args(words)
+    except SystemExit:
+        output.check()
+        raise
+
+
+def _run(options: argparse.Namespace, output: OutputStream, errors: OutputStream) -> int:
+    """Run the command and return the exit status."""
     command: Command = options.command
+    _check_paths(options)
+    if command in _ANSWERING:
+        output.check()
+    else:  # its result is in files
+        output.go_on_with(errors)
     try:
         command(options)
-    except NasError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it does not fail as well
-        return 1
-    except OSError as error:
-        place = error.filename if error.filename is not None else "a file"
-        print(f"error: {place}: {error.strerror or error}", file=sys.stderr)
-        return 2
     except (KeyboardInterrupt, Interrupted):
-        print(f"Interrupted; everything finished is saved{_resume_hint(options)}", file=sys.stderr)
+        complain(f"Interrupted; everything finished is saved{_resume_hint(options)}")
         return 130
+    output.check()
     return 0
+
+
+def _check_paths(options: argparse.Namespace) -> None:
+    """Check that the folders of models and runs have names that the libraries for weights and tokenizers can open.
+
+    Raises:
+        ArgumentError: If the name of one is not UTF-8.
+    """
+    for name in ("run_dir", "output", "model", "cache_dir"):
+        path: Path | None = getattr(options, name, None)
+        if path is not None:
+            with reading(path, expected="a path in UTF-8", error=ArgumentError, problem="cannot be used"):
+                str(path.absolute()).encode()
+
+
+def _on_one_line(message: str, words: Sequence[str]) -> str:
+    """Return a message in which the words of the command line that it quotes contain no line ends."""
+    for word in words:
+        for part in (word, word.partition("=")[2]):
+            if "\n" in part:
+                message = message.replace(part, part.replace("\n", "\\n"))
+    return message
 
 
 def _resume_hint(options: argparse.Namespace) -> str:
@@ -179,7 +225,8 @@ def _predict(options: argparse.Namespace) -> None:
     from nas.run.predict import classify
 
     for prediction in classify(options.model, options.image, options.text, options.top):
-        print(f"{prediction.class_name}: {prediction.probability:.4f}{' yes' if prediction.is_predicted else ''}")
+        name = visible(prediction.class_name).replace("\n", "\\n")
+        print(f"{name}: {prediction.probability:.4f}{' yes' if prediction.is_predicted else ''}")
 
 
 _HANDLERS: Mapping[str, Command] = {
@@ -191,3 +238,6 @@ _HANDLERS: Mapping[str, Command] = {
     "predict": _predict,
     "compare": _compare,
 }
+
+_ANSWERING = (_space, _evaluate, _predict)
+"""The commands whose result is only printed."""

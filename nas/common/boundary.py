@@ -71,6 +71,8 @@ def reason_of(error: BaseException) -> str:
     """
     if isinstance(error, UnicodeDecodeError):
         return f"byte {error.start + 1} is not {error.encoding.upper()} text"
+    if isinstance(error, UnicodeEncodeError):
+        return f"character {error.start + 1} is not {error.encoding.upper()} text"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower() if error.strerror[1:2].islower() else error.strerror
     plain = next((text for kind, text in _PLAIN_REASONS if isinstance(error, kind)), None)

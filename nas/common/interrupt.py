@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -43,7 +43,8 @@ def interruptible() -> Iterator[Interruption]:
             raise KeyboardInterrupt
         interruption.request()
         # Not print, which is not reentrant: the signal may have arrived during a print.
-        os.write(2, b"Interrupted: finishing short jobs and saving. Press Ctrl-C again to stop immediately.\n")
+        with suppress(OSError):  # standard error may be closed or full
+            os.write(2, b"Interrupted: finishing short jobs and saving. Press Ctrl-C again to stop immediately.\n")
 
     def on_unraisable(error: "sys.UnraisableHookArgs") -> None:
         if not issubclass(error.exc_type, KeyboardInterrupt):

@@ -10,6 +10,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from nas.common.output import visible
+
 
 class Reporter(AbstractContextManager["Reporter"], ABC):
     """Receives notes and progress from a run, and displays them."""
@@ -71,7 +73,7 @@ class LineReporter(Reporter):
         self._shown_at = 0.0
 
     def note(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        print(visible(text), file=self._stream, flush=True)
 
     def progress(self, phase: str, done: int, total: int | None, detail: str = "") -> None:
         now = time.monotonic()
@@ -92,11 +94,11 @@ class TerminalReporter(Reporter):
 
     def __init__(self, stream: TextIO) -> None:
         self._progress = Progress(
-            TextColumn("{task.description:<10}"),
+            TextColumn("{task.description:<10}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[detail]}"),
+            TextColumn("{task.fields[detail]}", markup=False),
             console=Console(file=stream, highlight=False),
             transient=True,
         )
@@ -112,14 +114,14 @@ class TerminalReporter(Reporter):
         self._progress.stop()
 
     def note(self, text: str) -> None:
-        self._progress.console.print(text, markup=False)
+        self._progress.console.print(visible(text), markup=False, emoji=False)
 
     def progress(self, phase: str, done: int, total: int | None, detail: str = "") -> None:
         if phase not in self._tasks:
             for task in self._tasks.values():
                 self._progress.stop_task(task)
             self._tasks[phase] = self._progress.add_task(phase, total=total, detail=detail)
-        self._progress.update(self._tasks[phase], completed=done, total=total, detail=detail)
+        self._progress.update(self._tasks[phase], completed=done, total=total, detail=visible(detail))
 
 
 def build_reporter() -> Reporter:

@@ -1,6 +1,7 @@
 """Convert images and texts into the input tensors of the encoders, with their own image processor and tokenizer."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Preprocessor:
@@ -36,12 +39,12 @@ class Preprocessor:
 
     def token_ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         """Return the token ids of each text, without padding."""
-        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_text_tokens)
+        encoded = self.tokenizer(_well_formed(texts), truncation=True, max_length=self.max_text_tokens)
         return [np.array(ids, dtype=np.int32) for ids in encoded["input_ids"]]
 
     def truncated_count(self, texts: Sequence[str]) -> int:
         """Return the number of texts that are longer than `max_text_tokens`."""
-        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_text_tokens + 1)
+        encoded = self.tokenizer(_well_formed(texts), truncation=True, max_length=self.max_text_tokens + 1)
         return sum(len(ids) > self.max_text_tokens for ids in encoded["input_ids"])
 
     def pad(self, token_ids: Sequence[NDArray[np.int32]]) -> tuple[Tensor, Tensor]:
@@ -63,6 +66,11 @@ class Preprocessor:
     def fingerprint(self) -> str:
         """Return a string that changes when the processing of images or texts changes."""
         return f"{self.image_processor.to_json_string()} {_tokenizer_state(self.tokenizer)} {self.max_text_tokens}"
+
+
+def _well_formed(texts: Sequence[str]) -> list[str]:
+    """Return texts with a replacement character for each byte that is not UTF-8, which tokenizers do not take."""
+    return [_SURROGATE.sub("\ufffd", text) for text in texts]
 
 
 def _tokenizer_state(tokenizer: Any) -> str:

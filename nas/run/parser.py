@@ -4,8 +4,9 @@ import argparse
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
+from nas.common.output import visible
 from nas.config.choices import COLUMNS
 from nas.config.reader_registry import READERS
 from nas.run.arguments import seed_count, worker_count
@@ -15,13 +16,20 @@ from nas.search.strategies.registry import STRATEGIES
 Command = Callable[[argparse.Namespace], None]
 
 
+class _Parser(argparse.ArgumentParser):
+    """Parser whose errors stay on one line and do not drive the terminal, whatever the arguments contain."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(visible(message).replace("\n", "\\n"))
+
+
 def build_parser(handlers: Mapping[str, Command]) -> argparse.ArgumentParser:
     """Build the parser of the command line.
 
     Args:
         handlers: The function that runs each command, by name; parsed options hold it as `command`.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=program_call().split()[-1],
         description="Search for the best prompt-based multimodal fusion (PMF) model for images, texts and labels.",
     )
@@ -34,7 +42,7 @@ def build_parser(handlers: Mapping[str, Command]) -> argparse.ArgumentParser:
     return parser
 
 
-_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
 
 def _add_command(commands: _Commands, name: str, summary: str, example: str) -> argparse.ArgumentParser:
