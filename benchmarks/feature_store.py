@@ -33,7 +33,8 @@ from nas.data.preprocessing import Preprocessor
 from nas.data.samples import Dataset, Samples
 from nas.memory.measurement import keep_freed_memory
 from nas.models.encoders.base import Encoder
-from nas.models.encoders.checkpoints import load_tokenizer, resolve_checkpoint
+from nas.models.encoders.checkpoints import resolve_checkpoint
+from nas.models.encoders.pretrained import load_tokenizer
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.pmf.architecture import PMFArchitecture, entry_layers_from
 from nas.models.fusion.supernet import build_model

@@ -14,13 +14,8 @@ from nas.config.load import load_config
 from nas.config.schema import Config
 from nas.data.preprocessing import Preprocessor
 from nas.models.encoders.base import Encoder
-from nas.models.encoders.checkpoints import (
-    build_encoder,
-    load_encoder,
-    load_image_processor,
-    load_tokenizer,
-    resolve_checkpoint,
-)
+from nas.models.encoders.checkpoints import build_encoder, load_encoder, resolve_checkpoint
+from nas.models.encoders.pretrained import load_image_processor, load_tokenizer
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.pmf.model import PMF
 from nas.models.fusion.supernet import build_model

@@ -79,7 +79,9 @@ def reason_of(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     if plain is not None or not lines:
         return plain or type(error).__name__
-    first = _shortened(_printable(lines[0]), _MAX_REASON)
+    # Validators name the field in the first line and the problem in the second.
+    whole = f"{lines[0]} {lines[1].strip()}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
+    first = _shortened(_printable(whole), _MAX_REASON)
     if isinstance(error, KeyError):
         return f"{first} is missing"
     return first if isinstance(error, ValueError | NasError) else f"{type(error).__name__}: {first}"

@@ -8,7 +8,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from nas.models.encoders.checkpoints import build_encoder, silence_transformers
+from nas.models.encoders.checkpoints import build_encoder
+from nas.models.encoders.pretrained import silence_transformers
 from nas.models.fusion.base import features_of
 from nas.models.fusion.model_classes import load_model_class
 from nas.search.space import RAW, Architecture

@@ -6,7 +6,8 @@ from typing import Any
 
 from nas.config.schema import Config
 from nas.models.encoders.base import Encoder
-from nas.models.encoders.checkpoints import load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
+from nas.models.encoders.checkpoints import load_encoder, resolve_checkpoint
+from nas.models.encoders.pretrained import load_image_processor, load_tokenizer
 from nas.run.prepare import SearchContext
 
 

@@ -24,7 +24,8 @@ from nas.data.summary import summarize
 from nas.memory.prediction import MemoryModel, TraceCache
 from nas.memory.step_tracing import TaskShapes
 from nas.models.encoders.base import Encoder
-from nas.models.encoders.checkpoints import load_encoder, load_image_processor, load_tokenizer, resolve_checkpoint
+from nas.models.encoders.checkpoints import load_encoder, resolve_checkpoint
+from nas.models.encoders.pretrained import load_image_processor, load_tokenizer
 from nas.models.fusion.base import sizes_of
 from nas.run.checks import check_inputs, check_space, image_shape
 from nas.search.space import Architecture, EncoderSizes, EntryLayers, SearchSpace

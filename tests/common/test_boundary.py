@@ -105,3 +105,4 @@ def test_invalid_json_is_one_error(content: str, tmp_path: Path) -> None:
 def test_the_reason_is_on_one_line() -> None:
     assert "\n" not in reason_of(ValueError("a\x1bb"))
     assert len(reason_of(ValueError("x" * 5_000))) <= 200
+    assert reason_of(ValueError("field 'a':\n  expected int\nmore")) == "field 'a': expected int"

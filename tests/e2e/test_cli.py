@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nas.cli import main
-from nas.models.encoders.checkpoints import load_tokenizer
+from nas.models.encoders.pretrained import load_tokenizer
 from tests.support.paths import REPOSITORY
 from tests.support.project import Project
 

@@ -19,7 +19,8 @@ from nas.data.features.cache import open_or_build
 from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureStore
 from nas.data.preprocessing import Preprocessor
-from nas.models.encoders.checkpoints import load_encoder, load_image_processor, load_tokenizer
+from nas.models.encoders.checkpoints import load_encoder
+from nas.models.encoders.pretrained import load_image_processor, load_tokenizer
 from tests.support.project import Project
 from tests.support.tiny import reads_at
 

@@ -5,28 +5,20 @@ as a Hugging Face hub name, for which the local cache is tried before the networ
 """
 
 import copy
-import functools
 import hashlib
 import importlib.util
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoTokenizer,
-    PreTrainedConfig,
-)
+from transformers import PreTrainedConfig
 from transformers.initialization import no_init_weights
-from transformers.utils import logging as transformers_logging
 
 from nas.common.errors import EncoderError
+from nas.models.encoders import pretrained
 from nas.models.encoders.base import Encoder
-from nas.models.encoders.frozen_ops import ACTIVATIONS
+from nas.models.encoders.config_check import check_encoder_config, check_weight_count, check_weights
+from nas.models.encoders.folder_check import SAFE_WEIGHTS, stored_weights
 from nas.models.encoders.registry import (
     ENCODERS,
     DualEncoder,
@@ -34,18 +26,6 @@ from nas.models.encoders.registry import (
     encoder_family,
     supported_model_types,
 )
-
-T = TypeVar("T")
-
-
-@functools.cache
-def silence_transformers() -> None:
-    """Limit transformers' log to errors and turn its progress bars off; called before anything is loaded.
-
-    Fusion leaves out the heads of a checkpoint on purpose; transformers would print a table of them for each load.
-    """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
 
 
 def resolve_checkpoint(name: str, base_directory: Path) -> str:
@@ -79,31 +59,6 @@ def resolve_checkpoint(name: str, base_directory: Path) -> str:
     return name
 
 
-def _locally_first(load: Callable[..., T], checkpoint: str) -> T:
-    """Load from disk or the hub's cache; use the network only for a hub name that is not cached."""
-    if Path(checkpoint).is_dir():
-        return load(checkpoint, local_files_only=True)
-    try:
-        return load(checkpoint, local_files_only=True)
-    except OSError:
-        return load(checkpoint)
-
-
-def _load(load: Callable[..., T], checkpoint: str, what: str) -> T:
-    """Load one part of a checkpoint, and turn any failure into one error."""
-    silence_transformers()
-    try:
-        return _locally_first(load, checkpoint)
-    except Exception as error:  # transformers validates little of the files that it reads
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if not isinstance(error, OSError | ValueError | SafetensorError):
-            reason = f"{type(error).__name__}: {reason}"
-        raise EncoderError(
-            f"encoder {checkpoint!r}: its {what} cannot be loaded: {reason}; expected a local checkpoint directory, "
-            "package:NAME/FOLDER, or a Hugging Face hub name"
-        ) from error
-
-
 def _family(model_type: str, modality: str, checkpoint: str) -> EncoderFamily:
     family = ENCODERS.get(model_type)
     if not isinstance(family, EncoderFamily) or family.modality != modality:
@@ -127,17 +82,14 @@ def load_config(checkpoint: str, modality: str) -> PreTrainedConfig:
     Raises:
         EncoderError: If the configuration cannot be found or read, or the family or its activation is not supported.
     """
-    config: PreTrainedConfig = _load(AutoConfig.from_pretrained, checkpoint, "configuration")
+    config = pretrained.load_config(checkpoint)
     entry = ENCODERS.get(config.model_type)
     if isinstance(entry, DualEncoder) and modality in entry.configs:
         config = getattr(config, entry.configs[modality])
     family = _family(config.model_type, modality, checkpoint)
-    activation = getattr(config, family.activation)
-    if activation not in ACTIVATIONS:
-        raise EncoderError(
-            f"encoder {checkpoint!r}: unsupported activation; expected {', '.join(sorted(ACTIVATIONS))}, "
-            f"got {activation!r}; to add one, extend ACTIVATIONS in nas/models/encoders/frozen_ops.py"
-        )
+    check_encoder_config(config, family, pretrained.place_in(checkpoint, "config.json"))
+    # The model's own attention is never run, and another implementation than transformers' own would be downloaded.
+    config._attn_implementation = None
     return config
 
 
@@ -154,28 +106,23 @@ def load_encoder(checkpoint: str, modality: str, dtype: torch.dtype = torch.floa
     """
     config = load_config(checkpoint, modality)
     family = _family(config.model_type, modality, checkpoint)
-
-    def open_model(name: str, **options: Any) -> tuple[Any, dict[str, Any]]:
-        model, report = family.load_model_class().from_pretrained(
-            name,
-            config=config,
-            dtype=dtype,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **family.options,
-            **options,
-        )
-        return model, report
-
-    model, report = _load(open_model, checkpoint, "weights")
+    where = pretrained.place_in(checkpoint, SAFE_WEIGHTS)
+    if Path(checkpoint).is_dir():
+        stored = stored_weights(Path(checkpoint))
+        where = str(stored.files[0])
+        check_weight_count(config, stored, pretrained.place_in(checkpoint, "config.json"))
+    model, report = pretrained.load_model(
+        family.load_model_class(), checkpoint, config, where, dtype=dtype, **family.options
+    )
     # transformers fills missing weights with random values. Mask tokens are used in pretraining only.
     unfit = {name for name in report["missing_keys"] if not name.endswith("mask_token")}
     unfit |= {name for name, *_ in report["mismatched_keys"]}
     if unfit:
         raise EncoderError(
-            f"encoder {checkpoint!r}: {len(unfit)} weights of {type(model).__name__} are missing or do not have the "
+            f"{where}: {len(unfit)} weights of {type(model).__name__} are missing or do not have the "
             f"size given by its configuration, among them {min(unfit)}; expected all of them"
         )
+    check_weights(model, where)
     return family.load_encoder_class()(model)
 
 
@@ -217,35 +164,6 @@ def trainable_copy(encoder: Encoder, *, is_pooled: bool = True) -> Encoder:
             tensor.copy_(sources[name])
     copied.model.requires_grad_(True)
     return copied
-
-
-def load_image_processor(checkpoint: str) -> Any:
-    """Load the image processor of a checkpoint, with the Pillow backend (torchvision is not needed)."""
-    return _load(
-        lambda name, **options: AutoImageProcessor.from_pretrained(name, backend="pil", **options),
-        checkpoint,
-        "image processor",
-    )
-
-
-def load_tokenizer(checkpoint: str) -> Any:
-    """Load the tokenizer of a checkpoint; it pads after the tokens, which readout and features rely on.
-
-    Raises:
-        EncoderError: If it cannot be found or read, or has no vocabulary.
-    """
-    tokenizer = _load(
-        lambda name, **options: AutoTokenizer.from_pretrained(name, padding_side="right", **options),
-        checkpoint,
-        "tokenizer",
-    )
-    # If the files are missing, transformers makes a tokenizer without a vocabulary.
-    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
-        raise EncoderError(
-            f"encoder {checkpoint!r}: its tokenizer has no vocabulary; expected the tokenizer's files next to "
-            "config.json (tokenizer.json, or the vocabulary), as written by tokenizer.save_pretrained"
-        )
-    return tokenizer
 
 
 def weights_digest(encoder: Encoder) -> str:

@@ -14,18 +14,11 @@ from transformers.activations import ACT2FN
 from nas.common.errors import EncoderError
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.bert import BertEncoder
-from nas.models.encoders.checkpoints import (
-    build_encoder,
-    load_config,
-    load_encoder,
-    load_image_processor,
-    load_tokenizer,
-    resolve_checkpoint,
-    trainable_copy,
-)
+from nas.models.encoders.checkpoints import build_encoder, load_config, load_encoder, resolve_checkpoint, trainable_copy
 from nas.models.encoders.frozen_ops import ACTIVATIONS, FrozenFeedForward
 from nas.models.encoders.layers import EncoderLayer
 from nas.models.encoders.partial_checkpoint import load_tail, save_tail
+from nas.models.encoders.pretrained import load_image_processor, load_tokenizer
 from nas.models.encoders.registry import ENCODERS, EncoderFamily
 from nas.models.encoders.vit import ViTEncoder
 from tests.support.paths import REPOSITORY
@@ -421,24 +414,25 @@ def test_texts_are_padded_on_the_right_even_if_the_checkpoint_configures_the_lef
 def test_tokenizer_without_files_is_rejected(tmp_path: Path) -> None:
     """transformers would make one with an empty vocabulary."""
     bert_model().save_pretrained(tmp_path)
-    with pytest.raises(EncoderError, match="its tokenizer has no vocabulary; expected the tokenizer's files"):
+    with pytest.raises(EncoderError, match="the tokenizer has no vocabulary; expected the tokenizer's files"):
         load_tokenizer(str(tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "what"),
+    ("file", "content", "problem"),
     [
-        ("config.json", '{"model_type": "bert", "num_hidden_layers": "x"}', "configuration"),
-        ("config.json", "[]", "configuration"),
-        ("preprocessor_config.json", "[]", "image processor"),
-        ("tokenizer.json", "{}", "tokenizer"),
+        ("config.json", '{"model_type": "bert", "num_hidden_layers": "x"}', "the configuration cannot be loaded"),
+        ("config.json", "[]", "is not an object"),
+        ("preprocessor_config.json", "{", "is not valid JSON"),
+        ("preprocessor_config.json", '{"image_processor_type": "Unknown"}', "the image processor cannot be loaded"),
+        ("tokenizer.json", "{}", "the tokenizer cannot be loaded"),
     ],
 )
-def test_damaged_checkpoint_files_raise_an_encoder_error(file: str, content: str, what: str, tmp_path: Path) -> None:
-    (vit_model() if what == "image processor" else bert_model()).save_pretrained(tmp_path)
+def test_damaged_checkpoint_files_raise_an_encoder_error(file: str, content: str, problem: str, tmp_path: Path) -> None:
+    (vit_model() if file == "preprocessor_config.json" else bert_model()).save_pretrained(tmp_path)
     (tmp_path / file).write_text(content)
-    load: Any = {"tokenizer": load_tokenizer, "image processor": load_image_processor}.get(what)
-    with pytest.raises(EncoderError, match=f"its {what} cannot be loaded: .*; expected a local checkpoint"):
+    load: Any = {"tokenizer.json": load_tokenizer, "preprocessor_config.json": load_image_processor}.get(file)
+    with pytest.raises(EncoderError, match=rf"/{file}: {problem}.*; expected a "):
         (load or partial(load_encoder, modality="text"))(str(tmp_path))
 
 
