@@ -15,7 +15,7 @@ from nas.common.output import OutputStream, ReaderGone, complain, resilient_outp
 from nas.config.choices import COLUMNS
 from nas.run.arguments import parse_budgets, parse_memory_budget, parse_pick
 from nas.run.parser import Command, build_parser
-from nas.run.program_name import program_call
+from nas.run.program_name import command_line
 
 if TYPE_CHECKING:
     from nas.config.overrides import Overrides
@@ -104,7 +104,7 @@ def _resume_hint(options: argparse.Namespace) -> str:
     directory = getattr(options, "run_dir", None)
     if directory is None or not (directory / "config.yaml").exists():
         return ""
-    return f". Resume with: {program_call()} resume {directory}"
+    return f". Resume with: {command_line('resume', directory)}"
 
 
 def _overrides(options: argparse.Namespace) -> "Overrides":

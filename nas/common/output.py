@@ -16,6 +16,8 @@ from nas.common.boundary import reason_of
 from nas.common.errors import NasError
 
 _HANDLER = "pmf_nas.plain"
+"""The error handler of encodings, registered below."""
+
 _PLAIN = {"±": "+-", "→": "->", "−": "-", "≤": "<=", "≥": ">=", "×": "x", "…": "...", "━": "-", "╸": "-", "╺": "-"}
 """Plain forms of the characters that this program prints; all others are escaped."""
 
@@ -52,6 +54,9 @@ def _plain_character(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte of an argument or a path that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return _PLAIN.get(character) or character.encode("unicode_escape").decode()
+
+
+codecs.register_error(_HANDLER, _plain)
 
 
 class OutputStream:
@@ -156,7 +161,6 @@ def resilient_output() -> Iterator[tuple[OutputStream, OutputStream]]:
         Standard output and standard error.
     """
     _open_descriptors()
-    codecs.register_error(_HANDLER, _plain)
     originals = (sys.stdout, sys.stderr)
     errors = [getattr(stream, "errors", None) for stream in originals]
     streams = OutputStream(sys.stdout, "standard output"), OutputStream(sys.stderr, "standard error")
@@ -170,6 +174,15 @@ def resilient_output() -> Iterator[tuple[OutputStream, OutputStream]]:
         for original, handler in zip(originals, errors, strict=True):
             if hasattr(original, "reconfigure"):
                 original.reconfigure(errors=handler)
+
+
+def lossless_output() -> TextIO:
+    """Return standard output as a stream that never fails: where it cannot be written, standard error is."""
+    if isinstance(sys.stdout, OutputStream):
+        return cast(TextIO, sys.stdout)
+    output = OutputStream(sys.stdout, "standard output")
+    output.go_on_with(OutputStream(sys.stderr, "standard error"))
+    return cast(TextIO, output)
 
 
 def _open_descriptors() -> None:

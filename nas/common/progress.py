@@ -1,6 +1,5 @@
 """Progress of a long run: bars on a terminal, plain lines in a pipe or a log."""
 
-import sys
 import time
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
@@ -10,7 +9,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from nas.common.output import visible
+from nas.common.output import lossless_output, visible
 
 
 class Reporter(AbstractContextManager["Reporter"], ABC):
@@ -126,5 +125,5 @@ class TerminalReporter(Reporter):
 
 def build_reporter() -> Reporter:
     """Return a reporter for standard output: bars on a terminal, lines everywhere else."""
-    stream = sys.stdout
+    stream = lossless_output()
     return TerminalReporter(stream) if stream.isatty() else LineReporter(stream)

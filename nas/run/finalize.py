@@ -14,7 +14,7 @@ from nas.run.export import TrainedWeights, export_result
 from nas.run.exported_model import DESCRIPTION
 from nas.run.model_card import describe
 from nas.run.model_parts import ModelParts
-from nas.run.program_name import program_call
+from nas.run.program_name import command_line
 from nas.run.progress_lines import memory_text
 from nas.run.reliability import ReliabilityReport
 from nas.run.tables import text_table
@@ -109,6 +109,7 @@ class Finalizer:
             if role in report
         ]
         header = ("", "architecture", f"validation {metric}", f"test {metric}", "parameters", "peak memory")
+        predict = command_line("predict", run / BEST, rest='--image FILE --text "..."')
         lines = [
             "",
             text_table(header, rows),
@@ -117,8 +118,8 @@ class Finalizer:
             *(f"- {line}" for line in reliability.lines()),
             "",
             f"Exported model: {run / BEST}",
-            f'Use it: {program_call()} predict {run / BEST} --image FILE --text "..."',
-            f"All candidates: {run / 'results.csv'}; continue with: {program_call()} resume {run} --budget ...",
+            f"Use it: {predict}",
+            f"All candidates: {run / 'results.csv'}; continue with: {command_line('resume', run, rest='--budget ...')}",
         ]
         for line in lines:
             self._reporter.note(line)

@@ -10,7 +10,7 @@ from nas.common.output import visible
 from nas.config.choices import COLUMNS
 from nas.config.reader_registry import READERS
 from nas.run.arguments import seed_count, worker_count
-from nas.run.program_name import program_call
+from nas.run.program_name import program_call, program_name
 from nas.search.strategies.registry import STRATEGIES
 
 Command = Callable[[argparse.Namespace], None]
@@ -30,7 +30,7 @@ def build_parser(handlers: Mapping[str, Command]) -> argparse.ArgumentParser:
         handlers: The function that runs each command, by name; parsed options hold it as `command`.
     """
     parser = _Parser(
-        prog=program_call().split()[-1],
+        prog=program_name(),
         description="Search for the best prompt-based multimodal fusion (PMF) model for images, texts and labels.",
     )
     version = importlib.metadata.version("pmf-nas")

@@ -1,6 +1,5 @@
 """Prepare a search: encoders, data, cached encoder outputs, memory predictions."""
 
-import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -9,7 +8,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from nas.common.errors import DataError
-from nas.common.progress import LineReporter, Reporter
+from nas.common.progress import Reporter, build_reporter
 from nas.common.units import format_bytes
 from nas.config.schema import Config
 from nas.data.dataset import open_dataset_images, read_dataset
@@ -128,7 +127,7 @@ def build_features(config: Config, cache_directory: Path) -> Path:
     Raises:
         NasError: If data or encoders cannot be read on this node.
     """
-    reporter = LineReporter(sys.stdout)
+    reporter = build_reporter()
     return prepare(config, source=config.name, cache_directory=cache_directory, reporter=reporter).store.directory
 
 

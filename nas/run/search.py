@@ -34,7 +34,7 @@ from nas.run.model_parts import ModelParts
 from nas.run.phases.loop import Search
 from nas.run.phases.reruns import Outcome
 from nas.run.prepare import SearchContext, prepare
-from nas.run.program_name import program_call
+from nas.run.program_name import command_line
 from nas.run.progress_lines import counts_text, plan_line
 from nas.run.reliability import build_report
 from nas.run.select import best_architectures
@@ -136,7 +136,7 @@ def _check_same(run: Run, config: Config, directory: Path, source: Path) -> None
                 [
                     f"{directory}: holds a run whose configuration differs from {source}:",
                     *(f"  - {line}" for line in changed),
-                    f"resume that run with `{program_call()} resume {directory}`, or search in a new directory "
+                    f"resume that run with `{command_line('resume', directory)}`, or search in a new directory "
                     "(--run-dir)",
                 ]
             )
@@ -265,12 +265,13 @@ class _Session:
         Raises:
             StudyError: If no full training meets the constraints.
         """
-        resume_call = f"{program_call()} resume {self._directory} --budget ..."
+        resume_call = command_line("resume", self._directory, rest="--budget ...")
         if full := study.count("full"):
             bounds = ", ".join(map(str, self._run.config.search.constraints))
+            export_call = command_line("export", self._directory, rest="--trial N --output DIR")
             raise StudyError(
                 f"{self._directory}: none of the {full} completely trained candidates meets {bounds}; results.csv "
-                f"lists them all, `{program_call()} export {self._directory} --trial N` exports one anyway, and "
+                f"lists them all, `{export_call}` exports one anyway, and "
                 f"`{resume_call}` searches for others"
             )
         self._reporter.note(f"No candidate was trained completely within the budget; continue with: {resume_call}")

@@ -10,7 +10,7 @@ import pytest
 
 from nas.cli import main
 from nas.common.output import OutputError, OutputStream, ReaderGone, complain, resilient_output, visible
-from nas.common.progress import LineReporter, TerminalReporter
+from nas.common.progress import LineReporter, TerminalReporter, build_reporter
 from tests.support.paths import REPOSITORY
 
 FULL = Path("/dev/full")
@@ -160,3 +160,16 @@ def test_wrong_arguments_stay_on_one_line(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit):
         main(["resume", "a", "b\n\x1b[31m\udcff"])
     assert capsys.readouterr().err.endswith("error: unrecognized arguments: b\\n\\x1b[31m\\xff\n")
+
+
+def test_reporter_of_the_python_api_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", opened(tmp_path, "ascii"))
+    with build_reporter() as reporter:
+        reporter.note("±")
+    assert (tmp_path / "out").read_text() == "+-\n"
+    monkeypatch.setattr(sys, "stdout", None)
+    with build_reporter() as reporter:
+        reporter.note("kept")
+    assert capsys.readouterr().err.endswith("kept\n")

@@ -270,7 +270,11 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("called", "expected"),
-    [("/usr/local/bin/pmf-nas", "pmf-nas"), ("run_search.py", "python run_search.py"), ("-c", "python run_search.py")],
+    [
+        ("/no where/pmf-nas", "'/no where/pmf-nas'"),
+        ("run_search.py", "python run_search.py"),
+        ("-c", "python run_search.py"),
+    ],
 )
 def test_hints_name_the_program_as_it_was_called(
     called: str, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -11,7 +11,7 @@ from nas.run.directory import open_study, read_run
 from tests.support.project import Project
 from tests.support.real_driver import PHASES, RealDriver, finished_models
 
-SAVED = re.compile(r"everything finished is saved\. Resume with: python run_search\.py resume (.+)$", re.MULTILINE)
+SAVED = re.compile(r"everything finished is saved\. Resume with: python \S*run_search\.py resume (.+)$", re.MULTILINE)
 
 
 def wait_for_error(driver: RealDriver, text: str) -> None:
