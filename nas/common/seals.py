@@ -30,12 +30,14 @@ class Seal:
     Args:
         sha256: The SHA-256 of the content, in hexadecimal.
         size: The number of bytes.
+        meaning: The SHA-256 of what matters in the content, for a file whose other bytes may change; None for others.
         replaced: The seal of the content that was replaced last, which a file has if the program was killed just before
             it was renamed; None for a new file.
     """
 
     sha256: str
     size: int
+    meaning: str | None = None
     replaced: "Seal | None" = None
 
 
@@ -61,13 +63,25 @@ class Changes:
         return "; ".join(f"{', '.join(names)} {kind}" for kind, names in kinds if names)
 
 
-def seal(folder: Path, names: Iterable[str], *, keeps_others: bool = False) -> None:
+def _all_bytes(path: Path) -> bytes | None:
+    del path
+    return None
+
+
+def seal(
+    folder: Path,
+    names: Iterable[str],
+    *,
+    keeps_others: bool = False,
+    meaning: Callable[[Path], bytes | None] = _all_bytes,
+) -> None:
     """Write the checksums of files as they are now, atomically.
 
     Args:
         folder: The folder.
         names: The files to seal, relative to the folder, with `/`; those that do not exist lose their seal.
         keeps_others: Whether the seals of all other files stay as they are.
+        meaning: What matters in the content of a file, or None if all its bytes do.
 
     Raises:
         NasError: If the existing checksums are needed and damaged, or a file cannot be read.
@@ -77,7 +91,7 @@ def seal(folder: Path, names: Iterable[str], *, keeps_others: bool = False) -> N
     for name in names:
         path = folder / name
         if path.is_file():
-            seals[name] = Seal(digest_of(path), path.stat().st_size)
+            seals[name] = Seal(digest_of(path), path.stat().st_size, _digest(meaning(path)))
         else:
             seals.pop(name, None)
     _write(folder, seals)
@@ -98,7 +112,7 @@ def write_sealed(folder: Path, name: str, content: bytes) -> None:
     seals = dict(read_seals(folder) or {})
     path, digest = folder / name, hashlib.sha256(content).hexdigest()
     replaced = Seal(digest_of(path), path.stat().st_size) if path.is_file() else None
-    seals[name] = Seal(digest, len(content), replaced)
+    seals[name] = Seal(digest, len(content), replaced=replaced)
     _write(folder, seals)
     write_atomically(path, content)
 
@@ -127,6 +141,7 @@ def changed_files(
     folder: Path,
     *,
     counts: Callable[[str], bool] = lambda name: False,
+    meaning: Callable[[Path], bytes | None] = _all_bytes,
     error: Callable[[str], NasError] = NasError,
 ) -> Changes:
     """Compare the files of a folder with their seals; a folder without seals has no changes.
@@ -137,6 +152,7 @@ def changed_files(
     Args:
         folder: The folder.
         counts: Whether a file directly in the folder counts as added if it has no seal.
+        meaning: As for `seal`.
         error: The type of the error.
 
     Raises:
@@ -150,7 +166,9 @@ def changed_files(
         path = folder / name
         if not path.is_file():
             missing.append(name)
-        elif not _matches(path, expected, error):
+        elif not _matches(path, expected, error) and not (
+            expected.meaning and expected.meaning == _digest(meaning(path))
+        ):
             changed.append(name)
     present = (path.name for path in folder.iterdir() if path.is_file() and path.name != SEALS)
     added = sorted(name for name in present if name not in seals and counts(name))
@@ -175,6 +193,10 @@ def digest_of(path: Path, error: Callable[[str], NasError] = NasError) -> str:
             return hashlib.sha256(content).hexdigest()
 
 
+def _digest(content: bytes | None) -> str | None:
+    return None if content is None else hashlib.sha256(content).hexdigest()
+
+
 def _matches(path: Path, expected: Seal, error: Callable[[str], NasError]) -> bool:
     size = path.stat().st_size
     candidates = [seal for seal in _accepted(expected) if seal.size == size]
@@ -197,13 +219,14 @@ def _checked_name(name: str) -> str:
 def _to_seal(entry: Mapping[str, Any]) -> Seal:
     if not isinstance(entry["sha256"], str) or type(entry["size"]) is not int:
         raise ValueError(f"the entry {shown(entry)} has no sha256 and size")
-    replaced = entry.get("replaced")
-    return Seal(entry["sha256"], entry["size"], None if replaced is None else _to_seal(replaced))
+    replaced, meaning = entry.get("replaced"), entry.get("meaning")
+    return Seal(entry["sha256"], entry["size"], meaning, None if replaced is None else _to_seal(replaced))
 
 
 def _to_entry(sealed: Seal) -> dict[str, Any]:
-    entry: dict[str, Any] = {"sha256": sealed.sha256, "size": sealed.size}
-    return entry if sealed.replaced is None else entry | {"replaced": _to_entry(sealed.replaced)}
+    replaced = None if sealed.replaced is None else _to_entry(sealed.replaced)
+    entry = {"sha256": sealed.sha256, "size": sealed.size, "meaning": sealed.meaning, "replaced": replaced}
+    return {key: value for key, value in entry.items() if value is not None}
 
 
 def _write(folder: Path, seals: Mapping[str, Seal]) -> None:

@@ -1,5 +1,7 @@
 """A fusion model as a Hugging Face model: raw images and texts in, class logits out, loaded by `from_pretrained`."""
 
+import warnings
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -8,14 +10,20 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from nas.common.errors import ExportError
+from nas.common.seals import SEALS
 from nas.models.encoders.checkpoints import build_encoder
+from nas.models.encoders.folder_check import check_folder
 from nas.models.encoders.pretrained import silence_transformers
 from nas.models.fusion.base import features_of
 from nas.models.fusion.model_classes import load_model_class
+from nas.models.model_seals import model_changes, seal_model
 from nas.search.space import RAW, Architecture
 
 MULTI_LABEL: Literal["multi_label_classification"] = "multi_label_classification"
 """The `problem_type` of transformers for samples with any number of labels."""
+
+_HUB_OPTIONS = ("repo_id", "commit_message", "private", "token", "revision", "create_pr", "commit_description", "tags")
 
 
 class FusionConfig(PreTrainedConfig):
@@ -37,6 +45,11 @@ class FusionConfig(PreTrainedConfig):
     architecture: dict[str, Any] | None = None
     max_text_tokens: int = 512
     threshold: float = 0.5
+
+    def get_text_config(self, *arguments: Any, **options: Any) -> "FusionConfig":
+        """Return this configuration: `text_config` is a dictionary, and transformers' Trainer expects an object."""
+        del arguments, options
+        return self
 
 
 class FusionForClassification(PreTrainedModel):
@@ -72,15 +85,57 @@ class FusionForClassification(PreTrainedModel):
         self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod
-    def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
-        """Load an exported model, as for any model of transformers; encoders frozen in training are frozen again."""
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *arguments: Any, checks_files: bool = True, **options: Any
+    ) -> Any:
+        """Load an exported model, as for any model of transformers; encoders frozen in training are frozen again.
+
+        Nothing that the folder brings is run: no custom code, no pickled objects.
+
+        Args:
+            pretrained_model_name_or_path: The folder of the model, or its name on the Hugging Face Hub.
+            arguments: Further arguments of transformers' `from_pretrained`.
+            checks_files: Whether to warn of files of the folder that were changed after the model was saved.
+            options: Options of transformers' `from_pretrained`.
+
+        Raises:
+            ExportError: If the folder names custom code, or holds damaged files.
+        """
         silence_transformers()
-        loaded = super().from_pretrained(*arguments, **options)
+        folder = Path(str(pretrained_model_name_or_path), options.get("subfolder") or "")
+        if pretrained_model_name_or_path is not None and folder.is_dir():
+            check_folder(folder, ExportError)
+            changes = model_changes(folder) if checks_files else None
+            if changes:
+                warnings.warn(f"{folder}: changed after the model was saved: {changes}", stacklevel=2)
+        options = {"use_safetensors": True, **options, "trust_remote_code": False, "weights_only": True}
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *arguments, **options)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         for name in ("image_encoder", "text_encoder"):  # loading replaces their parameters
             if hasattr(model, name):
                 getattr(model, name).requires_grad_(False)
         return loaded
+
+    def save_pretrained(self, save_directory: Any, *arguments: Any, push_to_hub: bool = False, **options: Any) -> None:
+        """Save the model, as for any model of transformers, and the checksums of all files of the folder.
+
+        Args:
+            save_directory: The folder.
+            arguments: Further arguments of transformers' `save_pretrained`.
+            push_to_hub: Whether to upload the model afterwards, as its method `push_to_hub` does.
+            options: Options of transformers' `save_pretrained`.
+        """
+        hub = {name: options.pop(name) for name in _HUB_OPTIONS if name in options}
+        super().save_pretrained(save_directory, *arguments, **options)
+        folder = Path(save_directory)
+        if options.get("is_main_process", True) and folder.is_dir():
+            seal_model(folder)
+            # safetensors gives its files to the user alone; the others have the mode that the umask allows.
+            mode = (folder / SEALS).stat().st_mode & 0o666
+            for path in folder.glob("*.safetensors"):
+                path.chmod(mode)
+            if push_to_hub:
+                self.push_to_hub(hub.pop("repo_id", folder.absolute().name), **hub)
 
     def forward(
         self,

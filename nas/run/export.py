@@ -17,12 +17,15 @@ from nas.models.classifier import MULTI_LABEL, FusionConfig, FusionForClassifica
 from nas.models.encoders.base import Encoder
 from nas.models.fusion.base import FusionModel
 from nas.models.fusion.supernet import build_model
-from nas.run.exported_model import DESCRIPTION
+from nas.models.model_seals import DESCRIPTION
 from nas.run.model_card import describe
 from nas.run.model_parts import ModelParts
 from nas.search.keys import key_to_json
 from nas.search.trial import Result
 from nas.training.checkpoint import load_weights
+
+_UNSAVED_KEYS = ("_name_or_path", "architectures", "dtype", "transformers_version")
+"""The keys of an encoder's configuration that describe its checkpoint, among them its place on this machine."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +136,7 @@ def assemble(
 
 def _encoder_dict(encoder: Encoder) -> dict[str, Any]:
     values = encoder.config.to_dict()
-    return {
-        key: value for key, value in values.items() if key not in ("architectures", "dtype", "transformers_version")
-    }
+    return {key: value for key, value in values.items() if key not in _UNSAVED_KEYS}
 
 
 def export(

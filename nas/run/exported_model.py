@@ -16,9 +16,7 @@ from nas.config.reader_registry import READERS
 from nas.data.preprocessing import Preprocessor
 from nas.models.classifier import MULTI_LABEL, FusionConfig, FusionForClassification
 from nas.models.encoders.pretrained import load_image_processor, load_tokenizer
-
-DESCRIPTION = "architecture.yaml"
-"""The file of an exported folder with the architecture and further facts."""
+from nas.models.model_seals import DESCRIPTION
 
 
 @dataclass(frozen=True)

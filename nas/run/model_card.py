@@ -10,7 +10,7 @@ import yaml
 from nas.common.errors import ExportError
 from nas.common.files import write_atomically
 from nas.models.classifier import MULTI_LABEL
-from nas.run.exported_model import DESCRIPTION
+from nas.models.model_seals import DESCRIPTION, MODEL_CARD, seal_model
 from nas.search.space import Architecture, format_gene
 
 _CARD = """---
@@ -46,7 +46,7 @@ probabilities = exported.probabilities([Image.open("picture.png").convert("RGB")
 
 
 def describe(directory: Path, facts: Mapping[str, Any]) -> None:
-    """Write the description of an exported model into its folder.
+    """Write the description of an exported model into its folder, and the checksums of all its files.
 
     Args:
         directory: The folder, which holds `config.json`.
@@ -60,7 +60,8 @@ def describe(directory: Path, facts: Mapping[str, Any]) -> None:
         description = {"architecture": config["architecture"], **facts}
         card = _model_card(config, {name: value for name, value in facts.items() if name != "data"})
         write_atomically(directory / DESCRIPTION, yaml.safe_dump(description, sort_keys=False).encode())
-        write_atomically(directory / "README.md", card.encode())
+        write_atomically(directory / MODEL_CARD, card.encode())
+        seal_model(directory)
     except OSError as error:
         raise ExportError(f"{directory}: the model cannot be described: {error.strerror or error}") from error
 

@@ -31,6 +31,8 @@ _DESCRIPTIONS = (
     _PICKLED_WEIGHTS[1],
 )
 _CODE_KEYS = ("auto_map", "custom_pipelines")
+_IMPLEMENTATION_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation")
+"""The keys whose value may name a repository with code to download."""
 _REFUSED_KEYS = {
     "quantization_config": "a checkpoint whose weights are not quantized",
     "transformers_weights": f"weights in {SAFE_WEIGHTS}",
@@ -98,8 +100,9 @@ def _check_description(path: Path, error: ErrorType) -> None:
                 f"{path}: {key}: custom code is never run; expected a checkpoint whose classes are part of "
                 f"transformers, without this key, got {shown(value)}"
             )
-        if key == "trust_remote_code" and value is True:
-            raise error(f"{path}: {key}: custom code is never run; expected no such key, got true")
+        is_kernel = key in _IMPLEMENTATION_KEYS and isinstance(value, str) and "/" in value
+        if is_kernel or (key == "trust_remote_code" and value is True):
+            raise error(f"{path}: {key}: custom code is never run; expected no such key, got {shown(value)}")
     if path.name == "config.json":
         for key, expected in _REFUSED_KEYS.items():
             if values.get(key) is not None:

@@ -176,8 +176,12 @@ def test_adapter_is_refused(text: Path) -> None:
         load_encoder(str(text), "text")
 
 
-def test_attention_of_another_repository_is_ignored(text: Path) -> None:
-    change(text / "config.json", attn_implementation="someone/kernel", _attn_implementation="someone/kernel")
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_attention_of_another_repository_is_refused(key: str, text: Path) -> None:
+    change(text / "config.json", **{key: "someone/kernel"})
+    with pytest.raises(EncoderError, match=rf"config\.json: {key}: custom code is never run; .* got 'someone/kernel'"):
+        load_encoder(str(text), "text")
+    change(text / "config.json", **{key: "eager"})
     assert load_encoder(str(text), "text").config._attn_implementation in {None, "sdpa", "eager"}
 
 
