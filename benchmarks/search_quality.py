@@ -53,12 +53,13 @@ from nas.config.schema import Config
 from nas.data.dataset import open_dataset_images, read_dataset
 from nas.execution.worker import CandidateWorker
 from nas.execution.worker_setup import WorkerSetup
+from nas.models.model_seals import DESCRIPTION
 from nas.run.arguments import parse_budget
 from nas.run.directory import CONFIG
 from nas.run.evaluate import logits_of_samples
 from nas.run.executors import ExecutionOptions, write_worker_setup
 from nas.run.export import TrainedWeights, export_result
-from nas.run.exported_model import DESCRIPTION, open_exported
+from nas.run.exported_model import open_exported
 from nas.run.finalize import RELIABILITY
 from nas.run.model_parts import ModelParts
 from nas.run.prepare import prepare

@@ -9,9 +9,9 @@ from nas.common.errors import StudyError
 from nas.common.files import write_atomically
 from nas.common.progress import Reporter
 from nas.config.schema import Config
+from nas.models.model_seals import DESCRIPTION
 from nas.run.evaluate import digest_of_test, evaluate_exported
 from nas.run.export import TrainedWeights, export_result
-from nas.run.exported_model import DESCRIPTION
 from nas.run.model_card import describe
 from nas.run.model_parts import ModelParts
 from nas.run.program_name import command_line
