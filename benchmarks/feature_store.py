@@ -25,7 +25,9 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from benchmarks.models import DEMO, demo_encoders, random_encoders
 from nas.config.load import load_config
 from nas.config.schema import Config
+from nas.data.contents import describe_contents, encoder_parts
 from nas.data.dataset import open_dataset_images, read_dataset
+from nas.data.digests import image_digests
 from nas.data.features.cache import open_or_build
 from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureStore
@@ -89,14 +91,19 @@ def make_case(size: str, count: int | None) -> Case:
     train = dataset.splits["train"]
     shallower = min(image.num_layers, text.num_layers)
     fusion_layers = (shallower - 3, shallower - 2, shallower - 1)
+    dataset = Dataset(dataset.class_names, {"train": train if count is None else _first(train, count)})
+    images = open_dataset_images(config.data)
+    digests = image_digests(images, dataset.splits["train"].images, None)
+    parts = encoder_parts((image, text), preprocessor, (size, size), cache_directory=None)
     sources = FeatureSources(
-        dataset=Dataset(dataset.class_names, {"train": train if count is None else _first(train, count)}),
-        images=open_dataset_images(config.data),
+        dataset=dataset,
+        images=images,
         preprocessor=preprocessor,
         image_encoder=image,
         text_encoder=text,
         entry_layers=frozenset(entry_layers_from(sizes_of(image, text), layer) for layer in fusion_layers),
         uses_attention=True,
+        contents=describe_contents(dataset, digests, parts),
     )
     return Case(config, sources, fusion_layers)
 

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas.common.boundary import reading
 from nas.common.errors import ArgumentError, NasError
@@ -123,7 +123,13 @@ def _overrides(options: argparse.Namespace) -> "Overrides":
         seed=getattr(options, "seed", None),
         deterministic=getattr(options, "deterministic", None),
         warm_start=getattr(options, "warm_start", None),
+        **_places(options),
     )
+
+
+def _places(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("data", "images", "image_encoder", "text_encoder")
+    return {name: getattr(options, name, None) for name in names}
 
 
 def _execution(options: argparse.Namespace) -> "ExecutionOptions":
@@ -134,6 +140,7 @@ def _execution(options: argparse.Namespace) -> "ExecutionOptions":
         cache_directory=options.cache_dir,
         ray_address=options.ray_address,
         storage=options.storage,
+        verify=options.verify,
     )
 
 
@@ -175,9 +182,17 @@ def _resume(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     how = parse_pick(options.pick)
     import_frameworks()
+    from nas.config.overrides import Overrides
     from nas.run.export_run import export_run
 
-    result = export_run(options.run_dir, options.output, trial=options.trial, how=how, storage=options.storage)
+    result = export_run(
+        options.run_dir,
+        options.output,
+        trial=options.trial,
+        how=how,
+        storage=options.storage,
+        places=Overrides(**_places(options)),
+    )
     print(f"Exported model: {options.output} (trial {result.trial}, {result.architecture})")
 
 

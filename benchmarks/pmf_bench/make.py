@@ -32,7 +32,9 @@ from nas.common.progress import Reporter, build_reporter
 from nas.common.units import format_seconds
 from nas.config.load import load_config
 from nas.config.schema import Config
+from nas.data.contents import describe_contents
 from nas.data.dataset import open_dataset_images, read_dataset
+from nas.data.digests import image_digests
 from nas.data.features.cache import open_or_build
 from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureStore
@@ -157,9 +159,11 @@ def architectures(
 def test_features(config: Config, prepared: SearchContext, reporter: Reporter) -> FeatureStore:
     """Open or build a separate feature store of the test split; the store of a search has train and validation only."""
     dataset = read_dataset(config.data, ["test"], prepared.store.class_names)
+    images = open_dataset_images(config.data)
+    digests = image_digests(images, dataset.splits["test"].images, default_cache_directory())
     sources = FeatureSources(
         dataset=Dataset(dataset.class_names, {"test": dataset.splits["test"]}),
-        images=open_dataset_images(config.data),
+        images=images,
         preprocessor=prepared.preprocessor,
         image_encoder=prepared.image_encoder,
         text_encoder=prepared.text_encoder,
@@ -167,6 +171,7 @@ def test_features(config: Config, prepared: SearchContext, reporter: Reporter) -
             needed_entry_layers(config.space, sizes_of(prepared.image_encoder, prepared.text_encoder))
         ),
         uses_attention=config.space.architecture_class.reads_attention,
+        contents=describe_contents(dataset, digests, prepared.contents.parts),
     )
     return open_or_build(
         sources,

@@ -135,6 +135,7 @@ def _convert_samples(raw: RawDataset, split: str, class_names: Sequence[str]) ->
         images=tuple(sample.image for sample in samples),
         texts=tuple(sample.text for sample in samples),
         labels=_convert_labels(samples, class_names, raw.has_several_labels),
+        places=tuple(sample.place for sample in samples),
     )
 
 

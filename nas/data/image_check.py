@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from nas.common.files import write_atomically
@@ -10,25 +10,29 @@ from nas.data.images import ImageSource
 
 
 def find_unreadable_images(
-    images: ImageSource, names: Sequence[str], cache_directory: Path, on_progress: Callable[[int, int], None]
+    images: ImageSource,
+    digests: Mapping[str, str | None],
+    cache_directory: Path,
+    on_progress: Callable[[int, int], None],
 ) -> list[str]:
     """Return the names of the images that are missing or cannot be decoded.
 
-    Every image is decoded once: the outcome is cached under a hash of the names and fingerprints of all images, so that
-    resuming a search on a large data set does not decode all images again. Unreadable images are checked again, since
-    the cause (permissions, a server, a codec) may disappear without a change of the file.
+    Every image is decoded once: the outcome is cached under a hash of the names and contents of all images, so that
+    resuming a search on a large data set, also at another place, does not decode all images again. Unreadable images
+    are checked again, since the cause (permissions, a server, a codec) may disappear without a change of the file.
 
     Args:
         images: The image source.
-        names: Paths of the images within the source.
+        digests: The paths of the images within the source and the digests of their content; see `image_digests`.
         cache_directory: The cache for the outcome.
         on_progress: Callback that receives the numbers of images done and in total; not called if the outcome is
             cached.
     """
-    digest = hashlib.sha256(str(images.location.resolve()).encode())
-    for name in names:
-        digest.update(f"\0{name}\0{images.fingerprint(name)}".encode())
+    digest = hashlib.sha256()
+    for name, content in digests.items():
+        digest.update(f"\0{name}\0{content}".encode())
     path = cache_directory / "images" / f"{digest.hexdigest()[:32]}.json"
+    names = list(digests)
     try:
         known: list[str] = json.loads(path.read_text(encoding="utf-8"))["unreadable"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import struct
+import sys
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -82,6 +83,11 @@ class ImageSource(ABC):
     @abstractmethod
     def fingerprint(self, name: str) -> str | None:
         """Return a string that changes when the file does, without reading all of it; None if there is no file."""
+
+    def modified_ns(self, name: str) -> int:
+        """Return the modification time in nanoseconds; 0 where the fingerprint contains no time."""
+        del name
+        return 0
 
     @abstractmethod
     def size(self, name: str) -> int | None:
@@ -165,6 +171,12 @@ class FolderImages(ImageSource):
         except (OSError, ValueError):  # ValueError: a path with a null byte
             return None
         return f"{status.st_size} {status.st_mtime_ns}"
+
+    def modified_ns(self, name: str) -> int:
+        try:
+            return (self.location / name).stat().st_mtime_ns
+        except (OSError, ValueError):
+            return sys.maxsize
 
     def size(self, name: str) -> int | None:
         return file_size(self.location / name)

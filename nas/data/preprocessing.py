@@ -63,9 +63,13 @@ class Preprocessor:
             mask[row, : len(ids)] = True
         return rows, mask
 
-    def fingerprint(self) -> str:
-        """Return a string that changes when the processing of images or texts changes."""
-        return f"{self.image_processor.to_json_string()} {_tokenizer_state(self.tokenizer)} {self.max_text_tokens}"
+    def image_fingerprint(self) -> str:
+        """Return a string that changes when the processing of images changes."""
+        return str(self.image_processor.to_json_string())
+
+    def text_fingerprint(self) -> str:
+        """Return a string that changes when the processing of texts changes."""
+        return f"{_tokenizer_state(self.tokenizer)} {self.max_text_tokens}"
 
 
 def _well_formed(texts: Sequence[str]) -> list[str]:

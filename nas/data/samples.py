@@ -59,11 +59,13 @@ class Samples:
         images: Image paths, one per sample; several samples may share an image.
         texts: Texts, one per sample; may be empty.
         labels: See `Labels`.
+        places: The place of each sample in its file, for messages; see `RawSample`. Empty if unknown.
     """
 
     images: tuple[str, ...]
     texts: tuple[str, ...]
     labels: Labels
+    places: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -75,6 +77,7 @@ class Samples:
             images=tuple(self.images[index] for index in kept),
             texts=tuple(self.texts[index] for index in kept),
             labels=self.labels[kept],
+            places=tuple(self.places[index] for index in kept) if self.places else (),
         )
 
 

@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import yaml
 from nas.common.errors import ConfigError, StudyError
 from nas.common.files import write_atomically
 from nas.config.load import parse_config
+from nas.config.overrides import Overrides
 from nas.config.places import RecordedPlaces, portable, without_places
 from nas.config.schema import Config
 from nas.execution.worker_setup import FROZEN_FILES
@@ -25,6 +26,9 @@ from nas.storage.urls import redacted_url, storable_url
 
 CONFIG = "config.yaml"
 """The file that makes a directory a run directory; written once the study exists."""
+
+CONTENTS = "contents.json"
+"""The file with the digest of every sample of train and validation, from which changed samples are named."""
 
 FORMAT_VERSION = 3
 """The layout of run directories, counted up whenever an older program or file could not be understood."""
@@ -39,7 +43,7 @@ class Run:
     Args:
         config: The resolved configuration of the search.
         class_names: The class names in the order of the logits.
-        features: The name of the feature folder, a hash of encoders, preprocessing and data.
+        contents: The digests of the data and of each part of the encoders; see `nas.data.contents.Contents.summary`.
         identity: The name of the run in a database and on other nodes.
         storage: The URL of the database that holds the study, without a password; None for a journal.
         fixed: The paths that are recorded as they were written instead of relative to the run directory; see
@@ -48,14 +52,15 @@ class Run:
 
     config: Config
     class_names: tuple[str, ...]
-    features: str
+    contents: Mapping[str, str]
     identity: str
     storage: str | None
     fixed: Mapping[str, str] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
         """Return everything that scores depend on besides the content of data and encoders, as plain values."""
-        return {**without_places(self.config.as_dict()), "class_names": list(self.class_names)}
+        identity = {"class_names": list(self.class_names), "contents": dict(self.contents)}
+        return {**without_places(self.config.as_dict()), **identity}
 
 
 def is_run(directory: Path) -> bool:
@@ -79,14 +84,27 @@ def read_run(directory: Path) -> Run:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         _check_format(path, values)
-        search, class_names, features = values["search"], tuple(values["class_names"]), str(values["features"])
+        search, class_names, contents = values["search"], tuple(values["class_names"]), dict(values["contents"])
         identity, storage = str(values["identity"]), values["storage"]
         search, fixed = RecordedPlaces(directory, Path(values["directory"])).resolve(search)
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(str(path), [f"is damaged; expected the file that `search` wrote ({reason})"]) from error
     config = parse_config(search, source=str(path), base_directory=directory.resolve())
-    return Run(config, class_names, features, identity, storage, fixed)
+    return Run(config, class_names, contents, identity, storage, fixed)
+
+
+def place_run(run: Run, overrides: Overrides) -> Run:
+    """Return a run with the places of its data and encoders that the command line gives.
+
+    Args:
+        run: The run.
+        overrides: The values of the command line; all but its places are applied as well.
+
+    Raises:
+        ConfigError: If the result is not a valid configuration.
+    """
+    return replace(run, config=overrides.apply(run.config), fixed=overrides.fixed_places(run.config, run.fixed))
 
 
 def _check_format(path: Path, values: dict[str, Any]) -> None:
@@ -113,7 +131,7 @@ def write_run(directory: Path, run: Run) -> None:
         "search": portable(run.config.as_dict(), run.fixed, directory),
         "directory": os.path.abspath(directory),
         "class_names": list(run.class_names),
-        "features": run.features,
+        "contents": dict(run.contents),
         "identity": run.identity,
         "storage": run.storage,
         "versions": {
@@ -174,8 +192,10 @@ def check_new_directory(directory: Path) -> None:
 
 def _is_leftover(path: Path) -> bool:
     """Return whether a file may be left by a start that was killed or whose budget was refused."""
-    written = (CONFIG, *FROZEN_FILES)
-    return path.name in (LOCK, *FROZEN_FILES) or path.name.startswith((JOURNAL, *(f".{name}." for name in written)))
+    written = (CONFIG, CONTENTS, *FROZEN_FILES)
+    return path.name in (LOCK, CONTENTS, *FROZEN_FILES) or path.name.startswith(
+        (JOURNAL, *(f".{name}." for name in written))
+    )
 
 
 def create_directory(directory: Path) -> None:

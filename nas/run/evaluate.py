@@ -1,6 +1,5 @@
 """Evaluate exported models on a data set, from raw images and texts in float32."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,7 +8,9 @@ from torch import Tensor
 
 from nas.config.data_schema import DataConfig
 from nas.config.reader_registry import READERS
+from nas.data.contents import DATA, describe_contents
 from nas.data.dataset import open_dataset_images, read_dataset
+from nas.data.digests import image_digests
 from nas.data.images import ImageSource
 from nas.data.samples import Samples
 from nas.run.exported_model import ExportedModel, open_exported
@@ -71,18 +72,17 @@ def _batches(images: Sequence[str], texts: Sequence[str]) -> Iterator[tuple[Sequ
         yield images[start:stop], texts[start:stop]
 
 
-def digest_of_test(data: DataConfig, class_names: tuple[str, ...]) -> str:
+def digest_of_test(data: DataConfig, class_names: tuple[str, ...], cache_directory: Path) -> str:
     """Return a digest of the test split's images, texts and labels; test metrics hold for this digest only.
 
     Args:
         data: The data set.
         class_names: The class names in the order of the logits.
+        cache_directory: The cache, which has the digests of images.
 
     Raises:
         DataError: If the test split cannot be used.
     """
-    images, samples = open_dataset_images(data), read_dataset(data, ("test",), class_names=class_names).splits["test"]
-    digest = hashlib.sha256(samples.labels.tobytes())
-    for image, text in zip(samples.images, samples.texts, strict=True):
-        digest.update(f"{image}\0{images.fingerprint(image)}\0{text}\0".encode())
-    return digest.hexdigest()[:16]
+    dataset = read_dataset(data, ("test",), class_names=class_names)
+    digests = image_digests(open_dataset_images(data), dataset.splits["test"].images, cache_directory)
+    return describe_contents(dataset, digests, {}).summary()[DATA][:16]

@@ -25,12 +25,14 @@ class ExecutionOptions:
         ray_address: The address of a Ray cluster to join; None starts a private Ray on this machine.
         storage: The URL of the database that holds the study; None for a journal in the run directory or, for an
             existing run, for the storage that it was started with.
+        verify: Whether to hash data, encoders and cached encoder outputs even if their sizes and times are known.
     """
 
     worker_count: int | None = None
     cache_directory: Path | None = None
     ray_address: str | None = None
     storage: str | None = None
+    verify: bool = False
 
     @property
     def cache(self) -> Path:

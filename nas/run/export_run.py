@@ -1,20 +1,34 @@
 """Export a completely trained candidate of a run."""
 
+import contextlib
 from pathlib import Path
 
+from nas.config.overrides import Overrides
+from nas.config.schema import Config
+from nas.data.contents import encoder_parts
 from nas.execution.worker_setup import full_weights_path
-from nas.run.directory import open_study, read_run
+from nas.run.contents import check_encoders_of_run
+from nas.run.directory import open_study, place_run, read_run, write_run
 from nas.run.export import TrainedWeights, export_result
 from nas.run.finalize import read_report
 from nas.run.model_card import describe
 from nas.run.model_parts import ModelParts
+from nas.run.prepare import resolve_checkpoints
 from nas.run.select import find_full_result, pick_result
 from nas.search.objectives import Pick
 from nas.search.trial import Result
 
+_NO_OVERRIDES = Overrides()
+
 
 def export_run(
-    directory: Path, output: Path, *, trial: int | None, how: tuple[Pick, float], storage: str | None
+    directory: Path,
+    output: Path,
+    *,
+    trial: int | None,
+    how: tuple[Pick, float],
+    storage: str | None,
+    places: Overrides = _NO_OVERRIDES,
 ) -> Result:
     """Export one of the completely trained candidates of a run as a model folder.
 
@@ -24,19 +38,22 @@ def export_run(
         trial: The number of the candidate; None to pick one by rule.
         how: The rule, and how much lower than the best the metric may be; see `nas.search.objectives.pick`.
         storage: The database URL in place of the recorded one; see `open_study`.
+        places: The present places of the encoders, which the run then records.
 
     Returns:
         The result of the exported training.
 
     Raises:
-        StudyError: If the candidate was not trained completely, or no candidate meets the rule.
+        StudyError: If the candidate was not trained completely, no candidate meets the rule, or the encoders are not
+            those of the run.
         ExportError: If the folder cannot be written.
     """
-    run = read_run(directory)
+    run = place_run(read_run(directory), places)
     config = run.config
     with open_study(directory, run, storage=storage) as study:
         results = study.results("full")
     parts = ModelParts.load(config, run.class_names)
+    check_encoders_of_run(directory, run.contents, config, _digests(config, parts))
     if trial is not None:
         result = find_full_result(directory, results, trial)
     else:
@@ -46,4 +63,12 @@ def export_run(
     for entry in read_report(directory).values():
         if entry["result"] == result.as_dict():  # its test metrics are known
             describe(output, facts | {key: entry[key] for key in ("test", "test_samples")})
+    if places != _NO_OVERRIDES:
+        with contextlib.suppress(OSError):  # a run that cannot be written to can still be exported
+            write_run(directory, run)
     return result
+
+
+def _digests(config: Config, parts: ModelParts) -> dict[str, str]:
+    encoders = (parts.image_encoder, parts.text_encoder)
+    return encoder_parts(encoders, parts.preprocessor, resolve_checkpoints(config), cache_directory=None)

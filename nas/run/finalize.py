@@ -38,6 +38,7 @@ class Finalizer:
         directory: The run directory.
         parts: The parts of the models besides their trained weights.
         weights_path: Function that returns the file of the trained weights of a result.
+        cache_directory: The cache, which has the digests of images.
         reporter: The receiver of messages.
     """
 
@@ -48,12 +49,14 @@ class Finalizer:
         *,
         parts: ModelParts,
         weights_path: Callable[[Result], Path],
+        cache_directory: Path,
         reporter: Reporter,
     ) -> None:
         self._config = config
         self._directory = directory
         self._parts = parts
         self._weights_path = weights_path
+        self._cache_directory = cache_directory
         self._reporter = reporter
 
     def conclude(self, best: Result, default: Result | None, reliability: ReliabilityReport) -> None:
@@ -68,7 +71,7 @@ class Finalizer:
             NasError: If a model cannot be exported or the test split cannot be used.
         """
         report = read_report(self._directory)
-        test_data = digest_of_test(self._config.data, self._parts.class_names)
+        test_data = digest_of_test(self._config.data, self._parts.class_names, self._cache_directory)
         for role, result in ((BEST, best), (DEFAULT, default)):
             if result is not None:
                 self._export(role, result, report, test_data)

@@ -1,14 +1,14 @@
 """Parts of an exported model besides its trained weights."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from nas.config.schema import Config
+from nas.data.preprocessing import Preprocessor
 from nas.models.encoders.base import Encoder
-from nas.models.encoders.checkpoints import load_encoder, resolve_checkpoint
+from nas.models.encoders.checkpoints import load_encoder
 from nas.models.encoders.pretrained import load_image_processor, load_tokenizer
-from nas.run.prepare import SearchContext
+from nas.run.prepare import SearchContext, resolve_checkpoints
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,17 @@ class ModelParts:
             max_text_tokens=prepared.preprocessor.max_text_tokens,
         )
 
+    @property
+    def preprocessor(self) -> Preprocessor:
+        """The image processor and tokenizer."""
+        return Preprocessor(
+            image_processor=self.image_processor, tokenizer=self.tokenizer, max_text_tokens=self.max_text_tokens
+        )
+
     @classmethod
     def load(cls, config: Config, class_names: tuple[str, ...]) -> "ModelParts":
         """Load the parts of a finished search from the checkpoints of its encoders."""
-        image = resolve_checkpoint(config.encoders.image, Path.cwd())
-        text = resolve_checkpoint(config.encoders.text, Path.cwd())
+        image, text = resolve_checkpoints(config)
         text_encoder = load_encoder(text, "text")
         return cls(
             image_encoder=load_encoder(image, "image"),

@@ -65,6 +65,7 @@ def _add_space(commands: _Commands) -> argparse.ArgumentParser:
     )
     _add_search_file(parser)
     _add_memory_budget(parser)
+    _add_places(parser)
     return parser
 
 
@@ -92,6 +93,7 @@ def _add_search(commands: _Commands) -> argparse.ArgumentParser:
     )
     parser.add_argument("--run-dir", type=Path, help="directory of the run (default: runs/NAME-SEED)")
     _add_budget(parser)
+    _add_places(parser)
     _add_execution(parser)
     return parser
 
@@ -102,6 +104,7 @@ def _add_resume(commands: _Commands) -> argparse.ArgumentParser:
     )
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="directory of the run")
     _add_budget(parser)
+    _add_places(parser)
     _add_execution(parser)
     return parser
 
@@ -116,6 +119,7 @@ def _add_export(commands: _Commands) -> argparse.ArgumentParser:
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="directory of the run")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--storage", metavar="URL", help="database of the study (default: the recorded one)")
+    _add_encoder_places(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--trial", type=int, metavar="N", help="number of the candidate")
     which.add_argument(
@@ -188,6 +192,7 @@ def _add_compare(commands: _Commands) -> argparse.ArgumentParser:
     )
     parser.add_argument("--run-dir", type=Path, help="directory of the comparison (default: runs/NAME-comparison)")
     _add_budget(parser)
+    _add_places(parser)
     _add_execution(parser)
     return parser
 
@@ -218,6 +223,19 @@ def _add_memory_budget(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", metavar="PATH", help="present place of the manifest or folder of the data set")
+    parser.add_argument("--images", metavar="PATH", help="present place of the images of the manifest")
+    _add_encoder_places(parser)
+
+
+def _add_encoder_places(parser: argparse.ArgumentParser) -> None:
+    for modality in ("image", "text"):
+        parser.add_argument(
+            f"--{modality}-encoder", metavar="PATH", help=f"present place of the {modality} encoder, or its name"
+        )
+
+
 def _add_execution(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
@@ -235,4 +253,9 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--cache-dir", type=Path, help="directory of cached encoder outputs (default: ~/.cache/pmf-nas)"
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="hash data, encoders and cached encoder outputs again, even if sizes and modification times are unchanged",
     )

@@ -1,17 +1,18 @@
 """Prepare a search: encoders, data, cached encoder outputs, memory predictions."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedConfig
 
 from nas.common.errors import DataError
 from nas.common.progress import Reporter, build_reporter
 from nas.common.units import format_bytes
 from nas.config.schema import Config
+from nas.data.contents import Contents, describe_contents, encoder_parts
 from nas.data.dataset import open_dataset_images, read_dataset
+from nas.data.digests import image_digests
 from nas.data.features.cache import open_or_build
 from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureStore
@@ -20,13 +21,13 @@ from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
 from nas.data.samples import SPLITS, Dataset
 from nas.data.summary import summarize
-from nas.memory.prediction import MemoryModel, TraceCache
-from nas.memory.step_tracing import TaskShapes
+from nas.memory.prediction import MemoryModel
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import load_encoder, resolve_checkpoint
 from nas.models.encoders.pretrained import load_image_processor, load_tokenizer
 from nas.models.fusion.base import sizes_of
 from nas.run.checks import check_inputs, check_space, image_shape
+from nas.run.memory_model import build_memory_model
 from nas.search.space import Architecture, EncoderSizes, EntryLayers, SearchSpace
 
 _MAX_LISTED = 5
@@ -44,6 +45,7 @@ class SearchContext:
         store: The cached encoder outputs of train and validation, never of test.
         default: The family's default architecture for these encoders.
         memory: The memory predictions of candidates.
+        contents: The content of the data and of the encoders.
     """
 
     image_encoder: Encoder
@@ -52,9 +54,22 @@ class SearchContext:
     store: FeatureStore
     default: Architecture
     memory: MemoryModel
+    contents: Contents
 
 
-def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Reporter) -> SearchContext:
+CheckContents = Callable[[Dataset, Contents], None]
+"""Checks the samples of train and validation and the content of data and encoders, before anything is computed."""
+
+
+def prepare(
+    config: Config,
+    *,
+    source: str,
+    cache_directory: Path,
+    reporter: Reporter,
+    verify: bool = False,
+    check: CheckContents | None = None,
+) -> SearchContext:
     """Load the encoders, read the data, and compute the encoder outputs of train and validation or find them cached.
 
     Args:
@@ -62,57 +77,98 @@ def prepare(config: Config, *, source: str, cache_directory: Path, reporter: Rep
         source: The name of its file, for messages.
         cache_directory: The directory of cached encoder outputs.
         reporter: The receiver of messages.
+        verify: Whether to hash images, weights and cached outputs, whatever their times.
+        check: Function that refuses contents that are not those of an earlier session.
 
     Raises:
-        ConfigError: If the space does not fit the encoders.
-        EncoderError: If an encoder cannot be loaded.
-        DataError: If the data cannot be used.
+        NasError: If the space does not fit the encoders, an encoder cannot be loaded, or the data cannot be used.
     """
     image_encoder, text_encoder, preprocessor = _load(config, source)
-    images = open_dataset_images(config.data)
-    # All splits are checked now rather than at the end; the search itself receives train and validation only.
-    whole = read_dataset(config.data, SPLITS)
-    for line in [*summarize(whole), _cut_texts(whole, preprocessor)]:
-        reporter.note(line)
-    whole = _readable(whole, images, config.data.skip_unreadable_images, cache_directory, reporter)
-    dataset = Dataset(whole.class_names, {split: whole.splits[split] for split in ("train", "validation")})
-    sizes = sizes_of(image_encoder, text_encoder)
-    default = config.space.architecture_class.default(sizes)
-    store = open_or_build(
+    encoders = (image_encoder, text_encoder)
+    data = _read_data(config, preprocessor, cache_directory, reporter, verify=verify)
+    parts = encoder_parts(encoders, preprocessor, resolve_checkpoints(config), cache_directory, verify=verify)
+    contents = describe_contents(data.dataset, data.digests, parts)
+    if check is not None:
+        check(data.dataset, contents)
+    store = _open_features(
         FeatureSources(
-            dataset=dataset,
-            images=images,
+            dataset=data.dataset,
+            images=data.images,
             preprocessor=preprocessor,
             image_encoder=image_encoder,
             text_encoder=text_encoder,
-            entry_layers=frozenset(needed_entry_layers(config.space, sizes)),
+            entry_layers=frozenset(needed_entry_layers(config.space, sizes_of(*encoders))),
             uses_attention=config.space.architecture_class.reads_attention,
+            contents=contents,
         ),
-        config.features,
+        config,
         cache_directory,
-        on_progress=lambda done, total: reporter.progress("features", done, total),
-        on_note=reporter.note,
+        reporter,
+        verify=verify,
     )
-    counts = ", ".join(f"{len(samples)} {name}" for name, samples in dataset.splits.items())
-    reporter.note(
-        f"Data: {counts} samples of {len(dataset.class_names)} classes. Encoder outputs: "
-        f"{format_bytes(store.size_bytes)} ({store.contents.dtype}, {store.contents.tier}) in {store.directory}"
-    )
-    longest = max(int(split.text_lengths.max()) for split in store.splits.values())
     return SearchContext(
         image_encoder=image_encoder,
         text_encoder=text_encoder,
         preprocessor=preprocessor,
         store=store,
-        default=default,
-        memory=_memory_model(
+        default=config.space.architecture_class.default(sizes_of(*encoders)),
+        memory=build_memory_model(
             config,
             (image_encoder.config, text_encoder.config),
             image_shape=image_shape(preprocessor),
-            token_counts=(store.image_token_count, longest),
+            token_counts=(store.image_token_count, store.longest_text),
             num_classes=len(store.class_names),
         ),
+        contents=contents,
     )
+
+
+@dataclass(frozen=True)
+class _Data:
+    dataset: Dataset
+    images: ImageSource
+    digests: Mapping[str, str | None]
+
+
+def _read_data(
+    config: Config, preprocessor: Preprocessor, cache_directory: Path, reporter: Reporter, *, verify: bool
+) -> _Data:
+    """Return the readable samples of train and validation, and the digests of their images."""
+    images = open_dataset_images(config.data)
+    # All splits are checked now rather than at the end; the search itself receives train and validation only.
+    whole = read_dataset(config.data, SPLITS)
+    for line in [*summarize(whole), _cut_texts(whole, preprocessor)]:
+        reporter.note(line)
+    digests = image_digests(
+        images,
+        (name for samples in whole.splits.values() for name in samples.images),
+        cache_directory,
+        verify=verify,
+        on_progress=lambda done, total: reporter.progress("hashes", done, total),
+    )
+    whole = _readable(whole, images, digests, config.data.skip_unreadable_images, cache_directory, reporter)
+    splits = {split: whole.splits[split] for split in ("train", "validation")}
+    return _Data(Dataset(whole.class_names, splits), images, digests)
+
+
+def _open_features(
+    sources: FeatureSources, config: Config, cache_directory: Path, reporter: Reporter, *, verify: bool
+) -> FeatureStore:
+    """Return the cached encoder outputs of the data, computed now if necessary, and report their size."""
+    store = open_or_build(
+        sources,
+        config.features,
+        cache_directory,
+        on_progress=lambda done, total: reporter.progress("features", done, total),
+        on_note=reporter.note,
+        verify=verify,
+    )
+    counts = ", ".join(f"{len(samples)} {name}" for name, samples in sources.dataset.splits.items())
+    reporter.note(
+        f"Data: {counts} samples of {len(store.class_names)} classes. Encoder outputs: "
+        f"{format_bytes(store.size_bytes)} ({store.contents.dtype}, {store.contents.tier}) in {store.directory}"
+    )
+    return store
 
 
 def build_features(config: Config, cache_directory: Path) -> Path:
@@ -156,7 +212,7 @@ def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Archite
         for start in range(0, len(samples), _TOKENIZER_BATCH)
         for ids in preprocessor.token_ids(samples.texts[start : start + _TOKENIZER_BATCH])
     )
-    memory = _memory_model(
+    memory = build_memory_model(
         config,
         (image_encoder.config, text_encoder.config),
         image_shape=image_shape(preprocessor),
@@ -182,7 +238,7 @@ def check_encoders(config: Config, *, source: str) -> None:
 
 def _load(config: Config, source: str) -> tuple[Encoder, Encoder, Preprocessor]:
     """Load and check the encoders and the preprocessor of their inputs."""
-    checkpoints = [resolve_checkpoint(name, Path.cwd()) for name in (config.encoders.image, config.encoders.text)]
+    checkpoints = resolve_checkpoints(config)
     image_encoder, text_encoder = load_encoder(checkpoints[0], "image"), load_encoder(checkpoints[1], "text")
     check_space(config, source, image_encoder, text_encoder)
     preprocessor = Preprocessor(
@@ -192,6 +248,19 @@ def _load(config: Config, source: str) -> tuple[Encoder, Encoder, Preprocessor]:
     )
     check_inputs(image_encoder, text_encoder, preprocessor, checkpoints)
     return image_encoder, text_encoder, preprocessor
+
+
+def resolve_checkpoints(config: Config) -> tuple[str, str]:
+    """Return the folder, or the name on the hub, of the image and the text encoder.
+
+    Args:
+        config: The configuration of the search.
+
+    Raises:
+        EncoderError: If one of them does not exist.
+    """
+    image, text = (resolve_checkpoint(name, Path.cwd()) for name in (config.encoders.image, config.encoders.text))
+    return image, text
 
 
 def needed_entry_layers(space: SearchSpace, sizes: EncoderSizes) -> list[EntryLayers]:
@@ -218,36 +287,6 @@ def first_layers(space: SearchSpace, sizes: EncoderSizes) -> tuple[int, int]:
     return image, text
 
 
-def _memory_model(
-    config: Config,
-    encoders: tuple[PreTrainedConfig, PreTrainedConfig],
-    *,
-    image_shape: tuple[int, ...],
-    token_counts: tuple[int, int],
-    num_classes: int,
-) -> MemoryModel:
-    image_config, text_config = encoders
-    task = TaskShapes(image_shape, *token_counts, num_classes, config.data.has_several_labels)
-    shared_by = (config.recipe, config.features, task, config.space)
-    return MemoryModel(
-        image_config=image_config,
-        text_config=text_config,
-        recipe=config.recipe,
-        features=config.features,
-        task=task,
-        space=config.space,
-        architectures_per_step=config.supernet.architectures_per_step,
-        traces=_trace_cache(image_config.to_json_string(), text_config.to_json_string(), repr(shared_by)),
-    )
-
-
-@lru_cache(maxsize=4)
-def _trace_cache(image_config: str, text_config: str, shared_by: str) -> TraceCache:
-    """Return the traces that searches of one process share, as in a comparison, since tracing takes seconds."""
-    del image_config, text_config, shared_by
-    return TraceCache()
-
-
 def _cut_texts(dataset: Dataset, preprocessor: Preprocessor) -> str:
     """Return the line about texts that are longer than the text encoder reads."""
     cut = total = 0
@@ -258,17 +297,23 @@ def _cut_texts(dataset: Dataset, preprocessor: Preprocessor) -> str:
     return f"Texts longer than {preprocessor.max_text_tokens} tokens are cut: {cut / total:.1%} of all"
 
 
-def _readable(dataset: Dataset, images: ImageSource, skip: bool, cache_directory: Path, reporter: Reporter) -> Dataset:
+def _readable(
+    dataset: Dataset,
+    images: ImageSource,
+    digests: Mapping[str, str | None],
+    skip: bool,
+    cache_directory: Path,
+    reporter: Reporter,
+) -> Dataset:
     """Return the data set without the samples whose image cannot be read.
 
     Raises:
         DataError: If an image cannot be read and the configuration does not allow that, or no sample of a split is
             left.
     """
-    names = list(dict.fromkeys(name for samples in dataset.splits.values() for name in samples.images))
     missing = set(
         find_unreadable_images(
-            images, names, cache_directory, lambda done, total: reporter.progress("images", done, total)
+            images, digests, cache_directory, lambda done, total: reporter.progress("images", done, total)
         )
     )
     if not missing:
@@ -277,11 +322,11 @@ def _readable(dataset: Dataset, images: ImageSource, skip: bool, cache_directory
     first = images.read_error(min(missing))
     if not skip:
         raise DataError(
-            f"{images.location}: {len(missing)} of {len(names)} images are missing or cannot be read: {listed} "
+            f"{images.location}: {len(missing)} of {len(digests)} images are missing or cannot be read: {listed} "
             f"(the first: {first}); set data.skip_unreadable_images: true to skip them"
         )
     reporter.note(
-        f"Skipped: {len(missing)} of {len(names)} images that are missing or cannot be read: {listed} (the first: "
+        f"Skipped: {len(missing)} of {len(digests)} images that are missing or cannot be read: {listed} (the first: "
         f"{first})"
     )
     kept = Dataset(dataset.class_names, {name: samples.without(missing) for name, samples in dataset.splits.items()})

@@ -3,6 +3,7 @@
 import os
 import uuid
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from nas.common.errors import StudyError
@@ -18,6 +19,7 @@ from nas.execution.base import Executor
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.measurement import keep_freed_memory
 from nas.run.checks import check_memory
+from nas.run.contents import check_contents, write_contents
 from nas.run.directory import (
     CONFIG,
     Run,
@@ -25,6 +27,7 @@ from nas.run.directory import (
     create_directory,
     is_run,
     open_study,
+    place_run,
     read_run,
     write_run,
 )
@@ -91,12 +94,14 @@ def start(
         _Session(directory, replace(run, config=config, fixed=fixed), options, reporter).resume(concludes=concludes)
         return
     check_new_directory(directory)
-    prepared = prepare(config, source=str(source), cache_directory=options.cache, reporter=reporter)
+    prepared = prepare(
+        config, source=str(source), cache_directory=options.cache, reporter=reporter, verify=options.verify
+    )
     create_directory(directory)
     run = Run(
         config=config,
         class_names=prepared.store.class_names,
-        features=prepared.store.directory.name,
+        contents=prepared.contents.summary(),
         identity=f"{config.name}-{uuid.uuid4().hex[:12]}",
         storage=None if options.storage is None else storable_url(options.storage),
         fixed=fixed,
@@ -117,9 +122,7 @@ def resume(directory: Path, overrides: Overrides, options: ExecutionOptions, rep
         NasError: If the run directory, data or encoders cannot be used, or data or encoders have changed.
         Interrupted: If the user has interrupted the search.
     """
-    run = read_run(directory)
-    fixed = overrides.fixed_places(run.config, run.fixed)
-    run = replace(run, config=apply_overrides(run.config, overrides), fixed=fixed)
+    run = place_run(read_run(directory), overrides)
     _Session(directory, run, options, reporter).resume(concludes=True)
 
 
@@ -170,13 +173,9 @@ class _Session:
             source=str(self._directory / CONFIG),
             cache_directory=self._options.cache,
             reporter=self._reporter,
+            verify=self._options.verify,
+            check=partial(check_contents, self._directory, self._run.contents, self._run.config),
         )
-        features = prepared.store.directory.name
-        if features != self._run.features:
-            raise StudyError(
-                f"{self._directory}: its data or encoders have changed since it was started (features "
-                f"{self._run.features}, now {features}), so its scores are not comparable; search in a new directory"
-            )
         self.search(prepared, concludes=concludes)
 
     def search(self, prepared: SearchContext, *, concludes: bool) -> None:
@@ -188,6 +187,7 @@ class _Session:
             check_memory(config, prepared.memory)
             thread_count = config.threads if config.deterministic else os.cpu_count() or 1
             setup = write_worker_setup(config, prepared, self._directory, thread_count)
+            write_contents(self._directory, prepared.contents)
             write_run(self._directory, self._run)
             if study.requeued_count:
                 reporter.note(f"{study.requeued_count} candidate(s) of an interrupted session are requeued")
@@ -255,6 +255,7 @@ class _Session:
             self._directory,
             parts=ModelParts.of(prepared),
             weights_path=lambda result: setup.weights_path(result.key),
+            cache_directory=self._options.cache,
             reporter=self._reporter,
         )
         finalizer.conclude(outcome.best, outcome.default, reliability)

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from nas.data.digests import image_digests
 from nas.data.image_check import find_unreadable_images
 from nas.data.images import open_images
 
@@ -33,7 +34,9 @@ def test_images_are_decoded_once_until_one_changes(
 
     def find() -> list[str]:
         decoded.clear()
-        return find_unreadable_images(images, names, tmp_path / "cache", lambda done, total: None)
+        return find_unreadable_images(
+            images, image_digests(images, names, None), tmp_path / "cache", lambda done, total: None
+        )
 
     assert find() == ["none.png"] and sorted(decoded) == names
     assert find() == ["none.png"] and decoded == ["none.png"], "the cause may have disappeared"
@@ -53,6 +56,9 @@ def test_unwritable_cache_only_costs_time(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     seen: list[Any] = []
     found = find_unreadable_images(
-        open_images(folder), ["0.png", "1.png"], tmp_path / "file", lambda done, total: seen.append((done, total))
+        open_images(folder),
+        {"0.png": "a", "1.png": "b"},
+        tmp_path / "file",
+        lambda done, total: seen.append((done, total)),
     )
     assert found == [] and seen == [(2, 2)]

@@ -3,6 +3,7 @@
 `python -m tests.support.building PROJECT CACHE HOLD` pauses after its second step until the file HOLD is deleted.
 """
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +14,9 @@ import torch
 
 from nas.config.data_schema import FeaturesConfig
 from nas.config.load import load_config
+from nas.data.contents import Contents, describe_contents, encoder_parts
 from nas.data.dataset import open_dataset_images, read_dataset
+from nas.data.digests import image_digests
 from nas.data.features import writer as feature_writing
 from nas.data.features.cache import open_or_build
 from nas.data.features.inputs import FeatureSources
@@ -28,7 +31,7 @@ from tests.support.tiny import reads_at
 def feature_sources(project: Project) -> FeatureSources:
     """Return the data and the encoders of a project, for models that start to fuse at layers 0, 1 and 2."""
     config = load_config(project.root / "search.yaml")
-    return FeatureSources(
+    sources = FeatureSources(
         dataset=read_dataset(config.data, ("train", "validation")),
         images=open_dataset_images(config.data),
         preprocessor=Preprocessor(
@@ -40,7 +43,19 @@ def feature_sources(project: Project) -> FeatureSources:
         text_encoder=load_encoder(config.encoders.text, "text"),
         entry_layers=frozenset(reads_at(layer) for layer in (0, 1, 2)),
         uses_attention=True,
+        contents=Contents({}, (), {}),
     )
+    return described(sources)
+
+
+def described(sources: FeatureSources, **changes: Any) -> FeatureSources:
+    """Return sources with some fields changed and the description of their present content."""
+    changed = dataclasses.replace(sources, **changes)
+    names = [name for samples in changed.dataset.splits.values() for name in samples.images]
+    encoders = (changed.image_encoder, changed.text_encoder)
+    parts = encoder_parts(encoders, changed.preprocessor, ("image", "text"), cache_directory=None)
+    contents = describe_contents(changed.dataset, image_digests(changed.images, names, None), parts)
+    return dataclasses.replace(changed, contents=contents)
 
 
 def build(

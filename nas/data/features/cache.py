@@ -1,7 +1,8 @@
 """Open a feature store from the cache, or build it: one process at a time, damaged stores rebuilt.
 
-The folder of a store is named by the hash of everything that determines its numbers. It is built under another name and
-renamed when complete, under a file lock that the operating system releases when its holder dies.
+The folder of a store is named by the hash of everything that determines its numbers: contents, never places. It is
+built under another name and renamed when complete, under a file lock that the operating system releases when its holder
+dies.
 """
 
 import errno
@@ -22,7 +23,6 @@ from nas.data.features.build import FeatureBuild, NotFiniteError, OnProgress, de
 from nas.data.features.files import FORMAT, find_damage, seal_store
 from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureStore
-from nas.models.encoders.checkpoints import weights_digest
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -37,6 +37,7 @@ def open_or_build(
     *,
     on_progress: OnProgress,
     on_note: OnNote,
+    verify: bool = False,
 ) -> FeatureStore:
     """Return the features of a data set at every layer where models start to compute, cached or computed now.
 
@@ -47,13 +48,14 @@ def open_or_build(
         on_progress: Callback that receives the numbers of images and texts done and in total; not called if the store
             exists.
         on_note: Callback that receives notes for the user about builds, waiting and repairs.
+        verify: Whether to hash all files of an existing store, whatever their times.
 
     Raises:
         DataError: If an image cannot be read, a feature exceeds the storage type, or disk space is insufficient.
     """
     key = _cache_key(sources, features)
     directory = cache_directory / "features" / key
-    if not directory.is_dir() or find_damage(directory) is not None:
+    if not directory.is_dir() or find_damage(directory, verify=verify) is not None:
         try:
             directory.parent.mkdir(parents=True, exist_ok=True)
             with _lock(directory.with_name(f"{key}.lock"), on_note):
@@ -73,20 +75,10 @@ def _cache_key(sources: FeatureSources, features: FeaturesConfig) -> str:
         key=lambda entry: [-2 if layer is None else layer for layer in entry],
     )
     uses_attention = features.attention and sources.uses_attention
-    facts = (FORMAT, entry_layers, sources.dataset.class_names, features.dtype, features.views, uses_attention)
-    digest = hashlib.sha256(f"{facts} {PARAMETERS if features.views > 1 else ''}".encode())
-    for part in (
-        weights_digest(sources.image_encoder),
-        weights_digest(sources.text_encoder),
-        sources.preprocessor.fingerprint(),
-    ):
-        digest.update(part.encode())
-    for split, samples in sources.dataset.splits.items():
-        digest.update(split.encode())
-        digest.update(samples.labels.tobytes())
-        for image, text in zip(samples.images, samples.texts, strict=True):
-            digest.update(f"{image}\0{sources.images.fingerprint(image)}\0{text}\0".encode())
-    return digest.hexdigest()[:32]
+    augmentation = PARAMETERS if features.views > 1 else ""
+    contents = sorted(sources.contents.summary().items())
+    facts = (FORMAT, entry_layers, features.dtype, features.views, uses_attention, augmentation, contents)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
 
 @contextmanager

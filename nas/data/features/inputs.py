@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nas.common.errors import DataError
 from nas.data.augmentation import augment
+from nas.data.contents import Contents
 from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
 from nas.data.samples import Dataset, Samples
@@ -35,6 +36,7 @@ class FeatureSources:
         text_encoder: The frozen text encoder, float32.
         entry_layers: Every pair of layers at which a model may start to compute.
         uses_attention: Whether the models use stored data attention, if the configuration allows storing it.
+        contents: The content of all of them, which identifies the features.
     """
 
     dataset: Dataset
@@ -44,6 +46,7 @@ class FeatureSources:
     text_encoder: Encoder
     entry_layers: frozenset[EntryLayers]
     uses_attention: bool
+    contents: Contents
 
 
 @dataclass(frozen=True)

@@ -235,6 +235,11 @@ class FeatureStore:
         return self.contents.image_token_count
 
     @property
+    def longest_text(self) -> int:
+        """Number of tokens of the longest text."""
+        return max(int(split.text_lengths.max()) for split in self.splits.values())
+
+    @property
     def size_bytes(self) -> int:
         """Total size of all arrays."""
         return sum(facts.size_bytes for facts in self.contents.files.values())

@@ -5,9 +5,7 @@ as a Hugging Face hub name, for which the local cache is tried before the networ
 """
 
 import copy
-import hashlib
 import importlib.util
-import json
 from pathlib import Path
 
 import torch
@@ -164,12 +162,3 @@ def trainable_copy(encoder: Encoder, *, is_pooled: bool = True) -> Encoder:
             tensor.copy_(sources[name])
     copied.model.requires_grad_(True)
     return copied
-
-
-def weights_digest(encoder: Encoder) -> str:
-    """Return the SHA-256 of the configuration and all weights; equal digests mean equal features."""
-    digest = hashlib.sha256(json.dumps(encoder.config.to_diff_dict(), sort_keys=True, default=str).encode())
-    for name, tensor in sorted(encoder.model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -6,8 +6,11 @@ from pathlib import Path
 from nas.common.errors import StudyError
 from nas.common.progress import Reporter
 from nas.config.schema import Config
+from nas.data.contents import Contents
+from nas.data.samples import Dataset
 from nas.models.fusion.base import sizes_of
 from nas.run.comparison.files import FACTS, read_json, write_json
+from nas.run.contents import check_contents, write_contents
 from nas.run.executors import ExecutionOptions
 from nas.run.prepare import SearchContext, prepare
 from nas.search.space import Architecture, SearchSpace
@@ -99,15 +102,21 @@ def prepare_entry(
             space=_smallest_space(architecture_class),
             search=config.search.replace(initial_architectures=()),
         )
+    folder = settings.directory / name
     prepared = prepare(
-        config, source=str(settings.source), cache_directory=settings.options.cache, reporter=data_reporter
+        config,
+        source=str(settings.source),
+        cache_directory=settings.options.cache,
+        reporter=data_reporter,
+        verify=settings.options.verify,
+        check=lambda dataset, contents: _check_contents(folder, config, dataset, contents),
     )
     architecture = found or prepared.default
     if is_other:
         sizes = sizes_of(prepared.image_encoder, prepared.text_encoder)
         config = config.replace(space=SearchSpace.around(architecture, architecture_class.num_layers(sizes)))
     prepared.memory.holds_supernet = False
-    return Entry(name, settings.directory / name, config, prepared, architecture)
+    return Entry(name, folder, config, prepared, architecture)
 
 
 def _smallest_space(architecture_class: type[Architecture]) -> SearchSpace:
@@ -115,23 +124,33 @@ def _smallest_space(architecture_class: type[Architecture]) -> SearchSpace:
     return SearchSpace(architecture_class, {gene.name: (gene.smallest,) for gene in architecture_class.genes})
 
 
+def _check_contents(folder: Path, config: Config, dataset: Dataset, contents: Contents) -> None:
+    """Check that the results of an entry belong to the same data and encoders.
+
+    Raises:
+        StudyError: If they do not; names what has changed.
+    """
+    facts = read_json(folder / FACTS)
+    if facts:
+        check_contents(folder, facts["contents"], config, dataset, contents)
+
+
 def check_facts(entry: Entry) -> None:
-    """Check that the results of an entry belong to the same data, encoders and architecture, and record these.
+    """Check that the results of an entry belong to the same architecture, and record it with the data and encoders.
 
     Args:
-        entry: The entry.
+        entry: The entry, whose data and encoders are those of its results.
 
     Raises:
         StudyError: If they do not.
     """
-    path = entry.folder / FACTS
-    facts = {"features": entry.prepared.store.directory.name, "architecture": entry.architecture.as_dict()}
-    stored = read_json(path)
-    for key, value in facts.items():
-        if key in stored and stored[key] != value:
-            what = "its data or encoders have" if key == "features" else "its architecture has"
-            raise StudyError(
-                f"{entry.folder}: {what} changed since it was trained ({key} {stored[key]}, now {value}); compare in "
-                "a new directory (--run-dir)"
-            )
+    path, contents = entry.folder / FACTS, entry.prepared.contents
+    facts = {"contents": contents.summary(), "architecture": entry.architecture.as_dict()}
+    stored = read_json(path).get("architecture", facts["architecture"])
+    if stored != facts["architecture"]:
+        raise StudyError(
+            f"{entry.folder}: its architecture has changed since it was trained ({stored}, now "
+            f"{facts['architecture']}); compare in a new directory (--run-dir)"
+        )
+    write_contents(entry.folder, contents)
     write_json(path, facts)

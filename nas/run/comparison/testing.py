@@ -64,7 +64,8 @@ def _test_metrics(settings: ComparisonSettings, entry: Entry, result: Result) ->
     path, data, key = entry.folder / TESTS, entry.config.data, comparison_key(result.key)
     # The result identifies the training: no two trainings take the same time.
     training = hashlib.sha256(json.dumps(result.as_dict(), sort_keys=True).encode()).hexdigest()[:16]
-    name = f"{key.name} {training} {digest_of_test(data, entry.prepared.store.class_names)}"
+    test = digest_of_test(data, entry.prepared.store.class_names, settings.options.cache)
+    name = f"{key.name} {training} {test}"
     known = read_json(path)
     if name not in known:
         model = entry.folder / f"model_seed{key.seed}"

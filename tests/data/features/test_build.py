@@ -28,7 +28,7 @@ from nas.data.features import files as feature_files
 from nas.data.features import writer as feature_writing
 from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureStore
-from tests.support.building import build, feature_sources
+from tests.support.building import build, described, feature_sources
 from tests.support.paths import REPOSITORY
 from tests.support.project import Project
 from tests.support.tiny import reads_at
@@ -88,14 +88,15 @@ def test_cache_key_depends_on_everything_that_changes_the_numbers(sources: Featu
         build(dataclasses.replace(sources, uses_attention=False), tmp_path, attention=True).directory in directories
     ), "no model reads it"
     sources.preprocessor.max_text_tokens = 3
-    directories.add(build(sources, tmp_path).directory)
+    directories.add(build(described(sources), tmp_path).directory)
     with torch.no_grad():
         sources.text_encoder.model.embeddings.word_embeddings.weight[6] += 1
+    sources = described(sources)
     directories.add(build(sources, tmp_path).directory)
     validation = sources.dataset.splits["validation"]
     changed = dataclasses.replace(validation, texts=("fox", *validation.texts[1:]))
     dataset = dataclasses.replace(sources.dataset, splits={**sources.dataset.splits, "validation": changed})
-    sources = dataclasses.replace(sources, dataset=dataset)
+    sources = described(sources, dataset=dataset)
     directories.add(build(sources, tmp_path).directory)
     sources = dataclasses.replace(sources, entry_layers=frozenset({reads_at(1)}))
     directories.add(build(sources, tmp_path).directory)
