@@ -10,13 +10,15 @@ from pathlib import Path
 from nas.common.errors import ExportError
 from nas.common.seals import SEALS, Changes, changed_files, read_seals, seal
 
+CONFIG = "config.json"
+"""The file of an exported folder that a model is opened by."""
 DESCRIPTION = "architecture.yaml"
 """The file of an exported folder with the architecture and further facts."""
 MODEL_CARD = "README.md"
 
 _PARTS = {
     DESCRIPTION: "description",
-    "config.json": "model",
+    CONFIG: "model",
     "model.safetensors.index.json": "model",
     "adapter_config.json": "model",
     "preprocessor_config.json": "image processor",

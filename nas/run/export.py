@@ -1,24 +1,17 @@
 """Write a completely trained architecture as a folder that loads anywhere."""
 
-import os
-import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
-from nas.common.errors import ExportError
-from nas.common.files import sync_directory
 from nas.config.data_schema import DataConfig
 from nas.models.classifier import MULTI_LABEL, FusionConfig, FusionForClassification
 from nas.models.encoders.base import Encoder
 from nas.models.fusion.base import FusionModel
 from nas.models.fusion.supernet import build_model
-from nas.models.model_seals import DESCRIPTION
 from nas.run.model_card import describe
+from nas.run.model_folder import write_model_folder
 from nas.run.model_parts import ModelParts
 from nas.search.keys import key_to_json
 from nas.search.trial import Result
@@ -160,27 +153,11 @@ def export(
     Raises:
         ExportError: If the folder holds something else, or cannot be written.
     """
-    directory = Path(os.path.abspath(directory))
-    if directory.exists() and not directory.is_dir():
-        raise ExportError(f"{directory}: is a file; expected the name of a folder")
-    if directory.exists() and any(directory.iterdir()) and not (directory / DESCRIPTION).is_file():
-        raise ExportError(f"{directory}: is not empty and holds no exported model; expected an empty or new folder")
-    temporary = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.mkdir(parents=True)
-        model.save_pretrained(temporary)
-        image_processor.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        describe(temporary, facts)
-        for path in temporary.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        if directory.exists():
-            shutil.rmtree(directory)
-        temporary.rename(directory)
-        sync_directory(directory.parent)
-    except (OSError, SafetensorError) as error:  # a full disk raises either
-        reason = getattr(error, "strerror", None) or error
-        raise ExportError(f"{directory}: the model cannot be written: {reason}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        image_processor.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        describe(folder, facts)
+
+    write_model_folder(directory, write)

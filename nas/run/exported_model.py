@@ -16,7 +16,7 @@ from nas.config.reader_registry import READERS
 from nas.data.preprocessing import Preprocessor
 from nas.models.classifier import MULTI_LABEL, FusionConfig, FusionForClassification
 from nas.models.encoders.pretrained import load_image_processor, load_tokenizer
-from nas.models.model_seals import DESCRIPTION
+from nas.models.model_seals import CONFIG, DESCRIPTION
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def open_exported(directory: Path) -> ExportedModel:
     """
     _check_exported(directory)
     try:
-        model_type = json.loads((directory / "config.json").read_text()).get("model_type")
+        model_type = json.loads((directory / CONFIG).read_text()).get("model_type")
         if model_type != FusionConfig.model_type:
             raise ExportError(
                 f"{directory}: model_type is {model_type!r}; expected {FusionConfig.model_type!r}, which exported "
@@ -134,5 +134,5 @@ def exported_form(directory: Path) -> dict[str, Any]:
 
 
 def _check_exported(directory: Path) -> None:
-    if not (directory / "config.json").is_file():
-        raise ExportError(f"{directory}: holds no exported model; expected a file config.json in it")
+    if not (directory / CONFIG).is_file():
+        raise ExportError(f"{directory}: holds no exported model; expected a file {CONFIG} in it")

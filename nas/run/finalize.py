@@ -9,7 +9,7 @@ from nas.common.errors import StudyError
 from nas.common.files import write_atomically
 from nas.common.progress import Reporter
 from nas.config.schema import Config
-from nas.models.model_seals import DESCRIPTION
+from nas.models.model_seals import CONFIG, DESCRIPTION
 from nas.run.evaluate import digest_of_test, evaluate_exported
 from nas.run.export import TrainedWeights, export_result
 from nas.run.model_card import describe
@@ -82,7 +82,7 @@ class Finalizer:
         """Export one model and evaluate it on test, unless that has been done."""
         target, known = self._directory / role, report.get(role, {})
         is_evaluated = (known.get("result"), known.get("test_data")) == (result.as_dict(), test_data)
-        if is_evaluated and (target / DESCRIPTION).is_file():
+        if is_evaluated and all((target / name).is_file() for name in (CONFIG, DESCRIPTION)):
             return
         trained = TrainedWeights(self._weights_path(result), result)
         facts = export_result(
