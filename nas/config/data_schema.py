@@ -10,9 +10,12 @@ from nas.config.reader_registry import READERS, ReaderEntry
 from nas.config.section import Expected, Rejected, Section
 from nas.config.values import Bytes, CheckpointPath, Flag, Integer, LocalPath, Number, OneOf, Text
 
-_FORM = ("reader", "labels", "label_separator", "held_out", "columns", "texts", "skip_unreadable_images")
+_FORM = ("reader", "labels", "label_separator", "held_out", "columns", "texts", "skip_unreadable_images", "max_pixels")
 _FILE_OR_FOLDER = Expected("a path, relative to the folder of the search file or absolute")
 _CHECKPOINT = Expected("a local folder, package:NAME/FOLDER or the name of a model on the Hugging Face Hub")
+
+MAX_PIXELS = 200_000_000
+"""The default of `data.max_pixels`: above all photographs; 4 bytes each are 800 MB."""
 
 LocationText = Annotated[Text, LocalPath(), _FILE_OR_FOLDER]
 CheckpointText = Annotated[Text, CheckpointPath(), _CHECKPOINT]
@@ -88,6 +91,13 @@ class DataConfig(Section):
     skip_unreadable_images: Flag = Field(
         default=False,
         description="Whether to skip unreadable images; they are counted and named. Otherwise they are an error.",
+    )
+    max_pixels: Integer = Field(
+        default=MAX_PIXELS,
+        ge=1,
+        le=2**31 - 1,
+        description="The number of pixels that an image may have; larger ones are unreadable. Decoding needs up to 4 "
+        "bytes for each.",
     )
     allow_duplicates: Flag = Field(
         default=False,

@@ -3,38 +3,31 @@
 import hashlib
 import io
 import os
-import struct
 import sys
 import zipfile
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, cast
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from nas.common.boundary import check_no_lfs_pointer, check_regular_file, reading, shown
 from nas.common.errors import DataError
+from nas.common.units import format_bytes
+from nas.config.data_schema import MAX_PIXELS
+from nas.data.decoding import OpenFile, check_decodable, decode, open_file
+from nas.data.image_names import ArchiveNames, FolderNames, foreign_path_hint
+from nas.data.pixels import ImageProblem
 
-_UNREADABLE = (
-    OSError,
-    LookupError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    RuntimeError,
-    TypeError,
-    AttributeError,
-    struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
-    Image.DecompressionBombError,
-)
-"""Errors of Pillow, zipfile and `datasets` for files that are missing, truncated, damaged, encrypted or far too large,
-or whose EXIF data are truncated or have values of the wrong type."""
 _CHECK_BATCH = 256
-_MAX_16_BIT = 65_535
+_CHUNK = 2**20
+_BYTES_PER_PIXEL = 6
+_LARGE_FILE = 2**24
+_UTF8_NAME = 0x800
+_ENCRYPTED = 0x1
 
 
 def file_size(path: Path) -> int | None:
@@ -45,40 +38,18 @@ def file_size(path: Path) -> int | None:
         return None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Return the image in RGB, upright, with transparency on white.
-
-    Raises:
-        Exception: One of `_UNREADABLE`, if the image cannot be decoded or converted.
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # Pillow's own conversion from 16 bits clips values above 255
-        image = _to_8_bits(image)
-    if image.mode == "F":
-        raise ValueError("floating-point pixel values of unknown scale; expected integers")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Return a grey image of 16 bits in 8 bits, with its transparent grey value in white.
-
-    Raises:
-        ValueError: If pixel values are outside 16 bits, so that their scale is unknown.
-    """
-    values, clear = np.asarray(image), image.info.get("transparency")
-    least, most = int(values.min()), int(values.max())
-    if least < 0 or most > _MAX_16_BIT:
-        raise ValueError(f"pixel values out of range; expected 0 to {_MAX_16_BIT}, got {least} to {most}")
-    return Image.fromarray(np.where(values == clear, 255, values // 257).astype(np.uint8))
-
-
 class ImageSource(ABC):
-    """Opens the images of a data set by their paths."""
+    """Opens the images of a data set by their paths.
 
-    location: Path
+    Args:
+        location: The folder or file, for messages.
+        max_pixels: The number of pixels that an image may have.
+    """
+
+    def __init__(self, location: Path, max_pixels: int = MAX_PIXELS) -> None:
+        self.location = location
+        self.max_pixels = max_pixels
+        self._changes: dict[str, dict[str, None]] = {}
 
     @abstractmethod
     def fingerprint(self, name: str) -> str | None:
@@ -94,33 +65,47 @@ class ImageSource(ABC):
         """Return the size of the file in bytes; None if it does not exist."""
 
     @abstractmethod
-    def _bytes(self, name: str) -> bytes:
-        """Return the content of the file."""
+    def _opener(self, name: str) -> OpenFile:
+        """Return what opens the file.
 
-    def _read(self, name: str) -> Image.Image:
-        """Return the image, possibly before its pixels are decoded."""
-        return Image.open(io.BytesIO(self._bytes(name)))
+        Raises:
+            Exception: Nearly any, if the file is missing or damaged.
+        """
+
+    @abstractmethod
+    def _chunks(self, name: str) -> Iterable[bytes]:
+        """Return the content of the file in parts."""
+
+    def own_name(self, name: str) -> str:
+        """Return the name under which the source has an image that is spelt in another way; others unchanged."""
+        return name
 
     def digest(self, name: str) -> str | None:
         """Return the SHA-256 digest of the file; None if it cannot be read."""
+        digest = hashlib.sha256()
         try:
-            return hashlib.sha256(self._bytes(name)).hexdigest()
-        except _UNREADABLE:
+            with self._reading(name):
+                for chunk in self._chunks(name):
+                    digest.update(chunk)
+        except DataError:
             return None
+        return digest.hexdigest()
 
     def open(self, name: str) -> Image.Image:
         """Return the image in RGB, turned upright as its EXIF data say, with transparency on white.
+
+        An image of more than 16 million pixels is reduced.
 
         Args:
             name: Path of the image within the source.
 
         Raises:
-            DataError: If the image is missing or Pillow cannot decode it; names the file.
+            DataError: If the image is missing, too large, or Pillow cannot decode it; names the file.
         """
-        try:
-            return _to_rgb(self._read(name))
-        except _UNREADABLE as error:
-            raise DataError(f"{self.location}: image {name!r} cannot be read: {error}") from error
+        with self._reading(name):
+            image, changes = decode(self._opener(name), self.max_pixels)
+        self._record(name, changes)
+        return image
 
     def find_unreadable(
         self, names: Sequence[str], on_progress: Callable[[int, int], None] = lambda done, total: None
@@ -143,16 +128,43 @@ class ImageSource(ABC):
     def read_error(self, name: str) -> str | None:
         """Return why an image cannot be decoded; None if it can."""
         try:
-            image = self._read(name)
-            if image.format == "JPEG":
-                # At an eighth of the size every byte is still read, but little is computed.
-                image.draft(image.mode, (1, 1))
-                ImageOps.exif_transpose(image)
-            else:
-                _to_rgb(image)
-        except _UNREADABLE as error:
-            return str(error) or type(error).__name__
+            with self._reading(name):
+                changes = check_decodable(self._opener(name), self.max_pixels)
+        except DataError as error:
+            return str(error).removeprefix(f"{self._subject(name)}: ")
+        self._record(name, changes)
         return None
+
+    @property
+    def changes(self) -> Mapping[str, Sequence[str]]:
+        """What was changed in the images read so far, such as "have several frames", each with the images' names."""
+        return {change: tuple(names) for change, names in list(self._changes.items())}
+
+    def _record(self, name: str, changes: Iterable[str]) -> None:
+        for change in changes:
+            self._changes.setdefault(change, {})[name] = None
+
+    def _check_bytes(self, size: int) -> None:
+        """Raise ImageProblem if a file is too large to hold an image of the allowed number of pixels."""
+        limit = self.max_pixels * _BYTES_PER_PIXEL
+        if size > max(limit, _LARGE_FILE):
+            raise ImageProblem(
+                f"is too large; expected at most {format_bytes(limit)} ({_BYTES_PER_PIXEL} bytes for each of "
+                f"data.max_pixels), got {format_bytes(size)}"
+            )
+
+    def _subject(self, name: str) -> str:
+        return f"{self.location}: image {shown(name, 200)}"
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """Turn all failures of reading an image into an error that names it."""
+        subject = self._subject(name)
+        try:
+            with reading(subject, expected="an image that Pillow can decode", error=DataError):
+                yield
+        except ImageProblem as problem:
+            raise DataError(f"{subject}: {problem}") from problem
 
 
 class FolderImages(ImageSource):
@@ -160,32 +172,51 @@ class FolderImages(ImageSource):
 
     Args:
         location: Path of the folder.
+        max_pixels: The number of pixels that an image may have.
     """
 
-    def __init__(self, location: Path) -> None:
-        self.location = location
+    def __init__(self, location: Path, max_pixels: int = MAX_PIXELS) -> None:
+        super().__init__(location, max_pixels)
+        self._names = FolderNames(location)
+
+    def own_name(self, name: str) -> str:
+        path = self._names.find(name)
+        return name if path is None or path == self.location / name else path.relative_to(self.location).as_posix()
 
     def fingerprint(self, name: str) -> str | None:
+        path = self._names.find(name)
         try:
-            status = (self.location / name).stat()
-        except (OSError, ValueError):  # ValueError: a path with a null byte
+            status = None if path is None else path.stat()
+        except OSError:
             return None
-        return f"{status.st_size} {status.st_mtime_ns}"
+        return None if status is None else f"{status.st_size} {status.st_mtime_ns}"
 
     def modified_ns(self, name: str) -> int:
+        path = self._names.find(name)
         try:
-            return (self.location / name).stat().st_mtime_ns
-        except (OSError, ValueError):
+            return sys.maxsize if path is None else path.stat().st_mtime_ns
+        except OSError:
             return sys.maxsize
 
     def size(self, name: str) -> int | None:
-        return file_size(self.location / name)
+        path = self._names.find(name)
+        return None if path is None else file_size(path)
 
-    def _bytes(self, name: str) -> bytes:
-        return (self.location / name).read_bytes()
+    def _path(self, name: str) -> Path:
+        path = self._names.find(name)
+        if path is None:
+            raise missing_image(foreign_path_hint(name) or self._names.hint(name))
+        self._check_bytes(check_regular_file(path, expected="an image file", error=DataError))
+        return path
 
-    def _read(self, name: str) -> Image.Image:
-        return Image.open(self.location / name)
+    def _chunks(self, name: str) -> Iterable[bytes]:
+        with self._path(name).open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+
+    def _opener(self, name: str) -> OpenFile:
+        path = self._path(name)
+        return lambda: open_file(path)
 
 
 class ZipImages(ImageSource):
@@ -193,46 +224,96 @@ class ZipImages(ImageSource):
 
     Args:
         location: Path of the ZIP file.
+        max_pixels: The number of pixels that an image may have.
 
     Raises:
         DataError: If the file is not a ZIP archive.
     """
 
-    def __init__(self, location: Path) -> None:
-        self.location = location
-        try:
+    def __init__(self, location: Path, max_pixels: int = MAX_PIXELS) -> None:
+        super().__init__(location, max_pixels)
+        expected = "a ZIP file of images"
+        check_no_lfs_pointer(location, expected=expected, error=DataError)
+        with reading(location, expected=expected, error=DataError, problem="cannot be opened"):
             self._archive = zipfile.ZipFile(location)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise DataError(f"{location}: cannot be opened ({error}); expected a ZIP file of images") from error
+        self._entries: dict[str, list[zipfile.ZipInfo]] = {}
+        for entry in self._archive.infolist():
+            if not entry.is_dir():
+                self._entries.setdefault(entry.filename, []).append(entry)
+        self._names = ArchiveNames((entries[0].filename, _spellings(entries[0])) for entries in self._entries.values())
+
+    def own_name(self, name: str) -> str:
+        return self._names.find(name) or name
+
+    def _entry(self, name: str) -> zipfile.ZipInfo | None:
+        found = self._names.find(name)
+        return None if found is None else self._entries[found][-1]
 
     def fingerprint(self, name: str) -> str | None:
-        try:
-            entry = self._archive.getinfo(name)
-        except KeyError:
-            return None
-        return f"{entry.file_size} {entry.CRC}"
+        entry = self._entry(name)
+        return None if entry is None else f"{entry.file_size} {entry.CRC}"
 
     def size(self, name: str) -> int | None:
-        try:
-            return self._archive.getinfo(name).file_size
-        except KeyError:
-            return None
+        entry = self._entry(name)
+        return None if entry is None else entry.file_size
 
-    def _bytes(self, name: str) -> bytes:
-        return self._archive.read(name)  # thread-safe
+    def _checked_entry(self, name: str) -> zipfile.ZipInfo:
+        entry = self._entry(name)
+        if entry is None:
+            raise missing_image(foreign_path_hint(name) or self._names.hint(name))
+        if len({(other.file_size, other.CRC) for other in self._entries[entry.filename]}) > 1:
+            raise ImageProblem("the archive has several files of this name; expected one")
+        if entry.flag_bits & _ENCRYPTED:
+            raise ImageProblem("is encrypted; expected an archive without a password")
+        return entry
+
+    def _chunks(self, name: str) -> Iterable[bytes]:
+        with self._archive.open(self._checked_entry(name)) as file:  # thread-safe
+            while chunk := file.read(_CHUNK):
+                yield chunk
+
+    def _opener(self, name: str) -> OpenFile:
+        entry = self._checked_entry(name)
+        self._check_bytes(entry.file_size)
+        if entry.file_size > _LARGE_FILE:  # not in memory as a whole
+            return lambda: open_file(cast(BinaryIO, self._archive.open(entry)))
+        content = b"".join(self._chunks(name))
+        return lambda: open_file(io.BytesIO(content))
 
 
-def open_images(location: Path) -> ImageSource:
+def _spellings(entry: zipfile.ZipInfo) -> Sequence[str]:
+    """Return the name of an entry read as UTF-8 where the archive does not say that it is, as macOS writes it."""
+    if entry.flag_bits & _UTF8_NAME or entry.filename.isascii():
+        return ()
+    try:
+        return (entry.filename.encode("cp437").decode(),)
+    except UnicodeError:
+        return ()
+
+
+def missing_image(hint: str) -> ImageProblem:
+    """Return the problem of an image that does not exist.
+
+    Args:
+        hint: What could be meant; may be empty.
+    """
+    return ImageProblem(f"is missing; expected a path relative to data.images{hint and f'; {hint}'}")
+
+
+def open_images(location: Path, max_pixels: int = MAX_PIXELS) -> ImageSource:
     """Open the image source at a path.
 
     Args:
         location: Path of a folder or a ZIP file.
+        max_pixels: The number of pixels that an image may have.
 
     Raises:
         DataError: If it is neither a folder nor a ZIP file.
     """
-    if location.is_dir():
-        return FolderImages(location)
-    if location.suffix.lower() == ".zip" and location.is_file():
-        return ZipImages(location)
-    raise DataError(f"{location}: no images found; expected a folder or a ZIP file")
+    expected = "a folder or a ZIP file"
+    with reading(location, expected=expected, error=DataError, problem="no images found"):
+        is_folder = location.is_dir()
+    if is_folder:
+        return FolderImages(location, max_pixels)
+    check_regular_file(location, expected=f"{expected} of images", error=DataError)
+    return ZipImages(location, max_pixels)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from nas.common.errors import DataError
 from nas.common.progress import Reporter, build_reporter
 from nas.common.units import format_bytes
 from nas.config.schema import Config
@@ -16,7 +15,7 @@ from nas.data.digests import image_digests
 from nas.data.features.cache import open_or_build
 from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureStore
-from nas.data.image_check import find_unreadable_images
+from nas.data.image_check import check_images, without_unreadable
 from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
 from nas.data.samples import SPLITS, Dataset
@@ -30,7 +29,6 @@ from nas.run.checks import check_inputs, check_space, image_shape
 from nas.run.memory_model import build_memory_model
 from nas.search.space import Architecture, EncoderSizes, EntryLayers, SearchSpace
 
-_MAX_LISTED = 5
 _TOKENIZER_BATCH = 1024
 
 
@@ -305,32 +303,11 @@ def _readable(
     cache_directory: Path,
     reporter: Reporter,
 ) -> Dataset:
-    """Return the data set without the samples whose image cannot be read.
-
-    Raises:
-        DataError: If an image cannot be read and the configuration does not allow that, or no sample of a split is
-            left.
-    """
-    missing = set(
-        find_unreadable_images(
-            images, digests, cache_directory, lambda done, total: reporter.progress("images", done, total)
-        )
+    """Return the data set without the samples whose image cannot be read; see `without_unreadable`."""
+    unreadable, notes = check_images(
+        images, digests, cache_directory, lambda done, total: reporter.progress("images", done, total)
     )
-    if not missing:
-        return dataset
-    listed = ", ".join(sorted(missing)[:_MAX_LISTED]) + (", …" if len(missing) > _MAX_LISTED else "")
-    first = images.read_error(min(missing))
-    if not skip:
-        raise DataError(
-            f"{images.location}: {len(missing)} of {len(digests)} images are missing or cannot be read: {listed} "
-            f"(the first: {first}); set data.skip_unreadable_images: true to skip them"
-        )
-    reporter.note(
-        f"Skipped: {len(missing)} of {len(digests)} images that are missing or cannot be read: {listed} (the first: "
-        f"{first})"
-    )
-    kept = Dataset(dataset.class_names, {name: samples.without(missing) for name, samples in dataset.splits.items()})
-    for name, samples in kept.splits.items():
-        if not len(samples):
-            raise DataError(f"{images.location}: the {name} split has no readable image; expected at least one")
-    return kept
+    dataset, skipped = without_unreadable(dataset, images, unreadable, skip=skip)
+    for line in (*skipped, *notes):
+        reporter.note(line)
+    return dataset

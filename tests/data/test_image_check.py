@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from nas.data.digests import image_digests
-from nas.data.image_check import find_unreadable_images
+from nas.data.image_check import check_images
 from nas.data.images import open_images
 
 
@@ -34,9 +34,9 @@ def test_images_are_decoded_once_until_one_changes(
 
     def find() -> list[str]:
         decoded.clear()
-        return find_unreadable_images(
+        return check_images(
             images, image_digests(images, names, None), tmp_path / "cache", lambda done, total: None
-        )
+        ).unreadable
 
     assert find() == ["none.png"] and sorted(decoded) == names
     assert find() == ["none.png"] and decoded == ["none.png"], "the cause may have disappeared"
@@ -55,10 +55,10 @@ def test_images_are_decoded_once_until_one_changes(
 def test_unwritable_cache_only_costs_time(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     seen: list[Any] = []
-    found = find_unreadable_images(
+    found = check_images(
         open_images(folder),
         {"0.png": "a", "1.png": "b"},
         tmp_path / "file",
         lambda done, total: seen.append((done, total)),
     )
-    assert found == [] and seen == [(2, 2)]
+    assert found.unreadable == [] and seen == [(2, 2)]

@@ -112,14 +112,16 @@ def test_image_with_truncated_exif_is_unreadable_and_named(tmp_path: Path) -> No
     (tmp_path / "cut.jpg").write_bytes(whole[:at] + b"\xff\xe1" + (len(cut) + 2).to_bytes(2) + cut + whole[at:])
     images = open_images(tmp_path)
     assert images.find_unreadable(["whole.jpg", "cut.jpg"]) == ["cut.jpg"]
-    with pytest.raises(DataError, match=r"image 'cut\.jpg' cannot be read"):
+    with pytest.raises(DataError, match=r"image 'cut\.jpg': cannot be read: .*unpack requires"):
         images.open("cut.jpg")
 
 
 def test_missing_and_damaged_images_are_found_and_named(location: Path) -> None:
     images = open_images(location)
     assert images.find_unreadable(["grey.png", "broken.png", "none.png"]) == ["broken.png", "none.png"]
-    with pytest.raises(DataError, match=r"image 'broken.png' cannot be read"):
+    with pytest.raises(
+        DataError, match=r"image 'broken.png': is not an image; expected a file in a format that Pillow"
+    ):
         images.open("broken.png")
     assert images.fingerprint("none.png") is None
     assert images.fingerprint("grey.png") != images.fingerprint("clear.png")

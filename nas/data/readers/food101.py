@@ -52,7 +52,7 @@ class Food101Reader(Reader):
         )
 
     def open_images(self) -> ImageSource:
-        return open_images(self.folder / "images")
+        return open_images(self.folder / "images", self.config.max_pixels)
 
 
 def _match(images: Mapping[Key, Path], texts: Mapping[Key, Text | Path], folder: Path) -> list[RawSample]:

@@ -1,15 +1,18 @@
 """A data set saved by `save_to_disk` of Hugging Face's `datasets`, with its images inside."""
 
 import hashlib
+import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from nas.common.errors import DataError
-from nas.config.data_schema import ColumnsConfig, DataConfig
+from nas.config.data_schema import MAX_PIXELS, ColumnsConfig, DataConfig
+from nas.data.decoding import OpenFile, open_file
 from nas.data.images import ImageSource, file_size
+from nas.data.pixels import ImageProblem
 from nas.data.readers.base import Reader
 from nas.data.readers.rows import as_text, parse_labels, parse_split
 from nas.data.readers.tables import missing_column_hint
@@ -24,10 +27,11 @@ class SavedImages(ImageSource):
     Args:
         location: The folder of the data set.
         column: Name of the image column.
+        max_pixels: The number of pixels that an image may have.
     """
 
-    def __init__(self, location: Path, column: str) -> None:
-        self.location = location
+    def __init__(self, location: Path, column: str, max_pixels: int = MAX_PIXELS) -> None:
+        super().__init__(location, max_pixels)
         self._column = column
 
     def fingerprint(self, name: str) -> str | None:
@@ -41,11 +45,15 @@ class SavedImages(ImageSource):
             return None
         return file_size(Path(value["path"])) if value["bytes"] is None else len(value["bytes"])
 
-    def _bytes(self, name: str) -> bytes:
+    def _chunks(self, name: str) -> Iterable[bytes]:
         value = self._value(name)
         if value is None:
-            raise ValueError("the cell is empty; expected an image")
-        return Path(value["path"]).read_bytes() if value["bytes"] is None else bytes(value["bytes"])
+            raise ImageProblem("the cell is empty; expected an image")
+        return (Path(value["path"]).read_bytes() if value["bytes"] is None else bytes(value["bytes"]),)
+
+    def _opener(self, name: str) -> OpenFile:
+        content = b"".join(self._chunks(name))
+        return lambda: open_file(io.BytesIO(content))
 
     def _value(self, name: str) -> dict[str, Any] | None:
         """Return the undecoded cell, which has bytes or a path."""
@@ -69,7 +77,7 @@ class SavedDatasetReader(Reader):
         return RawDataset(str(root), splits, has_several_labels=self.config.labels == "several")
 
     def open_images(self) -> ImageSource:
-        return SavedImages(self.folder, self.config.columns.image)
+        return SavedImages(self.folder, self.config.columns.image, self.config.max_pixels)
 
 
 def _read_part(

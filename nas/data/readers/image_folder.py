@@ -31,7 +31,7 @@ class ImageFolderReader(Reader):
         return RawDataset(str(root), splits, has_several_labels=self.config.labels == "several")
 
     def open_images(self) -> ImageSource:
-        return open_images(self.folder)
+        return open_images(self.folder, self.config.max_pixels)
 
 
 def _read_metadata(root: Path, path: Path, split: str | None, config: DataConfig) -> list[tuple[str, RawSample]]:

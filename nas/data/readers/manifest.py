@@ -22,4 +22,4 @@ class ManifestReader(Reader):
         return RawDataset(str(path), splits, has_several_labels=config.labels == "several")
 
     def open_images(self) -> ImageSource:
-        return open_images(Path(self.config.images or ""))
+        return open_images(Path(self.config.images or ""), self.config.max_pixels)

@@ -65,7 +65,7 @@ class MMIMDbReader(Reader):
         return RawDataset(str(root), splits, has_several_labels=True, class_names=GENRES, left_out=dict(left_out))
 
     def open_images(self) -> ImageSource:
-        return open_images(self.folder / "dataset")
+        return open_images(self.folder / "dataset", self.config.max_pixels)
 
 
 def _read_splits(path: Path) -> dict[str, list[str]]:

@@ -31,7 +31,7 @@ class SNLIVEReader(Reader):
         return RawDataset(str(root), splits, class_names=LABELS, left_out=dict(left_out))
 
     def open_images(self) -> ImageSource:
-        return open_images(self.folder / "flickr30k_images")
+        return open_images(self.folder / "flickr30k_images", self.config.max_pixels)
 
 
 def _read_file(root: Path, name: str, left_out: Counter[str]) -> list[RawSample]:

@@ -386,7 +386,7 @@ def test_unreadable_image_ends_the_build(own_project: Project, tmp_path: Path) -
     sources = feature_sources(own_project)
     name = sources.dataset.splits["validation"].images[3]
     (own_project.images / name).write_bytes(b"not an image")
-    with pytest.raises(DataError, match=f"image '{name}' cannot be read"):
+    with pytest.raises(DataError, match=f"image '{name}': is not an image"):
         build(sources, tmp_path)
     assert not left(tmp_path)
 
