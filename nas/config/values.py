@@ -184,7 +184,7 @@ def _with_unit(value: Any, info: ValidationInfo, parse: Callable[[str], float], 
         number = value
     else:
         try:
-            number = parse(str(value))
+            number = parse(value if isinstance(value, str) else "")
         except ValueError:
             raise Rejected() from None
     if not number > 0:
