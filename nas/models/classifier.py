@@ -5,18 +5,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nas.common.errors import ExportError
 from nas.common.seals import SEALS
+from nas.models.changes import BuiltModules
 from nas.models.encoders.checkpoints import build_encoder
 from nas.models.encoders.folder_check import check_folder
 from nas.models.encoders.pretrained import silence_transformers
+from nas.models.encoders.tracing import have_values, is_traced
 from nas.models.fusion.base import features_of
 from nas.models.fusion.model_classes import load_model_class
+from nas.models.inputs import check_options, check_pixels, check_texts, refuse_onnx_export, requested_outputs
 from nas.models.model_seals import model_changes, seal_model
 from nas.search.space import RAW, Architecture
 
@@ -61,6 +64,8 @@ class FusionForClassification(PreTrainedModel):
     config_class = FusionConfig
     main_input_name = "pixel_values"
     _supports_sdpa = True
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # the loss is the mean over the batch, whatever the Trainer knows about other batches
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__(config)
@@ -83,6 +88,7 @@ class FusionForClassification(PreTrainedModel):
             if layer not in (None, RAW):  # otherwise unused, or trained as a part of the fusion model
                 self.add_module(name, encoder)
         self.post_init()  # type: ignore[no-untyped-call]
+        self._built = BuiltModules(self)
 
     @classmethod
     def from_pretrained(
@@ -139,34 +145,127 @@ class FusionForClassification(PreTrainedModel):
 
     def forward(
         self,
-        pixel_values: Tensor,
-        input_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-    ) -> SequenceClassifierOutput:
+        token_type_ids: Tensor | None = None,
+        return_dict: bool | None = None,
+        **options: Any,
+    ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
         """Classify images with their texts.
 
         Args:
-            pixel_values: Images (B, 3, height, width), from the image processor in the model's directory.
-            input_ids: Token ids (B, T), from the tokenizer in the model's directory.
-            attention_mask: (B, T), 1 or true where there is a token; by default nothing is padded.
-            labels: Class indices (B,), or a float tensor (B, C) with 1 for each label of a sample; needed for the loss.
+            pixel_values: Images (B, 3, height, width), from the image processor in the model's directory; not needed by
+                a family that reads no images.
+            input_ids: Token ids (B, T), from the tokenizer in the model's directory; not needed by a family that reads
+                no texts.
+            attention_mask: (B, T), 1 or true where there is a token; by default nothing is padded. Padding before a
+                text is moved behind it.
+            labels: Class indices (B,), or a tensor (B, C) with 1 for each label of a sample; needed for the loss.
+            token_type_ids: (B, T), zeros, which some tokenizers return.
+            return_dict: False returns a tuple; the default is that of the configuration.
+            options: Arguments of other models of transformers, which raise an error unless they are None or false.
 
         Returns:
             `logits` (B, C), and `loss` if labels are given.
+
+        Raises:
+            ValueError: If an input has a wrong shape or value.
+            TypeError: If there is no such argument.
         """
-        mask = None if attention_mask is None else attention_mask.to(torch.bool)
-        logits = self.fusion(
-            features_of(self.fusion.encoders, self.fusion.entry_layers(), pixel_values, input_ids, mask)
-        )
-        return SequenceClassifierOutput(
-            loss=None if labels is None else self._loss(logits, labels),
-            logits=logits,
-        )
+        refuse_onnx_export()
+        check_options({**requested_outputs(self.config), **options})
+        self._rebind_replica()
+        pixels, ids, mask = self._read_inputs(pixel_values, input_ids, attention_mask, token_type_ids)
+        reads = self.fusion.entry_layers()
+        if pixels.shape[0] == 0 and have_values(pixels, ids):
+            logits = pixels.new_zeros(0, self.fusion.num_classes, dtype=self.dtype)
+        else:
+            whole = self._needs_whole_layers(pixels, ids, mask)
+            logits = self.fusion(features_of(self.fusion.encoders, reads, pixels, ids, mask, whole_layers=whole))
+        loss = None if labels is None else self._loss(logits, labels)
+        if return_dict if return_dict is not None else self.config.return_dict:
+            return SequenceClassifierOutput(loss=loss, logits=logits)
+        return (logits,) if loss is None else (loss, logits)
+
+    def _read_inputs(
+        self, pixels: Tensor | None, ids: Tensor | None, mask: Tensor | None, token_types: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Check the inputs, and return pixel values, token ids and the mask; what the family does not read is empty."""
+        reads_image, reads_text = (layer is not None for layer in self.fusion.entry_layers())
+        if reads_image:
+            pixels = check_pixels(pixels).to(self.dtype)
+        if reads_text:
+            encoder = self.fusion.encoders[1]
+            sizes = {"max_tokens": encoder.max_text_tokens, "vocabulary": int(encoder.config.vocab_size)}
+            ids, mask = check_texts(ids, mask, token_types, **sizes)
+        if not reads_text:
+            assert pixels is not None
+            return pixels, torch.empty(pixels.shape[0], 0, dtype=torch.int64, device=pixels.device), None
+        assert ids is not None
+        if not reads_image:
+            return torch.empty(ids.shape[0], 0, dtype=self.dtype, device=ids.device), ids, mask
+        assert pixels is not None
+        if not is_traced() and pixels.shape[0] != ids.shape[0]:
+            raise ValueError(
+                f"pixel_values and input_ids: expected as many images as texts, got {pixels.shape[0]} and "
+                f"{ids.shape[0]}"
+            )
+        return pixels, ids, mask
+
+    def _needs_whole_layers(self, pixels: Tensor, ids: Tensor, mask: Tensor | None) -> bool:
+        """Return whether to run the layers of transformers themselves (see `Features.whole_layers`).
+
+        What else the fusion models compute is exact for plain numbers and unchanged encoders, in inference.
+        """
+        if not have_values(pixels, ids, mask):
+            return True
+        if torch.is_grad_enabled() and (
+            pixels.requires_grad or any(entry.requires_grad for entry in self.parameters())
+        ):
+            return True
+        return getattr(self, "_is_replica", False) or self._built.are_changed(self)
+
+    def _rebind_replica(self) -> None:
+        """Let the copies that `nn.DataParallel` makes use their own encoders."""
+        if getattr(self, "_is_replica", False):
+            image, text = self.fusion.encoders
+            self.fusion._encoders = (
+                getattr(self, "image_encoder", image),
+                getattr(self, "text_encoder", text),
+            )
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         several = self.config.problem_type == MULTI_LABEL
-        return binary_cross_entropy_with_logits(logits, labels) if several else cross_entropy(logits, labels)
+        expected = logits.shape if several else logits.shape[:1]
+        if labels.shape != expected:
+            raise ValueError(f"labels: wrong shape; expected {tuple(expected)}, got {tuple(labels.shape)}")
+        if several:
+            return binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        return cross_entropy(logits, labels.to(torch.int64))
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the embedding of the token ids; of a family without texts, that of the image patches."""
+        embeddings: nn.Module = self._embedded_encoder().get_input_embeddings()
+        return embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the module that `get_input_embeddings` returns."""
+        self._embedded_encoder().set_input_embeddings(value)
+
+    def _embedded_encoder(self) -> Any:
+        reads_text = self.fusion.entry_layers().text is not None
+        modality = "text" if reads_text else "image"
+        encoder = getattr(self, f"{modality}_encoder", None) or getattr(self.fusion, f"{modality}_encoder")
+        return encoder.model
+
+    def resize_token_embeddings(self, *arguments: Any, **options: Any) -> nn.Embedding:
+        """Raise an error: new tokens would have untrained embeddings."""
+        raise NotImplementedError(
+            f"{type(self).__name__}: its token embeddings cannot be resized; expected the tokenizer that it was "
+            "exported with"
+        )
 
 
 # At import, because transformers looks the type up by its name: AutoConfig can open an exported model only after this.

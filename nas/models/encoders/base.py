@@ -3,12 +3,14 @@
 Shapes: B samples, R tokens, S attended tokens, H heads, D hidden size.
 """
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from nas.common.vml_workaround import resolve_vector_functions
@@ -33,10 +35,15 @@ class Encoder(nn.Module, ABC):
         self.model: Any = model
         # Tuples keep these views of the model out of the module's state.
         self._layers, self._embedding = tuple(layers), tuple(embedding)
+        self._stack = _name_of_stack(model, [layer.module for layer in layers])
         self.model.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Encoder":
-        """Stay in evaluation mode: stored features and shared keys and values are exact only without dropout."""
+        """Stay in evaluation mode: stored features and shared keys and values are exact only without dropout.
+
+        Dropout stays off where the weights are trained, too. `encoder.model.train()` turns it on; then only whole
+        layers apply it.
+        """
         del mode
         return super().train(False)
 
@@ -135,8 +142,7 @@ class Encoder(nn.Module, ABC):
             return rows[:, :1]
         if mask is None:
             return rows[:, -1:]
-        last = mask.sum(dim=1, keepdim=True) - 1  # (B, 1)
-        return rows.gather(1, last[:, :, None].expand(-1, -1, rows.shape[2]))
+        return rows.gather(1, last_tokens(mask)[:, None, None].expand(-1, -1, rows.shape[2]))
 
     def readout_bias(self, bias: Tensor | None, mask: Tensor | None) -> Tensor | None:
         """Return the rows of a `data_bias` that belong to the readout tokens; broadcasts to (B, H, R', R)."""
@@ -146,18 +152,69 @@ class Encoder(nn.Module, ABC):
             return bias[:, :, :1]
         if mask is None:
             return bias[:, :, -1:]
-        last = (mask.sum(dim=1) - 1)[:, None, None, None]  # (B, 1, 1, 1)
-        bias = bias.expand(len(mask), -1, -1, -1)
+        last = last_tokens(mask)[:, None, None, None]  # (B, 1, 1, 1)
+        bias = bias.expand(mask.shape[0], -1, -1, -1)
         return bias.gather(2, last.expand(-1, bias.shape[1], 1, bias.shape[3]))
 
-    def run(self, rows: Tensor, bias: Tensor | None, *, start: int, stop: int) -> Tensor:
-        """Run tokens (B, R, D) through the layers start, …, stop − 1."""
+    def run(self, rows: Tensor, bias: Tensor | None, *, start: int, stop: int, whole: bool = False) -> Tensor:
+        """Run tokens through the layers start, …, stop − 1.
+
+        Args:
+            rows: The tokens, (B, R, D).
+            bias: Additive bias over the tokens, broadcasting to (B, H, R, R), or None.
+            start: The first layer.
+            stop: The first layer that is not run.
+            whole: Whether to call the layers of transformers themselves, as `run_module` does.
+        """
+        if whole:
+            for module in self.layer_modules()[start:stop]:
+                rows = self.run_module(module, rows, bias)
+            return rows
         for layer in self.layers[start:stop]:
             normalized = layer.normalize(rows)
             context = layer.keys_values_of(normalized)
             attended = attention(layer.queries(normalized), context, bias, layer.projections.scale)
             rows = layer.complete(rows, merge_heads(attended))
         return rows
+
+    def layer_modules(self) -> list[nn.Module]:
+        """Return the layers of transformers as they are now, replaced ones included."""
+        if self._stack is None:
+            return [layer.module for layer in self.layers]
+        return list(self.model.get_submodule(self._stack).children())
+
+    def run_module(self, module: nn.Module, rows: Tensor, bias: Tensor | None) -> Tensor:
+        """Call a layer of transformers with everything that was changed in it: replaced modules, hooks, dropout.
+
+        Args:
+            module: The layer.
+            rows: The tokens, (B, R, D).
+            bias: Additive bias over the tokens, broadcasting to (B, H, R, R), or None.
+        """
+        if bias is not None:
+            bias = bias.expand(-1, -1, rows.shape[1], -1)
+        # transformers does this in training mode only, and the encoders stay in evaluation mode.
+        if getattr(module, "gradient_checkpointing", False) and torch.is_grad_enabled() and not module.training:
+            output = checkpoint(module, rows, bias, use_reentrant=False)
+        else:
+            output = module(rows, bias)
+        result: Tensor = output[0] if isinstance(output, tuple) else output
+        return result
+
+
+def _name_of_stack(model: PreTrainedModel, layers: Sequence[nn.Module]) -> str | None:
+    """Return the name of the module whose children are the layers; None if they have no common parent."""
+    name: str
+    for name, module in model.named_modules():
+        children = list(module.children())
+        if len(children) == len(layers) and all(map(operator.is_, children, layers)):
+            return name
+    return None
+
+
+def last_tokens(mask: Tensor) -> Tensor:
+    """Return the position of the last token of every sample, (B,), given where there is a token, (B, R)."""
+    return (mask * torch.arange(mask.shape[1], device=mask.device)).amax(dim=1)
 
 
 def padding_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:

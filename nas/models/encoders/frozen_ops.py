@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu, linear, silu
 
 _CHUNK_BYTES = 4 * 2**20
@@ -51,13 +52,19 @@ class _FrozenLinear(torch.autograd.Function):
         return product(rows, weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         return product(gradients[0], ctx.weight.t(), None), None, None
 
 
+def is_trained(layer: nn.Linear) -> bool:
+    """Return whether the weight or the bias of a layer is trained."""
+    return layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad)
+
+
 def frozen_linear(rows: Tensor, layer: nn.Linear) -> Tensor:
     """Return `layer(rows)`, (…, K) → (…, N), at lower cost if the weights are frozen."""
-    if layer.weight.requires_grad:
+    if is_trained(layer):
         return linear(rows, layer.weight, layer.bias)
     result: Tensor = _FrozenLinear.apply(autocasted(rows), layer.weight, layer.bias)  # type: ignore[no-untyped-call]
     return result
@@ -128,6 +135,7 @@ class _FrozenFeedForward(torch.autograd.Function):
         return output.view(*rows.shape[:-1], -1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         inner, activation, outer = ctx.parts
         flat = gradients[0].reshape(-1, gradients[0].shape[-1])
@@ -155,13 +163,15 @@ class FrozenFeedForward:
     """
 
     def __init__(self, inner: nn.Linear, activation: str, outer: nn.Linear) -> None:
-        self.inner, self.activation, self.outer = inner, ACTIVATIONS[activation], outer
+        ACTIVATIONS[activation]  # checked here, looked up in each call: a function cannot be pickled
+        self.inner, self.activation, self.outer = inner, activation, outer
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Return the output for rows (…, D), in the same shape."""
-        if self.inner.weight.requires_grad:
-            return frozen_linear(self.activation.forward(frozen_linear(rows, self.inner)), self.outer)
+        activation = ACTIVATIONS[self.activation]
+        if is_trained(self.inner) or is_trained(self.outer):
+            return frozen_linear(activation.forward(frozen_linear(rows, self.inner)), self.outer)
         result: Tensor = _FrozenFeedForward.apply(  # type: ignore[no-untyped-call]
-            autocasted(rows), self.inner, self.activation, self.outer
+            autocasted(rows), self.inner, activation, self.outer
         )
         return result

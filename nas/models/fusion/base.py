@@ -6,6 +6,7 @@ the encoders, or from raw inputs where it trains their weights.
 Shapes: B samples, S image tokens, T text tokens, D_img and D_txt hidden sizes, C classes.
 """
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,9 @@ class Features:
         text_mask: (B, T), true where there is a token, padding at the end; None where nothing is padded.
         image_attention: The attention of the image tokens over each other in that layer, if it is stored.
         text_attention: The attention of the text tokens over each other in that layer, if it is stored.
+        whole_layers: Whether the model must run the layers of transformers themselves, on whole sequences. It is slower
+            and holds in every case: traced, with layers that are trained or were changed. The parts of layers that a
+            model computes otherwise are exact for unchanged frozen encoders.
     """
 
     image_tokens: Tensor
@@ -40,6 +44,14 @@ class Features:
     text_mask: Tensor | None
     image_attention: DataAttention | None = None
     text_attention: DataAttention | None = None
+    whole_layers: bool = False
+
+    def to_dtype_of(self, layer: nn.Linear) -> "Features":
+        """Cast floating-point tokens to the dtype of a layer's weight.
+
+        Where whole layers run, tokens keep their dtype: the layer may be any replacement, even without a weight.
+        """
+        return self if self.whole_layers else self.to(layer.weight.dtype)
 
     def to(self, dtype: torch.dtype) -> "Features":
         """Cast floating-point tokens to a dtype; token ids keep theirs."""
@@ -165,15 +177,16 @@ class FusionModel(nn.Module, ABC):
         return name
 
 
-@torch.no_grad()
 def features_of(
     encoders: tuple[Encoder, Encoder],
     reads: EntryLayers,
     pixel_values: Tensor,
     input_ids: Tensor,
     text_mask: Tensor | None,
+    *,
+    whole_layers: bool = False,
 ) -> Features:
-    """Compute the inputs of a model from raw inputs.
+    """Compute the inputs of a model from raw inputs, without a graph unless whole layers run.
 
     Args:
         encoders: The image and the text encoder; one that is not read is ignored.
@@ -181,15 +194,19 @@ def features_of(
         pixel_values: Images, (B, 3, height, width).
         input_ids: Token ids, (B, T).
         text_mask: (B, T), true where there is a token; None where no text is padded.
+        whole_layers: See `Features`.
     """
     tokens = []
-    for encoder, layer, raw, mask in zip(encoders, reads, (pixel_values, input_ids), (None, text_mask), strict=True):
-        if layer is None:
-            tokens.append(raw.new_empty(len(raw), 0))
-        elif layer == RAW:
-            tokens.append(raw)
-        else:
-            rows = encoder.embed(raw)
-            bias = encoder.data_bias(mask, rows.shape[1], rows.dtype)
-            tokens.append(encoder.run(rows, bias, start=0, stop=layer))
-    return Features(tokens[0], tokens[1], text_mask)
+    with contextlib.nullcontext() if whole_layers else torch.no_grad():
+        for encoder, layer, raw, mask in zip(
+            encoders, reads, (pixel_values, input_ids), (None, text_mask), strict=True
+        ):
+            if layer is None:
+                tokens.append(raw.new_empty(raw.shape[0], 0))
+            elif layer == RAW:
+                tokens.append(raw)
+            else:
+                rows = encoder.embed(raw)
+                bias = encoder.data_bias(mask, rows.shape[1], rows.dtype)
+                tokens.append(encoder.run(rows, bias, start=0, stop=layer, whole=whole_layers))
+    return Features(tokens[0], tokens[1], text_mask, whole_layers=whole_layers)

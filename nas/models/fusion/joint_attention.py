@@ -32,7 +32,7 @@ def joint_bias(encoder: Encoder, data: Tensor, mask: Tensor | None, further: int
     if own.shape[2] == 1:
         return pad(own, (0, further))
     padding = None if mask is None else padding_bias(mask, data.dtype)
-    samples = len(own) if padding is None else len(padding)
+    samples = own.shape[0] if padding is None else padding.shape[0]
     bias = data.new_zeros(samples, own.shape[1], count + further, count + further)
     bias[:, :, :count, :count] = own
     if padding is not None:
@@ -42,11 +42,18 @@ def joint_bias(encoder: Encoder, data: Tensor, mask: Tensor | None, further: int
 
 def with_prompts(rows: Tensor, prompts: Tensor) -> Tensor:
     """Append prompts (M, D), the same for all samples, to tokens (B, R, D)."""
-    return torch.cat([rows, prompts.expand(len(rows), -1, -1)], dim=1)
+    return torch.cat([rows, prompts.expand(rows.shape[0], -1, -1)], dim=1)
 
 
 def read_out(
-    encoder: Encoder, rows: Tensor, mask: Tensor | None, bias: Tensor | None, start: int, count: int
+    encoder: Encoder,
+    rows: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    *,
+    start: int,
+    count: int,
+    whole: bool,
 ) -> Tensor:
     """Run the layers from `start` on, and return the classifier's input, (B, D), of the data tokens.
 
@@ -57,7 +64,11 @@ def read_out(
         bias: The result of `joint_bias`.
         start: The first layer to run.
         count: The number of data tokens R.
+        whole: Whether to run whole layers of transformers (`Features.whole_layers`).
     """
+    if whole:
+        rows = encoder.run(rows, bias, start=start, stop=encoder.num_layers, whole=True)
+        return encoder.pool(encoder.finish(encoder.readout_rows(rows[:, :count], mask)))
     last = encoder.num_layers - 1
     rows = encoder.run(rows, bias, start=start, stop=last)
     # Exact: no output of the last layer depends on another one, and only these are read.
@@ -69,8 +80,15 @@ def read_out(
     return encoder.pool(encoder.finish(rows))
 
 
-def encoded(encoder: Encoder, inputs: Tensor, mask: Tensor | None) -> Tensor:
-    """Run a whole encoder on its raw inputs, and return the classifier's input, (B, D)."""
+def encoded(encoder: Encoder, inputs: Tensor, mask: Tensor | None, *, whole: bool) -> Tensor:
+    """Run a complete encoder on its raw inputs, and return the classifier's input, (B, D).
+
+    Args:
+        encoder: The encoder.
+        inputs: Pixel values or token ids.
+        mask: The mask of the tokens, or None.
+        whole: Whether to run whole layers of transformers (`Features.whole_layers`).
+    """
     rows = encoder.embed(inputs)
     bias = encoder.data_bias(mask, rows.shape[1], rows.dtype)
-    return read_out(encoder, rows, mask, bias, 0, rows.shape[1])
+    return read_out(encoder, rows, mask, bias, start=0, count=rows.shape[1], whole=whole)

@@ -10,7 +10,7 @@ from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import trainable_copy
 from nas.models.encoders.layers import KeysValues
 from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel
-from nas.models.fusion.joint_attention import encoded
+from nas.models.fusion.joint_attention import encoded, joint_bias, with_prompts
 from nas.search.space import MODALITIES, Architecture
 
 
@@ -29,7 +29,7 @@ class OneEncoder(FusionModel):
 
     def inputs(self, features: Features) -> tuple[Tensor, Tensor | None]:
         """Return the input of the modality, and its mask."""
-        features = features.to(self.classifier.weight.dtype)
+        features = features.to_dtype_of(self.classifier)
         if self.modality == "image":
             return features.image_tokens, None
         return features.text_tokens, features.text_mask
@@ -44,7 +44,8 @@ class FineTuned(OneEncoder):
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         del architecture  # the family has only one
-        logits: Tensor = self.classifier(encoded(getattr(self, f"{self.modality}_encoder"), *self.inputs(features)))
+        encoder = getattr(self, f"{self.modality}_encoder")
+        logits: Tensor = self.classifier(encoded(encoder, *self.inputs(features), whole=features.whole_layers))
         return logits
 
 
@@ -67,14 +68,25 @@ class DeepPrompts(OneEncoder):
         bias = encoder.data_bias(mask, rows.shape[1], rows.dtype)
         for index, prompts in enumerate(self._prompts(architecture)):
             learned = prompts[: _length(architecture, index)]
+            if features.whole_layers:
+                rows = self._run_whole(rows, mask, learned, architecture.first_layer + index)
+                continue
             layer = encoder.layers[architecture.first_layer + index]
-            shared = layer.keys_values(learned[None]).expand(len(rows))
+            shared = layer.keys_values(learned[None]).expand(rows.shape[0])
             context = KeysValues.concatenate([layer.keys_values(rows), shared])
             if layer is encoder.layers[-1]:  # the head reads no other outputs
                 rows, bias = encoder.readout_rows(rows, mask), encoder.readout_bias(bias, mask)
             rows = layer.attend(rows, context, None if bias is None else pad(bias, (0, len(learned))))
+        if features.whole_layers:
+            rows = encoder.readout_rows(rows, mask)
         logits: Tensor = self.classifier(encoder.pool(encoder.finish(rows)))
         return logits
+
+    def _run_whole(self, rows: Tensor, mask: Tensor | None, learned: Tensor, index: int) -> Tensor:
+        """Run a layer of transformers over data and prompts, and return its outputs of the data."""
+        bias = joint_bias(self.frozen, rows, mask, further=learned.shape[0])
+        output = self.frozen.run(with_prompts(rows, learned), bias, start=index, stop=index + 1, whole=True)
+        return output[:, : rows.shape[1]]
 
     def _prompts(self, architecture: Architecture) -> list[nn.Parameter]:
         """Return the prompts of the layers that a slice uses."""

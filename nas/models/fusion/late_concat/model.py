@@ -25,8 +25,8 @@ class LateConcat(FusionModel):
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         del architecture  # the family has only one
-        features = features.to(self.classifier.weight.dtype)
-        image = encoded(self.image_encoder, features.image_tokens, None)
-        text = encoded(self.text_encoder, features.text_tokens, features.text_mask)
+        features = features.to_dtype_of(self.classifier)
+        image = encoded(self.image_encoder, features.image_tokens, None, whole=features.whole_layers)
+        text = encoded(self.text_encoder, features.text_tokens, features.text_mask, whole=features.whole_layers)
         logits: Tensor = self.classifier(torch.cat([image, text], dim=1))
         return logits

@@ -22,7 +22,7 @@ class Linear(FusionModel):
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         del architecture  # the family has only one
-        features = features.to(self.classifier.weight.dtype)
+        features = features.to_dtype_of(self.classifier)
         masks = (None, features.text_mask)
         read = [
             encoder.pool(encoder.finish(encoder.readout_rows(rows, mask)))

@@ -40,29 +40,28 @@ class MBT(FusionModel):
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         architecture = architecture or self.architecture
-        features = features.to(self.image_classifier.weight.dtype)
-        image, text, mask = self.image_encoder, self.text_encoder, features.text_mask
+        features = features.to_dtype_of(self.image_classifier)
+        image, text, mask, whole = self.image_encoder, self.text_encoder, features.text_mask, features.whole_layers
         fusing, bottlenecks = self._fusing(architecture), architecture.value_at("bottlenecks", 0)[0]
         z, t = image.embed(features.image_tokens), text.embed(features.text_tokens)
         z_bias, t_bias = joint_bias(image, z, None, bottlenecks), joint_bias(text, t, mask, bottlenecks)
-        z = image.run(z, image.data_bias(None, z.shape[1], z.dtype), start=0, stop=image.num_layers - fusing)
-        t = text.run(t, text.data_bias(mask, t.shape[1], t.dtype), start=0, stop=text.num_layers - fusing)
-        shared = self.bottleneck_prompts[:bottlenecks].expand(len(t), -1, -1)  # (B, M, D_txt)
+        own_bias = image.data_bias(None, z.shape[1], z.dtype), text.data_bias(mask, t.shape[1], t.dtype)
+        z = image.run(z, own_bias[0], start=0, stop=image.num_layers - fusing, whole=whole)
+        t = text.run(t, own_bias[1], start=0, stop=text.num_layers - fusing, whole=whole)
+        shared = self.bottleneck_prompts[:bottlenecks].expand(t.shape[0], -1, -1)  # (B, M, D_txt)
         for layers_left in range(fusing, 0, -1):
             z_rows, t_rows = torch.cat([z, self.to_image(shared)], dim=1), torch.cat([t, shared], dim=1)
             if layers_left == 1:
                 break
-            z_rows = image.run(
-                z_rows, z_bias, start=image.num_layers - layers_left, stop=image.num_layers - layers_left + 1
-            )
-            t_rows = text.run(
-                t_rows, t_bias, start=text.num_layers - layers_left, stop=text.num_layers - layers_left + 1
-            )
+            start = image.num_layers - layers_left
+            z_rows = image.run(z_rows, z_bias, start=start, stop=start + 1, whole=whole)
+            start = text.num_layers - layers_left
+            t_rows = text.run(t_rows, t_bias, start=start, stop=start + 1, whole=whole)
             z, t = z_rows[:, :-bottlenecks], t_rows[:, :-bottlenecks]
             shared = (self.to_text(z_rows[:, -bottlenecks:]) + t_rows[:, -bottlenecks:]) / 2
         # The outputs of the bottlenecks in the last layer are never read.
-        image_read = read_out(image, z_rows, None, z_bias, image.num_layers - 1, z.shape[1])
-        text_read = read_out(text, t_rows, mask, t_bias, text.num_layers - 1, t.shape[1])
+        image_read = read_out(image, z_rows, None, z_bias, start=image.num_layers - 1, count=z.shape[1], whole=whole)
+        text_read = read_out(text, t_rows, mask, t_bias, start=text.num_layers - 1, count=t.shape[1], whole=whole)
         logits: Tensor = (self.image_classifier(image_read) + self.text_classifier(text_read)) / 2
         return logits
 

@@ -31,12 +31,13 @@ class MMBT(FusionModel):
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         del architecture  # the family has only one
-        features = features.to(self.classifier.weight.dtype)
-        image, text, mask = self.image_encoder, self.text_encoder, features.text_mask
+        features = features.to_dtype_of(self.classifier)
+        image, text, mask, whole = self.image_encoder, self.text_encoder, features.text_mask, features.whole_layers
         z = image.embed(features.image_tokens)
-        z = image.run(z, image.data_bias(None, z.shape[1], z.dtype), start=0, stop=image.num_layers)
+        z = image.run(z, image.data_bias(None, z.shape[1], z.dtype), start=0, stop=image.num_layers, whole=whole)
         z = text.as_embeddings(self.projection(image.finish(z)) + self.segment)  # (B, S, D_txt)
         t = text.embed(features.text_tokens)
         bias = joint_bias(text, t, mask, further=z.shape[1])
-        logits: Tensor = self.classifier(read_out(text, torch.cat([t, z], dim=1), mask, bias, 0, t.shape[1]))
+        rows, count = torch.cat([t, z], dim=1), t.shape[1]
+        logits: Tensor = self.classifier(read_out(text, rows, mask, bias, start=0, count=count, whole=whole))
         return logits

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from nas.models.encoders.frozen_ops import autocasted, multiply_per_head, product
 from nas.models.encoders.layers import KeysValues, Projections
@@ -55,6 +56,7 @@ class _AbsorbedAttention(torch.autograd.Function):
         return output, logsumexp
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         shared, own, tokens, weights = ctx.saved_tensors
         reader, heads, few = ctx.reader, shared.shape[1], shared.shape[2]
@@ -122,6 +124,7 @@ class _ReadoutTokens(torch.autograd.Function):
         return tokens.view_as(tokens), tokens.index_select(0, positions)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (positions,) = ctx.saved_tensors
         # In place: the only reader of all tokens has just made their gradient, and nothing else refers to it.
@@ -183,5 +186,6 @@ def join_prompts(output: Tensor, logsumexp: Tensor, queries: Tensor, prompts: Ke
     """
     scores = queries @ prompts.keys.transpose(2, 3) * scale  # (B or 1, H, R, M)
     scores = torch.cat([logsumexp[..., None], scores.expand(len(output), -1, -1, -1)], dim=-1)
-    weights = scores.softmax(dim=-1)
-    return weights[..., :1] * output + weights[..., 1:] @ prompts.values
+    weights = scores.softmax(dim=-1)  # at least float32, as the logsumexp
+    over_prompts = weights[..., 1:].to(prompts.values.dtype) @ prompts.values
+    return (weights[..., :1] * output + over_prompts).to(output.dtype)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from nas.models.encoders.frozen_ops import multiply_per_head
@@ -45,6 +46,7 @@ class _JoinedAttention(torch.autograd.Function):
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, values, prompt_keys, prompt_values, output, total = ctx.saved_tensors
         gradient, scale = gradients[0].contiguous(), ctx.scale
@@ -80,6 +82,7 @@ class _KnownAttention(torch.autograd.Function):
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         prompt_values, output, weights, tokens = ctx.saved_tensors
         parts, gradient = ctx.reader.projections, gradients[0].contiguous()  # one copy, or every product would make one

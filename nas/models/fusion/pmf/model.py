@@ -25,12 +25,15 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import relu
 
 from nas.models.encoders.base import Encoder
+from nas.models.encoders.tracing import is_traced
 from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel, sizes_of
 from nas.models.fusion.pmf.architecture import DirectionSizes, PMFArchitecture
 from nas.models.fusion.pmf.data_tokens import DataTokens, Modality, read_data
 from nas.models.fusion.pmf.layer import DirectionWeights, ModalityFusionLayer
+from nas.models.fusion.pmf.reference import fuse_whole
 from nas.search.space import Architecture
 
 
@@ -61,6 +64,11 @@ class Direction(nn.Module):
         for prompts in (self.query_prompts, self.query_context_prompts, self.fusion_context_prompts):
             if prompts.numel():
                 nn.init.normal_(prompts, std=PROMPT_STANDARD_DEVIATION)
+
+    def map(self, tokens: Tensor) -> Tensor:
+        """Apply the mapping f, (B, M_qp, D_from) → (B, M_qp, D_to), as modules, which may have been replaced."""
+        mapped: Tensor = self.outer(relu(self.inner(tokens)))
+        return mapped
 
     def weights(self, sizes: DirectionSizes) -> DirectionWeights:
         """Return the first M prompts of each kind and the first h units of the mapping, as differentiable views."""
@@ -209,11 +217,35 @@ class PMF(FusionModel):
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         """Return the logits for base features: the mean of both classifiers, (B, C)."""
+        features = features.to_dtype_of(self.image_classifier)
+        if features.whole_layers or is_traced() or self._trains_encoders(architecture or self.architecture):
+            return self._classify(*self._fuse_whole(features, architecture))
         layers = self.layer_weights(architecture or self.architecture)
-        features = features.to(self.image_classifier.weight.dtype)
         return self._classify(
             *fuse(layers, lambda: read_first_layer(*self._encoders, layers[0], features, len(layers)))
         )
+
+    def _trains_encoders(self, architecture: Architecture) -> bool:
+        """Return whether gradients are recorded for any weight of the fusing layers, which are otherwise constants."""
+        assert isinstance(architecture, PMFArchitecture)
+        fusing = architecture.prompted_layers(self.sizes)
+        return torch.is_grad_enabled() and any(
+            parameter.requires_grad
+            for encoder in self._encoders
+            for layer in encoder.layers[-fusing:]
+            for parameter in layer.module.parameters()
+        )
+
+    def _fuse_whole(self, features: Features, architecture: Architecture | None) -> tuple[Tensor, Tensor]:
+        """Run whole layers of transformers, and call the mappings as modules where they are used as they are."""
+
+        def run(encoder: Encoder, index: int, tokens: Tensor, bias: Tensor | None) -> Tensor:
+            return encoder.run(tokens, bias, start=index, stop=index + 1, whole=True)
+
+        is_slice = architecture not in (None, self.architecture)
+        layers = self.layer_weights(architecture or self.architecture) if is_slice else self._fusion_layers
+        tokens = features.image_tokens, features.text_tokens
+        return fuse_whole(self._encoders, layers, tokens, features.text_mask, run)
 
     def population_logits(self, features: Features, architectures: Sequence[Architecture]) -> list[Tensor]:
         """Return the logits (B, C) of each of several architectures with the same fusion layer, without a graph.
@@ -222,7 +254,7 @@ class PMF(FusionModel):
         alone, and those of each architecture are a prefix of the largest ones.
         """
         with torch.no_grad():
-            features = features.to(self.image_classifier.weight.dtype)
+            features = features.to_dtype_of(self.image_classifier)
             fusing = len(self.layer_weights(architectures[0]))
             place = len(self._fusion_layers) - fusing
             whole = self._fusion_layers[place].weights(self.architecture.at(place))

@@ -8,7 +8,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
+
+from nas.models.encoders.base import last_tokens
+from nas.models.encoders.tracing import have_values
 
 _BLOCK_TOKENS = 64
 
@@ -26,6 +28,7 @@ class PackedBatch:
         index: The positions of the tokens among the B · S, (N,), the last one repeated to fill a block; None where
             nothing is padded.
         real_count: The number of positions before the repeated ones.
+        keeps_padding: Whether the padding is packed, too.
     """
 
     batch_size: int
@@ -33,6 +36,7 @@ class PackedBatch:
     mask: Tensor | None
     index: Tensor | None
     real_count: int
+    keeps_padding: bool = False
 
     @classmethod
     def of(cls, tokens: Tensor, mask: Tensor | None) -> "PackedBatch":
@@ -40,13 +44,13 @@ class PackedBatch:
         size, token_count = tokens.shape[:2]
         if mask is None:
             return cls(size, token_count, None, None, size * token_count)
-        # Memory is predicted on fake masks for the worst case, in which nothing is padding.
-        is_fake = isinstance(mask, FakeTensor)
-        index = torch.arange(mask.numel()) if is_fake else mask.flatten().nonzero().squeeze(1)
+        # Without values, lengths are unknown, so all rows are kept; memory is predicted for this worst case.
+        keeps_padding = not have_values(mask)
+        index = _all_places(mask) if keeps_padding else mask.flatten().nonzero().squeeze(1)
         count = len(index)
         # In whole blocks: oneDNN compiles a program for every new number of rows, which takes 1 ms and 0.6 MB.
         index = torch.cat([index, index[-1:].expand(-count % _BLOCK_TOKENS)])
-        return cls(size, token_count, mask, index, count)
+        return cls(size, token_count, mask, index, count, keeps_padding)
 
     def pack(self, tokens: Tensor) -> Tensor:
         """Remove the padding, (B, S, D) → (N, D)."""
@@ -68,9 +72,15 @@ class PackedBatch:
 
     def positions(self, which: Literal["first", "last"], device: torch.device) -> Tensor:
         """Return the position of the first or last token of every sample among the N packed ones, (B,)."""
-        if self.mask is None:
+        if self.mask is None or self.keeps_padding:
             starts = torch.arange(self.batch_size, device=device) * self.token_count
-            return starts if which == "first" else starts + self.token_count - 1
+            if which == "first":
+                return starts
+            return starts + (self.token_count - 1 if self.mask is None else last_tokens(self.mask))
         lengths = self.mask.sum(dim=1)
         stops = lengths.cumsum(0)
         return stops - lengths if which == "first" else stops - 1
+
+
+def _all_places(mask: Tensor) -> Tensor:
+    return torch.arange(mask.numel(), device=mask.device)

@@ -31,13 +31,14 @@ class PromptFuse(FusionModel):
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         architecture = architecture or self.architecture
         prompts = self.prompts[: architecture.value_at("prompts", 0)[0]]
-        features = features.to(self.classifier.weight.dtype)
+        features = features.to_dtype_of(self.classifier)
         image = self.projection(self.encoders[0].finish(features.image_tokens))  # (B, S, D_txt)
-        logits: Tensor = self.classifier(self._read(features.text_tokens, features.text_mask, image, prompts))
+        logits: Tensor = self.classifier(self._read(features, image, prompts))
         return logits
 
-    def _read(self, text: Tensor, mask: Tensor | None, image: Tensor, prompts: Tensor) -> Tensor:
-        """Return the input of the classifier, (B, D_txt)."""
+    def _read(self, features: Features, image: Tensor, prompts: Tensor) -> Tensor:
+        """Return the input of the classifier, (B, D_txt), given the projected image tokens."""
+        text, mask = features.text_tokens, features.text_mask
         encoder, rows = self.encoders[1], with_prompts(torch.cat([text, image], dim=1), prompts)
         bias = joint_bias(encoder, text, mask, further=rows.shape[1] - text.shape[1])
-        return read_out(encoder, rows, mask, bias, 0, text.shape[1])
+        return read_out(encoder, rows, mask, bias, start=0, count=text.shape[1], whole=features.whole_layers)
