@@ -7,6 +7,7 @@ pointer in place of the content.
 
 import json
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,9 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+_CLASS_NAME = re.compile(r"\b[A-Za-z]*(?:Error|Exception): ")
+_UNEXPECTED = (TypeError, AttributeError, IndexError, AssertionError, ArithmeticError)
+"""Exceptions with messages about Python's objects, of libraries that do not check what they read."""
 _PLAIN_REASONS = (
     (RecursionError, "nested too deeply"),
     (MemoryError, "more memory needed than available"),
@@ -76,15 +80,15 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower() if error.strerror[1:2].islower() else error.strerror
     plain = next((text for kind, text in _PLAIN_REASONS if isinstance(error, kind)), None)
-    lines = str(error).strip().splitlines()
-    if plain is not None or not lines:
-        return plain or type(error).__name__
-    # Validators name the field in the first line and the problem in the second.
-    whole = f"{lines[0]} {lines[1].strip()}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
-    first = _shortened(_printable(whole), _MAX_REASON)
+    # The first line may only announce those below: "Validation error for field 'x':".
+    lines = [_CLASS_NAME.sub("", line.strip()) for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
+    if plain is not None or not text:
+        return plain or "no reason given"
+    first = _shortened(_printable(text), _MAX_REASON)
     if isinstance(error, KeyError):
         return f"{first} is missing"
-    return first if isinstance(error, ValueError | NasError) else f"{type(error).__name__}: {first}"
+    return f"unexpected content ({first})" if isinstance(error, _UNEXPECTED) else first
 
 
 @contextmanager

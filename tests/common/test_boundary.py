@@ -17,9 +17,10 @@ from nas.common.interrupt import Interrupted
         (KeyError("weights"), "'weights' is missing"),
         (ValueError("first line\nsecond line"), "first line"),
         (PermissionError(13, "Permission denied", "/a/b"), "permission denied"),
-        (AttributeError("no attribute"), "AttributeError: no attribute"),
-        (OverflowError("too large"), "OverflowError: too large"),
-        (AssertionError(), "AssertionError"),
+        (AttributeError("no attribute"), "unexpected content (no attribute)"),
+        (OverflowError("too large"), "unexpected content (too large)"),
+        (AssertionError(), "no reason given"),
+        (RuntimeError("Error for field 'x':\n    TypeError: not a number"), "Error for field 'x': not a number"),
     ],
 )
 def test_every_exception_becomes_one_error_with_its_reason(raised: Exception, reason: str) -> None:

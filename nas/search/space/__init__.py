@@ -3,7 +3,6 @@
 from nas.search.space.architecture import (
     DIRECTIONS,
     GRANULARITIES,
-    MAX_LAYERS,
     MODALITIES,
     RAW,
     AffineMemory,
@@ -22,7 +21,6 @@ from nas.search.space.variables import Variable
 __all__ = [
     "DIRECTIONS",
     "GRANULARITIES",
-    "MAX_LAYERS",
     "MODALITIES",
     "RAW",
     "AffineMemory",

@@ -1,0 +1,1 @@
+"""Mutated input of every kind, and what the program makes of it."""

@@ -1,0 +1,81 @@
+"""Run cases as real processes: the program as a user starts it."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from benchmarks.fuzzing.cases import COMMANDS, filled
+from benchmarks.fuzzing.engine import VALID, Case, project_of, written
+from benchmarks.fuzzing.outcomes import Expectation, Outcome, limit_seconds, without_places
+
+_PROGRAM = Path(__file__).resolve().parents[2] / "run_search.py"
+
+
+def _run(case: Case, seed: int, base: Path, work: Path) -> Outcome:
+    """Run a case; one that takes too long is run a second time, since other load may have delayed it."""
+    first = _run_once(case, seed, base, work)
+    return first if first.status is not None else _run_once(case, seed, base, work)
+
+
+def _run_once(case: Case, seed: int, base: Path, work: Path) -> Outcome:
+    with (
+        project_of(case, seed, base, work) as (root, mutation),
+        tempfile.TemporaryDirectory(dir=work) as cache,
+        tempfile.TemporaryFile() as output,
+        tempfile.TemporaryFile() as errors,
+    ):
+        words = [word.replace("\ud800", "?") for word in filled(mutation.command, root, Path(cache))]
+        started = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, str(_PROGRAM), *words], stdin=subprocess.DEVNULL, stdout=output, stderr=errors
+        )
+        ended = threading.Timer(limit_seconds(mutation.command), process.kill)
+        ended.start()
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds, is_late = time.monotonic() - started, not ended.is_alive()
+        ended.cancel()
+        process.returncode = os.waitstatus_to_exitcode(status)
+        texts = []
+        for file in (output, errors):
+            file.seek(0)
+            texts.append(without_places(file.read().decode(errors="backslashreplace"), root, Path(cache)))
+        return Outcome(
+            case=case,
+            description=mutation.description,
+            command=mutation.command,
+            status=None if is_late else process.returncode,
+            output=texts[0],
+            errors=texts[1],
+            seconds=seconds,
+            grown_bytes=usage.ru_maxrss * 1024,
+            is_known=mutation.is_known,
+            files=written(root),
+        )
+
+
+def real_outcomes(cases: Iterable[Case], seed: int, base: Path, work: Path, *, processes: int) -> Iterator[Outcome]:
+    """Yield the outcomes of cases as they end; see `benchmarks.fuzzing.engine.outcomes`."""
+    with ThreadPoolExecutor(processes) as pool:
+        for future in as_completed([pool.submit(_run, case, seed, base, work) for case in cases]):
+            yield future.result()
+
+
+def real_valid_outcomes(seed: int, base: Path, work: Path, names: Sequence[str]) -> Mapping[str, Expectation]:
+    """Return the outcome of commands for the valid project, by the names of `COMMANDS`.
+
+    Raises:
+        RuntimeError: If a command fails.
+    """
+    found = {}
+    for name in names:
+        outcome = _run((VALID, list(COMMANDS).index(name)), seed, base, work)
+        if outcome.status != 0:
+            raise RuntimeError(f"{name} fails for the valid project: {outcome.errors}")
+        found[name] = Expectation.of([outcome])
+    return found
