@@ -4,6 +4,7 @@ from typing import Literal, get_args
 
 FeatureDtype = Literal["float16", "float32"]
 Labels = Literal["one", "several"]
+Quotes = Literal["auto", "double", "none"]
 Texts = Literal["titles", "pages"]
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "constant"]

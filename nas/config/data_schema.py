@@ -3,14 +3,26 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+from annotated_types import MaxLen, MinLen
 from pydantic import Field, ValidationInfo, field_validator
 
-from nas.config.choices import FeatureDtype, Labels, Texts
+from nas.config.choices import FeatureDtype, Labels, Quotes, Texts
 from nas.config.reader_registry import READERS, ReaderEntry
 from nas.config.section import Expected, Rejected, Section
 from nas.config.values import Bytes, CheckpointPath, Flag, Integer, LocalPath, Number, OneOf, Text
 
-_FORM = ("reader", "labels", "label_separator", "held_out", "columns", "texts", "skip_unreadable_images", "max_pixels")
+_FORM = (
+    "reader",
+    "labels",
+    "label_separator",
+    "held_out",
+    "columns",
+    "texts",
+    "skip_unreadable_images",
+    "max_pixels",
+    "delimiter",
+    "quotes",
+)
 _FILE_OR_FOLDER = Expected("a path, relative to the folder of the search file or absolute")
 _CHECKPOINT = Expected("a local folder, package:NAME/FOLDER or the name of a model on the Hugging Face Hub")
 
@@ -79,6 +91,16 @@ class DataConfig(Section):
         default="one", description="Whether each sample has exactly one label or any number of them."
     )
     label_separator: Text = Field(default="|", description="The text between several labels in one cell.")
+    delimiter: Annotated[Text, MinLen(1), MaxLen(1)] | None = Field(
+        default=None,
+        description="The character between the values of a table; null: a tab in .tsv and .tab files, otherwise a "
+        "comma.",
+    )
+    quotes: Quotes = Field(
+        default="auto",
+        description="Whether values of a table may be quoted: `double`, with doubled quotes inside, or `none`; `auto`: "
+        "none in .tsv and .tab files, otherwise double.",
+    )
     held_out: HeldOutConfig = Field(
         default=HeldOutConfig(), description="The amounts taken from the training split to make missing splits."
     )
@@ -105,7 +127,9 @@ class DataConfig(Section):
         "the image.",
     )
 
-    @field_validator("manifest", "folder", "images", "columns", "labels", "label_separator", "texts")
+    @field_validator(
+        "manifest", "folder", "images", "columns", "labels", "label_separator", "delimiter", "quotes", "texts"
+    )
     @classmethod
     def _belongs_to_reader(cls, value: Any, info: ValidationInfo) -> Any:
         name = str(info.field_name)

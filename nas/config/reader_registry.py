@@ -7,6 +7,9 @@ from nas.common.registry import Registry
 LABEL_KEYS = ("columns", "labels", "label_separator")
 """Keys that describe columns and labels, for readers of data sets that do not fix them."""
 
+TABLE_KEYS = ("delimiter", "quotes")
+"""Keys that describe the values of CSV and TSV files."""
+
 
 @dataclass(frozen=True)
 class ReaderEntry:

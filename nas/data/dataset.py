@@ -1,16 +1,19 @@
 """Read a data set with the reader that the search file names, check it as a whole, and keep the requested splits."""
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from nas.common.boundary import shown
 from nas.common.errors import DataError
 from nas.config.data_schema import DataConfig
 from nas.data.duplicates import DuplicateFinder, FindDuplicates, find_no_duplicates
+from nas.data.image_names import has_one_spelling
 from nas.data.images import ImageSource
-from nas.data.readers.base import load_reader
+from nas.data.labels import composed, nearest_class, with_composed_labels
+from nas.data.readers.base import Reader, load_reader
 from nas.data.samples import Dataset, Labels, RawDataset, RawSample, Samples, shortened_list
 from nas.data.splits import hold_out_missing_splits
 
@@ -36,8 +39,10 @@ def read_dataset(
             splits; names the file and the row.
     """
     reader = load_reader(config)
-    raw = reader.find_samples()
+    raw = with_composed_labels(reader.find_samples())
     _check_characters(raw)
+    if compares_images:
+        raw = _with_own_names(raw, reader)
     find_duplicates: FindDuplicates = find_no_duplicates
     if compares_images:
         find_duplicates = DuplicateFinder(reader.open_images).find
@@ -58,7 +63,56 @@ def read_dataset(
         splits={split: _convert_samples(raw, split, names) for split in splits},
         left_out=raw.left_out,
         duplicate_count=len(repeated),
+        notes=raw.notes,
     )
+
+
+def read_all_samples(config: DataConfig, class_names: tuple[str, ...]) -> tuple[Samples, Sequence[str]]:
+    """Read all samples of a data set, whatever their split, for a trained model.
+
+    Args:
+        config: The `data` section; a split column of None is not read.
+        class_names: The classes of the model in order.
+
+    Returns:
+        The samples in the order of the splits, and what is worth knowing about the files.
+
+    Raises:
+        DataError: If the data set cannot be read, is empty, or has a label that is unknown.
+    """
+    reader = load_reader(config)
+    raw = with_composed_labels(reader.find_samples())
+    _check_characters(raw)
+    raw = _with_own_names(raw, reader)
+    samples = list(itertools.chain.from_iterable(raw.splits.values()))
+    if not samples:
+        raise DataError(f"{raw.source}: the data set is empty; expected at least one sample")
+    _check_labels(raw.source, samples, class_names)
+    whole = replace(raw, splits={"test": samples})
+    return _convert_samples(whole, "test", class_names), raw.notes
+
+
+def _with_own_names(raw: RawDataset, reader: Reader) -> RawDataset:
+    """Return a data set with the names that the image source has for images that the tables spell differently."""
+    spelt = {
+        sample.image for samples in raw.splits.values() for sample in samples if not has_one_spelling(sample.image)
+    }
+    if not spelt:
+        return raw
+    images = reader.open_images()
+    names = {name: own for name in spelt if (own := images.own_name(name)) != name}
+    if not names:
+        return raw
+    splits = {
+        split: [sample._replace(image=names.get(sample.image, sample.image)) for sample in samples]
+        for split, samples in raw.splits.items()
+    }
+    first = min(names)
+    note = (
+        f"{raw.source}: {len(names)} image names are spelt differently in {images.location}: {shown(first)} is "
+        f"{names[first]!a} there"
+    )
+    return replace(raw, splits=splits, notes=(*raw.notes, note))
 
 
 def open_dataset_images(config: DataConfig) -> ImageSource:
@@ -86,15 +140,19 @@ def _check_splits(raw: RawDataset, splits: Collection[str], class_names: Sequenc
         if not raw.splits.get(split):
             hint = "" if split == "train" else f"; set data.held_out.{split}, for example to 0.2, to take it from train"
             raise DataError(f"{raw.source}: the {split} split is empty; expected at least one sample{hint}")
-    known = set(class_names)
-    for split in splits:
-        for sample in raw.splits[split]:
-            for label in sample.labels:
-                if label not in known:
-                    raise DataError(
-                        f"{raw.source}, {sample.place}: unknown label {label!r}; expected one of the "
-                        f"{len(class_names)} classes ({shortened_list(class_names)})"
-                    )
+    _check_labels(raw.source, itertools.chain.from_iterable(raw.splits[split] for split in splits), class_names)
+
+
+def _check_labels(source: str, samples: Iterable[RawSample], class_names: Sequence[str]) -> None:
+    known = set(map(composed, class_names))
+    for sample in samples:
+        for label in sample.labels:
+            if label not in known:
+                near = nearest_class(label, class_names)
+                raise DataError(
+                    f"{source}, {sample.place}: unknown label {shown(label)}; expected one of the {len(class_names)} "
+                    f"classes ({shortened_list(class_names)}){(near and f'; is {near!r} meant?') or ''}"
+                )
 
 
 def _check_characters(raw: RawDataset) -> None:
@@ -140,7 +198,7 @@ def _convert_samples(raw: RawDataset, split: str, class_names: Sequence[str]) ->
 
 
 def _convert_labels(samples: Sequence[RawSample], class_names: Sequence[str], has_several: bool) -> Labels:
-    index = {name: position for position, name in enumerate(class_names)}
+    index = {composed(name): position for position, name in enumerate(class_names)}
     if not has_several:
         return np.array([index[sample.labels[0]] for sample in samples], dtype=np.int64)
     labels = np.zeros((len(samples), len(index)), dtype=np.float32)

@@ -42,6 +42,7 @@ class RawDataset:
         has_several_labels: Whether a sample may have any number of labels instead of exactly one.
         class_names: The classes in order, if the data set fixes them; otherwise None, and those of train are used.
         left_out: Number of samples left out, by reason.
+        notes: What is worth knowing about the files, one line each.
     """
 
     source: str
@@ -49,6 +50,7 @@ class RawDataset:
     has_several_labels: bool = False
     class_names: tuple[str, ...] | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,14 @@ class Dataset:
         splits: Samples by split.
         left_out: Number of samples left out, by reason, over all splits.
         duplicate_count: Number of samples that are in more than one split.
+        notes: What is worth knowing about the files, one line each.
     """
 
     class_names: tuple[str, ...]
     splits: Mapping[str, Samples]
     left_out: Mapping[str, int] = field(default_factory=dict)
     duplicate_count: int = 0
+    notes: Sequence[str] = ()
 
 
 def class_counts(labels: Labels, num_classes: int) -> NDArray[np.int64]:

@@ -6,13 +6,13 @@ from nas.data.samples import Dataset, Samples, class_counts
 
 
 def summarize(dataset: Dataset) -> list[str]:
-    """Return one line per split (samples, images, class balance, text lengths), then what was left out."""
+    """Return one line per split (samples, images, class balance, text lengths), what was left out, and notes."""
     lines = [_summarize_split(name, samples, dataset.class_names) for name, samples in dataset.splits.items()]
     if dataset.duplicate_count:
         lines.append(f"{dataset.duplicate_count} samples are in more than one split")
     if dataset.left_out:
         lines.append("left out: " + ", ".join(f"{count} {reason}" for reason, count in dataset.left_out.items()))
-    return lines
+    return [*lines, *dataset.notes]
 
 
 def _summarize_split(name: str, samples: Samples, class_names: tuple[str, ...]) -> str:

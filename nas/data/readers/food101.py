@@ -7,12 +7,15 @@
 The data set has no validation split: `data.held_out.validation` takes one from train.
 """
 
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from nas.common.boundary import check_no_lfs_pointer, check_regular_file, read_bytes, reading, shown
 from nas.common.errors import DataError
 from nas.data.images import ImageSource, open_images
 from nas.data.readers.base import Reader
+from nas.data.readers.lines import Lines
 from nas.data.samples import RawDataset, RawSample, shortened_list
 
 _SPLITS = ("train", "test")
@@ -67,21 +70,24 @@ def _match(images: Mapping[Key, Path], texts: Mapping[Key, Text | Path], folder:
 
 
 def _key(path: Path) -> Key:
-    return path.parent.name, path.stem
+    return _composed(path.parent.name), _composed(path.stem)
+
+
+def _composed(name: str) -> str:
+    """Return a name in the composed form of Unicode (NFC), since macOS stores names in another."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _class_folders(folder: Path) -> list[Path]:
-    try:
+    with reading(folder, expected="a folder for every class", error=DataError, problem="the folder cannot be read"):
         return sorted(path for path in folder.iterdir() if path.is_dir())
-    except OSError as error:
-        raise DataError(
-            f"{folder}: the folder cannot be read ({error.strerror}); expected a folder for every class"
-        ) from error
 
 
 def _find_images(folder: Path) -> Iterator[Path]:
     for class_folder in _class_folders(folder):
-        yield from (path for path in sorted(class_folder.iterdir()) if path.suffix.lower() in _SUFFIXES)
+        with reading(class_folder, expected="a folder of images", error=DataError, problem="the folder cannot be read"):
+            paths = sorted(class_folder.iterdir())
+        yield from (path for path in paths if path.suffix.lower() in _SUFFIXES)
 
 
 def _find_pages(folder: Path) -> dict[Key, Path]:
@@ -90,17 +96,16 @@ def _find_pages(folder: Path) -> dict[Key, Path]:
     for class_folder in _class_folders(folder):
         for path in class_folder.glob("*.txt"):
             stem = Path(path.stem)
-            found[class_folder.name, stem.stem if stem.suffix.lower() in _SUFFIXES else path.stem] = path
+            name = stem.stem if stem.suffix.lower() in _SUFFIXES else path.stem
+            found[_composed(class_folder.name), _composed(name)] = path
     return found
 
 
 def _read_text(entry: Text | Path) -> Text:
     if not isinstance(entry, Path):
         return entry
-    try:
-        return " ".join(entry.read_text(encoding="utf-8", errors="replace").split()), entry.name
-    except OSError as error:
-        raise DataError(f"{entry}: the text cannot be read: {error.strerror}") from error
+    content = read_bytes(entry, expected="a text", error=DataError)
+    return " ".join(content.decode("utf-8", errors="replace").split()), entry.name
 
 
 def _read_titles(path: Path, classes: tuple[str, ...]) -> dict[Key, Text]:
@@ -114,25 +119,27 @@ def _read_titles(path: Path, classes: tuple[str, ...]) -> dict[Key, Text]:
     """
     known = set(classes)
     found: dict[Key, Text] = {}
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                name, first, rest = line.strip().partition(",")
-                title, last, class_name = (_unquote(part.strip()) for part in rest.rpartition(","))
-                if not first or not last:
-                    raise DataError(
-                        f"{path}, row {number}: too few values; expected image name, title, class, got {line.strip()!r}"
-                    )
-                if class_name not in known:
-                    raise DataError(
-                        f"{path}, row {number}: class {class_name!r} has no folder of images; expected one of the "
-                        f"{len(classes)} classes ({shortened_list(classes)})"
-                    )
-                found[class_name, Path(_unquote(name.strip())).stem] = title, f"{path.name}, row {number}"
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the titles cannot be read: {error}") from error
+    expected = "image name, title and class in every line"
+    check_regular_file(path, expected=expected, error=DataError)
+    check_no_lfs_pointer(path, expected=expected, error=DataError)
+    with reading(path, expected=expected, error=DataError), path.open("rb") as file:
+        for number, line in enumerate(Lines(path, file), start=1):
+            if not line.strip():
+                continue
+            name, first, rest = line.strip().partition(",")
+            title, last, class_name = (_unquote(part.strip()) for part in rest.rpartition(","))
+            if not first or not last:
+                raise DataError(
+                    f"{path}, row {number}: too few values; expected image name, title, class, got "
+                    f"{shown(line.strip())}"
+                )
+            class_name = _composed(class_name)
+            if class_name not in known:
+                raise DataError(
+                    f"{path}, row {number}: class {shown(class_name)} has no folder of images; expected one of the "
+                    f"{len(classes)} classes ({shortened_list(classes)})"
+                )
+            found[class_name, _composed(Path(_unquote(name.strip())).stem)] = title, f"{path.name}, row {number}"
     return found
 
 

@@ -4,9 +4,11 @@ Either each split has its own metadata file, in a folder named after the split, 
 without a split column.
 """
 
+import os
 import posixpath
 from pathlib import Path
 
+from nas.common.boundary import reading
 from nas.common.errors import DataError
 from nas.config.data_schema import DataConfig
 from nas.data.images import ImageSource, open_images
@@ -25,21 +27,24 @@ class ImageFolderReader(Reader):
     def find_samples(self) -> RawDataset:
         root = self.folder
         splits: dict[str, list[RawSample]] = {split: [] for split in SPLITS}
+        notes: list[str] = []
         for split, path in _find_metadata(root):
-            for name, sample in _read_metadata(root, path, split, self.config):
+            for name, sample in _read_metadata(root, path, split, self.config, notes):
                 splits[name].append(sample)
-        return RawDataset(str(root), splits, has_several_labels=self.config.labels == "several")
+        return RawDataset(str(root), splits, has_several_labels=self.config.labels == "several", notes=notes)
 
     def open_images(self) -> ImageSource:
         return open_images(self.folder, self.config.max_pixels)
 
 
-def _read_metadata(root: Path, path: Path, split: str | None, config: DataConfig) -> list[tuple[str, RawSample]]:
+def _read_metadata(
+    root: Path, path: Path, split: str | None, config: DataConfig, notes: list[str]
+) -> list[tuple[str, RawSample]]:
     """Return the samples of a metadata file, each with its split."""
     columns = config.columns.replace(image=FILE_NAME, split=None if split else config.columns.split)
     row_config = config.replace(columns=columns)
     samples = []
-    for number, row in read_rows(path, columns):
+    for number, row in read_rows(path, config, columns, notes):
         place = f"{path.relative_to(root)}, row {number}"
         sample = parse_sample(row, row_config, source=str(path), place=f"row {number}")
         if Path(sample.image).is_absolute():
@@ -56,13 +61,11 @@ def _read_metadata(root: Path, path: Path, split: str | None, config: DataConfig
 
 def _find_metadata(root: Path) -> list[tuple[str | None, Path]]:
     """Return the metadata files, each with the split that its folder is named after, or None for the root folder."""
-    try:
+    with reading(root, expected="a folder with metadata", error=DataError, problem="the folder cannot be read"):
         folders = sorted(path for path in root.iterdir() if path.is_dir())
-    except OSError as error:
-        raise DataError(f"{root}: the folder cannot be read: {error.strerror}") from error
     found: list[tuple[str | None, Path]] = []
     for split, folder in [(None, root), *((SPLIT_NAMES.get(path.name.lower()), path) for path in folders)]:
-        files = [folder / name for name in _METADATA_FILES if (folder / name).is_file()]
+        files = [folder / name for name in _METADATA_FILES if os.path.lexists(folder / name)]
         if files and split is None and folder != root:
             raise DataError(
                 f"{files[0]}: the name of its folder is not a split; expected one of {', '.join(SPLITS)}, got "

@@ -10,16 +10,17 @@ from nas.data.samples import SPLITS, RawDataset, RawSample
 
 
 class ManifestReader(Reader):
-    """Reads every row of a CSV, TSV, JSON Lines or Parquet file."""
+    """Reads every row of a CSV, TSV, JSON, JSON Lines or Parquet file."""
 
     def find_samples(self) -> RawDataset:
         config, path = self.config, Path(self.config.manifest or "")
         splits: dict[str, list[RawSample]] = {split: [] for split in SPLITS}
-        for number, row in read_rows(path, config.columns):
+        notes: list[str] = []
+        for number, row in read_rows(path, config, config.columns, notes):
             place = f"row {number}"
             sample = parse_sample(row, config, source=str(path), place=place)
             splits[parse_split(row, config.columns, f"{path}, {place}")].append(sample)
-        return RawDataset(str(path), splits, has_several_labels=config.labels == "several")
+        return RawDataset(str(path), splits, has_several_labels=config.labels == "several", notes=notes)
 
     def open_images(self) -> ImageSource:
         return open_images(Path(self.config.images or ""), self.config.max_pixels)

@@ -5,15 +5,18 @@ dataset/<id>.json     plot (a list; the longest is used), genres
 dataset/<id>.jpeg
 """
 
-import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from nas.common.boundary import read_json, shown
 from nas.common.errors import DataError
 from nas.data.images import ImageSource, open_images
 from nas.data.readers.base import Reader
 from nas.data.samples import SPLIT_NAMES, SPLITS, RawDataset, RawSample
+
+_ID = re.compile(r"\w{1,100}")
 
 GENRES = (
     "Action",
@@ -72,18 +75,26 @@ def _read_splits(path: Path) -> dict[str, list[str]]:
     values = _read_mapping(path)
     if not all(name in SPLIT_NAMES and isinstance(ids, list) for name, ids in values.items()):
         raise DataError(
-            f"{path}: malformed splits; expected lists of ids under train, dev and test, got {', '.join(values)}"
+            f"{path}: malformed splits; expected lists of ids under train, dev and test, got {shown(list(values))}"
         )
+    for name, ids in values.items():
+        for number in ids:
+            if not isinstance(number, str | int) or not _ID.fullmatch(str(number)):
+                raise DataError(
+                    f"{path}: malformed id under {name}; expected the number of a film, got {shown(number)}"
+                )
     return {SPLIT_NAMES[name]: [str(number) for number in ids] for name, ids in values.items()}
 
 
 def _genres(path: Path, film: dict[str, Any]) -> tuple[str, ...]:
     genres = film.get("genres") or []
     if not isinstance(genres, list) or not all(isinstance(genre, str) for genre in genres):
-        raise DataError(f"{path}: malformed genres; expected a list of strings, got {genres!r}")
+        raise DataError(f"{path}: malformed genres; expected a list of strings, got {shown(genres)}")
     for genre in genres:
         if genre not in GENRES and genre not in RARE_GENRES:
-            raise DataError(f"{path}: unknown genre {genre!r}; expected one of {', '.join((*GENRES, *RARE_GENRES))}")
+            raise DataError(
+                f"{path}: unknown genre {shown(genre)}; expected one of {', '.join((*GENRES, *RARE_GENRES))}"
+            )
     return tuple(dict.fromkeys(genres))
 
 
@@ -91,17 +102,12 @@ def _longest_plot(path: Path, film: dict[str, Any]) -> str:
     plots = film.get("plot") or []
     plots = [plots] if isinstance(plots, str) else plots
     if not isinstance(plots, list) or not all(isinstance(plot, str) for plot in plots):
-        raise DataError(f"{path}: malformed plot; expected a list of strings, got {plots!r}")
+        raise DataError(f"{path}: malformed plot; expected a list of strings, got {shown(plots)}")
     return max(plots, key=len, default="").strip()
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: the file cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error}); expected a JSON object") from error
+    values = read_json(path, expected="a JSON object", error=DataError)
     if not isinstance(values, dict):
-        raise DataError(f"{path}: not a JSON object; expected keys and values, got {type(values).__name__}")
+        raise DataError(f"{path}: not a JSON object; expected keys and values, got {shown(values)}")
     return values

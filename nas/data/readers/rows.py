@@ -6,6 +6,7 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any
 
+from nas.common.boundary import shown
 from nas.common.errors import DataError
 from nas.config.data_schema import ColumnsConfig, DataConfig
 from nas.data.samples import SPLIT_NAMES, SPLITS, RawSample
@@ -48,7 +49,9 @@ def parse_labels(value: Any, config: DataConfig, where: str) -> tuple[str, ...]:
     name = f"{where}: {config.columns.label}"
     if config.labels == "one":
         if isinstance(value, list | tuple):
-            raise DataError(f"{name} is a list; expected one label; set data.labels: several to allow more")
+            raise DataError(
+                f"{name} is a list; expected one label, got {shown(value)}; set data.labels: several to allow more"
+            )
         text = as_text(value, name)
         return (text,) if text else ()
     if isinstance(value, list | tuple):
@@ -58,7 +61,7 @@ def parse_labels(value: Any, config: DataConfig, where: str) -> tuple[str, ...]:
         if _is_list_literal(cell):  # splitting it would silently create classes such as "['cat'"
             raise DataError(
                 f"{name} is a list written as text; expected labels separated by {config.label_separator!r} "
-                f"(data.label_separator), or a list in JSON Lines or Parquet, got {cell[:60]!r}"
+                f"(data.label_separator), or a list in JSON Lines or Parquet, got {shown(cell)}"
             )
         parts = cell.split(config.label_separator)
     return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
@@ -90,7 +93,7 @@ def parse_split(row: Mapping[str, Any], columns: ColumnsConfig, where: str) -> s
     name = as_text(row[columns.split], f"{where}: {columns.split}")
     split = SPLIT_NAMES.get(name.lower())
     if split is None:
-        raise DataError(f"{where}: {columns.split} is unknown; expected one of {', '.join(SPLITS)}, got {name!r}")
+        raise DataError(f"{where}: {columns.split} is unknown; expected one of {', '.join(SPLITS)}, got {shown(name)}")
     return split
 
 
@@ -107,5 +110,5 @@ def as_text(value: Any, where: str) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if not isinstance(value, str | int | float):
-        raise DataError(f"{where} is not text; expected text, got {type(value).__name__}")
+        raise DataError(f"{where} is not text; expected text, got {shown(value)} ({type(value).__name__})")
     return str(value).strip()

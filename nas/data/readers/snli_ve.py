@@ -4,14 +4,16 @@ snli_ve_{train,dev,test}.jsonl     Flickr30K_ID, sentence2, gold_label in every 
 flickr30k_images/<id>.jpg
 """
 
-import json
 from collections import Counter
 from pathlib import Path
 
+from nas.common.boundary import check_no_lfs_pointer, check_regular_file, reading
 from nas.common.errors import DataError
 from nas.data.images import ImageSource, open_images
 from nas.data.readers.base import Reader
+from nas.data.readers.lines import Lines
 from nas.data.readers.rows import as_text
+from nas.data.readers.tables import parse_object
 from nas.data.samples import RawDataset, RawSample
 
 LABELS = ("contradiction", "entailment", "neutral")
@@ -36,30 +38,27 @@ class SNLIVEReader(Reader):
 
 def _read_file(root: Path, name: str, left_out: Counter[str]) -> list[RawSample]:
     """Return the samples of a file, and count those left out."""
-    samples = []
-    try:
-        with (root / name).open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                place = f"{name}, row {number}"
-                image, text, label = _parse_line(root, place, line)
-                if label == UNDECIDED or not text:
-                    left_out["sentences without gold label" if label == UNDECIDED else "empty sentences"] += 1
-                    continue
-                samples.append(RawSample(f"{image.removesuffix('.jpg')}.jpg", text, (label,), place))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{root / name}: the file cannot be read: {error}") from error
+    path, samples = root / name, []
+    expected = "one JSON object per line"
+    check_regular_file(path, expected=expected, error=DataError)
+    check_no_lfs_pointer(path, expected=expected, error=DataError)
+    with reading(path, expected=expected, error=DataError), path.open("rb") as file:
+        for number, line in enumerate(Lines(path, file), start=1):
+            if not line.strip():
+                continue
+            place = f"{name}, row {number}"
+            image, text, label = _parse_line(root, place, line)
+            if label == UNDECIDED or not text:
+                left_out["sentences without gold label" if label == UNDECIDED else "empty sentences"] += 1
+                continue
+            samples.append(RawSample(f"{image.removesuffix('.jpg')}.jpg", text, (label,), place))
     return samples
 
 
 def _parse_line(root: Path, place: str, line: str) -> tuple[str, str, str]:
     """Return the image, the sentence and the label of a line."""
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{root}, {place}: not valid JSON ({error}); expected one JSON object per line") from error
-    missing = [key for key in _KEYS if not isinstance(row, dict) or key not in row]
+    row = parse_object(line, f"{root}, {place}")
+    missing = [key for key in _KEYS if key not in row]
     if missing:
         raise DataError(f"{root}, {place}: key {', '.join(map(repr, missing))} is missing; expected {', '.join(_KEYS)}")
     image, text, label = (as_text(row[key], f"{root}, {place}: {key}") for key in _KEYS)

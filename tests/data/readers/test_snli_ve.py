@@ -47,7 +47,7 @@ def test_sentences_without_a_gold_label_are_counted_and_left_out(tmp_path: Path)
         ),
         (
             json.dumps(FACTS | {"sentence2": ["x"]}),
-            r"snli_ve_dev\.jsonl, row 1: sentence2 is not text; expected text, got list",
+            r"snli_ve_dev\.jsonl, row 1: sentence2 is not text; expected text, got .* .list",
         ),
         (
             sentence("11", "neutral of 11"),
@@ -69,5 +69,5 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     names = sorted(set(read_dataset(config, ALL).splits["train"].images))
     assert open_dataset_images(config).find_unreadable(names) == ["12.jpg"]
     (tmp_path / "snli_ve_test.jsonl").unlink()
-    with pytest.raises(DataError, match=r"snli_ve_test\.jsonl: the file cannot be read"):
+    with pytest.raises(DataError, match=r"snli_ve_test\.jsonl: cannot be read"):
         read_dataset(config, ALL)
