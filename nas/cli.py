@@ -230,7 +230,9 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     columns = {name: value for name in COLUMNS if (value := getattr(options, f"{name}_column")) is not None}
     data = evaluation_data(options.model, options.data, reader=options.reader, images=options.images, columns=columns)
-    metrics, count = evaluate_exported(options.model, data, options.split)
+    metrics, count = evaluate_exported(
+        options.model, data, options.split, accept_changed=options.accept_changed, on_note=_warn
+    )
     for name, value in metrics.items():
         print(metric_line(name, value, count))
 
@@ -239,9 +241,14 @@ def _predict(options: argparse.Namespace) -> None:
     import_frameworks()
     from nas.run.predict import classify
 
-    for prediction in classify(options.model, options.image, options.text, options.top):
+    model, accepts = options.model, options.accept_changed
+    for prediction in classify(model, options.image, options.text, options.top, accept_changed=accepts, on_note=_warn):
         name = visible(prediction.class_name).replace("\n", "\\n")
         print(f"{name}: {prediction.probability:.4f}{' yes' if prediction.is_predicted else ''}")
+
+
+def _warn(note: str) -> None:
+    complain(f"warning: {note}")
 
 
 _HANDLERS: Mapping[str, Command] = {

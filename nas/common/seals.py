@@ -58,6 +58,11 @@ class Changes:
     def __bool__(self) -> bool:
         return bool(self.changed or self.missing or self.added)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all of them."""
+        return (*self.changed, *self.missing, *self.added)
+
     def __str__(self) -> str:
         kinds = (("changed", self.changed), ("missing", self.missing), ("added", self.added))
         return "; ".join(f"{', '.join(names)} {kind}" for kind, names in kinds if names)

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from nas.common.boundary import shown
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -41,6 +43,22 @@ class Preprocessor:
         """Return the token ids of each text, without padding."""
         encoded = self.tokenizer(_well_formed(texts), truncation=True, max_length=self.max_text_tokens)
         return [np.array(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+
+    @property
+    def adds_tokens(self) -> bool:
+        """Whether every text, even an empty one, gets at least one token."""
+        return int(self.tokenizer.num_special_tokens_to_add()) > 0
+
+    def first_empty(self, token_ids: Sequence[NDArray[np.int32]]) -> int | None:
+        """Return the index of the first text without tokens; None if each has one."""
+        return next((index for index, ids in enumerate(token_ids) if len(ids) == 0), None)
+
+    def empty_text(self, text: str) -> str:
+        """Return what is wrong with a text that the tokenizer finds no token in, for a message."""
+        return (
+            f"{shown(text)} has no tokens; expected at least one from the tokenizer {self.tokenizer.name_or_path}, "
+            "which adds none of its own; leave such samples out, or use an encoder whose tokenizer adds special tokens"
+        )
 
     def truncated_count(self, texts: Sequence[str]) -> int:
         """Return the number of texts that are longer than `max_text_tokens`."""

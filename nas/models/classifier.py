@@ -15,7 +15,7 @@ from nas.common.seals import SEALS
 from nas.models.changes import BuiltModules
 from nas.models.encoders.checkpoints import build_encoder
 from nas.models.encoders.folder_check import check_folder
-from nas.models.encoders.pretrained import silence_transformers
+from nas.models.encoders.pretrained import config_of, silence_transformers
 from nas.models.encoders.tracing import have_values, is_traced
 from nas.models.fusion.base import features_of
 from nas.models.fusion.model_classes import load_model_class
@@ -72,10 +72,7 @@ class FusionForClassification(PreTrainedModel):
         if config.image_config is None or config.text_config is None or config.architecture is None:
             raise ValueError("FusionConfig: image_config, text_config or architecture is missing; expected all three")
         architecture = Architecture.from_dict(config.architecture)
-        encoders = [
-            build_encoder(AutoConfig.for_model(**values, attn_implementation="sdpa"))
-            for values in (config.image_config, config.text_config)
-        ]
+        encoders = [build_encoder(config_of(values)) for values in (config.image_config, config.text_config)]
         self.fusion = load_model_class(architecture.family)(
             image_encoder=encoders[0],
             text_encoder=encoders[1],

@@ -5,12 +5,15 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
+from nas.common.boundary import reading
 from nas.common.errors import BudgetError, ConfigError, EncoderError
 from nas.common.units import format_bytes
 from nas.config.schema import Config
 from nas.data.preprocessing import Preprocessor
 from nas.memory.prediction import MemoryModel
 from nas.models.encoders.base import Encoder
+from nas.models.encoders.folder_check import ErrorType
+from nas.models.encoders.pretrained import PROCESSOR_FILES, TOKENIZER_FILES, place_in
 from nas.models.fusion.base import sizes_of
 from nas.search.objectives import broken_prediction, memory_constraint
 
@@ -56,33 +59,50 @@ def check_space(config: Config, source: str, image_encoder: Encoder, text_encode
 
 
 def check_inputs(
-    image_encoder: Encoder, text_encoder: Encoder, preprocessor: Preprocessor, checkpoints: Sequence[str]
+    image_encoder: Encoder,
+    text_encoder: Encoder,
+    preprocessor: Preprocessor,
+    checkpoints: Sequence[str],
+    error: ErrorType = EncoderError,
 ) -> None:
     """Check that the encoders accept the output of their image processor and tokenizer.
 
     Args:
-        image_encoder: The image encoder.
+        image_encoder: The image encoder, on any device, also on meta.
         text_encoder: The text encoder.
         preprocessor: The image processor and the tokenizer.
         checkpoints: The names of the image and the text checkpoint, for messages.
+        error: The type of the error.
 
     Raises:
-        EncoderError: If one of them does not.
+        NasError: If one of them does not.
     """
+    where = place_in(checkpoints[0], *PROCESSOR_FILES)
     shape = image_shape(preprocessor)
-    try:
-        with torch.inference_mode():
-            image_encoder.embed(torch.zeros(1, *shape))
-    except (ValueError, RuntimeError) as error:
-        raise EncoderError(
-            f"encoder {checkpoints[0]!r}: its image processor produces images of {' x '.join(map(str, shape))}, which "
-            f"the model rejects ({error}); expected the size in preprocessor_config.json to match config.json"
-        ) from error
-    largest, known = max(preprocessor.tokenizer.get_vocab().values()), text_encoder.config.vocab_size
-    if largest >= known:
-        raise EncoderError(
-            f"encoder {checkpoints[1]!r}: its tokenizer has token id {largest}, but the model has {known} token "
-            "embeddings; expected a tokenizer and a model that belong together (model.resize_token_embeddings)"
+    device = next(image_encoder.parameters()).device
+    with (
+        reading(
+            where,
+            expected="the size in config.json",
+            error=error,
+            problem=f"the image processor yields images of {' x '.join(map(str, shape))}, which the model rejects",
+        ),
+        torch.inference_mode(),
+    ):
+        image_encoder.embed(torch.zeros(1, *shape, device=device))
+    where = place_in(checkpoints[1], *TOKENIZER_FILES)
+    tokenizer = preprocessor.tokenizer
+    ids, known = tokenizer.get_vocab().values(), text_encoder.config.vocab_size
+    if max(ids) >= known or min(ids) < 0:
+        raise error(
+            f"{where}: the tokenizer has the token ids {min(ids)} to {max(ids)}; expected 0 to {known - 1}, the token "
+            "embeddings of the model, so that tokenizer and model belong together (model.resize_token_embeddings)"
+        )
+    special = tokenizer.num_special_tokens_to_add()
+    if preprocessor.max_text_tokens < special:
+        raise error(
+            f"{where}: the tokenizer adds {special} special tokens to every text; expected max_text_tokens of at least "
+            f"{special}, got {preprocessor.max_text_tokens}"
         )
 
 

@@ -1,6 +1,6 @@
 """Evaluate exported models on a data set, from raw images and texts in float32."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -19,22 +19,31 @@ from nas.training.metrics import evaluate_logits
 _BATCH_SIZE = 32
 
 
-def evaluate_exported(directory: Path, data: DataConfig, split: str) -> tuple[dict[str, float], int]:
+def evaluate_exported(
+    directory: Path,
+    data: DataConfig,
+    split: str,
+    *,
+    accept_changed: bool = False,
+    on_note: Callable[[str], None] | None = None,
+) -> tuple[dict[str, float], int]:
     """Evaluate an exported model on a split.
 
     Args:
         directory: The folder of the exported model.
         data: The data set.
         split: The name of the split.
+        accept_changed: Whether files of the folder may have been changed after the model was saved.
+        on_note: The receiver of notes about the folder; by default they are warnings of Python.
 
     Returns:
         The metrics by name, and the number of samples.
 
     Raises:
-        ExportError: If the folder holds no model.
+        ExportError: If the folder holds no model, or a changed one.
         DataError: If the data cannot be used, or has labels that are unknown to the model.
     """
-    exported = open_exported(directory)
+    exported = open_exported(directory, accept_changed=accept_changed, on_note=on_note)
     several = exported.has_several_labels
     if READERS[data.reader].has_label_keys:
         data = data.replace(labels="several" if several else "one")

@@ -1,7 +1,8 @@
 """Open exported models and predict with them."""
 
-import json
-from collections.abc import Sequence
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,40 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from nas.common.errors import ExportError
+from nas.common.boundary import read_text, reading, shown
+from nas.common.errors import DataError, ExportError
+from nas.config.load import parse_data
 from nas.config.reader_registry import READERS
+from nas.data.given_images import GivenImages
+from nas.data.images import open_images
 from nas.data.preprocessing import Preprocessor
-from nas.models.classifier import MULTI_LABEL, FusionConfig, FusionForClassification
-from nas.models.encoders.pretrained import load_image_processor, load_tokenizer
-from nas.models.model_seals import CONFIG, DESCRIPTION
+from nas.models.classifier import MULTI_LABEL, FusionForClassification
+from nas.models.encoders.config_check import check_weights
+from nas.models.encoders.folder_check import SAFE_WEIGHTS
+from nas.models.encoders.pretrained import load_image_processor, load_tokenizer, place_in
+from nas.models.model_seals import DESCRIPTION, MODEL_CARD, is_sealed, model_changes
+from nas.run.checks import check_inputs
+from nas.run.exported_checks import check_exported, find_config
+
+_BATCH_SIZE = 32
+
+Picture = Image.Image | str | os.PathLike[str]
+"""A picture of any mode, or the path of one."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The probability of one class.
+
+    Args:
+        class_name: The name of the class.
+        probability: Its probability.
+        is_predicted: Whether the label is predicted, where a sample may have several; else False.
+    """
+
+    class_name: str
+    probability: float
+    is_predicted: bool
 
 
 @dataclass(frozen=True)
@@ -43,96 +72,176 @@ class ExportedModel:
         """The probability above which a label is predicted, where a sample may have several labels."""
         return float(self.model.config.threshold)
 
-    def probabilities(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
-        """Return class probabilities, (B, C).
-
-        They add up to 1, except where a sample may have several labels: then each label has its own probability.
+    def predict(self, images: Sequence[Picture], texts: Sequence[str]) -> list[list[Prediction]]:
+        """Classify pictures with their texts; this is all that a user needs.
 
         Args:
-            images: The images, B of them.
-            texts: The text of each image.
+            images: Pictures of any mode (RGB, RGBA, palette, grey, 16 bits), or paths of image files.
+            texts: The text of each picture.
+
+        Returns:
+            For each picture, the predictions of all classes, the most probable first.
+
+        Raises:
+            DataError: If a picture cannot be read or used, or the numbers of pictures and texts differ.
+        """
+        return [self._ranked(row) for row in self.probabilities(images, texts)]
+
+    def _ranked(self, probabilities: Tensor) -> list[Prediction]:
+        values, indices = probabilities.sort(descending=True)
+        several, threshold = self.has_several_labels, self.threshold
+        return [
+            Prediction(self.class_names[index], value, several and value > threshold)
+            for value, index in zip(values.tolist(), indices.tolist(), strict=True)
+        ]
+
+    def probabilities(self, images: Sequence[Picture], texts: Sequence[str]) -> Tensor:
+        """Return class probabilities, (B, C); see `predict`.
+
+        They add up to 1, except where a sample may have several labels: then each label has its own probability.
         """
         logits = self.logits(images, texts)
         return logits.sigmoid() if self.has_several_labels else logits.softmax(dim=1)
 
+    def logits(self, images: Sequence[Picture], texts: Sequence[str]) -> Tensor:
+        """Return logits, (B, C); see `predict`."""
+        for name, values in (("images", images), ("texts", texts)):
+            if isinstance(values, str | bytes | os.PathLike | Image.Image) or len(values) == 0:
+                raise DataError(f"{name}: not a list; expected a list with one entry or more, got {shown(values)}")
+        if len(images) != len(texts):
+            raise DataError(f"texts: wrong number; expected {len(images)}, one for each image, got {len(texts)}")
+        return torch.cat(
+            [
+                self._logits(images[start : start + _BATCH_SIZE], texts[start : start + _BATCH_SIZE], start)
+                for start in range(0, len(texts), _BATCH_SIZE)
+            ]
+        )
+
     @torch.inference_mode()
-    def logits(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
-        """Return logits, (B, C).
+    def _logits(self, images: Sequence[Picture], texts: Sequence[str], start: int) -> Tensor:
+        for index, text in enumerate(texts, start):
+            if not isinstance(text, str):
+                raise DataError(f"texts[{index}]: not allowed; expected text, got {shown(text)}")
+        pictures = [_open(image, f"images[{index}]") for index, image in enumerate(images, start)]
+        token_ids = self.preprocessor.token_ids(texts)
+        empty = self.preprocessor.first_empty(token_ids)
+        if empty is not None:
+            raise DataError(f"texts[{start + empty}]: {self.preprocessor.empty_text(texts[empty])}")
+        ids, mask = self.preprocessor.pad(token_ids)
+        device = self.model.device
+        pixels = self.preprocessor.pixel_values(pictures).to(device)
+        logits: Tensor = self.model(pixels, ids.to(device), mask.to(device)).logits
+        return logits.cpu()
 
-        Args:
-            images: The images, B of them.
-            texts: The text of each image.
-        """
-        ids, mask = self.preprocessor.tokenize(texts)
-        logits: Tensor = self.model(self.preprocessor.pixel_values(images), ids, mask).logits
-        return logits
+
+def _open(image: Picture, name: str) -> Image.Image:
+    """Return a picture as the images of a data set are read."""
+    if isinstance(image, Image.Image):
+        return GivenImages({name: image}).open(name)
+    if not isinstance(image, str | os.PathLike):
+        raise DataError(f"{name}: not allowed; expected a picture of PIL or the path of one, got {shown(image)}")
+    path = Path(image)
+    return open_images(path.parent).open(path.name)
 
 
-def open_exported(directory: Path) -> ExportedModel:
+def open_exported(
+    directory: str | os.PathLike[str],
+    *,
+    accept_changed: bool = False,
+    on_note: Callable[[str], None] | None = None,
+) -> ExportedModel:
     """Load an exported model from its folder, which is all that is needed.
 
     Args:
-        directory: The folder that `export` wrote.
+        directory: The folder that `export` or `save_pretrained` wrote.
+        accept_changed: Whether files may have been changed after the model was saved.
+        on_note: The receiver of notes about the folder; by default they are warnings of Python.
 
     Raises:
-        ExportError: If it holds no exported model.
+        ExportError: If it holds no exported model, or a file of it is missing, damaged, not allowed or changed.
     """
-    _check_exported(directory)
-    try:
-        model_type = json.loads((directory / CONFIG).read_text()).get("model_type")
-        if model_type != FusionConfig.model_type:
-            raise ExportError(
-                f"{directory}: model_type is {model_type!r}; expected {FusionConfig.model_type!r}, which exported "
-                "models have"
-            )
+    folder = Path(directory)
+    image, text = check_exported(folder)
+    _check_seals(folder, accept_changed, on_note or (lambda note: warnings.warn(note, stacklevel=3)))
+    where = _weights_place(folder)
+    with reading(where, expected="the weights of an exported model", error=ExportError):
         model, report = FusionForClassification.from_pretrained(
-            directory, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            folder,
+            checks_files=False,
+            local_files_only=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
-        names: dict[Any, str] = dict(model.config.id2label or {})
-        max_text_tokens = int(model.config.max_text_tokens)
-    except ExportError:
-        raise
-    except Exception as error:  # transformers checks little of a damaged configuration, and so does the model
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
-        raise ExportError(f"{directory}: the model cannot be loaded: {type(error).__name__}: {reason}") from error
-    if report["missing_keys"]:  # transformers has filled them with random values
-        raise ExportError(
-            f"{directory}: the model cannot be loaded: {len(report['missing_keys'])} of its weights are missing, "
-            f"{min(report['missing_keys'])} among them; export it again"
-        )
+    _check_report(report, where)
+    check_weights(model, where, ExportError)
     model.train(False)
-    return ExportedModel(
-        model=model,
-        preprocessor=Preprocessor(
-            image_processor=load_image_processor(str(directory)),
-            tokenizer=load_tokenizer(str(directory)),
-            max_text_tokens=max_text_tokens,
-        ),
-        class_names=tuple(names[index] for index in range(len(names))),
+    preprocessor = Preprocessor(
+        image_processor=load_image_processor(str(folder), ExportError),
+        tokenizer=load_tokenizer(str(folder), ExportError),
+        max_text_tokens=int(model.config.max_text_tokens),
     )
+    check_inputs(image, text, preprocessor, (str(folder), str(folder)), ExportError)
+    names: dict[int, str] = model.config.id2label
+    return ExportedModel(model, preprocessor, tuple(names[index] for index in range(len(names))))
+
+
+def _check_seals(folder: Path, accept_changed: bool, on_note: Callable[[str], None]) -> None:
+    """Check that no file was changed after the model was saved; the model card, which nothing reads, may be."""
+    if not is_sealed(folder):
+        on_note(f"{folder}: has no checksums, so changed files cannot be noticed; save_pretrained writes them")
+        return
+    changes = model_changes(folder)
+    if not changes:
+        return
+    if accept_changed or set(changes.names) == {MODEL_CARD}:
+        on_note(f"{folder}: changed after the model was saved: {changes}")
+        return
+    raise ExportError(
+        f"{folder}: changed after the model was saved: {changes}; expected the files as they were saved; restore them, "
+        "export the model again, or use them as they are with --accept-changed (in Python: accept_changed=True)"
+    )
+
+
+def _weights_place(folder: Path) -> str:
+    return place_in(str(folder), SAFE_WEIGHTS, f"{SAFE_WEIGHTS}.index.json")
+
+
+def _check_report(report: Mapping[str, Any], where: str) -> None:
+    """Check that the files held exactly the weights of the model."""
+    problems = (("missing_keys", "are missing"), ("unexpected_keys", "belong to another model"))
+    for key, problem in problems:  # transformers fills missing ones with random values
+        if report[key]:
+            raise ExportError(
+                f"{where}: {len(report[key])} weights {problem}, {min(report[key])} among them; expected exactly those "
+                "that config.json describes; export the model again"
+            )
+    if report["mismatched_keys"]:
+        name, *sizes = min(report["mismatched_keys"], key=str)
+        got, expected = ([*size] for size in sizes)
+        raise ExportError(f"{where}: {name}: wrong size; expected {expected}, as config.json says, got {got}")
 
 
 def exported_form(directory: Path) -> dict[str, Any]:
     """Return the format of the data that an exported model was trained on: the `data` section of its search file.
 
+    A model that was fine-tuned and saved elsewhere has no description; a manifest is expected then.
+
     Args:
         directory: The folder of the exported model.
 
     Raises:
-        ExportError: If the folder's `architecture.yaml` cannot be read.
+        NasError: If the folder's `architecture.yaml` cannot be read, or describes no data.
     """
-    _check_exported(directory)
-    path = directory / DESCRIPTION
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        form: dict[str, Any] = dict(values["data"])
-        if form["reader"] not in READERS or not isinstance(form.get("columns", {}), dict):
-            raise ValueError(f"data is {form}")
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise ExportError(f"{path}: the format of the training data cannot be read: {error}") from error
+    find_config(directory)
+    path, expected = directory / DESCRIPTION, "the description of an exported model, with the form of its data"
+    if not path.exists():
+        return {"reader": "manifest", "labels": "one"}
+    text = read_text(path, expected=expected, error=ExportError)
+    with reading(path, expected=expected, error=ExportError, problem="the form of the training data cannot be read"):
+        form: dict[str, Any] = dict(yaml.safe_load(text)["data"])
+        entry = READERS[form["reader"]]
+    parse_data(
+        {**form, "manifest" if entry.uses_manifest else "folder": "."}, source=str(path), base_directory=Path.cwd()
+    )
     return form
-
-
-def _check_exported(directory: Path) -> None:
-    if not (directory / CONFIG).is_file():
-        raise ExportError(f"{directory}: holds no exported model; expected a file {CONFIG} in it")

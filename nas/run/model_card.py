@@ -32,14 +32,10 @@ included.
 Classes: {classes}.
 
 ```python
-from pathlib import Path
+from nas import open_exported
 
-from PIL import Image
-
-from nas.run.exported_model import open_exported
-
-exported = open_exported(Path("this folder"))
-probabilities = exported.probabilities([Image.open("picture.png").convert("RGB")], ["a text"])[0]
+exported = open_exported("this folder")
+predictions = exported.predict(["picture.png"], ["a text"])[0]  # pictures are paths, or PIL images of any mode
 {usage}
 ```
 """
@@ -68,9 +64,9 @@ def describe(directory: Path, facts: Mapping[str, Any]) -> None:
 
 def _model_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     usage = (
-        "print([name for name, value in zip(exported.class_names, probabilities) if value > exported.threshold])"
+        "print([prediction.class_name for prediction in predictions if prediction.is_predicted])"
         if config.get("problem_type") == MULTI_LABEL
-        else "print(exported.class_names[probabilities.argmax()])"
+        else "print(predictions[0].class_name)"
     )
     architecture = Architecture.from_dict(config["architecture"])
     genes = {gene.name: format_gene(getattr(architecture, gene.name)) for gene in architecture.genes}

@@ -151,6 +151,7 @@ def _add_evaluate(commands: _Commands) -> argparse.ArgumentParser:
     parser.add_argument(
         "--split", choices=("train", "validation", "test"), default="test", help="split to evaluate (default: test)"
     )
+    _add_accept_changed(parser)
     for column in COLUMNS:
         parser.add_argument(f"--{column}-column", metavar="NAME", help=argparse.SUPPRESS)
     return parser
@@ -173,7 +174,16 @@ def _add_predict(commands: _Commands) -> argparse.ArgumentParser:
         metavar="K",
         help="number of classes to show (default: 5); if several labels are possible, all predicted ones are shown",
     )
+    _add_accept_changed(parser)
     return parser
+
+
+def _add_accept_changed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--accept-changed",
+        action="store_true",
+        help="use the model although files of its folder were changed after it was saved",
+    )
 
 
 def _add_compare(commands: _Commands) -> argparse.ArgumentParser:

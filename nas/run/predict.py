@@ -1,29 +1,22 @@
 """Classify one image with its text."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
+from nas.common.boundary import check_regular_file
 from nas.common.errors import DataError
-from nas.data.images import open_images
-from nas.run.exported_model import open_exported
+from nas.run.exported_model import Prediction, open_exported
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The probability of one class.
-
-    Args:
-        class_name: The name of the class.
-        probability: Its probability.
-        is_predicted: Whether the label is predicted, where a sample may have several labels; else False.
-    """
-
-    class_name: str
-    probability: float
-    is_predicted: bool
-
-
-def classify(directory: Path, image: Path, text: str, top: int) -> list[Prediction]:
+def classify(
+    directory: Path,
+    image: Path,
+    text: str,
+    top: int,
+    *,
+    accept_changed: bool = False,
+    on_note: Callable[[str], None] | None = None,
+) -> list[Prediction]:
     """Return the most probable classes, and all predicted labels where a sample may have several.
 
     Args:
@@ -31,20 +24,16 @@ def classify(directory: Path, image: Path, text: str, top: int) -> list[Predicti
         image: The image file.
         text: The text of the image.
         top: The number of classes.
+        accept_changed: Whether files of the folder may have been changed after the model was saved.
+        on_note: The receiver of notes about the folder; by default they are warnings of Python.
 
     Raises:
         DataError: If the image does not exist or cannot be read.
-        ExportError: If the folder holds no exported model.
+        ExportError: If the folder holds no exported model, or a changed one.
     """
-    if not image.is_file():
-        raise DataError(f"{image}: no such image file")
-    exported = open_exported(directory)
-    picture = open_images(image.parent).open(image.name)
-    values, indices = exported.probabilities([picture], [text])[0].sort(descending=True)
-    predictions = [
-        Prediction(exported.class_names[index], value, exported.has_several_labels and value > exported.threshold)
-        for value, index in zip(values.tolist(), indices.tolist(), strict=True)
-    ]
+    check_regular_file(image, expected="an image file", error=DataError)
+    exported = open_exported(directory, accept_changed=accept_changed, on_note=on_note)
+    predictions = exported.predict([image], [text])[0]
     return [
         prediction for place, prediction in enumerate(predictions) if prediction.is_predicted or place < max(top, 1)
     ]

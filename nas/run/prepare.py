@@ -20,6 +20,7 @@ from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
 from nas.data.samples import SPLITS, Dataset
 from nas.data.summary import summarize
+from nas.data.text_check import check_texts
 from nas.memory.prediction import MemoryModel
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import load_encoder, resolve_checkpoint
@@ -135,6 +136,7 @@ def _read_data(
     images = open_dataset_images(config.data)
     # All splits are checked now rather than at the end; the search itself receives train and validation only.
     whole = read_dataset(config.data, SPLITS)
+    check_texts(whole, preprocessor)
     for line in [*summarize(whole), _cut_texts(whole, preprocessor)]:
         reporter.note(line)
     digests = image_digests(
@@ -202,6 +204,7 @@ def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Archite
     """
     image_encoder, text_encoder, preprocessor = _load(config, source)
     dataset = read_dataset(config.data, ("train", "validation"), compares_images=False)
+    check_texts(dataset, preprocessor)
     with torch.inference_mode():
         image_tokens = image_encoder.embed(torch.zeros(1, *image_shape(preprocessor)))
     longest = max(

@@ -75,7 +75,7 @@ def test_only_completely_trained_candidates_are_exported_by_number(
         (["export", "no_run", "--output", "x"], "no_run: holds no run"),
         (["export", "no_run", "--output", "x", "--pick", "worst"], "--pick worst: expected best, knee, or smallest-"),
         (["evaluate", "no_model", "--data", "x.csv"], "no_model: holds no exported model"),
-        (["predict", "no_model", "--image", "none.png", "--text", "x"], "none.png: no such image file"),
+        (["predict", "no_model", "--image", "none.png", "--text", "x"], "none.png: cannot be read: no such file"),
     ],
 )
 def test_invalid_argument_is_one_error_and_status_two(
@@ -130,13 +130,15 @@ def test_encoders_that_do_not_match_their_preprocessors_are_refused(
     processor.write_text(json.dumps(json.loads(before) | {"size": {"height": 32, "width": 32}}))
     assert main(command) == 2
     error = capsys.readouterr().err
-    assert "vit': its image processor produces images of 3 x 32 x 32, which the model rejects" in error
+    assert (
+        "preprocessor_config.json: the image processor yields images of 3 x 32 x 32, which the model rejects" in error
+    )
     processor.write_text(before)
     tokenizer = load_tokenizer(str(own_project.root / "bert"))
     tokenizer.add_tokens([f"new{index}" for index in range(100)])
     tokenizer.save_pretrained(own_project.root / "bert")
     assert main(command) == 2
-    assert "bert': its tokenizer has token id" in capsys.readouterr().err
+    assert "tokenizer.json: the tokenizer has the token ids 0 to 110; expected 0 to 49" in capsys.readouterr().err
 
 
 def test_space_of_another_depth_than_the_encoders_is_refused(

@@ -1,11 +1,9 @@
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from nas.common.errors import ExportError
 from nas.config.load import load_config
@@ -14,7 +12,7 @@ from nas.models.fusion.base import FusionModel
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.supernet import build_model
 from nas.run.export import assemble, export
-from nas.run.exported_model import exported_form, open_exported
+from nas.run.exported_model import open_exported
 from nas.run.model_card import describe
 from nas.run.model_parts import ModelParts
 from nas.search.space import Architecture
@@ -128,56 +126,3 @@ def test_folder_without_an_exported_model_is_named(project: Project, tmp_path: P
         open_exported(tmp_path)
     with pytest.raises(ExportError, match=r"model_type is 'vit'; expected 'multimodal_fusion'"):
         open_exported(project.root / "vit")
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"architecture": 5},
-        {"architecture": {"family": "none"}},
-        {"architecture": {"family": "pmf", "fusion_layer": 1}},
-        {"image_config": [1]},
-        {"text_config": {"model_type": "none"}},
-        {"id2label": 5},
-        {"max_text_tokens": "x"},
-    ],
-    ids=str,
-)
-def test_damaged_configuration_is_one_error(change: dict[str, Any], parts: ModelParts, tmp_path: Path) -> None:
-    exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
-    path = tmp_path / "model" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ExportError, match="model: the model cannot be loaded: "):
-        open_exported(tmp_path / "model")
-    for text in ("[]", "{"):
-        path.write_text(text)
-        with pytest.raises(ExportError, match="model: the model cannot be loaded: "):
-            open_exported(tmp_path / "model")
-
-
-def test_missing_weights_are_one_error(parts: ModelParts, tmp_path: Path) -> None:
-    exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
-    file = tmp_path / "model" / "model.safetensors"
-    weights = load_file(file)
-    name = min(name for name in weights if name.startswith("fusion."))
-    del weights[name]
-    save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(ExportError, match=rf"1 of its weights are missing, {name} among them"):
-        open_exported(tmp_path / "model")
-
-
-@pytest.mark.parametrize("data", ["{}", "[]", "5", "{reader: none}", "{reader: manifest, columns: 5}"])
-def test_damaged_form_of_the_data_is_one_error(data: str, parts: ModelParts, tmp_path: Path) -> None:
-    exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
-    (tmp_path / "model" / "architecture.yaml").write_text(f"data: {data}")
-    with pytest.raises(ExportError, match=r"architecture.yaml: the format of the training data cannot be read"):
-        exported_form(tmp_path / "model")
-
-
-def test_damaged_weights_are_named(parts: ModelParts, tmp_path: Path) -> None:
-    exported_to(tmp_path / "model", parts, ARCHITECTURES[0])
-    weights = tmp_path / "model" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(ExportError, match="the model cannot be loaded"):
-        open_exported(tmp_path / "model")
-    assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == "multimodal_fusion"

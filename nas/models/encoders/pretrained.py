@@ -5,7 +5,7 @@ folder is checked before transformers opens it.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,8 +20,8 @@ from nas.models.encoders.processor_check import check_image_processor
 T = TypeVar("T")
 
 _EXPECTED = "a local checkpoint directory, package:NAME/FOLDER, or a Hugging Face hub name"
-_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 @functools.cache
@@ -55,6 +55,12 @@ def load_config(checkpoint: str, error: ErrorType = EncoderError) -> PreTrainedC
     """
     where = place_in(checkpoint, "config.json")
     config: PreTrainedConfig = _load(AutoConfig.from_pretrained, checkpoint, where, "configuration", error)
+    return config
+
+
+def config_of(values: Mapping[str, Any]) -> PreTrainedConfig:
+    """Return the configuration that a dictionary with its `model_type` describes."""
+    config: PreTrainedConfig = AutoConfig.for_model(**{**values, "attn_implementation": "sdpa"})
     return config
 
 
@@ -104,7 +110,7 @@ def load_image_processor(checkpoint: str, error: ErrorType = EncoderError) -> An
     Raises:
         NasError: If it cannot be found or read, or does not turn all pictures into numbers of one shape.
     """
-    where = place_in(checkpoint, *_PROCESSOR_FILES)
+    where = place_in(checkpoint, *PROCESSOR_FILES)
     processor = _load(
         lambda name, **options: AutoImageProcessor.from_pretrained(name, backend="pil", **options),
         checkpoint,
@@ -122,7 +128,7 @@ def load_tokenizer(checkpoint: str, error: ErrorType = EncoderError) -> Any:
     Raises:
         NasError: If it cannot be found or read, or has no vocabulary.
     """
-    where = place_in(checkpoint, *_TOKENIZER_FILES)
+    where = place_in(checkpoint, *TOKENIZER_FILES)
     tokenizer = _load(
         lambda name, **options: AutoTokenizer.from_pretrained(name, padding_side="right", **options),
         checkpoint,

@@ -1,0 +1,49 @@
+"""Pictures that a program holds in memory, as an image source: converted like the files of a data set."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from PIL import Image
+
+from nas.data.decoding import OpenFile
+from nas.data.images import ImageSource, open_images
+
+
+class GivenImages(ImageSource):
+    """Pictures of PIL of any mode, each with a name for messages.
+
+    Args:
+        pictures: The pictures by name.
+    """
+
+    def __init__(self, pictures: Mapping[str, Image.Image]) -> None:
+        super().__init__(Path("pictures"))
+        self._pictures = pictures
+
+    def fingerprint(self, name: str) -> str | None:
+        del name
+        return None
+
+    def size(self, name: str) -> int | None:
+        del name
+        return None
+
+    def open(self, name: str) -> Image.Image:
+        path = _undecoded_file(self._pictures[name])
+        if path is not None:  # its declared range would be lost in a copy
+            return open_images(path.parent).open(path.name)
+        return super().open(name)
+
+    def _opener(self, name: str) -> OpenFile:
+        return self._pictures[name].copy
+
+    def _chunks(self, name: str) -> Iterable[bytes]:
+        yield self._pictures[name].tobytes()
+
+
+def _undecoded_file(picture: Image.Image) -> Path | None:
+    """Return the file of a picture that was opened but not yet decoded; None for others."""
+    name = getattr(picture, "filename", "")
+    if not name or not getattr(picture, "tile", ()) or not Path(name).is_file():
+        return None
+    return Path(name)

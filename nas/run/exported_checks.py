@@ -1,0 +1,151 @@
+"""Check the folder of an exported model as a whole before anything of it is built."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from nas.common.boundary import read_json, reading, shown
+from nas.common.errors import ExportError
+from nas.models.classifier import MULTI_LABEL, FusionConfig, FusionForClassification
+from nas.models.encoders.base import Encoder
+from nas.models.encoders.checkpoints import build_encoder
+from nas.models.encoders.config_check import check_encoder_config
+from nas.models.encoders.folder_check import check_folder, stored_weights
+from nas.models.encoders.pretrained import config_of
+from nas.models.encoders.registry import ENCODERS, EncoderFamily, supported_model_types
+from nas.models.fusion.base import sizes_of
+from nas.models.model_seals import CONFIG
+from nas.search.space import Architecture
+
+_PROBLEM_TYPES = (None, "single_label_classification", MULTI_LABEL)
+_MAX_GENE = 1_000_000
+_SLACK = 1_000_000
+
+
+def check_exported(folder: Path) -> tuple[Encoder, Encoder]:
+    """Check the files, the configuration and the size of the weights of an exported model.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        Its encoders on the meta device, without weights.
+
+    Raises:
+        ExportError: If something is missing, damaged or not allowed; names the file, the key and the value.
+    """
+    path = find_config(folder)
+    check_folder(folder, ExportError)
+    values = read_json(path, expected="the configuration of an exported model", error=ExportError)
+    if values.get("model_type") != FusionConfig.model_type:
+        raise ExportError(
+            f"{folder}: model_type is {shown(values.get('model_type'))}; expected {FusionConfig.model_type!r}, which "
+            "exported models have"
+        )
+    _check_labels(path, values)
+    image, text = (_meta_encoder(path, values, modality) for modality in ("image", "text"))
+    _check_number(path, "max_text_tokens", values.get("max_text_tokens"), int, (1, text.max_text_tokens))
+    _check_number(path, "threshold", values.get("threshold"), float, (0, 1))
+    _check_architecture(path, values.get("architecture"), image, text)
+    _check_size(path, values)
+    return image, text
+
+
+def find_config(folder: Path) -> Path:
+    """Return the configuration file of an exported model.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        ExportError: If there is none.
+    """
+    path = folder / CONFIG
+    with reading(folder, expected="the folder of an exported model", error=ExportError):
+        exists = path.exists()
+    if not exists:
+        raise ExportError(f"{folder}: holds no exported model; expected a file {CONFIG} in it")
+    return path
+
+
+def _refuse(path: Path, key: str, problem: str, expected: str, value: object) -> ExportError:
+    return ExportError(f"{path}: {key}: {problem}; expected {expected}, got {shown(value)}")
+
+
+def _check_labels(path: Path, values: Mapping[str, Any]) -> None:
+    names = values.get("id2label")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise _refuse(path, "id2label", "no names of classes", "an object with a name for each class index", names)
+    missing = next((str(index) for index in range(len(names)) if str(index) not in names), None)
+    if missing is not None:
+        raise _refuse(path, f"id2label.{missing}", "is missing", f"the names 0 to {len(names) - 1}", sorted(names))
+    repeated = {name for name in names.values() if list(names.values()).count(name) > 1} if len(names) < 10_000 else ()
+    if repeated:
+        raise _refuse(path, "id2label", "two classes have one name", "a name for each class", min(repeated))
+    indices = values.get("label2id")
+    if indices is not None and indices != {name: int(index) for index, name in names.items()}:
+        raise _refuse(path, "label2id", "does not fit id2label", "the index of each name in id2label", indices)
+    if values.get("problem_type") not in _PROBLEM_TYPES:
+        expected = " or ".join(filter(None, _PROBLEM_TYPES))
+        raise _refuse(path, "problem_type", "not allowed", expected, values["problem_type"])
+
+
+def _check_number(path: Path, key: str, value: Any, kind: Callable[[Any], float], bounds: tuple[float, float]) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not bounds[0] <= value <= bounds[1] or kind(value) != value:
+        name = "a whole number" if kind is int else "a number"
+        raise _refuse(path, key, "not allowed", f"{name} from {bounds[0]} to {bounds[1]}", value)
+
+
+def _meta_encoder(path: Path, values: Mapping[str, Any], modality: str) -> Encoder:
+    """Build an encoder without weights."""
+    key = f"{modality}_config"
+    section = values.get(key)
+    model_type = section.get("model_type") if isinstance(section, dict) else None
+    family = ENCODERS.get(model_type) if isinstance(model_type, str) else None
+    if not isinstance(section, dict) or not isinstance(family, EncoderFamily) or family.modality != modality:
+        expected = f"an object with model_type {', '.join(supported_model_types(modality))}"
+        raise _refuse(path, key, f"is no {modality} encoder", expected, model_type if section else section)
+    with reading(f"{path}: {key}", expected="the configuration of an encoder", error=ExportError):
+        config: PreTrainedConfig = config_of(section)
+    check_encoder_config(config, family, f"{path}: {key}", ExportError)
+    with reading(f"{path}: {key}", expected="the configuration of an encoder", error=ExportError), torch.device("meta"):
+        return build_encoder(config)
+
+
+def _check_architecture(path: Path, values: Any, image: Encoder, text: Encoder) -> None:
+    if not isinstance(values, dict):
+        raise _refuse(path, "architecture", "is no architecture", "an object with the family and its genes", values)
+    for gene, value in values.items():
+        numbers = [value]
+        while numbers:
+            number = numbers.pop()
+            if isinstance(number, list):
+                numbers += number
+            elif gene != "family" and (type(number) is not int or not 0 <= number <= _MAX_GENE):
+                raise _refuse(path, f"architecture.{gene}", "not allowed", f"0 to {_MAX_GENE:,}", number)
+    with reading(
+        f"{path}: architecture",
+        expected=f"a family with its genes for encoders of {image.num_layers} and {text.num_layers} layers",
+        error=ExportError,
+        problem=f"not allowed: {shown(values)}",
+    ):
+        Architecture.from_dict(values).entry_layers(sizes_of(image, text))
+
+
+def _check_size(path: Path, values: Mapping[str, Any]) -> None:
+    """Check, before memory is taken for it, that the model is not much larger than its weights."""
+    stored = stored_weights(path.parent, ExportError, allows_pickles=False)
+    with reading(f"{path}: architecture", expected="one that fits the encoders", error=ExportError):
+        config = FusionConfig.from_dict(dict(values))
+        with torch.device("meta"):
+            model = FusionForClassification(config)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    if count > 2 * (stored.numbers or 0) + _SLACK:
+        raise ExportError(
+            f"{path}: describes a model of {count:,} weights; expected the configuration of {stored.files[0].name}, "
+            f"which holds {stored.numbers:,}"
+        )
