@@ -224,17 +224,25 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     import_frameworks()
-    from nas.run.evaluate import evaluate_exported
+    from nas.run.evaluate import ALL, evaluate_exported
     from nas.run.evaluation_data import evaluation_data
     from nas.run.progress_lines import metric_line
 
     columns = {name: value for name in COLUMNS if (value := getattr(options, f"{name}_column")) is not None}
-    data = evaluation_data(options.model, options.data, reader=options.reader, images=options.images, columns=columns)
-    metrics, count = evaluate_exported(
-        options.model, data, options.split, accept_changed=options.accept_changed, on_note=_warn
+    data, is_whole = evaluation_data(
+        options.model, options.data, reader=options.reader, images=options.images, columns=columns
+    )
+    metrics, count, notes = evaluate_exported(
+        options.model,
+        data,
+        ALL if is_whole else options.split,
+        accept_changed=options.accept_changed,
+        on_note=_warn,
     )
     for name, value in metrics.items():
         print(metric_line(name, value, count))
+    for note in notes:
+        print(f"note: {note}")
 
 
 def _predict(options: argparse.Namespace) -> None:

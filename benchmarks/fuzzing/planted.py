@@ -40,9 +40,9 @@ def _is_unclear(path: Path) -> Config:
     raise ConfigError(str(path), ["bad value"])
 
 
-def _changes_results(*arguments: Any, **options: Any) -> tuple[dict[str, float], int]:
-    metrics, count = _evaluate_exported(*arguments, **options)
-    return {name: value * 0.99 for name, value in metrics.items()}, count
+def _changes_results(*arguments: Any, **options: Any) -> evaluate.Evaluation:
+    outcome = _evaluate_exported(*arguments, **options)
+    return outcome._replace(metrics={name: value * 0.99 for name, value in outcome.metrics.items()})
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def read_dataset(
     )
 
 
-def read_all_samples(config: DataConfig, class_names: tuple[str, ...]) -> tuple[Samples, Sequence[str]]:
+def read_all_samples(config: DataConfig, class_names: tuple[str, ...]) -> tuple[Samples, list[str]]:
     """Read all samples of a data set, whatever their split, for a trained model.
 
     Args:
@@ -89,7 +89,7 @@ def read_all_samples(config: DataConfig, class_names: tuple[str, ...]) -> tuple[
         raise DataError(f"{raw.source}: the data set is empty; expected at least one sample")
     _check_labels(raw.source, samples, class_names)
     whole = replace(raw, splits={"test": samples})
-    return _convert_samples(whole, "test", class_names), raw.notes
+    return _convert_samples(whole, "test", class_names), list(raw.notes)
 
 
 def _with_own_names(raw: RawDataset, reader: Reader) -> RawDataset:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,14 +10,33 @@ from torch import Tensor
 from nas.config.data_schema import DataConfig
 from nas.config.reader_registry import READERS
 from nas.data.contents import DATA, describe_contents
-from nas.data.dataset import open_dataset_images, read_dataset
+from nas.data.dataset import open_dataset_images, read_all_samples, read_dataset
 from nas.data.digests import image_digests
+from nas.data.image_check import image_notes, without_unreadable
 from nas.data.images import ImageSource
-from nas.data.samples import Samples
+from nas.data.samples import Dataset, Samples
 from nas.run.exported_model import ExportedModel, open_exported
 from nas.training.metrics import evaluate_logits
 
 _BATCH_SIZE = 32
+
+
+ALL = "all"
+"""The name of all splits together."""
+
+
+class Evaluation(NamedTuple):
+    """The outcome of an evaluation.
+
+    Args:
+        metrics: The metrics by name.
+        num_samples: The number of samples.
+        notes: What was evaluated, and what is worth knowing about the files, one line each.
+    """
+
+    metrics: dict[str, float]
+    num_samples: int
+    notes: list[str]
 
 
 def evaluate_exported(
@@ -26,18 +46,15 @@ def evaluate_exported(
     *,
     accept_changed: bool = False,
     on_note: Callable[[str], None] | None = None,
-) -> tuple[dict[str, float], int]:
+) -> Evaluation:
     """Evaluate an exported model on a split.
 
     Args:
         directory: The folder of the exported model.
         data: The data set.
-        split: The name of the split.
+        split: The name of the split, or `ALL`.
         accept_changed: Whether files of the folder may have been changed after the model was saved.
         on_note: The receiver of notes about the folder; by default they are warnings of Python.
-
-    Returns:
-        The metrics by name, and the number of samples.
 
     Raises:
         ExportError: If the folder holds no model, or a changed one.
@@ -47,13 +64,33 @@ def evaluate_exported(
     several = exported.has_several_labels
     if READERS[data.reader].has_label_keys:
         data = data.replace(labels="several" if several else "one")
-    samples = read_dataset(data, (split,), class_names=exported.class_names).splits[split]
+    samples, notes = _read_samples(data, split, exported.class_names)
     images = open_dataset_images(data)
-    if data.skip_unreadable_images:
-        samples = samples.without(set(images.find_unreadable(list(dict.fromkeys(samples.images)))))
+    names = list(dict.fromkeys(samples.images))
+    unreadable = images.find_unreadable(names) if data.skip_unreadable_images else []
+    readable, skipped = without_unreadable(
+        Dataset(exported.class_names, {split: samples}), images, unreadable, skip=data.skip_unreadable_images
+    )
+    samples = readable.splits[split]
     logits = logits_of_samples(exported, samples, images)
     threshold = exported.threshold if several else None
-    return evaluate_logits(logits, torch.from_numpy(samples.labels), threshold), len(samples)
+    metrics = evaluate_logits(logits, torch.from_numpy(samples.labels), threshold)
+    return Evaluation(metrics, len(samples), [*notes, *skipped, *image_notes(images)])
+
+
+def _read_samples(data: DataConfig, split: str, class_names: tuple[str, ...]) -> tuple[Samples, list[str]]:
+    """Return the samples of a split, or all, and lines about them."""
+    if split == ALL:
+        samples, notes = read_all_samples(data, class_names)
+        return samples, [f"{data.location}: all {len(samples)} samples are evaluated", *notes]
+    dataset = read_dataset(data, (split,), class_names=class_names)
+    samples, notes = dataset.splits[split], list(dataset.notes)
+    if data.columns.split is None and READERS[data.reader].has_label_keys:
+        notes.append(
+            f"{data.location}: has no column of splits; the {len(samples)} samples of the {split} split are taken as "
+            "for training (data.held_out); --split all evaluates all samples"
+        )
+    return samples, notes
 
 
 def logits_of_samples(exported: ExportedModel, samples: Samples, images: ImageSource) -> Tensor:

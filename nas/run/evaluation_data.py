@@ -6,12 +6,13 @@ from pathlib import Path
 from nas.config.data_schema import DataConfig
 from nas.config.load import parse_data
 from nas.config.reader_registry import READERS
+from nas.data.readers.base import load_reader
 from nas.run.exported_model import exported_form
 
 
 def evaluation_data(
     model: Path, path: Path, *, reader: str | None, images: Path | None, columns: Mapping[str, str]
-) -> DataConfig:
+) -> tuple[DataConfig, bool]:
     """Return a data set in the format of an exported model's training data, with some values replaced.
 
     Args:
@@ -21,7 +22,12 @@ def evaluation_data(
         images: The folder or ZIP file of the images; None for the place that the reader assumes.
         columns: The names of columns that differ from those of the training data.
 
+    Returns:
+        The data set, and whether it lacks the column of splits that the training data have, so that all its samples
+        are meant. A column that the caller names must exist.
+
     Raises:
+        DataError: If the data set cannot be read.
         ExportError: If the format of the training data cannot be read.
         ConfigError: If the values do not describe a data set.
     """
@@ -39,4 +45,7 @@ def evaluation_data(
     named = {**form.get("columns", {}), **columns}
     if named:
         values["columns"] = named
-    return parse_data(values, source="--data", base_directory=Path.cwd())
+    data = parse_data(values, source="--data", base_directory=Path.cwd())
+    if "split" in columns or not load_reader(data).lacks_split_column():
+        return data, False
+    return data.replace(columns=data.columns.replace(split=None)), True

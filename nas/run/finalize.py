@@ -92,7 +92,7 @@ class Finalizer:
             facts |= {key: known[key] for key in ("test", "test_samples")}
         else:
             self._reporter.note(f"{role}: evaluating the exported and reloaded model on the test split")
-            metrics, count = evaluate_exported(target, self._config.data, "test")
+            metrics, count, _ = evaluate_exported(target, self._config.data, "test")
             facts |= {"test": metrics, "test_samples": count}
         describe(target, facts)
         report[role] = {

@@ -149,7 +149,10 @@ def _add_evaluate(commands: _Commands) -> argparse.ArgumentParser:
         "--images", type=Path, help="folder or ZIP file of the images (default: the folder of the manifest)"
     )
     parser.add_argument(
-        "--split", choices=("train", "validation", "test"), default="test", help="split to evaluate (default: test)"
+        "--split",
+        choices=("train", "validation", "test", "all"),
+        default="test",
+        help="split to evaluate (default: test, or all where the data set has no column of splits)",
     )
     _add_accept_changed(parser)
     for column in COLUMNS:

@@ -108,6 +108,30 @@ def test_unreadable_images_stop_the_search_or_are_skipped_if_allowed(
     assert f"with {train - 2} samples" in capsys.readouterr().out, "an evaluation leaves them out as well"
 
 
+def test_all_rows_of_a_manifest_without_splits_are_evaluated(
+    project: Project, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = [line.rpartition(",") for line in project.manifest.read_text().splitlines()]
+    assert table[0][2] == "split"
+    new = tmp_path / "new.csv"
+    new.write_text("".join(f"{row}\n" for row, _, split in table if split in ("split", "test")))
+    images = ["--images", str(project.images)]
+    assert main(["evaluate", str(run / "best"), "--data", str(new), *images]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    count = len(table) - 1 - sum(split != "test" for _, _, split in table[1:])
+    assert shown[-1] == f"note: {new}: all {count} samples are evaluated"
+    assert main(["evaluate", str(run / "best"), "--data", str(project.manifest), *images]) == 0
+    assert capsys.readouterr().out.splitlines() == shown[:-1], "the split column is respected where it exists"
+    assert main(["evaluate", str(run / "best"), "--data", str(project.manifest), *images, "--split", "all"]) == 0
+    assert f"all {len(table) - 1} samples" in capsys.readouterr().out
+    assert main(["evaluate", str(run / "best"), "--data", str(new), *images, "--split-column", "part"]) == 2
+    assert "column 'part' is missing" in capsys.readouterr().err
+    lines = [json.dumps(dict(zip(("image", "text", "label"), row.split(","), strict=True))) for row, _, _ in table[1:]]
+    (tmp_path / "new.jsonl").write_text("\n".join(lines))
+    assert main(["evaluate", str(run / "best"), "--data", str(tmp_path / "new.jsonl"), *images]) == 0
+    assert f"all {len(table) - 1} samples" in capsys.readouterr().out
+
+
 def test_space_too_deep_for_the_encoders_is_refused(
     project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,6 +36,14 @@ class Reader(ABC):
             DataError: If a file is missing or malformed; names the file and the row.
         """
 
+    def lacks_split_column(self) -> bool:
+        """Return whether the search file names a column of splits that the data set does not have.
+
+        Raises:
+            DataError: If the data set cannot be read.
+        """
+        return False
+
     @abstractmethod
     def open_images(self) -> ImageSource:
         """Return the source that the image paths of the samples refer to.

@@ -76,6 +76,10 @@ class SavedDatasetReader(Reader):
                 splits[name].append(sample)
         return RawDataset(str(root), splits, has_several_labels=self.config.labels == "several")
 
+    def lacks_split_column(self) -> bool:
+        split, parts = self.config.columns.split, _load_parts(self.folder)
+        return split is not None and list(parts) == [""] and split not in parts[""].column_names
+
     def open_images(self) -> ImageSource:
         return SavedImages(self.folder, self.config.columns.image, self.config.max_pixels)
 

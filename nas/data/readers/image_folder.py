@@ -14,7 +14,7 @@ from nas.config.data_schema import DataConfig
 from nas.data.images import ImageSource, open_images
 from nas.data.readers.base import Reader
 from nas.data.readers.rows import parse_sample, parse_split
-from nas.data.readers.tables import read_rows
+from nas.data.readers.tables import has_column, read_rows
 from nas.data.samples import SPLIT_NAMES, SPLITS, RawDataset, RawSample
 
 FILE_NAME = "file_name"
@@ -32,6 +32,12 @@ class ImageFolderReader(Reader):
             for name, sample in _read_metadata(root, path, split, self.config, notes):
                 splits[name].append(sample)
         return RawDataset(str(root), splits, has_several_labels=self.config.labels == "several", notes=notes)
+
+    def lacks_split_column(self) -> bool:
+        name = self.config.columns.split
+        return name is not None and all(
+            split is None and not has_column(path, name, self.config) for split, path in _find_metadata(self.folder)
+        )
 
     def open_images(self) -> ImageSource:
         return open_images(self.folder, self.config.max_pixels)

@@ -5,7 +5,7 @@ from pathlib import Path
 from nas.data.images import ImageSource, open_images
 from nas.data.readers.base import Reader
 from nas.data.readers.rows import parse_sample, parse_split
-from nas.data.readers.tables import read_rows
+from nas.data.readers.tables import has_column, read_rows
 from nas.data.samples import SPLITS, RawDataset, RawSample
 
 
@@ -21,6 +21,10 @@ class ManifestReader(Reader):
             sample = parse_sample(row, config, source=str(path), place=place)
             splits[parse_split(row, config.columns, f"{path}, {place}")].append(sample)
         return RawDataset(str(path), splits, has_several_labels=config.labels == "several", notes=notes)
+
+    def lacks_split_column(self) -> bool:
+        split = self.config.columns.split
+        return split is not None and not has_column(Path(self.config.manifest or ""), split, self.config)
 
     def open_images(self) -> ImageSource:
         return open_images(Path(self.config.images or ""), self.config.max_pixels)

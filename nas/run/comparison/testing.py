@@ -75,7 +75,7 @@ def _test_metrics(settings: ComparisonSettings, entry: Entry, result: Result) ->
         parts = ModelParts.of(entry.prepared)
         export_result(model, trained, parts=parts, objective=entry.config.search.objective, data=data)
         settings.reporter.note(f"{entry.title}: evaluating the exported and reloaded model of seed {key.seed} on test")
-        known[name], _ = evaluate_exported(model, data, "test")
+        known[name] = evaluate_exported(model, data, "test").metrics
         write_json(path, known)
     metrics: dict[str, float] = known[name]
     return metrics
