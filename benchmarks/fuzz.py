@@ -24,9 +24,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.fuzzing.engine import outcomes, valid_outcomes
+from benchmarks.fuzzing.engine import CaseSource, outcomes, valid_outcomes
 from benchmarks.fuzzing.outcomes import FAULTS, Expectation, Outcome, fault_of
 from benchmarks.fuzzing.planted import PLANTED
 from benchmarks.fuzzing.prepare import prepare_base
@@ -62,7 +63,7 @@ def main() -> int:
 
 def run(options: argparse.Namespace, seed: int, work: Path) -> dict[str, int]:
     """Run all cases; return the figures."""
-    base = prepare_base(work)
+    source = CaseSource(seed, prepare_base(work), work)
     found: Counter[str] = Counter()
 
     def judge(results: Iterable[Outcome], valid: Mapping[str, Expectation], *, shows: bool = True) -> Counter[str]:
@@ -78,7 +79,7 @@ def run(options: argparse.Namespace, seed: int, work: Path) -> dict[str, int]:
         return faults
 
     statuses: Counter[tuple[str, int | None]] = Counter()
-    valid = valid_outcomes(seed, base, work)
+    valid = valid_outcomes(source)
     counts = _QUICK_COUNTS if options.quick else _COUNTS
     cases = [(kind, number) for kind, count in counts.items() for number in range(count)]
     if options.kind:
@@ -88,7 +89,7 @@ def run(options: argparse.Namespace, seed: int, work: Path) -> dict[str, int]:
     for kind in dict.fromkeys(kind for kind, _ in cases):
         chosen = [case for case in cases if case[0] == kind]
         begun = time.monotonic()
-        found += judge(outcomes(chosen, seed, base, work, processes=options.processes), valid)
+        found += judge(outcomes(chosen, source, processes=options.processes), valid)
         ends = {status: count for (name, status), count in statuses.items() if name == kind}
         print(f"{kind}: {len(chosen)} cases in {time.monotonic() - begun:.0f} s, exit statuses {ends}", flush=True)
     real: list[tuple[str, int]] = []
@@ -96,16 +97,15 @@ def run(options: argparse.Namespace, seed: int, work: Path) -> dict[str, int]:
         real = random.Random(seed).sample(cases, _QUICK_REAL if options.quick else _REAL)
         commands = sorted({"space", "predict"} if options.quick else valid)
         found += judge(
-            real_outcomes(real, seed, base, work, processes=options.processes),
-            real_valid_outcomes(seed, base, work, commands),
+            real_outcomes(real, source, processes=options.processes),
+            real_valid_outcomes(source, commands),
         )
         print(f"real processes: {len(real)}", flush=True)
     planted = [fault for fault in PLANTED if fault.is_quick or not options.quick]
     planted_found = 0
     for planted_fault in planted:
-        with planted_fault.plant():
-            results = outcomes([planted_fault.case], seed, base, work, processes=1)
-            is_found = judge(results, valid, shows=False)[planted_fault.kind] == 1
+        results = outcomes([planted_fault.case], replace(source, plant=planted_fault.plant), processes=1)
+        is_found = judge(results, valid, shows=False)[planted_fault.kind] == 1
         planted_found += is_found
         print(f"planted fault ({planted_fault.kind}): {'found' if is_found else 'NOT FOUND'}", flush=True)
     return {

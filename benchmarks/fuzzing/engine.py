@@ -10,7 +10,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -43,18 +44,34 @@ _LINKED = ("images", "vit", "bert", "manifest.csv")
 _FORK = multiprocessing.get_context("fork")
 
 
+@dataclass(frozen=True)
+class CaseSource:
+    """Where cases come from.
+
+    Args:
+        seed: The seed of all cases.
+        base: The valid project.
+        work: The folder for copies.
+        plant: A context in which a fault is planted in the program.
+    """
+
+    seed: int
+    base: Path
+    work: Path
+    plant: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+
+
 @contextlib.contextmanager
-def project_of(case: Case, seed: int, base: Path, work: Path) -> Iterator[tuple[Path, Mutation]]:
+def project_of(case: Case, source: CaseSource) -> Iterator[tuple[Path, Mutation]]:
     """Yield a mutated copy of the valid project, which is removed afterwards.
 
     Args:
         case: The kind and number of the case.
-        seed: The seed of all cases.
-        base: The valid project.
-        work: The folder for copies.
+        source: The valid project and the seed.
     """
+    base = source.base
     kind, number = case
-    root = Path(tempfile.mkdtemp(dir=work, prefix="case-"))
+    root = Path(tempfile.mkdtemp(dir=source.work, prefix="case-"))
     try:
         if kind == SEARCH_FILE:  # the only kind that leaves the other files alone
             for name in _LINKED:
@@ -65,7 +82,7 @@ def project_of(case: Case, seed: int, base: Path, work: Path) -> Iterator[tuple[
         if kind == VALID:
             yield root, Mutation("nothing", list(COMMANDS.values())[number], is_known=True)
         else:
-            yield root, KINDS[kind](root, random.Random(f"{seed} {kind} {number}"))
+            yield root, KINDS[kind](root, random.Random(f"{source.seed} {kind} {number}"))
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
@@ -109,17 +126,19 @@ def resident_bytes(process: int | str, name: str = "VmRSS") -> int:
     return 0
 
 
-def _work(connection: Connection, seed: int, base: Path, work: Path) -> None:
+def _work(connection: Connection, inherited: Sequence[Connection], source: CaseSource) -> None:
     """Run the cases that arrive, one after the other, and send their outcomes."""
+    for other in inherited:  # otherwise this process would not notice that the one that sends cases has ended
+        other.close()
     streams = _Streams()
     torch.set_num_threads(1)
-    cache = Path(tempfile.mkdtemp(dir=work, prefix="cache-"))
-    with project_of((VALID, 0), seed, base, work) as (root, mutation):  # the first use of torch's tracing takes seconds
+    cache = Path(tempfile.mkdtemp(dir=source.work, prefix="cache-"))
+    with project_of((VALID, 0), source) as (root, mutation):  # the first use of torch's tracing takes seconds
         main(filled(mutation.command, root, cache))
     streams.take()
     connection.send(None)
     while (case := connection.recv()) is not None:
-        with project_of(case, seed, base, work) as (root, mutation):
+        with project_of(case, source) as (root, mutation), source.plant():
             command = filled(mutation.command, root, cache)
             connection.send((mutation.description, tuple(command)))  # known if this process has to be ended
             started, before = time.monotonic(), resident_bytes("self")
@@ -151,8 +170,8 @@ def _work(connection: Connection, seed: int, base: Path, work: Path) -> None:
 class _Worker:
     """A forked process that runs one case at a time; it is replaced when a case hangs or ends it."""
 
-    def __init__(self, seed: int, base: Path, work: Path) -> None:
-        self._arguments = (seed, base, work)
+    def __init__(self, source: CaseSource, others: Sequence["_Worker"]) -> None:
+        self._source, self._others = source, others
         self.case: Case | None = None
         self._started = 0.0
         self._resident = 0
@@ -162,7 +181,8 @@ class _Worker:
         self.is_ready = False
         self._announced: tuple[str, tuple[str, ...]] = ("", ())
         self.connection, theirs = _FORK.Pipe()
-        self._process: BaseProcess = _FORK.Process(target=_work, args=(theirs, *self._arguments), daemon=True)
+        inherited = [self.connection, *(worker.connection for worker in self._others if worker is not self)]
+        self._process: BaseProcess = _FORK.Process(target=_work, args=(theirs, inherited, self._source), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -218,21 +238,21 @@ class _Worker:
         self._process.kill()
 
 
-def outcomes(cases: Iterable[Case], seed: int, base: Path, work: Path, *, processes: int) -> Iterator[Outcome]:
+def outcomes(cases: Iterable[Case], source: CaseSource, *, processes: int) -> Iterator[Outcome]:
     """Yield the outcomes of cases as they end.
 
     A case that has hung is run a second time, since other load may have delayed it; the shorter time counts.
 
     Args:
         cases: The cases.
-        seed: The seed of all cases.
-        base: The valid project.
-        work: The folder for copies.
+        source: The valid project and the seed.
         processes: The number of cases that run at a time.
     """
     waiting, repeated = list(cases)[::-1], set[Case]()
-    workers = [_Worker(seed, base, work) for _ in range(processes)]
+    workers: list[_Worker] = []
     try:
+        for _ in range(processes):
+            workers.append(_Worker(source, workers))
         while waiting or any(worker.case for worker in workers):
             for worker in workers:
                 if worker.is_ready and worker.case is None and waiting:
@@ -254,14 +274,14 @@ def outcomes(cases: Iterable[Case], seed: int, base: Path, work: Path, *, proces
             worker.stop()
 
 
-def valid_outcomes(seed: int, base: Path, work: Path) -> Mapping[str, Expectation]:
+def valid_outcomes(source: CaseSource) -> Mapping[str, Expectation]:
     """Return what each command does with the valid project, by name.
 
     Raises:
         RuntimeError: If a command fails.
     """
     runs: dict[str, list[Outcome]] = {name: [] for name in COMMANDS}
-    for outcome in outcomes([(VALID, index) for index in range(len(COMMANDS))] * 2, seed, base, work, processes=1):
+    for outcome in outcomes([(VALID, index) for index in range(len(COMMANDS))] * 2, source, processes=1):
         name = list(COMMANDS)[outcome.case[1]]
         if outcome.status != 0:
             raise RuntimeError(f"{name} fails for the valid project: {outcome.errors}")

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import yaml
 from benchmarks.fuzzing.cases import COMMANDS, Mutation
 from benchmarks.fuzzing.hostile import hostile_value, mutate_file, mutate_tree, nodes
 
-_NUMERIC = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
+_NUMERIC: Mapping[str, Any] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
 
 
 def mutate_checkpoint(root: Path, rng: random.Random) -> Mutation:
@@ -121,10 +122,10 @@ def _change_weight(path: Path, rng: random.Random) -> str:
     name = rng.choice(names)
     start, stop = header[name]["data_offsets"]
     dtype = _NUMERIC[header[name]["dtype"]]
-    values = np.frombuffer(data[start:stop], dtype).copy()
+    values = np.frombuffer(bytes(data[start:stop]), dtype).copy()
     values[rng.randrange(len(values))] += 1
     data[start:stop] = values.tobytes()
-    _write(path, header, data)
+    _write(path, header, bytes(data))
     return f"{path.name}: a number of {name} is changed"
 
 
@@ -147,5 +148,5 @@ def _change_header(path: Path, rng: random.Random) -> str:
         header[name] = hostile_value(rng)
     else:
         size = rng.choice((0, 3, 10**6, 2**40, 2**64 - 1))
-    _write(path, header, data, size)
+    _write(path, header, bytes(data), size)
     return f"{path.name}: the header of {name} is damaged ({action})"

@@ -11,22 +11,22 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from benchmarks.fuzzing.cases import COMMANDS, filled
-from benchmarks.fuzzing.engine import VALID, Case, project_of, written
+from benchmarks.fuzzing.engine import VALID, Case, CaseSource, project_of, written
 from benchmarks.fuzzing.outcomes import Expectation, Outcome, limit_seconds, without_places
 
 _PROGRAM = Path(__file__).resolve().parents[2] / "run_search.py"
 
 
-def _run(case: Case, seed: int, base: Path, work: Path) -> Outcome:
+def _run(case: Case, source: CaseSource) -> Outcome:
     """Run a case; one that takes too long is run a second time, since other load may have delayed it."""
-    first = _run_once(case, seed, base, work)
-    return first if first.status is not None else _run_once(case, seed, base, work)
+    first = _run_once(case, source)
+    return first if first.status is not None else _run_once(case, source)
 
 
-def _run_once(case: Case, seed: int, base: Path, work: Path) -> Outcome:
+def _run_once(case: Case, source: CaseSource) -> Outcome:
     with (
-        project_of(case, seed, base, work) as (root, mutation),
-        tempfile.TemporaryDirectory(dir=work) as cache,
+        project_of(case, source) as (root, mutation),
+        tempfile.TemporaryDirectory(dir=source.work) as cache,
         tempfile.TemporaryFile() as output,
         tempfile.TemporaryFile() as errors,
     ):
@@ -59,14 +59,14 @@ def _run_once(case: Case, seed: int, base: Path, work: Path) -> Outcome:
         )
 
 
-def real_outcomes(cases: Iterable[Case], seed: int, base: Path, work: Path, *, processes: int) -> Iterator[Outcome]:
+def real_outcomes(cases: Iterable[Case], source: CaseSource, *, processes: int) -> Iterator[Outcome]:
     """Yield the outcomes of cases as they end; see `benchmarks.fuzzing.engine.outcomes`."""
     with ThreadPoolExecutor(processes) as pool:
-        for future in as_completed([pool.submit(_run, case, seed, base, work) for case in cases]):
+        for future in as_completed([pool.submit(_run, case, source) for case in cases]):
             yield future.result()
 
 
-def real_valid_outcomes(seed: int, base: Path, work: Path, names: Sequence[str]) -> Mapping[str, Expectation]:
+def real_valid_outcomes(source: CaseSource, names: Sequence[str]) -> Mapping[str, Expectation]:
     """Return the outcome of commands for the valid project, by the names of `COMMANDS`.
 
     Raises:
@@ -74,7 +74,7 @@ def real_valid_outcomes(seed: int, base: Path, work: Path, names: Sequence[str])
     """
     found = {}
     for name in names:
-        outcome = _run((VALID, list(COMMANDS).index(name)), seed, base, work)
+        outcome = _run((VALID, list(COMMANDS).index(name)), source)
         if outcome.status != 0:
             raise RuntimeError(f"{name} fails for the valid project: {outcome.errors}")
         found[name] = Expectation.of([outcome])
