@@ -11,6 +11,7 @@ from nas.common.errors import ExportError
 from nas.common.files import write_atomically
 from nas.models.classifier import MULTI_LABEL
 from nas.models.model_seals import DESCRIPTION, MODEL_CARD, seal_model
+from nas.run.tables import markdown_text
 from nas.search.space import Architecture, format_gene
 
 _CARD = """---
@@ -75,7 +76,7 @@ def _model_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         source=architecture.source,
         genes="\n".join(_rows(genes)),
         facts="\n".join(_rows(facts)),
-        classes=", ".join(config["id2label"].values()),
+        classes=", ".join(map(markdown_text, config["id2label"].values())),
         usage=usage,
     )
 
@@ -87,4 +88,4 @@ def _rows(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _rows(value, f"{prefix}{name} ")
         else:
             text = f"{value:.4f}" if isinstance(value, float) else str(value)
-            yield f"| {(prefix + name).replace('_', ' ')} | {text} |"
+            yield f"| {markdown_text((prefix + name).replace('_', ' '))} | {markdown_text(text)} |"

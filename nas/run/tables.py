@@ -1,14 +1,26 @@
 """Tables of text for terminals and Markdown, laid out by rich."""
 
 import io
+import re
 from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from nas.common.output import visible
+
 _HEADER_ONLY = box.Box("    \n    \n -  \n    \n    \n    \n    \n    \n", ascii=True)
 """Columns separated by spaces, with a line of dashes below the header."""
+
+
+def markdown_text(text: str) -> str:
+    """Return a text that Markdown shows as it is: on one line, without markup, links or breaks of a table.
+
+    Args:
+        text: A text with any characters, such as the name of a class.
+    """
+    return re.sub(r"[\\`*_{}\[\]<>|~&#$!@:]", r"\\\g<0>", " ".join(visible(text).split()))
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,7 +1,9 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from markdown_it import MarkdownIt
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -126,3 +128,22 @@ def test_folder_without_an_exported_model_is_named(project: Project, tmp_path: P
         open_exported(tmp_path)
     with pytest.raises(ExportError, match=r"model_type is 'vit'; expected 'multimodal_fusion'"):
         open_exported(project.root / "vit")
+
+
+def test_model_card_shows_names_with_markup_as_they_are(parts: ModelParts, tmp_path: Path) -> None:
+    names = (
+        "<img src=x onerror=alert(1)>",
+        "a | b\n# title\n---\n- item",
+        "![x](http://example.org) `code` **bold** &lt; \x1b[31m{braces} \\",
+    )
+    exported_to(tmp_path / "model", replace(parts, class_names=names), ARCHITECTURES[0])
+    describe(tmp_path / "model", {"trial": "1 | <b>2</b>"})
+    card = (tmp_path / "model" / "README.md").read_text()
+    tokens = MarkdownIt("commonmark").enable("table").parse(card.split("---\n", 2)[2])
+    inline = [part for token in tokens for part in token.children or ()]
+    assert {part.type for part in inline} <= {"text", "softbreak", "text_special"}
+    assert [token.type for token in tokens].count("heading_open") == 1
+    shown = ["".join(part.content for part in token.children or ()) for token in tokens if token.type == "inline"]
+    assert f"Classes: {names[0]}, a | b # title --- - item, " + names[2].replace("\x1b", "\\x1b") + "." in shown
+    assert shown[shown.index("trial") + 1] == "1 | <b>2</b>"
+    assert open_exported(tmp_path / "model").class_names == names
