@@ -6,13 +6,15 @@ and what is allowed. The command line prints the message on standard error and e
 
 from collections.abc import Sequence
 
+_MAX_LISTED = 50
+
 
 class NasError(Exception):
     """Root of all errors that a user can cause and fix."""
 
 
 class ConfigError(NasError):
-    """A configuration file is invalid; the message lists every problem of the file.
+    """A configuration file is invalid; the message lists every problem of the file, up to fifty.
 
     Args:
         source: The file, as the user named it.
@@ -24,7 +26,10 @@ class ConfigError(NasError):
         self.problems = tuple(problems)
         count = len(self.problems)
         heading = f"{source}: {count} problem{'s' if count != 1 else ''}"
-        super().__init__("\n".join([heading, *(f"  - {problem}" for problem in self.problems)]))
+        lines = [f"  - {problem}" for problem in self.problems[:_MAX_LISTED]]
+        if count > _MAX_LISTED:
+            lines.append(f"  - and {count - _MAX_LISTED:,} more")
+        super().__init__("\n".join([heading, *lines]))
 
 
 class DataError(NasError):

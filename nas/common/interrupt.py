@@ -1,27 +1,55 @@
-"""Ctrl-C: the first one lets a search finish and save, the second one stops it immediately."""
+"""Signals: the first one lets a search finish and save, a second Ctrl-C or SIGTERM stops it immediately."""
 
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SAVING_SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGXCPU,
+)
+"""The signals after which a search saves and ends: Ctrl-C, the end of a job or of a terminal, and the announcements of
+batch systems that the time of a job is nearly over."""
 
 _RETRY_SECONDS = 0.05
+_REPEATED_SECONDS = 1.0
+"""A SIGTERM that follows within this time repeats the first: `timeout` and batch systems send it to the process and to
+its group."""
 
 
 class Interruption:
     """Records whether an interruption was requested."""
 
     def __init__(self) -> None:
-        self.is_requested = False
+        self._requested_at: float | None = None
+
+    @property
+    def is_requested(self) -> bool:
+        return self._requested_at is not None
 
     def request(self) -> None:
         """Request an interruption."""
-        self.is_requested = True
+        if self._requested_at is None:
+            self._requested_at = time.monotonic()
+
+    def is_urged_by(self, number: int) -> bool:
+        """Return whether another signal asks to stop immediately, after an interruption was requested.
+
+        The others may arrive repeatedly: a closing terminal sends SIGHUP through the shell and the kernel.
+        """
+        if self._requested_at is None:
+            return False
+        is_later = time.monotonic() - self._requested_at > _REPEATED_SECONDS
+        return number == signal.SIGINT or (number == signal.SIGTERM and is_later)
 
 
 class Interrupted(Exception):
@@ -29,8 +57,20 @@ class Interrupted(Exception):
 
 
 @contextmanager
+def ending_by_exception() -> Iterator[None]:
+    """Raise a KeyboardInterrupt for any of `SAVING_SIGNALS`, so that the program cleans up before it ends."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise KeyboardInterrupt
+
+    with _handling(on_signal):
+        yield
+
+
+@contextmanager
 def interruptible() -> Iterator[Interruption]:
-    """Turn the first SIGINT or SIGTERM into a request, and the second one into a KeyboardInterrupt.
+    """Turn the first of `SAVING_SIGNALS` into a request, and a second SIGINT or SIGTERM into a KeyboardInterrupt.
 
     If the KeyboardInterrupt is raised in a finalizer or in a callback from C (Ray has many), Python prints and discards
     it. It is therefore raised again shortly afterwards.
@@ -38,13 +78,12 @@ def interruptible() -> Iterator[Interruption]:
     interruption = Interruption()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        if interruption.is_requested:
+        del frame
+        if interruption.is_urged_by(number):
             raise KeyboardInterrupt
-        interruption.request()
-        # Not print, which is not reentrant: the signal may have arrived during a print.
-        with suppress(OSError):  # standard error may be closed or full
-            os.write(2, b"Interrupted: finishing short jobs and saving. Press Ctrl-C again to stop immediately.\n")
+        if not interruption.is_requested:
+            interruption.request()
+            _announce(number)
 
     def on_unraisable(error: "sys.UnraisableHookArgs") -> None:
         if not issubclass(error.exc_type, KeyboardInterrupt):
@@ -57,10 +96,30 @@ def interruptible() -> Iterator[Interruption]:
         retry.start()
 
     previous_hook, sys.unraisablehook = sys.unraisablehook, on_unraisable
-    previous_handlers = {number: signal.signal(number, on_signal) for number in _SIGNALS}
     try:
-        yield interruption
+        with _handling(on_signal):
+            yield interruption
     finally:
         sys.unraisablehook = previous_hook
-        for number, handler in previous_handlers.items():
-            signal.signal(number, handler)
+
+
+@contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle `SAVING_SIGNALS`, but for those that are ignored: `nohup` and shells ignore signals for their children."""
+    handled = [number for number in SAVING_SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    if threading.current_thread() is not threading.main_thread():
+        handled = []  # Python allows handlers in the main thread only
+    before = {number: signal.signal(number, handler) for number in handled}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def _announce(number: int) -> None:
+    name = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+    hint = " Press Ctrl-C again to stop immediately." if number == signal.SIGINT else ""
+    # Not print, which is not reentrant: the signal may have arrived during a print. A closed terminal takes nothing.
+    with suppress(OSError):
+        os.write(2, f"Interrupted{name}: finishing short jobs and saving.{hint}\n".encode())

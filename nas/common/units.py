@@ -1,6 +1,7 @@
 """Parse and format bytes and seconds: `2GiB`, `4m`. Inside the program both are plain numbers."""
 
 import re
+from decimal import Decimal
 
 _BYTES = {
     "B": 1,
@@ -15,31 +16,46 @@ _BYTES = {
 }
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
-BYTES_FORM = "a number with a unit from B, KB, MB, GB, TB, KiB, MiB, GiB, TiB, for instance 2GiB"
-TIME_FORM = "numbers with units from s, m, h, d, for instance 4m or 1h30m"
+MAX_BYTES = 10**18
+MAX_SECONDS = 3650 * 86400.0
+
+BYTES_FORM = "a number with a unit from B, KB, MB, GB, TB, KiB, MiB, GiB, TiB, at most 1000000TB, for instance 2GiB"
+TIME_FORM = "numbers with units from s, m, h, d, at most 3650d, for instance 4m or 1h30m"
+
+_BYTES_PATTERN = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?i?B)\s*", re.IGNORECASE | re.ASCII)
+_SECONDS_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
+_SECONDS_PATTERN = re.compile(rf"\s*(?:{_SECONDS_PART.pattern})+\s*", re.ASCII)
 
 
 def parse_bytes(text: str) -> int:
     """Parse an amount of memory: `2GiB` → 2147483648.
 
     Raises:
-        ValueError: If the text has another form; the message names the allowed form.
+        ValueError: If the text has another form or is above `MAX_BYTES`; the message names the allowed form.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)\s*", text, re.IGNORECASE)
-    if match is None:
-        raise ValueError(f"expected {BYTES_FORM}, got {text!r}")
-    return int(float(match[1]) * _BYTES[match[2].upper()])
+    match = _BYTES_PATTERN.fullmatch(text)
+    count = MAX_BYTES + 1 if match is None else Decimal(match[1]) * _BYTES[match[2].upper()]
+    if count > MAX_BYTES:
+        raise ValueError(f"expected {BYTES_FORM}")
+    return int(count)
 
 
 def parse_seconds(text: str) -> float:
     """Parse a duration: `1h30m` → 5400.0.
 
     Raises:
-        ValueError: If the text has another form; the message names the allowed form.
+        ValueError: If the text has another form or is above `MAX_SECONDS`; the message names the allowed form.
     """
-    if not re.fullmatch(r"\s*(\d+(\.\d+)?[smhd])+\s*", text):
-        raise ValueError(f"expected {TIME_FORM}, got {text!r}")
-    return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?)([smhd])", text))
+    parts = _SECONDS_PART.findall(text) if _SECONDS_PATTERN.fullmatch(text) else [("inf", "s")]
+    seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    if seconds > MAX_SECONDS:
+        raise ValueError(f"expected {TIME_FORM}")
+    return seconds
+
+
+def exact_seconds(seconds: float) -> str:
+    """Format a duration so that `parse_seconds` returns it exactly: 90.5 → `90.5s`."""
+    return f"{Decimal(repr(seconds)):f}s"
 
 
 def format_bytes(count: float) -> str:

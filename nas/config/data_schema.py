@@ -6,10 +6,10 @@ from typing import Annotated, Any
 from annotated_types import MaxLen, MinLen
 from pydantic import Field, ValidationInfo, field_validator
 
-from nas.config.choices import FeatureDtype, Labels, Quotes, Texts
+from nas.config.choices import COLUMNS, FeatureDtype, Labels, Quotes, Texts
 from nas.config.reader_registry import READERS, ReaderEntry
 from nas.config.section import Expected, Rejected, Section
-from nas.config.values import Bytes, CheckpointPath, Flag, Integer, LocalPath, Number, OneOf, Text
+from nas.config.values import MAX_COUNT, Bytes, CheckpointPath, Flag, Integer, LocalPath, Number, OneOf, PathText, Text
 
 _FORM = (
     "reader",
@@ -29,8 +29,8 @@ _CHECKPOINT = Expected("a local folder, package:NAME/FOLDER or the name of a mod
 MAX_PIXELS = 200_000_000
 """The default of `data.max_pixels`: above all photographs; 4 bytes each are 800 MB."""
 
-LocationText = Annotated[Text, LocalPath(), _FILE_OR_FOLDER]
-CheckpointText = Annotated[Text, CheckpointPath(), _CHECKPOINT]
+LocationText = Annotated[PathText, LocalPath(), _FILE_OR_FOLDER]
+CheckpointText = Annotated[PathText, CheckpointPath(), _CHECKPOINT]
 Amount = Annotated[Number, Expected("a fraction below 1, or a whole number of images")]
 
 
@@ -57,12 +57,12 @@ class HeldOutConfig(Section):
     test: Amount = Field(
         default=0.0, description="A fraction of the training images, or their number, for a missing test split."
     )
-    seed: Integer = Field(default=0, ge=0, description="The seed of the draw.")
+    seed: Integer = Field(default=0, ge=0, le=2**31 - 1, description="The seed of the draw.")
 
     @field_validator("validation", "test")
     @classmethod
     def _is_fraction_or_count(cls, value: float) -> float:
-        if value < 0 or (value >= 1 and value != int(value)):
+        if not 0 <= value <= MAX_COUNT or (value >= 1 and not value.is_integer()):
             raise Rejected()
         return value
 
@@ -108,6 +108,7 @@ class DataConfig(Section):
     max_text_tokens: Integer | None = Field(
         default=None,
         ge=2,
+        le=1_000_000,
         description="Longer texts are truncated to this many tokens; null: to what the text encoder can read.",
     )
     skip_unreadable_images: Flag = Field(
@@ -143,6 +144,23 @@ class DataConfig(Section):
             return value
         if value is not None and value != field.get_default(call_default_factory=True):
             raise Rejected(f"no such key with reader: {info.data['reader']}", problem="not allowed")
+        return value
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_have_one_role_each(cls, value: ColumnsConfig, info: ValidationInfo) -> ColumnsConfig:
+        fixed = getattr(_entry(info), "image_column", None)
+        if fixed is not None and value.image not in (fixed, ColumnsConfig().image):
+            expected = f"no such key with reader: {info.data['reader']}, whose column of image paths is {fixed}"
+            raise Rejected(expected, problem="not allowed", path=("image",), got=value.image)
+        roles: dict[str, str] = {}
+        for role in COLUMNS:
+            column = fixed if role == "image" and fixed is not None else getattr(value, role)
+            if column is not None and roles.setdefault(column, role) != role:
+                named = "" if role in value.model_fields_set else f", the default of {role}"
+                hint = ", or split: null if the data set has no column of splits" if role == "split" else ""
+                expected = f"a column of its own, not that of {roles[column]}{hint}"
+                raise Rejected(f"{expected}{named}", path=(role,), got=column)
         return value
 
     @field_validator("images")

@@ -1,20 +1,27 @@
 """Read search files: YAML, with `extends`, checked as a whole."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
+from nas.common.boundary import MEBIBYTE
 from nas.common.errors import ConfigError
+from nas.common.yaml_files import read_yaml
 from nas.config.data_schema import DataConfig
 from nas.config.places import fixed_places, path_marker
 from nas.config.reader_registry import LABEL_KEYS
 from nas.config.schema import Config
-from nas.config.section import FromFile, Section, show
+from nas.config.section import FromFile, Section, show, show_key
+from nas.config.values import path_problem
 
 EXTENDS = "extends"
+
+_MAX_FILE = MEBIBYTE // 4
+_MAX_EXTENDED = 20
 
 _SELECTED_BY: Mapping[tuple[str, ...], tuple[tuple[str, ...], ...]] = {
     ("family",): (("space",), ("search", "initial_architectures")),
@@ -23,6 +30,35 @@ _SELECTED_BY: Mapping[tuple[str, ...], tuple[tuple[str, ...], ...]] = {
 """Keys that are not inherited by a file that sets the first key to a value other than the inherited one."""
 
 AnySection = TypeVar("AnySection", bound=Section)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """The content of one of the files that extend each other.
+
+    Args:
+        path: The file.
+        values: Its content, without keys that do not apply.
+    """
+
+    path: Path
+    values: dict[str, Any]
+
+    def sets(self, keys: tuple[str, ...]) -> bool:
+        """Return whether the file has a key, given with the keys of the mappings around it."""
+        values: Any = self.values
+        for key in keys:
+            if not isinstance(values, dict) or key not in values:
+                return False
+            values = values[key]
+        return True
+
+    def without(self, dropped: Sequence[tuple[str, ...]]) -> "_Layer":
+        """Return the content without some keys."""
+        values = self.values
+        for path in dropped:
+            values = _without(values, path)
+        return _Layer(self.path, values)
 
 
 def load_config(path: Path) -> Config:
@@ -34,9 +70,13 @@ def load_config(path: Path) -> Config:
         ConfigError: If the file or a file that it extends cannot be read, or anything in it is wrong; lists every
             problem.
     """
-    values, parents = _read_extended(path, ())
-    source = f"{path} (extends {', '.join(map(str, parents))})" if parents else str(path)
-    return _validate(Config, values, source)
+    layers = _read_extended(path, ())
+
+    def origin(keys: tuple[str, ...]) -> Path | None:
+        setting = next((layer for layer in layers if layer.sets(keys)), None)
+        return None if setting is None or setting is layers[0] else setting.path
+
+    return _validate(Config, _merged(layers), str(path), origin=origin)
 
 
 def load_fixed_places(path: Path) -> dict[str, str]:
@@ -45,7 +85,7 @@ def load_fixed_places(path: Path) -> dict[str, str]:
     Args:
         path: The file, which `load_config` accepts.
     """
-    return fixed_places(_read_extended(path, ())[0])
+    return fixed_places(_merged(_read_extended(path, ())))
 
 
 def parse_config(values: Any, *, source: str, base_directory: Path) -> Config:
@@ -71,38 +111,43 @@ def parse_data(values: Any, *, source: str, base_directory: Path) -> DataConfig:
     return _validate(DataConfig, _with_absolute_paths(DataConfig, values, base_directory), source, prefix=("data",))
 
 
-def config_error(source: str, error: ValidationError, prefix: tuple[str, ...] = ()) -> ConfigError:
+def config_error(
+    source: str,
+    error: ValidationError,
+    prefix: tuple[str, ...] = (),
+    origin: Callable[[tuple[str, ...]], Path | None] = lambda keys: None,
+) -> ConfigError:
     """Return the error of this project for pydantic's.
 
     Args:
         source: The file, or where the values come from.
         error: The error of a `Section`.
         prefix: The keys from the whole configuration to that section.
+        origin: Function that returns the file that sets a key, if it is another one than `source`.
     """
-    lines = [(".".join(map(str, (*prefix, *line["loc"]))) or "the file", line["msg"]) for line in error.errors()]
-    return ConfigError(source, [f"{path}: {text}" for path, text in lines])
+    problems = []
+    for line in error.errors(include_url=False, include_context=False, include_input=False):
+        keys = tuple(map(str, (*prefix, *line["loc"])))
+        place = origin(keys)
+        suffix = "" if place is None else f"; set in {place}"
+        problems.append(f"{'.'.join(map(show_key, keys)) or 'the file'}: {line['msg']}{suffix}")
+    return ConfigError(source, problems)
 
 
-def _validate(section: type[AnySection], values: Any, source: str, prefix: tuple[str, ...] = ()) -> AnySection:
+def _validate(
+    section: type[AnySection],
+    values: Any,
+    source: str,
+    prefix: tuple[str, ...] = (),
+    origin: Callable[[tuple[str, ...]], Path | None] = lambda keys: None,
+) -> AnySection:
     try:
         return section.model_validate(values, context=FromFile(), by_alias=True, by_name=False)
     except ValidationError as error:
-        raise config_error(source, error, prefix) from None
+        raise config_error(source, error, prefix, origin) from None
 
 
-class _Loader(yaml.SafeLoader):
-    """Rejects duplicate keys; YAML's own loader silently uses the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        for position, key in enumerate(keys):
-            if key.value in (earlier.value for earlier in keys[:position]):
-                problem = f"duplicate key {key.value!r}"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _read_extended(path: Path, children: tuple[Path, ...]) -> tuple[Any, list[Path]]:
+def _read_extended(path: Path, children: tuple[Path, ...]) -> list[_Layer]:
     """Read a file and those that it extends.
 
     Args:
@@ -110,57 +155,61 @@ def _read_extended(path: Path, children: tuple[Path, ...]) -> tuple[Any, list[Pa
         children: The files that extend it, outermost first.
 
     Returns:
-        The merged content, and the extended files from near to far.
+        The content of each file, from the extending to the extended, without keys that do not apply to the first.
 
     Raises:
         ConfigError: If a file cannot be read, or the files extend each other in a circle.
     """
-    values = _with_absolute_paths(Config, _read(path, children), path.resolve().parent)
-    if not isinstance(values, dict) or EXTENDS not in values:
-        return values, []
+    values = _read(path, children)
+    if not isinstance(values, dict):
+        problem = f"invalid content; expected a mapping of keys to values, got {show(values)}"
+        raise _file_error(path, children, problem)
+    values = _with_absolute_paths(Config, values, Path(os.path.realpath(path)).parent)
+    if EXTENDS not in values:
+        return [_Layer(path, values)]
     name = values.pop(EXTENDS)
-    if not isinstance(name, str) or not name:
-        problem = f"{EXTENDS}: invalid value; expected the path of another search file, got {show(name)}"
-        raise ConfigError(str(path), [problem])
-    parent = path.parent / name
     chain = (*children, path)
-    if parent.resolve() in [known.resolve() for known in chain]:
+    if not isinstance(name, str) or not name or path_problem(name) is not None:
+        problem = "invalid value" if not isinstance(name, str) else path_problem(name) or "invalid value"
+        expected = f"{EXTENDS}: {problem}; expected the path of another search file, got {show(name)}"
+        raise ConfigError(str(path), [expected])
+    parent = path.parent / name
+    if os.path.realpath(parent) in map(os.path.realpath, chain):
         circle = " → ".join(map(str, (*chain, parent)))
         raise ConfigError(
             str(path), [f"{EXTENDS}: circular; expected a file that does not extend this one, got {circle}"]
         )
-    inherited, ancestors = _read_extended(parent, chain)
-    if not isinstance(inherited, dict):
-        raise ConfigError(
-            str(path), [f"{EXTENDS}: {parent}: expected a mapping of keys to values, got {show(inherited)}"]
-        )
-    return _merged(_inheritable(inherited, values), values), [parent, *ancestors]
+    if len(chain) > _MAX_EXTENDED:
+        problem = f"{EXTENDS}: too many files; expected at most {_MAX_EXTENDED} that extend each other, got {name!r}"
+        raise ConfigError(str(path), [problem])
+    inherited = _read_extended(parent, chain)
+    dropped = _not_inherited(_merged(inherited), values)
+    return [_Layer(path, values), *(layer.without(dropped) for layer in inherited)]
 
 
 def _read(path: Path, children: tuple[Path, ...]) -> Any:
-    def error(problem: str) -> ConfigError:
-        if not children:
-            return ConfigError(str(path), [problem])
-        return ConfigError(str(children[-1]), [f"{EXTENDS}: {path} {problem}"])
+    def error(message: str) -> ConfigError:
+        return _file_error(path, children, message.removeprefix(f"{path}: "))
 
-    try:
-        with path.open(encoding="utf-8") as file:
-            return yaml.load(file, Loader=_Loader)
-    except OSError as reason:
-        raise error(f"cannot be read: {reason.strerror}") from reason
-    except (yaml.YAMLError, UnicodeDecodeError) as reason:
-        raise error(f"cannot be parsed as YAML: {' '.join(str(reason).split())}") from reason
+    return read_yaml(path, expected="a search file", error=error, max_bytes=_MAX_FILE)
 
 
-def _inheritable(inherited: dict[Any, Any], values: dict[Any, Any]) -> dict[Any, Any]:
-    """Return the inherited content without the keys that belong to another family or reader than the file's."""
+def _file_error(path: Path, children: tuple[Path, ...], problem: str) -> ConfigError:
+    """Return the error for a file as a whole, of the innermost file that extends it if there is one."""
+    if not children:
+        return ConfigError(str(path), [problem])
+    return ConfigError(str(children[-1]), [f"{EXTENDS}: {path}: {problem}"])
+
+
+def _not_inherited(inherited: dict[str, Any], values: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the keys of the inherited content that belong to another family or reader than the file's."""
+    found: list[tuple[str, ...]] = []
     for selector, selected in _SELECTED_BY.items():
         default = Config.model_fields["family"].default if selector == ("family",) else "manifest"
         chosen = _at(values, selector)
         if chosen is not None and chosen != (_at(inherited, selector) or default):
-            for path in selected:
-                inherited = _without(inherited, path)
-    return inherited
+            found += selected
+    return found
 
 
 def _at(values: Any, path: tuple[str, ...]) -> Any:
@@ -177,13 +226,20 @@ def _without(values: Any, path: tuple[str, ...]) -> Any:
     return values | {path[0]: _without(values[path[0]], path[1:])}
 
 
-def _merged(inherited: dict[Any, Any], values: dict[Any, Any]) -> dict[Any, Any]:
+def _merged(layers: Sequence[_Layer]) -> dict[str, Any]:
     """Merge mappings key by key; any other value replaces the inherited one."""
-    merged = dict(inherited)
+    merged: dict[str, Any] = {}
+    for layer in reversed(layers):
+        merged = _updated(merged, layer.values)
+    return merged
+
+
+def _updated(inherited: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    updated = dict(inherited)
     for key, value in values.items():
         known = inherited.get(key)
-        merged[key] = _merged(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
-    return merged
+        updated[key] = _updated(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return updated
 
 
 def _with_absolute_paths(section: type[Section], values: Any, directory: Path) -> Any:
@@ -196,7 +252,7 @@ def _with_absolute_paths(section: type[Section], values: Any, directory: Path) -
         if field is None:
             continue
         marker = path_marker(field)
-        if marker is not None and isinstance(value, str) and value:
+        if marker is not None and isinstance(value, str) and value and path_problem(value) is None:
             resolved[key] = marker.resolve(value, directory)
         elif isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             resolved[key] = _with_absolute_paths(field.annotation, value, directory)

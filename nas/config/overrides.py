@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nas.common.units import exact_seconds
 from nas.config.load import parse_config
 from nas.config.reader_registry import READERS
 from nas.config.schema import Config
@@ -55,7 +56,7 @@ class Overrides:
         values = config.as_dict()
         budget, search = values["budget"], values["search"]
         if self.time_seconds is not None or self.trials is not None:
-            budget["time"] = None if self.time_seconds is None else f"{self.time_seconds:f}s"
+            budget["time"] = None if self.time_seconds is None else exact_seconds(self.time_seconds)
             budget["trials"] = self.trials
         if self.memory_bytes is not None:
             budget["memory"] = f"{self.memory_bytes}B"

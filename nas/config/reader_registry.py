@@ -6,6 +6,8 @@ from nas.common.registry import Registry
 
 LABEL_KEYS = ("columns", "labels", "label_separator")
 """Keys that describe columns and labels, for readers of data sets that do not fix them."""
+FILE_NAME = "file_name"
+"""The column of image paths in the metadata of image folders."""
 
 TABLE_KEYS = ("delimiter", "quotes")
 """Keys that describe the values of CSV and TSV files."""
@@ -23,12 +25,14 @@ class ReaderEntry:
         held_out_validation: Default of `held_out.validation`: a fraction of the training images below 1, or a number of
             images; positive for data sets that are distributed without a validation split.
         has_several_labels: Whether a sample of the data set may have several labels whatever `labels` is.
+        image_column: The name that the format fixes for the column of image paths; None if `data.columns` names it.
     """
 
     target: str
     keys: tuple[str, ...]
     held_out_validation: float = 0.0
     has_several_labels: bool = False
+    image_column: str | None = None
 
     @property
     def uses_manifest(self) -> bool:
@@ -53,6 +57,7 @@ def register_reader(
     keys: tuple[str, ...] = ("folder", *LABEL_KEYS),
     held_out_validation: float = 0.0,
     has_several_labels: bool = False,
+    image_column: str | None = None,
 ) -> None:
     """Add a data reader; see `ReaderEntry` for the facts.
 
@@ -62,8 +67,9 @@ def register_reader(
         keys: The reader-specific keys of `data` that it uses.
         held_out_validation: Default of `held_out.validation`.
         has_several_labels: Whether a sample may have several labels whatever `labels` is.
+        image_column: The name that the format fixes for the column of image paths.
 
     Raises:
         ExtensionError: If the name is taken.
     """
-    READERS.register(name, ReaderEntry(target, keys, held_out_validation, has_several_labels))
+    READERS.register(name, ReaderEntry(target, keys, held_out_validation, has_several_labels, image_column))

@@ -22,7 +22,7 @@ from nas.config.search_schema import SearchConfig
 from nas.config.section import Expected, Rejected, Section, rejections
 from nas.config.space_schema import parse_space, space_as_dict
 from nas.config.training_schema import RecipeConfig, SupernetConfig
-from nas.config.values import Bytes, Flag, Integer, Number, OneOf, Rates, Seconds, Text
+from nas.config.values import MAX_COUNT, Bytes, Flag, Integer, Name, Number, OneOf, Rates, Seconds, Text
 from nas.search.costs import COSTS
 from nas.search.metric_registry import METRICS, metric_names
 from nas.search.space import SearchSpace
@@ -41,7 +41,10 @@ class BudgetConfig(Section):
         description="The time of all sessions of a search together; null: no limit.",
     )
     trials: Integer | None = Field(
-        default=None, ge=1, description="The number of scored candidates in all sessions together; null: no limit."
+        default=None,
+        ge=1,
+        le=MAX_COUNT,
+        description="The number of scored candidates in all sessions together; null: no limit.",
     )
     memory_bytes: Bytes = Field(
         validation_alias="memory",
@@ -117,7 +120,7 @@ class Config(Section):
     threads, and nothing that is measured has an effect.
     """
 
-    name: Text = Field(description="The name of the search.")
+    name: Name = Field(description="The name of the search, which its default run directory has.")
     family: Annotated[Text, OneOf(FAMILIES.names)] = Field(default="pmf", description="The fusion family.")
     seed: Integer = Field(default=0, ge=0, le=2**31 - 1, description="The seed of all random draws.")
     deterministic: Flag = Field(
@@ -127,6 +130,7 @@ class Config(Section):
     threads: Integer = Field(
         default=1,
         ge=1,
+        le=1_024,
         description="The number of threads per worker with `deterministic`; otherwise all cores are shared.",
     )
     data: DataConfig = Field(description="The samples.")

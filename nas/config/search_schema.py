@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema, field_validator
 
 from nas.config.section import Expected, Rejected, Section, rejections
-from nas.config.values import Integer, Number, OneOf, Text
+from nas.config.values import MAX_BATCH, MAX_CHOICES, MAX_COUNT, Integer, Number, OneOf, Text
 from nas.search.costs import COSTS, CostModel
 from nas.search.metric_registry import METRICS, metric_names
 from nas.search.objectives import Constraint, Objectives
@@ -31,9 +31,9 @@ def _constraints(value: Any) -> tuple[Constraint, ...]:
         raise Rejected()
     found: list[Constraint] = []
     problems: list[Rejected] = []
-    for entry in value:
+    for entry in value[:MAX_CHOICES]:  # so many have problems anyway: there are fewer quantities
         try:
-            constraint = entry if isinstance(entry, Constraint) else Constraint.parse(str(entry))
+            constraint = entry if isinstance(entry, Constraint) else Constraint.parse(_text_of(entry))
         except ValueError as error:
             quantity, _, expected = str(error).partition(", got ")[0].rpartition("expected ")
             suffix = f" for {quantity.rstrip(': ')}" if quantity else ""
@@ -47,8 +47,12 @@ def _constraints(value: Any) -> tuple[Constraint, ...]:
     return tuple(found)
 
 
+def _text_of(entry: Any) -> str:
+    return entry if isinstance(entry, str) else ""
+
+
 def _architectures(value: Any) -> tuple[Architecture, ...]:
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, list | tuple) or len(value) > MAX_CHOICES:
         raise Rejected()
     found: list[Architecture] = []
     problems: list[Rejected] = []
@@ -56,18 +60,24 @@ def _architectures(value: Any) -> tuple[Architecture, ...]:
         try:
             found.append(entry if isinstance(entry, Architecture) else Architecture.from_dict(entry))
         except (TypeError, ValueError, KeyError):
-            if not isinstance(entry, dict) or entry.get("family") not in FAMILIES:
-                problems.append(Rejected(str(_ARCHITECTURES), got=entry))
-                continue
-            genes = load_architecture_class(entry["family"]).gene_names()
-            got = {key: gene for key, gene in entry.items() if key != "family"}
-            problems.append(Rejected(f"a mapping of {', '.join(genes)} to values", got=got))
+            problems.append(_no_architecture(entry))
     if problems:
         raise rejections(problems)
     return tuple(found)
 
 
-_ARCHITECTURES = Expected("a list of architectures of the space, each a mapping of genes to values")
+def _no_architecture(entry: Any) -> Rejected:
+    family = entry.get("family") if isinstance(entry, dict) else None
+    if not isinstance(family, str) or family not in FAMILIES:
+        return Rejected(str(_ARCHITECTURES), got=entry)
+    genes = load_architecture_class(family).gene_names()
+    got = {key: gene for key, gene in entry.items() if key != "family"}
+    return Rejected(f"a mapping of {', '.join(genes)} to values", got=got)
+
+
+_ARCHITECTURES = Expected(
+    f"a list of at most {MAX_CHOICES:,} architectures of the space, each a mapping of genes to values"
+)
 
 ObjectiveNames = Annotated[
     tuple[str, ...],
@@ -99,9 +109,9 @@ def _proxy_metrics() -> tuple[str, ...]:
 class EvolutionConfig(Section):
     """The settings of the evolutionary strategies."""
 
-    population: Integer = Field(default=20, ge=2, description="The number of architectures per generation.")
+    population: Integer = Field(default=20, ge=2, le=100_000, description="The number of architectures per generation.")
     parents: Integer = Field(
-        default=5, ge=1, description="The number of best architectures that children descend from."
+        default=5, ge=1, le=100_000, description="The number of best architectures that children descend from."
     )
     crossover_fraction: Number = Field(
         default=0.5, ge=0, le=1, description="The fraction of children with two parents."
@@ -115,6 +125,7 @@ class EvolutionConfig(Section):
     proposal_pool: Integer = Field(
         default=24,
         ge=1,
+        le=100_000,
         description="The number of children that a surrogate model compares before the most promising one is proposed; "
         "1: no surrogate model. Only with `strategy: evolution`.",
     )
@@ -161,15 +172,20 @@ class SearchConfig(Section):
         "cross-entropy, which is less coarse.",
     )
     constraints: Constraints = Field(default=(), description="Bounds on costs and metrics.")
-    latency_batch: Integer = Field(default=1, ge=1, description="The number of samples whose latency is measured.")
+    latency_batch: Integer = Field(
+        default=1, ge=1, le=MAX_BATCH, description="The number of samples whose latency is measured."
+    )
     eval_batch: Integer = Field(
         default=1,
         ge=1,
+        le=10_000,
         description="The number of candidates that are scored together, so that they read the data once.",
     )
-    round_size: Integer = Field(ge=1, description="The number of scored candidates after which some are promoted.")
+    round_size: Integer = Field(
+        ge=1, le=1_000_000, description="The number of scored candidates after which some are promoted."
+    )
     promotion_fraction: Number = Field(ge=0, le=1, description="The fraction of scored candidates that is promoted.")
-    short_training_steps: Integer = Field(ge=1, description="The number of steps of short training.")
+    short_training_steps: Integer = Field(ge=1, le=MAX_COUNT, description="The number of steps of short training.")
     short_training_lr_scale: Number = Field(
         default=0.1,
         gt=0,
@@ -177,9 +193,12 @@ class SearchConfig(Section):
         description="The learning rates of short training as a fraction of the recipe's. Large rates undo in few steps "
         "what the supernet has learned in many.",
     )
-    finalists: Integer = Field(ge=1, description="The number of candidates that are trained completely.")
+    finalists: Integer = Field(ge=1, le=10_000, description="The number of candidates that are trained completely.")
     rerun_seeds: Integer = Field(
-        default=3, ge=0, description="The number of further seeds for the best candidate and the default architecture."
+        default=3,
+        ge=0,
+        le=100,
+        description="The number of further seeds for the best candidate and the default architecture.",
     )
     initial_architectures: Architectures = Field(
         default=(),

@@ -5,6 +5,7 @@ messages, documentation and JSON schema agree.
 """
 
 import difflib
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,12 @@ from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, Validatio
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from nas.common.boundary import shown
+
 _EXPLAINED = "explained"
 _INPUT: Any = object()
-_MAX_SHOWN = 80
+_MAX_HINTS = 20
+_WORD = re.compile(r"[\w.-]{1,60}")
 _PLAIN = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}
 
 
@@ -102,7 +106,8 @@ class Section(BaseModel):
         try:
             return handler(values)
         except ValidationError as error:
-            lines = [_explained(cls, line) for line in error.errors(include_url=False)]
+            found = error.errors(include_url=False)
+            lines = [_explained(cls, line, has_hint=index < _MAX_HINTS) for index, line in enumerate(found)]
             raise ValidationError.from_exception_data(cls.__name__, lines) from None
 
 
@@ -113,7 +118,7 @@ def rejections(found: Sequence[Rejected]) -> ValidationError:
     )
 
 
-def _explained(section: type[Section], line: Mapping[str, Any]) -> InitErrorDetails:
+def _explained(section: type[Section], line: Mapping[str, Any], *, has_hint: bool) -> InitErrorDetails:
     """Return a problem of pydantic's in the form of this project; problems of nested sections have it already."""
     location, value, kind = line["loc"], line["input"], line["type"]
     if kind == _EXPLAINED:
@@ -123,7 +128,7 @@ def _explained(section: type[Section], line: Mapping[str, Any]) -> InitErrorDeta
     key = str(location[0])
     field = section.field_of(key) or section.model_fields.get(key)
     if field is None or kind in ("extra_forbidden", "invalid_key"):
-        return _line(location, _unknown(key, section.key_names()), value)
+        return _line(location, _unknown(key, section.key_names(), has_hint=has_hint), value)
     error = line.get("ctx", {}).get("error")
     if isinstance(error, Rejected):
         return _line((key, *error.path), _text(error, expected(field), value), value)
@@ -141,19 +146,22 @@ def _text(error: Rejected, declared: str, value: Any) -> str:
     return text if error.problem == "missing" else f"{text}, got {show(value if error.got is _INPUT else error.got)}"
 
 
-def _unknown(key: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
+def _unknown(key: str, known: Sequence[str], *, has_hint: bool) -> str:
+    near = difflib.get_close_matches(key, known, n=1) if has_hint else ()  # slow for thousands of keys
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"unknown key; expected one of {', '.join(sorted(known))}{hint}"
 
 
 def show(value: Any) -> str:
     """Return a value as it is shown in messages: shortened, and with the words of YAML for None and booleans."""
-    text = (
-        {None: "null", True: "true", False: "false"}[value] if value is None or value is True or value is False else ""
-    )
-    text = text or repr(value)
-    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
+    if value is None or value is True or value is False:
+        return {None: "null", True: "true", False: "false"}[value]
+    return shown(value)
+
+
+def show_key(key: str) -> str:
+    """Return a key as it is shown in messages: as it is if it is a short word, else quoted and shortened."""
+    return key if _WORD.fullmatch(key) else shown(key)
 
 
 def expected(field: FieldInfo) -> str:

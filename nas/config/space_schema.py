@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, create_model, field
 
 from nas.config.section import Expected, FromFile, Rejected, Section
 from nas.config.values import Integer, OneOf, Text, ascending
-from nas.search.space import Architecture, Gene, SearchSpace
+from nas.search.space import MAX_LAYERS, Architecture, Gene, SearchSpace
 
 NUM_LAYERS = "num_layers"
 
@@ -49,6 +49,7 @@ def space_section(architecture_class: type[Architecture]) -> type[Section]:
         Field(
             None,
             ge=1,
+            le=MAX_LAYERS,
             description=f"The number of layers {architecture_class.layers_counted}. Required if the values of a gene "
             "differ between layers or directions.",
         ),
@@ -65,7 +66,10 @@ def space_section(architecture_class: type[Architecture]) -> type[Section]:
 def _gene_type(gene: Gene, prefix: str) -> Any:
     """Return the type of a gene's key: its choices, or a mapping if the gene can differ within a model."""
     smallest = gene.smallest
-    choices = f"ascending, distinct whole numbers of at least {smallest}, for instance [{smallest}, {smallest + 2}]"
+    choices = (
+        f"ascending, distinct whole numbers of at least {smallest} and at most {gene.largest}, for instance "
+        f"[{smallest}, {smallest + 2}]"
+    )
     plain = Annotated[tuple[int, ...], BeforeValidator(_choices_of(gene)), Expected(choices)]
     if gene.granularities == ("model",):
         return plain
@@ -90,7 +94,7 @@ def _gene_type(gene: Gene, prefix: str) -> Any:
 
 def _choices_of(gene: Gene) -> Callable[[Any], tuple[int, ...]]:
     def is_allowed(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= gene.smallest
+        return isinstance(value, int) and not isinstance(value, bool) and gene.smallest <= value <= gene.largest
 
     return lambda value: ascending(value, is_allowed)
 

@@ -6,17 +6,20 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from nas.config.choices import ClassWeights, Optimizer, Sampling, Schedule
 from nas.config.section import Rejected, Section
-from nas.config.values import Integer, Number
+from nas.config.values import MAX_BATCH, MAX_COUNT, MAX_RATE, Integer, Number
 
 
 class LearningRatesConfig(Section):
     """The peak learning rate of each group of trained tensors."""
 
-    prompts: Number = Field(gt=0, description="The learning rate of prompts.")
-    mappings: Number = Field(gt=0, description="The learning rate of mappings.")
-    classifiers: Number = Field(gt=0, description="The learning rate of classifiers.")
+    prompts: Number = Field(gt=0, le=MAX_RATE, description="The learning rate of prompts.")
+    mappings: Number = Field(gt=0, le=MAX_RATE, description="The learning rate of mappings.")
+    classifiers: Number = Field(gt=0, le=MAX_RATE, description="The learning rate of classifiers.")
     encoders: Number = Field(
-        default=1e-4, gt=0, description="The learning rate of encoder weights, in families that train them."
+        default=1e-4,
+        gt=0,
+        le=MAX_RATE,
+        description="The learning rate of encoder weights, in families that train them.",
     )
 
     @classmethod
@@ -41,7 +44,7 @@ class RecipeConfig(Section):
         description="Divides the learning rate of prompts and mappings by n ** depth_scaling for n fusing layers: the "
         "layers above amplify the change of an early one.",
     )
-    weight_decay: Number = Field(ge=0, description="The weight decay.")
+    weight_decay: Number = Field(ge=0, le=MAX_RATE, description="The weight decay.")
     momentum: Number = Field(
         default=0.9, ge=0, le=0.999, description="The momentum of SGD, or the first beta of AdamW."
     )
@@ -50,10 +53,10 @@ class RecipeConfig(Section):
         default=0.0, ge=0, le=0.9, description="The fraction of all steps in which the learning rate rises linearly."
     )
     clip_norm: Number | None = Field(
-        default=None, gt=0, description="The largest global norm of the gradient; null: no limit."
+        default=None, gt=0, le=MAX_COUNT, description="The largest global norm of the gradient; null: no limit."
     )
-    batch_size: Integer = Field(ge=1, description="The number of samples per step.")
-    epochs: Integer = Field(ge=1, description="The number of passes over the training split.")
+    batch_size: Integer = Field(ge=1, le=MAX_BATCH, description="The number of samples per step.")
+    epochs: Integer = Field(ge=1, le=100_000, description="The number of passes over the training split.")
     class_weights: ClassWeights = Field(default="none", description="The weight of each class in the loss.")
     label_smoothing: Number = Field(
         default=0.0, ge=0, le=0.9, description="The fraction of the target that is spread over all classes."
@@ -67,14 +70,18 @@ class SupernetConfig(Section):
     gradients are summed; workers share this work.
     """
 
-    steps: Integer = Field(ge=1, description="The number of training steps.")
+    steps: Integer = Field(ge=1, le=MAX_COUNT, description="The number of training steps.")
     sampling: Sampling = Field(
         default="sandwich",
         description="The architectures of a step. `uniform`: every value with equal probability. `sandwich`: the "
         "largest, the smallest, and random ones in between. `balanced`: rarely trained weights are sampled more often.",
     )
-    architectures_per_step: Integer = Field(default=4, ge=1, description="The number of architectures per step.")
-    checkpoint_steps: Integer = Field(default=100, ge=1, description="The number of steps between two checkpoints.")
+    architectures_per_step: Integer = Field(
+        default=4, ge=1, le=10_000, description="The number of architectures per step."
+    )
+    checkpoint_steps: Integer = Field(
+        default=100, ge=1, le=MAX_COUNT, description="The number of steps between two checkpoints."
+    )
     distillation: Number = Field(
         default=0.0,
         ge=0,

@@ -1,6 +1,6 @@
 """The data readers of this package: one line each. Imports no torch."""
 
-from nas.config.reader_registry import LABEL_KEYS, TABLE_KEYS, register_reader
+from nas.config.reader_registry import FILE_NAME, LABEL_KEYS, TABLE_KEYS, register_reader
 
 
 def register() -> None:
@@ -10,7 +10,10 @@ def register() -> None:
         "manifest", f"{readers}.manifest:ManifestReader", keys=("manifest", "images", *LABEL_KEYS, *TABLE_KEYS)
     )
     register_reader(
-        "image_folder", f"{readers}.image_folder:ImageFolderReader", keys=("folder", *LABEL_KEYS, *TABLE_KEYS)
+        "image_folder",
+        f"{readers}.image_folder:ImageFolderReader",
+        keys=("folder", *LABEL_KEYS, *TABLE_KEYS),
+        image_column=FILE_NAME,
     )
     register_reader("datasets", f"{readers}.hf_dataset:SavedDatasetReader")
     register_reader("food101", f"{readers}.food101:Food101Reader", keys=("folder", "texts"), held_out_validation=5000.0)

@@ -12,6 +12,8 @@ from nas.common.registry import Registry
 from nas.search.space import Architecture
 from nas.search.trial import Result
 
+_MAX_BOUND = 1e18
+
 
 class CostModel(Protocol):
     """Predicts costs of an architecture before it is run."""
@@ -57,7 +59,8 @@ class Cost:
 
     def format_bound(self, bound: float) -> str:
         """Format a bound so that `parse_bound` returns it exactly."""
-        return f"{bound:.17g}{self.unit}"
+        number = str(int(bound)) if float(bound).is_integer() else f"{bound:.17g}"
+        return f"{number}{self.unit}"
 
 
 COSTS: Registry[Cost] = Registry("cost", builtins="nas.search.register:register_costs", entry_points="pmf_nas.costs")
@@ -89,11 +92,11 @@ def number_parser(units: Mapping[str, float]) -> Callable[[str], float]:
     """
 
     def parse(text: str) -> float:
-        match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)([a-zA-Z]*)", text)
-        if match is None or match[2] not in units:
+        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)([a-zA-Z]*)", text)
+        if match is None or match[2] not in units or not (number := float(match[1]) * units[match[2]]) <= _MAX_BOUND:
             allowed = " or ".join(unit or "no unit" for unit in units)
-            raise ValueError(f"expected a number with {allowed}, got {text!r}")
-        return float(match[1]) * units[match[2]]
+            raise ValueError(f"expected a number with {allowed}, at most {_MAX_BOUND:g}")
+        return number
 
     return parse
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from nas.common.boundary import shown
 from nas.search.costs import COSTS, Cost, CostModel, number_parser
 from nas.search.metric_registry import metric_names
 from nas.search.pareto import Values, fronts, ranks
@@ -39,17 +40,17 @@ class Constraint:
             ValueError: If the text has another form; the message names the allowed forms.
         """
         metrics = metric_names()
-        match = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*(\S+)\s*", text)
+        match = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*(\S+)\s*", text, re.ASCII)
         if match is None or match[1] not in (*COSTS, *metrics) or (match[2] == "<=") != (match[1] in COSTS):
             raise ValueError(
                 f"expected {' or '.join(COSTS)} with <= and a bound, or {' or '.join(metrics)} with >= and a bound, "
-                f"got {text!r}"
+                f"got {shown(text)}"
             )
         quantity, _, bound = match.groups()
         try:
             return cls(quantity, (COSTS[quantity].parse_bound if quantity in COSTS else _parse_metric)(bound))
         except ValueError as error:
-            raise ValueError(f"{quantity}: {error}") from error
+            raise ValueError(f"{quantity}: {error}, got {shown(bound)}") from error
 
     @property
     def cost(self) -> Cost | None:

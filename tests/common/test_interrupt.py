@@ -1,10 +1,13 @@
 import os
 import signal
+import subprocess
+import sys
 import time
+from unittest.mock import patch
 
 import pytest
 
-from nas.common.interrupt import interruptible
+from nas.common.interrupt import SAVING_SIGNALS, ending_by_exception, interruptible
 
 
 def raise_in_finalizer(error: BaseException | None) -> None:
@@ -19,19 +22,57 @@ def raise_in_finalizer(error: BaseException | None) -> None:
     Finalized()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_a_request_and_the_second_stops_immediately(
-    number: signal.Signals, capfd: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("number", SAVING_SIGNALS, ids=lambda number: number.name)
+def test_the_first_signal_is_a_request(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
     handler = signal.getsignal(number)
     with interruptible() as interruption:
         assert not interruption.is_requested
         os.kill(os.getpid(), number)
         assert interruption.is_requested
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(number) is handler
-    assert capfd.readouterr().err.count("Press Ctrl-C again to stop immediately.") == 1
+    message = capfd.readouterr().err
+    assert message.count("finishing short jobs and saving.") == 1
+    if number != signal.SIGINT:
+        assert f"by {number.name}" in message
+
+
+def test_a_later_sigterm_stops_immediately_and_repeated_signals_do_not() -> None:
+    with interruptible() as interruption:
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+        assert interruption.is_requested
+        later = time.monotonic() + 2.0
+        with patch("time.monotonic", lambda: later):
+            os.kill(os.getpid(), signal.SIGHUP)
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_signals_end_a_command_by_an_exception_so_that_it_cleans_up() -> None:
+    for number in SAVING_SIGNALS:
+        with pytest.raises(KeyboardInterrupt), ending_by_exception():
+            os.kill(os.getpid(), number)
+
+
+def test_signals_that_the_caller_ignores_stay_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
+    try:
+        with interruptible() as interruption:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interruption.is_requested
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_closed_standard_error_does_not_stop_the_saving() -> None:
+    code = (
+        "import os, signal\nfrom nas.common.interrupt import interruptible\n"
+        "os.close(2)\nwith interruptible() as found:\n os.kill(os.getpid(), signal.SIGHUP)\n assert found.is_requested"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_second_signal_in_a_finalizer_is_neither_lost_nor_printed(capfd: pytest.CaptureFixture[str]) -> None:

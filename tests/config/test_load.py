@@ -76,13 +76,13 @@ def test_all_problems_are_reported_at_once_with_key_value_and_what_is_allowed(tm
     assert str(caught.value).startswith(f"{path}: 11 problems\n")
     assert caught.value.problems == (
         "seed: invalid value; expected a whole number of at least 0 and at most 2147483647, got true",
-        "space.query_prompts: invalid value; expected ascending, distinct whole numbers of at least 1, for instance "
-        "[1, 3], got [0, 2]",
-        "space.mapping_width: invalid value; expected ascending, distinct whole numbers of at least 1, for instance "
-        "[1, 3], got [8, 4]",
+        "space.query_prompts: invalid value; expected ascending, distinct whole numbers of at least 1 and at most "
+        "65536, for instance [1, 3], got [0, 2]",
+        "space.mapping_width: invalid value; expected ascending, distinct whole numbers of at least 1 and at most "
+        "65536, for instance [1, 3], got [8, 4]",
         "recipe.optimizer: invalid value; expected one of sgd, adamw, got 'adam'",
-        "recipe.clip_norm: invalid value; expected a number above 0, or null, got -1",
-        "recipe.epochs: invalid value; expected a whole number of at least 1, got 0",
+        "recipe.clip_norm: invalid value; expected a number above 0 and at most 1000000000, or null, got -1",
+        "recipe.epochs: invalid value; expected a whole number of at least 1 and at most 100000, got 0",
         "supernet.architectures_per_step: invalid value; expected at least 3 with sampling: sandwich, got 1",
         "search.evolution.parents: invalid value; expected at most the population of 4, got 5",
         "search.stratgy: unknown key; expected one of constraints, eval_batch, evolution, finalists, "
@@ -95,7 +95,7 @@ def test_all_problems_are_reported_at_once_with_key_value_and_what_is_allowed(tm
 
 def test_long_values_are_shortened() -> None:
     (problem,) = problems_of(search_values(**{"recipe.schedule": "x" * 500}))
-    assert len(problem) < 200 and problem.endswith("...")
+    assert len(problem) < 200 and problem.endswith("xxx'") and "x...x" in problem
 
 
 def test_genes_that_differ_within_a_model_survive_writing_and_reading() -> None:
@@ -122,8 +122,8 @@ def test_mistakes_in_genes_that_differ_within_a_model_are_reported() -> None:
             },
         )
     ) == (
-        "space.query_prompts.choices: invalid value; expected ascending, distinct whole numbers of at least 1, for "
-        "instance [1, 3], got [2, 1]",
+        "space.query_prompts.choices: invalid value; expected ascending, distinct whole numbers of at least 1 and at "
+        "most 65536, for instance [1, 3], got [2, 1]",
         "space.query_prompts.per: invalid value; expected one of model, layer, direction, layer_and_direction, got "
         "'layers'",
         "space.query_prompts.form: unknown key; expected one of choices, per",
@@ -223,8 +223,8 @@ def test_objectives_and_constraints_survive_writing_and_reading() -> None:
         ),
         (
             {"search.initial_architectures": 3},
-            "search.initial_architectures: invalid value; expected a list of architectures of the space, each a "
-            "mapping of genes to values, got 3",
+            "search.initial_architectures: invalid value; expected a list of at most 1,000 architectures of the "
+            "space, each a mapping of genes to values, got 3",
         ),
         ({"search.constraints": "latency <= 1s"}, "search.constraints: invalid value; expected a list of bounds"),
         (
@@ -237,7 +237,7 @@ def test_objectives_and_constraints_survive_writing_and_reading() -> None:
         ),
         (
             {"search.constraints": ["latency <= 1"]},
-            "search.constraints: invalid value; expected a number with ms or s for latency, got",
+            "search.constraints: invalid value; expected a number with ms or s, at most 1e+18 for latency, got",
         ),
         (
             {"search.objective": ["accuracy", "latency"], "deterministic": True},
@@ -290,7 +290,7 @@ def test_keys_that_are_no_text_are_unknown() -> None:
 def test_duplicate_key_is_rejected(tmp_path: Path) -> None:
     path = write(tmp_path, "twice.yaml")
     path.write_text(path.read_text() + "\nname: again\n")
-    with pytest.raises(ConfigError, match=r"twice.yaml: 1 problem\n.* duplicate key 'name' in .*twice.yaml\", line"):
+    with pytest.raises(ConfigError, match=r"twice.yaml: 1 problem\n.*not valid YAML: line \d+: duplicate key 'name'"):
         load_config(path)
 
 
@@ -303,7 +303,7 @@ def test_file_without_a_mapping_is_rejected(tmp_path: Path, content: str) -> Non
 
 
 def test_missing_file_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+    with pytest.raises(ConfigError, match="cannot be read: no such file"):
         load_config(tmp_path / "none.yaml")
 
 
@@ -408,7 +408,8 @@ def test_names_of_the_hub_stay_unchanged_unless_a_folder_has_that_name(tmp_path:
         ),
         (
             {"manifest": "x", "max_text_tokens": 1},
-            "data.max_text_tokens: invalid value; expected a whole number of at least 2, or null, got 1",
+            "data.max_text_tokens: invalid value; expected a whole number of at least 2 and at most 1000000, or null, "
+            "got 1",
         ),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nas.common.interrupt import SAVING_SIGNALS
 from nas.execution.base import Executor
 from nas.execution.placement import Placement
 from nas.execution.ray.executor import RayExecutor
@@ -20,6 +21,7 @@ from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result, Stage
 from tests.support.factories import ARCHITECTURE, make_job
 from tests.support.jobs import slot_count, submit, wait_for_outcomes, wait_until
+from tests.support.processes import descendants, listening_addresses
 
 
 @pytest.fixture(scope="module")
@@ -137,19 +139,30 @@ def test_idle_workers_end_and_start_again_when_they_are_needed(ray_workers: Exec
 
 def worker_process_ids() -> list[int]:
     """Return the processes that run a job for the Ray that this process has started."""
-    parents, commands = {}, {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                commands[int(entry.name)] = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-    return [
-        process
-        for process, command in commands.items()
-        if command.startswith(b"ray::WorkerActor.run") and parents.get(parents[process]) == os.getpid()
-    ]
+    return [process for process, command in descendants().items() if command.startswith("ray::WorkerActor.run")]
+
+
+def test_private_ray_listens_on_the_loopback_interface_only(ray_workers: Executor) -> None:
+    submit(ray_workers, make_job())  # a worker listens as well
+    wait_for_outcomes(ray_workers, 1)
+    addresses = {process: listening_addresses(process) for process in [os.getpid(), *descendants()]}
+    assert sum(map(len, addresses.values())) >= 5, "GCS, raylet, its object manager, agent, driver"
+    assert {address for found in addresses.values() for address in found} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+
+
+def test_signals_that_a_terminal_or_a_batch_system_sends_to_all_processes_stop_no_worker(
+    ray_workers: Executor,
+) -> None:
+    submit(ray_workers, make_job(stage="full", step_count=1_000_000))
+    wait_until(lambda: bool(worker_process_ids()))
+    for process, command in descendants().items():
+        if "raylet" in command or "gcs_server" in command or command.startswith("ray::WorkerActor"):
+            for number in SAVING_SIGNALS:
+                os.kill(process, number)
+    (ended,) = ray_workers.stop_running()
+    assert ended.process_lives
+    submit(ray_workers, make_job(trial=1))
+    assert isinstance(wait_for_outcomes(ray_workers, 1)[0], Result)
 
 
 def test_killed_worker_is_replaced_and_its_job_fails_externally(ray_workers: Executor) -> None:

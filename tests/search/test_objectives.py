@@ -48,9 +48,9 @@ def test_constraints_are_parsed_and_formatted_without_loss(text: str, quantity: 
         ("latency", "expected peak_memory or"),
         ("", "expected peak_memory or"),
         ("peak_memory <= 2", "peak_memory: expected a number with a unit from B, .*, got '2'"),
-        ("latency <= 5m", "latency: expected a number with ms or s, got '5m'"),
-        ("trainable_parameters <= 5G", "trainable_parameters: expected a number with no unit or k or M, got '5G'"),
-        ("accuracy >= nan", "accuracy: expected a number with no unit, got 'nan'"),
+        ("latency <= 5m", "latency: expected a number with ms or s, .* got '5m'"),
+        ("trainable_parameters <= 5G", "trainable_parameters: expected a number with no unit or k or M, .* got '5G'"),
+        ("accuracy >= nan", "accuracy: expected a number with no unit, at most 1e\\+18, got 'nan'"),
     ],
 )
 def test_malformed_constraints_are_rejected(text: str, expected: str) -> None:

@@ -118,7 +118,7 @@ def _checked_columns(root: Path, part: str, data: Any, columns: ColumnsConfig) -
     """Return the names of the columns to read.
 
     Raises:
-        DataError: If one is missing, or two are the same column.
+        DataError: If one is missing.
     """
     split_column = None if part else columns.split
     names = [name for name in (columns.image, columns.text, columns.label, split_column) if name is not None]
@@ -127,10 +127,6 @@ def _checked_columns(root: Path, part: str, data: Any, columns: ColumnsConfig) -
         raise DataError(
             f"{root}: column {', '.join(map(repr, missing))} is missing; expected it in the data set, got "
             f"{', '.join(data.column_names)}{missing_column_hint(missing, columns)}"
-        )
-    if len(set(names)) < len(names):
-        raise DataError(
-            f"{root}: data.columns names a column twice; expected distinct columns, got {', '.join(map(repr, names))}"
         )
     return names
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from nas.common.boundary import reading
 from nas.common.errors import DataError
 from nas.config.data_schema import DataConfig
+from nas.config.reader_registry import FILE_NAME
 from nas.data.images import ImageSource, open_images
 from nas.data.readers.base import Reader
 from nas.data.readers.rows import parse_sample, parse_split
 from nas.data.readers.tables import has_column, read_rows
 from nas.data.samples import SPLIT_NAMES, SPLITS, RawDataset, RawSample
 
-FILE_NAME = "file_name"
 _METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 

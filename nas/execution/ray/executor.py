@@ -1,9 +1,11 @@
 """Run jobs in long-lived Ray actors, one per slot, on all nodes of a cluster."""
 
+import functools
 import itertools
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,16 @@ import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from nas.common.errors import ExecutionError
 from nas.common.files import write_atomically
 from nas.execution.base import Device, Executor, JobOutcome, SupernetJob, SupernetProgress, WorkerLost
 from nas.execution.placement import Placement, cpu_share
 from nas.execution.ray.actor import WorkerActor, WorkerFactory
-from nas.execution.ray.cluster import connect, on_node, task_on
+from nas.execution.ray.cluster import on_node, task_on
 from nas.execution.ray.exits import ExitReader
+from nas.execution.ray.loss import LossGuard, RayLost
 from nas.execution.ray.node_setup import FeatureFinder, receive_file
 from nas.execution.ray.nodes import NodePool, Slot, WorkerNode
+from nas.execution.ray.session import open_session
 from nas.execution.ray.supernet import SupernetGroup
 from nas.execution.worker import CandidateWorker
 from nas.execution.worker_setup import SUPERNET_FILE, WorkerSetup, process_environment
@@ -43,6 +46,7 @@ class RayExecutor(Executor):
     """Ray actors on a private local Ray that is started here, or on all nodes of a cluster that is joined.
 
     A worker that dies is replaced. Its job ends with a failure that gives the reason; the caller decides what follows.
+    If a private Ray is lost, because one of its own processes died, it is started again; its jobs end without outcomes.
 
     Args:
         setup: The setup of every worker; workers on other nodes than the driver's get the paths of their node.
@@ -56,7 +60,8 @@ class RayExecutor(Executor):
         factory: Creates the worker of a process.
 
     Raises:
-        ExecutionError: If there is no cluster at the address, or none of its nodes can run workers.
+        ExecutionError: If there is no cluster at the address, none of its nodes can run workers, or Ray cannot be
+            started.
     """
 
     def __init__(
@@ -73,13 +78,11 @@ class RayExecutor(Executor):
     ) -> None:
         self._setup = setup
         self._factory = factory
-        self._is_owner = not ray.is_initialized()
-        if self._is_owner:
-            connect(address, placement)
         self._records = setup.run_directory / _RECORDS
         self._record_numbers = itertools.count()
         shutil.rmtree(self._records, ignore_errors=True)  # left by a driver that was killed
-        self._nodes = NodePool(
+        self._open_nodes = functools.partial(
+            NodePool,
             setup,
             placement=placement,
             run_id=run_id,
@@ -87,10 +90,30 @@ class RayExecutor(Executor):
             find_features=find_features,
             on_note=on_note,
         )
-        if not list(self._nodes):
-            raise ExecutionError("Ray cluster: no node can run workers; expected at least one with a CPU")
-        self._exits = ExitReader(self._nodes)
+        self._should_stop: Callable[[], bool] = lambda: False
         self._running: dict[Any, tuple[Job, WorkerNode, Slot]] = {}
+        self._stranded: list[Job] = []
+        """Jobs that were submitted after Ray was lost."""
+        self._session = open_session(address, placement, on_note)
+        self._guard = LossGuard(self._session, on_note)
+        try:
+            self._nodes = self._open_nodes(is_fixed=self._session.is_private)
+            self._exits = ExitReader(self._nodes)
+        except BaseException:
+            self._close()
+            raise
+
+    def _abandon_jobs(self) -> list[JobOutcome]:
+        """Return the outcomes of all jobs after the loss of Ray: none of their members has one."""
+        ended = [JobOutcome(job, (), process_lives=False) for job in self.running]
+        self._running.clear()
+        self._stranded.clear()
+        return ended
+
+    def _restart(self, loss: RayLost) -> None:
+        self._guard.restart(loss)
+        self._nodes = self._open_nodes(is_fixed=True)
+        self._exits = ExitReader(self._nodes)
 
     @property
     def devices(self) -> Sequence[Device]:
@@ -100,8 +123,9 @@ class RayExecutor(Executor):
 
     def start_workers(self, device: str, count: int) -> None:
         stopped = [(node, slot) for node, slot in self._nodes.slots(device) if slot.actor is None]
-        for node, slot in stopped[:count]:
-            self._start(node, slot)
+        with suppress(RayLost), self._guard.noticing():  # `wait` starts Ray again
+            for node, slot in stopped[:count]:
+                self._start(node, slot)
 
     def _start(self, node: WorkerNode, slot: Slot) -> None:
         setup, share = node.setup, node.share
@@ -120,30 +144,37 @@ class RayExecutor(Executor):
 
     def stop_idle_workers(self, device: str, count: int) -> None:
         idle = [slot for _, slot in self._nodes.slots(device) if slot.actor is not None and not slot.is_busy]
-        for slot in idle[:count]:
-            ray.kill(slot.actor)
-            slot.actor = None
+        with suppress(RayLost), self._guard.noticing():
+            for slot in idle[:count]:
+                ray.kill(slot.actor)
+                slot.actor = None
 
     # Jobs
 
     @property
     def running(self) -> list[Job]:
-        return [job for job, _, _ in self._running.values()]
+        return [*(job for job, _, _ in self._running.values()), *self._stranded]
 
     def stop_when(self, should_stop: Callable[[], bool]) -> None:
-        del should_stop  # `wait` returns while jobs run, so the caller can call `stop_running`
+        self._should_stop = (
+            should_stop  # otherwise the caller calls `stop_running`, since `wait` returns while jobs run
+        )
 
     def submit(self, job: Job, device: str, grant_bytes: int) -> None:
         free = [(node, slot) for node, slot in self._nodes.slots(device) if not slot.is_busy]
         if not free:
             raise RuntimeError(f"all slots of {device} are taken")
         node, slot = min(free, key=lambda entry: entry[1].actor is None)
-        if slot.actor is None:
-            self._start(node, slot)
-        if job.stage != "full" and not node.has_supernet:
-            self._send_supernet(node)
-        slot.is_busy = True
-        self._running[slot.actor.run.remote(job, grant_bytes)] = (job, node, slot)
+        try:
+            with self._guard.noticing():
+                if slot.actor is None:
+                    self._start(node, slot)
+                if job.stage != "full" and not node.has_supernet:
+                    self._send_supernet(node)
+                self._running[slot.actor.run.remote(job, grant_bytes)] = (job, node, slot)
+                slot.is_busy = True
+        except RayLost:
+            self._stranded.append(job)
 
     def _send_supernet(self, node: WorkerNode) -> None:
         """Send the supernet to a node other than the driver's, once for all of its workers."""
@@ -157,46 +188,66 @@ class RayExecutor(Executor):
         node.has_supernet = True
 
     def wait(self, timeout_seconds: float) -> list[JobOutcome]:
-        self._nodes.update_if_due()
-        self._nodes.admit_prepared(timeout_seconds=0)
-        if not self._running:
-            return []
-        ready, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout_seconds)
-        return [self._collect(reference) for reference in ready]
+        ended: list[JobOutcome] = []
+        try:
+            with self._guard.noticing():
+                self._nodes.update_if_due()
+                self._nodes.admit_prepared(timeout_seconds=0)
+                if self._running:
+                    ready, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout_seconds)
+                    for reference in ready:
+                        ended.append(self._collect(reference))
+        except RayLost as loss:
+            ended += self._abandon_jobs()
+            if not self._should_stop():  # else the next phase does, if there is one
+                self._restart(loss)
+        return ended
 
     def stop_running(self) -> list[JobOutcome]:
+        ended: list[JobOutcome] = []
+        try:
+            with self._guard.noticing():
+                self._stop_jobs(ended)
+        except RayLost:
+            ended += self._abandon_jobs()
+        return ended
+
+    def _stop_jobs(self, ended: list[JobOutcome]) -> None:
+        """Stop all running jobs and append their outcomes."""
         if not self._running:
-            return []
+            return
         for _, _, slot in self._running.values():
             slot.actor.stop.remote()
         ready, unresponsive = ray.wait(list(self._running), num_returns=len(self._running), timeout=_STOP_SECONDS)
-        ended = [self._collect(reference) for reference in ready]
+        for reference in ready:
+            ended.append(self._collect(reference))
         for reference in unresponsive:
-            job, _, slot = self._running.pop(reference)
+            job, _, slot = self._running[reference]
             ray.kill(slot.actor)
             slot.actor, slot.is_busy = None, False
             ended.append(JobOutcome(job, (), process_lives=False))
-        return ended
+            del self._running[reference]
 
     def _collect(self, reference: Any) -> JobOutcome:
-        job, node, slot = self._running.pop(reference)
-        slot.is_busy = False
+        job, node, slot = self._running[reference]
         try:
             outcomes: tuple[Result | Failure, ...] = ray.get(reference)
             if not node.is_local:
                 self._fetch_weights(slot, outcomes)
         except RayTaskError as error:
-            failures = tuple(Failure.of(member, error.cause, 0) for member in job.members)
-            return JobOutcome(job, failures, process_lives=True)
+            outcomes = tuple(Failure.of(member, error.cause, 0) for member in job.members)
         except RayError as error:
+            self._guard.check_after(error)
             slot.actor = None
             found = self._exits.read(job, node, slot, error)
-            failures = tuple(
+            outcomes = tuple(
                 Failure(member, found.kind, found.cause, found.reason, found.measured_peak_bytes)
                 for member in job.members
             )
-            return JobOutcome(job, failures, process_lives=False)
-        return JobOutcome(job, outcomes, process_lives=True)
+        del self._running[reference]
+        slot.is_busy = False
+        self._guard.settle()
+        return JobOutcome(job, outcomes, process_lives=slot.actor is not None)
 
     def _fetch_weights(self, slot: Slot, outcomes: Sequence[Result | Failure]) -> None:
         """Fetch the weights of full trainings from another node, before their results are reported."""
@@ -217,6 +268,21 @@ class RayExecutor(Executor):
         should_stop: Callable[[], bool],
         on_progress: Callable[[SupernetProgress], None],
     ) -> int:
+        try:
+            with self._guard.noticing():
+                return self._train_supernet(job, processes, grant_bytes, should_stop, on_progress)
+        except RayLost as loss:
+            self._restart(loss)
+            raise WorkerLost("its workers were lost with Ray") from loss
+
+    def _train_supernet(
+        self,
+        job: SupernetJob,
+        processes: Mapping[str, int],
+        grant_bytes: int,
+        should_stop: Callable[[], bool],
+        on_progress: Callable[[SupernetProgress], None],
+    ) -> int:
         self._nodes.update()
         members: list[tuple[WorkerNode, Slot]] = []
         for device, count in processes.items():
@@ -230,16 +296,25 @@ class RayExecutor(Executor):
         for node, slot in members:
             if slot.actor is None:
                 self._start(node, slot)
-        group = SupernetGroup(members, self._setup, self._exits)
+        group = SupernetGroup(members, self._setup, self._exits, self._guard.check)
         return group.train(job, grant_bytes=grant_bytes, should_stop=should_stop, on_progress=on_progress)
 
     def close(self) -> None:
+        with suppress(RayLost), self._guard.noticing():
+            self._end_workers()
+        shutil.rmtree(self._records, ignore_errors=True)
+        self._close()
+
+    def _close(self) -> None:
+        self._guard.close()
+        self._session.close()
+
+    def _end_workers(self) -> None:
         for _, slot in self._nodes.slots():
             if slot.actor is not None:
                 ray.kill(slot.actor)
                 slot.actor = None
-        shutil.rmtree(self._records, ignore_errors=True)
-        if not self._is_owner:
+        if not self._session.is_own:
             return
         tasks = [
             task_on(node.node, _remove_run).remote(node.setup.run_directory)
@@ -248,4 +323,3 @@ class RayExecutor(Executor):
         ]
         if tasks:
             ray.wait(tasks, num_returns=len(tasks), timeout=_STOP_SECONDS)
-        ray.shutdown()  # if a cluster was joined, this only leaves it

@@ -10,6 +10,7 @@ import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from nas.common.errors import ExecutionError
 from nas.execution.base import Device
 from nas.execution.placement import Node, Placement, Share
 from nas.execution.ray.cluster import alive_nodes, driver_node, task_on
@@ -68,6 +69,10 @@ class NodePool:
         cache_directory: The feature cache of other nodes; None for the default of their user.
         find_features: Function that builds or finds the features on another node; None if all nodes share the driver's.
         on_note: Callback that receives a line of text when a node joins, leaves, or cannot take part.
+        is_fixed: Whether there is one node, the driver's, as long as Ray lives.
+
+    Raises:
+        ExecutionError: If no node can run workers.
     """
 
     def __init__(
@@ -79,8 +84,10 @@ class NodePool:
         cache_directory: Path | None,
         find_features: FeatureFinder | None,
         on_note: Callable[[str], None],
+        is_fixed: bool = False,
     ) -> None:
         self._setup = setup
+        self._is_fixed = is_fixed
         self._placement = placement
         self._run_id = run_id
         self._cache_directory = cache_directory
@@ -94,6 +101,7 @@ class NodePool:
         self.update()
         while not self._nodes and self._preparing:
             self.admit_prepared(timeout_seconds=1.0)
+        self._check_not_empty()
 
     def __iter__(self) -> Iterator[WorkerNode]:
         return iter(self._nodes.values())
@@ -124,7 +132,25 @@ class NodePool:
             self.update()
 
     def update(self) -> None:
-        """Let new nodes join and forget lost ones."""
+        """Let new nodes join and forget lost ones.
+
+        Raises:
+            ExecutionError: If no node is left.
+        """
+        had_nodes = bool(self._nodes)
+        if had_nodes and self._is_fixed:
+            return  # the question would end this process if Ray were lost just now
+        self._update()
+        if had_nodes:
+            self._check_not_empty()
+
+    def _check_not_empty(self) -> None:
+        if not self._nodes and not self._preparing:
+            raise ExecutionError(
+                "Ray cluster: no node can run workers; expected at least one with a CPU; everything finished is saved"
+            )
+
+    def _update(self) -> None:
         self._updated_at = time.monotonic()
         alive = alive_nodes()
         for name in [name for name in self._nodes if name not in alive]:

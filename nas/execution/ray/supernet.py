@@ -27,12 +27,20 @@ class SupernetGroup:
         members: The workers; the first reads and writes the checkpoint, so it is one on the driver's node if possible.
         setup: The setup with the driver's paths.
         exits: The reader of exit records.
+        check_loss: Function that is called while the workers train, and raises an error if Ray itself was lost.
     """
 
-    def __init__(self, members: Sequence[tuple[WorkerNode, Slot]], setup: WorkerSetup, exits: ExitReader) -> None:
+    def __init__(
+        self,
+        members: Sequence[tuple[WorkerNode, Slot]],
+        setup: WorkerSetup,
+        exits: ExitReader,
+        check_loss: Callable[[], None],
+    ) -> None:
         self._members = members
         self._setup = setup
         self._exits = exits
+        self._check_loss = check_loss
 
     def train(
         self,
@@ -94,6 +102,7 @@ class SupernetGroup:
         pending, lost_at = list(references), math.inf
         while pending:
             ready, pending = ray.wait(pending, num_returns=len(pending), timeout=_POLL_SECONDS)
+            self._check_loss()
             if any(map(_is_lost, ready)):
                 lost_at = min(lost_at, time.monotonic())
             if time.monotonic() - lost_at > _STOP_SECONDS:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from nas.common.errors import BudgetError, StudyError
+from nas.common.interrupt import Interrupted
 from nas.common.units import format_bytes
 from nas.execution.base import SupernetJob, SupernetProgress
 from nas.execution.worker_setup import WorkerSetup
@@ -35,6 +36,8 @@ class SupernetPhase:
             StudyError: If the file of a supernet that scores depend on is missing.
             BudgetError: If no training step fits the memory budget.
             TrainingError: If it cannot be trained.
+            Interrupted: If the user has interrupted the search and the workers were lost, so that nothing is saved
+                after the last checkpoint.
         """
         if self._is_done(context):
             return
@@ -49,6 +52,11 @@ class SupernetPhase:
             text = f"loss {progress.loss:.3f}{clock.left_text(deadline)}"
             context.reporter.progress("supernet", progress.done, total, text)
 
+        def on_lost(reason: str) -> None:
+            if clock.is_interrupted:
+                raise Interrupted
+            context.reporter.note(f"Supernet: {reason}; resuming from its last checkpoint")
+
         job = _SupernetPlanner(context, self._memory).job(should_stop)
         if not math.isinf(deadline):
             job = replace(job, deadline=time.time() + clock.seconds_left(deadline))
@@ -57,7 +65,7 @@ class SupernetPhase:
             process_count=context.config.supernet.architectures_per_step,
             should_stop=should_stop,
             on_progress=on_progress,
-            on_lost=lambda reason: context.reporter.note(f"Supernet: {reason}; resuming from its last checkpoint"),
+            on_lost=on_lost,
         )
         context.reporter.note(supernet_line(done, total, process_count, clock.account.spent_seconds))
 

@@ -3,6 +3,7 @@
 from nas.search.space.architecture import (
     DIRECTIONS,
     GRANULARITIES,
+    MAX_LAYERS,
     MODALITIES,
     RAW,
     AffineMemory,
@@ -21,6 +22,7 @@ from nas.search.space.variables import Variable
 __all__ = [
     "DIRECTIONS",
     "GRANULARITIES",
+    "MAX_LAYERS",
     "MODALITIES",
     "RAW",
     "AffineMemory",

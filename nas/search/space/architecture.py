@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import total_ordering
 from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
 
+from nas.common.boundary import shown
 from nas.search.space.family_registry import load_architecture_class
 
 PerLayer = tuple[tuple[int, int], ...]
@@ -28,6 +29,10 @@ GRANULARITIES: tuple[Granularity, ...] = ("model", "layer", "direction", "layer_
 DIRECTIONS = ("image_to_text", "text_to_image")
 
 MODALITIES = ("image", "text")
+
+MAX_LAYERS = 1_000
+"""The upper bound of layers: no encoder has more."""
+_MAX_LENGTH = 65_536
 
 RAW = -1
 """Used in place of a layer index for pixel values and token ids, the input of an encoder's own embedding."""
@@ -76,6 +81,11 @@ class Gene:
     smallest: int
     granularities: tuple[Granularity, ...] = ("model",)
     is_layer: bool = False
+
+    @property
+    def largest(self) -> int:
+        """The largest value that any model could have: no device holds longer prompts or wider mappings."""
+        return MAX_LAYERS if self.is_layer else _MAX_LENGTH
 
 
 @dataclass(frozen=True)
@@ -203,10 +213,17 @@ class Architecture(ABC):
         Raises:
             KeyError: If the family is not registered.
             TypeError: If genes are missing or unknown.
+            ValueError: If a gene has a value that no architecture has.
         """
         genes = dict(values)
-        build = cast(Callable[..., Architecture], load_architecture_class(genes.pop("family")))
-        return build(**genes)
+        architecture_class = load_architecture_class(genes.pop("family"))
+        for gene in architecture_class.genes:
+            if gene.name in genes and not _is_value(genes[gene.name], gene):
+                raise ValueError(
+                    f"{gene.name}: expected a whole number of at most {gene.largest:,} or a list of pairs of them, got "
+                    f"{shown(genes[gene.name])}"
+                )
+        return cast(Callable[..., Architecture], architecture_class)(**genes)
 
     def __lt__(self, other: object) -> bool:
         """Compare by family, then by the layer gene, then by the other genes in their order."""
@@ -227,6 +244,20 @@ class Architecture(ABC):
 
     def __str__(self) -> str:
         return " ".join(f"{gene.symbol}={format_gene(getattr(self, gene.name))}" for gene in self.genes) or self.family
+
+
+def _is_value(value: object, gene: Gene) -> bool:
+    """Return whether a value read from a file can be that of a gene; a space decides whether it is allowed."""
+    if isinstance(value, list | tuple) and not gene.is_layer:
+        return 0 < len(value) <= MAX_LAYERS and all(
+            isinstance(pair, list | tuple) and len(pair) == len(DIRECTIONS) and all(_is_number(v, gene) for v in pair)
+            for pair in value
+        )
+    return _is_number(value, gene)
+
+
+def _is_number(value: object, gene: Gene) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= gene.largest
 
 
 def _canonical(value: GeneValue) -> GeneValue:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
 
+from nas.common.boundary import shown
 from nas.search.space.architecture import DIRECTIONS, Architecture, GeneValue, Granularity
 from nas.search.space.variables import Variable
 
@@ -42,10 +43,11 @@ class SearchSpace:
         if set(self.choices) != set(genes):
             raise ValueError(f"search space: wrong genes; expected {list(genes)}, got {sorted(self.choices)}")
         for name, values in self.choices.items():
-            smallest = genes[name].smallest
-            if not values or list(values) != sorted(set(values)) or values[0] < smallest:
+            smallest, largest = genes[name].smallest, genes[name].largest
+            if not values or list(values) != sorted(set(values)) or not smallest <= values[0] <= values[-1] <= largest:
                 raise ValueError(
-                    f"{name}: expected ascending, distinct values of at least {smallest}, got {list(values)}"
+                    f"{name}: expected ascending, distinct values of at least {smallest} and at most {largest}, got "
+                    f"{shown(list(values))}"
                 )
         free = {name: granularity for name, granularity in self.granularity.items() if granularity != "model"}
         object.__setattr__(self, "granularity", free)

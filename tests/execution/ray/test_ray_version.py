@@ -1,9 +1,9 @@
-"""The one use of Ray's private API, which a new version of Ray may remove."""
+"""The uses of Ray's private API, which a new version of Ray may remove."""
 
 import pytest
 import ray
 
-from nas.execution.ray.cluster import silence_worker_logs
+from nas.execution.ray.internals import silence_worker_logs
 
 
 def test_private_switch_of_worker_logs_exists_in_the_tested_version_of_ray(monkeypatch: pytest.MonkeyPatch) -> None:
