@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from nas.common.boundary import reading
 from nas.common.errors import ArgumentError, NasError
 from nas.common.fast_imports import import_frameworks
-from nas.common.interrupt import Interrupted
+from nas.common.interrupt import Interrupted, ending_by_exception
 from nas.common.output import OutputStream, ReaderGone, complain, resilient_output, visible
+from nas.common.shortage import shortage
 from nas.config.choices import COLUMNS
 from nas.run.arguments import parse_budgets, parse_memory_budget, parse_pick
 from nas.run.parser import Command, build_parser
@@ -67,10 +68,17 @@ def _run(options: argparse.Namespace, output: OutputStream, errors: OutputStream
     else:  # its result is in files
         output.go_on_with(errors)
     try:
-        command(options)
+        with ending_by_exception():
+            command(options)
     except (KeyboardInterrupt, Interrupted):
         complain(f"Interrupted; everything finished is saved{_resume_hint(options)}")
         return 130
+    except Exception as error:
+        lack = None if isinstance(error, NasError) else shortage(error)
+        if lack is None:
+            raise
+        complain(f"error: {lack}{_resume_hint(options)}")
+        return 2
     output.check()
     return 0
 

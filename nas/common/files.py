@@ -1,15 +1,47 @@
 """The cache directory, and atomic writes: after a crash or a full disk, a file has its old content or the new."""
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nas.common.errors import ExecutionError
+
 
 def default_cache_directory() -> Path:
-    """Return `$XDG_CACHE_HOME/pmf-nas`; without that variable, `pmf-nas` in the user's `.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pmf-nas"
+    """Return `$XDG_CACHE_HOME/pmf-nas`; without that variable, `pmf-nas` in the user's `.cache`.
+
+    Raises:
+        ExecutionError: If there is no such variable and the user has no home directory.
+    """
+    place = os.environ.get("XDG_CACHE_HOME")
+    if place:
+        return Path(place) / "pmf-nas"
+    try:
+        return Path.home() / ".cache" / "pmf-nas"
+    except RuntimeError as error:  # HOME is not set, and the user is in no list of users, as in some containers
+        raise ExecutionError(
+            "cache directory: the user has no home directory; choose one with --cache-dir or XDG_CACHE_HOME"
+        ) from error
+
+
+def check_writable(directory: Path) -> None:
+    """Check that files can be written to a directory, which is created later if it does not exist.
+
+    Raises:
+        OSError: If they cannot; names the directory that is in the way.
+    """
+    resolved = directory.resolve()
+    place = next(path for path in (resolved, *resolved.parents) if path.exists())
+    number = 0
+    if not place.is_dir():
+        number = errno.ENOTDIR
+    elif not os.access(place, os.W_OK | os.X_OK):
+        number = errno.EROFS if os.statvfs(place).f_flag & os.ST_RDONLY else errno.EACCES
+    if number:
+        raise OSError(number, os.strerror(number), str(place))
 
 
 def write_atomically(path: Path, content: bytes) -> None:

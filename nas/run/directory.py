@@ -1,7 +1,6 @@
 """Create, describe and open run directories."""
 
 import contextlib
-import errno
 import importlib.metadata
 import os
 import platform
@@ -13,7 +12,7 @@ from typing import Any
 import yaml
 
 from nas.common.errors import ConfigError, StudyError
-from nas.common.files import write_atomically
+from nas.common.files import check_writable, write_atomically
 from nas.config.load import parse_config
 from nas.config.overrides import Overrides
 from nas.config.places import RecordedPlaces, portable, without_places
@@ -183,11 +182,7 @@ def check_new_directory(directory: Path) -> None:
     """
     if directory.exists() and any(not _is_leftover(path) for path in directory.iterdir()):
         raise StudyError(f"{directory}: is not empty and holds no run; expected an empty or new directory (--run-dir)")
-    place = next(path for path in (directory.resolve(), *directory.resolve().parents) if path.exists())
-    if not place.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+    check_writable(directory)
 
 
 def _is_leftover(path: Path) -> bool:

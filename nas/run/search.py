@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from nas.common.errors import StudyError
+from nas.common.files import check_writable
 from nas.common.interrupt import Interrupted, Interruption, interruptible
 from nas.common.progress import Reporter
 from nas.common.units import format_bytes, format_seconds
@@ -41,6 +42,7 @@ from nas.run.program_name import command_line
 from nas.run.progress_lines import counts_text, plan_line
 from nas.run.reliability import build_report
 from nas.run.select import best_architectures
+from nas.run.surroundings import check_surroundings
 from nas.run.time_budget import Deadlines, TimeAccount
 from nas.search.trial import STAGES
 from nas.storage.study import Study
@@ -94,6 +96,7 @@ def start(
         _Session(directory, replace(run, config=config, fixed=fixed), options, reporter).resume(concludes=concludes)
         return
     check_new_directory(directory)
+    check_surroundings(options, options.storage)
     prepared = prepare(
         config, source=str(source), cache_directory=options.cache, reporter=reporter, verify=options.verify
     )
@@ -168,6 +171,8 @@ class _Session:
         Raises:
             StudyError: If data or encoders have changed.
         """
+        check_writable(self._directory)
+        check_surroundings(self._options, self._options.storage or self._run.storage)
         prepared = prepare(
             self._run.config,
             source=str(self._directory / CONFIG),

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from nas.common.errors import NasError, TrainingError
 from nas.common.seeds import seed_from
+from nas.common.shortage import is_out_of_memory
 from nas.search.keys import CandidateKey, ModelKey, key_from_json, key_to_json
 from nas.search.space import Architecture
 
@@ -167,13 +168,6 @@ class Failure:
         if isinstance(error, OSError | NasError) and not isinstance(error, TrainingError):
             return cls(job, "environment", type(error).__name__, text)
         return cls(job, "error", type(error).__name__, f"{type(error).__name__}: {text}")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error is a failed allocation, on the host or on a device."""
-    # torch.OutOfMemoryError is CUDA's; the host's allocator raises a plain RuntimeError.
-    by_name = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
-    return isinstance(error, MemoryError) or by_name or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def _trial_of(key: ModelKey) -> int:

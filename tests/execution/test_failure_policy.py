@@ -1,8 +1,9 @@
 import pytest
 
 from nas.common.errors import TrainingError
+from nas.common.shortage import is_out_of_memory
 from nas.execution.failure_policy import SAME_FAILURES, WORKER_CRASHES, FailurePolicy
-from nas.search.trial import Failure, FailureKind, is_out_of_memory
+from nas.search.trial import Failure, FailureKind
 from tests.support.factories import make_failure, make_job
 
 

@@ -19,11 +19,11 @@ import ray
 from nas.common.boundary import reason_of
 from nas.common.errors import ExecutionError
 from nas.common.interrupt import SAVING_SIGNALS
+from nas.execution.cluster_address import CONNECT_SECONDS, check_cluster, cluster_error, host_and_port
 from nas.execution.placement import Placement
 from nas.execution.ray.internals import dead_process, end_processes_at_once, loopback_only, silence_worker_logs
 from nas.execution.temporary_place import RAY_DIRECTORY, TEMPORARY_PREFIX, temporary_place
 
-_CONNECT_SECONDS = 10.0
 _LOOK_SECONDS = 2.0
 """The time between two looks at the head of a cluster that was joined."""
 
@@ -141,7 +141,7 @@ class JoinedRay(RaySession):
         if address is not None:
             _join(address)
         self._name = address or "of this process"
-        self._head = _host_and_port(str(ray.get_runtime_context().gcs_address))
+        self._head = host_and_port(str(ray.get_runtime_context().gcs_address))
 
     def loss(self) -> str | None:
         if self._loss is None and time.monotonic() - self._looked_at > _LOOK_SECONDS:
@@ -155,7 +155,7 @@ class JoinedRay(RaySession):
         if self._head is None:
             return None
         try:
-            socket.create_connection(self._head, timeout=_CONNECT_SECONDS).close()
+            socket.create_connection(self._head, timeout=CONNECT_SECONDS).close()
         except OSError as error:
             return f"its head node does not answer ({reason_of(error)})"
         return None
@@ -190,25 +190,12 @@ def open_session(address: str | None, placement: Placement, on_note: Callable[[s
 def _join(address: str) -> None:
     _set_environment()
     silence_worker_logs()
+    check_cluster(address)
     try:
-        place = _host_and_port(address)
-        if place is not None:
-            # Ray itself retries for minutes if the port is closed.
-            socket.create_connection(place, timeout=_CONNECT_SECONDS).close()
         with _signals_kept():
             ray.init(address=address, **_COMMON)
     except (OSError, ValueError, RuntimeError) as error:  # ConnectionError is an OSError
-        reason = " ".join(str(error).split())
-        raise ExecutionError(
-            f"--ray-address {address!r}: cannot connect to a Ray cluster; expected HOST:PORT of its head node, got: "
-            f"{reason}"
-        ) from error
-
-
-def _host_and_port(address: str) -> tuple[str, int] | None:
-    """Return the parts of an address; None if it has another form."""
-    host, colon, port = address.rpartition(":")
-    return (host.strip("[]"), int(port)) if colon and port.isdigit() and "/" not in host else None
+        raise cluster_error(address, reason_of(error)) from error
 
 
 def _set_environment() -> None:

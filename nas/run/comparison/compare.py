@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nas.common.errors import StudyError
+from nas.common.files import check_writable
 from nas.common.progress import ProgressOnly, Reporter
 from nas.config.load import load_config
 from nas.config.overrides import Overrides
@@ -24,6 +25,7 @@ from nas.run.comparison.training import EntryTrainer, TrainedEntry
 from nas.run.executors import ExecutionOptions
 from nas.run.prepare import check_encoders
 from nas.run.search import apply_overrides
+from nas.run.surroundings import check_surroundings
 from nas.storage.lease import Holder, LockFile
 
 
@@ -58,6 +60,8 @@ def compare(
         raise StudyError(f"{source}: family: not supported by compare; expected {SEARCHED_FAMILY}, got {family}")
     check_encoders(config, source=str(source))
     check_directory(directory)
+    check_writable(directory)
+    check_surroundings(options, options.storage)
     directory.mkdir(parents=True, exist_ok=True)
     settings = ComparisonSettings(config, source, directory, seeds, options, reporter)
     with contextlib.closing(LockFile(directory / LOCK)) as lock:

@@ -1,9 +1,11 @@
 """Storage backend: any database that Optuna can use, shared by the studies of many runs."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy
 from optuna.exceptions import OptunaError
@@ -87,12 +89,64 @@ class _StudyAttribute(LeaseRecord):
         self._storage.remove_session()
 
 
+def check_database(url: str) -> None:
+    """Check that a database can be reached and written, without creating or changing anything.
+
+    Args:
+        url: Its URL.
+
+    Raises:
+        StudyError: If it cannot.
+    """
+    shown = redacted_url(url)
+    with _explained(shown):
+        url = _with_driver(url)
+        arguments = _engine_arguments(url)
+        parsed = sqlalchemy.make_url(url)
+        parsed.get_dialect()
+        if parsed.get_backend_name() == "sqlite":
+            _check_file(Path(str(parsed.database)), shown)
+            return
+        engine = sqlalchemy.create_engine(url, **arguments)
+        try:
+            engine.connect().close()
+        finally:
+            engine.dispose()
+
+
+def _check_file(path: Path, shown: str) -> None:
+    place = path if path.exists() else path.parent
+    problem = None
+    if not path.exists() and not place.is_dir():
+        problem = f"{place} is not a directory" if place.exists() else f"{place} does not exist"
+    elif path.exists() and not path.is_file():
+        problem = "is not a file"
+    elif not os.access(place, os.W_OK):
+        problem = f"{place} cannot be written"
+    if problem is not None:
+        raise StudyError(f"--storage {shown}: cannot be used: {problem}; expected a file in a writable directory")
+
+
+def _with_driver(url: str) -> str:
+    # SQLAlchemy 2.0 and 2.1 have different default drivers; this project installs psycopg2.
+    return url.replace("postgresql", "postgresql+psycopg2", 1) if url.startswith("postgresql:") else url
+
+
 def _connect(url: str, shown: str) -> RDBStorage:
-    if url.startswith("postgresql:"):
-        # SQLAlchemy 2.0 and 2.1 have different default drivers; this project installs psycopg2.
-        url = url.replace("postgresql", "postgresql+psycopg2", 1)
-    try:
+    with _explained(shown):
+        url = _with_driver(url)
         return RDBStorage(url, engine_kwargs=_engine_arguments(url))
+
+
+@contextmanager
+def _explained(shown: str) -> Iterator[None]:
+    """Turn the errors of the libraries of databases into one.
+
+    Raises:
+        StudyError: If the body raises one.
+    """
+    try:
+        yield
     except NoSuchModuleError as error:
         raise StudyError(f"--storage {shown}: unknown kind of database; expected for example {EXAMPLES}") from error
     except ImportError as error:
@@ -106,14 +160,14 @@ def _connect(url: str, shown: str) -> RDBStorage:
         raise StudyError(f"--storage {shown}: cannot be used: {error_reason(error)}") from error
 
 
-def _engine_arguments(url: str) -> dict[str, object]:
+def _engine_arguments(url: str) -> dict[str, Any]:
     parsed = sqlalchemy.make_url(url)
     if parsed.get_backend_name() == "sqlite":
         if parsed.database in {None, "", ":memory:"}:
             raise StudyError(f"--storage {url}: stores nothing; expected a file, for example sqlite:///study.db")
         return {"connect_args": {"timeout": _SQLITE_SECONDS}}
     # After a restart of the server, or an idle connection that it has closed, the search connects again.
-    arguments: dict[str, object] = {"pool_pre_ping": True}
+    arguments: dict[str, Any] = {"pool_pre_ping": True}
     if parsed.drivername == "postgresql+psycopg2" and "connect_timeout" not in parsed.query:
         arguments["connect_args"] = {"connect_timeout": _CONNECT_SECONDS}
     return arguments
