@@ -16,6 +16,9 @@ _BYTES = {
 }
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
+MAX_COUNT = 10**9
+"""The upper bound of steps, trials and images: no search has more."""
+MAX_SEED = 2**31 - 1
 MAX_BYTES = 10**18
 MAX_SECONDS = 3650 * 86400.0
 

@@ -6,10 +6,11 @@ from typing import Annotated, Any
 from annotated_types import MaxLen, MinLen
 from pydantic import Field, ValidationInfo, field_validator
 
+from nas.common.units import MAX_COUNT, MAX_SEED
 from nas.config.choices import COLUMNS, FeatureDtype, Labels, Quotes, Texts
 from nas.config.reader_registry import READERS, ReaderEntry
 from nas.config.section import Expected, Rejected, Section
-from nas.config.values import MAX_COUNT, Bytes, CheckpointPath, Flag, Integer, LocalPath, Number, OneOf, PathText, Text
+from nas.config.values import Bytes, CheckpointPath, Flag, Integer, LocalPath, Number, OneOf, PathText, Text
 
 _FORM = (
     "reader",
@@ -57,7 +58,7 @@ class HeldOutConfig(Section):
     test: Amount = Field(
         default=0.0, description="A fraction of the training images, or their number, for a missing test split."
     )
-    seed: Integer = Field(default=0, ge=0, le=2**31 - 1, description="The seed of the draw.")
+    seed: Integer = Field(default=0, ge=0, le=MAX_SEED, description="The seed of the draw.")
 
     @field_validator("validation", "test")
     @classmethod

@@ -15,14 +15,14 @@ from pydantic import (
     model_validator,
 )
 
-from nas.common.units import format_seconds
+from nas.common.units import MAX_COUNT, MAX_SEED, format_seconds
 from nas.config.choices import Oversized
 from nas.config.data_schema import DataConfig, EncodersConfig, FeaturesConfig
 from nas.config.search_schema import SearchConfig
 from nas.config.section import Expected, Rejected, Section, rejections
 from nas.config.space_schema import parse_space, space_as_dict
 from nas.config.training_schema import RecipeConfig, SupernetConfig
-from nas.config.values import MAX_COUNT, Bytes, Flag, Integer, Name, Number, OneOf, Rates, Seconds, Text
+from nas.config.values import Bytes, Flag, Integer, Name, Number, OneOf, Rates, Seconds, Text
 from nas.search.costs import COSTS
 from nas.search.metric_registry import METRICS, metric_names
 from nas.search.space import SearchSpace
@@ -122,7 +122,7 @@ class Config(Section):
 
     name: Name = Field(description="The name of the search, which its default run directory has.")
     family: Annotated[Text, OneOf(FAMILIES.names)] = Field(default="pmf", description="The fusion family.")
-    seed: Integer = Field(default=0, ge=0, le=2**31 - 1, description="The seed of all random draws.")
+    seed: Integer = Field(default=0, ge=0, le=MAX_SEED, description="The seed of all random draws.")
     deterministic: Flag = Field(
         default=False,
         description="Whether the result depends on the configuration only. Requires a budget in trials without a time.",

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema, field_validator
 
+from nas.common.units import MAX_COUNT
 from nas.config.section import Expected, Rejected, Section, rejections
-from nas.config.values import MAX_BATCH, MAX_CHOICES, MAX_COUNT, Integer, Number, OneOf, Text
+from nas.config.values import MAX_BATCH, MAX_CHOICES, Integer, Number, OneOf, Text
 from nas.search.costs import COSTS, CostModel
 from nas.search.metric_registry import METRICS, metric_names
 from nas.search.objectives import Constraint, Objectives

@@ -4,9 +4,10 @@ from typing import Self
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from nas.common.units import MAX_COUNT
 from nas.config.choices import ClassWeights, Optimizer, Sampling, Schedule
 from nas.config.section import Rejected, Section
-from nas.config.values import MAX_BATCH, MAX_COUNT, MAX_RATE, Integer, Number
+from nas.config.values import MAX_BATCH, MAX_RATE, Integer, Number
 
 
 class LearningRatesConfig(Section):

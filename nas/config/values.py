@@ -33,8 +33,6 @@ from nas.common.units import (
 )
 from nas.config.section import Expected, FromFile, Rejected
 
-MAX_COUNT = 10**9
-"""The upper bound of steps, trials and images: no search has more."""
 MAX_BATCH = 65_536
 """The upper bound of samples per step: no device holds more."""
 MAX_CHOICES = 1_000

@@ -2,14 +2,17 @@
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from nas.common.boundary import shown
 from nas.common.errors import ArgumentError, BudgetError
-from nas.common.units import TIME_FORM, parse_bytes, parse_seconds
+from nas.common.units import BYTES_FORM, MAX_COUNT, TIME_FORM, parse_bytes, parse_seconds
 
 if TYPE_CHECKING:
     from nas.search.objectives import Pick
+
+_MAX_WORKERS = 10_000
 
 
 def parse_budget(text: str) -> tuple[float | None, int | None]:
@@ -24,14 +27,18 @@ def parse_budget(text: str) -> tuple[float | None, int | None]:
     Raises:
         BudgetError: If the value is neither.
     """
-    if text.isascii() and text.strip().isdigit() and int(text) > 0:
-        return None, int(text)
+    count = _number(text.strip())
+    if count is not None and 0 < count <= MAX_COUNT:
+        return None, count
     try:
         seconds = parse_seconds(text)
     except ValueError:
         seconds = 0.0
     if seconds <= 0:
-        raise BudgetError(f"--budget {text!r}: expected a time ({TIME_FORM}) or a number of trials (for instance 200)")
+        raise BudgetError(
+            f"--budget: invalid value; expected a time ({TIME_FORM}) or a number of trials (at most {MAX_COUNT}, for "
+            f"instance 200), got {shown(text)}"
+        )
     return seconds, None
 
 
@@ -70,9 +77,12 @@ def parse_memory_budget(text: str | None) -> int | None:
     if text is None:
         return None
     try:
-        return parse_bytes(text)
-    except ValueError as error:
-        raise BudgetError(f"--memory-budget {text!r}: {error}") from error
+        count = parse_bytes(text)
+    except ValueError:
+        count = 0
+    if count <= 0:
+        raise BudgetError(f"--memory-budget: invalid value; expected {BYTES_FORM}, got {shown(text)}")
+    return count
 
 
 def parse_pick(words: Sequence[str]) -> tuple["Pick", float]:
@@ -91,26 +101,32 @@ def parse_pick(words: Sequence[str]) -> tuple["Pick", float]:
         return "best", 0.0
     if list(words) == ["knee"]:
         return "knee", 0.0
-    if len(words) == 2 and words[0] == "smallest-within" and re.fullmatch(r"\d+(\.\d+)?", words[1]):
+    if len(words) == 2 and words[0] == "smallest-within" and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,50})?", words[1]):
         return "smallest-within", float(words[1])
     raise ArgumentError(
-        f"--pick {' '.join(words)}: expected best, knee, or smallest-within with the allowed loss of the metric, for "
-        "instance smallest-within 0.01"
+        "--pick: invalid value; expected best, knee, or smallest-within with the allowed loss of the metric, for "
+        f"instance smallest-within 0.01, got {shown(' '.join(words))}"
     )
 
 
-def seed_count(text: str) -> int:
-    """Parse `--seeds`.
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """Return the parser of an option that is a whole number.
 
     Args:
-        text: The value.
+        least: The smallest number.
+        most: The largest number.
 
-    Raises:
-        argparse.ArgumentTypeError: If the value is not a number from 1 to 100.
+    Returns:
+        A function from the value to the number that raises `argparse.ArgumentTypeError` for any other value.
     """
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 100):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 100, got {text!r}")
-    return int(text)
+
+    def parse(text: str) -> int:
+        number = _number(text)
+        if number is None or not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {shown(text)}")
+        return number
+
+    return parse
 
 
 def worker_count(text: str) -> int | None:
@@ -125,8 +141,12 @@ def worker_count(text: str) -> int | None:
     Raises:
         argparse.ArgumentTypeError: If the value is neither `auto` nor a number.
     """
-    if text == "auto":
-        return None
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"expected auto or a whole number of at least 0, got {text!r}")
-    return int(text)
+    number = None if text == "auto" else _number(text)
+    if text != "auto" and (number is None or number > _MAX_WORKERS):
+        raise argparse.ArgumentTypeError(f"expected auto or a whole number from 0 to {_MAX_WORKERS}, got {shown(text)}")
+    return number
+
+
+def _number(text: str) -> int | None:
+    """Return a whole number without sign; None if the text is none or far too large: Python converts no long ones."""
+    return int(text) if re.fullmatch(r"[0-9]{1,30}", text) else None

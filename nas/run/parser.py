@@ -2,25 +2,30 @@
 
 import argparse
 import importlib.metadata
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from nas.common.output import visible
+from nas.common.units import MAX_COUNT, MAX_SEED
 from nas.config.choices import COLUMNS
 from nas.config.reader_registry import READERS
-from nas.run.arguments import seed_count, worker_count
+from nas.run.arguments import whole_number, worker_count
 from nas.run.program_name import program_call, program_name
 from nas.search.strategies.registry import STRATEGIES
 
 Command = Callable[[argparse.Namespace], None]
+
+_LONG_WORD = re.compile(r"\S{120,}")
 
 
 class _Parser(argparse.ArgumentParser):
     """Parser whose errors stay on one line and do not drive the terminal, whatever the arguments contain."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(visible(message).replace("\n", "\\n"))
+        line = visible(message).replace("\n", "\\n")
+        super().error(_LONG_WORD.sub(lambda word: f"{word[0][:38]}...{word[0][-38:]}", line))
 
 
 def build_parser(handlers: Mapping[str, Command]) -> argparse.ArgumentParser:
@@ -80,7 +85,9 @@ def _add_search(commands: _Commands) -> argparse.ArgumentParser:
     parser.add_argument(
         "--strategy", choices=STRATEGIES.names(), help="search strategy (default: from the search file)"
     )
-    parser.add_argument("--seed", type=int, help="seed of the search (default: from the search file)")
+    parser.add_argument(
+        "--seed", type=whole_number(0, MAX_SEED), help="seed of the search (default: from the search file)"
+    )
     parser.add_argument(
         "--deterministic",
         action="store_true",
@@ -121,7 +128,7 @@ def _add_export(commands: _Commands) -> argparse.ArgumentParser:
     parser.add_argument("--storage", metavar="URL", help="database of the study (default: the recorded one)")
     _add_encoder_places(parser)
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--trial", type=int, metavar="N", help="number of the candidate")
+    which.add_argument("--trial", type=whole_number(0, MAX_COUNT), metavar="N", help="number of the candidate")
     which.add_argument(
         "--pick",
         nargs="+",
@@ -172,7 +179,7 @@ def _add_predict(commands: _Commands) -> argparse.ArgumentParser:
     parser.add_argument("--text", required=True, help="text of the image")
     parser.add_argument(
         "--top",
-        type=int,
+        type=whole_number(1, MAX_COUNT),
         default=5,
         metavar="K",
         help="number of classes to show (default: 5); if several labels are possible, all predicted ones are shown",
@@ -201,7 +208,7 @@ def _add_compare(commands: _Commands) -> argparse.ArgumentParser:
         "--families", nargs="+", metavar="NAME", help="entries of the table (default: all families and searched PMF)"
     )
     parser.add_argument(
-        "--seeds", type=seed_count, default=3, metavar="N", help="number of seeds of each entry (default: 3)"
+        "--seeds", type=whole_number(1, 100), default=3, metavar="N", help="number of seeds of each entry (default: 3)"
     )
     parser.add_argument("--run-dir", type=Path, help="directory of the comparison (default: runs/NAME-comparison)")
     _add_budget(parser)
