@@ -192,6 +192,7 @@ def _export(options: argparse.Namespace) -> None:
     import_frameworks()
     from nas.config.overrides import Overrides
     from nas.run.export_run import export_run
+    from nas.run.progress_lines import STAGE_VERBS, better_model_lines
 
     result = export_run(
         options.run_dir,
@@ -201,7 +202,9 @@ def _export(options: argparse.Namespace) -> None:
         storage=options.storage,
         places=Overrides(**_places(options)),
     )
-    print(f"Exported model: {options.output} (trial {result.trial}, {result.architecture})")
+    which = f"trial {result.trial}, {STAGE_VERBS[result.stage]}, {result.architecture}"
+    for line in (f"Exported model: {options.output} ({which})", *better_model_lines(result.stage, options.run_dir)):
+        print(visible(line))
 
 
 def _compare(options: argparse.Namespace) -> None:

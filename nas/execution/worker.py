@@ -220,8 +220,7 @@ class CandidateWorker:
         )
         validation = self._store.splits["validation"]
         logits = predict_logits(model, validation, batch_size=self.batch_size(job), should_stop=should_stop)
-        if job.stage == "full":
-            save_weights(self.setup.weights_path(job.key), model)
+        save_weights(self.setup.weights_path(job.key, job.stage), model)
         return logits
 
     def _inherited_model(self, job: Job) -> FusionModel:

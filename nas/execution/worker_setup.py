@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig
 
 from nas.config.schema import Config
 from nas.search.keys import ModelKey
+from nas.search.trial import Stage
 
 FROZEN_FILES = ("image_encoder.pt", "text_encoder.pt")
 """Files of a run directory that hold the frozen weights of the fusing layers."""
@@ -18,7 +19,12 @@ _CHECKPOINT_FILE = "supernet_checkpoint.pt"
 
 def full_weights_path(run_directory: Path, key: ModelKey) -> Path:
     """Return the path of the weights of a full training."""
-    return run_directory / "full" / f"{key.name}.safetensors"
+    return trained_weights_path(run_directory, key, "full")
+
+
+def trained_weights_path(run_directory: Path, key: ModelKey, stage: Stage) -> Path:
+    """Return the path of the weights of a short or full training."""
+    return run_directory / stage / f"{key.name}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -60,9 +66,9 @@ class WorkerSetup:
         """Path of the checkpoint that exists while the supernet is trained."""
         return self.run_directory / _CHECKPOINT_FILE
 
-    def weights_path(self, key: ModelKey) -> Path:
-        """Return the path of the weights of a full training."""
-        return full_weights_path(self.run_directory, key)
+    def weights_path(self, key: ModelKey, stage: Stage = "full") -> Path:
+        """Return the path of the weights of a short or full training."""
+        return trained_weights_path(self.run_directory, key, stage)
 
 
 def process_environment(thread_count: int) -> dict[str, str]:

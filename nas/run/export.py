@@ -1,4 +1,4 @@
-"""Write a completely trained architecture as a folder that loads anywhere."""
+"""Write a candidate as a folder that loads anywhere, with the weights of the last stage that it has completed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from nas.config.data_schema import DataConfig
+from nas.execution.worker_setup import SUPERNET_FILE, trained_weights_path
 from nas.models.classifier import MULTI_LABEL, FusionConfig, FusionForClassification
 from nas.models.encoders.base import Encoder
 from nas.models.fusion.base import FusionModel
-from nas.models.fusion.supernet import build_model
+from nas.models.fusion.supernet import build_model, extract
 from nas.run.model_card import describe
 from nas.run.model_folder import write_model_folder
 from nas.run.model_parts import ModelParts
+from nas.run.progress_lines import STAGE_VERBS
 from nas.search.keys import key_to_json
+from nas.search.space import SearchSpace
 from nas.search.trial import Result
 from nas.training.checkpoint import load_weights
 
@@ -23,29 +26,64 @@ _UNSAVED_KEYS = ("_name_or_path", "architectures", "dtype", "transformers_versio
 
 @dataclass(frozen=True)
 class TrainedWeights:
-    """The outcome of a full training.
+    """The weights of a candidate and how it came by them.
 
     Args:
         path: The file of the trained weights.
-        result: The result of the training.
+        result: The result of the training or, for a candidate that was only screened, of its screening.
         learning_rate: The learning rate of all trained tensors, where it was not the recipe's.
+        supernet_space: The search space, where the file is that of the supernet and the model a slice of it.
     """
 
     path: Path
     result: Result
     learning_rate: float | None = None
+    supernet_space: SearchSpace | None = None
+
+    @classmethod
+    def of(cls, run_directory: Path, result: Result, space: SearchSpace) -> "TrainedWeights":
+        """Return the weights of a result of a search.
+
+        Args:
+            run_directory: The directory of the run.
+            result: The result of any stage.
+            space: The search space.
+        """
+        if result.stage == "one_shot":
+            return cls(run_directory / SUPERNET_FILE, result, supernet_space=space)
+        return cls(trained_weights_path(run_directory, result.key, result.stage), result)
+
+    def load(self, parts: ModelParts) -> FusionModel:
+        """Return the model with its weights.
+
+        Args:
+            parts: The parts of the model besides its trained weights.
+
+        Raises:
+            StudyError: If the weights are missing or damaged.
+        """
+        architecture, space = self.result.architecture, self.supernet_space
+        model = build_model(
+            image_encoder=parts.image_encoder,
+            text_encoder=parts.text_encoder,
+            architecture=architecture if space is None else space.largest,
+            num_classes=len(parts.class_names),
+            seed=0,
+        )
+        load_weights(self.path, model)
+        return model if space is None else extract(model, architecture)
 
 
 def export_result(
     target: Path, trained: TrainedWeights, *, parts: ModelParts, objective: str, data: DataConfig
 ) -> dict[str, Any]:
-    """Export a full training.
+    """Export a candidate.
 
     Args:
         target: The folder to write.
-        trained: The weights and the result of the training.
+        trained: The weights of the candidate and its result.
         parts: The parts of the model besides its trained weights.
-        objective: The metric that the search maximised.
+        objective: The metric of the search.
         data: The data set, whose format is recorded.
 
     Returns:
@@ -56,14 +94,7 @@ def export_result(
         ExportError: If the folder cannot be written.
     """
     result = trained.result
-    model = build_model(
-        image_encoder=parts.image_encoder,
-        text_encoder=parts.text_encoder,
-        architecture=result.architecture,
-        num_classes=len(parts.class_names),
-        seed=0,
-    )
-    load_weights(trained.path, model)
+    model = trained.load(parts)
     classifier = assemble(
         image_encoder=parts.image_encoder,
         text_encoder=parts.text_encoder,
@@ -74,9 +105,12 @@ def export_result(
     )
     facts = {
         "trial": key_to_json(result.key),
+        "stage": result.stage,
+        "training": STAGE_VERBS[result.stage],
         "objective": objective,
         "validation": result.metrics,
         "training_steps": result.step_count,
+        **({"supernet_steps": result.supernet_steps} if result.stage != "full" else {}),
         "seed": result.seed,
         **({} if trained.learning_rate is None else {"learning_rate": trained.learning_rate}),
         "trainable_parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),

@@ -1,4 +1,4 @@
-"""Export a completely trained candidate of a run."""
+"""Export a candidate of a run, trained as far as the search has trained it."""
 
 import contextlib
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 from nas.config.overrides import Overrides
 from nas.config.schema import Config
 from nas.data.contents import encoder_parts
-from nas.execution.worker_setup import full_weights_path
 from nas.run.contents import check_encoders_of_run
 from nas.run.directory import open_study, place_run, read_run, write_run
 from nas.run.export import TrainedWeights, export_result
@@ -14,7 +13,7 @@ from nas.run.finalize import read_report
 from nas.run.model_card import describe
 from nas.run.model_parts import ModelParts
 from nas.run.prepare import resolve_checkpoints
-from nas.run.select import find_full_result, pick_result
+from nas.run.select import find_result, latest_results, pick_result
 from nas.search.objectives import Pick
 from nas.search.trial import Result
 
@@ -30,7 +29,9 @@ def export_run(
     storage: str | None,
     places: Overrides = _NO_OVERRIDES,
 ) -> Result:
-    """Export one of the completely trained candidates of a run as a model folder.
+    """Export one of the candidates of a run as a model folder.
+
+    A rule picks from the last stage that any candidate has completed.
 
     Args:
         directory: The run directory.
@@ -41,24 +42,22 @@ def export_run(
         places: The present places of the encoders, which the run then records.
 
     Returns:
-        The result of the exported training.
+        The result whose weights were exported.
 
     Raises:
-        StudyError: If the candidate was not trained completely, no candidate meets the rule, or the encoders are not
-            those of the run.
+        StudyError: If the candidate has no score, no candidate meets the constraints, or the encoders are not those
+            of the run.
         ExportError: If the folder cannot be written.
     """
     run = place_run(read_run(directory), places)
     config = run.config
     with open_study(directory, run, storage=storage) as study:
-        results = study.results("full")
+        chosen = None if trial is None else find_result(directory, study, trial)
+        results = latest_results(study)
     parts = ModelParts.load(config, run.class_names)
     check_encoders_of_run(directory, run.contents, config, _digests(config, parts))
-    if trial is not None:
-        result = find_full_result(directory, results, trial)
-    else:
-        result = pick_result(directory, config, parts, results, how)
-    trained = TrainedWeights(full_weights_path(directory, result.key), result)
+    result = chosen or pick_result(directory, config, parts, results, how)
+    trained = TrainedWeights.of(directory, result, config.space)
     facts = export_result(output, trained, parts=parts, objective=config.search.objective, data=config.data)
     for entry in read_report(directory).values():
         if entry["result"] == result.as_dict():  # its test metrics are known

@@ -1,7 +1,7 @@
 """Conclude a run: export the best model and the default, evaluate both on test once, and report them."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,24 @@ from nas.run.export import TrainedWeights, export_result
 from nas.run.model_card import describe
 from nas.run.model_parts import ModelParts
 from nas.run.program_name import command_line
-from nas.run.progress_lines import memory_text
+from nas.run.progress_lines import better_model_lines, memory_text, metric_title, training_text
 from nas.run.reliability import ReliabilityReport
 from nas.run.tables import text_table
 from nas.search.space import Architecture
-from nas.search.trial import Result
+from nas.search.trial import Result, Stage
 from nas.training.metrics import standard_error
 
 REPORT = "report.json"
 BEST = "best"
 DEFAULT = "default"
 RELIABILITY = "reliability.json"
+
+_BEST_NAMES: Mapping[Stage, str] = {
+    "one_shot": "best (only screened)",
+    "short": "best (only trained briefly)",
+    "full": "best",
+}
+"""The name of the best model in the final report, by the last stage that it has completed."""
 
 
 class Finalizer:
@@ -37,7 +44,6 @@ class Finalizer:
         config: The configuration of the search.
         directory: The run directory.
         parts: The parts of the models besides their trained weights.
-        weights_path: Function that returns the file of the trained weights of a result.
         cache_directory: The cache, which has the digests of images.
         reporter: The receiver of messages.
     """
@@ -48,14 +54,12 @@ class Finalizer:
         directory: Path,
         *,
         parts: ModelParts,
-        weights_path: Callable[[Result], Path],
         cache_directory: Path,
         reporter: Reporter,
     ) -> None:
         self._config = config
         self._directory = directory
         self._parts = parts
-        self._weights_path = weights_path
         self._cache_directory = cache_directory
         self._reporter = reporter
 
@@ -63,7 +67,7 @@ class Finalizer:
         """Export and evaluate the best model and the default, then write and show the final report.
 
         Args:
-            best: The full training of the best architecture.
+            best: The result of the best architecture, of the last stage that any candidate has completed.
             default: The full training of the family's default; None if it was not trained.
             reliability: The reliability report.
 
@@ -84,7 +88,7 @@ class Finalizer:
         is_evaluated = (known.get("result"), known.get("test_data")) == (result.as_dict(), test_data)
         if is_evaluated and all((target / name).is_file() for name in (CONFIG, DESCRIPTION)):
             return
-        trained = TrainedWeights(self._weights_path(result), result)
+        trained = TrainedWeights.of(self._directory, result, self._config.space)
         facts = export_result(
             target, trained, parts=self._parts, objective=self._config.search.objective, data=self._config.data
         )
@@ -106,13 +110,16 @@ class Finalizer:
     def _show(self, report: Mapping[str, Any], reliability: ReliabilityReport) -> None:
         metric, run = self._config.search.objective, self._directory
         title = self._config.space.architecture_class.title
+        stage: Stage = report[BEST]["stage"]
         rows = [
             (name, *_row(report[role], metric))
-            for name, role in (("best", BEST), (f"{title} default", DEFAULT))
+            for name, role in ((_BEST_NAMES[stage], BEST), (f"{title} default", DEFAULT))
             if role in report
         ]
-        header = ("", "architecture", f"validation {metric}", f"test {metric}", "parameters", "peak memory")
+        name = metric_title(metric)
+        header = ("", "architecture", f"validation {name}", f"test {name}", "parameters", "peak memory")
         predict = command_line("predict", run / BEST, rest='--image FILE --text "..."')
+        resume = command_line("resume", run, rest="--budget ...")
         lines = [
             "",
             text_table(header, rows),
@@ -120,9 +127,10 @@ class Finalizer:
             "How far to trust this result:",
             *(f"- {line}" for line in reliability.lines()),
             "",
-            f"Exported model: {run / BEST}",
+            f"Exported model: {run / BEST}{training_text(stage)}",
             f"Use it: {predict}",
-            f"All candidates: {run / 'results.csv'}; continue with: {command_line('resume', run, rest='--budget ...')}",
+            f"All candidates: {run / 'results.csv'}; continue with: {resume}",
+            *better_model_lines(stage, run),
         ]
         for line in lines:
             self._reporter.note(line)

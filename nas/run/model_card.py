@@ -13,14 +13,14 @@ from nas.models.classifier import MULTI_LABEL
 from nas.models.model_seals import DESCRIPTION, MODEL_CARD, seal_model
 from nas.run.tables import markdown_text
 from nas.search.space import Architecture, format_gene
+from nas.search.trial import Stage
 
 _CARD = """---
 library_name: transformers
 ---
 # {title} classifier
 
-{source} The trained tensors were trained from fresh weights after the architecture had been chosen. The encoders are
-included.
+{source} {training} The encoders are included.
 
 | gene | value |
 | --- | --- |
@@ -40,6 +40,15 @@ predictions = exported.predict(["picture.png"], ["a text"])[0]  # pictures are p
 {usage}
 ```
 """
+
+_TRAINING: Mapping[Stage, str] = {
+    "one_shot": "This candidate was only screened: its trained tensors are a slice of the supernet's, which all "
+    "architectures of the search share. A complete training would give a better model.",
+    "short": "This candidate was trained only briefly, from the slice of a supernet's weights that it shared with "
+    "other architectures. A complete training would give a better model.",
+    "full": "The trained tensors were trained completely, from fresh weights, after the architecture had been chosen.",
+}
+"""The training of a candidate that has completed each stage."""
 
 
 def describe(directory: Path, facts: Mapping[str, Any]) -> None:
@@ -74,6 +83,7 @@ def _model_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     return _CARD.format(
         title=architecture.title,
         source=architecture.source,
+        training=_TRAINING[facts.get("stage", "full")],
         genes="\n".join(_rows(genes)),
         facts="\n".join(_rows(facts)),
         classes=", ".join(map(markdown_text, config["id2label"].values())),

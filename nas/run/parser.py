@@ -120,7 +120,7 @@ def _add_export(commands: _Commands) -> argparse.ArgumentParser:
     parser = _add_command(
         commands,
         "export",
-        "Export a completely trained candidate of a run as a model folder.",
+        "Export the best candidate of a run, or another one, as a model folder.",
         "runs/demo --output my_model",
     )
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="directory of the run")
@@ -134,8 +134,9 @@ def _add_export(commands: _Commands) -> argparse.ArgumentParser:
         nargs="+",
         default=["best"],
         metavar="RULE",
-        help="rule that picks a completely trained candidate: best (highest metric; default), knee (best compromise of "
-        "all objectives), or smallest-within X (fewest parameters with a metric at most X below the best)",
+        help="rule that picks from the candidates that were trained furthest: best (best metric; default), knee (best "
+        "compromise of all objectives), or smallest-within X (fewest parameters with a metric at most X worse than the "
+        "best)",
     )
     return parser
 

@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 from nas.common.units import format_bytes, format_seconds
 from nas.execution.failure_policy import Verdict
+from nas.run.program_name import command_line
 from nas.run.time_budget import Deadlines
+from nas.search.metric_registry import METRICS
 from nas.search.space import Architecture
 from nas.search.trial import STAGES, Failure, Result, Stage
 from nas.training.metrics import standard_error
@@ -59,8 +62,12 @@ def result_line(name: str, result: Result, metric: str) -> str:
 def scores_text(result: Result, metric: str) -> str:
     """Return the metric of a result and its loss: `accuracy 0.440, loss 1.892`."""
     loss = result.metrics.get("cross_entropy")
-    value = result.metrics.get(metric, result.score)
-    return f"{metric} {value:.3f}" + ("" if loss is None else f", loss {loss:.3f}")
+    return f"{metric} {result.metrics[metric]:.3f}" + ("" if loss is None else f", loss {loss:.3f}")
+
+
+def metric_title(metric: str) -> str:
+    """Return the name of a metric for a table, with its direction where lower is better."""
+    return metric if METRICS[metric].higher_is_better else f"{metric} (lower is better)"
 
 
 def architecture_text(architecture: Architecture) -> str:
@@ -82,6 +89,24 @@ def failure_line(name: str, failure: Failure, verdict: Verdict) -> str:
 def counts_text(counts: Mapping[Stage, int]) -> str:
     """Return the number of results of each stage: `15 screened, 0 trained briefly, 1 trained completely`."""
     return ", ".join(f"{counts[stage]} {STAGE_VERBS[stage]}" for stage in STAGES)
+
+
+def training_text(stage: Stage) -> str:
+    """Return what to add to the name of an exported model that was not trained completely."""
+    return "" if stage == "full" else f" ({STAGE_VERBS[stage]} only, not trained completely)"
+
+
+def better_model_lines(stage: Stage, directory: Path) -> list[str]:
+    """Return the line about how to get a better model than one that was not trained completely.
+
+    Args:
+        stage: The last stage that the model has completed.
+        directory: The run directory.
+    """
+    if stage == "full":
+        return []
+    resume = command_line("resume", directory, rest="--budget ...")
+    return [f"For a better model, train candidates completely within a larger budget: {resume}"]
 
 
 def supernet_line(done: int, total: int, process_count: int, seconds: float) -> str:

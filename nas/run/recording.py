@@ -7,13 +7,14 @@ from pathlib import Path
 from nas.common.progress import Reporter
 from nas.config.schema import Config
 from nas.execution.failure_policy import Verdict
-from nas.execution.worker_setup import full_weights_path
+from nas.execution.worker_setup import full_weights_path, trained_weights_path
 from nas.memory.calibration import PeakCalibration
 from nas.run.feasibility import Feasibility
 from nas.run.progress_lines import STAGE_VERBS, failure_line, result_line, scores_text
 from nas.run.reruns import RERUNS, RerunStore, write_default_result
 from nas.run.results_csv import write_results
 from nas.search.keys import CandidateKey, DefaultKey, ModelKey, RerunKey
+from nas.search.objectives import Objectives
 from nas.search.trial import STAGES, Failure, Result, Stage
 from nas.storage.study import Study
 
@@ -76,6 +77,8 @@ class ResultRecorder:
             case _:
                 self._study.finish(result)
                 self._learn(result)
+                if result.stage == "short":
+                    self._keep_best_short_weights()
                 line = result_line(_name(result.key), result, metric)
         self._reporter.note(line)
         started = time.monotonic()
@@ -83,6 +86,13 @@ class ResultRecorder:
             self.write_results()
             ended = time.monotonic()
             self._results_due_at = ended + max(_RESULTS_SECONDS, _RESULTS_SHARE * (ended - started))
+
+    def _keep_best_short_weights(self) -> None:
+        """Delete the weights of short trainings, but for those of the best candidates, as many as finalists."""
+        search = self._config.search
+        ranked = Objectives(search.objective, constraints=search.constraints).ranked(self._study.results("short"))
+        for result in ranked[search.finalists :]:
+            trained_weights_path(self._directory, result.key, "short").unlink(missing_ok=True)
 
     def write_results(self) -> None:
         """Write `results.csv`, replacing the old file.

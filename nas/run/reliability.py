@@ -9,7 +9,8 @@ import numpy as np
 from scipy.stats import kendalltau, t
 
 from nas.common.units import format_seconds
-from nas.run.progress_lines import PHASE_TITLES, STAGE_NOUNS, counts_text
+from nas.run.progress_lines import PHASE_TITLES, STAGE_NOUNS, counts_text, metric_title
+from nas.search.metric_registry import METRICS
 from nas.search.trial import Result, Stage
 
 MIN_TAU = 0.3
@@ -54,7 +55,7 @@ def agreement(cheaper: Stage, dearer: Stage, results: Mapping[Stage, Sequence[Re
 
 @dataclass(frozen=True)
 class Spread:
-    """The scores of one architecture over several seeds.
+    """The scores of one architecture over several seeds; higher is better, whatever the direction of the metric.
 
     Args:
         scores: The score of each seed.
@@ -144,9 +145,10 @@ class ReliabilityReport:
         difference, low, high = margin_over_seeds(self.best, default)
         if math.isfinite(low):
             luck = "" if low > 0 or high < 0 else "; this difference may be luck"
+            shown, *ends = (METRICS[self.metric].score(value) for value in (difference, low, high))
             lines.append(
-                f"best minus default: {difference:+.3f} validation {self.metric}, 95 % interval {low:+.3f} to "
-                f"{high:+.3f}{luck}"
+                f"best minus default: {shown:+.3f} validation {metric_title(self.metric)}, 95 % interval "
+                f"{min(ends):+.3f} to {max(ends):+.3f}{luck}"
             )
         if difference < 0:
             lines.append(
@@ -187,21 +189,24 @@ def build_report(
         agreements=tuple(
             agreement(cheaper, dearer, results) for cheaper, dearer in pairs if results[cheaper] and results[dearer]
         ),
-        best=Spread(tuple(result.score for result in best)),
-        default=Spread(tuple(result.score for result in default)) if default else None,
+        best=Spread(tuple(_score(result, metric) for result in best)),
+        default=Spread(tuple(_score(result, metric) for result in default)) if default else None,
         phases=phases,
         trainings={stage: len(entries) for stage, entries in results.items()},
         title=title,
     )
 
 
+def _score(result: Result, metric: str) -> float:
+    """Return the score of a result by the objective; its own score is that of the proxy before full training."""
+    return METRICS[metric].score(result.metrics[metric])
+
+
 def _spread_text(spread: Spread, metric: str) -> str:
-    count = len(spread.scores)
+    count, name, mean = len(spread.scores), metric_title(metric), METRICS[metric].score(spread.mean)
     if count == 1:
-        return f"validation {metric} {spread.mean:.3f} with one seed; the variation between seeds is unknown"
-    return (
-        f"validation {metric} {spread.mean:.3f}, mean of {count} new seeds (standard deviation {spread.deviation:.3f})"
-    )
+        return f"validation {name} {mean:.3f} with one seed; the variation between seeds is unknown"
+    return f"validation {name} {mean:.3f}, mean of {count} new seeds (standard deviation {spread.deviation:.3f})"
 
 
 def agreement_text(found: Agreement) -> str:

@@ -41,7 +41,7 @@ from nas.run.prepare import SearchContext, prepare
 from nas.run.program_name import command_line
 from nas.run.progress_lines import counts_text, plan_line
 from nas.run.reliability import build_report
-from nas.run.select import best_architectures
+from nas.run.select import best_architectures, latest_results, nothing_eligible, nothing_scored
 from nas.run.surroundings import check_surroundings
 from nas.run.time_budget import Deadlines, TimeAccount
 from nas.search.trial import STAGES
@@ -206,7 +206,7 @@ class _Session:
             if interruption.is_requested:
                 raise Interrupted
             if concludes:
-                self._conclude(outcome, study, account, prepared, setup)
+                self._conclude(outcome, study, account, prepared)
 
     def _run_search(
         self, prepared: SearchContext, setup: WorkerSetup, study: Study, account: TimeAccount, *, concludes: bool
@@ -235,17 +235,17 @@ class _Session:
             executor.close()
         return outcome, interruption
 
-    def _conclude(
-        self, outcome: Outcome, study: Study, account: TimeAccount, prepared: SearchContext, setup: WorkerSetup
-    ) -> None:
+    def _conclude(self, outcome: Outcome, study: Study, account: TimeAccount, prepared: SearchContext) -> None:
         """Export and report the outcome, or explain why there is none.
 
         Raises:
-            StudyError: If no full training meets the constraints.
+            StudyError: If no candidate meets the constraints.
         """
         config = self._run.config
         if outcome.best is None:
-            self._explain_empty(study)
+            if results := latest_results(study):
+                raise StudyError(nothing_eligible(self._directory, config, results))
+            self._reporter.note(nothing_scored(self._directory))
             return
         reliability = build_report(
             config.search.objective,
@@ -259,28 +259,10 @@ class _Session:
             config,
             self._directory,
             parts=ModelParts.of(prepared),
-            weights_path=lambda result: setup.weights_path(result.key),
             cache_directory=self._options.cache,
             reporter=self._reporter,
         )
         finalizer.conclude(outcome.best, outcome.default, reliability)
-
-    def _explain_empty(self, study: Study) -> None:
-        """Explain why a search has no best model.
-
-        Raises:
-            StudyError: If no full training meets the constraints.
-        """
-        resume_call = command_line("resume", self._directory, rest="--budget ...")
-        if full := study.count("full"):
-            bounds = ", ".join(map(str, self._run.config.search.constraints))
-            export_call = command_line("export", self._directory, rest="--trial N --output DIR")
-            raise StudyError(
-                f"{self._directory}: none of the {full} completely trained candidates meets {bounds}; results.csv "
-                f"lists them all, `{export_call}` exports one anyway, and "
-                f"`{resume_call}` searches for others"
-            )
-        self._reporter.note(f"No candidate was trained completely within the budget; continue with: {resume_call}")
 
 
 def _announcement(config: Config, prepared: SearchContext, executor: Executor) -> list[str]:

@@ -1,6 +1,6 @@
-"""Select results of a run: the best of a stage, or the one to export."""
+"""Select results of a run: the best of a stage, or the one to export, or explain why there is none."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -8,12 +8,22 @@ import torch
 from nas.common.errors import StudyError
 from nas.config.schema import Config
 from nas.config.search_schema import objectives_of
+from nas.execution.worker_setup import SUPERNET_FILE, trained_weights_path
 from nas.models.fusion.model_classes import load_model_class
 from nas.run.directory import open_study, read_run
 from nas.run.model_parts import ModelParts
+from nas.run.program_name import command_line
 from nas.search.objectives import Objectives, Pick, pick
 from nas.search.space import Architecture, SearchSpace
-from nas.search.trial import STAGES, Result
+from nas.search.trial import STAGES, Result, Stage
+from nas.storage.study import Study
+
+_MAX_LISTED = 20
+_ADJECTIVES: Mapping[Stage, str] = {
+    "one_shot": "screened",
+    "short": "briefly trained",
+    "full": "completely trained",
+}
 
 
 def best_full(directory: Path, storage: str | None = None) -> Result | None:
@@ -56,11 +66,11 @@ def _best_of(config: Config, results: Sequence[Result]) -> Result | None:
 
 
 class _KnownCosts:
-    """Costs of completely trained candidates.
+    """Costs of candidates with results.
 
     Args:
         parts: The encoders and class names of the run.
-        results: The full trainings.
+        results: The results of one stage.
     """
 
     def __init__(self, parts: ModelParts, results: Sequence[Result]) -> None:
@@ -80,44 +90,92 @@ class _KnownCosts:
 def pick_result(
     directory: Path, config: Config, parts: ModelParts, results: Sequence[Result], how: tuple[Pick, float]
 ) -> Result:
-    """Pick one of the completely trained candidates; see `nas.search.objectives.pick`.
+    """Pick one of the candidates of a stage; see `nas.search.objectives.pick`.
 
     Args:
-        directory: The run directory, for messages.
+        directory: The run directory.
         config: The configuration of the run.
         parts: The encoders and class names of the run.
-        results: The full trainings.
+        results: The results of the stage; see `latest_results`.
         how: The rule, and how much lower than the best the metric may be, where the rule needs it.
 
     Raises:
-        StudyError: If no candidate was trained completely, or none that was meets the constraints.
+        StudyError: If there is no candidate, or none of them meets the constraints.
     """
     if not results:
-        raise StudyError(f"{directory}: no candidate was trained completely, so nothing can be exported")
+        raise StudyError(f"{directory}: {nothing_scored(directory)}")
     rule, within = how
     costs = _KnownCosts(parts, results)
-    found = pick(results, objectives_of(config.search, costs), rule, size=costs.parameter_count, within=within)
+    available = [result for result in results if has_weights(directory, result)] or results
+    found = pick(available, objectives_of(config.search, costs), rule, size=costs.parameter_count, within=within)
     if found is None:
-        bounds = ", ".join(map(str, config.search.constraints))
-        raise StudyError(f"{directory}: no completely trained candidate meets {bounds}; --trial exports one anyway")
+        raise StudyError(nothing_eligible(directory, config, results))
     return found
 
 
-def find_full_result(directory: Path, results: Sequence[Result], trial: int) -> Result:
-    """Return the full training of a candidate.
+def find_result(directory: Path, study: Study, trial: int) -> Result:
+    """Return the result of the last stage that a candidate has completed and whose weights are kept.
 
     Args:
-        directory: The run directory, for messages.
-        results: The full trainings.
+        directory: The run directory.
+        study: The study of the run.
         trial: The number of the candidate.
 
     Raises:
-        StudyError: If the candidate was not trained completely; lists those that were.
+        StudyError: If the candidate has no score.
     """
-    for result in results:
-        if result.trial == trial:
+    for stage in reversed(STAGES):
+        result = study.result(stage, trial)
+        if result is not None and has_weights(directory, result):
             return result
-    known = ", ".join(str(result.trial) for result in results) or "none"
-    raise StudyError(
-        f"{directory}: trial {trial} was not trained completely and cannot be exported; trained completely: {known}"
+    if not study.count("one_shot"):
+        raise StudyError(f"{directory}: {nothing_scored(directory)}")
+    numbers = [result.trial for result in study.results("one_shot")]
+    known = ", ".join(map(str, numbers[:_MAX_LISTED])) + (", ..." if len(numbers) > _MAX_LISTED else "")
+    reason = next((entry.reason for entry in study.rejections if entry.trial == trial), None)
+    problem = "has no score" if reason is None else f"has no score ({reason})"
+    raise StudyError(f"{directory}: trial {trial} {problem} and cannot be exported; expected one of {known}")
+
+
+def has_weights(directory: Path, result: Result) -> bool:
+    """Return whether the weights of a result are kept: short trainings keep those of the best candidates only.
+
+    Args:
+        directory: The run directory.
+        result: The result of any stage.
+    """
+    return result.stage != "short" or trained_weights_path(directory, result.key, "short").exists()
+
+
+def latest_results(study: Study) -> list[Result]:
+    """Return the results of the last stage that any candidate has completed; scores of stages are never compared."""
+    return next((results for stage in reversed(STAGES) if (results := study.results(stage))), [])
+
+
+def nothing_scored(directory: Path) -> str:
+    """Return the message that a run has no candidate that could be exported.
+
+    Args:
+        directory: The run directory.
+    """
+    missing = "" if (directory / SUPERNET_FILE).exists() else ", and the supernet was not trained"
+    resume = command_line("resume", directory, rest="--budget ...")
+    return f"No candidate was scored within the budget{missing}; continue with a larger one: {resume}"
+
+
+def nothing_eligible(directory: Path, config: Config, results: Sequence[Result]) -> str:
+    """Return the message that no candidate of a stage meets the constraints.
+
+    Args:
+        directory: The run directory.
+        config: The configuration of the run.
+        results: The results of the stage.
+    """
+    bounds = ", ".join(map(str, config.search.constraints))
+    counted = f"none of the {len(results)} {_ADJECTIVES[results[0].stage]} candidates meets {bounds}"
+    export = command_line("export", directory, rest="--trial N --output DIR")
+    resume = command_line("resume", directory, rest="--budget ...")
+    return (
+        f"{directory}: {counted}; results.csv lists them all, `{export}` exports one anyway, and `{resume}` searches "
+        "for others"
     )

@@ -37,7 +37,7 @@ class Metric:
         return self.labels in ("any", "multiple" if is_multi_label else "single")
 
     def score(self, value: float) -> float:
-        """Return a value of the metric as a score, for which higher is better."""
+        """Return a value of the metric as a score, for which higher is better; and a score as a value."""
         return value if self.higher_is_better else -value
 
 

@@ -45,13 +45,14 @@ def test_run_is_searched_resumed_exported_evaluated_and_used(
     assert sum(float(line.split(":")[1]) for line in lines) == pytest.approx(1, abs=1e-3)
 
 
-def test_only_completely_trained_candidates_are_exported_by_number(
+def test_scored_candidates_are_exported_by_number(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", str(run), "--output", str(tmp_path / "a"), "--trial", "999"]) == 2
     error = capsys.readouterr().err
-    known = error.strip().rsplit("trained completely: ", 1)[1].split(", ")
+    known = error.strip().rsplit("expected one of ", 1)[1].split(", ")
     assert main(["export", str(run), "--output", str(tmp_path / "a"), "--trial", known[-1]]) == 0
+    assert f"(trial {known[-1]}, " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

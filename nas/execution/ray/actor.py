@@ -16,7 +16,7 @@ from nas.execution.worker import CandidateWorker
 from nas.execution.worker_exit import ExitRecord
 from nas.execution.worker_setup import WorkerSetup
 from nas.search.keys import ModelKey
-from nas.search.trial import Failure, Job, Result
+from nas.search.trial import Failure, Job, Result, Stage
 from nas.training.distributed import distributed_group, free_address
 from nas.training.stopping import StopRequested
 
@@ -66,9 +66,9 @@ class WorkerActor:
         except (Exception, SystemExit) as error:  # the worker could not be created, or its code calls sys.exit
             return tuple(Failure.of(member, error, 0) for member in job.members)
 
-    def weights(self, key: ModelKey) -> NDArray[np.uint8]:
-        """Return the content of the file that a full training has written."""
-        return np.fromfile(self._setup.weights_path(key), dtype=np.uint8)
+    def weights(self, key: ModelKey, stage: Stage) -> NDArray[np.uint8]:
+        """Return the content of the file that a short or full training has written."""
+        return np.fromfile(self._setup.weights_path(key, stage), dtype=np.uint8)
 
     def stop(self) -> None:
         """Stop the running job at its next step."""

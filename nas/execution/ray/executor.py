@@ -250,12 +250,12 @@ class RayExecutor(Executor):
         return JobOutcome(job, outcomes, process_lives=slot.actor is not None)
 
     def _fetch_weights(self, slot: Slot, outcomes: Sequence[Result | Failure]) -> None:
-        """Fetch the weights of full trainings from another node, before their results are reported."""
+        """Fetch the weights of trainings from another node, before their results are reported."""
         for outcome in outcomes:
-            if isinstance(outcome, Result) and outcome.stage == "full":
-                path = self._setup.weights_path(outcome.key)
+            if isinstance(outcome, Result) and outcome.stage != "one_shot":
+                path = self._setup.weights_path(outcome.key, outcome.stage)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(path, ray.get(slot.actor.weights.remote(outcome.key)).tobytes())
+                write_atomically(path, ray.get(slot.actor.weights.remote(outcome.key, outcome.stage)).tobytes())
 
     # Supernet
 

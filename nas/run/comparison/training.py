@@ -18,7 +18,7 @@ from nas.run.comparison.files import FAILURES, TRAININGS, damaged_file, read_jso
 from nas.run.comparison.learning_rate import choose_rate
 from nas.run.executors import build_executor, write_worker_setup
 from nas.run.phases.listed import ListedPlan
-from nas.run.progress_lines import VERDICT_TEXTS
+from nas.run.progress_lines import VERDICT_TEXTS, scores_text
 from nas.run.reruns import RerunStore
 from nas.search.keys import ComparisonKey, ModelKey, key_from_json
 from nas.search.trial import Failure, Job, Result, job_seed
@@ -183,10 +183,9 @@ class EntryTrainer:
 
     def _take(self, result: Result) -> None:
         self._store.add(result)
-        self._settings.reporter.note(
-            f"{self._name(result.key)}: validation {self._entry.config.search.objective} {result.score:.3f}, "
-            f"{format_seconds(result.seconds)}"
-        )
+        scores = scores_text(result, self._entry.config.search.objective)
+        seconds = format_seconds(result.seconds)
+        self._settings.reporter.note(f"{self._name(result.key)}: validation {scores}, {seconds}")
 
     def _show(self, failure: Failure, verdict: Verdict) -> None:
         self._settings.reporter.note(f"{self._name(failure.job.key)}: {VERDICT_TEXTS[verdict]}: {failure.reason}")

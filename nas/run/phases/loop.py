@@ -22,6 +22,7 @@ from nas.run.phases.reruns import Outcome, RerunPhase
 from nas.run.phases.supernet import SupernetPhase
 from nas.run.prepare import SearchContext
 from nas.run.recording import ResultRecorder
+from nas.run.select import latest_results
 from nas.run.time_budget import Deadlines, TimeAccount
 from nas.search.objectives import pick
 from nas.search.space import Architecture
@@ -110,8 +111,8 @@ class Search:
             account.stop()
             context.recorder.write_results()
         size = self._prepared.memory.parameter_count
-        best = pick(context.study.results("full"), context.objectives, "best", size=size)
-        if best is None or context.clock.is_interrupted or not compares:
+        best = pick(latest_results(context.study), context.objectives, "best", size=size)
+        if best is None or best.stage != "full" or context.clock.is_interrupted or not compares:
             return Outcome(best)
         reruns = RerunPhase(self._setup.run_directory, self._prepared.default, full_steps=self._full_steps)
         return reruns.run(context, best)

@@ -16,7 +16,8 @@ class Outcome:
     """The outcome of a search.
 
     Args:
-        best: The best full training on validation; None if none was finished.
+        best: The best result on validation of the last stage that any candidate has completed; None if none of them
+            meets the constraints, or no candidate was scored.
         default: The full training of the family's default; None if it does not fit, fails, or is not wanted.
         best_again: The trainings of the best architecture with new seeds.
         default_again: The trainings of the default with new seeds.
