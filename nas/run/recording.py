@@ -100,7 +100,8 @@ class ResultRecorder:
         Raises:
             OSError: If it cannot be written.
         """
-        write_results(self._directory / RESULTS, self._study, self._config.space.architecture_class)
+        config = self._config
+        write_results(self._directory / RESULTS, self._study, config.space.architecture_class, config.search)
 
     def show_failure(self, failure: Failure, verdict: Verdict) -> None:
         """Report a failure and its consequence for the job.

@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from nas.common.files import write_atomically
-from nas.search.metric_registry import metric_names
+from nas.config.search_schema import SearchConfig
+from nas.run.progress_lines import metric_title
+from nas.search.metric_registry import METRICS, metric_names
 from nas.search.space import Architecture, format_gene
 from nas.search.trial import STAGES, Result
 from nas.storage.records import Rejection
 from nas.storage.study import Study
 
 _COLUMNS_BEFORE_GENES = ("trial", "stage", "round", "status")
+_SCORE_COLUMNS = ("ranked_by", "score", "best")
+"""What the candidates of the stage are ranked by, its value, and a mark for the best one."""
+
 _COLUMNS_AFTER_METRICS = (
     "training_steps",
     "supernet_steps",
@@ -35,13 +40,14 @@ def _genes(architecture: Architecture) -> list[str]:
     return [format_gene(getattr(architecture, gene.name)) for gene in architecture.genes]
 
 
-def write_results(path: Path, study: Study, architecture_class: type[Architecture]) -> None:
+def write_results(path: Path, study: Study, architecture_class: type[Architecture], search: SearchConfig) -> None:
     """Write one CSV row for each candidate and stage, including those without a score.
 
     Args:
         path: The file, which is replaced as a whole.
         study: The study of the run.
         architecture_class: The class of its architectures, whose genes are columns.
+        search: The section of the search file, which determines what each stage is ranked by.
 
     Raises:
         OSError: If the file cannot be written; the old one is then untouched.
@@ -51,28 +57,38 @@ def write_results(path: Path, study: Study, architecture_class: type[Architectur
         (
             *_COLUMNS_BEFORE_GENES,
             *architecture_class.gene_names(),
-            "score",
-            *metric_names(),
+            *_SCORE_COLUMNS,
+            *_metric_columns(),
             *_COLUMNS_AFTER_METRICS,
         )
     ]
     for stage in STAGES:
-        rows.extend(_finished_row(result, rounds.get(result.trial, "")) for result in study.results(stage))
+        results = study.results(stage)
+        best = max((result.score for result in results), default=0.0)
+        for result in results:
+            metric = METRICS[search.score_name(stage)]
+            mark = "yes" if result.score == best else ""
+            score = (metric_title(metric.name), metric.score(result.score), mark)
+            rows.append(_finished_row(result, rounds.get(result.trial, ""), score))
     rows.extend(_rejected_row(rejection, rounds.get(rejection.trial, "")) for rejection in study.rejections)
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     write_atomically(path, buffer.getvalue().encode())
 
 
-def _finished_row(result: Result, round_index: int | str) -> tuple[object, ...]:
+def _metric_columns() -> tuple[str, ...]:
+    return (*metric_names(), *metric_names(role="proxy"))
+
+
+def _finished_row(result: Result, round_index: int | str, score: tuple[object, ...]) -> tuple[object, ...]:
     return (
         result.trial,
         result.stage,
         round_index,
         "finished",
         *_genes(result.architecture),
-        result.score,
-        *(result.metrics.get(name, "") for name in metric_names()),
+        *score,
+        *(result.metrics.get(name, "") for name in _metric_columns()),
         result.step_count,
         result.supernet_steps,
         result.seed,
@@ -87,7 +103,8 @@ def _finished_row(result: Result, round_index: int | str) -> tuple[object, ...]:
 
 
 def _rejected_row(rejection: Rejection, round_index: int | str) -> tuple[object, ...]:
-    unknown = [""] * (6 + len(metric_names()))  # score, metrics, steps, seed, micro-batches and time
+    # Besides the score and the metrics: steps, seed, micro-batches and time.
+    unknown = [""] * (len(_SCORE_COLUMNS) + len(_metric_columns()) + 5)
     return (
         rejection.trial,
         rejection.stage,

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from nas.config.search_schema import SearchConfig
 from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
 from nas.run.results_csv import canonical_results, write_results
 from nas.search.space import Architecture, SearchSpace
@@ -15,6 +16,11 @@ from tests.support.factories import make_job, make_result
 
 SPACE = SearchSpace(PMFArchitecture, dict.fromkeys(GENES, tuple(range(1, 8))))
 FIRST, SECOND, THIRD = (PMFArchitecture(1, number, 1, 1, 1) for number in (1, 2, 3))
+
+
+def search(**changes: Any) -> SearchConfig:
+    values = {"strategy": "random", "objective": "accuracy", "round_size": 4, "promotion_fraction": 0.5}
+    return SearchConfig.model_validate({**values, "short_training_steps": 1, "finalists": 1, **changes})
 
 
 def result(trial: int, architecture: Architecture, stage: Stage = "one_shot", **changes: Any) -> Result:
@@ -45,15 +51,33 @@ def fill(directory: Path, order: tuple[int, ...] = (0, 2), **measured: Any) -> S
     return study
 
 
+def test_scores_are_shown_as_what_they_are_and_the_best_is_marked(tmp_path: Path) -> None:
+    with Study(tmp_path, SPACE, name="run") as study:
+        for architecture, loss in ((FIRST, 0.75), (SECOND, 0.5), (THIRD, 0.625)):
+            trial = study.start(architecture)
+            study.finish(result(trial, architecture, score=-loss, metrics={"accuracy": 0.5, "cross_entropy": loss}))
+        write_results(tmp_path / "results.csv", study, PMFArchitecture, search(proxy_metric="cross_entropy"))
+    with (tmp_path / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["score"], row["cross_entropy"], row["best"]) for row in rows] == [
+        ("0.75", "0.75", ""),
+        ("0.5", "0.5", "yes"),
+        ("0.625", "0.625", ""),
+    ]
+    assert {row["ranked_by"] for row in rows} == {"cross_entropy (lower is better)"}
+
+
 def test_every_candidate_and_stage_is_a_row_of_all_known_values(tmp_path: Path) -> None:
     with fill(tmp_path) as study:
-        write_results(tmp_path / "results.csv", study, PMFArchitecture)
+        write_results(tmp_path / "results.csv", study, PMFArchitecture, search())
     with (tmp_path / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     known = [{key: value for key, value in row.items() if value and key not in GENES} for row in rows]
     scored = {
         "status": "finished",
+        "ranked_by": "accuracy",
         "score": repr(1 / 3),
+        "best": "yes",
         "accuracy": repr(1 / 3),
         "macro_f1": "0.25",
         "training_steps": "5",
