@@ -55,7 +55,7 @@ def best_of(run: Path, stage: Stage) -> Result:
 
 def check_model(folder: Path, project: Project, result: Result, words: str) -> None:
     """Check that a folder holds the model of a result, with its label."""
-    metrics, _ = evaluate_exported(folder, load_config(project.root / "search.yaml").data, "validation")
+    metrics, *_ = evaluate_exported(folder, load_config(project.root / "search.yaml").data, "validation")
     assert metrics["cross_entropy"] == pytest.approx(result.metrics["cross_entropy"], abs=2e-3)
     described = yaml.safe_load((folder / "architecture.yaml").read_text())
     assert (described["trial"], described["stage"], described["training"]) == (result.trial, result.stage, words)
