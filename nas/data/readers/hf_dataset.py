@@ -1,4 +1,4 @@
-"""A data set saved by `save_to_disk` of Hugging Face's `datasets`, with its images inside."""
+"""A data set of Hugging Face with its images inside: saved by `save_to_disk` of `datasets`, or Parquet files."""
 
 import hashlib
 import io
@@ -8,17 +8,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from nas.common.boundary import check_no_lfs_pointer, check_regular_file, reading
 from nas.common.errors import DataError
 from nas.config.data_schema import MAX_PIXELS, ColumnsConfig, DataConfig
 from nas.data.decoding import OpenFile, open_file
 from nas.data.images import ImageSource, file_size
 from nas.data.pixels import ImageProblem
 from nas.data.readers.base import Reader
-from nas.data.readers.rows import as_text, parse_labels, parse_split
-from nas.data.readers.tables import missing_column_hint
+from nas.data.readers.image_tables import read_image_table
+from nas.data.readers.parquet_files import ParquetImages, find_parts
+from nas.data.readers.rows import as_text, decode_label, parse_labels, parse_split
+from nas.data.readers.tables import has_column, missing_column_hint
 from nas.data.samples import SPLIT_NAMES, SPLITS, RawDataset, RawSample
 
 _BATCH_ROWS = 1000
+_SAVED = ("dataset_dict.json", "state.json")
 
 
 class SavedImages(ImageSource):
@@ -67,6 +71,9 @@ class SavedDatasetReader(Reader):
 
     def find_samples(self) -> RawDataset:
         root = self.folder
+        if (parts := _parquet_parts(root)) is not None:
+            tables = read_image_table(root, parts, self.config)
+            return RawDataset(str(root), tables, has_several_labels=self.config.labels == "several")
         splits: dict[str, list[RawSample]] = {split: [] for split in SPLITS}
         for part, data in _load_parts(root).items():
             split = SPLIT_NAMES.get(part.lower())
@@ -77,11 +84,25 @@ class SavedDatasetReader(Reader):
         return RawDataset(str(root), splits, has_several_labels=self.config.labels == "several")
 
     def lacks_split_column(self) -> bool:
-        split, parts = self.config.columns.split, _load_parts(self.folder)
+        split = self.config.columns.split
+        if (files := _parquet_parts(self.folder)) is not None:
+            return split is not None and list(files) == [""] and not has_column(files[""][0], split, self.config)
+        parts = _load_parts(self.folder)
         return split is not None and list(parts) == [""] and split not in parts[""].column_names
 
     def open_images(self) -> ImageSource:
+        if (parts := _parquet_parts(self.folder)) is not None:
+            config = self.config
+            folder = self.folder if self.folder.is_dir() else self.folder.parent
+            return ParquetImages(self.folder, parts, config.columns.image, folder=folder, max_pixels=config.max_pixels)
         return SavedImages(self.folder, self.config.columns.image, self.config.max_pixels)
+
+
+def _parquet_parts(root: Path) -> dict[str, list[Path]] | None:
+    """Return the Parquet files of a data set by split; None for one that `save_to_disk` has written, or none."""
+    if any((root / name).exists() for name in _SAVED):
+        return None
+    return find_parts(root) or None if root.suffix.lower() == ".parquet" or root.is_dir() else None
 
 
 def _read_part(
@@ -91,12 +112,9 @@ def _read_part(
     columns = config.columns
     names = _checked_columns(root, part, data, columns)
     class_names = _class_names(data.features[columns.label])
-    try:
+    subject = f"{root}: column {columns.image!r}"
+    with reading(subject, expected="an Image column", error=DataError, problem="has no images"):
         first_rows = _first_rows_with_image(root, part, columns.image)
-    except (TypeError, ValueError, NotImplementedError, KeyError) as error:  # the bases of Arrow's errors
-        raise DataError(
-            f"{root}: column {columns.image!r} has no images ({error}); expected an Image column"
-        ) from error
     kept = data.select_columns([name for name in names if name != columns.image])
     number = 0
     for batch in kept.iter(_BATCH_ROWS):
@@ -104,7 +122,7 @@ def _read_part(
             row = dict(zip(batch, values, strict=True))
             place = f"{part or 'data'}, row {number}"
             where = f"{root}, {place}"
-            value = _decode_label(row[columns.label], class_names, f"{where}: {columns.label}")
+            value = decode_label(row[columns.label], class_names, f"{where}: {columns.label}")
             labels = parse_labels(value, config, where)
             if config.labels == "one" and not labels:
                 raise DataError(f"{where}: {columns.label} is empty; expected a label in every row")
@@ -140,10 +158,12 @@ def _load_parts(root: Path) -> Mapping[str, Any]:
         raise DataError(
             f"{root}: reader datasets needs the package datasets; run pip install 'pmf-nas[datasets]'"
         ) from error
-    try:
+    expected = "a folder written by save_to_disk, or with Parquet files"
+    with reading(root, expected=expected, error=DataError, problem="not a saved data set"):
+        for path in root.rglob("*.arrow"):
+            check_regular_file(path, expected="an Arrow file", error=DataError)
+            check_no_lfs_pointer(path, expected="an Arrow file", error=DataError)
         whole = load_from_disk(str(root))
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{root}: not a saved data set ({error}); expected a folder written by save_to_disk") from error
     parts = whole if isinstance(whole, DatasetDict) else {"": whole}
     return {name: part.with_format(None) for name, part in parts.items()}  # plain Python values, not arrays
 
@@ -187,14 +207,3 @@ def _class_names(feature: Any) -> list[str] | None:
         if names is not None:
             return list(names)
     return None
-
-
-def _decode_label(value: Any, class_names: list[str] | None, where: str) -> Any:
-    """Return the names of class indices; other values unchanged."""
-    if class_names is None or value is None:
-        return value
-    if not isinstance(value, list):
-        return class_names[value] if value >= 0 else None  # -1 marks a label that is not published
-    if any(index is None or index < 0 for index in value):
-        raise DataError(f"{where} has an invalid class index; expected 0 to {len(class_names) - 1}, got {value}")
-    return [class_names[index] for index in value]

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from nas.data.images import ImageSource, open_images
 from nas.data.readers.base import Reader
+from nas.data.readers.image_tables import read_image_table
+from nas.data.readers.parquet_files import ParquetImages, holds_images
 from nas.data.readers.rows import parse_sample, parse_split
 from nas.data.readers.tables import has_column, read_rows
 from nas.data.samples import SPLITS, RawDataset, RawSample
@@ -16,6 +18,9 @@ class ManifestReader(Reader):
         config, path = self.config, Path(self.config.manifest or "")
         splits: dict[str, list[RawSample]] = {split: [] for split in SPLITS}
         notes: list[str] = []
+        if self._has_images_inside():
+            splits = read_image_table(path, {"": [path]}, config)
+            return RawDataset(str(path), splits, has_several_labels=config.labels == "several")
         for number, row in read_rows(path, config, config.columns, notes):
             place = f"row {number}"
             sample = parse_sample(row, config, source=str(path), place=place)
@@ -27,4 +32,12 @@ class ManifestReader(Reader):
         return split is not None and not has_column(Path(self.config.manifest or ""), split, self.config)
 
     def open_images(self) -> ImageSource:
-        return open_images(Path(self.config.images or ""), self.config.max_pixels)
+        config, path = self.config, Path(self.config.manifest or "")
+        if not self._has_images_inside():
+            return open_images(Path(config.images or ""), config.max_pixels)
+        folder = Path(config.images or "")
+        return ParquetImages(path, {"": [path]}, config.columns.image, folder=folder, max_pixels=config.max_pixels)
+
+    def _has_images_inside(self) -> bool:
+        path = Path(self.config.manifest or "")
+        return path.suffix.lower() == ".parquet" and holds_images(path, self.config.columns.image)

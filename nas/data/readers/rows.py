@@ -112,3 +112,26 @@ def as_text(value: Any, where: str) -> str:
     if not isinstance(value, str | int | float):
         raise DataError(f"{where} is not text; expected text, got {shown(value)} ({type(value).__name__})")
     return str(value).strip()
+
+
+def decode_label(value: Any, class_names: list[str] | None, where: str) -> Any:
+    """Return the names of class indices; other values unchanged.
+
+    Args:
+        value: The cell.
+        class_names: The names of the classes; None for a column of texts.
+        where: File, row and column, for messages.
+
+    Raises:
+        DataError: If an index is none of a class.
+    """
+    if class_names is None or value is None:
+        return value
+    if value == -1:  # marks a label that is not published
+        return None
+    indices = value if isinstance(value, list) else [value]
+    if not all(isinstance(index, int) and 0 <= index < len(class_names) for index in indices):
+        raise DataError(f"{where} has an invalid class index; expected 0 to {len(class_names) - 1}, got {shown(value)}")
+    if not isinstance(value, list):
+        return class_names[value]
+    return [class_names[index] for index in value]

@@ -11,6 +11,7 @@ from nas.common.errors import DataError
 from nas.config.data_schema import ColumnsConfig, DataConfig
 from nas.data.readers.delimited import RowNotes, delimited_rows
 from nas.data.readers.lines import Lines
+from nas.data.readers.parquet_files import open_parquet
 
 _PARQUET_BATCH = 4096
 _MAX_JSON = 2**30
@@ -83,7 +84,7 @@ def has_column(path: Path, name: str, config: DataConfig) -> bool:
     _check_file(path, suffix)
     wanted = normal_column(name)
     if suffix == ".parquet":
-        with _open_parquet(path) as table:
+        with open_parquet(path) as table:
             return wanted in map(normal_column, table.schema_arrow.names)
     with reading(path, expected=EXPECTED, error=DataError), path.open("rb") as file:
         if suffix in _JSON_LINES or (suffix == ".json" and not _is_list(file)):
@@ -224,17 +225,8 @@ def _json_rows(path: Path, names: Sequence[str], columns: ColumnsConfig) -> Iter
     yield from _with_columns(path, _listed_objects(path), names, columns, "entry")
 
 
-def _open_parquet(path: Path) -> Any:
-    try:
-        from pyarrow import parquet  # noqa: PLC0415 (an optional dependency)
-    except ImportError as error:
-        raise DataError(f"{path}: Parquet needs the package pyarrow; run pip install 'pmf-nas[datasets]'") from error
-    with reading(path, expected="a Parquet file", error=DataError, problem="the manifest cannot be read"):
-        return parquet.ParquetFile(path, memory_map=True)
-
-
 def _parquet_rows(path: Path, names: Sequence[str], columns: ColumnsConfig) -> Iterator[Row]:
-    with _open_parquet(path) as table:
+    with open_parquet(path) as table:
         header = table.schema_arrow.names
         positions = match_columns(path, header, names, columns)
         stored: Mapping[str, str] = {name: header[position] for name, position in positions.items()}

@@ -85,7 +85,7 @@ def test_unusable_data_sets_are_named(tmp_path: Path) -> None:
     ):
         read_dataset(config_of("datasets", tmp_path / "secret", columns={"label": "kind"}), ("train",))
     columns = {"image": "label", "text": "image", "label": "text"}
-    with pytest.raises(DataError, match="column 'label' has no images"):
+    with pytest.raises(DataError, match="column 'label': has no images"):
         read_dataset(config_of("datasets", tmp_path / "secret", columns=columns), ("train",))
     datasets.DatasetDict({"unsupervised": part([0, 1])}).save_to_disk(tmp_path / "other")
     with pytest.raises(DataError, match="unknown part; expected one of train, validation, test, got 'unsupervised'"):

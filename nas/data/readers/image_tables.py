@@ -1,0 +1,55 @@
+"""Samples of Parquet files with the images inside."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nas.common.errors import DataError
+from nas.config.data_schema import DataConfig
+from nas.data.readers.parquet_files import (
+    class_names,
+    first_rows_with_image,
+    holds_images,
+    open_parquet,
+    read_cells,
+)
+from nas.data.readers.rows import as_text, decode_label, parse_labels, parse_split
+from nas.data.readers.tables import column_names, match_columns
+from nas.data.samples import SPLITS, RawSample
+
+
+def read_image_table(root: Path, parts: Mapping[str, Sequence[Path]], config: DataConfig) -> dict[str, list[RawSample]]:
+    """Return the samples of every split; an image is named by its part and the first row that has it.
+
+    Args:
+        root: The file or folder of the data set, for messages.
+        parts: The files of each split, or all under ''.
+        config: The `data` section of the search file.
+
+    Raises:
+        DataError: If a file is damaged, lacks a column, or has no images.
+    """
+    splits: dict[str, list[RawSample]] = {split: [] for split in SPLITS}
+    for part, paths in parts.items():
+        columns = config.columns.replace(split=None) if part else config.columns
+        names = column_names(columns)
+        for path in paths:
+            with open_parquet(path) as table:
+                match_columns(path, table.schema_arrow.names, names, columns)
+            if not holds_images(path, columns.image):
+                raise DataError(
+                    f"{path}: column {columns.image!r} has no images; expected cells with the content of image files"
+                )
+        known = class_names(paths[0], columns.label)
+        first_rows = first_rows_with_image(tuple(paths), columns.image)
+        kept = [name for name in names if name != columns.image]
+        for number, row in enumerate(read_cells(paths, kept)):
+            place = f"{part}, row {number + 1}" if part else f"row {number + 1}"
+            where = f"{root}, {place}"
+            label = decode_label(row[columns.label], known, f"{where}: {columns.label}")
+            labels = parse_labels(label, config, where)
+            if config.labels == "one" and not labels:
+                raise DataError(f"{where}: {columns.label} is empty; expected a label in every row")
+            text = as_text(row[columns.text], f"{where}: {columns.text}")
+            sample = RawSample(f"{part}/{first_rows[number]}", text, labels, place)
+            splits[part or parse_split(row, columns, where)].append(sample)
+    return splits
