@@ -71,7 +71,7 @@ def model_changes(folder: Path) -> Changes:
     if not changes.added:
         return changes
     # A part without any sealed file was saved after the model.
-    sealed = {_part(name) for name in read_seals(folder, ExportError) or {}}
+    sealed = {"model", *(_part(name) for name in read_seals(folder, ExportError) or {})}
     return Changes(changes.changed, changes.missing, tuple(name for name in changes.added if _part(name) in sealed))
 
 

@@ -1,5 +1,6 @@
 """Check the folder of an exported model as a whole before anything of it is built."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from nas.models.model_seals import CONFIG
 from nas.search.space import Architecture
 
 _PROBLEM_TYPES = (None, "single_label_classification", MULTI_LABEL)
+_MAX_CLASSES = 100_000
 _MAX_GENE = 1_000_000
 _SLACK = 1_000_000
 
@@ -79,12 +81,14 @@ def _check_labels(path: Path, values: Mapping[str, Any]) -> None:
     names = values.get("id2label")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise _refuse(path, "id2label", "no names of classes", "an object with a name for each class index", names)
+    if len(names) > _MAX_CLASSES:
+        raise _refuse(path, "id2label", "too many classes", f"at most {_MAX_CLASSES:,}", len(names))
     missing = next((str(index) for index in range(len(names)) if str(index) not in names), None)
     if missing is not None:
         raise _refuse(path, f"id2label.{missing}", "is missing", f"the names 0 to {len(names) - 1}", sorted(names))
-    repeated = {name for name in names.values() if list(names.values()).count(name) > 1} if len(names) < 10_000 else ()
-    if repeated:
-        raise _refuse(path, "id2label", "two classes have one name", "a name for each class", min(repeated))
+    repeated = next((name for name, count in Counter(names.values()).items() if count > 1), None)
+    if repeated is not None:
+        raise _refuse(path, "id2label", "two classes have one name", "a name for each class", repeated)
     indices = values.get("label2id")
     if indices is not None and indices != {name: int(index) for index, name in names.items()}:
         raise _refuse(path, "label2id", "does not fit id2label", "the index of each name in id2label", indices)
@@ -139,7 +143,7 @@ def _check_architecture(path: Path, values: Any, image: Encoder, text: Encoder) 
 def _check_size(path: Path, values: Mapping[str, Any]) -> None:
     """Check, before memory is taken for it, that the model is not much larger than its weights."""
     stored = stored_weights(path.parent, ExportError, allows_pickles=False)
-    with reading(f"{path}: architecture", expected="one that fits the encoders", error=ExportError):
+    with reading(path, expected="that of an exported model", error=ExportError, problem="no model can be built of it"):
         config = FusionConfig.from_dict(dict(values))
         with torch.device("meta"):
             model = FusionForClassification(config)

@@ -130,7 +130,9 @@ class ExportedModel:
         ids, mask = self.preprocessor.pad(token_ids)
         device = self.model.device
         pixels = self.preprocessor.pixel_values(pictures).to(device)
-        logits: Tensor = self.model(pixels, ids.to(device), mask.to(device)).logits
+        # Given here, because the configuration may ask for other outputs.
+        options = {"return_dict": True, "output_hidden_states": False, "output_attentions": False}
+        logits: Tensor = self.model(pixels, ids.to(device), mask.to(device), **options).logits
         return logits.cpu()
 
 

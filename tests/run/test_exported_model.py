@@ -295,6 +295,21 @@ def test_model_card_may_be_edited_and_missing_checksums_are_noted(folder: Path) 
         open_exported(folder)
 
 
+def test_checksums_of_no_file_are_a_change(folder: Path) -> None:
+    (folder / SEALS).write_text('{"format": 1, "files": {}}')
+    with pytest.raises(ExportError, match=r"changed after the model was saved: config\.json, model\.safetensors added"):
+        open_exported(folder)
+
+
+@pytest.mark.parametrize("options", [{"return_dict": False}, {"output_hidden_states": True}])
+def test_outputs_that_the_configuration_asks_for_change_no_prediction(
+    options: dict[str, bool], folder: Path, exported: ExportedModel
+) -> None:
+    change(folder / "config.json", **options)
+    image = Image.new("RGB", (20, 20), (200, 10, 10))
+    assert reopen(folder).predict([image], ["cat"]) == exported.predict([image], ["cat"])
+
+
 def test_exported_folder_names_no_folder_of_the_exporter(original: Path, project: Project) -> None:
     for path in original.iterdir():
         content = path.read_bytes()

@@ -73,10 +73,9 @@ def check_folder(folder: Path, error: ErrorType = EncoderError) -> None:
         expected = "a JSON file" if path.suffix == ".json" else "a file of the checkpoint"
         if path.suffix == ".json" and path.name not in _VOCABULARIES:
             _check_description(path, error)
-        elif path.is_file():
-            check_no_lfs_pointer(path, expected=expected, error=error)
-        elif path.name in (SAFE_WEIGHTS, *_VOCABULARIES):
+        elif path.name in (SAFE_WEIGHTS, *_VOCABULARIES) or (path.exists() and not path.is_dir()):
             check_regular_file(path, expected=expected, error=error)
+            check_no_lfs_pointer(path, expected=expected, error=error)
     if (folder / "adapter_config.json").exists():
         raise error(
             f"{folder / 'adapter_config.json'}: adapters are not loaded; expected a complete checkpoint (merge the "

@@ -35,6 +35,10 @@ def check_image_processor(processor: Any, where: str, error: ErrorType) -> None:
     for key, value in values.items():
         if key.startswith("do_") and value is not None and not isinstance(value, bool):
             raise error(f"{where}: {key}: not allowed; expected true or false, got {shown(value)}")
+    resample = values.get("resample")
+    if resample is not None and (type(resample) is not int or resample not in Image.Resampling.__members__.values()):
+        allowed = f"{min(Image.Resampling)} to {max(Image.Resampling)}"
+        raise error(f"{where}: resample: not allowed; expected a filter of Pillow, {allowed}, got {shown(resample)}")
     factor = values.get("rescale_factor")
     if factor is not None and not (_is_finite(factor) and factor > 0):
         raise error(f"{where}: rescale_factor: not allowed; expected a positive number, got {shown(factor)}")

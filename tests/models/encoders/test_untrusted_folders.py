@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -287,6 +288,8 @@ def test_heads_that_do_not_divide_the_width_are_named(text: Path) -> None:
         ("image_std", [0.5, 0.0, 0.5]),
         ("rescale_factor", 0),
         ("do_resize", "no"),
+        ("resample", "cubic"),
+        ("resample", 99),
     ],
 )
 def test_values_of_the_image_processor_are_checked(key: str, value: Any, image: Path) -> None:
@@ -312,6 +315,14 @@ def test_processor_that_keeps_the_shape_of_pictures_is_named(changes: dict[str, 
         match=rf"preprocessor_config\.json: {key}.*: pictures of 96 x 64 and 64 x 96 pixels become .* got Fa",
     ):
         load_image_processor(str(image))
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json", "chat_template.jinja", "config.json"])
+def test_named_pipe_is_named(name: str, text: Path) -> None:
+    (text / name).unlink(missing_ok=True)
+    os.mkfifo(text / name)
+    with pytest.raises(EncoderError, match=rf"{name}: cannot be read; expected .*, got a named pipe"):
+        load_tokenizer(str(text))
 
 
 def test_unreadable_file_is_not_called_missing(text: Path) -> None:
