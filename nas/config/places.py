@@ -15,6 +15,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from nas.common.errors import ConfigError
 from nas.config.schema import Config
 from nas.config.section import Section
 from nas.config.values import CheckpointPath, FixedPath, LocalPath, is_path
@@ -78,6 +79,36 @@ def fixed_places(values: Any) -> dict[str, str]:
     return fixed
 
 
+def check_places(config: Config, source: str) -> None:
+    """Check that the paths of a run lead somewhere, before anything is read.
+
+    Args:
+        config: The configuration of the run.
+        source: The name of its file, for messages.
+
+    Raises:
+        ConfigError: If one does not; names every one, and the option that gives its present place.
+    """
+    values, problems = config.as_dict(), []
+    for key in path_keys():
+        path = value_at(values, key)
+        if path is not None and os.path.isabs(path) and not os.path.exists(path):
+            option = _OPTIONS[key]
+            problems.append(f"{'.'.join(key)}: not found; expected an existing path, got {path}; give it with {option}")
+    if problems:
+        raise ConfigError(source, problems)
+
+
+_OPTIONS: Mapping[tuple[str, ...], str] = {
+    ("data", "manifest"): "--data",
+    ("data", "folder"): "--data",
+    ("data", "images"): "--images",
+    ("encoders", "image"): "--image-encoder",
+    ("encoders", "text"): "--text-encoder",
+}
+"""The options of the command line that give a place."""
+
+
 def value_at(values: Any, key: tuple[str, ...]) -> Any:
     """Return the value of a key in nested mappings; None if it has none.
 
@@ -109,10 +140,20 @@ def portable(values: Mapping[str, Any], fixed: Mapping[str, str], directory: Pat
             continue
         text = fixed.get(".".join(key))
         if text is None:
-            text = os.path.relpath(path, os.path.abspath(directory))
+            text = _relative(path, directory)
             text = text if text.startswith(os.pardir) else os.path.join(os.curdir, text)  # not the name of a model
         written = _with_value(written, key, text)
     return written
+
+
+def _relative(path: str, directory: Path) -> str:
+    """Return the shorter of the relative paths as written and with links resolved: the run may be reached by a link."""
+    folder, name = os.path.split(path)
+    texts = (
+        os.path.relpath(path, os.path.abspath(directory)),
+        os.path.relpath(os.path.join(os.path.realpath(folder), name), os.path.realpath(directory)),
+    )
+    return min(texts, key=lambda text: text.count(os.sep))
 
 
 @dataclass(frozen=True)
@@ -150,8 +191,10 @@ class RecordedPlaces:
             resolved = _with_value(resolved, key, found)
         return resolved, fixed
 
-    def _candidates(self, path: str) -> tuple[str, str]:
-        present, recorded = os.path.abspath(self.directory), os.path.abspath(self.recorded)
+    def _candidates(self, path: str) -> list[str]:
+        recorded = os.path.abspath(self.recorded)
+        present = [os.path.abspath(self.directory), os.path.realpath(self.directory)]
         if os.path.isabs(path):
-            return path, os.path.normpath(os.path.join(present, os.path.relpath(path, recorded)))
-        return os.path.normpath(os.path.join(present, path)), os.path.normpath(os.path.join(recorded, path))
+            place = os.path.relpath(path, recorded)
+            return [path, *(os.path.normpath(os.path.join(folder, place)) for folder in present)]
+        return [os.path.normpath(os.path.join(folder, path)) for folder in (*present, recorded)]

@@ -14,7 +14,7 @@ from nas.common.units import format_bytes, format_seconds
 from nas.config.diff import differences
 from nas.config.load import load_config, load_fixed_places
 from nas.config.overrides import Overrides
-from nas.config.places import without_places
+from nas.config.places import check_places, without_places
 from nas.config.schema import Config
 from nas.execution.base import Executor
 from nas.execution.worker_setup import WorkerSetup
@@ -169,10 +169,12 @@ class _Session:
         """Prepare the search again, check that data and encoders are the same, and run it.
 
         Raises:
+            ConfigError: If a path leads nowhere.
             StudyError: If data or encoders have changed.
         """
         check_writable(self._directory)
         check_surroundings(self._options, self._options.storage or self._run.storage)
+        check_places(self._run.config, str(self._directory / CONFIG))
         prepared = prepare(
             self._run.config,
             source=str(self._directory / CONFIG),

@@ -52,6 +52,11 @@ def test_relative_paths_are_found_from_the_run_then_from_where_it_was(project: P
     assert values["encoders"] == {"image": "../../vit", "text": "../../bert"}
     alone, _ = RecordedPlaces(tmp_path / "b", project / "runs" / "a").resolve(values)
     assert alone["encoders"]["image"] == str(project / "vit")
+    (tmp_path / "link").symlink_to(project / "runs")
+    (project / "runs" / "a").mkdir(parents=True)
+    assert written(load_config(source), {}, tmp_path / "link" / "a")["encoders"] == values["encoders"]
+    linked, _ = RecordedPlaces(tmp_path / "link" / "a", Path("/nowhere/at/all")).resolve(values)
+    assert linked["encoders"]["image"] == str(project / "vit")
     project.rename(tmp_path / "other")
     run = tmp_path / "other" / "runs" / "a"
     moved, fixed = RecordedPlaces(run, project / "runs" / "a").resolve(values)

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from nas.cli import main
-from nas.common.errors import StudyError
+from nas.common.errors import ConfigError, StudyError
 from nas.run.directory import read_run
 from nas.run.executors import ExecutionOptions
 from tests.support.project import Project, build_project
@@ -92,8 +92,16 @@ def test_new_places_are_given_once(moved: Project, options: ExecutionOptions, tm
         "text_encoder": str(tmp_path / "rest" / "bert"),
     }
     values = yaml.safe_load((run / "config.yaml").read_text())
-    values["directory"] = str(tmp_path / "nowhere" / "run")
+    values["directory"] = "/nowhere/runs/a"
     (run / "config.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError) as missing:
+        resume_search(run, options)
+    assert [problem.rpartition(" ")[2] for problem in missing.value.problems] == [
+        "--data",
+        "--images",
+        "--image-encoder",
+        "--text-encoder",
+    ]
     assert BUILT not in resume_search(run, options, **places), "an archive has the content of the folder"
     assert search_section(run)["data"]["images"] == places["images"], "absolute paths stay absolute"
     assert "Exported model" in resume_search(run, options)

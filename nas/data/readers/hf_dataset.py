@@ -37,11 +37,21 @@ class SavedImages(ImageSource):
     def __init__(self, location: Path, column: str, max_pixels: int = MAX_PIXELS) -> None:
         super().__init__(location, max_pixels)
         self._column = column
+        self._stamps: dict[str, str] = {}
 
     def fingerprint(self, name: str) -> str | None:
         part, _, row = name.rpartition("/")
         data = _load_parts(self.location).get(part)
-        return None if data is None or int(row) >= len(data) else str(data._fingerprint)
+        if data is None or int(row) >= len(data):
+            return None
+        if _byte_sizes(self.location, part, self._column)[int(row)] is None and (value := self._value(name)):
+            return _stamp([Path(value["path"])])  # the picture is not in the files of the data set
+        if part not in self._stamps:
+            self._stamps[part] = _stamp(Path(entry["filename"]) for entry in data.cache_files)
+        return self._stamps[part]
+
+    def modified_ns(self, name: str) -> int:
+        return max(map(int, (self.fingerprint(name) or "").split()[1::2]), default=0)
 
     def size(self, name: str) -> int | None:
         value = self._value(name)
@@ -74,6 +84,7 @@ class SavedDatasetReader(Reader):
         if (parts := _parquet_parts(root)) is not None:
             tables = read_image_table(root, parts, self.config)
             return RawDataset(str(root), tables, has_several_labels=self.config.labels == "several")
+        _forget_changed(root)
         splits: dict[str, list[RawSample]] = {split: [] for split in SPLITS}
         for part, data in _load_parts(root).items():
             split = SPLIT_NAMES.get(part.lower())
@@ -177,18 +188,49 @@ def load_undecoded(root: Path, part: str, column: str) -> Any:
 
 
 @cache
+def _byte_sizes(root: Path, part: str, column: str) -> Sequence[int | None]:
+    """Return the size of the picture in every row; None where the row has none, or only the path of one."""
+    from pyarrow import compute  # noqa: PLC0415 (an optional dependency)
+
+    sizes: list[int | None] = []
+    for table in load_undecoded(root, part, column).with_format("arrow").iter(_BATCH_ROWS):
+        sizes += compute.binary_length(compute.struct_field(table[column], "bytes")).to_pylist()
+    return sizes
+
+
+_SEEN: dict[Path, str] = {}
+"""The sizes and times of the files of each data set that this process has read."""
+
+
+def _forget_changed(root: Path) -> None:
+    """Forget what was read of a data set whose files have changed since."""
+    try:
+        stamp = _stamp(sorted(path for path in root.rglob("*") if path.is_file()))
+    except OSError:
+        return  # which is reported when it is read
+    if _SEEN.setdefault(root, stamp) != stamp:
+        for function in (_load_parts, load_undecoded, _byte_sizes, _first_rows_with_image):
+            function.cache_clear()
+        _SEEN[root] = stamp
+
+
+def _stamp(paths: Iterable[Path]) -> str:
+    """Return a string that changes with the size or modification time of any file; empty if one is missing."""
+    try:
+        facts = [path.stat() for path in paths]
+    except (OSError, ValueError):
+        return ""
+    return " ".join(f"{status.st_size} {status.st_mtime_ns}" for status in facts)
+
+
+@cache
 def _first_rows_with_image(root: Path, part: str, column: str) -> Sequence[int]:
     """Return, for every row, the first row with the same image.
 
     Samples that share an image have to be held out together, and its features are stored once. Only images of equal
     size are read and compared.
     """
-    from pyarrow import compute  # noqa: PLC0415 (an optional dependency)
-
-    images = load_undecoded(root, part, column)
-    sizes: list[int | None] = []
-    for table in images.with_format("arrow").iter(_BATCH_ROWS):
-        sizes += compute.binary_length(compute.struct_field(table[column], "bytes")).to_pylist()
+    images, sizes = load_undecoded(root, part, column), _byte_sizes(root, part, column)
     counts = Counter(sizes)
     first: dict[object, int] = {}
     rows = []

@@ -8,6 +8,7 @@ from PIL import Image
 
 from nas.common.errors import DataError
 from nas.data.dataset import open_dataset_images, read_dataset
+from nas.data.digests import image_digests
 from nas.data.readers.hf_dataset import SavedImages
 from tests.support.folders import config_of
 
@@ -141,3 +142,22 @@ def test_images_stored_as_paths_may_be_missing(tmp_path: Path, monkeypatch: pyte
     assert [images.size(f"train/{row}") for row in range(3)] == [paths[0].stat().st_size, paths[1].stat().st_size, None]
     assert images.digest("train/0") == images.digest("train/1")
     assert images.find_unreadable([f"train/{row}" for row in range(3)]) == ["train/2"]
+
+
+def test_picture_that_changes_in_the_files_of_the_data_set_has_another_digest(tmp_path: Path) -> None:
+    part([0, 1]).save_to_disk(tmp_path / "saved")
+    config = config_of("datasets", tmp_path / "saved", columns={"split": None})
+
+    def digests() -> dict[str, str | None]:
+        images = read_dataset(config, ("train",)).splits["train"].images
+        return image_digests(open_dataset_images(config), images, tmp_path / "cache")
+
+    first = digests()
+    (path,) = (tmp_path / "saved").glob("*.arrow")
+    content = path.read_bytes()
+    changed = tmp_path / "changed"
+    position = content.index(b"IDAT") + 8
+    changed.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+    changed.replace(path)
+    second = digests()
+    assert sum(first[name] != second[name] for name in first) == 1
