@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass
+from decimal import Decimal
 
 from nas.common.progress import Reporter
 from nas.common.units import format_bytes
@@ -68,16 +69,6 @@ def describe_space(config: Config, memory: MemoryModel, default: Architecture, r
         reporter: The receiver of the description.
     """
     space, budget = config.space, config.budget
-    size = f"{space.size:,}" if space.size < 10**9 else f"{space.size:.1e}"
-    reporter.note(f"{config.name}: {size} architectures, {len(space.variables)} variables")
-    reporter.note("")
-    counts = {gene: sum(variable.gene == gene for variable in space.variables) for gene in space.choices}
-    rows = [
-        (gene, space.granularity.get(gene, "model"), str(counts[gene]), ", ".join(map(str, space.choices[gene])))
-        for gene in space.choices
-    ]
-    reporter.note(text_table(("gene", "per", "variables", "choices"), rows))
-    reporter.note("")
     chosen = {
         "smallest": space.smallest,
         f"{space.architecture_class.title} default": default,
@@ -92,6 +83,15 @@ def describe_space(config: Config, memory: MemoryModel, default: Architecture, r
         )
         for name, architecture in chosen.items()
     ]
+    counts = {gene: sum(variable.gene == gene for variable in space.variables) for gene in space.choices}
+    rows = [
+        (gene, space.granularity.get(gene, "model"), str(counts[gene]), ", ".join(map(str, space.choices[gene])))
+        for gene in space.choices
+    ]
+    reporter.note(f"{config.name}: {_size_text(space.size)} architectures, {len(space.variables)} variables")
+    reporter.note("")
+    reporter.note(text_table(("gene", "per", "variables", "choices"), rows))
+    reporter.note("")
     reporter.note(text_table(("", "architecture", "trainable parameters", "predicted peak"), ends))
     reporter.note("")
     share = fitting_share(
@@ -102,6 +102,10 @@ def describe_space(config: Config, memory: MemoryModel, default: Architecture, r
         reporter=reporter,
     )
     reporter.note(f"Memory budget {format_bytes(budget.memory_bytes)}: {_share_text(space, share)}")
+
+
+def _size_text(size: int) -> str:
+    return f"{size:,}" if size < 10**9 else f"{Decimal(size):.1e}"
 
 
 def _share_text(space: SearchSpace, share: FittingShare) -> str:

@@ -429,3 +429,82 @@ def test_reader_of_a_distributed_data_set_has_a_folder_and_a_default_for_validat
     assert make_search_config(data=data | {"held_out": {"seed": 1}}).data.held_out.validation == 5000
     assert make_search_config(data=data | {"held_out": {"validation": 0.1}}).data.held_out.validation == 0.1
     assert parse_config(config.as_dict(), source="file", base_directory=Path()) == config
+
+
+HOSTILE_NAMES = [
+    "../../x",
+    "/abs",
+    "",
+    ".",
+    "..",
+    "-x",
+    " x",
+    "x ",
+    "x.",
+    "a/b",
+    "a\\b",
+    "a\nb",
+    "a\0b",
+    "NUL",
+    "con.x",
+]
+
+
+@pytest.mark.parametrize("name", [*HOSTILE_NAMES, "x" * 201, "é" * 101], ids=ascii)
+def test_name_that_no_folder_should_have_is_refused(name: str) -> None:
+    (problem,) = problems_of(search_values(name=name))
+    assert problem.startswith("name: invalid value; expected a name of at most 200 bytes that a folder can have")
+
+
+@pytest.mark.parametrize("name", ["mm-imdb", "Früchte 2", "検索", "a.b"])
+def test_name_may_have_any_script(name: str) -> None:
+    assert make_search_config(name=name).name == name
+
+
+BOUNDED = (
+    "recipe.batch_size recipe.weight_decay recipe.epochs threads supernet.architectures_per_step search.round_size "
+    "search.eval_batch budget.memory budget.time data.max_text_tokens"
+)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**9, 10**19, 10**400, 10**5000, "9" * 5000, float("inf"), float("nan"), "\ud800"],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("key", BOUNDED.split())
+def test_number_beyond_what_could_ever_fit_is_one_short_problem(key: str, value: object) -> None:
+    (problem,) = problems_of(search_values(**{key: value}))
+    assert problem.startswith(f"{key}: ") and "; expected " in problem and len(problem) < 400
+
+
+@pytest.mark.parametrize("value", [10**9, 10**19, float("inf"), True, "4", [[1]], [[1, 10**9]]])
+def test_gene_beyond_what_could_ever_fit_is_refused(value: object) -> None:
+    (problem,) = problems_of(search_values(**{"space.mapping_width": [4, value]}))
+    assert problem.startswith("space.mapping_width: invalid value; ") and "at most 65536" in problem
+    first = PMFArchitecture(1, 2, 0, 1, 8).values() | {"mapping_width": value}
+    (problem,) = problems_of(search_values(**{"search.initial_architectures": [first]}))
+    assert problem.startswith("search.initial_architectures: invalid value; ")
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (
+            {"columns": {"text": "label"}},
+            "data.columns.label: invalid value; expected a column of its own, not that of",
+        ),
+        (
+            {"columns": {"split": "image"}},
+            "data.columns.split: invalid value; expected a column of its own, not that of",
+        ),
+        ({"columns": {"txt": "label"}}, "data.columns.txt: unknown key; expected one of image, label, split, text"),
+        (
+            {"reader": "image_folder", "manifest": None, "folder": "x", "columns": {"image": "path"}},
+            "data.columns.image: not allowed; expected no such key with reader: image_folder",
+        ),
+    ],
+)
+def test_column_without_a_role_of_its_own_is_refused(data: dict[str, Any], problem: str) -> None:
+    (found,) = problems_of(search_values(data={"manifest": "x"} | data))
+    assert found.startswith(problem)
