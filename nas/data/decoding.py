@@ -178,6 +178,7 @@ def decode(open_again: OpenFile, max_pixels: int) -> tuple[Image.Image, list[str
                 changes.append(TRANSPARENT)
             orientation = image.getexif().get(_ORIENTATION)
             result = _converted(picture, depth, _reduction(picture))
+            picture.close()  # frees the pixels before another thread may decode
         return _upright(result, orientation), changes
 
 
