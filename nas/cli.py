@@ -149,6 +149,7 @@ def _execution(options: argparse.Namespace) -> "ExecutionOptions":
         ray_address=options.ray_address,
         storage=options.storage,
         verify=options.verify,
+        accepts_changes=options.accept_changed,
     )
 
 

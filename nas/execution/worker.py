@@ -22,7 +22,7 @@ from nas.models.fusion.supernet import build_model, build_supernet, extract
 from nas.search.keys import ModelKey
 from nas.search.space import RAW
 from nas.search.trial import Failure, Job, Result
-from nas.training.checkpoint import load_weights, save_weights
+from nas.training.checkpoint import load_weights, save_weights, training_facts
 from nas.training.distributed import GradientGroup
 from nas.training.evaluate import forward_seconds, predict_logits, predict_population
 from nas.training.metrics import evaluate_logits, load_torchmetrics
@@ -220,7 +220,7 @@ class CandidateWorker:
         )
         validation = self._store.splits["validation"]
         logits = predict_logits(model, validation, batch_size=self.batch_size(job), should_stop=should_stop)
-        save_weights(self.setup.weights_path(job.key, job.stage), model)
+        save_weights(self.setup.weights_path(job.key, job.stage), model, **training_facts(job))
         return logits
 
     def _inherited_model(self, job: Job) -> FusionModel:

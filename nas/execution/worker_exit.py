@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from nas.common.boundary import read_text, reading
+from nas.common.errors import NasError
 from nas.common.units import format_bytes
-from nas.search.trial import FailureKind
+from nas.search.trial import FailureKind, to_count
 
 _MEMORY = "memory"
 _EXIT = "exit"
@@ -75,23 +77,30 @@ def read_worker_exit(path: Path, *, was_memory_killed: bool) -> WorkerExit:
     """
     trace_path = path.with_suffix(".trace")
     if path.exists():
-        try:
-            values = json.loads(path.read_text())
-        except ValueError:
-            values = {"kind": _EXIT, "status": "unknown"}  # it died while it wrote the record
-        if values["kind"] == _MEMORY:
-            measured, grant = int(values["measured"]), int(values["grant"])
-            reason = f"its worker held {format_bytes(measured)} of memory, but was granted {format_bytes(grant)}"
-            return WorkerExit("memory", "out of memory", reason, measured)
-        return WorkerExit("crash", "exit", f"its worker exited with status {values['status']}")
+        return _recorded_exit(path)
     trace = trace_path.read_text(errors="replace") if trace_path.exists() else ""
-    if trace:
-        lines = [line.strip() for line in trace.splitlines() if line.strip()]
+    lines = [line.strip() for line in trace.splitlines() if line.strip()]
+    if lines:
         place = next((line for line in lines if line.startswith("File ")), "")
         return WorkerExit("crash", lines[0], f"its worker crashed: {lines[0]}" + (f" in {place}" if place else ""))
     if was_memory_killed:
         return WorkerExit("memory", "out of memory", "its worker was killed by the system's out-of-memory killer")
     return WorkerExit("killed_externally", "killed", "its worker was killed from outside")
+
+
+def _recorded_exit(path: Path) -> WorkerExit:
+    """Return the exit in a record; a worker that died while it wrote the record leaves a partial one."""
+    try:
+        with reading(path, expected="the exit of a worker"):
+            values = json.loads(read_text(path, expected="the exit of a worker"))
+            if values["kind"] == _MEMORY:
+                measured, grant = to_count("measured", values["measured"]), to_count("grant", values["grant"])
+                reason = f"its worker held {format_bytes(measured)} of memory, but was granted {format_bytes(grant)}"
+                return WorkerExit("memory", "out of memory", reason, measured)
+            status = str(int(values["status"]))
+    except NasError:
+        status = "unknown"
+    return WorkerExit("crash", "exit", f"its worker exited with status {status}")
 
 
 def memory_kill_count(path: Path = Path("/proc/vmstat")) -> int:

@@ -13,6 +13,7 @@ import yaml
 
 from nas.common.errors import ConfigError, StudyError
 from nas.common.files import check_writable, write_atomically
+from nas.common.output import complain
 from nas.config.load import parse_config
 from nas.config.overrides import Overrides
 from nas.config.places import RecordedPlaces, portable, without_places
@@ -20,8 +21,10 @@ from nas.config.schema import Config
 from nas.execution.worker_setup import FROZEN_FILES
 from nas.storage.backends.journal import JOURNAL, LOCK
 from nas.storage.lease import LockFile
+from nas.storage.reader import StudyReader
 from nas.storage.study import Study
-from nas.storage.urls import redacted_url, storable_url
+from nas.storage.urls import stored_url
+from nas.storage.write_log import WRITE_LOG
 
 CONFIG = "config.yaml"
 """The file that makes a directory a run directory; written once the study exists."""
@@ -44,7 +47,7 @@ class Run:
         class_names: The class names in the order of the logits.
         contents: The digests of the data and of each part of the encoders; see `nas.data.contents.Contents.summary`.
         identity: The name of the run in a database and on other nodes.
-        storage: The URL of the database that holds the study, without a password; None for a journal.
+        storage: The URL of the database that holds the study, as `storable_url` returns it; None for a journal.
         fixed: The paths that are recorded as they were written instead of relative to the run directory; see
             `nas.config.places.fixed_places`.
     """
@@ -142,32 +145,69 @@ def write_run(directory: Path, run: Run) -> None:
 
 
 def open_study(
-    directory: Path, run: Run, *, storage: str | None = None, note: Callable[[str], object] = lambda text: None
+    directory: Path,
+    run: Run,
+    *,
+    storage: str | None = None,
+    note: Callable[[str], object] = lambda text: None,
+    accepts_changes: bool = False,
 ) -> Study:
-    """Open the study of a run.
+    """Open the study of a run for the one driver that may write to it.
 
     Args:
         directory: The run directory.
         run: The description of the run.
-        storage: The database URL in place of the recorded one, for instance with the password.
-        note: Callback that receives messages about long operations.
+        storage: The database URL in place of the recorded one: with the password, or another place of the database.
+        note: Callback that receives messages about long operations and accepted changes.
+        accepts_changes: Whether the run goes on with a study that lost or changed records; see `Study`.
 
     Raises:
-        StudyError: If another driver has the study open, it is damaged or missing, it was started with another
-            configuration, or it is stored elsewhere.
+        StudyError: If another driver has the study open, it is damaged or missing, it lost records, or it was started
+            with another configuration.
     """
-    if storage is not None and storable_url(storage) != run.storage:
-        kept = run.storage or "a journal"
-        raise StudyError(f"--storage {redacted_url(storage)}: the run {directory} keeps its study in {kept}")
     return Study(
         directory,
         run.config.space,
         name=run.identity,
-        storage=storage or run.storage,
+        storage=_storage_of(directory, run, storage),
         config=run.settings(),
         note=note,
         must_exist=is_run(directory),
+        accepts_changes=accepts_changes,
     )
+
+
+def read_study(
+    directory: Path,
+    run: Run,
+    *,
+    storage: str | None = None,
+    warn: Callable[[str], object] = lambda text: complain(f"warning: {text}"),
+) -> StudyReader:
+    """Read the study of a run, without a lock and without write access.
+
+    Args:
+        directory: The run directory.
+        run: The description of the run.
+        storage: The database URL in place of the recorded one; see `open_study`.
+        warn: Callback that receives a line about everything that the study has lost.
+
+    Raises:
+        StudyError: If it is missing or damaged, and the run has no copy of it.
+    """
+    return StudyReader(
+        directory,
+        run.config.space,
+        name=run.identity,
+        storage=_storage_of(directory, run, storage),
+        config=run.settings(),
+        warn=warn,
+        needs_storage=storage is not None,
+    )
+
+
+def _storage_of(directory: Path, run: Run, storage: str | None) -> str | None:
+    return storage if storage is not None or run.storage is None else stored_url(run.storage, directory)
 
 
 def check_new_directory(directory: Path) -> None:
@@ -187,8 +227,8 @@ def check_new_directory(directory: Path) -> None:
 
 def _is_leftover(path: Path) -> bool:
     """Return whether a file may be left by a start that was killed or whose budget was refused."""
-    written = (CONFIG, CONTENTS, *FROZEN_FILES)
-    return path.name in (LOCK, CONTENTS, *FROZEN_FILES) or path.name.startswith(
+    written = (CONFIG, CONTENTS, WRITE_LOG, *FROZEN_FILES)
+    return path.name in (LOCK, CONTENTS, WRITE_LOG, *FROZEN_FILES) or path.name.startswith(
         (JOURNAL, *(f".{name}." for name in written))
     )
 
@@ -206,5 +246,5 @@ def create_directory(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(LockFile(directory / LOCK)):
         if not is_run(directory):
-            for path in directory.glob(f"{JOURNAL}*"):
+            for path in (*directory.glob(f"{JOURNAL}*"), *directory.glob(WRITE_LOG)):
                 path.unlink()

@@ -18,7 +18,7 @@ from nas.run.progress_lines import STAGE_VERBS
 from nas.search.keys import key_to_json
 from nas.search.space import SearchSpace
 from nas.search.trial import Result
-from nas.training.checkpoint import load_weights
+from nas.training.checkpoint import load_weights, training_facts
 
 _UNSAVED_KEYS = ("_name_or_path", "architectures", "dtype", "transformers_version")
 """The keys of an encoder's configuration that describe its checkpoint, among them its place on this machine."""
@@ -70,7 +70,9 @@ class TrainedWeights:
             num_classes=len(parts.class_names),
             seed=0,
         )
-        load_weights(self.path, model)
+        # The supernet has the weights of no single training; the study knows its checksum.
+        expected = training_facts(self.result) if space is None else {}
+        load_weights(self.path, model, **expected)
         return model if space is None else extract(model, architecture)
 
 

@@ -7,7 +7,7 @@ from nas.config.overrides import Overrides
 from nas.config.schema import Config
 from nas.data.contents import encoder_parts
 from nas.run.contents import check_encoders_of_run
-from nas.run.directory import open_study, place_run, read_run, write_run
+from nas.run.directory import place_run, read_run, read_study, write_run
 from nas.run.export import TrainedWeights, export_result
 from nas.run.finalize import read_report
 from nas.run.model_card import describe
@@ -38,7 +38,7 @@ def export_run(
         output: The folder to write.
         trial: The number of the candidate; None to pick one by rule.
         how: The rule, and how much lower than the best the metric may be; see `nas.search.objectives.pick`.
-        storage: The database URL in place of the recorded one; see `open_study`.
+        storage: The database URL in place of the recorded one; see `read_study`.
         places: The present places of the encoders, which the run then records.
 
     Returns:
@@ -51,9 +51,9 @@ def export_run(
     """
     run = place_run(read_run(directory), places)
     config = run.config
-    with open_study(directory, run, storage=storage) as study:
-        chosen = None if trial is None else find_result(directory, study, trial)
-        results = latest_results(study)
+    study = read_study(directory, run, storage=storage)
+    chosen = None if trial is None else find_result(directory, study, trial)
+    results = latest_results(study)
     parts = ModelParts.load(config, run.class_names)
     check_encoders_of_run(directory, run.contents, config, _digests(config, parts))
     result = chosen or pick_result(directory, config, parts, results, how)

@@ -1,13 +1,11 @@
 """Conclude a run: export the best model and the default, evaluate both on test once, and report them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.common.errors import StudyError
-from nas.common.files import write_atomically
 from nas.common.progress import Reporter
+from nas.common.sealed_json import read_sealed_json, write_sealed_json
 from nas.config.schema import Config
 from nas.models.model_seals import CONFIG, DESCRIPTION
 from nas.run.evaluate import digest_of_test, evaluate_exported
@@ -19,7 +17,7 @@ from nas.run.progress_lines import better_model_lines, memory_text, metric_title
 from nas.run.reliability import ReliabilityReport
 from nas.run.tables import text_table
 from nas.search.space import Architecture
-from nas.search.trial import Result, Stage
+from nas.search.trial import Result, Stage, to_count, to_number
 from nas.training.metrics import standard_error
 
 REPORT = "report.json"
@@ -79,7 +77,7 @@ class Finalizer:
         for role, result in ((BEST, best), (DEFAULT, default)):
             if result is not None:
                 self._export(role, result, report, test_data)
-        write_atomically(self._directory / RELIABILITY, json.dumps(reliability.as_dict(), indent=1).encode())
+        write_sealed_json(self._directory / RELIABILITY, reliability.as_dict())
         self._show(report, reliability)
 
     def _export(self, role: str, result: Result, report: dict[str, Any], test_data: str) -> None:
@@ -105,7 +103,7 @@ class Finalizer:
             "result": result.as_dict(),
             "test_data": test_data,
         }
-        write_atomically(self._directory / REPORT, json.dumps(report, indent=1).encode())
+        write_sealed_json(self._directory / REPORT, report)
 
     def _show(self, report: Mapping[str, Any], reliability: ReliabilityReport) -> None:
         metric, run = self._config.search.objective, self._directory
@@ -146,11 +144,28 @@ def read_report(directory: Path) -> dict[str, Any]:
         StudyError: If the file is damaged.
     """
     path = directory / REPORT
-    try:
-        report: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
-        raise StudyError(f"{path}: is damaged ({error}); delete it to evaluate the best model again") from error
-    return report
+    if not path.exists():
+        return {}
+    return read_sealed_json(
+        path,
+        _to_report,
+        expected="the report of a search",
+        remedy="delete it; `resume` then evaluates the best model again",
+    )
+
+
+def _to_report(values: dict[str, Any]) -> dict[str, Any]:
+    """Check that a report has an entry with everything for each role."""
+    for role, entry in values.items():
+        if role not in (BEST, DEFAULT):
+            raise ValueError(f"{role}: unknown; expected {BEST} or {DEFAULT}")
+        Result.from_dict(entry["result"])
+        Architecture.from_dict(entry["architecture"])
+        for name, value in (*entry["test"].items(), *entry["validation"].items()):
+            to_number(name, value)
+        for name in ("test_samples", "trainable_parameters", "predicted_peak_bytes", "measured_peak_bytes"):
+            to_count(name, entry[name])
+    return values
 
 
 def _row(entry: Mapping[str, Any], metric: str) -> Sequence[str]:

@@ -270,7 +270,14 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--storage",
         metavar="URL",
-        help="database for the study: sqlite:///... or postgresql://... (default: a journal in the run directory)",
+        help="database for the study: sqlite:///... or postgresql://... (default: a journal in the run directory, or "
+        "the recorded database of an existing run)",
+    )
+    parser.add_argument(
+        "--accept-changed",
+        action="store_true",
+        help="go on with a run whose study lost or changed records: restore missing ones from its log, keep changed "
+        "ones",
     )
     parser.add_argument(
         "--cache-dir", type=Path, help="directory of cached encoder outputs (default: ~/.cache/pmf-nas)"

@@ -12,7 +12,7 @@ from nas.memory.calibration import PeakCalibration
 from nas.run.feasibility import Feasibility
 from nas.run.progress_lines import STAGE_VERBS, failure_line, result_line, scores_text
 from nas.run.reruns import RERUNS, RerunStore, write_default_result
-from nas.run.results_csv import write_results
+from nas.run.results_csv import keep_lost_results, write_results
 from nas.search.keys import CandidateKey, DefaultKey, ModelKey, RerunKey
 from nas.search.objectives import Objectives
 from nas.search.trial import STAGES, Failure, Result, Stage
@@ -52,6 +52,8 @@ class ResultRecorder:
         for stage in STAGES:
             for result in study.results(stage):
                 self._learn(result)
+        if (kept := keep_lost_results(directory / RESULTS, study)) is not None:
+            reporter.note(kept)
 
     def take(self, result: Result) -> None:
         """Store a result durably, then report it.

@@ -1,17 +1,17 @@
 """Store trainings that are not candidates of a search: the default, and reruns with new seeds."""
 
-import json
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
+from typing import Any
 
-from nas.common.errors import StudyError
-from nas.common.files import write_atomically
+from nas.common.sealed_json import read_sealed_json, write_sealed_json
 from nas.search.keys import ModelKey, RerunKey
 from nas.search.space import Architecture
 from nas.search.trial import Result
 
 RERUNS = "reruns.json"
 DEFAULT_RESULT = "default.json"
+_REMEDY = "delete it to repeat its trainings"
 
 
 class RerunStore:
@@ -29,14 +29,9 @@ class RerunStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._results: dict[tuple[Architecture, Hashable], Result] = {}
-        if not path.exists():
-            return
-        try:
-            for values in json.loads(path.read_text()):
-                result = Result.from_dict(values)
+        if path.exists():
+            for result in read_sealed_json(path, _to_results, expected="results of trainings", remedy=_REMEDY):
                 self._results[result.architecture, _slot(result.key)] = result
-        except (ValueError, TypeError, KeyError) as error:
-            raise StudyError(f"{path}: is damaged ({error}); delete it to repeat its trainings") from error
 
     def get(self, architecture: Architecture, key: ModelKey) -> Result | None:
         """Return one training; None if it has no result.
@@ -61,8 +56,11 @@ class RerunStore:
             OSError: If the file cannot be written; the old one is then untouched.
         """
         self._results[result.architecture, _slot(result.key)] = result
-        values = [stored.as_dict() for stored in self._results.values()]
-        write_atomically(self._path, json.dumps(values, indent=1).encode())
+        write_sealed_json(self._path, {"trainings": [stored.as_dict() for stored in self._results.values()]})
+
+
+def _to_results(values: Mapping[str, Any]) -> list[Result]:
+    return [Result.from_dict(entry) for entry in values["trainings"]]
 
 
 def _slot(key: ModelKey) -> Hashable:
@@ -80,7 +78,7 @@ def write_default_result(directory: Path, result: Result) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
-    write_atomically(directory / DEFAULT_RESULT, json.dumps(result.as_dict()).encode())
+    write_sealed_json(directory / DEFAULT_RESULT, result.as_dict())
 
 
 def read_default_result(directory: Path) -> Result | None:
@@ -95,7 +93,4 @@ def read_default_result(directory: Path) -> Result | None:
     path = directory / DEFAULT_RESULT
     if not path.exists():
         return None
-    try:
-        return Result.from_dict(json.loads(path.read_text()))
-    except (ValueError, TypeError, KeyError) as error:
-        raise StudyError(f"{path}: is damaged ({error}); delete it to repeat its trainings") from error
+    return read_sealed_json(path, Result.from_dict, expected="the result of a training", remedy=_REMEDY)

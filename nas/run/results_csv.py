@@ -2,18 +2,22 @@
 
 import csv
 import io
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
+from nas.common.boundary import read_bytes
+from nas.common.errors import StudyError
 from nas.common.files import write_atomically
 from nas.config.search_schema import SearchConfig
 from nas.run.progress_lines import metric_title
+from nas.run.tables import csv_cell
 from nas.search.metric_registry import METRICS, metric_names
 from nas.search.space import Architecture, format_gene
 from nas.search.trial import STAGES, Result
+from nas.storage.contents import StudyContents
 from nas.storage.records import Rejection
-from nas.storage.study import Study
 
 _COLUMNS_BEFORE_GENES = ("trial", "stage", "round", "status")
 _SCORE_COLUMNS = ("ranked_by", "score", "best")
@@ -31,6 +35,7 @@ _COLUMNS_AFTER_METRICS = (
     "latency_seconds",
     "reason",
 )
+_MAX_BYTES = 1024**3
 _MEASURED = ("seconds", "latency_seconds", "predicted_peak_bytes", "measured_peak_bytes", "kept_freed_memory")
 """Values that differ between equal searches: measurements, predictions (they contain a measured constant of the
 process), and whether there was room to keep freed memory (it depends on the number of workers)."""
@@ -40,7 +45,9 @@ def _genes(architecture: Architecture) -> list[str]:
     return [format_gene(getattr(architecture, gene.name)) for gene in architecture.genes]
 
 
-def write_results(path: Path, study: Study, architecture_class: type[Architecture], search: SearchConfig) -> None:
+def write_results(
+    path: Path, study: StudyContents, architecture_class: type[Architecture], search: SearchConfig
+) -> None:
     """Write one CSV row for each candidate and stage, including those without a score.
 
     Args:
@@ -72,8 +79,48 @@ def write_results(path: Path, study: Study, architecture_class: type[Architectur
             rows.append(_finished_row(result, rounds.get(result.trial, ""), score))
     rows.extend(_rejected_row(rejection, rounds.get(rejection.trial, "")) for rejection in study.rejections)
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    csv.writer(buffer, lineterminator="\n").writerows([csv_cell(cell) for cell in row] for row in rows)
     write_atomically(path, buffer.getvalue().encode())
+
+
+def finished_rows(path: Path) -> set[tuple[str, str]]:
+    """Return the number and the stage of every finished row of a file that `write_results` has written.
+
+    Args:
+        path: The file; what of it cannot be read counts as empty, because the study is what counts.
+    """
+    if not path.exists():
+        return set()
+    content = read_bytes(path, expected="the results of a search", error=StudyError, max_bytes=_MAX_BYTES)
+    text = content.replace(b"\0", b"").decode(errors="replace")
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    except csv.Error:
+        return set()
+    return {(row.get("trial") or "", row.get("stage") or "") for row in rows if row.get("status") == "finished"}
+
+
+def keep_lost_results(path: Path, study: StudyContents) -> str | None:
+    """Rename a file with results that the study does not have, so that they are not overwritten.
+
+    Args:
+        path: The file.
+        study: The study of the run.
+
+    Returns:
+        The line about it; None if the study has all results.
+
+    Raises:
+        OSError: If the file cannot be renamed.
+    """
+    stored = {(str(result.trial), stage) for stage in STAGES for result in study.results(stage)}
+    lost = finished_rows(path) - stored
+    if not lost:
+        return None
+    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(1))
+    kept = next(name for name in names if not name.exists())
+    path.rename(kept)
+    return f"{len(lost)} result(s) of {path} are not in the study; the file was kept as {kept.name}"
 
 
 def _metric_columns() -> tuple[str, ...]:
@@ -120,7 +167,7 @@ def _rejected_row(rejection: Rejection, round_index: int | str) -> tuple[object,
     )
 
 
-def canonical_results(study: Study) -> str:
+def canonical_results(study: StudyContents) -> str:
     """Return all results of a study without measurements, so that equal searches give equal texts.
 
     Args:

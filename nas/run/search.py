@@ -33,7 +33,7 @@ from nas.run.directory import (
     write_run,
 )
 from nas.run.executors import ExecutionOptions, build_executor, write_worker_setup
-from nas.run.finalize import Finalizer
+from nas.run.finalize import Finalizer, read_report
 from nas.run.model_parts import ModelParts
 from nas.run.phases.loop import Search
 from nas.run.phases.reruns import Outcome
@@ -41,6 +41,7 @@ from nas.run.prepare import SearchContext, prepare
 from nas.run.program_name import command_line
 from nas.run.progress_lines import counts_text, plan_line
 from nas.run.reliability import build_report
+from nas.run.reruns import read_default_result
 from nas.run.select import best_architectures, latest_results, nothing_eligible, nothing_scored
 from nas.run.surroundings import check_surroundings
 from nas.run.time_budget import Deadlines, TimeAccount
@@ -106,7 +107,7 @@ def start(
         class_names=prepared.store.class_names,
         contents=prepared.contents.summary(),
         identity=f"{config.name}-{uuid.uuid4().hex[:12]}",
-        storage=None if options.storage is None else storable_url(options.storage),
+        storage=None if options.storage is None else storable_url(options.storage, directory),
         fixed=fixed,
     )
     _Session(directory, run, options, reporter).search(prepared, concludes=concludes)
@@ -189,8 +190,18 @@ class _Session:
         """Run the search, and conclude it if it has a result."""
         keep_freed_memory()
         config, reporter = self._run.config, self._reporter
+        for check in (read_report, read_default_result):  # damage is an error now rather than after the search
+            check(self._directory)
         storage = self._options.storage
-        with open_study(self._directory, self._run, storage=storage, note=reporter.note) as study:
+        if storage is not None:  # a database may have been moved
+            self._run = replace(self._run, storage=storable_url(storage, self._directory))
+        with open_study(
+            self._directory,
+            self._run,
+            storage=storage,
+            note=reporter.note,
+            accepts_changes=self._options.accepts_changes,
+        ) as study:
             check_memory(config, prepared.memory)
             thread_count = config.threads if config.deterministic else os.cpu_count() or 1
             setup = write_worker_setup(config, prepared, self._directory, thread_count)

@@ -10,13 +10,13 @@ from nas.config.schema import Config
 from nas.config.search_schema import objectives_of
 from nas.execution.worker_setup import SUPERNET_FILE, trained_weights_path
 from nas.models.fusion.model_classes import load_model_class
-from nas.run.directory import open_study, read_run
+from nas.run.directory import read_run, read_study
 from nas.run.model_parts import ModelParts
 from nas.run.program_name import command_line
 from nas.search.objectives import Objectives, Pick, pick
 from nas.search.space import Architecture, SearchSpace
 from nas.search.trial import STAGES, Result, Stage
-from nas.storage.study import Study
+from nas.storage.contents import StudyContents
 
 _MAX_LISTED = 20
 _ADJECTIVES: Mapping[Stage, str] = {
@@ -31,11 +31,10 @@ def best_full(directory: Path, storage: str | None = None) -> Result | None:
 
     Args:
         directory: The run directory.
-        storage: The database URL in place of the recorded one; see `open_study`.
+        storage: The database URL in place of the recorded one; see `read_study`.
     """
     run = read_run(directory)
-    with open_study(directory, run, storage=storage) as study:
-        return _best_of(run.config, study.results("full"))
+    return _best_of(run.config, read_study(directory, run, storage=storage).results("full"))
 
 
 def best_architectures(directory: Path, space: SearchSpace) -> list[Architecture]:
@@ -46,11 +45,11 @@ def best_architectures(directory: Path, space: SearchSpace) -> list[Architecture
         space: The space of the new search.
 
     Raises:
-        StudyError: If the directory holds no run, another driver has it open, or the space contains none of them.
+        StudyError: If the directory holds no run, or the space contains none of them.
     """
     run = read_run(directory)
-    with open_study(directory, run) as study:
-        bests = [_best_of(run.config, study.results(stage)) for stage in reversed(STAGES)]
+    study = read_study(directory, run)
+    bests = [_best_of(run.config, study.results(stage)) for stage in reversed(STAGES)]
     found = dict.fromkeys(result.architecture for result in bests if result is not None)
     known = [architecture for architecture in found if architecture in space]
     if not known:
@@ -113,7 +112,7 @@ def pick_result(
     return found
 
 
-def find_result(directory: Path, study: Study, trial: int) -> Result:
+def find_result(directory: Path, study: StudyContents, trial: int) -> Result:
     """Return the result of the last stage that a candidate has completed and whose weights are kept.
 
     Args:
@@ -147,7 +146,7 @@ def has_weights(directory: Path, result: Result) -> bool:
     return result.stage != "short" or trained_weights_path(directory, result.key, "short").exists()
 
 
-def latest_results(study: Study) -> list[Result]:
+def latest_results(study: StudyContents) -> list[Result]:
     """Return the results of the last stage that any candidate has completed; scores of stages are never compared."""
     return next((results for stage in reversed(STAGES) if (results := study.results(stage))), [])
 

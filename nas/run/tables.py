@@ -58,3 +58,13 @@ def _rendered(header: Sequence[str], rows: Sequence[Sequence[str]], style: box.B
     console.print(table, soft_wrap=True)
     lines = [line.rstrip() for line in buffer.getvalue().splitlines()]
     return "\n".join(line for line in lines if line)  # the edges of the Markdown style are empty lines
+
+
+def csv_cell(value: object) -> object:
+    """Return a cell of a CSV file; text that a spreadsheet would run as a formula begins with an apostrophe.
+
+    Args:
+        value: The value of the cell; numbers stay as they are.
+    """
+    is_formula = isinstance(value, str) and value.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if is_formula else value

@@ -1,13 +1,14 @@
 """Account for the running time of a search over all its sessions, and divide its time budget."""
 
-import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from nas.common.errors import StudyError
-from nas.common.files import write_atomically
+from nas.common.sealed_json import read_sealed_json, write_sealed_json
 from nas.config.schema import BudgetConfig
+from nas.search.trial import to_number
 
 _SAVE_SECONDS = 2.0
 
@@ -32,13 +33,12 @@ class TimeAccount:
         self._since: float | None = None
         self._saved_at = -_SAVE_SECONDS
         if path.exists():
-            try:
-                values = json.loads(path.read_text())
-                self._spent = float(values["spent_seconds"])
-                self._phases = {str(name): float(seconds) for name, seconds in values["phases"].items()}
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                expected = '{"spent_seconds": number, "phases": {name: number}}'
-                raise StudyError(f"{path}: is damaged; expected {expected}") from error
+            self._spent, self._phases = read_sealed_json(
+                path,
+                _to_times,
+                expected="the running time of the search",
+                remedy="restore a copy of it, or delete it to count the time from zero",
+            )
 
     @property
     def spent_seconds(self) -> float:
@@ -81,8 +81,17 @@ class TimeAccount:
         """
         phases = {name: round(seconds, 3) for name, seconds in self.phases.items()}
         values = {"spent_seconds": round(self.spent_seconds, 3), "phases": phases}
-        write_atomically(self._path, json.dumps(values).encode())
+        write_sealed_json(self._path, values)
         self._saved_at = self._now()
+
+
+def _to_times(values: Mapping[str, Any]) -> tuple[float, dict[str, float]]:
+    """Return the running time in total and of each phase."""
+    times = {"spent_seconds": values["spent_seconds"], **values["phases"]}
+    for name, seconds in times.items():
+        if not 0 <= to_number(name, seconds) < math.inf:
+            raise ValueError(f"{name}: expected a number of seconds, got {seconds}")
+    return float(values["spent_seconds"]), {str(name): float(seconds) for name, seconds in values["phases"].items()}
 
 
 class Deadlines:

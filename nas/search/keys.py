@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from nas.common.boundary import shown
+
 Role = Literal["best", "default"]
 """The architecture that is trained again: the best of the search, or the default of its family."""
 
@@ -88,12 +90,14 @@ def key_from_json(value: int | str) -> ModelKey:
     Raises:
         ValueError: If the value is not a key.
     """
-    if isinstance(value, int):
+    if type(value) is int and 0 <= value < 2**63:
         return CandidateKey(value)
+    if not isinstance(value, str):
+        raise ValueError(f"{shown(value)}: not the key of a model; expected a number from 0 or a name")
     if value == DefaultKey().name:
         return DefaultKey()
     if found := _RERUN.fullmatch(value):
         return RerunKey("best" if found[1] == "best" else "default", int(found[2]))
     if found := _COMPARISON.fullmatch(value):
         return ComparisonKey(int(found[1]), int(found[2]))
-    raise ValueError(f"{value!r}: not the key of a model; expected a number, default, rerun_… or rate_…_seed_…")
+    raise ValueError(f"{shown(value)}: not the key of a model; expected a number, default, rerun_… or rate_…_seed_…")

@@ -10,8 +10,6 @@ Optuna's `JournalFileBackend`, and so optuna-dashboard, reads the same file. Thi
 
 import json
 import os
-import re
-import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,8 +20,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileSymlinkLock
 
 from nas.common.errors import StudyError
 from nas.common.files import sync_directory
-
-_CHECKSUM = re.compile(rb',"crc32":(\d+)\}\n\Z')
+from nas.storage.checked_lines import complete_lines, line_with_checksum, read_line, write_all
 
 
 class Journal(BaseJournalBackend):
@@ -34,31 +31,36 @@ class Journal(BaseJournalBackend):
 
     Args:
         path: Path of the file, which is created if it is missing, and cut back to its last complete line.
+        is_read_only: Whether the file must exist and nothing is changed or written, not even a lock.
 
     Raises:
         StudyError: If a line is damaged or missing; names the line.
         OSError: If the file cannot be read or written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_read_only: bool = False) -> None:
         self.path = path
+        self._is_read_only = is_read_only
         self._lock = JournalFileSymlinkLock(str(path))
-        # This is the only driver, so an existing lock was left by one that died while it held the lock.
-        for left in path.parent.glob(f"{path.name}.lock*"):
-            left.unlink(missing_ok=True)
         self._size = 0  # of the complete lines that were read or written
         self._line_count = 0
         self._checksum = 0
         self._unread: deque[dict[str, Any]] = deque()
         self._read_count = 0
         self._held: list[dict[str, Any]] | None = None
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        if not is_read_only:
+            # This is the only driver, so an existing lock was left by one that died while it held the lock.
+            for left in path.parent.glob(f"{path.name}.lock*"):
+                left.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_RDONLY if is_read_only else os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             self._read_appended(descriptor)
-            os.fsync(descriptor)
+            if not is_read_only:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        sync_directory(path.parent)
+        if not is_read_only:
+            sync_directory(path.parent)
 
     @property
     def read_count(self) -> int:
@@ -79,6 +81,8 @@ class Journal(BaseJournalBackend):
             StudyError: If another program has damaged the file since it was read.
             OSError: If the disk is full or the file cannot be written; the file is unchanged.
         """
+        if self._is_read_only:
+            raise RuntimeError(f"{self.path}: was opened for reading only")
         if self._held is not None:
             self._held.extend(dict(log) for log in logs)
             return
@@ -110,10 +114,11 @@ class Journal(BaseJournalBackend):
                 self._read_appended(descriptor)
                 content, checksum = b"", self._checksum
                 for log in logs:
-                    line, checksum = _with_checksum(log, checksum)
+                    line, checksum = line_with_checksum(log, checksum)
                     content += line
                 try:
-                    _write_durably(descriptor, content)
+                    write_all(descriptor, content)
+                    os.fsync(descriptor)
                 except OSError:
                     os.ftruncate(descriptor, self._size)
                     raise
@@ -140,49 +145,23 @@ class Journal(BaseJournalBackend):
         os.lseek(descriptor, self._size, os.SEEK_SET)
         with os.fdopen(os.dup(descriptor), "rb") as file:
             content = file.read()
-        complete = content.rfind(b"\n") + 1
-        for line in content[:complete].split(b"\n")[:-1]:  # not splitlines, which also splits at b"\r"
-            self._read_line(line + b"\n")
-        if complete < len(content):
+        for line in complete_lines(content):
+            self._read_line(line)
+        if not content.endswith(b"\n") and not self._is_read_only:
             os.ftruncate(descriptor, self._size)
 
     def _read_line(self, line: bytes) -> None:
-        number = self._line_count + 1
-        checksum = zlib.crc32(line, self._checksum)
-        found = _CHECKSUM.search(line)
-        if found is not None and int(found[1]) != zlib.crc32(line[: found.start()], self._checksum):
-            raise self._damaged(number, "its checksum does not match the file up to here: a line was changed or lost")
         try:
-            record = json.loads(line)
-        except ValueError as error:  # includes UnicodeDecodeError
-            raise self._damaged(number, f"not JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise self._damaged(number, "expected a record of Optuna")
+            record, self._checksum = read_line(line, self._checksum, requires_checksum=False)
+        except ValueError as error:
+            raise damaged_line(self.path, self._line_count + 1, str(error)) from error
         self._unread.append(record)
-        self._line_count, self._checksum, self._size = number, checksum, self._size + len(line)
-
-    def _damaged(self, number: int, reason: str) -> StudyError:
-        return damaged_line(self.path, number, reason)
+        self._line_count, self._size = self._line_count + 1, self._size + len(line)
 
 
 def damaged_line(path: Path, number: int, reason: str) -> StudyError:
     """Return the error for a journal that cannot be read from a line on, counted from 1."""
     return StudyError(
         f"{path}: line {number} is damaged ({reason}); restore a copy of the file, or keep only the {number - 1} "
-        "lines before it to continue from there"
+        "lines before it and resume with --accept-changed, which restores the rest from the run's own copy"
     )
-
-
-def _with_checksum(log: Mapping[str, Any], checksum: int) -> tuple[bytes, int]:
-    """Return a record as a line, and the checksum of the file including it."""
-    text = json.dumps(log, separators=(",", ":")).encode()[:-1]
-    checksum = zlib.crc32(text, checksum)
-    end = b',"crc32":%d}\n' % checksum
-    return text + end, zlib.crc32(end, checksum)
-
-
-def _write_durably(descriptor: int, content: bytes) -> None:
-    written = 0
-    while written < len(content):  # a disk that fills up accepts a part before it fails
-        written += os.write(descriptor, content[written:])
-    os.fsync(descriptor)

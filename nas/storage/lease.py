@@ -27,7 +27,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -82,10 +82,9 @@ class Holder:
     @classmethod
     def from_dict(cls, values: object) -> "Holder | None":
         """Return a stored holder; None for an empty or damaged record, which a crash can leave."""
-        try:
-            return cls(**values)  # type: ignore[arg-type]
-        except TypeError:
-            return None
+        types = {field.name: field.type for field in fields(cls)}
+        is_holder = isinstance(values, dict) and {name: type(value) for name, value in values.items()} == types
+        return cls(**values) if is_holder else None  # type: ignore[arg-type]
 
     def __str__(self) -> str:
         return f"user {self.user} on host {self.host}, process {self.process}, since {self.started}"
@@ -162,7 +161,7 @@ class LockFile(LeaseRecord):
     def read(self) -> Holder | None:
         try:
             return Holder.from_dict(json.loads(os.pread(self._descriptor, _RECORD_BYTES, 0)))
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
 
     def write(self, holder: Holder | None) -> None:

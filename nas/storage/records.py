@@ -1,15 +1,16 @@
 """The record of a candidate in a study: plain attributes of an Optuna trial."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.common.boundary import shown
 from nas.search.space import Architecture, SearchSpace
-from nas.search.trial import STAGES, Result, Stage
+from nas.search.trial import STAGES, Result, Stage, to_count
 
 RejectionStatus = Literal["failed", "infeasible"]
 
@@ -40,6 +41,31 @@ class Rejection:
     def order(self) -> tuple[int, int]:
         """The place among all rejections: by stage and number, whenever the candidate was rejected."""
         return STAGES.index(self.stage), self.trial
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the rejection as nested plain values."""
+        return {**asdict(self), "architecture": self.architecture.as_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Rejection":
+        """Return the rejection that `as_dict` has stored.
+
+        Raises:
+            KeyError, TypeError, ValueError: If the values are not those of a rejection.
+        """
+        stage, status, reason = values["stage"], values["status"], values["reason"]
+        if stage not in STAGES or status not in get_args(RejectionStatus) or not isinstance(reason, str):
+            raise ValueError(f"stage {shown(stage)}, status {shown(status)}, reason {shown(reason)}")
+        measured = values["measured_peak_bytes"]
+        return cls(
+            trial=to_count("trial", values["trial"]),
+            architecture=Architecture.from_dict(values["architecture"]),
+            stage=stage,
+            status=status,
+            reason=reason,
+            predicted_peak_bytes=to_count("predicted_peak_bytes", values["predicted_peak_bytes"]),
+            measured_peak_bytes=None if measured is None else to_count("measured_peak_bytes", measured),
+        )
 
 
 def result_attributes(result: Result) -> dict[str, Any]:
@@ -115,13 +141,5 @@ class TrialFormat:
         Raises:
             KeyError, TypeError, ValueError: If the trial was not written by this program.
         """
-        stored = trial.user_attrs
-        return Rejection(
-            trial=int(stored.get("trial", trial.number)),
-            architecture=self.architecture(trial),
-            stage=stage,
-            status=stored["status"],
-            reason=stored["reason"],
-            predicted_peak_bytes=stored["predicted_peak_bytes"],
-            measured_peak_bytes=stored["measured_peak_bytes"],
-        )
+        stored = {"trial": trial.number, **trial.user_attrs}
+        return Rejection.from_dict({**stored, "stage": stage, "architecture": self.architecture(trial).as_dict()})

@@ -11,41 +11,48 @@ costs two appends to the journal, one when it starts and one when it ends, whate
 
 import bisect
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.common.errors import StudyError
-from nas.config.diff import differences
 from nas.search.space import Architecture, SearchSpace
 from nas.search.trial import STAGES, Job, Result, Stage
+from nas.storage.backends.base import Access, StudyMissing
 from nas.storage.backends.open import open_storage
-from nas.storage.records import Rejection, RejectionStatus, TrialFormat, rejection_attributes, result_attributes
-
-FORMAT_VERSION = 1
-"""The format of a stored study; increased when a study of an earlier version can no longer be read."""
-
-_VERSION = "format_version"
-_CONFIG = "config"
-_OUT_OF_MEMORY = "out_of_memory:"
+from nas.storage.contents import (
+    CONFIG,
+    FORMAT_VERSION,
+    OUT_OF_MEMORY,
+    SUPERNET,
+    VERSION,
+    Record,
+    StudyContents,
+    mark_record,
+    rejection_record,
+    result_record,
+    start_record,
+    supernet_record,
+)
+from nas.storage.integrity import Comparison, check_restorable
+from nas.storage.records import Rejection, RejectionStatus, rejection_attributes, result_attributes
+from nas.storage.write_log import SUPERNET_KEY, WRITE_LOG, Records, WriteLog, read_write_log
 
 
 def _ignore(text: str) -> None:
     del text
 
 
-class Study:
-    """All candidates of one run.
+class Study(StudyContents):
+    """The candidates of one run, open for the one driver that may write to it; see `nas.storage.reader` for reading.
 
-    Only one driver may have a study open. Everything that a method has accepted is durable when it returns. Methods
-    that write raise `StudyError` if another driver has taken the study over or its database fails, and `OSError`, with
-    the name of the file, if the journal cannot be written; the study is then unchanged.
+    Everything that a method has accepted is durable when it returns. Methods that write raise `StudyError` if another
+    driver has taken the study over or its database fails, and `OSError`, with the name of the file, if the journal
+    cannot be written; the study is then unchanged.
 
     Args:
         directory: The run directory, which must exist.
@@ -56,11 +63,13 @@ class Study:
             of an existing one; None compares nothing.
         note: Callback that receives a line of text before a long operation, such as waiting for a driver on
             another host.
-        must_exist: Whether the study was created before; only used with `config`.
+        must_exist: Whether the study was created before.
+        accepts_changes: Whether the run goes on with a study that lost or changed records: missing ones are restored
+            from the log in the run directory, changed ones are kept.
 
     Raises:
         StudyError: If another driver has the study open, it has another configuration or format, it is damaged or
-            missing, or its database cannot be used.
+            missing, it lost records, or its database cannot be used.
         OSError: If the run directory cannot be written.
     """
 
@@ -74,87 +83,64 @@ class Study:
         config: Mapping[str, Any] | None = None,
         note: Callable[[str], object] = _ignore,
         must_exist: bool = False,
+        accepts_changes: bool = False,
     ) -> None:
-        self._format = TrialFormat(space)
-        self._results: dict[Stage, dict[int, Result]] = {stage: {} for stage in STAGES}
-        self._ordered: dict[Stage, list[Result]] = {stage: [] for stage in STAGES}  # the same results by number
-        self._rejections: list[Rejection] = []
-        self._running: dict[int, Architecture] = {}
-        self._trial_ids: dict[int, int] = {}  # the Optuna trials of the running candidates
-        self._rounds: dict[int, int] = {}
+        super().__init__(space)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._storage = open_storage(directory, storage, name, note)
+        self._log: WriteLog | None = None
+        logged = read_write_log(directory / WRITE_LOG, name)
+        # A study that is lost as a whole can be written again from its log.
+        access: Access = "resume" if must_exist and not (accepts_changes and logged.records) else "create"
+        self._storage = open_storage(directory, storage, name, note, access)
         try:
-            self._attributes = self._load()
+            self._load(self._storage)
+            if VERSION not in self._attributes["one_shot"]:
+                self._set_attribute("one_shot", VERSION, FORMAT_VERSION)
+            records = self.records()
+            found = Comparison(logged, records, requires_log=must_exist)
+            if found and not accepts_changes:
+                raise found.error(self._storage.where, directory / WRITE_LOG)
             if config is not None:
-                self._check_config(config, must_exist)
+                self._store_config(config, name, must_exist=access == "resume")
+            if found:
+                self._restore(found.missing)
+                records = self.records()
+                note(found.outcome(self._storage.where, directory / WRITE_LOG))
+            self._log = WriteLog(directory / WRITE_LOG, name, None if found or logged.problem else logged, records)
         except BaseException:
             self.close()
             raise
         self.requeued_count = len(self._running)
         """The number of candidates that an earlier driver left running."""
 
-    # Opening
+    def _store_config(self, config: Mapping[str, Any], name: str, *, must_exist: bool) -> None:
+        """Store the configuration of a new study, or compare that of an existing one."""
+        if CONFIG in self._attributes["one_shot"]:
+            self._check_config(self._storage.where, config)
+        elif must_exist:
+            raise StudyMissing(self._storage.where, name)
+        else:
+            self._set_attribute("one_shot", CONFIG, config)
 
-    def _load(self) -> dict[Stage, dict[str, Any]]:
-        """Read the stored study and return the attributes of its Optuna studies."""
-        with self._storage.writing() as storage:
-            study_ids = self._storage.study_ids
-            attributes = {stage: storage.get_study_user_attrs(study_ids[stage]) for stage in STAGES}
-            trials = {stage: storage.get_all_trials(study_ids[stage], deepcopy=False) for stage in STAGES}
-            first = attributes["one_shot"]
-            if _VERSION not in first and _CONFIG not in first and not any(trials.values()):  # a new study
-                storage.set_study_user_attr(study_ids["one_shot"], _VERSION, FORMAT_VERSION)
-                attributes["one_shot"] = first = {**first, _VERSION: FORMAT_VERSION}
-        if first.get(_VERSION) != FORMAT_VERSION:
-            raise StudyError(
-                f"{self._storage.where}: stored by another version of this program; expected format {FORMAT_VERSION}, "
-                f"got {first.get(_VERSION, 'none')}; search in a new run directory (--run-dir)"
-            )
-        for stage in STAGES:
-            for trial in trials[stage]:
-                try:
-                    self._load_trial(stage, trial)
-                except (KeyError, TypeError, ValueError) as error:
-                    raise StudyError(
-                        f"{self._storage.where}: trial {trial.number} of {stage} was not written by this program "
-                        f"({type(error).__name__}: {error})"
-                    ) from error
-            self._ordered[stage] = [result for _, result in sorted(self._results[stage].items())]
-        self._rejections.sort(key=attrgetter("order"))
-        return attributes
+    def _restore(self, missing: Records) -> None:
+        """Write records that the study has lost to it again.
 
-    def _load_trial(self, stage: Stage, trial: FrozenTrial) -> None:
-        if stage == "one_shot" and "round" in trial.user_attrs:
-            self._rounds[trial.number] = int(trial.user_attrs["round"])
-        if trial.state == TrialState.COMPLETE:
-            result = Result.from_dict(trial.user_attrs["result"])
-            self._results[stage][result.trial] = result
-        elif trial.state == TrialState.FAIL:
-            self._rejections.append(self._format.rejection(trial, stage))
-        elif trial.state == TrialState.RUNNING:
-            self._running[trial.number] = self._format.architecture(trial)
-            self._trial_ids[trial.number] = self._storage.storage.get_trial_id_from_study_id_trial_number(
-                self._storage.study_ids[stage], trial.number
-            )
-
-    def _check_config(self, config: Mapping[str, Any], must_exist: bool) -> None:
-        stored = self._attributes["one_shot"].get(_CONFIG)
-        if stored is None and must_exist:
-            raise StudyError(
-                f"{self._storage.where}: the stored study of this run is missing; restore a copy of it, or search in a "
-                "new run directory (--run-dir)"
-            )
-        if stored is None:
-            self._set_attribute("one_shot", _CONFIG, config)
-            return
-        changed = differences(stored, config)
-        if changed:
-            lines = "\n".join(f"  - {line}" for line in changed)
-            raise StudyError(
-                f"{self._storage.where}: was started with a different configuration, so its scores are not "
-                f"comparable:\n{lines}\nrestore the old values, or search in a new run directory (--run-dir)"
-            )
+        Raises:
+            StudyError: If the numbers of candidates cannot be the same again.
+        """
+        check_restorable(missing, self.records(), self._storage.where)
+        for key, values in missing.items():
+            kind, *rest = key.split(" ", 2)
+            if kind == "start":
+                self.start(Architecture.from_dict(values["architecture"]), values["round"])
+            elif kind == "result":
+                self.finish(Result.from_dict(values))
+            elif kind == "rejection":
+                self._reject(Rejection.from_dict(values))
+            elif kind == SUPERNET_KEY:
+                self.set_supernet(values["checksum"])
+            else:
+                self._mark(next(stage for stage in STAGES if stage == rest[0]), rest[1])
 
     # Right to write
 
@@ -164,10 +150,13 @@ class Study:
         Raises:
             StudyError: If another driver has taken the study over.
         """
-        self._storage.lease.check()
+        self._storage.check_lease()
 
     def close(self) -> None:
         """Release the study, so that another driver can open it."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
         self._storage.close()
 
     def __enter__(self) -> "Study":
@@ -194,6 +183,7 @@ class Study:
             trial = storage.get_trial_number_from_id(trial_id)
         self._running[trial], self._trial_ids[trial] = architecture, trial_id
         self._rounds[trial] = round_index
+        self._logged(start_record(trial, architecture, round_index))
         return trial
 
     def finish(self, result: Result) -> None:
@@ -210,6 +200,7 @@ class Study:
             self._add(result.stage, trial)
         self._results[result.stage][result.trial] = result
         bisect.insort(self._ordered[result.stage], result, key=attrgetter("trial"))
+        self._logged(result_record(result))
 
     def reject(self, job: Job, *, status: RejectionStatus, reason: str, measured_peak_bytes: int | None = None) -> None:
         """Store that a started candidate ended without a score and is not to be tried again.
@@ -220,23 +211,25 @@ class Study:
             reason: The reason in words.
             measured_peak_bytes: The peak that it had reached, if known.
         """
-        rejection = Rejection(
-            job.trial, job.architecture, job.stage, status, reason, job.predicted_peak_bytes, measured_peak_bytes
-        )
-        attributes = rejection_attributes(rejection)
-        if job.stage == "one_shot":
-            self._end(job.trial, TrialState.FAIL, attributes)
-        else:
-            self._add(job.stage, self._format.new_trial(job.architecture, TrialState.FAIL, attributes))
-        bisect.insort(self._rejections, rejection, key=attrgetter("order"))
+        peaks = job.predicted_peak_bytes, measured_peak_bytes
+        self._reject(Rejection(job.trial, job.architecture, job.stage, status, reason, *peaks))
 
     def reject_infeasible(self, architecture: Architecture, reason: str, predicted_peak_bytes: int) -> None:
         """Store that an architecture cannot fit; it gets a number and is never run."""
-        rejection = Rejection(-1, architecture, "one_shot", "infeasible", reason, predicted_peak_bytes)
+        self._reject(Rejection(-1, architecture, "one_shot", "infeasible", reason, predicted_peak_bytes))
+
+    def _reject(self, rejection: Rejection) -> None:
         attributes = rejection_attributes(rejection)
-        del attributes["trial"]  # the number of the Optuna trial, which its storage gives it
-        number = self._add("one_shot", self._format.new_trial(architecture, TrialState.FAIL, attributes))
-        bisect.insort(self._rejections, replace(rejection, trial=number), key=attrgetter("order"))
+        if rejection.trial in self._running and rejection.stage == "one_shot":
+            self._end(rejection.trial, TrialState.FAIL, attributes)
+        elif rejection.stage == "one_shot":
+            del attributes["trial"]  # the number of the Optuna trial, which its storage gives it
+            number = self._add("one_shot", self._format.new_trial(rejection.architecture, TrialState.FAIL, attributes))
+            rejection = replace(rejection, trial=number)
+        else:
+            self._add(rejection.stage, self._format.new_trial(rejection.architecture, TrialState.FAIL, attributes))
+        bisect.insort(self._rejections, rejection, key=attrgetter("order"))
+        self._logged(rejection_record(rejection))
 
     def _add(self, stage: Stage, trial: FrozenTrial) -> int:
         """Store a trial that has ended, in one append; returns its number in the Optuna study."""
@@ -254,53 +247,29 @@ class Study:
 
     def mark_out_of_memory(self, job: Job) -> None:
         """Store that a job ran out of memory and is to be retried alone."""
-        self._set_attribute(job.stage, f"{_OUT_OF_MEMORY}{job.key.name}", True)
+        self._mark(job.stage, job.key.name)
+
+    def _mark(self, stage: Stage, name: str) -> None:
+        self._set_attribute(stage, f"{OUT_OF_MEMORY}{name}", True)
+        self._logged(mark_record(stage, name))
+
+    def set_supernet(self, checksum: str) -> None:
+        """Store the supernet that scores are computed with.
+
+        Args:
+            checksum: The checksum of its weights.
+        """
+        if self.supernet != checksum:
+            self._set_attribute("one_shot", SUPERNET, checksum)
+            self._logged(supernet_record(checksum))
+
+    def _logged(self, record: Record) -> None:
+        """Add what the study has stored to the log."""
+        if self._log is not None:
+            self._log.append(*record)
 
     def _set_attribute(self, stage: Stage, key: str, value: Any) -> None:
         stored = json.loads(json.dumps(value))
         with self._storage.writing() as storage:
             storage.set_study_user_attr(self._storage.study_ids[stage], key, stored)
         self._attributes[stage] = {**self._attributes[stage], key: stored}
-
-    # Reading
-
-    def results(self, stage: Stage) -> list[Result]:
-        """Return the results of one stage, by number of the candidate."""
-        return self._ordered[stage].copy()
-
-    def result(self, stage: Stage, trial: int) -> Result | None:
-        """Return the result of a candidate at one stage; None if it has none."""
-        return self._results[stage].get(trial)
-
-    def count(self, stage: Stage) -> int:
-        """Return the number of results of one stage."""
-        return len(self._ordered[stage])
-
-    @property
-    def rejections(self) -> list[Rejection]:
-        """Candidates that ended without a score, by stage and number."""
-        return self._rejections.copy()
-
-    @property
-    def running(self) -> dict[int, Architecture]:
-        """Candidates that were started and have no score yet: running now, or left by a driver that died."""
-        return self._running.copy()
-
-    @property
-    def rounds(self) -> Mapping[int, int]:
-        """The round of proposals of every candidate that was started."""
-        return MappingProxyType(self._rounds)
-
-    def round_of(self, trial: int) -> int:
-        """Return the round of proposals to which a candidate belongs."""
-        return self._rounds[trial]
-
-    def architectures(self) -> Iterator[Architecture]:
-        """Yield every architecture that has a number."""
-        yield from (result.architecture for result in self._ordered["one_shot"])
-        yield from (rejection.architecture for rejection in self._rejections)
-        yield from self._running.values()
-
-    def was_out_of_memory(self, job: Job) -> bool:
-        """Return whether a job ran out of memory before, in this session or an earlier one."""
-        return f"{_OUT_OF_MEMORY}{job.key.name}" in self._attributes[job.stage]

@@ -4,19 +4,21 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from nas.common import torch_files
+from nas.common.boundary import check_regular_file, reading
 from nas.common.errors import StudyError
 from nas.common.files import write_atomically
 from nas.models.fusion.base import FusionModel
+from nas.search.trial import Job, Result
 from nas.training.trainer import Trainer
 
 _METADATA_KEY = "facts"
@@ -27,34 +29,79 @@ def save_weights(path: Path, model: FusionModel, **metadata: str) -> None:
     """Write the trained tensors of a model atomically.
 
     Args:
-        path: Path of the file; missing directories are created.
+        path: Path of the file; its folder is created, but none above it, for the run directory may have vanished.
         model: The model; its frozen encoders are not written.
         metadata: Strings to store with the tensors.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     # A single entry: safetensors writes several in arbitrary order, and equal weights must give equal files.
     content = json.dumps({**metadata, _CHECKSUM_KEY: _checksum(tensors)}, sort_keys=True)
     write_atomically(path, safetensors.torch.save(tensors, metadata={_METADATA_KEY: content}))
 
 
-def load_weights(path: Path, model: FusionModel) -> dict[str, str]:
+def load_weights(path: Path, model: FusionModel, **expected: str) -> dict[str, str]:
     """Load the tensors that `save_weights` wrote into a model; return the metadata.
 
+    Args:
+        path: The file.
+        model: The model.
+        expected: Metadata that the file must have, for instance those of `training_facts`.
+
     Raises:
-        StudyError: If the file is missing, damaged, or belongs to another architecture.
+        StudyError: If the file is missing, damaged, or belongs to another architecture or training.
     """
-    try:
+    remedy = "restore the file from a copy"
+    with reading(path, expected="trained weights", error=_with_remedy(remedy), problem="cannot load the weights"):
+        check_regular_file(path, expected="trained weights", error=_with_remedy(remedy))
         tensors = safetensors.torch.load_file(path)
-        with safe_open(path, framework="pt") as file:
-            metadata: dict[str, str] = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+        metadata = _read_metadata(path)
         if metadata.pop(_CHECKSUM_KEY, None) != _checksum(tensors):
             raise ValueError("the checksum does not match")
+        for name, value in expected.items():
+            if metadata.get(name) != value:
+                raise ValueError(f"they belong to another training: {name} is {metadata.get(name)}, not {value}")
         model.load_state_dict(tensors)
-        return metadata
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise StudyError(f"{path}: cannot load the weights: {reason}; restore the file from a copy") from error
+    return metadata
+
+
+def training_facts(training: Job | Result) -> dict[str, str]:
+    """Return the metadata of the weights of a training, by which a swapped file is noticed.
+
+    Args:
+        training: The job or its result.
+    """
+    architecture = json.dumps(training.architecture.as_dict(), sort_keys=True)
+    return {
+        "training": training.key.name,
+        "stage": training.stage,
+        "architecture": architecture,
+        "seed": str(training.seed),
+    }
+
+
+def weights_checksum(path: Path) -> str:
+    """Return the checksum of the tensors that a file of `save_weights` states, without reading them.
+
+    Args:
+        path: The file.
+
+    Raises:
+        StudyError: If the file is damaged.
+    """
+    error = _with_remedy("restore the file from a copy")
+    with reading(path, expected="trained weights", error=error, problem="cannot load the weights"):
+        return str(_read_metadata(path)[_CHECKSUM_KEY])
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        metadata: dict[str, str] = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+    return metadata
+
+
+def _with_remedy(remedy: str) -> Callable[[str], StudyError]:
+    return lambda message: StudyError(f"{message}; {remedy}")
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
@@ -71,14 +118,19 @@ class TrainingCheckpoint:
     Args:
         path: Path of the file.
         trainer: The trainer whose state is saved and restored.
-        architectures_per_step: The number of architectures per step. The checkpoint of a training with another number,
-            or another number of steps, is rejected.
+        architectures_per_step: The number of architectures per step.
+        seed: The seed of the training. The checkpoint of a training with another seed, or another number of
+            architectures or steps, is rejected.
     """
 
-    def __init__(self, path: Path, trainer: Trainer, architectures_per_step: int) -> None:
+    def __init__(self, path: Path, trainer: Trainer, architectures_per_step: int, seed: int) -> None:
         self._path = path
         self._trainer = trainer
-        self._configuration = {"steps": trainer.step_count, "architectures_per_step": architectures_per_step}
+        self._configuration = {
+            "supernet.steps": trainer.step_count,
+            "supernet.architectures_per_step": architectures_per_step,
+            "seed": seed,
+        }
 
     def save(self, step: int) -> None:
         """Replace the file with the current state.
@@ -97,20 +149,17 @@ class TrainingCheckpoint:
         Raises:
             StudyError: If the file is damaged or belongs to another configuration.
         """
-        try:
+        if not self._path.exists():
+            return 0
+        error = _with_remedy("delete it to train the supernet again")
+        expected = "the checkpoint of a supernet"
+        check_regular_file(self._path, expected=expected, error=error)
+        with reading(self._path, expected=expected, error=error, problem="cannot read the checkpoint"):
             with zipfile.ZipFile(self._path) as archive:
                 damaged = archive.testzip()  # torch writes checksums but does not verify them
             if damaged is not None:
                 raise ValueError(f"its part {damaged} is damaged")
             return self._load(self._path)
-        except FileNotFoundError:
-            return 0
-        except StudyError:
-            raise
-        except Exception as error:  # a damaged file fails in many ways
-            raise StudyError(
-                f"{self._path}: cannot read the checkpoint ({error}); delete it to train the supernet again"
-            ) from error
 
     def to_bytes(self, step: int) -> bytes:
         """Return the content of the file that `save` would write.
@@ -148,4 +197,4 @@ class TrainingCheckpoint:
 
 
 def _format_configuration(configuration: Mapping[str, int]) -> str:
-    return ", ".join(f"supernet.{key} {value}" for key, value in configuration.items())
+    return ", ".join(f"{key} {value}" for key, value in configuration.items())

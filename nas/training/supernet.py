@@ -101,7 +101,7 @@ def train_supernet(
     recipe, sampler, step_count = training.recipe, training.sampler, training.step_count
     loss_function = build_loss(recipe, training.split.labels, supernet.num_classes)
     trainer = Trainer(model=supernet, recipe=recipe, step_count=step_count, loss=loss_function)
-    checkpoint = TrainingCheckpoint(training.checkpoint_path, trainer, sampler.count)
+    checkpoint = TrainingCheckpoint(training.checkpoint_path, trainer, sampler.count, training.seed)
     try:
         step = first_step = _start(checkpoint, group)
         while not group.any(should_stop()):

@@ -51,31 +51,35 @@ def test_study_in_a_database_is_the_same_and_is_found_again(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run, database = tmp_path / "run", tmp_path / "study.db"
-    monkeypatch.chdir(tmp_path)
-    run_search(project.root / "search.yaml", run, replace(options, storage="sqlite:///study.db"), trials=4)
+    (tmp_path / "before").mkdir()
+    monkeypatch.chdir(tmp_path / "before")
+    named = replace(options, storage="sqlite:///study.db")
+    run_search(project.root / "search.yaml", tmp_path / "before" / "run", named, trials=4)
     monkeypatch.chdir(project.root)
-    resume_search(run, options, trials=8)  # the run records where the database is
+    (tmp_path / "before").rename(tmp_path / "after")  # a relative path is kept relative to the run
+    run, database = tmp_path / "after" / "run", tmp_path / "after" / "study.db"
+    resume_search(run, options, trials=8)
+    assert not (tmp_path / "before").exists()
     scored = [(entry.trial, entry.architecture, entry.score) for entry in results_of(run)["one_shot"]]
     assert scored == [
         (entry.trial, entry.architecture, entry.score) for entry in results_of(finished.directory)["one_shot"]
     ]
-    with pytest.raises(StudyError, match=r"--storage sqlite:///other\.db: the run .* keeps its study in sqlite:///"):
+    with pytest.raises(StudyError, match=r"--storage sqlite:///other\.db: the stored study of this run is missing"):
         resume_search(run, replace(options, storage="sqlite:///other.db"))
     assert not (project.root / "other.db").exists()
-    database.unlink()
+    database.rename(tmp_path / "moved.db")
     check_study_is_missed(run, options)
-
-
-def test_missing_journal_is_reported_and_not_started_again(copy: Path, options: ExecutionOptions) -> None:
-    for path in copy.glob("journal.log*"):
-        path.unlink()
-    check_study_is_missed(copy, options)
+    moved = f"sqlite:///{tmp_path / 'moved.db'}"
+    assert main(["export", str(run), "--output", str(tmp_path / "model"), "--storage", moved]) == 0
+    assert not database.exists()
+    assert finished_models(resume_search(run, replace(options, storage=moved))) == []
+    assert finished_models(resume_search(run, options)) == [], "the new place is recorded"
+    assert counts_of(run)[0] == 8 and not database.exists()
 
 
 def check_study_is_missed(run: Path, options: ExecutionOptions) -> None:
     for _ in range(2):  # the first attempt must not create what it misses
-        with pytest.raises(StudyError, match=r"the stored study of this run is missing; restore a copy of it"):
+        with pytest.raises(StudyError, match=r"the stored study of this run is missing; .* restore a copy of it"):
             resume_search(run, options, trials=9)
         with pytest.raises(StudyError, match="the stored study of this run is missing"):
             results_of(run)

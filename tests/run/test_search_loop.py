@@ -20,6 +20,7 @@ from nas.execution.base import SupernetJob
 from nas.execution.worker import CandidateWorker
 from nas.run.directory import open_study, read_run
 from nas.run.executors import ExecutionOptions
+from nas.run.finalize import read_report
 from nas.run.prepare import predict_memory, prepare
 from nas.run.results_csv import canonical_results
 from nas.search.keys import RerunKey, Role
@@ -46,7 +47,7 @@ def test_run_directory_records_configuration_results_and_report(finished: Finish
     with (directory / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 14 and {row["status"] for row in rows} == {"finished"}
-    report = json.loads((directory / "report.json").read_text())
+    report = read_report(directory)
     assert set(report) == {"best", "default"}
     assert report["best"]["validation"]["accuracy"] >= max(result.score for result in results_of(directory)["full"])
     text = (directory / "config.yaml").read_text()
@@ -142,7 +143,7 @@ def test_best_and_default_are_confirmed_with_new_seeds(
     source = project.write("confirmed.yaml", **{"search.rerun_seeds": 3, "recipe.epochs": 1})
     run = tmp_path / "run"
     said = run_search(source, run, options)
-    kept = json.loads((run / "reruns.json").read_text())
+    kept = json.loads((run / "reruns.json").read_text())["trainings"]
     results = [Result.from_dict(entry) for entry in kept]
     best = max(results_of(run)["full"], key=lambda result: (result.score, -result.trial)).architecture
     default = Result.from_dict(json.loads((run / "default.json").read_text()))

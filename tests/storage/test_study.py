@@ -6,17 +6,15 @@ import os
 import queue
 import random
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import urllib.request
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -32,98 +30,19 @@ from nas.common.errors import StudyError
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.space import Architecture
 from nas.search.trial import STAGES, Job, Result, Stage
-from nas.storage.backends.database import HOLDER_ATTRIBUTE
-from nas.storage.backends.journal import JOURNAL, LOCK
+from nas.storage.backends.journal import JOURNAL
+from nas.storage.contents import FORMAT_VERSION
 from nas.storage.lease import Holder
 from nas.storage.records import Rejection
-from nas.storage.study import FORMAT_VERSION, Study
+from nas.storage.study import Study
+from tests.storage.conftest import StoredRun, with_driver
 from tests.support.factories import make_job, make_result
 from tests.support.paths import REPOSITORY
-from tests.support.postgresql import PASSWORD, running_server
+from tests.support.postgresql import PASSWORD
 from tests.support.study_writer import SPACE
 
 FIRST, SECOND = PMFArchitecture(1, 1, 1, 1, 1), PMFArchitecture(1, 2, 1, 1, 1)
 THIRD = PMFArchitecture(1, ((1, 2), (3, 1), (2, 2)), 1, 1, 1)
-
-
-def with_driver(url: str) -> str:
-    """Return a URL for programs other than `Study`, with the PostgreSQL driver that is installed here."""
-    return url.replace("postgresql:", "postgresql+psycopg2:")
-
-
-@dataclass(frozen=True)
-class StoredRun:
-    """One run in one kind of storage."""
-
-    directory: Path
-    name: str
-    url: str | None
-
-    def open(self, **changes: Any) -> Study:
-        arguments: dict[str, Any] = {"name": self.name, "storage": self.url} | changes
-        return Study(self.directory, SPACE, **arguments)
-
-    @property
-    def optuna_storage(self) -> optuna.storages.BaseStorage:
-        """The storage as other programs open it."""
-        if self.url is not None:
-            return optuna.storages.RDBStorage(with_driver(self.url))
-        journal = optuna.storages.journal.JournalFileBackend(str(self.directory / JOURNAL))
-        return optuna.storages.JournalStorage(journal)
-
-    def overwrite_lease(self, holder: Holder) -> None:
-        """Write the record of another driver over that of the open study."""
-        if self.url is None:
-            (self.directory / LOCK).write_text(json.dumps(asdict(holder)))
-            return
-        storage = self.optuna_storage
-        study = storage.get_study_id_from_name(f"{self.name}/{STAGES[0]}")
-        storage.set_study_user_attr(study, HOLDER_ATTRIBUTE, asdict(holder))
-
-    def optuna_study(self, stage: Stage) -> optuna.Study:
-        return optuna.load_study(study_name=f"{self.name}/{stage}", storage=self.optuna_storage)
-
-
-@pytest.fixture(scope="session")
-def postgresql_url() -> Iterator[str]:
-    with running_server() as url:
-        yield url
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite database with Optuna's tables, which take half a second to create."""
-    path = tmp_path_factory.mktemp("sqlite") / "empty.db"
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
-    storage.remove_session()
-    storage.engine.dispose()
-    return path
-
-
-@pytest.fixture
-def sqlite_url(empty_database: Path, tmp_path: Path) -> str:
-    return f"sqlite:///{shutil.copy(empty_database, tmp_path / 'study.db')}"
-
-
-@pytest.fixture
-def quickly_settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No other driver takes these leases, so waiting for one is not needed."""
-    monkeypatch.setattr("nas.storage.lease._SETTLE_SECONDS", 0.0)
-
-
-@pytest.fixture(params=["journal", "sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
-def run(request: pytest.FixtureRequest, tmp_path: Path, quickly_settled: None) -> StoredRun:
-    url = None
-    if request.param == "sqlite":
-        url = request.getfixturevalue("sqlite_url")
-    elif request.param == "postgresql":
-        url = request.getfixturevalue("postgresql_url")
-    return StoredRun(tmp_path, f"run {uuid.uuid4().hex}", url)
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> StoredRun:
-    return StoredRun(tmp_path, "run", None)
 
 
 def result(trial: int, architecture: Architecture, stage: Stage = "one_shot", score: float = 0.5) -> Result:
@@ -313,7 +232,9 @@ def test_runs_with_different_names_are_separate_in_one_database(run: StoredRun) 
         with pytest.raises(StudyError, match=f"belongs to another run; expected 'other', got '{run.name}'"):
             run.open(name="other")
         return
-    with run.open() as study, run.open(name=f"{run.name} too") as other:
+    (run.directory / "other").mkdir()
+    other_run = replace(run, directory=run.directory / "other", name=f"{run.name} too")
+    with run.open() as study, other_run.open() as other:
         study.start(FIRST)
         assert other.start(SECOND) == 0
         assert study.running == {0: FIRST} and other.running == {0: SECOND}
@@ -432,7 +353,7 @@ def test_deleted_study_ends_the_driver_with_one_message(run: StoredRun) -> None:
 def test_trial_of_another_program_is_named(run: StoredRun) -> None:
     run.open().close()
     run.optuna_study("one_shot").add_trial(optuna.trial.create_trial(value=1.0, params={}, distributions={}))
-    with pytest.raises(StudyError, match=r"trial 0 of one_shot was not written by this program.*KeyError: 'result'"):
+    with pytest.raises(StudyError, match=r"trial 0 of one_shot: was not written by this program: 'result' is missing"):
         run.open()
 
 
@@ -597,7 +518,7 @@ def test_run_directory_can_be_moved(journal: StoredRun, tmp_path: Path) -> None:
 def test_study_of_another_format_is_one_clear_error(run: StoredRun, monkeypatch: pytest.MonkeyPatch) -> None:
     with run.open() as study:
         study.start(FIRST)
-    monkeypatch.setattr("nas.storage.study.FORMAT_VERSION", FORMAT_VERSION + 1)
+    monkeypatch.setattr("nas.storage.contents.FORMAT_VERSION", FORMAT_VERSION + 1)
     expected = f"expected format {FORMAT_VERSION + 1}, got {FORMAT_VERSION}; search in a new run directory"
     with pytest.raises(StudyError, match=expected):
         run.open()

@@ -52,13 +52,13 @@ class Bench:
 
     # Sessions
 
-    def drive(self, run: Path, workers: int, cache: Path | None = None) -> RealDriver:
+    def drive(self, run: Path, workers: int, cache: Path | None = None, options: tuple[str, ...] = ()) -> RealDriver:
         """Start the search in a run directory, or resume it."""
         what = (
             ("resume", run) if (run / CONFIG).exists() else ("search", self.source, "--deterministic", "--run-dir", run)
         )
         directory = self.work / "sessions" / str(len(self.drivers))
-        common = ("--workers", str(workers), "--cache-dir", cache or self.cache)
+        common = ("--workers", str(workers), "--cache-dir", str(cache or self.cache), *options)
         driver = RealDriver(*what, *common, directory=directory)
         self.drivers.append(driver)
         return driver
@@ -263,12 +263,12 @@ class Bench:
             if not is_mended:
                 return
             damage.mend(run, damage.state)
-            driver = self.drive(run, workers, cache)
+            driver = self.drive(run, workers, cache, damage.mended_options)
         if self.finish_well(driver, what):
             if damage.notice not in driver.output:
                 self.findings.unclear.append(f"{what}: the damage was not reported")
             reported = [*damage.reported, *finished_models(driver.output)]
-            self.compare(run, what, [] if damage.loses_trials else reported)
+            self.compare(run, what, reported)
 
     # Disk
 

@@ -20,7 +20,17 @@ def quick_damages(finished: Path) -> list[Damage]:
             lambda run, cache: flip(run / "journal.log"),
             "journal.log: line ",
             lambda run, original: keep_whole_lines(run / "journal.log", original / "journal.log"),
-            loses_trials=True,
+            notice="missing record(s) restored from",
+            mended_options=("--accept-changed",),
+        ),
+        Damage(
+            "journal, last lines lost",
+            finished,
+            [],
+            lambda run, cache: keep_half_of_lines(run / "journal.log"),
+            "journal.log: does not hold what this run has stored",
+            notice="missing record(s) restored from",
+            mended_options=("--accept-changed",),
         ),
         Damage(
             "config.yaml, cut off",
@@ -73,6 +83,14 @@ def other_damages(bench: Bench, finished: Path) -> list[Damage]:
             flip_best,
             weights,
             lambda run, original: restore(run, original, weights),
+        ),
+        Damage(
+            "report.json, an edited number",
+            finished,
+            [],
+            lambda run, cache: replace(run / "report.json", b"0.", b"1."),
+            "report.json",
+            lambda run, original: (run / "report.json").unlink(),
         ),
         Damage("frozen weights, flipped bytes", late, late_results, lambda run, cache: flip(run / "image_encoder.pt")),
         Damage("results.csv, cut off", late, late_results, lambda run, cache: cut(run / "results.csv")),
@@ -139,6 +157,17 @@ def keep_whole_lines(path: Path, original: Path) -> None:
             break
         kept.append(line + b"\n")
     path.write_bytes(b"".join(kept))
+
+
+def keep_half_of_lines(path: Path) -> None:
+    """Keep the first half of the lines of a file, each whole."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[: len(lines) // 2]))
+
+
+def replace(path: Path, old: bytes, new: bytes) -> None:
+    """Replace the first occurrence of some bytes in a file."""
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
 
 
 def restore(run: Path, original: Path, name: str) -> None:

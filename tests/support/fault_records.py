@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nas.run.directory import open_study, read_run
+from nas.run.directory import read_run, read_study
 from nas.run.results_csv import canonical_results
 
 MODELS = ("best", "default")
@@ -45,8 +45,7 @@ class Ending:
 
     @classmethod
     def of(cls, run: Path) -> "Ending":
-        with open_study(run, read_run(run)) as study:
-            lines = canonical_results(study).splitlines()
+        lines = canonical_results(read_study(run, read_run(run))).splitlines()
         entries = [json.loads(line) for line in lines]
         default = json.loads((run / "default.json").read_text())
         scored = [entry for entry in entries if entry["status"] == "finished"]
@@ -85,7 +84,7 @@ class Damage:
         refused_by: A part of the expected error; None if the search must continue.
         mend: Function that follows the advice of the error, or restores the file from the original.
         notice: A part of the expected output of a search that continues.
-        loses_trials: Whether some trials have to run again after mending.
+        mended_options: Options of the command that continues after mending.
     """
 
     name: str
@@ -95,4 +94,4 @@ class Damage:
     refused_by: str | None = None
     mend: Callable[[Path, Path], None] = lambda run, original: None
     notice: str = ""
-    loses_trials: bool = False
+    mended_options: tuple[str, ...] = ()

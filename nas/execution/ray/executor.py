@@ -254,7 +254,7 @@ class RayExecutor(Executor):
         for outcome in outcomes:
             if isinstance(outcome, Result) and outcome.stage != "one_shot":
                 path = self._setup.weights_path(outcome.key, outcome.stage)
-                path.parent.mkdir(parents=True, exist_ok=True)
+                path.parent.mkdir(exist_ok=True)
                 write_atomically(path, ray.get(slot.actor.weights.remote(outcome.key, outcome.stage)).tobytes())
 
     # Supernet

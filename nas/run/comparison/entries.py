@@ -5,11 +5,12 @@ from pathlib import Path
 
 from nas.common.errors import StudyError
 from nas.common.progress import Reporter
+from nas.common.sealed_json import write_sealed_json
 from nas.config.schema import Config
 from nas.data.contents import Contents
 from nas.data.samples import Dataset
 from nas.models.fusion.base import sizes_of
-from nas.run.comparison.files import FACTS, read_json, write_json
+from nas.run.comparison.files import FACTS, read_stored
 from nas.run.contents import check_contents, write_contents
 from nas.run.executors import ExecutionOptions
 from nas.run.prepare import SearchContext, prepare
@@ -130,7 +131,7 @@ def _check_contents(folder: Path, config: Config, dataset: Dataset, contents: Co
     Raises:
         StudyError: If they do not; names what has changed.
     """
-    facts = read_json(folder / FACTS)
+    facts = read_stored(folder / FACTS, dict)
     if facts:
         check_contents(folder, facts["contents"], config, dataset, contents)
 
@@ -146,11 +147,11 @@ def check_facts(entry: Entry) -> None:
     """
     path, contents = entry.folder / FACTS, entry.prepared.contents
     facts = {"contents": contents.summary(), "architecture": entry.architecture.as_dict()}
-    stored = read_json(path).get("architecture", facts["architecture"])
+    stored = read_stored(path, dict).get("architecture", facts["architecture"])
     if stored != facts["architecture"]:
         raise StudyError(
             f"{entry.folder}: its architecture has changed since it was trained ({stored}, now "
             f"{facts['architecture']}); compare in a new directory (--run-dir)"
         )
     write_contents(entry.folder, contents)
-    write_json(path, facts)
+    write_sealed_json(path, facts)

@@ -1,12 +1,11 @@
 """The files of a comparison."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nas.common.errors import StudyError
-from nas.common.files import write_atomically
+from nas.common.sealed_json import as_stored, read_sealed_json, write_sealed_json
 from nas.config.diff import differences
 from nas.config.places import without_places
 from nas.config.schema import Config
@@ -18,48 +17,29 @@ SETTINGS, LOCK, SEARCH, FOUND = "comparison.json", "driver.lock", "search", "fou
 FACTS, TRAININGS, FAILURES, TESTS = "facts.json", "trainings.json", "failures.json", "tests.json"
 """Files of one entry: its data and architecture, its trainings, its failures, and its test metrics."""
 
+_Content = TypeVar("_Content")
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a file of a comparison; empty if it does not exist.
+
+_REMEDIES = {
+    SETTINGS: "compare in a new directory (--run-dir)",  # without them, the scores cannot be attributed
+    FACTS: "delete the folder it is in to train its entry again",
+}
+
+
+def read_stored(path: Path, build: Callable[[dict[str, Any]], _Content]) -> _Content:
+    """Read a file of a comparison; without values if it does not exist.
 
     Args:
         path: The file.
+        build: Function that builds the content from the values; see `read_sealed_json`.
 
     Raises:
-        StudyError: If it is damaged.
+        StudyError: If it is damaged or was changed.
     """
     if not path.exists():
-        return {}
-    try:
-        values: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise damaged_file(path, error) from error
-    return values
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a file of a comparison.
-
-    Args:
-        path: The file.
-        values: The values.
-
-    Raises:
-        OSError: If it cannot be written; the old one is then untouched.
-    """
-    write_atomically(path, json.dumps(values, indent=1).encode())
-
-
-def damaged_file(path: Path, error: Exception) -> StudyError:
-    """Return the error for a damaged file of a comparison.
-
-    Args:
-        path: The file.
-        error: The reason.
-    """
-    # Without its settings, the scores of a comparison cannot be attributed.
-    remedy = "compare in a new directory (--run-dir)" if path.name == SETTINGS else "delete it to recreate it"
-    return StudyError(f"{path}: is damaged ({error}); {remedy}")
+        return build({})
+    remedy = _REMEDIES.get(path.name, "delete it to recreate it")
+    return read_sealed_json(path, build, expected="a file that `compare` has written", remedy=remedy)
 
 
 def check_directory(directory: Path) -> None:
@@ -98,7 +78,7 @@ class SettingsFile:
     def __init__(self, directory: Path, config: Config, seeds: int) -> None:
         rates = list(config.compare.learning_rates)
         values = {**without_places(config.as_dict()), "seeds": seeds, "learning_rates": rates}
-        self._path, self._values = directory / SETTINGS, json.loads(json.dumps(values))
+        self._path, self._values = directory / SETTINGS, as_stored(values)
         changed = differences(self._earlier(directory), self._values)
         if changed:
             lines = "\n".join(f"  - {line}" for line in changed)
@@ -107,7 +87,7 @@ class SettingsFile:
     def _earlier(self, directory: Path) -> dict[str, Any]:
         """Return the settings of the directory, or the new ones where it has none."""
         if self._path.exists():
-            return read_json(self._path)
+            return read_stored(self._path, dict)
         if is_run(directory / SEARCH):  # the search was stopped before the settings were written
             return {**self._values, **without_places(read_run(directory / SEARCH).config.as_dict())}
         values: dict[str, Any] = self._values
@@ -119,4 +99,4 @@ class SettingsFile:
         Raises:
             OSError: If it cannot be written.
         """
-        write_json(self._path, self._values)
+        write_sealed_json(self._path, self._values)

@@ -10,7 +10,7 @@ from pathlib import Path
 from nas.common.files import write_atomically
 from nas.common.progress import Reporter
 from nas.common.units import format_bytes, format_seconds
-from nas.run.tables import markdown_table, text_table
+from nas.run.tables import csv_cell, markdown_table, text_table
 
 TABLE = "comparison"
 """The name of the files, without their suffixes."""
@@ -170,7 +170,7 @@ def _csv(rows: Sequence[Row], metric: str) -> str:
                 row.name,
                 row.architecture,
                 *("" if value is None else value for value in (*facts, *scores)),
-                row.remark,
+                csv_cell(row.remark),
             ]
         )
     return buffer.getvalue()

@@ -1,9 +1,10 @@
 """Search the architecture of the searched entry of a comparison."""
 
 from nas.common.errors import StudyError
+from nas.common.sealed_json import write_sealed_json
 from nas.config.overrides import Overrides
 from nas.run.comparison.entries import SEARCHED, ComparisonSettings
-from nas.run.comparison.files import FACTS, FAILURES, FOUND, SEARCH, TRAININGS, read_json, write_json
+from nas.run.comparison.files import FACTS, FAILURES, FOUND, SEARCH, TRAININGS, read_stored
 from nas.run.directory import is_run, read_run
 from nas.run.search import start
 from nas.run.select import best_full
@@ -42,8 +43,8 @@ def searched_architecture(settings: ComparisonSettings, overrides: Overrides) ->
             raise StudyError(
                 f"{run}: no completely trained candidate of the search meets its constraints; use a larger --budget"
             )
-        write_json(path, found.architecture.as_dict())
-    return Architecture.from_dict(read_json(path))
+        write_sealed_json(path, found.architecture.as_dict())
+    return read_stored(path, Architecture.from_dict)
 
 
 def _has_other_budget(settings: ComparisonSettings) -> bool:

@@ -3,19 +3,21 @@
 import hashlib
 import json
 import statistics
+from typing import Any
 
+from nas.common.sealed_json import write_sealed_json
 from nas.execution.worker_setup import full_weights_path
 from nas.models.encoders.partial_checkpoint import tail_weights
 from nas.models.fusion.base import sizes_of
 from nas.run.comparison.entries import ComparisonSettings, Entry
-from nas.run.comparison.files import TESTS, read_json, write_json
+from nas.run.comparison.files import TESTS, read_stored
 from nas.run.comparison.report import Row
 from nas.run.comparison.training import TrainedEntry, comparison_key
 from nas.run.evaluate import digest_of_test, evaluate_exported
 from nas.run.export import TrainedWeights, export_result
 from nas.run.model_parts import ModelParts
 from nas.search.space import RAW
-from nas.search.trial import Result
+from nas.search.trial import Result, to_number
 
 
 def table_row(settings: ComparisonSettings, trained: TrainedEntry) -> Row:
@@ -66,7 +68,7 @@ def _test_metrics(settings: ComparisonSettings, entry: Entry, result: Result) ->
     training = hashlib.sha256(json.dumps(result.as_dict(), sort_keys=True).encode()).hexdigest()[:16]
     test = digest_of_test(data, entry.prepared.store.class_names, settings.options.cache)
     name = f"{key.name} {training} {test}"
-    known = read_json(path)
+    known = read_stored(path, _to_metrics)
     if name not in known:
         model = entry.folder / f"model_seed{key.seed}"
         trained = TrainedWeights(
@@ -76,6 +78,13 @@ def _test_metrics(settings: ComparisonSettings, entry: Entry, result: Result) ->
         export_result(model, trained, parts=parts, objective=entry.config.search.objective, data=data)
         settings.reporter.note(f"{entry.title}: evaluating the exported and reloaded model of seed {key.seed} on test")
         known[name] = evaluate_exported(model, data, "test").metrics
-        write_json(path, known)
-    metrics: dict[str, float] = known[name]
-    return metrics
+        write_sealed_json(path, known)
+    return known[name]
+
+
+def _to_metrics(values: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the test metrics of each model."""
+    return {
+        name: {str(metric): to_number(metric, value) for metric, value in metrics.items()}
+        for name, metrics in values.items()
+    }

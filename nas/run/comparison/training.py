@@ -6,22 +6,24 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from nas.common.boundary import shown
 from nas.common.interrupt import Interrupted, interruptible
+from nas.common.sealed_json import write_sealed_json
 from nas.common.units import format_bytes, format_seconds
 from nas.execution.base import Executor
 from nas.execution.failure_policy import FailurePolicy, Verdict
 from nas.execution.scheduler import JobScheduler
 from nas.run.comparison.entries import ComparisonSettings, Entry
-from nas.run.comparison.files import FAILURES, TRAININGS, damaged_file, read_json, write_json
+from nas.run.comparison.files import FAILURES, TRAININGS, read_stored
 from nas.run.comparison.learning_rate import choose_rate
 from nas.run.executors import build_executor, write_worker_setup
 from nas.run.phases.listed import ListedPlan
 from nas.run.progress_lines import VERDICT_TEXTS, scores_text
 from nas.run.reruns import RerunStore
 from nas.search.keys import ComparisonKey, ModelKey, key_from_json
-from nas.search.trial import Failure, Job, Result, job_seed
+from nas.search.trial import Failure, FailureKind, Job, Result, job_seed, to_count
 from nas.training.trainer import full_step_count
 
 
@@ -254,14 +256,10 @@ class FailureFile:
     def __init__(self, path: Path, memory_bytes: int) -> None:
         self._path = path
         self._memory_bytes = memory_bytes
-        try:
-            self.lasting = {
-                _parse_key(name): str(entry["text"])
-                for name, entry in read_json(path).items()
-                if self._would_fail_again(entry)
-            }
-        except (TypeError, KeyError, ValueError) as error:
-            raise damaged_file(path, error) from error
+        self._entries = read_stored(path, _to_failures)
+        self.lasting = {
+            key: str(entry["text"]) for key, entry in self._entries.items() if self._would_fail_again(entry)
+        }
 
     def _would_fail_again(self, entry: Mapping[str, Any]) -> bool:
         """Return whether a failure would recur: an error, or out of memory with at least the present budget."""
@@ -280,12 +278,17 @@ class FailureFile:
         """
         key = comparison_key(failure.job.key)
         self.lasting[key] = text
-        entry = {"text": text, "kind": failure.kind, "memory_bytes": self._memory_bytes}
-        write_json(self._path, {**read_json(self._path), key.name: entry})
+        self._entries[key] = {"text": text, "kind": failure.kind, "memory_bytes": self._memory_bytes}
+        write_sealed_json(self._path, {stored.name: entry for stored, entry in self._entries.items()})
 
 
-def _parse_key(name: str) -> ComparisonKey:
-    return comparison_key(key_from_json(name))
+def _to_failures(values: dict[str, Any]) -> dict[ComparisonKey, dict[str, Any]]:
+    """Return the failures of trainings by their keys."""
+    for entry in values.values():
+        if not isinstance(entry["text"], str) or entry["kind"] not in get_args(FailureKind):
+            raise ValueError(f"{shown(entry)} is no failure")
+        to_count("memory_bytes", entry["memory_bytes"])
+    return {comparison_key(key_from_json(name)): entry for name, entry in values.items()}
 
 
 class _TooLargeError(Exception):

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nas.common.errors import StudyError
 from nas.run.phases.context import PhaseContext
-from nas.run.reruns import read_default_result
+from nas.run.reruns import DEFAULT_RESULT, RERUNS, read_default_result
 from nas.search.keys import DefaultKey, RerunKey, Role
 from nas.search.space import Architecture
-from nas.search.trial import Job, Result
+from nas.search.trial import Job, Result, job_seed
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class RerunPhase:
                 return result
         stored = read_default_result(self._directory)
         if stored is not None:
+            self._check_own(context, stored, self._default, DEFAULT_RESULT)
             return stored
         title = self._default.title
         job = context.jobs.job(DefaultKey(), self._default, "full", self._full_steps)
@@ -79,6 +81,23 @@ class RerunPhase:
         context.reporter.note(f"Training the {title} default ({self._default}) for comparison, on top of the budget")
         context.run_extra([job], counts=lambda: (0, 1))
         return None if context.recorder.has_default_failed else read_default_result(self._directory)
+
+    def _check_own(self, context: PhaseContext, stored: Result, architecture: Architecture, name: str) -> None:
+        """Check that a stored training is one of this search, which its architecture, seed and length tell.
+
+        Raises:
+            StudyError: If it is not.
+        """
+        number = stored.key.number if isinstance(stored.key, RerunKey) else 0
+        seed = job_seed(context.config.seed, "full", architecture, rerun=number)
+        expected = (architecture, seed, self._full_steps)
+        found = (stored.architecture, stored.seed, stored.step_count)
+        if found != expected:
+            shown = [f"{fusion} with seed {seed} and {steps} steps" for fusion, seed, steps in (expected, found)]
+            raise StudyError(
+                f"{self._directory / name}: holds a training of another search; expected {shown[0]}, got {shown[1]}; "
+                "delete it to repeat its trainings"
+            )
 
     def _train_again(self, context: PhaseContext, results: Mapping[Role, Result]) -> None:
         """Run the trainings with new seeds that have no result yet."""
@@ -90,7 +109,10 @@ class RerunPhase:
         for architecture, role in roles.items():
             for number in seeds:
                 key = RerunKey(role, number)
-                if recorder.reruns.get(architecture, key) is None:
+                stored = recorder.reruns.get(architecture, key)
+                if stored is not None:
+                    self._check_own(context, stored, architecture, RERUNS)
+                else:
                     job = context.jobs.job(key, architecture, "full", self._full_steps)
                     if job is not None:
                         jobs.append(job)

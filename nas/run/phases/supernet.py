@@ -14,6 +14,7 @@ from nas.memory.prediction import MemoryModel
 from nas.run.phases.context import PhaseContext
 from nas.run.progress_lines import supernet_line
 from nas.search.space import Architecture
+from nas.training.checkpoint import weights_checksum
 from nas.training.supernet_sampling import build_sampler
 
 
@@ -33,14 +34,35 @@ class SupernetPhase:
         """Train the supernet, unless it is complete or scores depend on it.
 
         Raises:
-            StudyError: If the file of a supernet that scores depend on is missing.
+            StudyError: If the file of a supernet that scores depend on is missing or was replaced.
             BudgetError: If no training step fits the memory budget.
             TrainingError: If it cannot be trained.
             Interrupted: If the user has interrupted the search and the workers were lost, so that nothing is saved
                 after the last checkpoint.
         """
-        if self._is_done(context):
-            return
+        if not self._is_done(context):
+            self._train(context)
+        if self._setup.supernet_path.exists():
+            self._check_same(context)
+
+    def _check_same(self, context: PhaseContext) -> None:
+        """Check that the supernet is that of earlier scores, or record it before the first score.
+
+        Raises:
+            StudyError: If it is another one.
+        """
+        path, study, count = self._setup.supernet_path, context.study, context.study.count("one_shot")
+        checksum = weights_checksum(path)
+        if not count:
+            study.set_supernet(checksum)
+        elif study.supernet != checksum:
+            raise StudyError(
+                f"{path}: holds another supernet than the one that {count} scores were computed with; expected the "
+                f"checksum {study.supernet}, got {checksum}; restore a copy of the file, or search in a new run "
+                "directory (--run-dir)"
+            )
+
+    def _train(self, context: PhaseContext) -> None:
         clock = context.clock
         deadline, total = clock.deadlines.supernet_seconds, context.config.supernet.steps
 

@@ -6,15 +6,24 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy
 from optuna.exceptions import OptunaError
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+from nas.common.boundary import check_regular_file
 from nas.common.errors import StudyError
 from nas.search.trial import STAGES
-from nas.storage.backends.base import StudyStorage, error_reason, find_or_create_study
+from nas.storage.backends.base import (
+    Access,
+    StudyMissing,
+    StudyStorage,
+    error_reason,
+    find_or_create_study,
+    find_studies,
+)
 from nas.storage.lease import Holder, Lease, LeaseRecord, has_process_ended
 from nas.storage.urls import EXAMPLES, redacted_url
 
@@ -33,30 +42,46 @@ class DatabaseStorage(StudyStorage):
         url: The URL in the form of Optuna and SQLAlchemy.
         name: The name of the run, which must be unique in the database.
         note: Callback that receives a line of text before a long operation.
+        access: Whether tables and study are created, must exist, or are only read.
 
     Raises:
-        StudyError: If the database cannot be reached or used, or another driver has the run.
+        StudyError: If the database cannot be reached or used, the study is missing, or another driver has the run.
     """
 
-    def __init__(self, directory: Path, url: str | None, name: str, note: Callable[[str], object]) -> None:
+    def __init__(
+        self, directory: Path, url: str | None, name: str, note: Callable[[str], object], access: Access
+    ) -> None:
         del directory
         if url is None:
             raise ValueError("a database needs a URL")
         shown = redacted_url(url)
         self.where = f"--storage {shown}"
-        self._database = self.storage = _connect(url, shown)
+        if access != "create":
+            url = _existing(url, self.where, name, is_read_only=access == "read")
+        self._database = self.storage = _connect(url, shown, creates=access == "create")
         with ExitStack() as undo:
             undo.callback(self._disconnect)
             try:
-                first = find_or_create_study(self.storage, name, STAGES[0])
-                record = _StudyAttribute(self._database, first)
-                self.lease = Lease(record=record, study=f"{self.where}, run {name}", note=note)
-                self.lease.take()
-                undo.callback(self.lease.release)
-                self.study_ids = {stage: find_or_create_study(self.storage, name, stage) for stage in STAGES}
+                self._open(name, note, access, undo)
             except (OptunaError, SQLAlchemyError) as error:
                 raise StudyError(f"{self.where}: cannot be used: {error_reason(error)}") from error
             self._close = undo.pop_all().close
+
+    def _open(self, name: str, note: Callable[[str], object], access: Access, undo: ExitStack) -> None:
+        """Find or create the studies of the run, and take its lease unless it is only read."""
+        self.lease = None
+        if access == "create":
+            first = find_or_create_study(self.storage, name, STAGES[0])
+        else:
+            self.study_ids = find_studies(self.storage, name, self.where)
+            first = self.study_ids[STAGES[0]]
+        if access != "read":
+            record = _StudyAttribute(self._database, first)
+            self.lease = Lease(record=record, study=f"{self.where}, run {name}", note=note)
+            self.lease.take()
+            undo.callback(self.lease.release)
+        if access == "create":
+            self.study_ids = {stage: find_or_create_study(self.storage, name, stage) for stage in STAGES}
 
     def close(self) -> None:
         self._close()
@@ -99,7 +124,7 @@ def check_database(url: str) -> None:
         StudyError: If it cannot.
     """
     shown = redacted_url(url)
-    with _explained(shown):
+    with _connection_errors(shown):
         url = _with_driver(url)
         arguments = _engine_arguments(url)
         parsed = sqlalchemy.make_url(url)
@@ -127,23 +152,62 @@ def _check_file(path: Path, shown: str) -> None:
         raise StudyError(f"--storage {shown}: cannot be used: {problem}; expected a file in a writable directory")
 
 
+def _existing(url: str, where: str, name: str, *, is_read_only: bool) -> str:
+    """Return a URL that creates no database, after checking that it leads to one with Optuna's tables.
+
+    Args:
+        url: The URL.
+        where: The name of the storage in messages.
+        name: The name of the run.
+        is_read_only: Whether nothing is written.
+
+    Raises:
+        StudyMissing: If the file, or the tables, are missing.
+        StudyError: If the database cannot be used.
+    """
+    with _connection_errors(redacted_url(url)):
+        parsed = sqlalchemy.make_url(url)
+        if parsed.get_backend_name() == "sqlite" and "uri" not in parsed.query:
+            _engine_arguments(url)  # checks that it names a file
+            path = Path(str(parsed.database)).absolute()
+            if not path.exists():
+                raise StudyMissing(where, name)
+            check_regular_file(path, expected="the SQLite database of a study", error=StudyError)
+            # A reader must finish a commit that a kill has interrupted, if it can.
+            mode = "ro" if is_read_only and not _can_write(path) else "rw"
+            query = {**parsed.query, "uri": "true", "mode": mode}
+            parsed = parsed.set(database=f"file:{quote(str(path))}", query=query)
+        url = parsed.render_as_string(hide_password=False)
+        engine = sqlalchemy.create_engine(_with_driver(url), **_engine_arguments(url))
+        try:
+            if not sqlalchemy.inspect(engine).has_table("studies"):
+                raise StudyMissing(where, name)
+        finally:
+            engine.dispose()
+    return url
+
+
+def _can_write(path: Path) -> bool:
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+
+
 def _with_driver(url: str) -> str:
-    # SQLAlchemy 2.0 and 2.1 have different default drivers; this project installs psycopg2.
+    """Return a URL with the driver that this project installs for PostgreSQL; SQLAlchemy 2.0 and 2.1 have others."""
     return url.replace("postgresql", "postgresql+psycopg2", 1) if url.startswith("postgresql:") else url
 
 
-def _connect(url: str, shown: str) -> RDBStorage:
-    with _explained(shown):
-        url = _with_driver(url)
-        return RDBStorage(url, engine_kwargs=_engine_arguments(url))
+def _connect(url: str, shown: str, *, creates: bool) -> RDBStorage:
+    url = _with_driver(url)
+    with _connection_errors(shown):
+        return RDBStorage(url, engine_kwargs=_engine_arguments(url), skip_table_creation=not creates)
 
 
 @contextmanager
-def _explained(shown: str) -> Iterator[None]:
-    """Turn the errors of the libraries of databases into one.
+def _connection_errors(shown: str) -> Iterator[None]:
+    """Turn the errors of a connection into `StudyError`.
 
-    Raises:
-        StudyError: If the body raises one.
+    Args:
+        shown: The URL without its password.
     """
     try:
         yield

@@ -6,9 +6,17 @@ from pathlib import Path
 
 from optuna.storages import JournalStorage
 
+from nas.common.boundary import check_regular_file
 from nas.common.errors import StudyError
 from nas.search.trial import STAGES
-from nas.storage.backends.base import StudyStorage, find_or_create_study, optuna_study_name
+from nas.storage.backends.base import (
+    Access,
+    StudyMissing,
+    StudyStorage,
+    find_or_create_study,
+    find_studies,
+    optuna_study_name,
+)
 from nas.storage.journal_file import Journal, damaged_line
 from nas.storage.lease import Lease, LockFile
 
@@ -24,31 +32,44 @@ class JournalFileStorage(StudyStorage):
         url: None; only databases have one.
         name: The name of the run.
         note: Callback that receives a line of text before a long operation.
+        access: Whether the journal is created, must exist, or is only read.
 
     Raises:
-        StudyError: If another driver has the journal, it is damaged, or it belongs to a run with another name.
+        StudyError: If another driver has the journal, it is damaged or missing, or it belongs to a run with another
+            name.
         OSError: If it cannot be read or written.
     """
 
-    def __init__(self, directory: Path, url: str | None, name: str, note: Callable[[str], object]) -> None:
+    def __init__(
+        self, directory: Path, url: str | None, name: str, note: Callable[[str], object], access: Access
+    ) -> None:
         del url
         path = directory / JOURNAL
         self.where = str(path)
         with ExitStack() as undo:
-            record = LockFile(directory / LOCK)
-            undo.callback(record.close)
-            self.lease = Lease(record=record, study=str(directory), note=note)
-            self.lease.take()
-            undo.callback(self.lease.release)
-            self._journal = Journal(path)
+            self.lease = None
+            if access != "read":
+                record = LockFile(directory / LOCK)
+                undo.callback(record.close)
+                self.lease = Lease(record=record, study=str(directory), note=note)
+                self.lease.take()
+                undo.callback(self.lease.release)
+            if path.exists():
+                check_regular_file(path, expected="the journal of a study", error=StudyError)
+            elif access != "create":
+                raise StudyMissing(self.where, name)
+            self._journal = Journal(path, is_read_only=access == "read")
             try:
                 self.storage = JournalStorage(self._journal)
             except Exception as error:  # Optuna raises many kinds of errors for a record that it cannot replay
                 reason = f"not a record of Optuna: {type(error).__name__} {error}"
                 raise damaged_line(path, self._journal.read_count, reason) from error
             self._check_names(name)
-            with self.writing() as storage:
-                self.study_ids = {stage: find_or_create_study(storage, name, stage) for stage in STAGES}
+            if access == "create":
+                with self.writing() as storage:
+                    self.study_ids = {stage: find_or_create_study(storage, name, stage) for stage in STAGES}
+            else:
+                self.study_ids = find_studies(self.storage, name, self.where)
             self._close = undo.pop_all().close
 
     def _check_names(self, name: str) -> None:

@@ -5,14 +5,16 @@ from pathlib import Path
 
 from nas.common.errors import StudyError
 from nas.common.registry import load_object
-from nas.storage.backends.base import StudyStorage
+from nas.storage.backends.base import Access, StudyStorage
 from nas.storage.backends.registry import JOURNAL_BACKEND, STORAGE_BACKENDS
 from nas.storage.urls import EXAMPLES, redacted_url
 
 _DATABASE = "nas.storage.backends.database"
 
 
-def open_storage(directory: Path, url: str | None, name: str, note: Callable[[str], object]) -> StudyStorage:
+def open_storage(
+    directory: Path, url: str | None, name: str, note: Callable[[str], object], access: Access
+) -> StudyStorage:
     """Open the storage of a run.
 
     Args:
@@ -20,16 +22,17 @@ def open_storage(directory: Path, url: str | None, name: str, note: Callable[[st
         url: The URL of the storage; None for the journal in the run directory.
         name: The name of the run.
         note: Callback that receives a line of text before a long operation.
+        access: Whether the study is created, must exist, or is only read.
 
     Raises:
-        StudyError: If the storage cannot be used, or another driver has it.
+        StudyError: If the storage cannot be used, the study is missing, or another driver has it.
         OSError: If the journal cannot be read or written.
     """
     scheme = JOURNAL_BACKEND if url is None else _scheme(url)
-    backend: Callable[[Path, str | None, str, Callable[[str], object]], StudyStorage] = load_object(
+    backend: Callable[[Path, str | None, str, Callable[[str], object], Access], StudyStorage] = load_object(
         STORAGE_BACKENDS[scheme]
     )
-    return backend(directory, url, name, note)
+    return backend(directory, url, name, note, access)
 
 
 def check_storage(url: str) -> None:

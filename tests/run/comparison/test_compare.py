@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import io
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from PIL import Image
 from nas.cli import main
 from nas.common.errors import NasError, StudyError, TrainingError
 from nas.common.progress import LineReporter
+from nas.common.sealed_json import read_sealed_json, write_sealed_json
 from nas.config.load import load_config
 from nas.config.overrides import Overrides
 from nas.execution.worker import CandidateWorker
@@ -23,7 +23,7 @@ from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.run.comparison.compare import compare
 from nas.run.comparison.entries import SEARCHED, entry_names
 from nas.run.comparison.report import spread
-from nas.run.directory import open_study
+from nas.run.directory import open_study, read_study
 from nas.run.evaluate import evaluate_exported
 from nas.run.executors import ExecutionOptions
 from nas.run.reruns import RerunStore
@@ -33,6 +33,7 @@ from nas.search.space import Architecture
 from nas.search.space.family_registry import FAMILIES
 from nas.search.trial import Job, Result
 from nas.storage.lease import LockFile
+from nas.storage.reader import StudyReader
 from nas.storage.study import Study
 from tests.support.project import Project
 
@@ -111,7 +112,7 @@ def test_table_has_all_families_and_the_searched_pmf(
         assert float(row["test_accuracy_seed1"]) == evaluate_exported(model, config.data, "test")[0]["accuracy"]
         left = {path.stem for path in (directory / name / "full").iterdir()}
         assert left == {f"rate_{best}_seed_{seed}" for seed in range(2)}
-    found = Architecture.from_dict(json.loads((directory / "found.json").read_text()))
+    found = read_sealed_json(directory / "found.json", Architecture.from_dict, expected="", remedy="")
     assert rows[SEARCHED]["architecture"] == str(found) and isinstance(found, PMFArchitecture)
     assert "PMF, searched" in output and "late_concat" not in output
     assert not (directory / "search" / "report.json").exists(), "the search does not use the test split"
@@ -344,7 +345,7 @@ def test_failed_first_attempt_leaves_nothing_behind(
     with pytest.raises(StudyError, match=r"tests.json: is damaged.*delete it"):
         compared(source, directory, options, ["linear"], seeds=1)
     (directory / "comparison.json").write_text("{")
-    with pytest.raises(StudyError, match=r"comparison.json: is damaged .*; compare in a new directory"):
+    with pytest.raises(StudyError, match=r"comparison.json: is damaged: .*; compare in a new directory"):
         compared(source, directory, options, ["linear"], seeds=1)
 
 
@@ -432,14 +433,17 @@ def test_search_result_is_read_from_the_given_database(
 ) -> None:
     """The URL with the password, which is not recorded."""
     opened: list[str | None] = []
-    original = open_study
 
     def noted(*arguments: Any, storage: str | None = None, **options: Any) -> Study:
         opened.append(storage)
-        return original(*arguments, storage=storage, **options)
+        return open_study(*arguments, storage=storage, **options)
+
+    def noted_reader(*arguments: Any, storage: str | None = None, **options: Any) -> StudyReader:
+        opened.append(storage)
+        return read_study(*arguments, storage=storage, **options)
 
     monkeypatch.setattr("nas.run.search.open_study", noted)
-    monkeypatch.setattr("nas.run.select.open_study", noted)
+    monkeypatch.setattr("nas.run.select.read_study", noted_reader)
     url = f"sqlite:///{tmp_path}/study.db"
     compared(source, tmp_path / "comparison", replace(options, storage=url), [SEARCHED], seeds=1, trials=2)
     assert len(opened) >= 2 and set(opened) == {url}
@@ -460,7 +464,7 @@ def test_training_that_ran_out_of_memory_is_repeated_with_more_and_other_failure
         ("memory", 2**32, 2**33, 2),
     ):
         entries = {key: {"text": said, "kind": kind, "memory_bytes": memory} for key, said in trials.items()}
-        (directory / "linear" / "failures.json").write_text(json.dumps(entries))
+        write_sealed_json(directory / "linear" / "failures.json", entries)
         ran.clear()
         compared(source, directory, options, ["linear"], seeds=1, memory_bytes=budget)
         assert len(ran) == expected

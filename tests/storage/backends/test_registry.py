@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from nas.common.errors import ExtensionError, StudyError
+from nas.storage.backends.base import Access
 from nas.storage.backends.journal import JOURNAL, JournalFileStorage
 from nas.storage.backends.open import open_storage
 from nas.storage.backends.registry import register_storage_backend
@@ -16,9 +17,11 @@ from tests.support.study_writer import SPACE
 class ToyStorage(JournalFileStorage):
     """A backend whose journal is in the directory that its URL names."""
 
-    def __init__(self, directory: Path, url: str | None, name: str, note: Callable[[str], object]) -> None:
+    def __init__(
+        self, directory: Path, url: str | None, name: str, note: Callable[[str], object], access: Access
+    ) -> None:
         assert url is not None
-        super().__init__(Path(url.removeprefix("toy://")), None, name, note)
+        super().__init__(Path(url.removeprefix("toy://")), None, name, note, access)
 
 
 def test_backend_of_another_package_stores_the_studies_of_its_scheme(tmp_path: Path) -> None:
@@ -35,7 +38,7 @@ def test_backend_of_another_package_stores_the_studies_of_its_scheme(tmp_path: P
 
 def test_scheme_cannot_be_registered_twice(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="stores nothing"):  # the built-in backends are registered at the first use
-        open_storage(tmp_path, "sqlite://", "run", print)
+        open_storage(tmp_path, "sqlite://", "run", print, "create")
     with pytest.raises(ExtensionError, match="storage backend 'sqlite'"):
         register_storage_backend("sqlite", storage="tests.storage.backends.test_registry:ToyStorage")
 
@@ -45,4 +48,4 @@ def test_unknown_scheme_is_refused_with_the_known_ones(url: str, tmp_path: Path)
     with pytest.raises(
         StudyError, match="unknown kind of database; expected one of sqlite, postgresql, mysql, mariadb"
     ):
-        open_storage(tmp_path, url, "run", print)
+        open_storage(tmp_path, url, "run", print, "create")
