@@ -62,6 +62,20 @@ class Predictions:
         return self.logits.sigmoid() if self.is_multi_label else self.logits.softmax(dim=1)
 
     @cached_property
+    def ranks(self) -> Tensor:
+        """The rank of each sample by the probability of a class, of each class, from 0 to 1, float64, (N, C).
+
+        Probabilities near 0 and 1 are equal in floating point where their logits are not, so the log-odds are ranked.
+        Equal log-odds have equal ranks. Not the log-odds themselves, because torchmetrics would make them
+        probabilities.
+        """
+        logits = self.logits.to(torch.float64)
+        if not self.is_multi_label:
+            logits = _log_odds(logits)
+        places = [torch.unique(column, return_inverse=True)[1] for column in logits.unbind(dim=1)]
+        return torch.stack(places, dim=1).to(torch.float64) / max(len(logits) - 1, 1)
+
+    @cached_property
     def indicators(self) -> Tensor:
         """The labels as 0 and 1, int64, (N, C)."""
         return self.labels.to(torch.int64) if self.is_multi_label else one_hot(self.labels, self.num_classes)
@@ -70,6 +84,17 @@ class Predictions:
     def threshold(self) -> float:
         """The threshold of the tuned multi-label metrics."""
         return tune_threshold(self.logits, self.labels) if self.given_threshold is None else self.given_threshold
+
+
+def _log_odds(logits: Tensor) -> Tensor:
+    """Return log(p / (1 − p)) of each class, (N, C), p its softmax probability, where p is near 0 or 1, too."""
+    shifted = logits - logits.amax(dim=1, keepdim=True)
+    odds = shifted.exp()
+    others = (odds.sum(dim=1, keepdim=True) - odds).log()
+    # Cancels in the difference: what is left beside the most probable class.
+    top = logits.argmax(dim=1, keepdim=True)
+    beside = shifted.scatter(1, top, float("-inf")).logsumexp(dim=1, keepdim=True)
+    return shifted - others.scatter(1, top, beside)
 
 
 def accuracy(predictions: Predictions) -> float:
@@ -127,12 +152,12 @@ def _f1(predictions: Predictions, average: Literal["macro", "micro"], threshold:
 
 def mean_average_precision(predictions: Predictions) -> float:
     """Return the mean average precision over the classes that occur; 0 if none occurs."""
-    indicators, probabilities = predictions.indicators, predictions.probabilities
+    indicators, ranks = predictions.indicators, predictions.ranks
     occurring = indicators.sum(dim=0).nonzero()[:, 0].tolist()
     if not occurring:
         return 0.0
     average_precision = load_torchmetrics().binary_average_precision
-    return float(torch.stack([average_precision(probabilities[:, c], indicators[:, c]) for c in occurring]).mean())
+    return float(torch.stack([average_precision(ranks[:, c], indicators[:, c]) for c in occurring]).mean())
 
 
 def negative_log_likelihood(predictions: Predictions) -> float:

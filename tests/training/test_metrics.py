@@ -2,8 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
 
 from nas.training.metrics import evaluate_logits, standard_error, tune_threshold
 
@@ -65,3 +69,45 @@ def test_given_threshold_is_used() -> None:
     assert evaluate_logits(logits, labels)["micro_f1_tuned"] == 1.0
     metrics = evaluate_logits(logits, labels, threshold=0.6)
     assert metrics["micro_f1_tuned"] == pytest.approx(2 / 3) and "threshold" not in metrics
+
+
+def test_mean_average_precision_of_confident_logits_ranks_them_without_saturation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(60, 4, generator=generator) * 15 + 40  # every probability is 1 in float32
+    labels = (torch.randn(60, 4, generator=generator) * 15 + logits > 40).float()
+    assert bool((logits.sigmoid() == 1).float().mean() > 0.8)
+    expected = np.mean([average_precision_score(labels[:, c], logits[:, c]) for c in range(4)])
+    assert evaluate_logits(logits, labels)["mean_average_precision"] == pytest.approx(expected, abs=1e-6)
+    assert evaluate_logits(logits - 200, labels)["mean_average_precision"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 60.0, 1e4])
+def test_mean_average_precision_of_single_labels_ranks_exact_probabilities(scale: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(50) % 3
+    logits = torch.randn(50, 3, generator=generator) * scale + scale * torch.eye(3)[labels]
+    logits[10:20] = logits[:10]  # ties
+    exact = logits.to(torch.float64)
+    log_odds = torch.stack(
+        [exact[:, c] - exact[:, [k for k in range(3) if k != c]].logsumexp(dim=1) for c in range(3)], dim=1
+    )
+    scores = np.round(log_odds.numpy() / scale, 9)
+    expected = np.mean([average_precision_score(labels == c, scores[:, c]) for c in range(3)])
+    assert evaluate_logits(logits, labels)["mean_average_precision"] == pytest.approx(expected, abs=1e-6)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([2, 3, 7]), st.sampled_from([0.1, 1.0, 100.0]))
+@settings(max_examples=25, deadline=None)
+def test_mean_average_precision_equals_that_of_scikit_learn(seed: int, classes: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = (torch.randn(30, classes, generator=generator) * 4).round() / 4 * scale  # with ties
+    labels = (torch.rand(30, classes, generator=generator) < 0.3).float()
+    labels[0] = 1
+    expected = np.mean([average_precision_score(labels[:, c], logits[:, c]) for c in range(classes)])
+    assert evaluate_logits(logits, labels)["mean_average_precision"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_logits_of_one_sample_and_of_one_value_have_an_average_precision() -> None:
+    assert evaluate_logits(torch.zeros(1, 2), torch.tensor([1]))["mean_average_precision"] == 1.0
+    metrics = evaluate_logits(torch.zeros(4, 2), torch.tensor([0, 0, 0, 1]))
+    assert metrics["mean_average_precision"] == pytest.approx((0.75 + 0.25) / 2)
