@@ -17,7 +17,7 @@ class BuiltModules:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._modules = tuple(model.modules())
+        self._modules = tuple(model.modules())[1:]
 
     def are_changed(self, model: nn.Module) -> bool:
         """Return whether the model computes anything else than the built modules with plain weights.
@@ -25,7 +25,7 @@ class BuiltModules:
         Args:
             model: The same model now, or a copy of it.
         """
-        current = tuple(model.modules())
+        current = tuple(model.modules())[1:]
         if len(current) != len(self._modules) or any(a is not b for a, b in zip(current, self._modules, strict=True)):
             return True  # replaced modules: adapters, quantized layers, parametrizations
         if torch_modules._has_any_global_hook():
@@ -36,5 +36,5 @@ class BuiltModules:
             or any(getattr(part, name) for name in _HOOKS)
             or (part.training and id(part) in in_encoders)  # dropout
             or not all(is_plain(weight) for weight in part._parameters.values() if weight is not None)
-            for part in current[1:]  # hooks and methods of the model itself see its inputs and outputs only
+            for part in current  # without the model itself, whose hooks see its inputs and outputs only
         )

@@ -177,7 +177,7 @@ class FusionForClassification(PreTrainedModel):
         pixels, ids, mask = self._read_inputs(pixel_values, input_ids, attention_mask, token_type_ids)
         reads = self.fusion.entry_layers()
         if pixels.shape[0] == 0 and have_values(pixels, ids):
-            logits = pixels.new_zeros(0, self.fusion.num_classes, dtype=self.dtype)
+            logits = pixels.new_zeros(0, self.fusion.num_classes, dtype=self._weights_dtype())
         else:
             whole = self._needs_whole_layers(pixels, ids, mask)
             logits = self.fusion(features_of(self.fusion.encoders, reads, pixels, ids, mask, whole_layers=whole))
@@ -192,7 +192,7 @@ class FusionForClassification(PreTrainedModel):
         """Check the inputs, and return pixel values, token ids and the mask; what the family does not read is empty."""
         reads_image, reads_text = (layer is not None for layer in self.fusion.entry_layers())
         if reads_image:
-            pixels = check_pixels(pixels).to(self.dtype)
+            pixels = check_pixels(pixels).to(self._weights_dtype())
         if reads_text:
             encoder = self.fusion.encoders[1]
             sizes = {"max_tokens": encoder.max_text_tokens, "vocabulary": int(encoder.config.vocab_size)}
@@ -202,7 +202,7 @@ class FusionForClassification(PreTrainedModel):
             return pixels, torch.empty(pixels.shape[0], 0, dtype=torch.int64, device=pixels.device), None
         assert ids is not None
         if not reads_image:
-            return torch.empty(ids.shape[0], 0, dtype=self.dtype, device=ids.device), ids, mask
+            return torch.empty(ids.shape[0], 0, device=ids.device), ids, mask
         assert pixels is not None
         if not is_traced() and pixels.shape[0] != ids.shape[0]:
             raise ValueError(
@@ -223,6 +223,13 @@ class FusionForClassification(PreTrainedModel):
         ):
             return True
         return getattr(self, "_is_replica", False) or self._built.are_changed(self)
+
+    def _weights_dtype(self) -> torch.dtype:
+        """Return the floating-point dtype of the weights."""
+        weights = [*self.parameters()]
+        if not weights:  # a replica of `nn.DataParallel` has tensors in place of parameters
+            weights = [entry for module in self.modules() for entry in vars(module)["_former_parameters"].values()]
+        return next(entry.dtype for entry in weights if entry is not None and entry.is_floating_point())
 
     def _rebind_replica(self) -> None:
         """Let the copies that `nn.DataParallel` makes use their own encoders."""

@@ -87,7 +87,7 @@ class Encoder(nn.Module, ABC):
 
         That step is their LayerNorm, where the embeddings have one over the hidden size; else nothing.
         """
-        norm = getattr(self.embedding[0], "LayerNorm", None)
+        norm = getattr(getattr(self.model, "embeddings", self.embedding[0]), "LayerNorm", None)
         if norm is None or norm.normalized_shape != (self.hidden_size,):
             return rows
         normed: Tensor = norm(rows)

@@ -27,7 +27,7 @@ class BlindPrompt(PromptFuse):
         text, mask = features.text_tokens, features.text_mask
         encoder, data = self.encoders[1], torch.cat([text, image], dim=1)
         bias = joint_bias(encoder, text, mask, further=image.shape[1])
-        seen = None if mask is None else pad(padding_bias(mask, text.dtype), (0, image.shape[1] + len(prompts)))
+        seen = None if mask is None else pad(padding_bias(mask, text.dtype), (0, image.shape[1] + prompts.shape[0]))
         if features.whole_layers:
             return self._read_whole(with_prompts(data, prompts), bias, seen, prompts.shape[0])
         rows = prompts.expand(data.shape[0], -1, -1)
