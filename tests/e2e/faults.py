@@ -1,9 +1,10 @@
 """Kill a search repeatedly, fill its disk and damage its files; count lost trials, other results and unclear errors.
 
 A small deterministic search runs undisturbed once, in its own process with Ray workers. The same search is then run
-while its driver or one of its workers is killed (`kill -9`) at random moments of every phase. It is resumed after each
-kill, with another number of workers, and compared with the undisturbed search when it has finished. Then its disk fills
-up, which requires the right to mount a small tmpfs, and its files are damaged one by one.
+while its driver, one of its workers or a process of Ray itself is killed (`kill -9`) at random moments of every phase.
+It is resumed after each kill of the driver, with another number of workers, and compared with the undisturbed search
+when it has finished. Then its disk fills up, which requires the right to mount a small tmpfs, and its files are damaged
+one by one.
 
 - lost_trials: trials that the program reported as finished and that are not in the study, or were run again.
 - differing_trials: results and exported models that differ from those of the undisturbed search.
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.run.tables import text_table
-from tests.support.fault_bench import PHASE_ORDER, Bench
+from tests.support.fault_bench import PHASE_ORDER, RAY_PROCESSES, Bench
 from tests.support.fault_damages import other_damages, quick_damages
 from tests.support.fault_records import Stroke
 
@@ -56,6 +57,7 @@ def main() -> int:
         "kills": kills,
         "killed_drivers": sum(count for (victim, _), count in bench.kills.items() if victim == "driver"),
         "killed_workers": sum(count for (victim, _), count in bench.kills.items() if victim == "worker"),
+        "killed_rays": sum(count for (victim, _), count in bench.kills.items() if victim in RAY_PROCESSES),
         "whole_searches": searches,
         "sessions": len(bench.drivers),
         "damages": damages,
@@ -96,7 +98,7 @@ def run_damages(bench: Bench, finished: Path) -> int:
 
 def show(bench: Bench, figures: dict[str, Any], path: Path | None) -> list[str]:
     """Print the figures and problems, write them as JSON on request, and return the problems."""
-    victims = ("driver", "worker")
+    victims = ("driver", "worker", *RAY_PROCESSES)
     print()
     rows = [(phase, *(str(bench.kills[victim, phase]) for victim in victims)) for phase in PHASE_ORDER]
     print(text_table(("killed in", *victims), rows))

@@ -16,6 +16,9 @@ from tests.support.real_driver import PHASES, RealDriver, finished_models
 from tests.support.small_disk import resize, tmpfs
 
 PHASE_ORDER = tuple(PHASES)
+RAY_PROCESSES = ("raylet", "gcs_server")
+"""The processes of Ray itself that are killed as well."""
+
 _AHEAD = 3
 _WORKERS = (1, 2, 2, 4)
 _SESSION_SECONDS = 240.0
@@ -187,20 +190,23 @@ class Bench:
         if not driver.is_running:
             return None
         phase = driver.phase
+        if stroke.victim in RAY_PROCESSES:
+            return phase if driver.kill_ray(stroke.victim) else None
         if stroke.victim == "worker":
             return phase if driver.kill_worker(self.rng.randrange(4)) else None
         driver.kill()
         return phase
 
     def plan(self, reached: str) -> list[Stroke]:
-        """Plan the kills of one session: workers, then the driver, in the phases with the fewest kills so far."""
+        """Plan the kills of one session, that of the driver last, in the phases with the fewest kills so far."""
         first = PHASE_ORDER.index(reached)
         # Not far ahead, so that each search is killed several times.
         last = self.fewest("driver", sorted({0, *range(first, len(PHASE_ORDER))[:_AHEAD]}))
         strokes = []
         among = range(max(first, 1), min(PHASE_ORDER.index(last), 4) + 1)
         for _ in range(self.rng.choice((0, 1, 1, 2)) if among else 0):
-            strokes.append(Stroke("worker", self.fewest("worker", list(among)), self.rng.random()))
+            victim = self.rng.choice(("worker", "worker", *RAY_PROCESSES))
+            strokes.append(Stroke(victim, self.fewest(victim, list(among)), self.rng.random()))
         strokes.sort(key=lambda stroke: PHASE_ORDER.index(stroke.phase))
         return [*strokes, Stroke("driver", last, self.rng.random())]
 

@@ -62,7 +62,7 @@ class Stroke:
     """A planned kill.
 
     Args:
-        victim: `driver` or `worker`.
+        victim: `driver`, `worker`, or a process of Ray itself.
         phase: The phase that must have begun.
         delay_share: The delay after that, as a share of the duration of the phase in the undisturbed search.
     """

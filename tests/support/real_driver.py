@@ -132,6 +132,14 @@ class RealDriver:
             os.kill(worker, signal.SIGKILL)
         return True
 
+    def kill_ray(self, name: str) -> bool:
+        """Kill a process of Ray itself with SIGKILL; returns whether there was one."""
+        for process, title in self.processes().items():
+            if title and Path(title.split()[0]).name == name:
+                os.kill(process, signal.SIGKILL)
+                return True
+        return False
+
     def workers(self) -> list[int]:
         """Return the processes that run jobs now."""
         return sorted(process for process, title in self.processes().items() if title.startswith("ray::WorkerActor"))
