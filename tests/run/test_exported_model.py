@@ -109,7 +109,9 @@ def test_configuration_of_another_shape_is_one_error(text: str, folder: Path) ->
 def test_fusion_layer_that_the_encoders_lack_is_named(folder: Path) -> None:
     architecture = json.loads((folder / "config.json").read_text())["architecture"]
     change(folder / "config.json", architecture=architecture | {"fusion_layer": 7})
-    with pytest.raises(ExportError, match=r"config\.json: no model can be built of it: fusion_layer.* expected 0 to 2, got 7"):
+    with pytest.raises(
+        ExportError, match=r"config\.json: no model can be built of it: fusion_layer.* expected 0 to 2, got 7"
+    ):
         reopen(folder)
 
 
