@@ -125,8 +125,9 @@ def test_vmap_over_samples_equals_the_batch(family: str) -> None:
     assert_equal(logits, model(*batch).logits)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["inductor", "aot_eager"])
+@pytest.mark.parametrize(
+    "backend", [pytest.param("inductor", marks=pytest.mark.long), pytest.param("aot_eager", marks=pytest.mark.slow)]
+)
 def test_compiled_model_equals_the_model_in_inference_and_training_with_few_compilations(backend: str) -> None:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
