@@ -23,6 +23,12 @@ BUILT = "Encoder outputs are cached once"
 
 
 @pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> ExecutionOptions:
+    """A feature cache of these tests alone: projects of other tests have the same content, and so the same features."""
+    return ExecutionOptions(worker_count=0, cache_directory=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory, options: ExecutionOptions) -> Project:
     """A project with a run in it and its search file, which tests copy."""
     project = build_project(tmp_path_factory.mktemp("places") / "project")
