@@ -66,9 +66,12 @@ def test_short_training_scales_the_learning_rates_of_the_recipe_and_full_trainin
     assert loss("full", 0.1) == loss("full", 1.0)
 
 
-def test_training_that_diverges_in_the_last_step_fails_and_stores_no_weights(setup: WorkerSetup) -> None:
+def test_training_that_diverges_in_the_last_step_fails_and_stores_no_weights(
+    setup: WorkerSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Training itself only checks the loss before each step, and the argmax of NaN logits is class 0.
-    job = make_job(trial=3, stage="full", step_count=1, learning_rate=1e30)
+    monkeypatch.setattr("nas.training.trainer.learning_rate_factor", lambda *arguments: 1e30)
+    job = make_job(trial=3, stage="full", step_count=1, learning_rate=1.0)
     (outcome,) = CandidateWorker(setup).outcomes(job, limit_bytes=None)
     assert isinstance(outcome, Failure) and outcome.kind == "error" and outcome.cause == "TrainingError"
     assert "not finite after training; lower recipe.learning_rates" in outcome.reason
