@@ -102,6 +102,7 @@ CHECKS: dict[str, Callable[[tuple[str, ...]], None]] = {
     ".venv/bin/pytest": _check_program,
     ".venv/bin/pre-commit": _check_program,
     ".ci/run": _check_ci,
+    ".ci/full": _check_ci,
     "source": lambda words: None,  # .venv/bin/activate, which `make install` creates
 }
 

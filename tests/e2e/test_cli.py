@@ -66,7 +66,10 @@ def test_scored_candidates_are_exported_by_number(
         ),
         (["search", "{search}", "--budget", "²"], "--budget: invalid value; expected a time"),
         (["search", "{search}", "--run-dir", "{search}"], "Not a directory"),
-        (["search", "{search}", "--cache-dir", "{search}", "--workers", "0"], "the features cannot be stored"),
+        (
+            ["search", "{search}", "--cache-dir", "{search}", "--workers", "0"],
+            "not a directory); expected a writable directory; choose one with --cache-dir",
+        ),
         (["resume", "no_run"], "no_run: holds no run"),
         (["export", "no_run", "--output", "x"], "no_run: holds no run"),
         (
@@ -209,7 +212,8 @@ def test_invalid_budget_is_reported_without_loading_torch(command: str, wrong: s
     done = subprocess.run(
         [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False, cwd=REPOSITORY
     )
-    assert done.returncode == 2 and done.stderr.startswith(f"error: {wrong} 'soon': ") and message in done.stderr
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {wrong}: invalid value; expected ")
+    assert message in done.stderr and done.stderr.endswith(", got 'soon'\n")
 
 
 def test_script_runs_the_same_program(project: Project) -> None:

@@ -64,6 +64,8 @@ def test_python_example_classifies_with_the_exported_model(
     script.write_text(block)
     shutil.copy(project.images / "000.png", folder / "picture.png")
     names = runpy.run_path(str(script))
-    assert names["probabilities"].shape == (1, 3)
-    assert names["probabilities"].sum().item() == pytest.approx(1.0, abs=1e-5)
+    predictions = names["predictions"]
+    assert {prediction.class_name for prediction in predictions} == {"red", "green", "blue"}
+    assert sum(prediction.probability for prediction in predictions) == pytest.approx(1.0, abs=1e-5)
+    assert predictions[0].probability == max(prediction.probability for prediction in predictions)
     assert isinstance(names["model"], FusionForClassification)
