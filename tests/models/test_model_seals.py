@@ -146,7 +146,6 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
 
 
 def test_model_that_the_trainer_fine_tunes_has_correct_seals(folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("accelerate")
     model = FusionForClassification.from_pretrained(folder)
     arguments = TrainingArguments(str(tmp_path / "tuned"), max_steps=1, save_steps=1, report_to=[], use_cpu=True)
     trainer = Trainer(model, arguments, train_dataset=Rows(), processing_class=AutoTokenizer.from_pretrained(folder))
