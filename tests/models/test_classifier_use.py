@@ -73,7 +73,7 @@ def test_exported_program_of_torch_equals_the_model_for_other_batches_lengths_an
     assert_equal_on_other_batches(export(model, strict=False), model)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("strict", [False, True])
 @every_family
 def test_exported_program_of_every_family_equals_the_model(family: str, strict: bool) -> None:
@@ -96,7 +96,7 @@ def pmf_of(pair: tuple[TinyFamily, TinyFamily]) -> FusionForClassification:
     ).double()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @every_pair
 def test_exported_program_of_every_encoder_family_equals_the_model(pair: tuple[TinyFamily, TinyFamily]) -> None:
     model = pmf_of(pair)
@@ -126,7 +126,11 @@ def test_vmap_over_samples_equals_the_batch(family: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "backend", [pytest.param("inductor", marks=pytest.mark.long), pytest.param("aot_eager", marks=pytest.mark.slow)]
+    "backend",
+    [
+        pytest.param("eager", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("aot_eager", "inductor")),
+    ],
 )
 def test_compiled_model_equals_the_model_in_inference_and_training_with_few_compilations(backend: str) -> None:
     torch._dynamo.reset()
