@@ -13,7 +13,7 @@ _PLACE = re.compile(
     r"""(?:^|[\s'"(])(?:\.{0,2}/|package:|[\w.-]+/)[^\s:]+   # a path or a hub name
     | \b[\w-]+\.(?:ya?ml|json|jsonl|csv|tsv|zip|png|jpg|webp|safetensors|pt|log|txt|parquet|db|npy|md)\b
     | (?:^|\s)--[a-z-]+ | \b(?:row|line|image|column|entry|trial|layer|text)s?\s+['"]?\w+
-    | ^\s*-\s[\w.\[\]-]+:""",
+    | ^\s*-\s(?:[\w.\[\]-]|'[^']*'|"[^"]*")+:""",
     re.VERBOSE,
 )
 _WHOLE_FILE = re.compile(r"\s*- (?:the file|is|has|holds|contains|cannot be)\b")

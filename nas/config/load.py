@@ -20,8 +20,8 @@ from nas.config.values import path_problem
 
 EXTENDS = "extends"
 
-_MAX_FILE = MEBIBYTE // 4
-_MAX_EXTENDED = 20
+MAX_FILE = MEBIBYTE // 4
+MAX_EXTENDED = 20
 
 _SELECTED_BY: Mapping[tuple[str, ...], tuple[tuple[str, ...], ...]] = {
     ("family",): (("space",), ("search", "initial_architectures")),
@@ -162,7 +162,7 @@ def _read_extended(path: Path, children: tuple[Path, ...]) -> list[_Layer]:
     """
     values = _read(path, children)
     if not isinstance(values, dict):
-        problem = f"invalid content; expected a mapping of keys to values, got {show(values)}"
+        problem = f"holds no mapping; expected keys with values, got {show(values)}"
         raise _file_error(path, children, problem)
     values = _with_absolute_paths(Config, values, Path(os.path.realpath(path)).parent)
     if EXTENDS not in values:
@@ -179,8 +179,8 @@ def _read_extended(path: Path, children: tuple[Path, ...]) -> list[_Layer]:
         raise ConfigError(
             str(path), [f"{EXTENDS}: circular; expected a file that does not extend this one, got {circle}"]
         )
-    if len(chain) > _MAX_EXTENDED:
-        problem = f"{EXTENDS}: too many files; expected at most {_MAX_EXTENDED} that extend each other, got {name!r}"
+    if len(chain) > MAX_EXTENDED:
+        problem = f"{EXTENDS}: too many files; expected at most {MAX_EXTENDED} that extend each other, got {name!r}"
         raise ConfigError(str(path), [problem])
     inherited = _read_extended(parent, chain)
     dropped = _not_inherited(_merged(inherited), values)
@@ -191,7 +191,7 @@ def _read(path: Path, children: tuple[Path, ...]) -> Any:
     def error(message: str) -> ConfigError:
         return _file_error(path, children, message.removeprefix(f"{path}: "))
 
-    return read_yaml(path, expected="a search file", error=error, max_bytes=_MAX_FILE)
+    return read_yaml(path, expected="a search file", error=error, max_bytes=MAX_FILE)
 
 
 def _file_error(path: Path, children: tuple[Path, ...], problem: str) -> ConfigError:

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,9 +80,12 @@ class OneOf(Expected):
 
 
 def path_problem(text: str) -> str | None:
-    """Return why a text can be no path on any file system; None if it can."""
+    """Return why a text can be no path on any file system, or is none that anybody meant; None if it can be one."""
     if "\0" in text:
         return "has a NUL character"
+    # A path that is resolved already may lie in a folder of any name.
+    if not os.path.isabs(text) and any(unicodedata.category(character) == "Cc" for character in text):
+        return "has a control character"
     try:
         encoded = text.encode()
     except UnicodeEncodeError:
