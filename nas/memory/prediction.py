@@ -1,7 +1,9 @@
 """Predict the peak memory of training a candidate, and of a supernet step, without running it."""
 
 import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from transformers import PreTrainedConfig
 
@@ -43,10 +45,11 @@ def bytes_with_fragmentation(peak_bytes: int) -> int:
     return peak_bytes + max(round(_FRAGMENTATION * (peak_bytes - PROCESS_BYTES)), 0)
 
 
-def micro_batch_counts(batch_size: int) -> list[int]:
+@cache
+def micro_batch_counts(batch_size: int) -> Sequence[int]:
     """Return the useful numbers of micro-batches above 1, ascending: each makes the largest micro-batch smaller."""
     counts = {-(-batch_size // count): count for count in range(batch_size, 1, -1)}
-    return sorted(counts.values())
+    return tuple(sorted(counts.values()))
 
 
 @dataclass(frozen=True)

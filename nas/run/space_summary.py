@@ -1,6 +1,7 @@
 """Describe a search space, and the part of it that fits a memory budget, before anything is computed."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -14,6 +15,7 @@ from nas.training.metrics import standard_error
 
 _MAX_ENUMERATED = 5_000
 _SAMPLE_SIZE = 400
+_MAX_LISTED = 24
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ def fitting_share(
 def describe_space(config: Config, memory: MemoryModel, default: Architecture, reporter: Reporter) -> None:
     """Show a search space: its size, its genes, its smallest and largest architecture, and the part that fits.
 
+    Nothing is shown before everything is computed.
+
     Args:
         config: The configuration of the search.
         memory: The memory predictions.
@@ -85,15 +89,9 @@ def describe_space(config: Config, memory: MemoryModel, default: Architecture, r
     ]
     counts = {gene: sum(variable.gene == gene for variable in space.variables) for gene in space.choices}
     rows = [
-        (gene, space.granularity.get(gene, "model"), str(counts[gene]), ", ".join(map(str, space.choices[gene])))
+        (gene, space.granularity.get(gene, "model"), str(counts[gene]), _choices_text(space.choices[gene]))
         for gene in space.choices
     ]
-    reporter.note(f"{config.name}: {_size_text(space.size)} architectures, {len(space.variables)} variables")
-    reporter.note("")
-    reporter.note(text_table(("gene", "per", "variables", "choices"), rows))
-    reporter.note("")
-    reporter.note(text_table(("", "architecture", "trainable parameters", "predicted peak"), ends))
-    reporter.note("")
     share = fitting_share(
         space,
         memory,
@@ -101,7 +99,21 @@ def describe_space(config: Config, memory: MemoryModel, default: Architecture, r
         accumulates=budget.oversized == "accumulate",
         reporter=reporter,
     )
+    reporter.note(f"{config.name}: {_size_text(space.size)} architectures, {len(space.variables)} variables")
+    reporter.note("")
+    reporter.note(text_table(("gene", "per", "variables", "choices"), rows))
+    reporter.note("")
+    reporter.note(text_table(("", "architecture", "trainable parameters", "predicted peak"), ends))
+    reporter.note("")
     reporter.note(f"Memory budget {format_bytes(budget.memory_bytes)}: {_share_text(space, share)}")
+
+
+def _choices_text(choices: Sequence[int]) -> str:
+    """Return choices as a list; of many only the first ones and the last."""
+    if len(choices) <= _MAX_LISTED:
+        return ", ".join(map(str, choices))
+    first = ", ".join(map(str, choices[: _MAX_LISTED // 2]))
+    return f"{first}, … {choices[-1]} ({len(choices):,} values)"
 
 
 def _size_text(size: int) -> str:

@@ -157,5 +157,5 @@ def test_smallest_number_of_micro_batches_within_the_budget_is_found(share: floa
 
 
 def test_micro_batch_counts_are_those_that_make_the_largest_micro_batch_smaller() -> None:
-    assert micro_batch_counts(12) == [2, 3, 4, 6, 12]
-    assert micro_batch_counts(1) == []
+    assert micro_batch_counts(12) == (2, 3, 4, 6, 12)
+    assert micro_batch_counts(1) == ()

@@ -1,10 +1,13 @@
 import re
 
 import pytest
+import yaml
 
 from nas.cli import main
+from nas.common.errors import BudgetError
 from nas.common.progress import build_reporter
 from nas.config.load import load_config
+from nas.memory.tracing import ShapeTracer, Trace
 from nas.run import space_summary
 from nas.run.prepare import predict_memory, prepare
 from nas.run.space_summary import FittingShare, fitting_share
@@ -20,7 +23,7 @@ def test_space_is_shown_with_the_part_that_fits(project: Project, capsys: pytest
     fitting = sum(peak <= budget for peak in peaks)
     assert main(["space", str(source), "--memory-budget", f"{budget}B"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("little: 48 architectures, 5 variables\n")
+    assert "\nlittle: 48 architectures, 5 variables\n" in said
     assert f"{fitting / 48:.1%} of 48 architectures fit" in said
     assert re.search(r"^fusion_layer +model +1 +0, 1, 2$", said, re.MULTILINE)
     for name, architecture in (("smallest", config.space.smallest), ("largest", config.space.largest)):
@@ -47,3 +50,47 @@ def test_of_a_large_space_a_sample_is_predicted(project: Project, monkeypatch: p
         assert share.predicted == 400 and 0.9 < share.whole / 400 < 1 and share.in_micro_batches == 0
         cut = fitting_share(config.space, memory, budget, accumulates=True, reporter=reporter)
     assert cut == FittingShare(400, share.whole, 400 - share.whole)
+
+
+def test_nothing_is_shown_before_everything_is_computed(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> FittingShare:
+        raise BudgetError("too small; expected more")
+
+    monkeypatch.setattr(space_summary, "fitting_share", fail)
+    assert main(["space", str(project.root / "search.yaml")]) == 2
+    assert capsys.readouterr() == ("", "error: too small; expected more\n")
+
+
+def test_steps_of_the_largest_batches_and_prompts_have_few_operations(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = project.root / "search.yaml"
+    values = yaml.safe_load(source.read_text())
+    values["recipe"]["batch_size"] = 65_536
+    genes = ("query_prompts", "query_context_prompts", "fusion_context_prompts", "mapping_width")
+    values["space"] |= {gene: [1, 65_536] for gene in genes}
+    source.write_text(yaml.safe_dump(values))
+    config = load_config(source)
+    memory, _ = predict_memory(config, source="")
+    events = []
+    stop = ShapeTracer.stop
+
+    def counted(tracer: ShapeTracer) -> Trace:
+        trace = stop(tracer)
+        events.append(len(trace.events))
+        return trace
+
+    monkeypatch.setattr(ShapeTracer, "stop", counted)
+    assert memory.predict(config.space.largest).peak_bytes > 2**40
+    assert events and max(events) < 20_000
+
+
+def test_many_choices_are_shortened(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    source = project.root / "search.yaml"
+    values = yaml.safe_load(source.read_text())
+    values["space"]["mapping_width"] = list(range(1, 1001))
+    source.write_text(yaml.safe_dump(values))
+    assert main(["space", str(source)]) == 0
+    assert re.search(r" 1, 2, .*, 12, … 1000 \(1,000 values\)$", capsys.readouterr().out, re.MULTILINE)

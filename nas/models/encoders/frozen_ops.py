@@ -17,6 +17,18 @@ from torch.nn.functional import gelu, linear, silu
 
 _CHUNK_BYTES = 4 * 2**20
 """Size of a chunk of hidden activations in a feed-forward block; a chunk fits into the cache of a core."""
+_MAX_CHUNKS = 128
+"""Far above the chunks of usual batches; bounds the operations of a step, and with them the time that tracing takes."""
+
+
+def rows_per_chunk(rows: int, preferred: int) -> int:
+    """Return the rows of a chunk: the preferred number, or more if there were too many chunks.
+
+    Args:
+        rows: The number of all rows.
+        preferred: The number that is fastest.
+    """
+    return max(preferred, -(-rows // _MAX_CHUNKS))
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -125,7 +137,8 @@ class _FrozenFeedForward(torch.autograd.Function):
         flat = rows.reshape(-1, rows.shape[-1])
         output = flat.new_empty(len(flat), outer.out_features)
         is_trained = ctx.needs_input_grad[0]
-        chunk_rows = max(_CHUNK_BYTES // (inner.out_features * flat.element_size()), 64)
+        fastest = max(_CHUNK_BYTES // (inner.out_features * flat.element_size()), 64)
+        chunk_rows = rows_per_chunk(len(flat), fastest)
         ctx.hidden, ctx.chunk_rows, ctx.parts = [], chunk_rows, (inner, activation, outer)
         for start in range(0, len(flat), chunk_rows):
             hidden = product(flat[start : start + chunk_rows], inner.weight, inner.bias)

@@ -10,7 +10,7 @@ from torch.nn.functional import linear
 
 from nas.memory.tracker import PeakTracker
 from nas.models.encoders import frozen_ops as frozen
-from nas.models.encoders.frozen_ops import ACTIVATIONS, FrozenFeedForward, frozen_linear, product
+from nas.models.encoders.frozen_ops import ACTIVATIONS, FrozenFeedForward, frozen_linear, product, rows_per_chunk
 
 PLAIN_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": nn.GELU(),
@@ -44,6 +44,12 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> int:
 def onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if not request.param:
         monkeypatch.setattr(frozen, "_has_onednn", lambda: False)
+
+
+def test_chunks_are_few_for_any_number_of_rows() -> None:
+    assert rows_per_chunk(10_000, 256) == 256
+    for rows in (10**6, 10**6 + 1, 10**12):
+        assert 100 < rows / rows_per_chunk(rows, 256) <= 128
 
 
 @pytest.mark.usefixtures("onednn")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nas.models.encoders.frozen_ops import autocasted, multiply_per_head, product
+from nas.models.encoders.frozen_ops import autocasted, multiply_per_head, product, rows_per_chunk
 from nas.models.encoders.layers import KeysValues, Projections
 from nas.models.fusion.data_attention import accumulation_dtype
 from nas.models.fusion.pmf.layer_input import DataReader, RowFunction
@@ -104,13 +104,14 @@ def _absorb(queries: Tensor, parts: Projections) -> Tensor:
 
 def _through(read: RowFunction, tokens: Tensor, gradient: Tensor) -> Tensor:
     """Return the gradient of tokens (N, D), given that of `read(tokens)`, which is overwritten chunk by chunk."""
-    for start in range(0, len(tokens), _CHUNK_ROWS):
-        part = tokens[start : start + _CHUNK_ROWS].detach().requires_grad_()
+    count = rows_per_chunk(len(tokens), _CHUNK_ROWS)
+    for start in range(0, len(tokens), count):
+        part = tokens[start : start + count].detach().requires_grad_()
         with torch.enable_grad():
             as_read = read(part)
         if as_read is part:
             return gradient
-        chunk = gradient[start : start + _CHUNK_ROWS]
+        chunk = gradient[start : start + count]
         chunk.copy_(torch.autograd.grad(as_read, part, chunk)[0])
     return gradient
 
