@@ -6,7 +6,8 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from nas.config.load import EXTENDS
+from nas.common.yaml_files import MAX_DEPTH, MAX_EXPANDED
+from nas.config.load import EXTENDS, MAX_EXTENDED, MAX_FILE
 from nas.config.schema import Config
 from nas.config.section import Section, expected
 from nas.config.space_schema import space_section
@@ -26,6 +27,10 @@ of the file. `search_spaces/demo.yaml` is a complete example. All problems of a 
 With `{EXTENDS}: other.yaml`, a file takes all keys that it does not set from another one. Mappings are merged key by
 key; any other value replaces the inherited one. A file that sets another `family` does not inherit `space` and
 `search.initial_architectures`, and one that sets another `data.reader` does not inherit the keys that depend on it.
+
+A search file has at most {MAX_FILE // 1024} KiB, {MAX_DEPTH} levels of nested mappings and lists, and aliases that
+expand to at most {MAX_EXPANDED:,} characters; at most {MAX_EXTENDED} files extend each other. Values are texts,
+numbers, `true`, `false` and `null`: tags are refused, and dates and octal numbers are texts.
 """
 
 
