@@ -11,9 +11,11 @@ from typing import Any
 
 import yaml
 
+from nas.common.boundary import SMALL_FILE, reading
 from nas.common.errors import ConfigError, StudyError
 from nas.common.files import check_writable, write_atomically
 from nas.common.output import complain
+from nas.common.yaml_files import read_yaml
 from nas.config.load import parse_config
 from nas.config.overrides import Overrides
 from nas.config.places import RecordedPlaces, portable, without_places
@@ -83,17 +85,20 @@ def read_run(directory: Path) -> Run:
     path = directory / CONFIG
     if not path.is_file():
         raise StudyError(f"{directory}: holds no run; expected a file {CONFIG} in it")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    expected = "the file that `search` wrote"
+    values = read_yaml(path, expected=expected, error=_damaged(path), max_bytes=SMALL_FILE)
+    with reading(path, expected=expected, error=_damaged(path), problem="is damaged"):
         _check_format(path, values)
         search, class_names, contents = values["search"], tuple(values["class_names"]), dict(values["contents"])
         identity, storage = str(values["identity"]), values["storage"]
         search, fixed = RecordedPlaces(directory, Path(values["directory"])).resolve(search)
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(str(path), [f"is damaged; expected the file that `search` wrote ({reason})"]) from error
     config = parse_config(search, source=str(path), base_directory=directory.resolve())
     return Run(config, class_names, contents, identity, storage, fixed)
+
+
+def _damaged(path: Path) -> Callable[[str], ConfigError]:
+    """Return the function that builds the error for a damaged description from its message."""
+    return lambda message: ConfigError(str(path), [message.removeprefix(f"{path}: ")])
 
 
 def place_run(run: Run, overrides: Overrides) -> Run:

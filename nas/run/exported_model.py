@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from PIL import Image
 from torch import Tensor
 
-from nas.common.boundary import read_text, reading, shown
+from nas.common.boundary import SMALL_FILE, reading, shown
 from nas.common.errors import DataError, ExportError
+from nas.common.yaml_files import read_yaml
 from nas.config.load import parse_data
 from nas.config.reader_registry import READERS
 from nas.data.given_images import GivenImages
@@ -239,9 +239,9 @@ def exported_form(directory: Path) -> dict[str, Any]:
     path, expected = directory / DESCRIPTION, "the description of an exported model, with the form of its data"
     if not path.exists():
         return {"reader": "manifest", "labels": "one"}
-    text = read_text(path, expected=expected, error=ExportError)
+    described = read_yaml(path, expected=expected, error=ExportError, max_bytes=SMALL_FILE)
     with reading(path, expected=expected, error=ExportError, problem="the form of the training data cannot be read"):
-        form: dict[str, Any] = dict(yaml.safe_load(text)["data"])
+        form: dict[str, Any] = dict(described["data"])
         entry = READERS[form["reader"]]
     parse_data(
         {**form, "manifest" if entry.uses_manifest else "folder": "."}, source=str(path), base_directory=Path.cwd()

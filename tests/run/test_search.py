@@ -88,7 +88,9 @@ def check_study_is_missed(run: Path, options: ExecutionOptions) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("config.yaml", "search: [", "is damaged; expected the file that `search` wrote"),
+        ("config.yaml", "search: [", "is not valid YAML: .*; expected the file that `search` wrote"),
+        ("config.yaml", "search: !!python/name:os.getcwd", "tag .*; expected the file that `search` wrote"),
+        ("config.yaml", "- 1", "is damaged: .*; expected the file that `search` wrote"),
         ("report.json", "{", "report.json: is damaged"),
         ("default.json", "{}", "default.json: is damaged"),
         ("reruns.json", "[{}]", "reruns.json: is damaged"),
