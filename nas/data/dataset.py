@@ -8,7 +8,7 @@ import numpy as np
 
 from nas.common.boundary import shown
 from nas.common.errors import DataError
-from nas.config.data_schema import DataConfig
+from nas.config.data_schema import ColumnsConfig, DataConfig
 from nas.data.duplicates import DuplicateFinder, FindDuplicates, find_no_duplicates
 from nas.data.image_names import has_one_spelling
 from nas.data.images import ImageSource
@@ -40,6 +40,7 @@ def read_dataset(
     """
     reader = load_reader(config)
     raw = with_composed_labels(reader.find_samples())
+    _check_split_column(config, reader)
     _check_characters(raw)
     if compares_images:
         raw = _with_own_names(raw, reader)
@@ -82,6 +83,7 @@ def read_all_samples(config: DataConfig, class_names: tuple[str, ...]) -> tuple[
     """
     reader = load_reader(config)
     raw = with_composed_labels(reader.find_samples())
+    _check_split_column(config, reader)
     _check_characters(raw)
     raw = _with_own_names(raw, reader)
     samples = list(itertools.chain.from_iterable(raw.splits.values()))
@@ -90,6 +92,16 @@ def read_all_samples(config: DataConfig, class_names: tuple[str, ...]) -> tuple[
     _check_labels(raw.source, samples, class_names)
     whole = replace(raw, splits={"test": samples})
     return _convert_samples(whole, "test", class_names), list(raw.notes)
+
+
+def _check_split_column(config: DataConfig, reader: Reader) -> None:
+    """Raise DataError if the search file names a column of splits and the data set has a folder for each split."""
+    column = config.columns.split
+    if column not in (None, ColumnsConfig().split) and reader.has_split_folders():
+        raise DataError(
+            f"{config.location}: data.columns.split: not allowed, since each split has a folder or files of its own; "
+            f"expected no such key, got {shown(column)}"
+        )
 
 
 def _with_own_names(raw: RawDataset, reader: Reader) -> RawDataset:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from nas.config.data_schema import DataConfig
+from nas.config.data_schema import ColumnsConfig, DataConfig
 from nas.config.load import parse_data
 from nas.config.reader_registry import READERS
 from nas.data.readers.base import load_reader
@@ -46,6 +46,11 @@ def evaluation_data(
     if named:
         values["columns"] = named
     data = parse_data(values, source="--data", base_directory=Path.cwd())
-    if "split" in columns or not load_reader(data).lacks_split_column():
+    if "split" in columns:
+        return data, False
+    opened = load_reader(data)
+    if opened.has_split_folders():  # the training data may have had a column instead
+        return data.replace(columns=data.columns.replace(split=ColumnsConfig().split)), False
+    if not opened.lacks_split_column():
         return data, False
     return data.replace(columns=data.columns.replace(split=None)), True

@@ -44,6 +44,14 @@ class Reader(ABC):
         """
         return False
 
+    def has_split_folders(self) -> bool:
+        """Return whether the data set has a folder or files for each split, so that no column names it.
+
+        Raises:
+            DataError: If the data set cannot be read.
+        """
+        return False
+
     @abstractmethod
     def open_images(self) -> ImageSource:
         """Return the source that the image paths of the samples refer to.

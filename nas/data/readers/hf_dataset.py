@@ -101,6 +101,10 @@ class SavedDatasetReader(Reader):
         parts = _load_parts(self.folder)
         return split is not None and list(parts) == [""] and split not in parts[""].column_names
 
+    def has_split_folders(self) -> bool:
+        files = _parquet_parts(self.folder)
+        return list(_load_parts(self.folder) if files is None else files) != [""]
+
     def open_images(self) -> ImageSource:
         if (parts := _parquet_parts(self.folder)) is not None:
             config = self.config

@@ -39,6 +39,9 @@ class ImageFolderReader(Reader):
             split is None and not has_column(path, name, self.config) for split, path in _find_metadata(self.folder)
         )
 
+    def has_split_folders(self) -> bool:
+        return all(split is not None for split, _ in _find_metadata(self.folder))
+
     def open_images(self) -> ImageSource:
         return open_images(self.folder, self.config.max_pixels)
 

@@ -27,6 +27,12 @@ def test_every_split_has_its_folder_and_metadata(tmp_path: Path) -> None:
     assert open_dataset_images(config).find_unreadable(data.splits["train"].images) == []
 
 
+def test_column_of_splits_is_refused_where_each_split_has_its_folder(tmp_path: Path) -> None:
+    folder(tmp_path)
+    with pytest.raises(DataError, match=r"data\.columns\.split: not allowed, since each split has .*, got 'part'"):
+        read_dataset(config_of("image_folder", tmp_path, columns={"split": "part"}), ("train",))
+
+
 def test_one_metadata_file_lists_all_splits(tmp_path: Path) -> None:
     rows = ["1.png,x,cat,train", "2.png,y,dog,train", "3.png,z,cat,dev"]
     lines(tmp_path / "metadata.csv", "file_name,caption,kind,part", *rows)
