@@ -35,6 +35,8 @@ _KINDS = (
 _CLASS_NAME = re.compile(r"\b[A-Za-z]*(?:Error|Exception): ")
 _UNEXPECTED = (TypeError, AttributeError, IndexError, AssertionError, ArithmeticError)
 """Exceptions with messages about Python's objects, of libraries that do not check what they read."""
+_PANIC = "PanicException"
+"""What libraries written in Rust raise where they do not check; it is no `Exception`, and has no module to import."""
 _PLAIN_REASONS = (
     (RecursionError, "nested too deeply"),
     (MemoryError, "more memory needed than available"),
@@ -117,7 +119,9 @@ def reading(
         yield
     except (NasError, Interrupted):
         raise
-    except Exception as caught:
+    except BaseException as caught:
+        if not isinstance(caught, Exception) and type(caught).__name__ != _PANIC:
+            raise
         raise error(f"{subject}: {problem}: {reason_of(caught)}; expected {expected}") from caught
 
 

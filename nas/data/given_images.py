@@ -5,6 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from nas.config.data_schema import MAX_PIXELS
 from nas.data.decoding import OpenFile
 from nas.data.images import ImageSource, open_images
 
@@ -14,10 +15,11 @@ class GivenImages(ImageSource):
 
     Args:
         pictures: The pictures by name.
+        max_pixels: The number of pixels that a picture may have.
     """
 
-    def __init__(self, pictures: Mapping[str, Image.Image]) -> None:
-        super().__init__(Path("pictures"))
+    def __init__(self, pictures: Mapping[str, Image.Image], max_pixels: int = MAX_PIXELS) -> None:
+        super().__init__(Path("pictures"), max_pixels)
         self._pictures = pictures
 
     def fingerprint(self, name: str) -> str | None:
@@ -31,7 +33,7 @@ class GivenImages(ImageSource):
     def open(self, name: str) -> Image.Image:
         path = _undecoded_file(self._pictures[name])
         if path is not None:  # its declared range would be lost in a copy
-            return open_images(path.parent).open(path.name)
+            return open_images(path.parent, self.max_pixels).open(path.name)
         return super().open(name)
 
     def _opener(self, name: str) -> OpenFile:

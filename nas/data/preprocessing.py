@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from nas.common.boundary import shown
+from nas.common.boundary import reading, shown
+from nas.common.errors import EncoderError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -23,16 +24,22 @@ class Preprocessor:
         image_processor: The Hugging Face image processor.
         tokenizer: The Hugging Face tokenizer.
         max_text_tokens: Number of tokens, including special ones, to which longer texts are truncated.
+        image_source: The file or checkpoint of the image processor, for messages.
     """
 
-    def __init__(self, *, image_processor: Any, tokenizer: Any, max_text_tokens: int) -> None:
+    def __init__(
+        self, *, image_processor: Any, tokenizer: Any, max_text_tokens: int, image_source: str = "the image processor"
+    ) -> None:
         self.image_processor = image_processor
         self.tokenizer = tokenizer
         self.max_text_tokens = max_text_tokens
+        self._image_source = image_source
 
     def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
         """Return the pixel values of RGB images, (B, 3, height, width), float32."""
-        pixels: Tensor = self.image_processor(list(images), return_tensors="pt")["pixel_values"]
+        expected = "settings with which the image processor accepts every image"
+        with reading(self._image_source, expected=expected, error=EncoderError, problem="cannot process images"):
+            pixels: Tensor = self.image_processor(list(images), return_tensors="pt")["pixel_values"]
         return pixels
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -41,8 +48,17 @@ class Preprocessor:
 
     def token_ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         """Return the token ids of each text, without padding."""
-        encoded = self.tokenizer(_well_formed(texts), truncation=True, max_length=self.max_text_tokens)
-        return [np.array(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+        return [np.array(ids, dtype=np.int32) for ids in self._encoded(texts, self.max_text_tokens)]
+
+    def _encoded(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+        with reading(
+            f"{self.tokenizer.name_or_path}: tokenizer",
+            expected="a complete tokenizer that accepts every text, as save_pretrained writes it",
+            error=EncoderError,
+            problem="cannot tokenize texts",
+        ):
+            encoded = self.tokenizer(_well_formed(texts), truncation=True, max_length=max_tokens)
+            return list(encoded["input_ids"])
 
     @property
     def adds_tokens(self) -> bool:
@@ -62,8 +78,7 @@ class Preprocessor:
 
     def truncated_count(self, texts: Sequence[str]) -> int:
         """Return the number of texts that are longer than `max_text_tokens`."""
-        encoded = self.tokenizer(_well_formed(texts), truncation=True, max_length=self.max_text_tokens + 1)
-        return sum(len(ids) > self.max_text_tokens for ids in encoded["input_ids"])
+        return sum(len(ids) > self.max_text_tokens for ids in self._encoded(texts, self.max_text_tokens + 1))
 
     def pad(self, token_ids: Sequence[NDArray[np.int32]]) -> tuple[Tensor, Tensor]:
         """Return token ids of texts as `tokenize` does, padded on the right.

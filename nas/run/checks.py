@@ -91,14 +91,14 @@ def check_inputs(
     ):
         image_encoder.embed(torch.zeros(1, *shape, device=device))
     where = place_in(checkpoints[1], *TOKENIZER_FILES)
-    tokenizer = preprocessor.tokenizer
-    ids, known = tokenizer.get_vocab().values(), text_encoder.config.vocab_size
+    tokenizer, known = preprocessor.tokenizer, text_encoder.config.vocab_size
+    with reading(where, expected="a complete tokenizer", error=error, problem="the tokenizer cannot be used"):
+        ids, special = tokenizer.get_vocab().values(), tokenizer.num_special_tokens_to_add()
     if max(ids) >= known or min(ids) < 0:
         raise error(
             f"{where}: the tokenizer has the token ids {min(ids)} to {max(ids)}; expected 0 to {known - 1}, the token "
             "embeddings of the model, so that tokenizer and model belong together (model.resize_token_embeddings)"
         )
-    special = tokenizer.num_special_tokens_to_add()
     if preprocessor.max_text_tokens < special:
         raise error(
             f"{where}: the tokenizer adds {special} special tokens to every text; expected max_text_tokens of at least "

@@ -88,7 +88,7 @@ def _changed_encoders(config: Config, recorded: Mapping[str, str], present: Mapp
             key = f"{modality}_encoder.{part}"
             if recorded.get(key) != present.get(key):
                 file = weight_files(checkpoint) if part == "weights" else _FILES[part]
-                lines.append(f"{modality} encoder {checkpoint}: {file}")
+                lines.append(f"{modality} encoder {checkpoint}: {file} changed")
     return lines
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from nas.common.boundary import SMALL_FILE, reading, shown
 from nas.common.errors import DataError, ExportError
 from nas.common.yaml_files import read_yaml
+from nas.config.data_schema import MAX_PIXELS
 from nas.config.load import parse_data
 from nas.config.reader_registry import READERS
 from nas.data.given_images import GivenImages
@@ -22,7 +23,7 @@ from nas.data.preprocessing import Preprocessor
 from nas.models.classifier import MULTI_LABEL, FusionForClassification
 from nas.models.encoders.config_check import check_weights
 from nas.models.encoders.folder_check import SAFE_WEIGHTS
-from nas.models.encoders.pretrained import load_image_processor, load_tokenizer, place_in
+from nas.models.encoders.pretrained import PROCESSOR_FILES, load_image_processor, load_tokenizer, place_in
 from nas.models.model_seals import DESCRIPTION, MODEL_CARD, is_sealed, model_changes
 from nas.run.checks import check_inputs
 from nas.run.exported_checks import check_exported, find_config
@@ -56,11 +57,13 @@ class ExportedModel:
         model: The classifier, in evaluation mode and float32.
         preprocessor: The image processor and tokenizer of the folder.
         class_names: The class names in the order of the logits.
+        max_pixels: The number of pixels that a picture may have.
     """
 
     model: FusionForClassification
     preprocessor: Preprocessor
     class_names: tuple[str, ...]
+    max_pixels: int = MAX_PIXELS
 
     @property
     def has_several_labels(self) -> bool:
@@ -122,7 +125,7 @@ class ExportedModel:
         for index, text in enumerate(texts, start):
             if not isinstance(text, str):
                 raise DataError(f"texts[{index}]: not allowed; expected text, got {shown(text)}")
-        pictures = [_open(image, f"images[{index}]") for index, image in enumerate(images, start)]
+        pictures = [self._open(image, f"images[{index}]") for index, image in enumerate(images, start)]
         token_ids = self.preprocessor.token_ids(texts)
         empty = self.preprocessor.first_empty(token_ids)
         if empty is not None:
@@ -135,15 +138,14 @@ class ExportedModel:
         logits: Tensor = self.model(pixels, ids.to(device), mask.to(device), **options).logits
         return logits.cpu()
 
-
-def _open(image: Picture, name: str) -> Image.Image:
-    """Return a picture as the images of a data set are read."""
-    if isinstance(image, Image.Image):
-        return GivenImages({name: image}).open(name)
-    if not isinstance(image, str | os.PathLike):
-        raise DataError(f"{name}: not allowed; expected a picture of PIL or the path of one, got {shown(image)}")
-    path = Path(image)
-    return open_images(path.parent).open(path.name)
+    def _open(self, image: Picture, name: str) -> Image.Image:
+        """Return a picture as the images of a data set are read."""
+        if isinstance(image, Image.Image):
+            return GivenImages({name: image}, self.max_pixels).open(name)
+        if not isinstance(image, str | os.PathLike):
+            raise DataError(f"{name}: not allowed; expected a picture of PIL or the path of one, got {shown(image)}")
+        path = Path(image)
+        return open_images(path.parent, self.max_pixels).open(path.name)
 
 
 def open_exported(
@@ -182,10 +184,24 @@ def open_exported(
         image_processor=load_image_processor(str(folder), ExportError),
         tokenizer=load_tokenizer(str(folder), ExportError),
         max_text_tokens=int(model.config.max_text_tokens),
+        image_source=place_in(str(folder), *PROCESSOR_FILES),
     )
     check_inputs(image, text, preprocessor, (str(folder), str(folder)), ExportError)
     names: dict[int, str] = model.config.id2label
-    return ExportedModel(model, preprocessor, tuple(names[index] for index in range(len(names))))
+    class_names = tuple(names[index] for index in range(len(names)))
+    return ExportedModel(model, preprocessor, class_names, _max_pixels(folder))
+
+
+def _max_pixels(folder: Path) -> int:
+    """Return the number of pixels that pictures of the data set might have; a model saved elsewhere has none."""
+    path = folder / DESCRIPTION
+    if not path.exists():
+        return MAX_PIXELS
+    expected = "the description of an exported model"
+    described = read_yaml(path, expected=expected, error=ExportError, max_bytes=SMALL_FILE)
+    with reading(path, expected=expected, error=ExportError, problem="is damaged"):
+        is_described = "data" in dict(described)
+    return int(exported_form(folder).get("max_pixels", MAX_PIXELS)) if is_described else MAX_PIXELS
 
 
 def _check_seals(folder: Path, accept_changed: bool, on_note: Callable[[str], None]) -> None:

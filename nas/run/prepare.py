@@ -24,7 +24,7 @@ from nas.data.text_check import check_texts
 from nas.memory.prediction import MemoryModel
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import load_encoder, resolve_checkpoint
-from nas.models.encoders.pretrained import load_image_processor, load_tokenizer
+from nas.models.encoders.pretrained import PROCESSOR_FILES, load_image_processor, load_tokenizer, place_in
 from nas.models.fusion.base import sizes_of
 from nas.run.checks import check_inputs, check_space, image_shape
 from nas.run.memory_model import build_memory_model
@@ -246,6 +246,7 @@ def _load(config: Config, source: str) -> tuple[Encoder, Encoder, Preprocessor]:
         image_processor=load_image_processor(checkpoints[0]),
         tokenizer=load_tokenizer(checkpoints[1]),
         max_text_tokens=config.data.max_text_tokens or text_encoder.max_text_tokens,
+        image_source=place_in(checkpoints[0], *PROCESSOR_FILES),
     )
     check_inputs(image_encoder, text_encoder, preprocessor, checkpoints)
     return image_encoder, text_encoder, preprocessor

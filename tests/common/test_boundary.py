@@ -33,6 +33,18 @@ def test_every_exception_becomes_one_error_with_its_reason(raised: Exception, re
     assert str(caught.value) == f"labels.csv: cannot be read: {reason}; expected a table"
 
 
+def test_panic_of_a_library_in_rust_becomes_an_error() -> None:
+    class PanicException(BaseException):
+        pass
+
+    def read() -> None:
+        with reading("tokenizer.json", expected="a tokenizer"):
+            raise PanicException("index out of bounds")
+
+    with pytest.raises(NasError, match=r"tokenizer\.json: cannot be read: index out of bounds; expected a tokenizer"):
+        read()
+
+
 @pytest.mark.parametrize("raised", [NasError("complete"), Interrupted(), KeyboardInterrupt()])
 def test_complete_errors_and_interruptions_pass(raised: BaseException) -> None:
     def read() -> None:

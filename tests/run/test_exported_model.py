@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from nas.cli import main
-from nas.common.errors import DataError, ExportError, NasError
+from nas.common.errors import DataError, EncoderError, ExportError, NasError
 from nas.common.seals import SEALS
 from nas.config.load import load_config
 from nas.run.exported_model import ExportedModel, exported_form, open_exported
@@ -396,3 +397,29 @@ def test_text_without_tokens_is_named_and_empty_texts_are_classified(exported: E
         DataError, match=r"texts\[1\]: '' has no tokens; expected .* tokenizer .*model, which adds none"
     ):
         plain.predict([image, image], ["cat", ""])
+
+
+def test_tokenizer_and_image_processor_that_fail_on_an_input_are_named(folder: Path) -> None:
+    change(folder / "tokenizer_config.json", unk_token="[NOTHING]")
+    changed = reopen(folder)
+    image = Image.new("RGB", (20, 20))
+    assert changed.predict([image], ["cat"])[0]
+    with pytest.raises(
+        EncoderError, match=r"model: tokenizer: cannot tokenize texts: .*; expected a complete tokenizer"
+    ):
+        changed.predict([image], ["\u2603"])
+    changed.preprocessor.image_processor.image_std = [0.5] * 7
+    with pytest.raises(EncoderError, match=r"preprocessor_config\.json: cannot process images: .*; expected settings"):
+        changed.predict([image], ["cat"])
+
+
+def test_pictures_may_have_as_many_pixels_as_those_of_the_training(folder: Path, tmp_path: Path) -> None:
+    description = {"data": {"reader": "manifest", "max_pixels": 100}}
+    (folder / "architecture.yaml").write_text(yaml.safe_dump(description))
+    limited = reopen(folder)
+    small, large = Image.new("RGB", (10, 10)), Image.new("RGB", (10, 11))
+    large.save(tmp_path / "large.png")
+    assert limited.predict([small], ["cat"])[0]
+    for picture in (large, tmp_path / "large.png"):
+        with pytest.raises(DataError, match=r"expected at most 100 pixels \(data\.max_pixels\), got 10 x 11"):
+            limited.predict([picture], ["cat"])

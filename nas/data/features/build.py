@@ -245,7 +245,7 @@ def _to_storage(values: Tensor, dtype: str, encoder: Encoder) -> NDArray[np.gene
         largest = lowest if math.isnan(lowest) else max(lowest, highest)
         hint = "; set features.dtype: float32" if math.isfinite(largest) else ""
         raise NotFiniteError(
-            f"features of {type(encoder.model).__name__}: a value exceeds the range of {dtype}; expected at most "
+            f"{encoder.model.name_or_path}: a feature exceeds the range of {dtype} (features.dtype); expected at most "
             f"{limit:g}, got {largest:g}{hint}"
         )
     array: NDArray[np.generic] = values.to(getattr(torch, dtype)).cpu().contiguous().numpy()

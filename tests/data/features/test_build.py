@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -376,7 +377,12 @@ def test_only_changed_files_are_hashed_again(
 def test_feature_too_large_for_half_precision_names_the_setting(sources: FeatureSources, tmp_path: Path) -> None:
     with torch.no_grad():
         sources.image_encoder.model.layers[0].mlp.fc2.bias += 1e6
-    with pytest.raises(DataError, match=r"exceeds the range of float16; .*, got 1e\+06.*; set features.dtype: float32"):
+    place = sources.image_encoder.model.name_or_path
+    assert place
+    with pytest.raises(
+        DataError,
+        match=rf"{re.escape(place)}: .* exceeds the range of float16 .*, got 1e\+06.*; set features.dtype: float32",
+    ):
         build(sources, tmp_path)
     assert not left(tmp_path)
     assert build(sources, tmp_path, dtype="float32").contents.dtype == "float32"
