@@ -15,6 +15,7 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from nas.common.boundary import is_lfs_pointer
+from nas.common.units import format_bytes
 from nas.data.pixels import (
     TRANSPARENT,
     Depth,
@@ -46,6 +47,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _START = 64
+MAX_WHOLE = 128 * 2**20
+"""Bytes of a WebP or AVIF file: above those of any photograph; their decoders hold the file several times."""
 _EXTERNAL = frozenset({"EPS", "WMF"})
 """Formats that Pillow hands to other programs, which no limit would hold for."""
 
@@ -79,6 +82,24 @@ class _Slots:
 
 _SLOTS = _Slots(_AT_ONCE)
 _OPENING = threading.Lock()
+
+
+def check_start(start: bytes, size: int) -> None:
+    """Check that a file is not too large for its format: Pillow reads files of some formats as a whole.
+
+    Args:
+        start: The first bytes of the file, at least 12 where it has as many.
+        size: The size of the file in bytes.
+
+    Raises:
+        ImageProblem: If it is.
+    """
+    is_whole = (start[:4] == b"RIFF" and start[8:12] == b"WEBP") or start[4:8] == b"ftyp"
+    if is_whole and size > MAX_WHOLE:
+        raise ImageProblem(
+            f"is too large; expected at most {format_bytes(MAX_WHOLE)} for WebP and AVIF, which are read as a whole, "
+            f"got {format_bytes(size)}"
+        )
 
 
 def open_file(file: Path | BinaryIO) -> Image.Image:

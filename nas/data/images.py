@@ -18,7 +18,7 @@ from nas.common.boundary import check_no_lfs_pointer, check_regular_file, readin
 from nas.common.errors import DataError
 from nas.common.units import format_bytes
 from nas.config.data_schema import MAX_PIXELS
-from nas.data.decoding import OpenFile, check_decodable, decode, open_file
+from nas.data.decoding import MAX_WHOLE, OpenFile, check_decodable, check_start, decode, open_file
 from nas.data.image_names import ArchiveNames, FolderNames, foreign_path_hint
 from nas.data.pixels import ImageProblem
 
@@ -144,6 +144,11 @@ class ImageSource(ABC):
         for change in changes:
             self._changes.setdefault(change, {})[name] = None
 
+    def _check_format(self, name: str, size: int) -> None:
+        """Raise ImageProblem if a file is too large for its format."""
+        if size > MAX_WHOLE:
+            check_start(next(iter(self._chunks(name)), b""), size)
+
     def _check_bytes(self, size: int) -> None:
         """Raise ImageProblem if a file is too large to hold an image of the allowed number of pixels."""
         limit = self.max_pixels * _BYTES_PER_PIXEL
@@ -216,6 +221,7 @@ class FolderImages(ImageSource):
 
     def _opener(self, name: str) -> OpenFile:
         path = self._path(name)
+        self._check_format(name, path.stat().st_size)
         return lambda: open_file(path)
 
 
@@ -275,6 +281,7 @@ class ZipImages(ImageSource):
     def _opener(self, name: str) -> OpenFile:
         entry = self._checked_entry(name)
         self._check_bytes(entry.file_size)
+        self._check_format(name, entry.file_size)
         if entry.file_size > _LARGE_FILE:  # not in memory as a whole
             return lambda: open_file(cast(BinaryIO, self._archive.open(entry)))
         content = b"".join(self._chunks(name))

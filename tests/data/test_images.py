@@ -145,3 +145,12 @@ def test_location_without_images_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "bad.zip").write_text("not an archive")
     with pytest.raises(DataError, match="expected a ZIP file of images"):
         open_images(tmp_path / "bad.zip")
+
+
+@pytest.mark.parametrize("start", [b"RIFF\0\0\0\0WEBP", b"\0\0\0\x20ftypavif"])
+def test_file_that_pillow_reads_as_a_whole_is_bounded(start: bytes, tmp_path: Path) -> None:
+    with (tmp_path / "large").open("wb") as file:
+        file.write(start)
+        file.truncate(2**27 + 1)  # takes no space on disk
+    with pytest.raises(DataError, match=r"'large': is too large; expected at most 128.00 MiB for WebP and AVIF"):
+        open_images(tmp_path).open("large")
