@@ -202,7 +202,8 @@ def complain(text: str) -> None:
     Args:
         text: The line, or several.
     """
-    line = f"{visible(text)}\n"
+    shown = visible(text).replace("\t", "\\t")  # a tab in a name would look like blanks
+    line = f"{shown}\n"
     sys.stderr.write(line)
     sys.stderr.flush()
     if isinstance(sys.stderr, OutputStream) and sys.stderr.is_lost:
