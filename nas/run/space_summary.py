@@ -15,6 +15,8 @@ from nas.training.metrics import standard_error
 
 _MAX_ENUMERATED = 5_000
 _SAMPLE_SIZE = 400
+_MAX_TRACED = 100
+"""The number of architectures whose memory is traced: each takes up to a second, interpolation under a millisecond."""
 _MAX_LISTED = 24
 
 
@@ -36,7 +38,7 @@ class FittingShare:
 def fitting_share(
     space: SearchSpace, memory: MemoryModel, budget_bytes: int, *, accumulates: bool, reporter: Reporter
 ) -> FittingShare:
-    """Predict all architectures of a small space, or a sample of a large one.
+    """Predict all architectures of a small space, or a sample of a large one; a small sample where each takes long.
 
     Args:
         space: The search space.
@@ -45,11 +47,12 @@ def fitting_share(
         accumulates: Whether batches may be cut into micro-batches.
         reporter: The receiver of progress.
     """
-    if space.size <= _MAX_ENUMERATED:
+    is_traced = bool(space.granularity) or space.smallest.affine_memory() is None
+    if space.size <= (_MAX_TRACED if is_traced else _MAX_ENUMERATED):
         chosen = list(space)
     else:
         rng = random.Random(0)
-        chosen = [space.sample(rng) for _ in range(_SAMPLE_SIZE)]
+        chosen = [space.sample(rng) for _ in range(_MAX_TRACED if is_traced else _SAMPLE_SIZE)]
     whole = cut = 0
     for done, architecture in enumerate(chosen, start=1):
         peak = memory.predict(architecture, budget_bytes=budget_bytes).peak_bytes

@@ -8,9 +8,11 @@ from nas.common.errors import BudgetError
 from nas.common.progress import build_reporter
 from nas.config.load import load_config
 from nas.memory.tracing import ShapeTracer, Trace
+from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.run import space_summary
 from nas.run.prepare import predict_memory, prepare
 from nas.run.space_summary import FittingShare, fitting_share
+from nas.search.space import SearchSpace
 from tests.support.project import Project
 
 
@@ -85,6 +87,18 @@ def test_steps_of_the_largest_batches_and_prompts_have_few_operations(
     monkeypatch.setattr(ShapeTracer, "stop", counted)
     assert memory.predict(config.space.largest).peak_bytes > 2**40
     assert events and max(events) < 20_000
+
+
+def test_of_architectures_that_are_traced_a_small_sample_is_predicted(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(project.root / "search.yaml")
+    memory, _ = predict_memory(config, source="")
+    monkeypatch.setattr(space_summary, "_MAX_TRACED", 5)
+    genes = dict.fromkeys(config.space.choices, (0, 1)) | {"query_prompts": (1, 2), "mapping_width": (1, 2)}
+    space = SearchSpace(PMFArchitecture, genes, {"query_prompts": "layer"}, num_layers=3)
+    with build_reporter() as reporter:
+        assert fitting_share(space, memory, 2**40, accumulates=False, reporter=reporter) == FittingShare(5, 5, 0)
 
 
 def test_many_choices_are_shortened(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
