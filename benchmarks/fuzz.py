@@ -74,8 +74,8 @@ def run(options: argparse.Namespace, seed: int, work: Path) -> dict[str, int]:
             if fault is not None:
                 faults[fault[0]] += 1
                 if shows and faults[fault[0]] <= _SHOWN:
-                    print(f"{fault[0]}: {outcome.case} {outcome.command[0]}: {outcome.description}\n    {fault[1]}")
-        sys.stdout.flush()
+                    case = f"{outcome.case} {outcome.command[0]}: {outcome.description}"
+                    print(f"{fault[0]}: {case}\n    {fault[1]}", flush=True)
         return faults
 
     statuses: Counter[tuple[str, int | None]] = Counter()
