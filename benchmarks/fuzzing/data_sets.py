@@ -1,6 +1,7 @@
 """Mutated data sets: manifests, images, archives of images, and the arguments of a prediction."""
 
 import io
+import json
 import random
 import unicodedata
 import zipfile
@@ -12,14 +13,15 @@ import yaml
 from PIL import Image
 
 from benchmarks.fuzzing.cases import COMMANDS, Mutation
-from benchmarks.fuzzing.hostile import TEXTS, mutate_bytes, mutate_file
+from benchmarks.fuzzing.hostile import TEXTS, mutate_bytes, mutate_file, mutate_tree
+from benchmarks.fuzzing.layouts import LAYOUTS, write_layout
 from benchmarks.fuzzing.project import MANIFESTS
 
 
 def mutate_data_set(root: Path, rng: random.Random) -> Mutation:
     """Change the data set of a project, which a new search reads, a finished one knows, or an exported model gets."""
     mutators = (_damage_manifest, _change_cell, _restate, _damage_image, _replace_image, _damage_archive, _change_known)
-    return rng.choice((*mutators, *mutators, _predict))(root, rng)
+    return rng.choice((*mutators, *mutators, _damage_layout, _damage_layout, _predict))(root, rng)
 
 
 def _use(root: Path, rng: random.Random, manifest: str, images: str = "images") -> tuple[str, ...]:
@@ -143,6 +145,25 @@ def _damage_archive(root: Path, rng: random.Random) -> Mutation:
                 archive.writestr(name, content)
         description = f"images.zip, {chosen}: {description}"
     return Mutation(description, _use(root, rng, "manifest.csv", "images.zip"))
+
+
+def _damage_layout(root: Path, rng: random.Random) -> Mutation:
+    """Damage a file that describes samples in the layout of another reader, or change a value in it."""
+    layout = rng.choice(LAYOUTS)
+    data, described = write_layout(root, layout)
+    path = rng.choice((described[0], rng.choice(described)))
+    if path.suffix == ".json" and rng.random() < 0.6:
+        tree, description = mutate_tree(json.loads(path.read_text(encoding="utf-8")), rng)
+        path.write_text(json.dumps(tree), encoding="utf-8")
+    else:
+        description = mutate_file(path, rng)
+    search_file = root / "search.yaml"
+    values = yaml.safe_load(search_file.read_text(encoding="utf-8"))
+    values["data"] = dict(data)
+    if layout == "mm_imdb":
+        values["search"]["objective"] = "micro_f1"
+    search_file.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return Mutation(f"{path.relative_to(root)}: {description}", COMMANDS["search"])
 
 
 def _change_known(root: Path, rng: random.Random) -> Mutation:
