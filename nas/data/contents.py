@@ -176,7 +176,7 @@ def changed_samples(recorded: Mapping[str, Any], dataset: Dataset, contents: Con
             count = int(is_changed[:, column].sum())
             if count:
                 first = int(is_changed[:, column].argmax())
-                yield f"{split}: {what} of {count} sample(s), the first in {_place(samples, first)}"
+                yield f"{split}: {what} has changed in {count} sample(s), the first in {_place(samples, first)}"
 
 
 def _place(samples: Samples, index: int) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.common.boundary import read_json
+from nas.common.boundary import read_json, shown
 from nas.common.errors import NasError, StudyError
 from nas.common.files import write_atomically
 from nas.config.schema import Config
@@ -16,6 +16,7 @@ from nas.run.directory import CONTENTS
 from nas.run.prepare import resolve_checkpoints
 
 _FILES = {"config": "config.json", "processor": "preprocessor_config.json", "tokenizer": "the files of the tokenizer"}
+_DIGEST_SHOWN = 16
 
 
 def check_contents(
@@ -88,7 +89,11 @@ def _changed_encoders(config: Config, recorded: Mapping[str, str], present: Mapp
             key = f"{modality}_encoder.{part}"
             if recorded.get(key) != present.get(key):
                 file = weight_files(checkpoint) if part == "weights" else _FILES[part]
-                lines.append(f"{modality} encoder {checkpoint}: {file} changed")
+                before, now = (shown(values.get(key, "none"), _DIGEST_SHOWN) for values in (recorded, present))
+                lines.append(
+                    f"{modality} encoder {checkpoint}: {file}: the content has changed; expected the digest {before}, "
+                    f"got {now}"
+                )
     return lines
 
 

@@ -157,17 +157,26 @@ def change_normalization(project: Project) -> None:
     path.write_text(path.read_text().replace("0.5", "0.4"))
 
 
+CHANGED = r"the content has changed; expected the digest .*, got .*"
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (change_pixel, r"train: the content of the image of 1 sample\(s\), the first in row 7 \('005.png'\)"),
+        (
+            change_pixel,
+            r"train: the content of the image has changed in 1 sample\(s\), the first in row 7 \('005.png'\)",
+        ),
         (
             replace_in_manifest(3, "green", "blue"),
-            r"train: the label of 1 .* row 3 \('001.png'\)",
+            r"train: the label has changed in 1 .* row 3 \('001.png'\)",
         ),
-        (replace_in_manifest(2, "000.png,", "000.png,fox "), r"train: the text of 1 .* row 2 \('000.png'\)"),
-        (change_weight, r"image encoder .*vit: model.safetensors"),
-        (change_normalization, r"image encoder .*vit: preprocessor_config.json"),
+        (
+            replace_in_manifest(2, "000.png,", "000.png,fox "),
+            r"train: the text has changed in 1 .* row 2 \('000.png'\)",
+        ),
+        (change_weight, rf"image encoder .*vit: model.safetensors: {CHANGED}"),
+        (change_normalization, rf"image encoder .*vit: preprocessor_config.json: {CHANGED}"),
     ],
 )
 def test_changed_content_is_refused_and_named(
@@ -189,7 +198,7 @@ def test_verify_finds_a_change_that_keeps_size_and_time(searched: Project, optio
         image.write_bytes(image.read_bytes().ljust(len(before), b"\0"))
         os.utime(image, (10**9, 10**9))
         resume_search(run_of(searched), options)
-        with pytest.raises(StudyError, match=r"the content of the image of 1 sample\(s\), the first in row 2"):
+        with pytest.raises(StudyError, match=r"the content of the image has changed in 1 .* row 2"):
             resume_search(run_of(searched), replace(options, verify=True))
     finally:
         image.write_bytes(before)
