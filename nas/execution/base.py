@@ -46,14 +46,14 @@ class SupernetJob:
         feasible: The architectures that fit, among all that the training will sample; None if all of them do.
         micro_batches: The number of parts of a batch, for each architecture whose batches have to be divided.
         peak_bytes: The predicted peak of each process of the training.
-        deadline: The time at which the learning-rate schedule ends, in seconds since the epoch on the clock of the
-            first process; None if only the number of steps ends it.
+        seconds_left: The seconds until the learning-rate schedule ends, from the start of the training; None if only
+            the number of steps ends it. Not a time of day: clocks differ between nodes and may be set meanwhile.
     """
 
     feasible: frozenset[Architecture] | None
     micro_batches: Mapping[Architecture, int]
     peak_bytes: int
-    deadline: float | None = None
+    seconds_left: float | None = None
 
     def is_feasible(self, architecture: Architecture) -> bool:
         return self.feasible is None or architecture in self.feasible

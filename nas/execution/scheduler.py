@@ -140,12 +140,12 @@ class JobScheduler:
         Raises:
             TrainingError: If the supernet cannot be trained, or loses its processes repeatedly.
         """
-        lost_count = 0
+        started, lost_count = self._now(), 0
         while True:
             try:
                 with self._group(process_count, min(job.peak_bytes, self._budget_bytes)) as (processes, grant_bytes):
                     done = self._executor.train_supernet(
-                        job,
+                        _after(job, self._now() - started),
                         processes=processes,
                         grant_bytes=grant_bytes,
                         should_stop=should_stop,
@@ -288,3 +288,8 @@ def _shared(failure: Failure, job: Job) -> Failure:
     """Return the failure of one member together with the others, one of which may have caused it."""
     others = tuple(member for member in job.members if member.identity != failure.job.identity)
     return replace(failure, job=replace(failure.job, companions=others))
+
+
+def _after(job: SupernetJob, seconds: float) -> SupernetJob:
+    """Return a job with the time that is left of it after some seconds."""
+    return job if job.seconds_left is None else replace(job, seconds_left=max(job.seconds_left - seconds, 0.0))

@@ -278,12 +278,10 @@ class CandidateWorker:
     ) -> int:
         setup, config = self.setup, self.setup.config
         supernet = self._build_supernet(seed_from(config.seed, "supernet"))
-        started = time.time()
+        started = time.monotonic()
 
         def elapsed_fraction() -> float:
-            if job.deadline is None:
-                return 0.0
-            return (time.time() - started) / max(job.deadline - started, 1e-3)
+            return 0.0 if job.seconds_left is None else (time.monotonic() - started) / max(job.seconds_left, 1e-3)
 
         training = SupernetTraining(
             split=self._store.splits["train"],

@@ -109,7 +109,7 @@ def better_model_lines(stage: Stage, directory: Path) -> list[str]:
     return [f"For a better model, train candidates completely within a larger budget: {resume}"]
 
 
-def supernet_line(done: int, total: int, process_count: int, seconds: float) -> str:
+def supernet_line(done: int, total: int, process_count: int, seconds: float, *, is_interrupted: bool) -> str:
     """Return the line that ends the supernet's training.
 
     Args:
@@ -117,13 +117,12 @@ def supernet_line(done: int, total: int, process_count: int, seconds: float) -> 
         total: The number of steps in the configuration.
         process_count: The number of processes that shared the work.
         seconds: The time that the search has used so far.
+        is_interrupted: Whether the user ended the training; else its share of the time did.
     """
     shared = f" by {process_count} processes" if process_count > 1 else ""
     if done < total:
-        return (
-            f"Supernet: time was up after {done} of {total} steps{shared}, {format_seconds(seconds)} used; rankings "
-            "will be rough"
-        )
+        cause, hint = ("interrupted", "") if is_interrupted else ("time was up", "; rankings will be rough")
+        return f"Supernet: {cause} after {done} of {total} steps{shared}, {format_seconds(seconds)} used{hint}"
     return f"Supernet: trained for {done} steps{shared}, {format_seconds(seconds)} used"
 
 

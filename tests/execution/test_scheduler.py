@@ -81,7 +81,9 @@ class OneAfterAnother(Plan):
         raise AssertionError(job)
 
 
-def dispatcher(executor: SimulatedExecutor, budget_bytes: int = BUDGET_BYTES) -> JobScheduler:
+def dispatcher(
+    executor: SimulatedExecutor, budget_bytes: int = BUDGET_BYTES, now: Callable[[], float] = lambda: 0.0
+) -> JobScheduler:
     return JobScheduler(
         executor=executor,
         budget_bytes=budget_bytes,
@@ -90,7 +92,7 @@ def dispatcher(executor: SimulatedExecutor, budget_bytes: int = BUDGET_BYTES) ->
         runs_alone=lambda job: False,
         take=lambda result: None,
         show=lambda failure, verdict: None,
-        now=lambda: 0.0,
+        now=now,
     )
 
 
@@ -141,6 +143,26 @@ def test_training_resumes_after_lost_processes_up_to_a_limit() -> None:
     assert trained(Group({"host": 2}, losses=3), 2, 100) == (7, 2, ["loss 1", "loss 2", "loss 3"])
     with pytest.raises(TrainingError, match="its workers died 4 times: loss 4"):
         trained(Group({"host": 2}, losses=4), 2, 100)
+
+
+def test_training_that_resumes_has_only_the_rest_of_its_time() -> None:
+    given: list[float | None] = []
+
+    class Notes(Group):
+        def train_supernet(self, job: SupernetJob, **arguments: Any) -> int:
+            given.append(job.seconds_left)
+            times.append(times[-1] + 7)
+            return super().train_supernet(job, **arguments)
+
+    times = [100.0]
+    dispatcher(Notes({"host": 1}, losses=2), now=lambda: times[-1]).train_supernet(
+        SupernetJob(None, {}, 100, seconds_left=10.0),
+        process_count=1,
+        should_stop=lambda: False,
+        on_progress=lambda progress: None,
+        on_lost=lambda reason: None,
+    )
+    assert given == [10, 3, 0]
 
 
 def test_process_of_a_lost_node_is_replaced_on_another() -> None:

@@ -1,7 +1,6 @@
 """Train the supernet, whose weights candidates are screened with."""
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -81,7 +80,7 @@ class SupernetPhase:
 
         job = _SupernetPlanner(context, self._memory).job(should_stop)
         if not math.isinf(deadline):
-            job = replace(job, deadline=time.time() + clock.seconds_left(deadline))
+            job = replace(job, seconds_left=clock.seconds_left(deadline))
         done, process_count = context.scheduler.train_supernet(
             job,
             process_count=context.config.supernet.architectures_per_step,
@@ -89,7 +88,10 @@ class SupernetPhase:
             on_progress=on_progress,
             on_lost=on_lost,
         )
-        context.reporter.note(supernet_line(done, total, process_count, clock.account.spent_seconds))
+        line = supernet_line(
+            done, total, process_count, clock.account.spent_seconds, is_interrupted=clock.is_interrupted
+        )
+        context.reporter.note(line)
 
     def _is_done(self, context: PhaseContext) -> bool:
         """Return whether there is nothing to train.
