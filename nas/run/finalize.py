@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nas.common.errors import ExportError
 from nas.common.progress import Reporter
 from nas.common.sealed_json import read_sealed_json, write_sealed_json
+from nas.common.seals import SEALS
 from nas.config.schema import Config
-from nas.models.model_seals import CONFIG, DESCRIPTION
+from nas.models.model_seals import CONFIG, DESCRIPTION, model_changes
 from nas.run.evaluate import digest_of_test, evaluate_exported
 from nas.run.export import TrainedWeights, export_result
 from nas.run.model_card import describe
@@ -84,8 +86,12 @@ class Finalizer:
         """Export one model and evaluate it on test, unless that has been done."""
         target, known = self._directory / role, report.get(role, {})
         is_evaluated = (known.get("result"), known.get("test_data")) == (result.as_dict(), test_data)
-        if is_evaluated and all((target / name).is_file() for name in (CONFIG, DESCRIPTION)):
-            return
+        if is_evaluated:
+            damage = _damage(target)
+            if damage is None:
+                return
+            if target.exists():
+                self._reporter.note(f"{target}: is not the model that was exported ({damage}); exporting it again")
         trained = TrainedWeights.of(self._directory, result, self._config.space)
         facts = export_result(
             target, trained, parts=self._parts, objective=self._config.search.objective, data=self._config.data
@@ -132,6 +138,17 @@ class Finalizer:
         ]
         for line in lines:
             self._reporter.note(line)
+
+
+def _damage(folder: Path) -> str | None:
+    """Return how a model folder differs from the exported one; None if it is whole."""
+    missing = [name for name in (CONFIG, DESCRIPTION, SEALS) if not (folder / name).is_file()]
+    if missing:
+        return f"{', '.join(missing)} missing"
+    try:
+        return str(model_changes(folder)) or None
+    except ExportError as error:
+        return str(error)
 
 
 def read_report(directory: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from nas.common.boundary import reading, reason_of
 from nas.common.errors import ExportError
 from nas.common.files import sync_directory
+from nas.common.seals import SEALS
 from nas.models.model_seals import CONFIG, DESCRIPTION
 
 _UNFINISHED = ".unfinished-"
@@ -74,7 +75,7 @@ def _check_place(directory: Path, place: Path) -> None:
     if not place.is_dir():
         return
     names = set(os.listdir(place)) - {"lost+found"}  # which a new file system has
-    is_ours = DESCRIPTION in names or any(name.startswith(_UNFINISHED) for name in names)
+    is_ours = not names.isdisjoint((DESCRIPTION, SEALS)) or any(name.startswith(_UNFINISHED) for name in names)
     if names and not is_ours:
         raise ExportError(f"{directory}: is not empty and holds no exported model; expected an empty or new folder")
 

@@ -52,7 +52,7 @@ def load_weights(path: Path, model: FusionModel, **expected: str) -> dict[str, s
         StudyError: If the file is missing, damaged, or belongs to another architecture or training.
     """
     remedy = "restore the file from a copy"
-    with reading(path, expected="trained weights", error=_with_remedy(remedy), problem="cannot load the weights"):
+    with reading(path, expected="trained weights", error=_with_remedy(remedy), problem="cannot be loaded"):
         check_regular_file(path, expected="trained weights", error=_with_remedy(remedy))
         tensors = safetensors.torch.load_file(path)
         metadata = _read_metadata(path)
@@ -90,7 +90,7 @@ def weights_checksum(path: Path) -> str:
         StudyError: If the file is damaged.
     """
     error = _with_remedy("restore the file from a copy")
-    with reading(path, expected="trained weights", error=error, problem="cannot load the weights"):
+    with reading(path, expected="trained weights", error=error, problem="cannot be loaded"):
         return str(_read_metadata(path)[_CHECKSUM_KEY])
 
 

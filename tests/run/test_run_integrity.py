@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load
 
 from nas.cli import main
 from nas.common.errors import StudyError
@@ -195,7 +197,7 @@ def test_weights_of_another_candidate_are_noticed(copy: Path, capsys: pytest.Cap
     trial = first.stem.removeprefix("trial_")
     assert main(["export", str(copy), "--output", str(copy / "model"), "--trial", trial]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {first}: cannot load the weights: they belong to another training: training is ")
+    assert error.startswith(f"error: {first}: cannot be loaded: they belong to another training: training is ")
     assert "restore the file from a copy" in error and not (copy / "model").exists()
 
 
@@ -205,6 +207,25 @@ def test_supernet_other_than_that_of_the_scores_is_noticed(copy: Path, options: 
     with pytest.raises(StudyError, match=r"holds another supernet than the one that 8 scores were computed with"):
         resume_search(copy, options, trials=9)
     assert counts_of(copy)[0] == 8
+
+
+@pytest.mark.parametrize("lost", ["architecture.yaml", "model.safetensors"])
+def test_damaged_model_of_a_run_is_exported_again(copy: Path, options: ExecutionOptions, lost: str) -> None:
+    best, default = copy / "best", copy / "default"
+    names = {path.name for path in best.iterdir()}
+    before = [load((folder / "model.safetensors").read_bytes()) for folder in (best, default)]
+    content = bytearray((best / "model.safetensors").read_bytes())
+    content[-5] ^= 1
+    (best / "model.safetensors").write_bytes(content)
+    (default / lost).unlink()
+    output = resume_search(copy, options)
+    assert f"{best}: is not the model that was exported (model.safetensors changed); exporting it again" in output
+    assert f"{default}: is not the model that was exported ({lost} missing); exporting it again" in output
+    assert "evaluating" not in output
+    for folder, weights in zip((best, default), before, strict=True):
+        assert {path.name for path in folder.iterdir()} == names
+        torch.testing.assert_close(load((folder / "model.safetensors").read_bytes()), weights, rtol=0, atol=0)
+    assert "exporting it again" not in resume_search(copy, options)
 
 
 # Places that cannot be written, and files of others
