@@ -27,6 +27,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.fuzzing.cases import command_name
 from benchmarks.fuzzing.engine import CaseSource, outcomes, valid_outcomes
 from benchmarks.fuzzing.outcomes import FAULTS, Expectation, Outcome, fault_of
 from benchmarks.fuzzing.planted import PLANTED
@@ -69,7 +70,7 @@ def run(options: argparse.Namespace, seed: int, work: Path) -> dict[str, int]:
     def judge(results: Iterable[Outcome], valid: Mapping[str, Expectation], *, shows: bool = True) -> Counter[str]:
         faults: Counter[str] = Counter()
         for outcome in results:
-            fault = fault_of(outcome, valid[outcome.command[0]])
+            fault = fault_of(outcome, valid[command_name(outcome.command)])
             statuses[(outcome.case[0], outcome.status)] += 1
             if fault is not None:
                 faults[fault[0]] += 1

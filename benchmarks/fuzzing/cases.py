@@ -45,6 +45,11 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
 TRAINS = frozenset({"search", "resume", "compare"})
 
 
+def command_name(command: tuple[str, ...]) -> str:
+    """Return the name of the valid command that a command, perhaps with other values, is compared with."""
+    return next((name for name, words in COMMANDS.items() if words == command), command[0])
+
+
 def filled(command: tuple[str, ...], root: Path, cache: Path) -> list[str]:
     """Return the words of a command for a project."""
     return [word.replace("{root}", str(root)).replace("{cache}", str(cache)) for word in command]
