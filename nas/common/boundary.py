@@ -33,6 +33,7 @@ _KINDS = (
     (stat.S_ISBLK, "a device"),
 )
 _CLASS_NAME = re.compile(r"\b[A-Za-z]*(?:Error|Exception): ")
+_CLASS = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
 _UNEXPECTED = (TypeError, AttributeError, IndexError, AssertionError, ArithmeticError)
 """Exceptions with messages about Python's objects, of libraries that do not check what they read."""
 _PANIC = "PanicException"
@@ -83,7 +84,7 @@ def reason_of(error: BaseException) -> str:
         return error.strerror.lower() if error.strerror[1:2].islower() else error.strerror
     plain = next((text for kind, text in _PLAIN_REASONS if isinstance(error, kind)), None)
     # The first line may only announce those below: "Validation error for field 'x':".
-    lines = [_CLASS_NAME.sub("", line.strip()) for line in str(error).splitlines() if line.strip()]
+    lines = [_CLASS.sub(r"\1", _CLASS_NAME.sub("", line.strip())) for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
     if plain is not None or not text:
         return plain or "no reason given"

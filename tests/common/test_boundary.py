@@ -20,6 +20,7 @@ from nas.common.interrupt import Interrupted
         (AttributeError("no attribute"), "unexpected content (no attribute)"),
         (OverflowError("too large"), "unexpected content (too large)"),
         (AssertionError(), "no reason given"),
+        (ValueError("expected text but got: <class 'builtins.float'>"), "expected text but got: float"),
         (RuntimeError("Error for field 'x':\n    TypeError: not a number"), "Error for field 'x': not a number"),
     ],
 )
