@@ -105,8 +105,13 @@ def interruptible() -> Iterator[Interruption]:
 
 @contextmanager
 def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Handle `SAVING_SIGNALS`, but for those that are ignored: `nohup` and shells ignore signals for their children."""
-    handled = [number for number in SAVING_SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    """Handle `SAVING_SIGNALS`; an ignored SIGHUP stays ignored, which is how `nohup` keeps a program running.
+
+    The others are handled even if they are ignored: shells let background commands of a script ignore SIGINT, but
+    a SIGINT that is sent to a search is meant for it.
+    """
+    is_kept = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    handled = [number for number in SAVING_SIGNALS if number != signal.SIGHUP or not is_kept]
     if threading.current_thread() is not threading.main_thread():
         handled = []  # Python allows handlers in the main thread only
     before = {number: signal.signal(number, handler) for number in handled}

@@ -54,7 +54,7 @@ def check_images(
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         known = ImageCheck(list(values["unreadable"]), list(values["notes"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         known = ImageCheck(images.find_unreadable(list(digests), on_progress), image_notes(images))
     else:
         return known._replace(unreadable=images.find_unreadable(known.unreadable))

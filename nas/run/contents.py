@@ -1,13 +1,11 @@
 """Check that the data and encoders of a run are those that it was started with, and name what has changed."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from nas.common.boundary import read_json, shown
+from nas.common.boundary import shown
 from nas.common.errors import NasError, StudyError
-from nas.common.files import write_atomically
+from nas.common.sealed_json import read_sealed_json, write_sealed_json
 from nas.config.schema import Config
 from nas.data.contents import DATA, Contents, changed_samples
 from nas.data.samples import Dataset
@@ -73,10 +71,14 @@ def _refusal(directory: Path, lines: Sequence[str]) -> str:
 
 def _changed_data(directory: Path, config: Config, dataset: Dataset, contents: Contents) -> Iterator[str]:
     try:
-        recorded = read_json(directory / CONTENTS, expected="the digests of the samples of the run")
-        lines = list(changed_samples(recorded, dataset, contents))
-    except (NasError, KeyError, TypeError, ValueError):
-        lines = []  # the file only serves this message
+        lines = read_sealed_json(
+            directory / CONTENTS,
+            lambda recorded: list(changed_samples(recorded, dataset, contents)),
+            expected="the digests of the samples of the run",
+            remedy="it is written again at the next start",
+        )
+    except NasError:
+        lines = []  # the file only serves this message, and is written again at every start
     for line in lines or ["the samples of train or validation"]:
         yield f"{config.data.location}: {line}"
 
@@ -107,5 +109,4 @@ def write_contents(directory: Path, contents: Contents) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
-    values: dict[str, Any] = contents.data_as_dict()
-    write_atomically(directory / CONTENTS, json.dumps(values).encode())
+    write_sealed_json(directory / CONTENTS, contents.data_as_dict())

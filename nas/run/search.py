@@ -176,50 +176,64 @@ class _Session:
         check_writable(self._directory)
         check_surroundings(self._options, self._options.storage or self._run.storage)
         check_places(self._run.config, str(self._directory / CONFIG))
-        prepared = prepare(
-            self._run.config,
-            source=str(self._directory / CONFIG),
-            cache_directory=self._options.cache,
-            reporter=self._reporter,
-            verify=self._options.verify,
-            check=partial(check_contents, self._directory, self._run.contents, self._run.config),
-        )
-        self.search(prepared, concludes=concludes)
+        # Before anything that takes long: a study that is damaged or in use ends the session.
+        with self._open_study() as study:
+            prepared = prepare(
+                self._run.config,
+                source=str(self._directory / CONFIG),
+                cache_directory=self._options.cache,
+                reporter=self._reporter,
+                verify=self._options.verify,
+                check=partial(check_contents, self._directory, self._run.contents, self._run.config),
+            )
+            self._search(prepared, study, concludes=concludes)
 
     def search(self, prepared: SearchContext, *, concludes: bool) -> None:
         """Run the search, and conclude it if it has a result."""
-        keep_freed_memory()
-        config, reporter = self._run.config, self._reporter
+        with self._open_study() as study:
+            self._search(prepared, study, concludes=concludes)
+
+    def _open_study(self) -> Study:
         for check in (read_report, read_default_result):  # damage is an error now rather than after the search
             check(self._directory)
         storage = self._options.storage
         if storage is not None:  # a database may have been moved
             self._run = replace(self._run, storage=storable_url(storage, self._directory))
-        with open_study(
+        return open_study(
             self._directory,
             self._run,
             storage=storage,
-            note=reporter.note,
+            note=self._reporter.note,
             accepts_changes=self._options.accepts_changes,
-        ) as study:
-            check_memory(config, prepared.memory)
-            thread_count = config.threads if config.deterministic else os.cpu_count() or 1
-            setup = write_worker_setup(config, prepared, self._directory, thread_count)
-            write_contents(self._directory, prepared.contents)
-            write_run(self._directory, self._run)
-            if study.requeued_count:
-                reporter.note(f"{study.requeued_count} candidate(s) of an interrupted session are requeued")
-            account = TimeAccount(self._directory / "time.json")
-            outcome, interruption = self._run_search(prepared, setup, study, account, concludes=concludes)
-            counts = {stage: study.count(stage) for stage in STAGES}
-            reporter.note(
-                f"Search: {counts_text(counts)}, {len(study.rejections)} infeasible or failed; "
-                f"{format_seconds(account.spent_seconds)} used"
-            )
-            if interruption.is_requested:
-                raise Interrupted
-            if concludes:
-                self._conclude(outcome, study, account, prepared)
+        )
+
+    def _search(self, prepared: SearchContext, study: Study, *, concludes: bool) -> None:
+        keep_freed_memory()
+        config, reporter = self._run.config, self._reporter
+        check_memory(config, prepared.memory)
+        thread_count = config.threads if config.deterministic else os.cpu_count() or 1
+        setup = write_worker_setup(config, prepared, self._directory, thread_count)
+        write_contents(self._directory, prepared.contents)
+        write_run(self._directory, self._run)
+        if study.requeued_count:
+            reporter.note(f"{study.requeued_count} candidate(s) of an interrupted session are requeued")
+        account = self._time_account(study)
+        outcome, interruption = self._run_search(prepared, setup, study, account, concludes=concludes)
+        counts = {stage: study.count(stage) for stage in STAGES}
+        reporter.note(
+            f"Search: {counts_text(counts)}, {len(study.rejections)} infeasible or failed; "
+            f"{format_seconds(account.spent_seconds)} used"
+        )
+        if interruption.is_requested:
+            raise Interrupted
+        if concludes:
+            self._conclude(outcome, study, account, prepared)
+
+    def _time_account(self, study: Study) -> TimeAccount:
+        path = self._directory / "time.json"
+        if not path.exists() and study.count("one_shot"):
+            self._reporter.note(f"{path}: is missing; the time of earlier sessions is counted as zero")
+        return TimeAccount(path)
 
     def _run_search(
         self, prepared: SearchContext, setup: WorkerSetup, study: Study, account: TimeAccount, *, concludes: bool

@@ -3,11 +3,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from unittest.mock import patch
 
 import pytest
 
 from nas.common.interrupt import SAVING_SIGNALS, ending_by_exception, interruptible
+
+
+@pytest.fixture(autouse=True)
+def hang_up_is_not_ignored() -> Iterator[None]:
+    """Restore the default of SIGHUP, which a caller such as `nohup` lets the tests ignore."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def raise_in_finalizer(error: BaseException | None) -> None:
@@ -67,10 +76,20 @@ def test_signals_that_the_caller_ignores_stay_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+def test_signals_that_a_shell_lets_background_commands_ignore_are_handled() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible() as interruption:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert interruption.is_requested
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_closed_standard_error_does_not_stop_the_saving() -> None:
     code = (
         "import os, signal\nfrom nas.common.interrupt import interruptible\n"
-        "os.close(2)\nwith interruptible() as found:\n os.kill(os.getpid(), signal.SIGHUP)\n assert found.is_requested"
+        "os.close(2)\nwith interruptible() as found:\n os.kill(os.getpid(), signal.SIGTERM)\n assert found.is_requested"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -48,7 +48,8 @@ def test_cut_journal_is_noticed_and_nothing_known_is_thrown_away(
     counts, rows = counts_of(copy), rows_of(copy)
     keep_lines(copy / JOURNAL, line_count)
     assert main(["resume", str(copy), "--workers", "0"]) == 2
-    error = capsys.readouterr().err
+    output, error = capsys.readouterr()
+    assert output == ""  # before anything is prepared
     assert error.startswith(f"error: {copy / JOURNAL}: does not hold what this run has stored in it; expected the ")
     assert "--accept-changed" in error and error.count("\n") == 1
     assert rows_of(copy) == rows
@@ -162,6 +163,13 @@ def test_value_that_this_program_never_writes_is_refused_with_a_right_checksum(
     write_sealed_json(tmp_path / name, values)
     with pytest.raises(StudyError, match=rf"{name}: is damaged: "):
         read_everything(tmp_path)
+
+
+def test_lost_running_time_is_named(copy: Path, options: ExecutionOptions) -> None:
+    (copy / "time.json").unlink()
+    assert f"{copy / 'time.json'}: is missing; the time of earlier sessions is counted as zero" in resume_search(
+        copy, options
+    )
 
 
 def test_layout_of_a_file_may_change(finished: FinishedRun, tmp_path: Path) -> None:

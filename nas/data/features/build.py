@@ -115,7 +115,7 @@ class FeatureBuild:
                 (directory / array.name).stat().st_size == array.file_bytes for array in self.plan.arrays
             )
             return int(progress["done"]) if is_same else None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def start(self, directory: Path) -> None:

@@ -121,7 +121,7 @@ def read_contents(directory: Path) -> StoreContents:
             size_bytes = (directory / name).stat().st_size
             if size_bytes != facts.size_bytes:
                 raise ValueError(f"{name} has the wrong size; expected {facts.size_bytes} bytes, got {size_bytes}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{directory}: not a usable feature store ({error}); delete it to rebuild it") from error
     return contents
 
@@ -160,7 +160,7 @@ def _stamp(path: Path) -> list[int]:
 def _read_verified(directory: Path) -> dict[str, Any]:
     try:
         values = json.loads((directory / _VERIFIED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}  # then every file is hashed
     return values if isinstance(values, dict) else {}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from optuna.storages import JournalStorage
 
-from nas.common.boundary import check_regular_file
+from nas.common.boundary import check_regular_file, reason_of
 from nas.common.errors import StudyError
 from nas.search.trial import STAGES
 from nas.storage.backends.base import (
@@ -62,7 +62,7 @@ class JournalFileStorage(StudyStorage):
             try:
                 self.storage = JournalStorage(self._journal)
             except Exception as error:  # Optuna raises many kinds of errors for a record that it cannot replay
-                reason = f"not a record of Optuna: {type(error).__name__} {error}"
+                reason = f"not a record of Optuna: {reason_of(error)}"
                 raise damaged_line(path, self._journal.read_count, reason) from error
             self._check_names(name)
             if access == "create":
