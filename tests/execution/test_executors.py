@@ -159,15 +159,19 @@ def test_private_ray_listens_on_the_loopback_interface_only(ray_workers: Executo
 def test_signals_that_a_terminal_or_a_batch_system_sends_to_all_processes_stop_no_worker(
     ray_workers: Executor,
 ) -> None:
-    submit(ray_workers, make_job(stage="full", step_count=1_000_000))
+    submit(ray_workers, make_job())
+    wait_for_outcomes(ray_workers, 1)
+    submit(ray_workers, make_job(trial=1, stage="full", step_count=1_000_000))
     wait_until(lambda: bool(worker_process_ids()))
+    workers = worker_process_ids()
     for process, command in descendants().items():
         if "raylet" in command or "gcs_server" in command or command.startswith("ray::WorkerActor"):
             for number in SAVING_SIGNALS:
                 os.kill(process, number)
+    assert worker_process_ids() == workers
     (ended,) = ray_workers.stop_running()
-    assert ended.process_lives
-    submit(ray_workers, make_job(trial=1))
+    assert ended.outcomes == ()
+    submit(ray_workers, make_job(trial=2))
     assert isinstance(wait_for_outcomes(ray_workers, 1)[0], Result)
 
 
