@@ -5,6 +5,7 @@ import io
 import pickle
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -343,6 +344,17 @@ def test_half_precision_changes_logits_by_rounding(family: str, dtype: torch.dty
         loss = model(pixels, ids, mask, labels=labels).loss
     loss.backward()
     assert all(entry.grad.isfinite().all() for entry in model.parameters() if entry.grad is not None)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_model_is_loaded_in_half_precision(dtype: torch.dtype, tmp_path: Path) -> None:
+    model, (pixels, ids, mask) = classifier("pmf", torch.float32), raw_batch()
+    model.save_pretrained(tmp_path)
+    loaded = FusionForClassification.from_pretrained(tmp_path, dtype=dtype)
+    with torch.no_grad():
+        logits, expected = loaded(pixels, ids, mask).logits, model(pixels.float(), ids, mask).logits
+    assert logits.dtype == dtype and {entry.dtype for entry in loaded.parameters()} == {dtype}
+    assert_equal(logits.float(), expected, 0.02)
 
 
 # Masks
