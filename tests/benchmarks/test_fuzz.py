@@ -94,7 +94,7 @@ def test_mutations_are_the_same_for_the_same_seed(kind: str, tmp_path: Path) -> 
     assert described[0].description
 
 
-@pytest.mark.slow
+@pytest.mark.long  # .ci/run plants faults as well, with more cases
 def test_planted_faults_of_every_kind_are_found() -> None:
     command = [sys.executable, "-m", "benchmarks.fuzz", "--quick", "--seed", "0", "--case", "data set", "0"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -20,7 +20,7 @@ from tests.support.documents import DOCUMENTS, blocks
 from tests.support.paths import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
-CI = (REPOSITORY / ".ci" / "run").read_text()
+CI = "".join((REPOSITORY / ".ci" / name).read_text() for name in ("run", "full"))
 
 
 def _commands() -> list[tuple[str, tuple[str, ...]]]:
@@ -65,7 +65,7 @@ def _check_python(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> No
         if word.startswith("search_spaces/"):
             assert (REPOSITORY / word).exists(), word
     if words[1] == "-m":
-        assert re.search(rf"\b{re.escape(words[2])}\b", CI), f"{words[2]} is not run by .ci/run"
+        assert re.search(rf"\b{re.escape(words[2])}\b", CI), f"{words[2]} is run neither by .ci/run nor by .ci/full"
         monkeypatch.setattr(sys, "argv", list(words[2:]))
         run: Callable[[], object] = importlib.import_module(words[2]).main
     else:
