@@ -23,7 +23,9 @@ from nas.execution.placement import Placement
 from nas.execution.ray.executor import RayExecutor
 from nas.execution.worker import CandidateWorker
 from nas.execution.worker_setup import WorkerSetup
+from nas.models.fusion.base import FusionModel
 from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
+from nas.models.fusion.supernet import build_model
 from nas.run.executors import write_worker_setup
 from nas.run.phases.loop import Search
 from nas.run.prepare import SearchContext, prepare
@@ -32,6 +34,7 @@ from nas.run.time_budget import TimeAccount
 from nas.search.space import SearchSpace
 from nas.search.trial import Failure, Job, Result
 from nas.storage.study import Study
+from nas.training.checkpoint import save_weights
 
 WORKERS = 2
 LARGER: dict[str, tuple[int, ...]] = {
@@ -64,7 +67,8 @@ def search(config: Config, directory: Path) -> dict[str, float]:
         reporter = Timeline(log)
         prepared = prepare_demo(config, reporter)
         setup = write_worker_setup(config, prepared, directory, thread_count=1)
-        setup.supernet_path.touch()  # an existing supernet is not trained; instant workers do not read it
+        # An existing supernet is not trained; instant workers do not read it.
+        save_weights(setup.supernet_path, small_model(prepared), steps="0")
         started = time.perf_counter()
         for architecture in SearchSpace(
             PMFArchitecture, {**config.space.choices, "mapping_width": LARGER["mapping_width"][:1]}
@@ -94,6 +98,17 @@ def search(config: Config, directory: Path) -> dict[str, float]:
         "resident_bytes": resident_bytes(),
         "resident_growth_bytes": last.resident_bytes - first.resident_bytes,
     }
+
+
+def small_model(prepared: SearchContext) -> FusionModel:
+    """Build a model whose weights stand in for those of a supernet."""
+    return build_model(
+        image_encoder=prepared.image_encoder,
+        text_encoder=prepared.text_encoder,
+        architecture=prepared.default,
+        num_classes=len(prepared.store.class_names),
+        seed=0,
+    )
 
 
 def resume_seconds(config: Config, directory: Path) -> float:

@@ -56,14 +56,15 @@ def shown(value: object, limit: int = _MAX_SHOWN) -> str:
     except (ValueError, RecursionError):  # integers of more than 4,300 digits, or structures nested thousands deep
         digits = value.bit_length() * 3 // 10 if isinstance(value, int) else 0
         text = f"a number of about {digits:,} digits" if digits else f"a nested {type(value).__name__}"
-    return _shortened(_printable(text), limit)
+    return shortened(_printable(text), limit)
 
 
 def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def _shortened(text: str, limit: int) -> str:
+def shortened(text: str, limit: int = _MAX_SHOWN) -> str:
+    """Return a text without its middle if it is longer than the limit."""
     if len(text) <= limit:
         return text
     kept = (limit - 3) // 2
@@ -88,7 +89,7 @@ def reason_of(error: BaseException) -> str:
     text = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
     if plain is not None or not text:
         return plain or "no reason given"
-    first = _shortened(_printable(text), _MAX_REASON)
+    first = shortened(_printable(text), _MAX_REASON)
     if isinstance(error, KeyError):
         return f"{first} is missing"
     return f"unexpected content ({first})" if isinstance(error, _UNEXPECTED) else first

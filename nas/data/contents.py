@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.common.boundary import shown
 from nas.data.digests import DigestIndex
 from nas.data.preprocessing import Preprocessor
 from nas.data.samples import Dataset, Samples
@@ -181,4 +182,4 @@ def changed_samples(recorded: Mapping[str, Any], dataset: Dataset, contents: Con
 
 def _place(samples: Samples, index: int) -> str:
     place = samples.places[index] if samples.places else f"sample {index + 1}"
-    return f"{place} ({samples.images[index]!r})"
+    return f"{place} ({shown(samples.images[index])})"

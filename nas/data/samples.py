@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.common.boundary import shortened
+
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation"}
 SPLIT_NAMES |= {"dev": "validation", "test": "test"}
@@ -111,5 +113,5 @@ def class_counts(labels: Labels, num_classes: int) -> NDArray[np.int64]:
 
 
 def shortened_list(names: Sequence[str], count: int = 5) -> str:
-    """Return the first few names, separated by commas, for messages."""
-    return ", ".join(names[:count]) + (", …" if len(names) > count else "")
+    """Return the first few names, each shortened, separated by commas, for messages."""
+    return ", ".join(shortened(name) for name in names[:count]) + (", …" if len(names) > count else "")

@@ -1,5 +1,6 @@
 """Check that the tokenizer finds a token in every text: an encoder has no output for a text without any."""
 
+from nas.common.boundary import shown
 from nas.common.errors import DataError
 from nas.data.preprocessing import Preprocessor
 from nas.data.samples import Dataset
@@ -25,6 +26,6 @@ def check_texts(dataset: Dataset, preprocessor: Preprocessor) -> None:
             if empty is not None:
                 index = start + empty
                 raise DataError(
-                    f"{split} split, sample {index + 1} (image {samples.images[index]!r}): "
+                    f"{split} split, sample {index + 1} (image {shown(samples.images[index])}): "
                     f"{preprocessor.empty_text(samples.texts[index])}"
                 )

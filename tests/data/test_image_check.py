@@ -7,6 +7,7 @@ from PIL import Image
 from nas.data.digests import image_digests
 from nas.data.image_check import check_images
 from nas.data.images import open_images
+from nas.data.samples import shortened_list
 
 
 @pytest.fixture
@@ -62,3 +63,8 @@ def test_unwritable_cache_only_costs_time(folder: Path, tmp_path: Path) -> None:
         lambda done, total: seen.append((done, total)),
     )
     assert found.unreadable == [] and seen == [(2, 2)]
+
+
+def test_long_names_are_shortened_in_messages() -> None:
+    assert shortened_list(["a", "b" * 10_000]).startswith("a, bbb")
+    assert len(shortened_list(["x" * 10_000] * 9)) < 500

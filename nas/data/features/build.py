@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nas.common.boundary import shown
 from nas.common.errors import DataError
 from nas.common.files import sync_directory, write_atomically
 from nas.config.data_schema import FeaturesConfig
@@ -212,9 +213,9 @@ class FeatureBuild:
         if shape != self._image_shape:
             names = self._splits[step.split].images[step.start : step.stop]
             raise DataError(
-                f"{self.sources.images.location}: processed images {names[0]!r} to {names[-1]!r} differ in shape; "
-                f"expected {self._image_shape} as for other images, got {shape}; use an image processor that resizes "
-                "all images to one size"
+                f"{self.sources.images.location}: processed images {shown(names[0])} to {shown(names[-1])} differ in "
+                f"shape; expected {self._image_shape} as for other images, got {shape}; use an image processor that "
+                "resizes all images to one size"
             )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nas.common.boundary import shown
 from nas.common.errors import DataError
 from nas.data.augmentation import augment
 from nas.data.contents import Contents
@@ -182,6 +183,6 @@ def pixel_values(names: Sequence[str], views: int, sources: FeatureSources) -> T
         return sources.preprocessor.pixel_values(images)
     except ValueError as error:
         raise DataError(
-            f"{sources.images.location}: images {names[0]!r} to {names[-1]!r} cannot be batched ({error}); expected an "
-            "image processor that resizes all images to one size"
+            f"{sources.images.location}: images {shown(names[0])} to {shown(names[-1])} cannot be batched ({error}); "
+            "expected an image processor that resizes all images to one size"
         ) from error
