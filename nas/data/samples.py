@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from nas.common.boundary import shortened
 
+_MAX_LISTED = 200
+"""Characters of each name in a list: enough for a path and the rows that it is in."""
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation"}
 SPLIT_NAMES |= {"dev": "validation", "test": "test"}
@@ -114,4 +116,4 @@ def class_counts(labels: Labels, num_classes: int) -> NDArray[np.int64]:
 
 def shortened_list(names: Sequence[str], count: int = 5) -> str:
     """Return the first few names, each shortened, separated by commas, for messages."""
-    return ", ".join(shortened(name) for name in names[:count]) + (", …" if len(names) > count else "")
+    return ", ".join(shortened(name, _MAX_LISTED) for name in names[:count]) + (", …" if len(names) > count else "")
