@@ -164,7 +164,7 @@ def open_study(
         run: The description of the run.
         storage: The database URL in place of the recorded one: with the password, or another place of the database.
         note: Callback that receives messages about long operations and accepted changes.
-        accepts_changes: Whether the run goes on with a study that lost or changed records; see `Study`.
+        accepts_changes: Whether to accept a study that lost or changed records; see `Study`.
 
     Raises:
         StudyError: If another driver has the study open, it is damaged or missing, it lost records, or it was started

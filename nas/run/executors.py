@@ -26,7 +26,7 @@ class ExecutionOptions:
         storage: The URL of the database that holds the study; None for a journal in the run directory or, for an
             existing run, for the storage that it was started with.
         verify: Whether to hash data, encoders and cached encoder outputs even if their sizes and times are known.
-        accepts_changes: Whether a run goes on with a study that lost or changed records; see `Study`.
+        accepts_changes: Whether to accept a study that lost or changed records; see `Study`.
     """
 
     worker_count: int | None = None

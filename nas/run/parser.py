@@ -276,8 +276,8 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accept-changed",
         action="store_true",
-        help="go on with a run whose study lost or changed records: restore missing ones from its log, keep changed "
-        "ones",
+        help="accept a study that lost or changed records: restore missing ones from the log of the run, keep "
+        "changed ones",
     )
     parser.add_argument(
         "--cache-dir", type=Path, help="directory of cached encoder outputs (default: ~/.cache/pmf-nas)"

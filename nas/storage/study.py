@@ -64,7 +64,7 @@ class Study(StudyContents):
         note: Callback that receives a line of text before a long operation, such as waiting for a driver on
             another host.
         must_exist: Whether the study was created before.
-        accepts_changes: Whether the run goes on with a study that lost or changed records: missing ones are restored
+        accepts_changes: Whether to accept a study that lost or changed records: missing ones are restored
             from the log in the run directory, changed ones are kept.
 
     Raises:

@@ -136,9 +136,8 @@ def test_lost_records_are_counted_and_named(filled_journal: StoredRun) -> None:
         filled_journal.open(config=CONFIG, must_exist=True)
 
 
+@pytest.mark.parametrize("run", ["journal", "sqlite"], indirect=True)  # only these are files that can be copied
 def test_older_copy_of_a_study_is_noticed(run: StoredRun) -> None:
-    if run.url is not None and not run.url.startswith("sqlite"):
-        pytest.skip("a server keeps its files")
     with run.open(config=CONFIG) as study:
         study.finish(make_result(trial=study.start(FIRST), architecture=FIRST))
     file = run.directory / (JOURNAL if run.url is None else "study.db")

@@ -1,6 +1,6 @@
 """Check a checkpoint folder before transformers opens it: custom code, placeholders, damaged and unreadable files.
 
-A folder that somebody else made may bring Python code and name it in its JSON files. This program never runs such code,
+A folder from another source may contain Python code and name it in its JSON files. This program never runs such code,
 and refuses the folder at once.
 """
 
