@@ -12,7 +12,7 @@ through loading, checking and planning to what is printed, and for some cases as
 
 Afterwards one fault of each kind is planted in the program; each has to be found.
 
-Run: python -m benchmarks.fuzz [--seed N] [--quick] [--json FILE] [--kind KIND] [--case KIND NUMBER]
+Run: python -m benchmarks.fuzz [--seed N] [--quick] [--json FILE] [--kind KIND] [--case KIND NUMBER] [--patience N]
 """
 
 import argparse
@@ -46,6 +46,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="seed of all mutations (default: a new one, which is printed)")
     parser.add_argument("--quick", action="store_true", help="some hundred cases, 2 of them as real processes")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="number of cases at a time")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=1,
+        metavar="N",
+        help="allow N times the time, where other programs run as well",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="file to write the figures to")
     parser.add_argument("--case", nargs=2, action="append", metavar=("KIND", "NUMBER"), help="run this case only")
     parser.add_argument("--kind", action="append", choices=_COUNTS, help="run the cases of this kind only")
@@ -64,7 +71,7 @@ def main() -> int:
 
 def run(options: argparse.Namespace, seed: int, work: Path) -> dict[str, int]:
     """Run all cases; return the figures."""
-    source = CaseSource(seed, prepare_base(work), work)
+    source = CaseSource(seed, prepare_base(work), work, patience=options.patience)
     found: Counter[str] = Counter()
 
     def judge(results: Iterable[Outcome], valid: Mapping[str, Expectation], *, shows: bool = True) -> Counter[str]:

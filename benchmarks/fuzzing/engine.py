@@ -53,12 +53,14 @@ class CaseSource:
         base: The valid project.
         work: The folder for copies.
         plant: A context in which a fault is planted in the program.
+        patience: See `Outcome.patience`.
     """
 
     seed: int
     base: Path
     work: Path
     plant: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    patience: float = 1.0
 
 
 @contextlib.contextmanager
@@ -163,6 +165,7 @@ def _work(connection: Connection, inherited: Sequence[Connection], source: CaseS
                 grown_bytes=grown,
                 is_known=mutation.is_known,
                 files=written(root),
+                patience=source.patience,
             )
         connection.send(outcome)
 
@@ -215,7 +218,7 @@ class _Worker:
         if not command:
             return None
         grown = resident_bytes(self._process.pid or 0) - self._resident
-        if time.monotonic() - self._started <= limit_seconds(command) and grown <= _MAX_GROWTH:
+        if time.monotonic() - self._started <= limit_seconds(command, self._source.patience) and grown <= _MAX_GROWTH:
             return None
         self._process.kill()
         self._process.join()
@@ -225,7 +228,8 @@ class _Worker:
         assert self.case is not None
         description, command = self._announced
         seconds = time.monotonic() - self._started
-        outcome = Outcome(self.case, description, command, status, "", "the process has ended", seconds, grown)
+        errors, patience = "the process has ended", self._source.patience
+        outcome = Outcome(self.case, description, command, status, "", errors, seconds, grown, patience=patience)
         self.case = None
         self.connection.close()
         self._start()
@@ -263,8 +267,7 @@ def outcomes(cases: Iterable[Case], source: CaseSource, *, processes: int) -> It
                 outcome = worker.receive() if connection in ready else worker.watch()
                 if outcome is None:
                     continue
-                is_late = outcome.status is None or outcome.seconds > limit_seconds(outcome.command)
-                if is_late and outcome.case not in repeated:
+                if outcome.is_late and outcome.case not in repeated:
                     repeated.add(outcome.case)
                     waiting.append(outcome.case)
                 else:
@@ -284,6 +287,6 @@ def valid_outcomes(source: CaseSource) -> Mapping[str, Expectation]:
     for outcome in outcomes([(VALID, index) for index in range(len(COMMANDS))] * 2, source, processes=1):
         name = list(COMMANDS)[outcome.case[1]]
         if outcome.status != 0:
-            raise RuntimeError(f"{name} fails for the valid project: {outcome.errors}")
+            raise RuntimeError(f"{name} fails for the valid project after {outcome.seconds:.0f} s: {outcome.errors}")
         runs[name].append(outcome)
     return {name: Expectation.of(ended) for name, ended in runs.items()}

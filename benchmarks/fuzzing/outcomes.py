@@ -19,9 +19,9 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _BLANKS = re.compile(r"[\s-]+")
 
 
-def limit_seconds(command: Sequence[str]) -> float:
-    """Return the seconds after which a command counts as hanging."""
-    return _TRAINING_SECONDS if command[0] in TRAINS else _SECONDS
+def limit_seconds(command: Sequence[str], patience: float) -> float:
+    """Return the seconds after which a command counts as hanging; see `Outcome.patience`."""
+    return patience * (_TRAINING_SECONDS if command[0] in TRAINS else _SECONDS)
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Outcome:
         grown_bytes: Resident memory at the peak, less that at the start.
         is_known: See `Mutation`.
         files: A digest of the files that the command wrote and that hold its result.
+        patience: How many times longer than on a quiet machine the command may take.
     """
 
     case: tuple[str, int]
@@ -51,6 +52,12 @@ class Outcome:
     grown_bytes: int
     is_known: bool = False
     files: str = ""
+    patience: float = 1.0
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the command took longer than it may."""
+        return self.status is None or self.seconds > limit_seconds(self.command, self.patience)
 
     def result(self) -> frozenset[str]:
         """Return the lines of standard output without what is measured."""
@@ -110,7 +117,7 @@ _Fault: TypeAlias = "tuple[str, str] | None"
 
 
 def _hang(outcome: Outcome, valid: Expectation) -> _Fault:
-    if outcome.status is None or outcome.seconds > limit_seconds(outcome.command):
+    if outcome.is_late:
         return "hangs", f"{outcome.seconds:.0f} s"
     if outcome.grown_bytes > valid.grown_bytes + GIBIBYTE:
         return "hangs", f"{outcome.grown_bytes / GIBIBYTE:.1f} GiB more than before"

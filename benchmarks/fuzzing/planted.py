@@ -32,7 +32,7 @@ def _grows(path: Path) -> Config:
 
 
 def _waits(path: Path) -> Config:
-    time.sleep(60)
+    time.sleep(3600)
     return _load_config(path)
 
 

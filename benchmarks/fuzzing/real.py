@@ -35,10 +35,10 @@ def _run_once(case: Case, source: CaseSource) -> Outcome:
         process = subprocess.Popen(
             [sys.executable, str(_PROGRAM), *words], stdin=subprocess.DEVNULL, stdout=output, stderr=errors
         )
-        ended = threading.Timer(limit_seconds(mutation.command), process.kill)
+        ended = threading.Timer(limit_seconds(mutation.command, source.patience), process.kill)
         ended.start()
         _, status, usage = os.wait4(process.pid, 0)
-        seconds, is_late = time.monotonic() - started, not ended.is_alive()
+        seconds, is_ended = time.monotonic() - started, not ended.is_alive()
         ended.cancel()
         process.returncode = os.waitstatus_to_exitcode(status)
         texts = []
@@ -49,13 +49,14 @@ def _run_once(case: Case, source: CaseSource) -> Outcome:
             case=case,
             description=mutation.description,
             command=mutation.command,
-            status=None if is_late else process.returncode,
+            status=None if is_ended else process.returncode,
             output=texts[0],
             errors=texts[1],
             seconds=seconds,
             grown_bytes=usage.ru_maxrss * 1024,
             is_known=mutation.is_known,
             files=written(root),
+            patience=source.patience,
         )
 
 
@@ -76,6 +77,6 @@ def real_valid_outcomes(source: CaseSource, names: Sequence[str]) -> Mapping[str
     for name in names:
         outcome = _run((VALID, list(COMMANDS).index(name)), source)
         if outcome.status != 0:
-            raise RuntimeError(f"{name} fails for the valid project: {outcome.errors}")
+            raise RuntimeError(f"{name} fails for the valid project after {outcome.seconds:.0f} s: {outcome.errors}")
         found[name] = Expectation.of([outcome])
     return found

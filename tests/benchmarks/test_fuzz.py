@@ -74,6 +74,8 @@ def test_what_a_message_lacks_is_named(message: str, lack: str) -> None:
         ({"status": None}, "hangs"),
         ({"seconds": 10.5}, "hangs"),
         ({"seconds": 10.5, "command": ("search", "x")}, None),
+        ({"seconds": 10.5, "patience": 2.0}, None),
+        ({"seconds": 20.5, "patience": 2.0}, "hangs"),
         ({"grown_bytes": GIBIBYTE + 1}, "hangs"),
     ],
 )
