@@ -87,6 +87,7 @@ def test_search_survives_killed_workers(project: Project, tmp_path: Path, driver
         assert study.running == {} and study.rejections == []
 
 
+@pytest.mark.long
 def test_killed_and_interrupted_comparison_trains_nothing_twice(
     project: Project, tmp_path: Path, drivers: list[RealDriver]
 ) -> None:
