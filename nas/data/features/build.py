@@ -25,7 +25,16 @@ from nas.common.errors import DataError
 from nas.common.files import sync_directory, write_atomically
 from nas.config.data_schema import FeaturesConfig
 from nas.data.features.inputs import BuildStep, FeatureSources, SplitInputs, pixel_values, prepare_inputs
-from nas.data.features.plan import ArrayPlan, ModalityPlan, attended_name, choose_plan, logsumexp_name, tokens_name
+from nas.data.features.plan import (
+    ArrayPlan,
+    ModalityPlan,
+    Readout,
+    attended_name,
+    choose_plan,
+    logsumexp_name,
+    readout_name,
+    tokens_name,
+)
 from nas.data.features.writer import ArrayFiles, ProgressSaver
 from nas.models.encoders.base import Encoder
 from nas.models.fusion.data_attention import data_attention
@@ -67,8 +76,7 @@ class FeatureBuild:
         self._image_shape, self.image_token_count = _image_sizes(sources)
         small = [ArrayPlan(name, array.shape, array.dtype.name) for name, array in self._small.items()]
         self.plan = choose_plan(self._modalities(), small, config, list(splits))
-        used = {part.name for part in self.plan.modalities if part.layers}
-        self._steps = [step for inputs in self._splits.values() for step in inputs.steps() if step.modality in used]
+        self._steps = [step for inputs in self._splits.values() for step in inputs.steps()]
 
     def _modalities(self) -> tuple[ModalityPlan, ModalityPlan]:
         sources, splits = self.sources, self._splits
@@ -76,11 +84,14 @@ class FeatureBuild:
         pixels = {name: (count, *self._image_shape) for name, count in counts.items()}
         tokens = {name: (count, self.image_token_count) for name, count in counts.items()}
         texts = {name: (int(inputs.text_lengths.sum()),) for name, inputs in splits.items()}
+        image_counts = {name: len(inputs.images) for name, inputs in splits.items()}
+        text_counts = {name: len(inputs.text_lengths) for name, inputs in splits.items()}
 
         def modality(
             name: str,
             encoder: Encoder,
             layers: Iterable[int | None],
+            input_counts: Mapping[str, int],
             row_shapes: Mapping[str, tuple[int, ...]],
             raw_shapes: Mapping[str, tuple[int, ...]],
         ) -> ModalityPlan:
@@ -88,6 +99,7 @@ class FeatureBuild:
                 name=name,
                 hidden_size=encoder.hidden_size,
                 num_heads=encoder.layers[0].projections.num_heads,
+                input_counts=input_counts,
                 row_shapes=row_shapes,
                 raw_shapes=raw_shapes,
                 layers=tuple(sorted({layer for layer in layers if layer is not None})),
@@ -95,9 +107,10 @@ class FeatureBuild:
                 uses_attention=sources.uses_attention,
             )
 
+        image_layers, text_layers = zip(*sources.entry_layers, strict=True)
         return (
-            modality("image", sources.image_encoder, (entry.image for entry in sources.entry_layers), tokens, pixels),
-            modality("text", sources.text_encoder, (entry.text for entry in sources.entry_layers), texts, texts),
+            modality("image", sources.image_encoder, image_layers, image_counts, tokens, pixels),
+            modality("text", sources.text_encoder, text_layers, text_counts, texts, texts),
         )
 
     @cached_property
@@ -167,8 +180,8 @@ class FeatureBuild:
             contextlib.closing(prepare_inputs(self._steps[done:], self._splits, self.sources)) as steps,
         ):
             for step, inputs, mask in steps:
-                for name, values in self._encode(step, inputs, mask):
-                    files.write(f"{step.split}/{name}", step.first_row, values)
+                for name, first_row, values in self._encode(step, inputs, mask):
+                    files.write(f"{step.split}/{name}", first_row, values)
                 done, count = done + 1, count + step.count
                 saver.record(done)
                 on_progress(count, total)
@@ -176,38 +189,47 @@ class FeatureBuild:
 
     def _encode(
         self, step: BuildStep, inputs: Tensor, mask: Tensor | None
-    ) -> Iterator[tuple[str, NDArray[np.generic]]]:
-        """Yield the arrays of the split by name, with the rows that the step writes to them."""
+    ) -> Iterator[tuple[str, int, NDArray[np.generic]]]:
+        """Yield the name of each array of the split, the first row that the step writes to it, and the rows."""
         is_text = step.modality == "text"
         encoder = self.sources.text_encoder if is_text else self.sources.image_encoder
         modality = self.plan.modalities[1 if is_text else 0]
         device = next(encoder.parameters()).device
         inputs, mask = inputs.to(device), None if mask is None else mask.to(device)
 
-        def stored(values: Tensor, dtype: str) -> NDArray[np.generic]:
+        def stored(name: str, values: Tensor, dtype: str) -> tuple[str, int, NDArray[np.generic]]:
             if is_text:
                 values = values.flatten(0, 1) if mask is None else values[mask]  # without padding
-            return _to_storage(values, dtype, encoder)
+            return name, step.first_row, _to_storage(values, dtype, encoder)
 
         if not is_text:
             self._check_size(step, tuple(inputs.shape[1:]))
         targets = modality.token_layers(self.plan.tier)
-        if targets[0] == RAW:
-            yield tokens_name(step.modality, RAW), stored(inputs, "int32" if is_text else self.plan.dtype)
+        if RAW in targets:
+            yield stored(tokens_name(step.modality, RAW), inputs, "int32" if is_text else self.plan.dtype)
             targets = targets[1:]
         if not targets:
-            return
+            inputs = inputs[:: self._view_step(step)]  # only readouts are needed
         rows = encoder.embed(inputs)  # (B, R, D)
         bias = encoder.data_bias(mask, rows.shape[1], rows.dtype)
         layer = 0
         for target in targets:
             rows = encoder.run(rows, bias, start=layer, stop=target)
             layer = target
-            yield tokens_name(step.modality, layer), stored(rows, self.plan.dtype)
+            yield stored(tokens_name(step.modality, layer), rows, self.plan.dtype)
             if layer in modality.attention_layers(self.plan.tier):
                 attention = data_attention(encoder.layers[layer], rows, bias)
-                yield attended_name(step.modality, layer), stored(attention.attended, self.plan.dtype)
-                yield logsumexp_name(step.modality, layer), stored(attention.logsumexp, "float32")
+                yield stored(attended_name(step.modality, layer), attention.attended, self.plan.dtype)
+                yield stored(logsumexp_name(step.modality, layer), attention.logsumexp, "float32")
+        if targets:
+            rows = rows[:: self._view_step(step)]
+        rows = encoder.finish(encoder.run(rows, bias, start=layer, stop=encoder.num_layers))
+        for readout, values in read_out(encoder, rows, mask).items():
+            yield readout_name(step.modality, readout), step.start, _to_storage(values, "float32", encoder)
+
+    def _view_step(self, step: BuildStep) -> int:
+        """Return the distance of the images themselves, view 0, among the inputs of a step."""
+        return 1 if step.modality == "text" else self.views[step.split]
 
     def _check_size(self, step: BuildStep, shape: tuple[int, ...]) -> None:
         if shape != self._image_shape:
@@ -217,6 +239,20 @@ class FeatureBuild:
                 f"shape; expected {self._image_shape} as for other images, got {shape}; use an image processor that "
                 "resizes all images to one size"
             )
+
+
+def read_out(encoder: Encoder, rows: Tensor, mask: Tensor | None) -> dict[Readout, Tensor]:
+    """Return the readouts of a frozen encoder, (B, D) each.
+
+    Args:
+        encoder: The encoder.
+        rows: The tokens after the last layer and its final norm, (B, R, D).
+        mask: (B, R), true where there is a token; None without padding.
+    """
+    pooled = encoder.pool(encoder.readout_rows(rows, mask))
+    if mask is None:
+        return {"pooled": pooled, "mean": rows.mean(dim=1)}
+    return {"pooled": pooled, "mean": (rows * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)}
 
 
 def _reserve(descriptor: int, size_bytes: int) -> None:

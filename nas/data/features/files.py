@@ -11,7 +11,7 @@ from nas.common.errors import DataError
 from nas.common.files import write_atomically
 from nas.data.features.plan import FeaturePlan
 
-FORMAT = 3
+FORMAT = 4
 CONTENTS = "features.json"
 _VERIFIED = "verified.json"
 

@@ -8,12 +8,15 @@ An entry layer is a layer at which an architecture of the search space starts to
 - `smallest layer`: the tokens at the first entry layer; those at later ones are recomputed whenever they are read.
 
 For an encoder that is trained as a whole, the store has the processed pixel values or the token ids.
+
+Every tier also has the readouts of both frozen encoders, a few kB for each sample: what a linear classifier reads.
 """
 
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -23,6 +26,12 @@ from nas.config.data_schema import FeaturesConfig
 from nas.search.space import RAW
 
 ATTENTION, EVERY_LAYER, SMALLEST_LAYER = TIERS = ("attention", "every layer", "smallest layer")
+
+
+Readout = Literal["pooled", "mean"]
+"""What is read out of an encoder: what its own pooling returns, mostly CLS, or the mean over all unpadded tokens."""
+
+READOUTS: tuple[Readout, ...] = ("pooled", "mean")
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,7 @@ class ModalityPlan:
         name: "image" or "text".
         hidden_size: Hidden size of the encoder, D.
         num_heads: Number of attention heads, H.
+        input_counts: Number of images or texts, by split; views of an image are not counted.
         row_shapes: Leading axes of the arrays, by split: (images · views, S) or (tokens of all texts,).
         raw_shapes: Shape of the encoder inputs, by split: (images · views, 3, height, width) or (tokens of all texts,).
         layers: The entry layers of this encoder, ascending; empty if the encoder is not used.
@@ -76,6 +86,7 @@ class ModalityPlan:
     name: str
     hidden_size: int
     num_heads: int
+    input_counts: Mapping[str, int]
     row_shapes: Mapping[str, tuple[int, ...]]
     raw_shapes: Mapping[str, tuple[int, ...]]
     layers: tuple[int, ...]
@@ -91,6 +102,12 @@ class ModalityPlan:
         if tier != ATTENTION or not self.uses_attention:
             return ()
         return tuple(layer for layer in self.layers if self.num_layers - layer >= 2)
+
+    def readouts(self, split: str) -> Iterator[ArrayPlan]:
+        """Yield the arrays of the readouts of one split, one row for each image or text in storage order."""
+        for readout in READOUTS:
+            shape = (self.input_counts[split], self.hidden_size)
+            yield ArrayPlan(f"{split}/{readout_name(self.name, readout)}", shape, "float32")
 
     def arrays(self, split: str, tier: str, dtype: str) -> Iterator[ArrayPlan]:
         """Yield the large arrays of one split."""
@@ -109,6 +126,11 @@ class ModalityPlan:
 def tokens_name(modality: str, layer: int) -> str:
     """Return the file name of the tokens at a layer; at `RAW`, of the pixel values or token ids."""
     return f"{modality}_raw.npy" if layer == RAW else f"{modality}_{layer:02}.npy"
+
+
+def readout_name(modality: str, readout: Readout) -> str:
+    """Return the file name of a readout of the last layer, after the final norm."""
+    return f"{modality}_{readout}.npy"
 
 
 def attended_name(modality: str, layer: int) -> str:
@@ -169,7 +191,7 @@ def choose_plan(
 
     Args:
         modalities: The parts of image and text.
-        small: The arrays that every tier has: labels and indices.
+        small: Further arrays that every tier has: labels and indices.
         config: Storage type, disk budget, and whether to store data attention.
         splits: Names of the splits.
 
@@ -177,6 +199,7 @@ def choose_plan(
         DataError: If no tier fits.
     """
     plans = []
+    small = [*small, *(array for split in splits for part in modalities for array in part.readouts(split))]
     for tier in TIERS:
         if tier == ATTENTION and not (config.attention and any(part.attention_layers(tier) for part in modalities)):
             continue

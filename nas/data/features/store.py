@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nas.common.errors import DataError
 from nas.data.features.files import StoreContents, read_contents
-from nas.data.features.plan import attended_name, logsumexp_name, tokens_name
+from nas.data.features.plan import Readout, attended_name, logsumexp_name, readout_name, tokens_name
 from nas.data.samples import Labels
 from nas.models.encoders.base import Encoder
 from nas.models.fusion.data_attention import DataAttention
@@ -152,6 +152,18 @@ class FeatureSplit:
             image_attention=self._attention_at("image", entry_layers.image, images),
             text_attention=self._attention_at("text", entry_layers.text, texts),
         )
+
+    def readouts(self, readout: Readout) -> tuple[Tensor, Tensor]:
+        """Return what is read out of the frozen image and text encoder, for every sample: (N, D_img) and (N, D_txt).
+
+        Args:
+            readout: The kind of readout.
+        """
+        # Texts are stored in the order of their first tokens.
+        text_index = np.argsort(np.argsort(self._text_starts))
+        image = np.load(self._directory / readout_name("image", readout))
+        text = np.load(self._directory / readout_name("text", readout))
+        return torch.from_numpy(image[self._image_index]), torch.from_numpy(text[text_index])
 
     def _tokens_at(self, modality: str, layer: int | None, read: _Reader, mask: Tensor | None, count: int) -> Tensor:
         """Return the tokens at a layer: read, or recomputed from the last stored layer before it."""

@@ -403,7 +403,7 @@ def test_insufficient_free_space_is_found_before_the_build(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=50 * 1024))
     with pytest.raises(
         DataError,
-        match=rf"{tmp_path}/features: .* expected 59\.\d\d KiB of free space, got 50\.00 KiB; free some space",
+        match=rf"{tmp_path}/features: .* expected 75\.\d\d KiB of free space, got 50\.00 KiB; free some space",
     ):
         build(sources, tmp_path)
     assert not left(tmp_path)
@@ -413,7 +413,7 @@ def test_file_size_limit_is_reported_like_a_full_disk(sources: FeatureSources, t
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
     try:
-        with pytest.raises(DataError, match=r"cannot be stored \(File too large\); expected 59"):
+        with pytest.raises(DataError, match=r"cannot be stored \(File too large\); expected 75"):
             build(sources, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -437,7 +437,7 @@ def full_after(count: int, function: Callable[..., Any]) -> Callable[..., Any]:
     [
         *(("posix_fallocate", count) for count in (0, 9)),
         *(("pwrite", count) for count in (0, 9, 25)),
-        *(("fsync", count) for count in (0, 22, 30, 70)),
+        *(("fsync", count) for count in (0, 30, 38, 94)),
     ],
 )
 def test_disk_that_fills_up_leaves_no_store_and_the_build_is_resumed_later(
@@ -446,7 +446,7 @@ def test_disk_that_fills_up_leaves_no_store_and_the_build_is_resumed_later(
     whole = content(build(sources, tmp_path / "whole"))
     with monkeypatch.context() as patch:
         patch.setattr(os, name, full_after(count, getattr(os, name)))
-        message = f"{tmp_path}/full/features: the features cannot be stored \\(No space left on device\\); expected 59"
+        message = f"{tmp_path}/full/features: the features cannot be stored \\(No space left on device\\); expected 75"
         with pytest.raises(DataError, match=message):
             build(sources, tmp_path / "full")
     assert all(entry.endswith(".building") for entry in left(tmp_path / "full"))

@@ -15,6 +15,7 @@ from nas.data.augmentation import augment
 from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureSplit, FeatureStore
 from nas.models.fusion.data_attention import data_attention
+from nas.search.space import RAW, EntryLayers
 from tests.support.building import build, feature_sources
 from tests.support.project import build_project
 from tests.support.tiny import base_features, reads_at
@@ -64,6 +65,24 @@ def test_batch_equals_the_base_features_of_its_samples(
     assert not batch.text_tokens[~mask].any()
     assert batch.labels.tolist() == sources.dataset.splits["validation"].labels[chosen].tolist()
     assert batch.image_attention is None and batch.text_attention is None
+
+
+@pytest.mark.parametrize("entry", [reads_at(1), EntryLayers(None, RAW)], ids=["both", "text only, trained as a whole"])
+@pytest.mark.parametrize("views", [1, 3])
+def test_readouts_are_those_of_the_whole_encoders(
+    sources: FeatureSources, tmp_path: Path, entry: EntryLayers, views: int
+) -> None:
+    store = build(dataclasses.replace(sources, entry_layers=frozenset({entry})), tmp_path, views=views)
+    for name in ("train", "validation"):
+        split, chosen = store.splits[name], list(range(len(store.splits[name])))
+        pixels, ids, mask = raw(sources, name, chosen, [0] * len(chosen))
+        with torch.no_grad():
+            images = sources.image_encoder.model(pixels).last_hidden_state
+            texts = sources.text_encoder.model(ids, attention_mask=mask.long()).last_hidden_state
+        means = torch.stack([text[is_token].mean(dim=0) for text, is_token in zip(texts, mask, strict=True)])
+        pooled, mean = split.readouts("pooled"), split.readouts("mean")
+        torch.testing.assert_close(pooled, (images[:, 0], texts[:, 0]), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(mean, (images.mean(dim=1), means), rtol=1e-5, atol=1e-5)
 
 
 def slow_texts(split: FeatureSplit, directory: Path, indices: list[int], layer: int) -> list[np.ndarray[Any, Any]]:
@@ -130,7 +149,7 @@ def test_logsumexp_is_float32_in_a_half_precision_store(
 def test_layers_that_are_not_stored_are_recomputed_equally(
     sources: FeatureSources, whole: FeatureStore, tmp_path: Path
 ) -> None:
-    small = build(sources, tmp_path, dtype="float32", disk_bytes=50_000)
+    small = build(sources, tmp_path, dtype="float32", disk_bytes=58_000)
     assert small.contents.token_layers == {"image": (1,), "text": (0,)}
     alone = FeatureStore(small.directory)  # without encoders
     for split in ("train", "validation"):
@@ -190,7 +209,7 @@ def test_folder_that_is_not_a_store_is_named(whole: FeatureStore, tmp_path: Path
         FeatureStore(tmp_path)
     values = json.loads((whole.directory / "features.json").read_text())
     (tmp_path / "features.json").write_text(json.dumps({**values, "format": 1}))
-    with pytest.raises(DataError, match="unsupported format; expected 3, got 1"):
+    with pytest.raises(DataError, match="unsupported format; expected 4, got 1"):
         FeatureStore(tmp_path)
     (tmp_path / "features.json").write_text(json.dumps({**values, "class_names": ["a", "b", "c"]}))
     with pytest.raises(DataError, match=r"features\.json was altered"):
