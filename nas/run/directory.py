@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from nas.common.boundary import SMALL_FILE, reading
+from nas.common.boundary import SMALL_FILE, reading, shown
 from nas.common.errors import ConfigError, StudyError
 from nas.common.files import check_writable, write_atomically
 from nas.common.output import complain
@@ -79,7 +79,7 @@ def read_run(directory: Path) -> Run:
         directory: The run directory.
 
     Raises:
-        StudyError: If the directory holds no run, or one of another format.
+        StudyError: If the directory holds no run, one of another format, or one whose database has no URL.
         ConfigError: If its configuration is damaged.
     """
     path = directory / CONFIG
@@ -91,7 +91,13 @@ def read_run(directory: Path) -> Run:
         _check_format(path, values)
         search, class_names, contents = values["search"], tuple(values["class_names"]), dict(values["contents"])
         identity, storage = str(values["identity"]), values["storage"]
+        if storage is not None and not isinstance(storage, str):
+            raise ValueError(f"storage: expected the URL of a database or null, got {shown(storage)}")
+        if not all(isinstance(name, str) for name in class_names):
+            raise ValueError(f"class_names: expected a list of names, got {shown(values['class_names'])}")
         search, fixed = RecordedPlaces(directory, Path(values["directory"])).resolve(search)
+    if storage is not None:
+        stored_url(storage, directory)  # refuses what is no URL, before anything uses it
     config = parse_config(search, source=str(path), base_directory=directory.resolve())
     return Run(config, class_names, contents, identity, storage, fixed)
 

@@ -51,7 +51,9 @@ def stored_url(url: str, directory: Path) -> str:
     try:
         parsed = sqlalchemy.make_url(url)
     except (ArgumentError, ValueError) as error:
-        raise StudyError(f"{directory}: storage: not the URL of a database; got {redacted_url(url)}") from error
+        raise StudyError(
+            f"{directory}: storage: not the URL of a database; expected for example {EXAMPLES}, got {redacted_url(url)}"
+        ) from error
     path = _sqlite_path(parsed)
     if path is None or path.is_absolute():
         return url

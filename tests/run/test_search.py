@@ -105,6 +105,23 @@ def test_damaged_file_of_a_run_is_named(
         resume_search(copy, options)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("storage", 3, "storage: expected the URL of a database or null, got 3"),
+        ("storage", "nowhere", "storage: not the URL of a database; expected for example .*, got nowhere"),
+        ("class_names", ["red", 3], r"class_names: expected a list of names, got \['red', 3\]"),
+    ],
+)
+def test_value_of_another_kind_in_the_description_of_a_run_is_named(
+    copy: Path, options: ExecutionOptions, key: str, value: object, message: str
+) -> None:
+    path = copy / "config.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), key: value}))
+    with pytest.raises(NasError, match=message):
+        resume_search(copy, options)
+
+
 @pytest.mark.parametrize("version", [None, 2, 99])
 def test_run_directory_of_another_format_is_one_error(
     copy: Path, options: ExecutionOptions, version: int | None
