@@ -59,6 +59,14 @@ class BudgetConfig(Section):
     supernet_fraction: Number = Field(
         default=0.25, gt=0, le=0.9, description="The fraction of the time for the training of the supernet."
     )
+    recipe_fraction: Number = Field(
+        default=0.0,
+        ge=0,
+        le=0.9,
+        description="The fraction of the time for tuning the recipe, from the section `recipe` on: settings are tried "
+        "on the default architecture before anything else, and the best one is used from then on. 0: the recipe is "
+        "used as it is.",
+    )
     finalists_fraction: Number = Field(
         default=0.35, gt=0, le=0.9, description="The fraction of the time for the full training of the finalists."
     )
@@ -73,8 +81,8 @@ class BudgetConfig(Section):
     @field_validator("finalists_fraction")
     @classmethod
     def _leaves_time_for_candidates(cls, value: float, info: ValidationInfo) -> float:
-        if info.data.get("supernet_fraction", 0) + value >= 1:
-            raise Rejected("less than 1 together with supernet_fraction")
+        if info.data.get("recipe_fraction", 0) + info.data.get("supernet_fraction", 0) + value >= 1:
+            raise Rejected("less than 1 together with recipe_fraction and supernet_fraction")
         return value
 
 

@@ -1,5 +1,6 @@
 """The sections `recipe` and `supernet` of the search file."""
 
+import sys
 from typing import Self
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -8,6 +9,7 @@ from nas.common.units import MAX_COUNT
 from nas.config.choices import ClassWeights, Optimizer, Sampling, Schedule
 from nas.config.section import Rejected, Section
 from nas.config.values import MAX_BATCH, MAX_RATE, Integer, Number
+from nas.search.recipe_tuning import RecipeSetting
 
 
 class LearningRatesConfig(Section):
@@ -30,7 +32,12 @@ class LearningRatesConfig(Section):
 
     def scaled(self, factor: float) -> Self:
         """Return the rates multiplied by a factor."""
-        return self.replace(**{name: rate * factor for name, rate in self})
+        return self.replace(**{name: _rate(rate * factor) for name, rate in self})
+
+
+def _rate(value: float) -> float:
+    """Return the nearest rate that is allowed: a factor may leave the range of what a file may state."""
+    return min(max(value, sys.float_info.min), MAX_RATE)
 
 
 class RecipeConfig(Section):
@@ -62,6 +69,15 @@ class RecipeConfig(Section):
     label_smoothing: Number = Field(
         default=0.0, ge=0, le=0.9, description="The fraction of the target that is spread over all classes."
     )
+
+    def with_setting(self, setting: RecipeSetting) -> Self:
+        """Return the recipe with the rates and the weight decay of a setting; its number of steps is the job's."""
+        rates = self.learning_rates.scaled(setting.rate)
+        classifiers = _rate(self.learning_rates.classifiers * setting.classifier_rate)
+        return self.replace(
+            learning_rates=rates.replace(classifiers=classifiers),
+            weight_decay=min(self.weight_decay * setting.weight_decay, MAX_RATE),
+        )
 
 
 class SupernetConfig(Section):

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from nas.search.recipe_tuning import AS_CONFIGURED, RecipeSetting
 from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result
 
@@ -48,12 +49,14 @@ class SupernetJob:
         peak_bytes: The predicted peak of each process of the training.
         seconds_left: The seconds until the learning-rate schedule ends, from the start of the training; None if only
             the number of steps ends it. Not a time of day: clocks differ between nodes and may be set meanwhile.
+        recipe: The setting of the recipe; its number of steps is that of full trainings.
     """
 
     feasible: frozenset[Architecture] | None
     micro_batches: Mapping[Architecture, int]
     peak_bytes: int
     seconds_left: float | None = None
+    recipe: RecipeSetting = AS_CONFIGURED
 
     def is_feasible(self, architecture: Architecture) -> bool:
         return self.feasible is None or architecture in self.feasible

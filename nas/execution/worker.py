@@ -202,7 +202,7 @@ class CandidateWorker:
     def _train(self, job: Job, should_stop: Callable[[], bool]) -> Tensor:
         """Train the model of a job and return its validation logits."""
         model = self.fresh_model(job) if job.stage == "full" else self._inherited_model(job)
-        recipe = self.setup.config.recipe
+        recipe = self.setup.config.recipe.with_setting(job.recipe)
         if job.learning_rate is not None:
             # One rate for all parameters, not scaled by the number of layers with prompts.
             recipe = recipe.replace(learning_rates=LearningRatesConfig.of_all(job.learning_rate), depth_scaling=0.0)
@@ -292,7 +292,7 @@ class CandidateWorker:
                 seed=config.seed,
                 is_feasible=job.is_feasible,
             ),
-            recipe=config.recipe,
+            recipe=config.recipe.with_setting(job.recipe),
             step_count=config.supernet.steps,
             seed=config.seed,
             checkpoint_path=setup.checkpoint_path,

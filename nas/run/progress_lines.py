@@ -28,6 +28,7 @@ STAGE_NOUNS: Mapping[Stage, str] = {
 """The activity of each stage."""
 
 PHASE_TITLES: Mapping[str, str] = {
+    "recipe": "recipe",
     "supernet": "supernet",
     "candidates": "screening",
     "finalists": "full training",
@@ -135,10 +136,12 @@ def plan_line(deadlines: Deadlines, rerun_seeds: int) -> str | None:
     """
     if math.isinf(deadlines.total_seconds):
         return None
+    recipe = f"recipe {format_seconds(deadlines.recipe_seconds)} → " if deadlines.recipe_seconds else ""
+    supernet = deadlines.supernet_seconds - deadlines.recipe_seconds
     screening = deadlines.candidates_seconds - deadlines.supernet_seconds
     full = deadlines.total_seconds - deadlines.candidates_seconds
     return (
-        f"Plan: supernet {format_seconds(deadlines.supernet_seconds)} → screening {format_seconds(screening)} → full "
+        f"Plan: {recipe}supernet {format_seconds(supernet)} → screening {format_seconds(screening)} → full "
         f"training {format_seconds(full)}; then up to {1 + 2 * rerun_seeds} full trainings on top of the budget, for "
         "the comparison with the default"
     )

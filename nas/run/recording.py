@@ -11,10 +11,12 @@ from nas.execution.worker_setup import full_weights_path, trained_weights_path
 from nas.memory.calibration import PeakCalibration
 from nas.run.feasibility import Feasibility
 from nas.run.progress_lines import STAGE_VERBS, failure_line, result_line, scores_text
+from nas.run.recipe_file import RECIPE, RecipeFile
 from nas.run.reruns import RERUNS, RerunStore, write_default_result
 from nas.run.results_csv import keep_lost_results, write_results
-from nas.search.keys import CandidateKey, DefaultKey, ModelKey, RerunKey
+from nas.search.keys import CandidateKey, DefaultKey, ModelKey, RecipeKey, RerunKey
 from nas.search.objectives import Objectives
+from nas.search.recipe_tuning import SETTINGS
 from nas.search.trial import STAGES, Failure, Result, Stage
 from nas.storage.study import Study
 
@@ -38,7 +40,7 @@ class ResultRecorder:
         self, config: Config, directory: Path, *, study: Study, calibration: PeakCalibration, reporter: Reporter
     ) -> None:
         self._config = config
-        self._directory = directory
+        self.directory = directory
         self._study = study
         self._calibration = calibration
         self._reporter = reporter
@@ -46,6 +48,7 @@ class ResultRecorder:
         self._best: dict[Stage, Result] = {}
         self._has_measured_peaks = False
         self.reruns = RerunStore(directory / RERUNS)
+        self.recipe = RecipeFile(directory / RECIPE)
         self.planned_reruns = 0
         self.done_reruns = 0
         self.has_default_failed = False
@@ -67,11 +70,15 @@ class ResultRecorder:
         metric = self._config.search.objective
         match result.key:
             case DefaultKey():
-                write_default_result(self._directory, result)
+                write_default_result(self.directory, result)
                 line = result_line("default", result, metric)
+            case RecipeKey(setting=setting, seed=seed):
+                self.recipe.add(result.key, result)
+                full_weights_path(self.directory, result.key).unlink(missing_ok=True)  # only its score is needed
+                line = f"Recipe, {SETTINGS[setting]}, seed {seed}: {scores_text(result, metric)}"
             case RerunKey(role=role, number=number):
                 self.reruns.add(result)
-                full_weights_path(self._directory, result.key).unlink(missing_ok=True)  # only its score is needed
+                full_weights_path(self.directory, result.key).unlink(missing_ok=True)  # only its score is needed
                 self.done_reruns += 1
                 place = f"{self.done_reruns} of {self.planned_reruns}"
                 which = "best" if role == "best" else "default"
@@ -94,7 +101,7 @@ class ResultRecorder:
         search = self._config.search
         ranked = Objectives(search.objective, constraints=search.constraints).ranked(self._study.results("short"))
         for result in ranked[search.finalists :]:
-            trained_weights_path(self._directory, result.key, "short").unlink(missing_ok=True)
+            trained_weights_path(self.directory, result.key, "short").unlink(missing_ok=True)
 
     def write_results(self) -> None:
         """Write `results.csv`, replacing the old file.
@@ -103,7 +110,7 @@ class ResultRecorder:
             OSError: If it cannot be written.
         """
         config = self._config
-        write_results(self._directory / RESULTS, self._study, config.space.architecture_class, config.search)
+        write_results(self.directory / RESULTS, self._study, config.space.architecture_class, config.search)
 
     def show_failure(self, failure: Failure, verdict: Verdict) -> None:
         """Report a failure and its consequence for the job.
@@ -168,5 +175,7 @@ def _name(key: ModelKey) -> str:
             return "default"
         case RerunKey(role=role, number=number):
             return f"confirmation of {role}, new seed {number},"
+        case RecipeKey(setting=setting, seed=seed):
+            return f"recipe, {SETTINGS[setting]}, seed {seed},"
         case _:
             return key.name

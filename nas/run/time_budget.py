@@ -103,6 +103,8 @@ class Deadlines:
 
     def __init__(self, budget: BudgetConfig) -> None:
         total = float("inf") if budget.time_seconds is None else budget.time_seconds
-        self.supernet_seconds = total * budget.supernet_fraction
+        # A fraction of zero skips the phase; infinity times zero would be no number.
+        self.recipe_seconds = total * budget.recipe_fraction if budget.recipe_fraction else 0.0
+        self.supernet_seconds = self.recipe_seconds + total * budget.supernet_fraction
         self.candidates_seconds = total * (1 - budget.finalists_fraction)
         self.total_seconds = total

@@ -72,11 +72,30 @@ class ComparisonKey:
         return f"rate_{self.rate}_seed_{self.seed}"
 
 
-ModelKey = CandidateKey | DefaultKey | RerunKey | ComparisonKey
+@dataclass(frozen=True)
+class RecipeKey:
+    """Key of one full training with which a setting of the recipe is tried.
+
+    Args:
+        setting: The index of the setting in `nas.search.recipe_tuning.SETTINGS`.
+        seed: The number of the seed, from 0.
+    """
+
+    setting: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The key as a part of a file name."""
+        return f"recipe_{self.setting}_seed_{self.seed}"
+
+
+ModelKey = CandidateKey | DefaultKey | RerunKey | ComparisonKey | RecipeKey
 """Key of a model: an architecture together with the weights that a job gives it."""
 
 _RERUN = re.compile(r"rerun_(best|default)_(\d+)")
 _COMPARISON = re.compile(r"rate_(\d+)_seed_(\d+)")
+_RECIPE = re.compile(r"recipe_(\d+)_seed_(\d+)")
 
 
 def key_to_json(key: ModelKey) -> int | str:
@@ -100,4 +119,8 @@ def key_from_json(value: int | str) -> ModelKey:
         return RerunKey("best" if found[1] == "best" else "default", int(found[2]))
     if found := _COMPARISON.fullmatch(value):
         return ComparisonKey(int(found[1]), int(found[2]))
-    raise ValueError(f"{shown(value)}: not the key of a model; expected a number, default, rerun_… or rate_…_seed_…")
+    if found := _RECIPE.fullmatch(value):
+        return RecipeKey(int(found[1]), int(found[2]))
+    raise ValueError(
+        f"{shown(value)}: not the key of a model; expected a number, default, rerun_…, rate_…_seed_… or recipe_…_seed_…"
+    )

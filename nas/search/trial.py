@@ -9,6 +9,7 @@ from nas.common.errors import NasError, TrainingError
 from nas.common.seeds import seed_from
 from nas.common.shortage import is_out_of_memory
 from nas.search.keys import CandidateKey, ModelKey, key_from_json, key_to_json
+from nas.search.recipe_tuning import AS_CONFIGURED, RecipeSetting
 from nas.search.space import Architecture
 
 Stage = Literal["one_shot", "short", "full"]
@@ -33,6 +34,7 @@ class Job:
         companions: Candidates that are scored in the same job; only for `one_shot`.
         learning_rate: A peak learning rate for all trained parameters, which replaces the recipe's rates and their
             scaling with depth; None to use the recipe.
+        recipe: The setting of the recipe.
     """
 
     key: ModelKey
@@ -45,6 +47,7 @@ class Job:
     correction_bytes: int = 0
     companions: tuple["Job", ...] = ()
     learning_rate: float | None = None
+    recipe: RecipeSetting = AS_CONFIGURED
 
     @property
     def trial(self) -> int:

@@ -25,6 +25,7 @@ from nas.run.phases.loop import build_scheduler
 from nas.run.recording import ResultRecorder
 from nas.run.results_csv import canonical_results
 from nas.run.time_budget import Deadlines, TimeAccount
+from nas.search.recipe_tuning import AS_CONFIGURED
 from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result
 from nas.storage.study import Study
@@ -103,7 +104,8 @@ def total(values: Any) -> int:
 
 def score(job: Job) -> float:
     """Return a score that depends on the job only, not on where or when it runs."""
-    return random.Random(seed_from(job.seed, job.stage)).random()
+    setting = () if job.recipe == AS_CONFIGURED else (str(job.recipe),)
+    return random.Random(seed_from(job.seed, job.stage, *setting)).random()
 
 
 class SimulatedExecutor(Executor):

@@ -86,7 +86,7 @@ class PhaseContext:
     @property
     def jobs(self) -> JobFactory:
         """The maker of jobs."""
-        return JobFactory(self.config, self.feasibility)
+        return JobFactory(self.config, self.feasibility, self.recorder.recipe.setting)
 
     def run_plan(
         self, name: str, plan: Plan, *, deadline_seconds: float, counts: Callable[[], tuple[int, int | None]]

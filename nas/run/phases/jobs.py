@@ -2,7 +2,8 @@
 
 from nas.config.schema import Config
 from nas.run.feasibility import Feasibility
-from nas.search.keys import ModelKey, RerunKey
+from nas.search.keys import ModelKey, RecipeKey, RerunKey
+from nas.search.recipe_tuning import SETTINGS, RecipeSetting
 from nas.search.space import Architecture
 from nas.search.trial import Job, Stage, job_seed
 
@@ -13,11 +14,13 @@ class JobFactory:
     Args:
         config: The configuration of the search.
         feasibility: The rule for what fits the memory budget.
+        recipe: The setting of the recipe.
     """
 
-    def __init__(self, config: Config, feasibility: Feasibility) -> None:
+    def __init__(self, config: Config, feasibility: Feasibility, recipe: RecipeSetting) -> None:
         self._seed = config.seed
         self._feasibility = feasibility
+        self._recipe = recipe
 
     def job(self, key: ModelKey, architecture: Architecture, stage: Stage, step_count: int) -> Job | None:
         """Return the job of one stage of one model; None if it does not fit. Every rerun has its own seed.
@@ -36,8 +39,18 @@ class JobFactory:
             architecture=architecture,
             stage=stage,
             step_count=step_count,
-            seed=job_seed(self._seed, stage, architecture, rerun=key.number if isinstance(key, RerunKey) else 0),
+            seed=job_seed(self._seed, stage, architecture, rerun=_seed_number(key)),
             predicted_peak_bytes=fit.peak_bytes,
             micro_batches=fit.micro_batches,
             correction_bytes=fit.correction_bytes,
+            recipe=SETTINGS[key.setting] if isinstance(key, RecipeKey) else self._recipe,
         )
+
+
+def _seed_number(key: ModelKey) -> int:
+    """Return the number of the seed of a training, 0 for the search's own."""
+    match key:
+        case RerunKey(number=number) | RecipeKey(seed=number):
+            return number
+        case _:
+            return 0

@@ -18,6 +18,7 @@ from nas.run.feasibility import Feasibility
 from nas.run.phases.candidates import CandidatePhase
 from nas.run.phases.context import PhaseContext, SearchClock
 from nas.run.phases.finalists import FinalistPhase
+from nas.run.phases.recipe import RecipePhase
 from nas.run.phases.reruns import Outcome, RerunPhase
 from nas.run.phases.supernet import SupernetPhase
 from nas.run.prepare import SearchContext
@@ -100,6 +101,7 @@ class Search:
         """
         context, account = self._context, self._context.clock.account
         try:
+            self._tune_recipe()
             account.start("supernet")
             SupernetPhase(self._setup, self._prepared.memory).run(context)
             account.start("candidates")
@@ -116,6 +118,13 @@ class Search:
             return Outcome(best)
         reruns = RerunPhase(self._setup.run_directory, self._prepared.default, full_steps=self._full_steps)
         return reruns.run(context, best)
+
+    def _tune_recipe(self) -> None:
+        context, count = self._context, self._full_steps
+        if context.config.budget.recipe_fraction:
+            context.clock.account.start("recipe")
+            RecipePhase(self._prepared.default, full_steps=count).run(context)
+            self._full_steps = context.recorder.recipe.setting.full_steps(count)
 
     def _initial_architectures(self) -> list[Architecture]:
         """Return the first proposals: default, smallest, largest that fits, and those of the search file."""

@@ -81,6 +81,7 @@ class SupernetPhase:
         job = _SupernetPlanner(context, self._memory).job(should_stop)
         if not math.isinf(deadline):
             job = replace(job, seconds_left=clock.seconds_left(deadline))
+        job = replace(job, recipe=context.recorder.recipe.setting)
         done, process_count = context.scheduler.train_supernet(
             job,
             process_count=context.config.supernet.architectures_per_step,
