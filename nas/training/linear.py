@@ -1,0 +1,180 @@
+"""Logistic regression on the readouts of the frozen encoders: the model of the family `linear`, solved in seconds.
+
+Its loss is that of the recipe (class weights, label smoothing; of several labels, one binary regression each), plus an
+L2 penalty on the weights for standardized inputs. The loss is convex, so L-BFGS finds the one optimum of each penalty.
+The penalty is the one with the best validation score on a path from strong to weak, in which each problem starts from
+the solution of the one before.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas.data.samples import Labels
+from nas.training.losses import Loss
+from nas.training.metrics import evaluate_logits
+from nas.training.stopping import StopRequested
+
+PENALTIES = tuple(10 ** (exponent / 2) for exponent in range(2, -10, -1))
+"""The penalties that are tried, strongest first: 10 to about 3e-5, by half powers of ten."""
+
+_PATIENCE = 4
+"""The number of weaker penalties in a row without a better score that end the path."""
+
+_MAX_STEPS = 500
+_SCORE_DIGITS = 9
+_LOSS_DIGITS = 6
+"""Digits in which scores and losses of two penalties are compared, so that rounding does not decide."""
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class LinearSolution:
+    """A linear classifier of inputs as they are, not standardized.
+
+    Args:
+        weight: The weight, (C, D), float64.
+        bias: The bias, (C,), float64.
+        step_count: The number of steps of the solver.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    step_count: int
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Return the logits of the classifier in float32, as models compute it: (N, D) → (N, C)."""
+        return torch.nn.functional.linear(inputs, self.weight.float(), self.bias.float())
+
+
+@dataclass(frozen=True)
+class LinearChoice:
+    """The solution with the best score on validation.
+
+    Args:
+        solution: The solution.
+        penalty: Its penalty.
+        score: Its score.
+        metrics: All its metrics on validation.
+    """
+
+    solution: LinearSolution
+    penalty: float
+    score: float
+    metrics: dict[str, float]
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """The order of solutions: by score, then by cross-entropy; the stronger penalty of equals is found first."""
+        return round(self.score, _SCORE_DIGITS), -round(self.metrics["cross_entropy"], _LOSS_DIGITS)
+
+
+class LinearProblem:
+    """Logistic regression for one set of training samples.
+
+    Args:
+        inputs: The inputs, (N, D).
+        labels: The labels of the samples.
+        num_classes: The number of classes C.
+        loss: The loss.
+    """
+
+    def __init__(self, inputs: Tensor, labels: Labels, num_classes: int, loss: Loss) -> None:
+        values = inputs.to(torch.float64)
+        self._mean = values.mean(dim=0)
+        deviation = values.std(dim=0, correction=0)
+        # A constant input, up to rounding, carries nothing; dividing by its deviation would only amplify the rounding.
+        is_constant = deviation <= 1e-6 * self._mean.abs()
+        self._scale = torch.where(is_constant, 1.0, deviation)
+        self._inputs = ((values - self._mean) / self._scale).masked_fill_(is_constant, 0.0)
+        self._labels = torch.from_numpy(labels)
+        if labels.ndim == 2:
+            self._labels = self._labels.to(torch.float64)
+        self._loss = loss
+        self._total_weight = loss.total_weight(labels)
+        self._standardized = torch.zeros(num_classes, values.shape[1] + 1, dtype=torch.float64)
+
+    def solve(
+        self, penalty: float, *, tolerance: float = 1e-6, should_stop: Callable[[], bool] = _never
+    ) -> LinearSolution:
+        """Return the optimum for a penalty, starting from the last solution.
+
+        Args:
+            penalty: The factor λ of λ/2 · the sum of the squared weights; biases have no penalty.
+            tolerance: The largest entry of the gradient at which the solver stops.
+            should_stop: Function that is called for every evaluation of the loss.
+
+        Raises:
+            StopRequested: If `should_stop` returned true.
+        """
+        parameters = self._standardized.clone().requires_grad_()
+        solver = torch.optim.LBFGS(
+            [parameters],
+            max_iter=_MAX_STEPS,
+            tolerance_grad=tolerance,
+            tolerance_change=1e-14,
+            history_size=20,
+            line_search_fn="strong_wolfe",
+        )
+
+        def evaluate() -> Tensor:
+            if should_stop():
+                raise StopRequested
+            solver.zero_grad()
+            weight, bias = parameters[:, :-1], parameters[:, -1]
+            total = self._loss.weighted_sum(self._inputs @ weight.T + bias, self._labels)
+            value = total / self._total_weight + penalty / 2 * weight.square().sum()
+            value.backward()  # type: ignore[no-untyped-call]
+            return value
+
+        solver.step(evaluate)  # type: ignore[arg-type]
+        self._standardized = parameters.detach()
+        weight = self._standardized[:, :-1] / self._scale
+        bias = self._standardized[:, -1] - weight @ self._mean
+        state: Mapping[str, Any] = solver.state[parameters]
+        return LinearSolution(weight, bias, int(state["n_iter"]))
+
+
+def choose_penalty(
+    problem: LinearProblem,
+    inputs: Tensor,
+    labels: Labels,
+    *,
+    score: Callable[[Mapping[str, float]], float],
+    penalties: Sequence[float] = PENALTIES,
+    should_stop: Callable[[], bool] = _never,
+) -> LinearChoice:
+    """Return the solution of the penalty with the best score on validation; of equals, that of the stronger one.
+
+    Args:
+        problem: The training samples.
+        inputs: The inputs of the validation samples, (N, D), float32.
+        labels: Their labels.
+        score: Function that returns the score of some metrics, higher is better.
+        penalties: The penalties to try, strongest first.
+        should_stop: Function that is called often; see `LinearProblem.solve`.
+
+    Raises:
+        StopRequested: If `should_stop` returned true.
+    """
+    best: LinearChoice | None = None
+    worse_count = 0
+    for penalty in penalties:
+        solution = problem.solve(penalty, should_stop=should_stop)
+        metrics = evaluate_logits(solution.logits(inputs), torch.from_numpy(labels))
+        choice = LinearChoice(solution, penalty, score(metrics), metrics)
+        if best is None or choice.rank > best.rank:
+            best, worse_count = choice, 0
+            continue
+        worse_count += 1
+        if worse_count == _PATIENCE:
+            break
+    if best is None:
+        raise ValueError("penalties: expected at least one, got none")
+    return best
