@@ -194,6 +194,7 @@ def _export(options: argparse.Namespace) -> None:
     from nas.config.overrides import Overrides
     from nas.run.export_run import export_run
     from nas.run.progress_lines import STAGE_VERBS, better_model_lines
+    from nas.search.keys import CandidateKey
 
     result = export_run(
         options.run_dir,
@@ -203,7 +204,8 @@ def _export(options: argparse.Namespace) -> None:
         storage=options.storage,
         places=Overrides(**_places(options)),
     )
-    which = f"trial {result.trial}, {STAGE_VERBS[result.stage]}, {result.architecture}"
+    name = f"trial {result.trial}" if isinstance(result.key, CandidateKey) else result.key.name
+    which = f"{name}, {STAGE_VERBS[result.stage]}, {result.architecture}"
     for line in (f"Exported model: {options.output} ({which})", *better_model_lines(result.stage, options.run_dir)):
         print(visible(line))
 

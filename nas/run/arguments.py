@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nas.common.boundary import shown
@@ -10,7 +10,7 @@ from nas.common.errors import ArgumentError, BudgetError
 from nas.common.units import BYTES_FORM, MAX_COUNT, TIME_FORM, parse_bytes, parse_seconds
 
 if TYPE_CHECKING:
-    from nas.search.objectives import Pick
+    from nas.search.objectives import ExportRule
 
 _MAX_WORKERS = 10_000
 
@@ -85,7 +85,11 @@ def parse_memory_budget(text: str | None) -> int | None:
     return count
 
 
-def parse_pick(words: Sequence[str]) -> tuple["Pick", float]:
+_RULES: Mapping[str, "ExportRule"] = {"best": "best", "knee": "knee", "linear": "linear"}
+"""The rules of `--pick` that are a single word."""
+
+
+def parse_pick(words: Sequence[str]) -> tuple["ExportRule", float]:
     """Parse `--pick`.
 
     Args:
@@ -97,15 +101,13 @@ def parse_pick(words: Sequence[str]) -> tuple["Pick", float]:
     Raises:
         ArgumentError: If the words are not a rule.
     """
-    if list(words) == ["best"]:
-        return "best", 0.0
-    if list(words) == ["knee"]:
-        return "knee", 0.0
+    if len(words) == 1 and words[0] in _RULES:
+        return _RULES[words[0]], 0.0
     if len(words) == 2 and words[0] == "smallest-within" and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,50})?", words[1]):
         return "smallest-within", float(words[1])
     raise ArgumentError(
-        "--pick: invalid value; expected best, knee, or smallest-within with the allowed loss of the metric, for "
-        f"instance smallest-within 0.01, got {shown(' '.join(words))}"
+        "--pick: invalid value; expected best, knee, linear, or smallest-within with the allowed loss of the metric, "
+        f"for instance smallest-within 0.01, got {shown(' '.join(words))}"
     )
 
 

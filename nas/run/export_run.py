@@ -1,4 +1,4 @@
-"""Export a candidate of a run, trained as far as the search has trained it."""
+"""Export a candidate of a run, trained as far as the search has trained it, or its linear classifier."""
 
 import contextlib
 from pathlib import Path
@@ -14,7 +14,7 @@ from nas.run.model_card import describe
 from nas.run.model_parts import ModelParts
 from nas.run.prepare import resolve_checkpoints
 from nas.run.select import find_result, latest_results, pick_result
-from nas.search.objectives import Pick
+from nas.search.objectives import ExportRule
 from nas.search.trial import Result
 
 _NO_OVERRIDES = Overrides()
@@ -25,11 +25,11 @@ def export_run(
     output: Path,
     *,
     trial: int | None,
-    how: tuple[Pick, float],
+    how: tuple[ExportRule, float],
     storage: str | None,
     places: Overrides = _NO_OVERRIDES,
 ) -> Result:
-    """Export one of the candidates of a run as a model folder.
+    """Export one of the candidates of a run, or its linear classifier, as a model folder.
 
     A rule picks from the last stage that any candidate has completed.
 
@@ -37,7 +37,8 @@ def export_run(
         directory: The run directory.
         output: The folder to write.
         trial: The number of the candidate; None to pick one by rule.
-        how: The rule, and how much lower than the best the metric may be; see `nas.search.objectives.pick`.
+        how: The rule, and how much lower than the best the metric may be; see `nas.search.objectives.pick`. `linear`
+            exports the linear classifier.
         storage: The database URL in place of the recorded one; see `read_study`.
         places: The present places of the encoders, which the run then records.
 

@@ -1,4 +1,4 @@
-"""Conclude a run: export the best model and the default, evaluate both on test once, and report them."""
+"""Conclude a run: export the best model, the default and the linear classifier, and evaluate each on test once."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +25,10 @@ from nas.training.metrics import standard_error
 REPORT = "report.json"
 BEST = "best"
 DEFAULT = "default"
+LINEAR = "linear"
+ROLES = (BEST, DEFAULT, LINEAR)
+"""The exported models of a run, each in the folder of its name."""
+
 RELIABILITY = "reliability.json"
 
 _BEST_NAMES: Mapping[Stage, str] = {
@@ -63,12 +67,13 @@ class Finalizer:
         self._cache_directory = cache_directory
         self._reporter = reporter
 
-    def conclude(self, best: Result, default: Result | None, reliability: ReliabilityReport) -> None:
-        """Export and evaluate the best model and the default, then write and show the final report.
+    def conclude(self, results: Mapping[str, Result | None], reliability: ReliabilityReport) -> None:
+        """Export and evaluate the models of all roles, then write and show the final report.
 
         Args:
-            best: The result of the best architecture, of the last stage that any candidate has completed.
-            default: The full training of the family's default; None if it was not trained.
+            results: The result of each role: the best architecture, of the last stage that any candidate has completed;
+                the full training of the family's default; and the linear classifier. None for a model that there is
+                not.
             reliability: The reliability report.
 
         Raises:
@@ -76,8 +81,8 @@ class Finalizer:
         """
         report = read_report(self._directory)
         test_data = digest_of_test(self._config.data, self._parts.class_names, self._cache_directory)
-        for role, result in ((BEST, best), (DEFAULT, default)):
-            if result is not None:
+        for role in ROLES:
+            if (result := results[role]) is not None:
                 self._export(role, result, report, test_data)
         write_sealed_json(self._directory / RELIABILITY, reliability.as_dict())
         self._show(report, reliability)
@@ -117,7 +122,7 @@ class Finalizer:
         stage: Stage = report[BEST]["stage"]
         rows = [
             (name, *_row(report[role], metric))
-            for name, role in ((_BEST_NAMES[stage], BEST), (f"{title} default", DEFAULT))
+            for name, role in ((_BEST_NAMES[stage], BEST), (f"{title} default", DEFAULT), ("linear", LINEAR))
             if role in report
         ]
         name = metric_title(metric)
@@ -174,8 +179,8 @@ def read_report(directory: Path) -> dict[str, Any]:
 def _to_report(values: dict[str, Any]) -> dict[str, Any]:
     """Check that a report has an entry with everything for each role."""
     for role, entry in values.items():
-        if role not in (BEST, DEFAULT):
-            raise ValueError(f"{role}: unknown; expected {BEST} or {DEFAULT}")
+        if role not in ROLES:
+            raise ValueError(f"{role}: unknown; expected {', '.join(ROLES)}")
         Result.from_dict(entry["result"])
         Architecture.from_dict(entry["architecture"])
         for name, value in (*entry["test"].items(), *entry["validation"].items()):

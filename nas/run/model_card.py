@@ -12,6 +12,7 @@ from nas.common.files import write_atomically
 from nas.models.classifier import MULTI_LABEL
 from nas.models.model_seals import DESCRIPTION, MODEL_CARD, seal_model
 from nas.run.tables import markdown_text
+from nas.search.keys import LinearKey
 from nas.search.space import Architecture, format_gene
 from nas.search.trial import Stage
 
@@ -50,6 +51,11 @@ _TRAINING: Mapping[Stage, str] = {
 }
 """The training of a candidate that has completed each stage."""
 
+_LINEAR = (
+    "Nothing but the classifier was trained: logistic regression on the outputs of the frozen encoders, solved to its "
+    "optimum, with the L2 penalty that was best on validation."
+)
+
 
 def describe(directory: Path, facts: Mapping[str, Any]) -> None:
     """Write the description of an exported model into its folder, and the checksums of all its files.
@@ -83,7 +89,7 @@ def _model_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     return _CARD.format(
         title=architecture.title,
         source=architecture.source,
-        training=_TRAINING[facts.get("stage", "full")],
+        training=_LINEAR if facts.get("trial") == LinearKey().name else _TRAINING[facts.get("stage", "full")],
         genes="\n".join(_rows(genes)),
         facts="\n".join(_rows(facts)),
         classes=", ".join(map(markdown_text, config["id2label"].values())),

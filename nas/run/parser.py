@@ -136,7 +136,7 @@ def _add_export(commands: _Commands) -> argparse.ArgumentParser:
         metavar="RULE",
         help="rule that picks from the candidates that were trained furthest: best (best metric; default), knee (best "
         "compromise of all objectives), or smallest-within X (fewest parameters with a metric at most X worse than the "
-        "best)",
+        "best); or linear: the linear classifier on the frozen encoders",
     )
     return parser
 

@@ -28,6 +28,7 @@ STAGE_NOUNS: Mapping[Stage, str] = {
 """The activity of each stage."""
 
 PHASE_TITLES: Mapping[str, str] = {
+    "linear": "linear classifier",
     "recipe": "recipe",
     "supernet": "supernet",
     "candidates": "screening",

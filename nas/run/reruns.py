@@ -1,4 +1,4 @@
-"""Store trainings that are not candidates of a search: the default, and reruns with new seeds."""
+"""Store trainings that are not candidates of a search: default, linear classifier, and reruns with new seeds."""
 
 from collections.abc import Hashable, Mapping
 from pathlib import Path
@@ -11,6 +11,7 @@ from nas.search.trial import Result
 
 RERUNS = "reruns.json"
 DEFAULT_RESULT = "default.json"
+LINEAR_RESULT = "linear.json"
 _REMEDY = "delete it to repeat its trainings"
 
 
@@ -90,7 +91,35 @@ def read_default_result(directory: Path) -> Result | None:
     Raises:
         StudyError: If the file is damaged.
     """
-    path = directory / DEFAULT_RESULT
+    return _read_result(directory / DEFAULT_RESULT)
+
+
+def write_linear_result(directory: Path, result: Result) -> None:
+    """Store the result of the linear classifier durably.
+
+    Args:
+        directory: The run directory.
+        result: The result.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    write_sealed_json(directory / LINEAR_RESULT, result.as_dict())
+
+
+def read_linear_result(directory: Path) -> Result | None:
+    """Return the stored result of the linear classifier; None if there is none.
+
+    Args:
+        directory: The run directory.
+
+    Raises:
+        StudyError: If the file is damaged.
+    """
+    return _read_result(directory / LINEAR_RESULT)
+
+
+def _read_result(path: Path) -> Result | None:
     if not path.exists():
         return None
     return read_sealed_json(path, Result.from_dict, expected="the result of a training", remedy=_REMEDY)

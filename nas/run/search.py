@@ -33,7 +33,7 @@ from nas.run.directory import (
     write_run,
 )
 from nas.run.executors import ExecutionOptions, build_executor, write_worker_setup
-from nas.run.finalize import Finalizer, read_report
+from nas.run.finalize import BEST, DEFAULT, LINEAR, Finalizer, read_report
 from nas.run.model_parts import ModelParts
 from nas.run.phases.loop import Search
 from nas.run.phases.reruns import Outcome
@@ -41,7 +41,7 @@ from nas.run.prepare import SearchContext, prepare
 from nas.run.program_name import command_line
 from nas.run.progress_lines import counts_text, plan_line
 from nas.run.reliability import build_report
-from nas.run.reruns import read_default_result
+from nas.run.reruns import read_default_result, read_linear_result
 from nas.run.select import best_architectures, latest_results, nothing_eligible, nothing_scored
 from nas.run.surroundings import check_surroundings
 from nas.run.time_budget import Deadlines, TimeAccount
@@ -194,7 +194,8 @@ class _Session:
             self._search(prepared, study, concludes=concludes)
 
     def _open_study(self) -> Study:
-        for check in (read_report, read_default_result):  # damage is an error now rather than after the search
+        # Damage is an error now rather than after the search.
+        for check in (read_report, read_default_result, read_linear_result):
             check(self._directory)
         storage = self._options.storage
         if storage is not None:  # a database may have been moved
@@ -289,7 +290,7 @@ class _Session:
             cache_directory=self._options.cache,
             reporter=self._reporter,
         )
-        finalizer.conclude(outcome.best, outcome.default, reliability)
+        finalizer.conclude({BEST: outcome.best, DEFAULT: outcome.default, LINEAR: outcome.linear}, reliability)
 
 
 def _announcement(config: Config, prepared: SearchContext, executor: Executor) -> list[str]:

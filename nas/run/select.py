@@ -13,7 +13,8 @@ from nas.models.fusion.model_classes import load_model_class
 from nas.run.directory import read_run, read_study
 from nas.run.model_parts import ModelParts
 from nas.run.program_name import command_line
-from nas.search.objectives import Objectives, Pick, pick
+from nas.run.reruns import read_linear_result
+from nas.search.objectives import ExportRule, Objectives, pick
 from nas.search.space import Architecture, SearchSpace
 from nas.search.trial import STAGES, Result, Stage
 from nas.storage.contents import StudyContents
@@ -87,9 +88,9 @@ class _KnownCosts:
 
 
 def pick_result(
-    directory: Path, config: Config, parts: ModelParts, results: Sequence[Result], how: tuple[Pick, float]
+    directory: Path, config: Config, parts: ModelParts, results: Sequence[Result], how: tuple[ExportRule, float]
 ) -> Result:
-    """Pick one of the candidates of a stage; see `nas.search.objectives.pick`.
+    """Pick one of the candidates of a stage, see `nas.search.objectives.pick`, or the linear classifier.
 
     Args:
         directory: The run directory.
@@ -99,11 +100,14 @@ def pick_result(
         how: The rule, and how much lower than the best the metric may be, where the rule needs it.
 
     Raises:
-        StudyError: If there is no candidate, or none of them meets the constraints.
+        StudyError: If there is no candidate, none of them meets the constraints, or the linear classifier was not
+            solved.
     """
+    rule, within = how
+    if rule == "linear":
+        return _linear_result(directory)
     if not results:
         raise StudyError(f"{directory}: {nothing_scored(directory)}")
-    rule, within = how
     costs = _KnownCosts(parts, results)
     available = [result for result in results if has_weights(directory, result)] or results
     found = pick(available, objectives_of(config.search, costs), rule, size=costs.parameter_count, within=within)
@@ -134,6 +138,14 @@ def find_result(directory: Path, study: StudyContents, trial: int) -> Result:
     reason = next((entry.reason for entry in study.rejections if entry.trial == trial), None)
     problem = "has no score" if reason is None else f"has no score ({reason})"
     raise StudyError(f"{directory}: trial {trial} {problem} and cannot be exported; expected one of {known}")
+
+
+def _linear_result(directory: Path) -> Result:
+    result = read_linear_result(directory)
+    if result is None:
+        resume = command_line("resume", directory)
+        raise StudyError(f"{directory}: has no linear classifier yet; solve it with: {resume}")
+    return result
 
 
 def has_weights(directory: Path, result: Result) -> bool:

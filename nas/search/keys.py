@@ -37,6 +37,16 @@ class DefaultKey:
 
 
 @dataclass(frozen=True)
+class LinearKey:
+    """Key of the linear classifier on the frozen encoders, which every search has to beat."""
+
+    @property
+    def name(self) -> str:
+        """The key as a part of a file name."""
+        return "linear"
+
+
+@dataclass(frozen=True)
 class RerunKey:
     """Key of one more full training of an architecture, with a further seed.
 
@@ -90,7 +100,7 @@ class RecipeKey:
         return f"recipe_{self.setting}_seed_{self.seed}"
 
 
-ModelKey = CandidateKey | DefaultKey | RerunKey | ComparisonKey | RecipeKey
+ModelKey = CandidateKey | DefaultKey | LinearKey | RerunKey | ComparisonKey | RecipeKey
 """Key of a model: an architecture together with the weights that a job gives it."""
 
 _RERUN = re.compile(r"rerun_(best|default)_(\d+)")
@@ -115,6 +125,8 @@ def key_from_json(value: int | str) -> ModelKey:
         raise ValueError(f"{shown(value)}: not the key of a model; expected a number from 0 or a name")
     if value == DefaultKey().name:
         return DefaultKey()
+    if value == LinearKey().name:
+        return LinearKey()
     if found := _RERUN.fullmatch(value):
         return RerunKey("best" if found[1] == "best" else "default", int(found[2]))
     if found := _COMPARISON.fullmatch(value):
@@ -122,5 +134,6 @@ def key_from_json(value: int | str) -> ModelKey:
     if found := _RECIPE.fullmatch(value):
         return RecipeKey(int(found[1]), int(found[2]))
     raise ValueError(
-        f"{shown(value)}: not the key of a model; expected a number, default, rerun_…, rate_…_seed_… or recipe_…_seed_…"
+        f"{shown(value)}: not the key of a model; expected a number, default, linear, rerun_…, rate_…_seed_… or "
+        "recipe_…_seed_…"
     )

@@ -25,6 +25,7 @@ _PATIENCE = 4
 """The number of weaker penalties in a row without a better score that end the path."""
 
 _MAX_STEPS = 500
+_HISTORY = 20
 _SCORE_DIGITS = 9
 _LOSS_DIGITS = 6
 """Digits in which scores and losses of two penalties are compared, so that rounding does not decide."""
@@ -75,6 +76,20 @@ class LinearChoice:
         return round(self.score, _SCORE_DIGITS), -round(self.metrics["cross_entropy"], _LOSS_DIGITS)
 
 
+def solver_bytes(train_count: int, validation_count: int, size: int, num_classes: int) -> int:
+    """Return the memory that the solver needs, in bytes: inputs, logits with their gradients, and L-BFGS's history.
+
+    Args:
+        train_count: The number of training samples.
+        validation_count: The number of validation samples.
+        size: The number of inputs D.
+        num_classes: The number of classes C.
+    """
+    inputs = (4 + 2 * 8) * train_count * size + 4 * validation_count * size  # as read, in float64, standardized
+    logits = 4 * 8 * train_count * num_classes
+    return inputs + logits + (2 * _HISTORY + 8) * 8 * num_classes * (size + 1)
+
+
 class LinearProblem:
     """Logistic regression for one set of training samples.
 
@@ -92,7 +107,7 @@ class LinearProblem:
         # A constant input, up to rounding, carries nothing; dividing by its deviation would only amplify the rounding.
         is_constant = deviation <= 1e-6 * self._mean.abs()
         self._scale = torch.where(is_constant, 1.0, deviation)
-        self._inputs = ((values - self._mean) / self._scale).masked_fill_(is_constant, 0.0)
+        self._inputs = (values - self._mean).div_(self._scale).masked_fill_(is_constant, 0.0)
         self._labels = torch.from_numpy(labels)
         if labels.ndim == 2:
             self._labels = self._labels.to(torch.float64)
@@ -119,7 +134,7 @@ class LinearProblem:
             max_iter=_MAX_STEPS,
             tolerance_grad=tolerance,
             tolerance_change=1e-14,
-            history_size=20,
+            history_size=_HISTORY,
             line_search_fn="strong_wolfe",
         )
 
@@ -130,10 +145,10 @@ class LinearProblem:
             weight, bias = parameters[:, :-1], parameters[:, -1]
             total = self._loss.weighted_sum(self._inputs @ weight.T + bias, self._labels)
             value = total / self._total_weight + penalty / 2 * weight.square().sum()
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
             return value
 
-        solver.step(evaluate)  # type: ignore[arg-type]
+        solver.step(evaluate)
         self._standardized = parameters.detach()
         weight = self._standardized[:, :-1] / self._scale
         bias = self._standardized[:, -1] - weight @ self._mean

@@ -269,8 +269,10 @@ def test_data_set_with_several_labels_is_searched_evaluated_and_predicted(
     arguments = ["--run-dir", str(run), "--workers", "0", "--cache-dir", str(tmp_path / "cache"), "--budget", "4"]
     assert main(["search", str(source), *arguments]) == 0
     assert "1.33 labels per sample" in capsys.readouterr().out
-    report = json.loads((run / "report.json").read_text())["best"]
+    reports = json.loads((run / "report.json").read_text())
+    report, linear = reports["best"], reports["linear"]
     assert report["validation"]["micro_f1"] > 0.9 and "threshold" not in report["test"]
+    assert linear["validation"]["micro_f1"] > 0.9 and linear["test"].keys() == report["test"].keys()
 
     data = ["--data", str(own_project.manifest), "--images", str(own_project.images)]
     assert main(["evaluate", str(run / "best"), *data]) == 0

@@ -12,7 +12,7 @@ from tests.support.real_driver import RealDriver
 
 pytestmark = pytest.mark.slow
 
-MODELS = ("best", "default")
+MODELS = ("best", "default", "linear")
 
 
 @pytest.fixture

@@ -22,7 +22,14 @@ from nas.common.sealed_json import CHECKSUM, write_sealed_json
 from nas.run.executors import ExecutionOptions
 from nas.run.finalize import read_report
 from nas.run.recording import RESULTS
-from nas.run.reruns import RERUNS, RerunStore, read_default_result, write_default_result
+from nas.run.reruns import (
+    RERUNS,
+    RerunStore,
+    read_default_result,
+    read_linear_result,
+    write_default_result,
+    write_linear_result,
+)
 from nas.run.time_budget import TimeAccount
 from nas.storage.backends.journal import JOURNAL, LOCK
 from nas.storage.write_log import WRITE_LOG
@@ -93,6 +100,7 @@ OTHER_SHAPES = [
 FILES = {
     "report.json": "delete it; `resume` then evaluates the best model again",
     "default.json": "delete it to repeat its trainings",
+    "linear.json": "delete it to repeat its trainings",
     "reruns.json": "delete it to repeat its trainings",
     "time.json": "restore a copy of it, or delete it to count the time from zero",
 }
@@ -102,6 +110,7 @@ def read_everything(run: Path) -> None:
     """Read every file of a run as `resume` and `export` do."""
     read_report(run)
     read_default_result(run)
+    read_linear_result(run)
     RerunStore(run / RERUNS)
     TimeAccount(run / "time.json")
 
@@ -128,7 +137,7 @@ def change_number(values: dict[str, Any]) -> bool:
     return False
 
 
-@pytest.mark.parametrize("name", ["report.json", "default.json", "time.json"])
+@pytest.mark.parametrize("name", ["report.json", "default.json", "linear.json", "time.json"])
 def test_edited_number_is_noticed(copy: Path, options: ExecutionOptions, name: str) -> None:
     values = json.loads((copy / name).read_text())
     assert change_number(values)
@@ -191,6 +200,12 @@ def test_trainings_of_another_search_are_refused(copy: Path, options: ExecutionO
     assert result is not None
     write_default_result(copy, dataclasses.replace(result, seed=result.seed + 1))
     with pytest.raises(StudyError, match=r"default\.json: holds a training of another search; .* delete it to repeat"):
+        resume_search(copy, options)
+    write_default_result(copy, result)
+    linear = read_linear_result(copy)
+    assert linear is not None
+    write_linear_result(copy, dataclasses.replace(linear, seed=linear.seed + 1))
+    with pytest.raises(StudyError, match=r"linear\.json: holds another training; .* delete it to solve the classifier"):
         resume_search(copy, options)
 
 

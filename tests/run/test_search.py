@@ -93,6 +93,7 @@ def check_study_is_missed(run: Path, options: ExecutionOptions) -> None:
         ("config.yaml", "- 1", "is damaged: .*; expected the file that `search` wrote"),
         ("report.json", "{", "report.json: is damaged"),
         ("default.json", "{}", "default.json: is damaged"),
+        ("linear.json", "{}", "linear.json: is damaged"),
         ("reruns.json", "[{}]", "reruns.json: is damaged"),
         ("time.json", "[]", "time.json: is damaged"),
     ],
@@ -201,7 +202,7 @@ def test_changed_test_split_is_evaluated_again_and_changed_training_data_is_refu
     lines = own_project.manifest.read_text().splitlines()
     place = next(place for place, line in enumerate(lines) if line.endswith(",test"))
     own_project.manifest.write_text("\n".join([*lines[:place], *lines[place + 1 :]]) + "\n")
-    assert resume_search(run, options).count("evaluating the exported and reloaded model on the test split") == 2
+    assert resume_search(run, options).count("evaluating the exported and reloaded model on the test split") == 3
     after = read_report(run)
     assert {after[role]["test_samples"] for role in after} == {before[BEST]["test_samples"] - 1}
 

@@ -48,7 +48,7 @@ def test_run_directory_records_configuration_results_and_report(finished: Finish
         rows = list(csv.DictReader(file))
     assert len(rows) == 14 and {row["status"] for row in rows} == {"finished"}
     report = read_report(directory)
-    assert set(report) == {"best", "default"}
+    assert set(report) == {"best", "default", "linear"}
     assert report["best"]["validation"]["accuracy"] >= max(result.score for result in results_of(directory)["full"])
     text = (directory / "config.yaml").read_text()
     assert all(name in text for name in ("seed:", "torch:", "transformers:", "optuna:", "ray:"))
@@ -156,7 +156,7 @@ def test_best_and_default_are_confirmed_with_new_seeds(
     for role, architecture in (("best", best), ("default", default.architecture)):
         scores = [entry.score for entry in results if entry.architecture == architecture]
         assert reliability[role]["scores"] == scores, "without the score that the best was chosen by"
-    assert list(reliability["phases"]) == ["supernet", "candidates", "finalists"]
+    assert list(reliability["phases"]) == ["linear", "supernet", "candidates", "finalists"]
     assert reliability["trainings"] == {"one_shot": 8, "short": 4, "full": 2}
     assert [entry["count"] for entry in reliability["agreements"]] == [4, 2, 2]
     assert (
@@ -177,7 +177,7 @@ def test_search_cannot_see_the_test_split(own_project: Project, options: Executi
         run_search(source, tmp_path / name, options, deterministic=True)
         with open_study(tmp_path / name, read_run(tmp_path / name)) as study:
             found.append(canonical_results(study))
-        files = ["supernet.safetensors", "best/model.safetensors", "default/model.safetensors"]
+        files = ["supernet.safetensors", *(f"{role}/model.safetensors" for role in ("best", "default", "linear"))]
         found[-1] += "".join(hashlib.sha256((tmp_path / name / file).read_bytes()).hexdigest() for file in files)
         with own_project.manifest.open() as file:
             rows = list(csv.DictReader(file))

@@ -1,1 +1,1 @@
-"""The phases of a search: supernet, candidates, finalists, and reruns for the comparison with the default."""
+"""The phases of a search: linear classifier, supernet, candidates, finalists, and reruns with new seeds."""

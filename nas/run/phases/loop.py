@@ -1,9 +1,10 @@
-"""The phases of a search, one after the other: supernet, candidates, finalists, reruns.
+"""The phases of a search, one after the other: linear classifier, supernet, candidates, finalists, reruns.
 
 Every decision follows from the configuration and the study, so that a killed search continues where it was.
 """
 
 import time
+from dataclasses import replace
 
 from nas.common.interrupt import Interruption
 from nas.common.progress import Reporter
@@ -18,6 +19,7 @@ from nas.run.feasibility import Feasibility
 from nas.run.phases.candidates import CandidatePhase
 from nas.run.phases.context import PhaseContext, SearchClock
 from nas.run.phases.finalists import FinalistPhase
+from nas.run.phases.linear import LinearPhase
 from nas.run.phases.recipe import RecipePhase
 from nas.run.phases.reruns import Outcome, RerunPhase
 from nas.run.phases.supernet import SupernetPhase
@@ -101,6 +103,8 @@ class Search:
         """
         context, account = self._context, self._context.clock.account
         try:
+            account.start("linear")
+            linear = LinearPhase(self._setup, self._prepared).run(context)
             self._tune_recipe()
             account.start("supernet")
             SupernetPhase(self._setup, self._prepared.memory).run(context)
@@ -115,9 +119,9 @@ class Search:
         size = self._prepared.memory.parameter_count
         best = pick(latest_results(context.study), context.objectives, "best", size=size)
         if best is None or best.stage != "full" or context.clock.is_interrupted or not compares:
-            return Outcome(best)
+            return Outcome(best, linear=linear)
         reruns = RerunPhase(self._setup.run_directory, self._prepared.default, full_steps=self._full_steps)
-        return reruns.run(context, best)
+        return replace(reruns.run(context, best), linear=linear)
 
     def _tune_recipe(self) -> None:
         context, count = self._context, self._full_steps

@@ -22,12 +22,14 @@ class Outcome:
         default: The full training of the family's default; None if it does not fit, fails, or is not wanted.
         best_again: The trainings of the best architecture with new seeds.
         default_again: The trainings of the default with new seeds.
+        linear: The linear classifier on the frozen encoders; None if the time was over before it was solved.
     """
 
     best: Result | None
     default: Result | None = None
     best_again: Sequence[Result] = ()
     default_again: Sequence[Result] = ()
+    linear: Result | None = None
 
 
 class RerunPhase:
