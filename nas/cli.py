@@ -157,11 +157,13 @@ def _space(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
     from nas.common.progress import build_reporter
     from nas.config.load import load_config
+    from nas.run.defaults import complete
     from nas.run.prepare import predict_memory
     from nas.run.space_summary import describe_space
 
-    config = overrides.apply(load_config(options.space))
+    draft = overrides.apply(load_config(options.space))
     with build_reporter() as reporter:
+        config = complete(draft, source=str(options.space), reporter=reporter)
         memory, default = predict_memory(config, source=str(options.space))
         describe_space(config, memory, default, reporter)
 

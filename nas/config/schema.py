@@ -3,13 +3,14 @@
 `nas.config.load` reads it, `docs/configuration.md` and the JSON schema for editors are generated from it.
 """
 
-from collections.abc import Iterator
-from typing import Annotated, Any, cast
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Self, cast
 
 from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
+    PrivateAttr,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -19,7 +20,7 @@ from nas.common.units import MAX_COUNT, MAX_SEED, format_seconds
 from nas.config.choices import Oversized
 from nas.config.data_schema import DataConfig, EncodersConfig, FeaturesConfig
 from nas.config.search_schema import SearchConfig
-from nas.config.section import Expected, Rejected, Section, rejections
+from nas.config.section import Automatic, Expected, FromFile, Rejected, Section, rejections
 from nas.config.space_schema import parse_space, space_as_dict
 from nas.config.training_schema import RecipeConfig, SupernetConfig
 from nas.config.values import Bytes, Flag, Integer, Name, Number, OneOf, Rates, Seconds, Text
@@ -32,7 +33,10 @@ LEARNING_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 
 
 class BudgetConfig(Section):
-    """The resources of a search. It needs `time`, `trials` or both."""
+    """The resources of a search: `time`, `trials` or both.
+
+    Without either, a search has `time: 1h`, or `trials: 100` if it is `deterministic`.
+    """
 
     time_seconds: Seconds | None = Field(
         default=None,
@@ -46,7 +50,7 @@ class BudgetConfig(Section):
         le=MAX_COUNT,
         description="The number of scored candidates in all sessions together; null: no limit.",
     )
-    memory_bytes: Bytes = Field(
+    memory_bytes: Annotated[Bytes, Automatic("half of the host's memory, or 80 % of a GPU's")] = Field(
         validation_alias="memory",
         serialization_alias="memory",
         description="The memory per device: of a GPU, or the private memory of all workers of a machine together.",
@@ -117,6 +121,7 @@ SpaceSection = Annotated[
     PlainValidator(_space),
     PlainSerializer(space_as_dict),
     Expected("a mapping"),
+    Automatic(),
 ]
 
 
@@ -128,7 +133,9 @@ class Config(Section):
     threads, and nothing that is measured has an effect.
     """
 
-    name: Name = Field(description="The name of the search, which its default run directory has.")
+    name: Annotated[Name, Automatic("the name of the file")] = Field(
+        description="The name of the search, which its default run directory has."
+    )
     family: Annotated[Text, OneOf(FAMILIES.names)] = Field(default="pmf", description="The fusion family.")
     seed: Integer = Field(default=0, ge=0, le=MAX_SEED, description="The seed of all random draws.")
     deterministic: Flag = Field(
@@ -142,13 +149,15 @@ class Config(Section):
         description="The number of threads per worker with `deterministic`; otherwise all cores are shared.",
     )
     data: DataConfig = Field(description="The samples.")
-    encoders: EncodersConfig = Field(description="The pretrained encoders.")
+    encoders: Annotated[EncodersConfig, Automatic()] = Field(description="The pretrained encoders.")
     features: FeaturesConfig = Field(default=FeaturesConfig(), description="The cache of encoder outputs on disk.")
     space: SpaceSection = Field(default=cast(Any, None), description="The choices of each gene of the family.")
-    recipe: RecipeConfig = Field(description="The recipe of a full training.")
-    supernet: SupernetConfig = Field(description="The training of the weight-sharing supernet.")
-    search: SearchConfig = Field(description="The objective, the strategy and the promotion of candidates.")
-    budget: BudgetConfig = Field(description="The resources of the search.")
+    recipe: Annotated[RecipeConfig, Automatic()] = Field(description="The recipe of a full training.")
+    supernet: Annotated[SupernetConfig, Automatic()] = Field(description="The training of the weight-sharing supernet.")
+    search: Annotated[SearchConfig, Automatic()] = Field(
+        description="The objective, the strategy and the promotion of candidates."
+    )
+    budget: Annotated[BudgetConfig, Automatic()] = Field(description="The resources of the search.")
     compare: CompareConfig = Field(default=CompareConfig(), description="The comparison of fusion families.")
 
     @model_validator(mode="before")
@@ -166,7 +175,7 @@ class Config(Section):
     @classmethod
     def _search_fits_the_other_sections(cls, value: SearchConfig, info: ValidationInfo) -> SearchConfig:
         problems = [
-            *_outside_space(value, info.data.get("space")),
+            *(() if _defers_space(info) else _outside_space(value, info.data.get("space"))),
             *(_measured_costs(value) if info.data.get("deterministic") else ()),
             *_wrong_metrics(value, info.data.get("data")),
         ]
@@ -184,9 +193,38 @@ class Config(Section):
             raise Rejected(expected, path=("time",), got=format_seconds(value.time_seconds))
         return value
 
+    _automatic: Mapping[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def automatic(self) -> Mapping[str, Any]:
+        """The dotted keys whose values only stand in, until `nas.config.defaults.resolve` knows more, as given."""
+        return self._automatic
+
+    def deferring(self, automatic: Mapping[str, Any]) -> Self:
+        """Return a copy some of whose values stand in for those that follow from data, encoders and machine.
+
+        Args:
+            automatic: The dotted keys of these values, and what the file has for them.
+        """
+        copy = self.model_copy()
+        copy._automatic = dict(automatic)
+        return copy
+
+    def replace(self, **changes: Any) -> Self:
+        kept = {key: given for key, given in self._automatic.items() if key.partition(".")[0] not in changes}
+        return super().replace(**changes).deferring(kept)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the content of a search file that `parse_config` reads back to an equal configuration."""
-        return self.model_dump(mode="json", by_alias=True)
+        values = self.model_dump(mode="json", by_alias=True)
+        for key, given in self._automatic.items():
+            section, _, name = key.partition(".")
+            values[section][name] = given
+        return values
+
+
+def _defers_space(info: ValidationInfo) -> bool:
+    return isinstance(info.context, FromFile) and info.context.defers("space")
 
 
 def _outside_space(search: SearchConfig, space: Any) -> Iterator[Rejected]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema, field_validator
 
 from nas.common.units import MAX_COUNT
-from nas.config.section import Expected, Rejected, Section, rejections
+from nas.config.section import Automatic, Expected, FromFile, Rejected, Section, rejections
 from nas.config.values import MAX_BATCH, MAX_CHOICES, Integer, Number, OneOf, Text
 from nas.search.costs import COSTS, CostModel
 from nas.search.metric_registry import METRICS, metric_names
@@ -155,20 +155,21 @@ class SearchConfig(Section):
     """The objective, the strategy, and the promotion of candidates from stage to stage.
 
     Every candidate is scored with the weights of the supernet. Of each `round_size` scored candidates the best
-    `promotion_fraction` is trained for `short_training_steps`. The best `finalists` of those are trained completely,
-    from fresh weights. The best of these and the default architecture of the family are trained with `rerun_seeds`
-    further seeds, in addition to the budget, since the score by which a candidate was selected is too high on average.
+    `promotion_fraction` is trained for `short_training_steps`, which are fewer than those of a full training. The best
+    `finalists` of those are trained completely, from fresh weights. The best of these and the default architecture of
+    the family are trained with `rerun_seeds` further seeds, in addition to the budget, since the score by which a
+    candidate was selected is too high on average.
     """
 
-    strategy: Annotated[Text, OneOf(STRATEGIES.names)] = Field(description="The search strategy.")
-    objectives: ObjectiveNames = Field(
+    strategy: Annotated[Text, OneOf(STRATEGIES.names)] = Field(default="evolution", description="The search strategy.")
+    objectives: Annotated[ObjectiveNames, Automatic("accuracy; macro_f1 where samples have several labels")] = Field(
         validation_alias="objective",
         serialization_alias="objective",
         description="The validation metric to maximize. In a list, the costs that follow the metric are minimized; the "
         "result is a Pareto front.",
     )
     proxy_metric: Annotated[Text, OneOf(_proxy_metrics)] = Field(
-        default="objective",
+        default="cross_entropy",
         description="The score that ranks candidates before full training: the metric, or the validation "
         "cross-entropy, which is less coarse.",
     )
@@ -177,16 +178,27 @@ class SearchConfig(Section):
         default=1, ge=1, le=MAX_BATCH, description="The number of samples whose latency is measured."
     )
     eval_batch: Integer = Field(
-        default=1,
+        default=5,
         ge=1,
         le=10_000,
         description="The number of candidates that are scored together, so that they read the data once.",
     )
     round_size: Integer = Field(
-        ge=1, le=1_000_000, description="The number of scored candidates after which some are promoted."
+        default=20, ge=1, le=1_000_000, description="The number of scored candidates after which some are promoted."
     )
-    promotion_fraction: Number = Field(ge=0, le=1, description="The fraction of scored candidates that is promoted.")
-    short_training_steps: Integer = Field(ge=1, le=MAX_COUNT, description="The number of steps of short training.")
+    promotion_fraction: Number = Field(
+        default=0.25, ge=0, le=1, description="The fraction of scored candidates that is promoted."
+    )
+    short_training_steps: Annotated[
+        Integer, Automatic("`short_training_fraction` of the steps of a full training, or a tenth")
+    ] = Field(ge=1, le=MAX_COUNT, description="The number of steps of short training.")
+    short_training_fraction: Number | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="The number of steps of short training as a fraction of those of a full training, in place of "
+        "`short_training_steps`; null: as in `short_training_steps`.",
+    )
     short_training_lr_scale: Number = Field(
         default=0.1,
         gt=0,
@@ -194,7 +206,9 @@ class SearchConfig(Section):
         description="The learning rates of short training as a fraction of the recipe's. Large rates undo in few steps "
         "what the supernet has learned in many.",
     )
-    finalists: Integer = Field(ge=1, le=10_000, description="The number of candidates that are trained completely.")
+    finalists: Integer = Field(
+        default=4, ge=1, le=10_000, description="The number of candidates that are trained completely."
+    )
     rerun_seeds: Integer = Field(
         default=3,
         ge=0,
@@ -215,6 +229,15 @@ class SearchConfig(Section):
         round_size = info.data.get("round_size")
         if round_size is not None and round(round_size * value) < 1:
             raise Rejected(f"a fraction that promotes at least one of {round_size}")
+        return value
+
+    @field_validator("short_training_fraction")
+    @classmethod
+    def _has_one_length(cls, value: float | None, info: ValidationInfo) -> float | None:
+        is_given = isinstance(info.context, FromFile) and not info.context.defers("search.short_training_steps")
+        if value is not None and is_given and "short_training_steps" in info.data:
+            steps = info.data["short_training_steps"]
+            raise Rejected(f"null together with short_training_steps: {steps}, or one of the two")
         return value
 
     @property

@@ -12,11 +12,21 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
 from nas.common.boundary import shown
+
+AUTO = "auto"
+"""The value of a key whose default follows from other keys, the data, the encoders or the machine."""
 
 _EXPLAINED = "explained"
 _INPUT: Any = object()
@@ -61,9 +71,35 @@ class Expected:
         return self._text if isinstance(self._text, str) else self._text()
 
 
+class Automatic:
+    """Marks a key that a search file may leave out or set to `auto`.
+
+    `nas.config.automatic` replaces it before the values are validated, so that a section always has a value.
+
+    Args:
+        rule: What the value then is, for the documentation.
+    """
+
+    def __init__(self, rule: str = "") -> None:
+        self.rule = rule
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"const": AUTO}, handler(schema)]}
+
+
 @dataclass(frozen=True)
 class FromFile:
-    """Validation context of values from a file, where bytes and seconds need a unit."""
+    """Validation context of values from a file, where bytes and seconds need a unit.
+
+    Args:
+        automatic: The dotted keys whose values stand in for those that follow from data, encoders and machine.
+    """
+
+    automatic: frozenset[str] = frozenset()
+
+    def defers(self, prefix: str) -> bool:
+        """Return whether a key, or one of a section, has no final value yet."""
+        return any(key == prefix or key.startswith(f"{prefix}.") for key in self.automatic)
 
 
 class Section(BaseModel):
@@ -166,7 +202,13 @@ def show_key(key: str) -> str:
 
 def expected(field: FieldInfo) -> str:
     """Return a noun phrase for the values that a key allows."""
-    return _expected(field.annotation, field.metadata)
+    text = _expected(field.annotation, field.metadata)
+    return f"{text}, or {AUTO}" if is_automatic(field) else text
+
+
+def is_automatic(field: FieldInfo) -> bool:
+    """Return whether a search file may leave the choice of a value to the program."""
+    return any(isinstance(entry, Automatic) for entry in field.metadata)
 
 
 def _expected(annotation: Any, metadata: Sequence[Any]) -> str:

@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationInfo, create_model, field_validator
 
-from nas.config.section import Expected, FromFile, Rejected, Section
+from nas.config.section import Automatic, Expected, FromFile, Rejected, Section
 from nas.config.values import Integer, OneOf, Text, ascending
 from nas.search.space import MAX_LAYERS, Architecture, Gene, SearchSpace
 
 NUM_LAYERS = "num_layers"
+_CHOICES = "values around that of the default architecture"
 
 
 def parse_space(values: Any, architecture_class: type[Architecture]) -> SearchSpace:
@@ -41,7 +42,7 @@ def space_section(architecture_class: type[Architecture]) -> type[Section]:
     """Return the schema of `space` for one family: a key per gene, and the number of layers."""
     prefix = architecture_class.__name__.removesuffix("Architecture")
     fields: dict[str, Any] = {
-        gene.name: (_gene_type(gene, prefix), Field(description=_description(gene)))
+        gene.name: (Annotated[_gene_type(gene, prefix), Automatic(_CHOICES)], Field(description=_description(gene)))
         for gene in architecture_class.genes
     }
     fields[NUM_LAYERS] = (
@@ -70,6 +71,8 @@ def _gene_type(gene: Gene, prefix: str) -> Any:
         f"ascending, distinct whole numbers of at least {smallest} and at most {gene.largest}, for instance "
         f"[{smallest}, {smallest + 2}]"
     )
+    if gene.is_layer:
+        choices += ", or all below 0 to count from the end, for instance [-2, -1]"
     plain = Annotated[tuple[int, ...], BeforeValidator(_choices_of(gene)), Expected(choices)]
     if gene.granularities == ("model",):
         return plain
@@ -106,7 +109,8 @@ def _choices(value: Any) -> tuple[int, ...]:
 
 def _description(gene: Gene) -> str:
     words = gene.name.replace("_", " ")
-    return f"The choices of {words} ({gene.symbol})."
+    counted = " Negative numbers count from the end: -1 is the last layer, -2 the one before." if gene.is_layer else ""
+    return f"The choices of {words} ({gene.symbol}).{counted}"
 
 
 def _num_layers_check(architecture_class: type[Architecture]) -> Callable[..., Any]:

@@ -1,23 +1,32 @@
 """The sections `recipe` and `supernet` of the search file."""
 
 import sys
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from nas.common.units import MAX_COUNT
 from nas.config.choices import ClassWeights, Optimizer, Sampling, Schedule
-from nas.config.section import Rejected, Section
+from nas.config.section import Automatic, FromFile, Rejected, Section
 from nas.config.values import MAX_BATCH, MAX_RATE, Integer, Number
 from nas.search.recipe_tuning import RecipeSetting
+
+_RATES = "6e-3; 1e-3 in families that train encoders; 1e-2 with SGD"
+_CLASSIFIER_RATE = "1.2e-2; 1e-3 in families that train encoders; 1e-2 with SGD"
 
 
 class LearningRatesConfig(Section):
     """The peak learning rate of each group of trained tensors."""
 
-    prompts: Number = Field(gt=0, le=MAX_RATE, description="The learning rate of prompts.")
-    mappings: Number = Field(gt=0, le=MAX_RATE, description="The learning rate of mappings.")
-    classifiers: Number = Field(gt=0, le=MAX_RATE, description="The learning rate of classifiers.")
+    prompts: Annotated[Number, Automatic(_RATES)] = Field(
+        gt=0, le=MAX_RATE, description="The learning rate of prompts."
+    )
+    mappings: Annotated[Number, Automatic(_RATES)] = Field(
+        gt=0, le=MAX_RATE, description="The learning rate of mappings."
+    )
+    classifiers: Annotated[Number, Automatic()] = Field(
+        gt=0, le=MAX_RATE, description="The learning rate of classifiers."
+    )
     encoders: Number = Field(
         default=1e-4,
         gt=0,
@@ -43,32 +52,70 @@ def _rate(value: float) -> float:
 class RecipeConfig(Section):
     """The recipe of a full training."""
 
-    optimizer: Optimizer = Field(description="The optimizer.")
-    learning_rates: LearningRatesConfig = Field(description="The peak learning rates.")
-    depth_scaling: Number = Field(
-        default=0.0,
+    optimizer: Optimizer = Field(default="adamw", description="The optimizer.")
+    learning_rates: Annotated[LearningRatesConfig, Automatic()] = Field(description="The peak learning rates.")
+    depth_scaling: Annotated[
+        Number, Automatic("0.5; 0 in families that train encoders and in files that set `optimizer`")
+    ] = Field(
         ge=0,
         le=4,
         description="Divides the learning rate of prompts and mappings by n ** depth_scaling for n fusing layers: the "
         "layers above amplify the change of an early one.",
     )
-    weight_decay: Number = Field(ge=0, le=MAX_RATE, description="The weight decay.")
+    weight_decay: Annotated[
+        Number,
+        Automatic(
+            "2.0 for 280 steps, in proportion to the root of 1 / steps; 0.05 in families that train encoders; 1e-4 "
+            "with SGD"
+        ),
+    ] = Field(ge=0, le=MAX_RATE, description="The weight decay.")
     momentum: Number = Field(
         default=0.9, ge=0, le=0.999, description="The momentum of SGD, or the first beta of AdamW."
     )
-    schedule: Schedule = Field(description="The learning rate after the warm-up.")
-    warmup_fraction: Number = Field(
-        default=0.0, ge=0, le=0.9, description="The fraction of all steps in which the learning rate rises linearly."
+    schedule: Schedule = Field(default="cosine", description="The learning rate after the warm-up.")
+    warmup_fraction: Annotated[Number, Automatic("0.1; 0 in files that set `optimizer`")] = Field(
+        ge=0, le=0.9, description="The fraction of all steps in which the learning rate rises linearly."
     )
-    clip_norm: Number | None = Field(
-        default=None, gt=0, le=MAX_COUNT, description="The largest global norm of the gradient; null: no limit."
+    clip_norm: Annotated[Number | None, Automatic("1.0; null in files that set `optimizer`")] = Field(
+        gt=0, le=MAX_COUNT, description="The largest global norm of the gradient; null: no limit."
     )
-    batch_size: Integer = Field(ge=1, le=MAX_BATCH, description="The number of samples per step.")
-    epochs: Integer = Field(ge=1, le=100_000, description="The number of passes over the training split.")
+    batch_size: Annotated[
+        Integer,
+        Automatic(
+            "the power of two below a 16th of the training samples, at least 8 and at most 32; 64 from 20,000 samples"
+        ),
+    ] = Field(ge=1, le=MAX_BATCH, description="The number of samples per step.")
+    epochs: Annotated[
+        Integer | None,
+        Automatic(
+            "280 steps for 1,804 training samples, in proportion to the root of the samples, at least 200 and at most "
+            "5,000; 40 % of that in families that train encoders; at least one epoch"
+        ),
+    ] = Field(ge=1, le=100_000, description="The number of passes over the training split.")
+    steps: Integer | None = Field(
+        default=None, ge=1, le=MAX_COUNT, description="The number of steps, in place of `epochs`; null: as in `epochs`."
+    )
     class_weights: ClassWeights = Field(default="none", description="The weight of each class in the loss.")
-    label_smoothing: Number = Field(
-        default=0.0, ge=0, le=0.9, description="The fraction of the target that is spread over all classes."
+    label_smoothing: Annotated[Number, Automatic("0.1; 0 in files that set `optimizer`")] = Field(
+        ge=0, le=0.9, description="The fraction of the target that is spread over all classes."
     )
+
+    @field_validator("steps")
+    @classmethod
+    def _has_one_length(cls, value: int | None, info: ValidationInfo) -> int | None:
+        epochs = info.data.get("epochs", 0)  # which is reported if it is invalid
+        if value is None and epochs is None:
+            raise Rejected("steps (for instance 300) or epochs (for instance 5)", problem="missing")
+        if value is not None and epochs:
+            raise Rejected(f"null together with epochs: {epochs}, or one of the two")
+        return value
+
+    def step_count(self, sample_count: int) -> int:
+        """Return the number of steps of a full training on a number of samples."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return self.epochs * steps_per_epoch(sample_count, self.batch_size)
 
     def with_setting(self, setting: RecipeSetting) -> Self:
         """Return the recipe with the rates and the weight decay of a setting; its number of steps is the job's."""
@@ -80,6 +127,11 @@ class RecipeConfig(Section):
         )
 
 
+def steps_per_epoch(sample_count: int, batch_size: int) -> int:
+    """Return the number of whole batches of a number of samples, at least one."""
+    return max(sample_count // batch_size, 1)
+
+
 class SupernetConfig(Section):
     """The training of the weight-sharing supernet.
 
@@ -87,7 +139,16 @@ class SupernetConfig(Section):
     gradients are summed; workers share this work.
     """
 
-    steps: Integer = Field(ge=1, le=MAX_COUNT, description="The number of training steps.")
+    steps: Annotated[Integer, Automatic("as long as 5 full trainings, or `epochs`")] = Field(
+        ge=1, le=MAX_COUNT, description="The number of training steps."
+    )
+    epochs: Number | None = Field(
+        default=None,
+        gt=0,
+        le=100_000,
+        description="The number of times that the shared weights are trained with each sample, in place of `steps`; "
+        "null: as in `steps`.",
+    )
     sampling: Sampling = Field(
         default="sandwich",
         description="The architectures of a step. `uniform`: every value with equal probability. `sandwich`: the "
@@ -106,6 +167,14 @@ class SupernetConfig(Section):
         description="The fraction of the loss of all other architectures that compares them with the largest one. Only "
         "with `sampling: sandwich`.",
     )
+
+    @field_validator("epochs")
+    @classmethod
+    def _has_one_length(cls, value: float | None, info: ValidationInfo) -> float | None:
+        is_given = isinstance(info.context, FromFile) and not info.context.defers("supernet.steps")
+        if value is not None and is_given and "steps" in info.data:
+            raise Rejected(f"null together with steps: {info.data['steps']}, or one of the two")
+        return value
 
     @field_validator("architectures_per_step")
     @classmethod

@@ -58,6 +58,28 @@ def check_space(config: Config, source: str, image_encoder: Encoder, text_encode
         raise ConfigError(source, problems)
 
 
+def check_lengths(config: Config, train_samples: int, *, source: str) -> None:
+    """Check that a short training is shorter than a full one.
+
+    Args:
+        config: The configuration of the search, without placeholders.
+        train_samples: The number of samples of the training split.
+        source: The name of its file, for messages.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    short, full = config.search.short_training_steps, config.recipe.step_count(train_samples)
+    if short >= full:
+        recipe = config.recipe
+        length = "recipe.steps" if recipe.epochs is None else f"recipe.epochs: {recipe.epochs}"
+        problem = (
+            f"search.short_training_steps: as long as a full training; expected fewer than its {full} steps ({length}, "
+            f"{train_samples:,} training samples in batches of {recipe.batch_size}), got {short}"
+        )
+        raise ConfigError(source, [problem])
+
+
 def check_inputs(
     image_encoder: Encoder,
     text_encoder: Encoder,

@@ -26,7 +26,7 @@ from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import load_encoder, resolve_checkpoint
 from nas.models.encoders.pretrained import PROCESSOR_FILES, load_image_processor, load_tokenizer, place_in
 from nas.models.fusion.base import sizes_of
-from nas.run.checks import check_inputs, check_space, image_shape
+from nas.run.checks import check_inputs, check_lengths, check_space, image_shape
 from nas.run.memory_model import build_memory_model
 from nas.search.space import Architecture, EncoderSizes, EntryLayers, SearchSpace
 
@@ -84,7 +84,7 @@ def prepare(
     """
     image_encoder, text_encoder, preprocessor = _load(config, source)
     encoders = (image_encoder, text_encoder)
-    data = _read_data(config, preprocessor, cache_directory, reporter, verify=verify)
+    data = _read_data(config, preprocessor, cache_directory, reporter, source=source, verify=verify)
     parts = encoder_parts(encoders, preprocessor, resolve_checkpoints(config), cache_directory, verify=verify)
     contents = describe_contents(data.dataset, data.digests, parts)
     if check is not None:
@@ -130,13 +130,20 @@ class _Data:
 
 
 def _read_data(
-    config: Config, preprocessor: Preprocessor, cache_directory: Path, reporter: Reporter, *, verify: bool
+    config: Config,
+    preprocessor: Preprocessor,
+    cache_directory: Path,
+    reporter: Reporter,
+    *,
+    source: str,
+    verify: bool,
 ) -> _Data:
     """Return the readable samples of train and validation, and the digests of their images."""
     images = open_dataset_images(config.data)
     # All splits are checked now rather than at the end; the search itself receives train and validation only.
     whole = read_dataset(config.data, SPLITS)
     check_texts(whole, preprocessor)
+    check_lengths(config, len(whole.splits["train"]), source=source)
     for line in [*summarize(whole), _cut_texts(whole, preprocessor)]:
         reporter.note(line)
     digests = image_digests(
@@ -205,6 +212,7 @@ def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Archite
     image_encoder, text_encoder, preprocessor = _load(config, source)
     dataset = read_dataset(config.data, ("train", "validation"), compares_images=False)
     check_texts(dataset, preprocessor)
+    check_lengths(config, len(dataset.splits["train"]), source=source)
     with torch.inference_mode():
         image_tokens = image_encoder.embed(torch.zeros(1, *image_shape(preprocessor)))
     longest = max(

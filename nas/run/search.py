@@ -21,6 +21,7 @@ from nas.execution.worker_setup import WorkerSetup
 from nas.memory.measurement import keep_freed_memory
 from nas.run.checks import check_memory
 from nas.run.contents import check_contents, write_contents
+from nas.run.defaults import complete
 from nas.run.directory import (
     CONFIG,
     Run,
@@ -88,16 +89,18 @@ def start(
         OSError: If the directory cannot be created.
     """
     given = load_config(source)
-    config = apply_overrides(given, overrides)
+    draft = apply_overrides(given, overrides)
     fixed = overrides.fixed_places(given, load_fixed_places(source))
     if is_run(directory):
         run = read_run(directory)
+        config = _with_memory_of(run.config, complete(draft, source=str(source)), draft)
         _check_same(run, config, directory, source)
         reporter.note(f"{directory} holds this search; resuming it")
         _Session(directory, replace(run, config=config, fixed=fixed), options, reporter).resume(concludes=concludes)
         return
     check_new_directory(directory)
     check_surroundings(options, options.storage)
+    config = complete(draft, source=str(source), reporter=reporter)
     prepared = prepare(
         config, source=str(source), cache_directory=options.cache, reporter=reporter, verify=options.verify
     )
@@ -128,6 +131,19 @@ def resume(directory: Path, overrides: Overrides, options: ExecutionOptions, rep
     """
     run = place_run(read_run(directory), overrides)
     _Session(directory, run, options, reporter).resume(concludes=True)
+
+
+def _with_memory_of(run: Config, config: Config, draft: Config) -> Config:
+    """Return a configuration with the memory budget of a run, if the search file leaves it to the program.
+
+    Args:
+        run: The configuration of the run, which may come from another machine.
+        config: The complete configuration of the search file.
+        draft: The same with its placeholders.
+    """
+    if "budget.memory" not in draft.automatic:
+        return config
+    return config.replace(budget=config.budget.replace(memory_bytes=run.budget.memory_bytes))
 
 
 def _check_same(run: Run, config: Config, directory: Path, source: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.config.training_schema import steps_per_epoch
 from nas.data.features.store import Batch, FeatureSplit
 from nas.data.samples import Labels
 from nas.models.fusion.base import Features
@@ -28,7 +29,7 @@ class BatchSchedule:
 
     @property
     def steps_per_epoch(self) -> int:
-        return max(self.sample_count // self.batch_size, 1)
+        return steps_per_epoch(self.sample_count, self.batch_size)
 
     def indices(self, step: int) -> NDArray[np.int64]:
         """Return the sample indices of batch `step`, counted from 0 over all epochs."""

@@ -40,7 +40,7 @@ def learning_rate_factor(step: int, step_count: int, recipe: RecipeConfig) -> fl
 
 def full_step_count(recipe: RecipeConfig, sample_count: int) -> int:
     """Return the number of steps of the complete recipe."""
-    return recipe.epochs * BatchSchedule(sample_count, recipe.batch_size, seed=0).steps_per_epoch
+    return recipe.step_count(sample_count)
 
 
 @dataclass(frozen=True)

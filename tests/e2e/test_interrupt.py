@@ -28,6 +28,7 @@ def test_a_search_interrupted_once_or_twice_in_any_phase_loses_nothing(project: 
             "supernet.steps": 300,
             "supernet.architectures_per_step": 2,
             "recipe.batch_size": 4,
+            "recipe.epochs": 7,
             "search.short_training_steps": 60,
             "search.finalists": 1,
             "budget.trials": 12,

@@ -20,7 +20,9 @@ FIRST, SECOND, THIRD = (PMFArchitecture(1, number, 1, 1, 1) for number in (1, 2,
 
 def search(**changes: Any) -> SearchConfig:
     values = {"strategy": "random", "objective": "accuracy", "round_size": 4, "promotion_fraction": 0.5}
-    return SearchConfig.model_validate({**values, "short_training_steps": 1, "finalists": 1, **changes})
+    return SearchConfig.model_validate(
+        {**values, "proxy_metric": "objective", "short_training_steps": 1, "finalists": 1, **changes}
+    )
 
 
 def result(trial: int, architecture: Architecture, stage: Stage = "one_shot", **changes: Any) -> Result:

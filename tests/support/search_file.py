@@ -31,6 +31,7 @@ supernet: {steps: 12, checkpoint_steps: 4, sampling: balanced, architectures_per
 search:
   strategy: evolution
   objective: accuracy
+  proxy_metric: objective
   eval_batch: 2
   round_size: 4
   promotion_fraction: 0.5

@@ -45,6 +45,13 @@ class DeeplyPromptedArchitecture(Architecture):
         return cls(0, 10)
 
     @classmethod
+    def default_choices(cls, sizes: EncoderSizes) -> dict[str, tuple[int, ...]]:
+        """Return the choices of a search file without `space`: first layers spread over the encoder, and prompts."""
+        count = cls.num_layers(sizes)
+        spread = {0, count // 3, 2 * count // 3, max(count - 2, 0)}
+        return {**super().default_choices(sizes), "prompt_layer": tuple(sorted(spread))}
+
+    @classmethod
     def num_layers(cls, sizes: EncoderSizes) -> int:
         return sizes.image_layers if cls.prompted == "image" else sizes.text_layers
 

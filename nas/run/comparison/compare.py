@@ -22,6 +22,7 @@ from nas.run.comparison.report import write_report
 from nas.run.comparison.searched import searched_architecture
 from nas.run.comparison.testing import table_row
 from nas.run.comparison.training import EntryTrainer, TrainedEntry
+from nas.run.defaults import complete
 from nas.run.executors import ExecutionOptions
 from nas.run.prepare import check_encoders
 from nas.run.search import apply_overrides
@@ -54,7 +55,7 @@ def compare(
         NasError: If the search file, data, encoders or directory cannot be used, or the directory holds something else.
         Interrupted: If the user has interrupted the comparison.
     """
-    config = apply_overrides(load_config(source), overrides)
+    config = complete(apply_overrides(load_config(source), overrides), source=str(source), reporter=reporter)
     family = config.space.architecture_class.family
     if family != SEARCHED_FAMILY:
         raise StudyError(f"{source}: family: not supported by compare; expected {SEARCHED_FAMILY}, got {family}")

@@ -142,6 +142,24 @@ class Architecture(ABC):
         """Return the paper's architecture for two encoders."""
 
     @classmethod
+    def default_choices(cls, sizes: EncoderSizes) -> dict[str, tuple[int, ...]]:
+        """Return the choices of every gene in a search file without `space`: values around the default.
+
+        These are the default's first layer and its neighbors, and a quarter, half, all and twice of any other value; 0
+        takes the place of the quarter where the gene allows it.
+        """
+        default, last = cls.default(sizes), cls.num_layers(sizes) - 1
+        choices = {}
+        for gene in cls.genes:
+            value = getattr(default, gene.name)
+            if gene.is_layer:
+                near = {layer for layer in (value - 1, value, value + 1) if 0 <= layer <= last}
+            else:
+                near = {0 if gene.smallest == 0 else max(value // 4, 1), max(value // 2, 1), value, 2 * value}
+            choices[gene.name] = tuple(sorted(near))
+        return choices
+
+    @classmethod
     def num_layers(cls, sizes: EncoderSizes) -> int:
         """Return the number of layers that the layer gene counts; genes per layer have values from that layer on."""
         return sizes.shallower

