@@ -61,7 +61,7 @@ def _clean(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-def _metadata(svg: Path) -> tuple[str, str, tuple[str, ...]]:
+def read_metadata(svg: Path) -> tuple[str, str, tuple[str, ...]]:
     """Return title, author and keywords of an SVG, matched by pattern since some are not well-formed XML."""
     text = svg.read_text(encoding="utf-8", errors="replace")
     title = re.search(r"<dc:title>([^<]*)</dc:title>", text)
@@ -88,7 +88,7 @@ def read_library(root: Path) -> list[ClipArt]:
             continue
         source = path.relative_to(png).as_posix()
         drawing_svg = svg / Path(source).with_suffix(".svg")
-        title, author, keywords = _metadata(drawing_svg) if drawing_svg.exists() else ("", "", ())
+        title, author, keywords = read_metadata(drawing_svg) if drawing_svg.exists() else ("", "", ())
         drawings.append(ClipArt(source, tuple(links.get(path.resolve(), ())), title, author, keywords))
     return drawings
 
