@@ -69,7 +69,7 @@ class BudgetConfig(Section):
         le=0.9,
         description="The fraction of the time for tuning the recipe, from the section `recipe` on: settings are tried "
         "on the default architecture before anything else, and the best one is used from then on. 0: the recipe is "
-        "used as it is.",
+        "used as it is. In a file without `recipe`, the default is 0.2, or half of what the other fractions leave.",
     )
     finalists_fraction: Number = Field(
         default=0.35, gt=0, le=0.9, description="The fraction of the time for the full training of the finalists."

@@ -101,6 +101,21 @@ def test_given_values_stay_and_those_that_depend_on_them_follow() -> None:
     assert (config.budget.memory_bytes, config.budget.time_seconds) == (2**30, 3_600)
 
 
+@pytest.mark.parametrize(
+    ("sections", "fraction"),
+    [
+        ({}, 0.2),
+        ({"recipe": "auto"}, 0.2),
+        ({"recipe": {"epochs": 5}}, 0.0),
+        ({"budget": {"recipe_fraction": 0.1}}, 0.1),
+        ({"budget": {"recipe_fraction": 0}}, 0.0),
+        ({"budget": {"supernet_fraction": 0.4, "finalists_fraction": 0.4}}, 0.1),
+    ],
+)
+def test_recipe_that_nobody_has_chosen_is_tuned(sections: dict[str, Any], fraction: float) -> None:
+    assert resolved(**sections).budget.recipe_fraction == fraction
+
+
 def test_recipe_follows_the_optimizer_and_whether_encoders_are_trained() -> None:
     sgd = resolved(recipe={"optimizer": "sgd"}).recipe
     assert (sgd.learning_rates.prompts, sgd.weight_decay, sgd.warmup_fraction, sgd.clip_norm) == (1e-2, 1e-4, 0, None)
