@@ -202,16 +202,19 @@ class TableWorker(CandidateWorker):
             # Below the limit from which a worker keeps the memory that it frees.
             limit_bytes = bytes_with_fragmentation(job.reserved_bytes) - 1
             results = super().run(job, limit_bytes=limit_bytes, should_stop=should_stop)
-            self.setup.weights_path(job.key).unlink()
+            self._delete_files(job)
             return results
         (result,) = super().run(job, limit_bytes=limit_bytes, should_stop=should_stop)
-        weights = self.setup.weights_path(job.key)
         model = self.fresh_model(job)
-        load_weights(weights, model)
-        weights.unlink()
+        load_weights(self.setup.weights_path(job.key), model)
+        self._delete_files(job)
         logits = predict_logits(model, self._test, batch_size=self.batch_size(job), should_stop=should_stop)
         test = evaluate_logits(logits, torch.from_numpy(self._test.labels))
         return [replace(result, metrics=result.metrics | {f"{_TEST}{name}": value for name, value in test.items()})]
+
+    def _delete_files(self, job: Job) -> None:
+        for path in self.setup.training_files(job.key, job.stage):
+            path.unlink()
 
 
 class TablePlan(Plan):

@@ -19,17 +19,22 @@ from nas.memory.measurement import map_large_tensors
 from nas.models.encoders.partial_checkpoint import load_tail
 from nas.models.fusion.base import FusionModel
 from nas.models.fusion.supernet import build_model, build_supernet, extract
-from nas.search.keys import ModelKey
+from nas.search.keys import CandidateKey, DefaultKey, ModelKey, RerunKey
 from nas.search.space import RAW
 from nas.search.trial import Failure, Job, Result
 from nas.training.checkpoint import load_weights, save_weights, training_facts
 from nas.training.distributed import GradientGroup
 from nas.training.evaluate import forward_seconds, predict_logits, predict_population
+from nas.training.kept_logits import keep_logits
 from nas.training.metrics import evaluate_logits, load_torchmetrics
 from nas.training.stopping import StopRequested
 from nas.training.supernet import SupernetTraining, train_supernet
 from nas.training.supernet_sampling import build_sampler
 from nas.training.trainer import train
+
+
+_MAY_JOIN_ENSEMBLES = (CandidateKey, DefaultKey, RerunKey)
+"""The keys of trainings whose validation logits are kept."""
 
 
 def _never() -> bool:
@@ -221,6 +226,8 @@ class CandidateWorker:
         validation = self._store.splits["validation"]
         logits = predict_logits(model, validation, batch_size=self.batch_size(job), should_stop=should_stop)
         save_weights(self.setup.weights_path(job.key, job.stage), model, **training_facts(job))
+        if job.stage == "full" and isinstance(job.key, _MAY_JOIN_ENSEMBLES):
+            keep_logits(self.setup.logits_path(job.key), logits, job)
         return logits
 
     def _inherited_model(self, job: Job) -> FusionModel:

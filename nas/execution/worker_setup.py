@@ -27,6 +27,11 @@ def trained_weights_path(run_directory: Path, key: ModelKey, stage: Stage) -> Pa
     return run_directory / stage / f"{key.name}.safetensors"
 
 
+def kept_logits_path(run_directory: Path, key: ModelKey) -> Path:
+    """Return the path of the validation logits of a full training."""
+    return run_directory / "logits" / f"{key.name}.safetensors"
+
+
 @dataclass(frozen=True)
 class WorkerSetup:
     """Everything that a worker receives to start its work: small, and the same for all workers of a search.
@@ -69,6 +74,15 @@ class WorkerSetup:
     def weights_path(self, key: ModelKey, stage: Stage = "full") -> Path:
         """Return the path of the weights of a short or full training."""
         return trained_weights_path(self.run_directory, key, stage)
+
+    def logits_path(self, key: ModelKey) -> Path:
+        """Return the path of the validation logits of a full training."""
+        return kept_logits_path(self.run_directory, key)
+
+    def training_files(self, key: ModelKey, stage: Stage) -> list[Path]:
+        """Return the paths of the files that a short or full training has written here."""
+        logits = self.logits_path(key)
+        return [self.weights_path(key, stage), *([logits] if stage == "full" and logits.exists() else [])]
 
 
 def process_environment(thread_count: int) -> dict[str, str]:

@@ -78,7 +78,6 @@ class ResultRecorder:
                 line = f"Recipe, {SETTINGS[setting]}, seed {seed}: {scores_text(result, metric)}"
             case RerunKey(role=role, number=number):
                 self.reruns.add(result)
-                full_weights_path(self.directory, result.key).unlink(missing_ok=True)  # only its score is needed
                 self.done_reruns += 1
                 place = f"{self.done_reruns} of {self.planned_reruns}"
                 which = "best" if role == "best" else "default"

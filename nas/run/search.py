@@ -49,6 +49,7 @@ from nas.run.time_budget import Deadlines, TimeAccount
 from nas.search.trial import STAGES
 from nas.storage.study import Study
 from nas.storage.urls import storable_url
+from nas.training.kept_logits import logits_bytes
 
 
 def apply_overrides(config: Config, overrides: Overrides) -> Config:
@@ -320,4 +321,16 @@ def _announcement(config: Config, prepared: SearchContext, executor: Executor) -
         f"{format_bytes(memory.idle_bytes)} of it fixed overhead"
     ]
     plan = plan_line(Deadlines(config.budget), config.search.rerun_seeds)
-    return lines if plan is None else [*lines, plan]
+    return [*lines, _disk_line(config, prepared), *([] if plan is None else [plan])]
+
+
+def _disk_line(config: Config, prepared: SearchContext) -> str:
+    """Return the line about what full trainings leave in the run directory."""
+    store = prepared.store
+    count = config.search.finalists + 1 + 2 * config.search.rerun_seeds
+    weights = 4 * prepared.memory.parameter_count(config.space.largest)
+    logits = logits_bytes(len(store.splits["validation"]), len(store.class_names))
+    return (
+        f"Disk: up to {count} full trainings keep their weights and validation logits in the run directory, at most "
+        f"{format_bytes(count * (weights + logits))}"
+    )

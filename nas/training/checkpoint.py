@@ -5,6 +5,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,31 @@ from nas.training.trainer import Trainer
 
 _METADATA_KEY = "facts"
 _CHECKSUM_KEY = "crc32"  # safetensors has no checksum
+_EXPECTED = "trained weights"
+_REMEDY = "restore the file from a copy"
 
 
 def save_weights(path: Path, model: FusionModel, **metadata: str) -> None:
     """Write the trained tensors of a model atomically.
 
     Args:
-        path: Path of the file; its folder is created, but none above it, for the run directory may have vanished.
+        path: Path of the file; see `save_tensors`.
         model: The model; its frozen encoders are not written.
         metadata: Strings to store with the tensors.
     """
+    save_tensors(path, model.state_dict(), **metadata)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], **metadata: str) -> None:
+    """Write tensors with their checksum atomically.
+
+    Args:
+        path: Path of the file; its folder is created, but none above it, for the run directory may have vanished.
+        tensors: The tensors by name.
+        metadata: Strings to store with the tensors.
+    """
     path.parent.mkdir(exist_ok=True)
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     # A single entry: safetensors writes several in arbitrary order, and equal weights must give equal files.
     content = json.dumps({**metadata, _CHECKSUM_KEY: _checksum(tensors)}, sort_keys=True)
     write_atomically(path, safetensors.torch.save(tensors, metadata={_METADATA_KEY: content}))
@@ -51,9 +65,24 @@ def load_weights(path: Path, model: FusionModel, **expected: str) -> dict[str, s
     Raises:
         StudyError: If the file is missing, damaged, or belongs to another architecture or training.
     """
-    remedy = "restore the file from a copy"
-    with reading(path, expected="trained weights", error=_with_remedy(remedy), problem="cannot be loaded"):
-        check_regular_file(path, expected="trained weights", error=_with_remedy(remedy))
+    with _reading(path):
+        tensors, metadata = load_tensors(path, **expected)
+        model.load_state_dict(tensors)
+    return metadata
+
+
+def load_tensors(path: Path, **expected: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors that `save_tensors` wrote, and the metadata.
+
+    Args:
+        path: The file.
+        expected: Metadata that the file must have, for instance those of `training_facts`.
+
+    Raises:
+        StudyError: If the file is missing, damaged, or belongs to another training.
+    """
+    with _reading(path):
+        check_regular_file(path, expected=_EXPECTED, error=_with_remedy(_REMEDY))
         tensors = safetensors.torch.load_file(path)
         metadata = _read_metadata(path)
         if metadata.pop(_CHECKSUM_KEY, None) != _checksum(tensors):
@@ -61,8 +90,11 @@ def load_weights(path: Path, model: FusionModel, **expected: str) -> dict[str, s
         for name, value in expected.items():
             if metadata.get(name) != value:
                 raise ValueError(f"they belong to another training: {name} is {metadata.get(name)}, not {value}")
-        model.load_state_dict(tensors)
-    return metadata
+    return tensors, metadata
+
+
+def _reading(path: Path) -> AbstractContextManager[None]:
+    return reading(path, expected=_EXPECTED, error=_with_remedy(_REMEDY), problem="cannot be loaded")
 
 
 def training_facts(training: Job | Result) -> dict[str, str]:
@@ -89,8 +121,7 @@ def weights_checksum(path: Path) -> str:
     Raises:
         StudyError: If the file is damaged.
     """
-    error = _with_remedy("restore the file from a copy")
-    with reading(path, expected="trained weights", error=error, problem="cannot be loaded"):
+    with _reading(path):
         return str(_read_metadata(path)[_CHECKSUM_KEY])
 
 

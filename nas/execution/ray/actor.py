@@ -66,9 +66,10 @@ class WorkerActor:
         except (Exception, SystemExit) as error:  # the worker could not be created, or its code calls sys.exit
             return tuple(Failure.of(member, error, 0) for member in job.members)
 
-    def weights(self, key: ModelKey, stage: Stage) -> NDArray[np.uint8]:
-        """Return the content of the file that a short or full training has written."""
-        return np.fromfile(self._setup.weights_path(key, stage), dtype=np.uint8)
+    def training_files(self, key: ModelKey, stage: Stage) -> dict[str, NDArray[np.uint8]]:
+        """Return the files that a short or full training has written, by their paths in the run directory."""
+        files = self._setup.training_files(key, stage)
+        return {str(path.relative_to(self._setup.run_directory)): np.fromfile(path, dtype=np.uint8) for path in files}
 
     def stop(self) -> None:
         """Stop the running job at its next step."""

@@ -233,7 +233,7 @@ class RayExecutor(Executor):
         try:
             outcomes: tuple[Result | Failure, ...] = ray.get(reference)
             if not node.is_local:
-                self._fetch_weights(slot, outcomes)
+                self._fetch_files(slot, outcomes)
         except RayTaskError as error:
             outcomes = tuple(Failure.of(member, error.cause, 0) for member in job.members)
         except RayError as error:
@@ -249,13 +249,15 @@ class RayExecutor(Executor):
         self._guard.settle()
         return JobOutcome(job, outcomes, process_lives=slot.actor is not None)
 
-    def _fetch_weights(self, slot: Slot, outcomes: Sequence[Result | Failure]) -> None:
-        """Fetch the weights of trainings from another node, before their results are reported."""
+    def _fetch_files(self, slot: Slot, outcomes: Sequence[Result | Failure]) -> None:
+        """Fetch the files of trainings from another node, before their results are reported."""
         for outcome in outcomes:
             if isinstance(outcome, Result) and outcome.stage != "one_shot":
-                path = self._setup.weights_path(outcome.key, outcome.stage)
-                path.parent.mkdir(exist_ok=True)
-                write_atomically(path, ray.get(slot.actor.weights.remote(outcome.key, outcome.stage)).tobytes())
+                files = ray.get(slot.actor.training_files.remote(outcome.key, outcome.stage))
+                for name, content in files.items():
+                    path = self._setup.run_directory / name
+                    path.parent.mkdir(exist_ok=True)
+                    write_atomically(path, content.tobytes())
 
     # Supernet
 
