@@ -2,7 +2,7 @@
 
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,8 @@ from nas.models.encoders.checkpoints import build_encoder
 from nas.models.encoders.folder_check import check_folder
 from nas.models.encoders.pretrained import config_of, silence_transformers
 from nas.models.encoders.tracing import have_values, is_traced
-from nas.models.fusion.base import features_of
+from nas.models.fusion.base import FusionModel, features_of_each
+from nas.models.fusion.ensemble import mean_logits
 from nas.models.fusion.model_classes import load_model_class
 from nas.models.inputs import check_options, check_pixels, check_texts, refuse_onnx_export, requested_outputs
 from nas.models.model_seals import model_changes, seal_model
@@ -39,6 +40,8 @@ class FusionConfig(PreTrainedConfig):
         max_text_tokens: The number of tokens that texts were truncated to in training.
         threshold: The probability from which a label is predicted, where a sample may have several (`problem_type` is
             `MULTI_LABEL`).
+        members: The members of an ensemble, each with its `architecture` and its `weight`, which add up to 1; the first
+            has the architecture above. None for a single model.
     """
 
     model_type = "multimodal_fusion"
@@ -48,6 +51,16 @@ class FusionConfig(PreTrainedConfig):
     architecture: dict[str, Any] | None = None
     max_text_tokens: int = 512
     threshold: float = 0.5
+    members: list[dict[str, Any]] | None = None
+
+    def weighted_architectures(self) -> list[tuple[Architecture, float]]:
+        """Return the architecture and the weight of each member; of a single model its own, with weight 1.
+
+        Raises:
+            KeyError, TypeError, ValueError: If one is no architecture.
+        """
+        members = self.members or [{"architecture": self.architecture, "weight": 1.0}]
+        return [(Architecture.from_dict(member["architecture"]), float(member["weight"])) for member in members]
 
     def get_text_config(self, *arguments: Any, **options: Any) -> "FusionConfig":
         """Return this configuration: `text_config` is a dictionary, and transformers' Trainer expects an object."""
@@ -57,6 +70,9 @@ class FusionConfig(PreTrainedConfig):
 
 class FusionForClassification(PreTrainedModel):
     """A complete classifier of any fusion family, including the encoders that it uses.
+
+    Of an ensemble, `fusion` is the first member and `further_members` are the others. They share the frozen encoders,
+    each layer of which is computed once. The probabilities are the weighted mean of the members' (see `mean_logits`).
 
     The constructor gives arbitrary weights; use `from_pretrained` to load an exported model.
     """
@@ -71,21 +87,29 @@ class FusionForClassification(PreTrainedModel):
         super().__init__(config)
         if config.image_config is None or config.text_config is None or config.architecture is None:
             raise ValueError("FusionConfig: image_config, text_config or architecture is missing; expected all three")
-        architecture = Architecture.from_dict(config.architecture)
         encoders = [build_encoder(config_of(values)) for values in (config.image_config, config.text_config)]
-        self.fusion = load_model_class(architecture.family)(
-            image_encoder=encoders[0],
-            text_encoder=encoders[1],
-            architecture=architecture,
-            num_classes=int(config.num_labels or 0),
-        )
-        for name, encoder, layer in zip(
-            ("image_encoder", "text_encoder"), encoders, self.fusion.entry_layers(), strict=True
+        members = [
+            load_model_class(architecture.family)(
+                image_encoder=encoders[0],
+                text_encoder=encoders[1],
+                architecture=architecture,
+                num_classes=int(config.num_labels or 0),
+            )
+            for architecture, _ in config.weighted_architectures()
+        ]
+        self.fusion, self.further_members = members[0], nn.ModuleList(members[1:])
+        for name, encoder, layers in zip(
+            ("image_encoder", "text_encoder"), encoders, self._entry_layers(), strict=True
         ):
-            if layer not in (None, RAW):  # otherwise unused, or trained as a part of the fusion model
+            if any(layer not in (None, RAW) for layer in layers):  # else unused, or trained as a part of the members
                 self.add_module(name, encoder)
         self.post_init()  # type: ignore[no-untyped-call]
         self._built = BuiltModules(self)
+
+    @property
+    def members(self) -> list[FusionModel]:
+        """The members of an ensemble; of a single model, its one fusion model."""
+        return [self.fusion, *cast(list[FusionModel], list(self.further_members))]
 
     @classmethod
     def from_pretrained(
@@ -175,22 +199,28 @@ class FusionForClassification(PreTrainedModel):
         check_options({**requested_outputs(self.config), **options})
         self._rebind_replica()
         pixels, ids, mask = self._read_inputs(pixel_values, input_ids, attention_mask, token_type_ids)
-        reads = self.fusion.entry_layers()
         if pixels.shape[0] == 0 and have_values(pixels, ids):
             logits = pixels.new_zeros(0, self.fusion.num_classes, dtype=self._weights_dtype())
         else:
-            whole = self._needs_whole_layers(pixels, ids, mask)
-            logits = self.fusion(features_of(self.fusion.encoders, reads, pixels, ids, mask, whole_layers=whole))
+            logits = self._logits(pixels, ids, mask)
         loss = None if labels is None else self._loss(logits, labels)
         if return_dict if return_dict is not None else self.config.return_dict:
             return SequenceClassifierOutput(loss=loss, logits=logits)
         return (logits,) if loss is None else (loss, logits)
 
+    def _logits(self, pixels: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
+        members, whole = self.members, self._needs_whole_layers(pixels, ids, mask)
+        reads = [member.entry_layers() for member in members]
+        features = features_of_each(self.fusion.encoders, reads, pixels, ids, mask, whole_layers=whole)
+        logits = [member(entry) for member, entry in zip(members, features, strict=True)]
+        weights = [float(member["weight"]) for member in self.config.members or [{"weight": 1.0}]]
+        return mean_logits(logits, weights, has_several_labels=self.config.problem_type == MULTI_LABEL)
+
     def _read_inputs(
         self, pixels: Tensor | None, ids: Tensor | None, mask: Tensor | None, token_types: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Check the inputs, and return pixel values, token ids and the mask; what the family does not read is empty."""
-        reads_image, reads_text = (layer is not None for layer in self.fusion.entry_layers())
+        reads_image, reads_text = (any(layer is not None for layer in layers) for layers in self._entry_layers())
         if reads_image:
             pixels = check_pixels(pixels).to(self._weights_dtype())
         if reads_text:
@@ -210,6 +240,10 @@ class FusionForClassification(PreTrainedModel):
                 f"{ids.shape[0]}"
             )
         return pixels, ids, mask
+
+    def _entry_layers(self) -> list[tuple[int | None, ...]]:
+        """Return the layers of the image encoder that the members read, and those of the text encoder."""
+        return list(zip(*(member.entry_layers() for member in self.members), strict=True))
 
     def _needs_whole_layers(self, pixels: Tensor, ids: Tensor, mask: Tensor | None) -> bool:
         """Return whether to run the layers of transformers themselves (see `Features.whole_layers`).
@@ -235,10 +269,9 @@ class FusionForClassification(PreTrainedModel):
         """Let the copies that `nn.DataParallel` makes use their own encoders."""
         if getattr(self, "_is_replica", False):
             image, text = self.fusion.encoders
-            self.fusion._encoders = (
-                getattr(self, "image_encoder", image),
-                getattr(self, "text_encoder", text),
-            )
+            encoders = getattr(self, "image_encoder", image), getattr(self, "text_encoder", text)
+            for member in self.members:
+                member._encoders = encoders
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         several = self.config.problem_type == MULTI_LABEL
@@ -259,7 +292,7 @@ class FusionForClassification(PreTrainedModel):
         self._embedded_encoder().set_input_embeddings(value)
 
     def _embedded_encoder(self) -> Any:
-        reads_text = self.fusion.entry_layers().text is not None
+        reads_text = any(layer is not None for layer in self._entry_layers()[1])
         modality = "text" if reads_text else "image"
         encoder = getattr(self, f"{modality}_encoder", None) or getattr(self.fusion, f"{modality}_encoder")
         return encoder.model

@@ -144,10 +144,43 @@ def assemble(
         max_text_tokens: The number of tokens that texts are cut to.
         threshold: The probability above which a label is predicted, where a sample may have several labels.
     """
+    return assemble_ensemble(
+        [(trained, 1.0)],
+        image_encoder=image_encoder,
+        text_encoder=text_encoder,
+        class_names=class_names,
+        max_text_tokens=max_text_tokens,
+        threshold=threshold,
+    )
+
+
+def assemble_ensemble(
+    members: Sequence[tuple[FusionModel, float]],
+    *,
+    image_encoder: Encoder,
+    text_encoder: Encoder,
+    class_names: Sequence[str],
+    max_text_tokens: int,
+    threshold: float | None = None,
+) -> FusionForClassification:
+    """Build a complete classifier whose probabilities are the weighted mean of its members'; see `assemble`.
+
+    Args:
+        members: The trained fusion models and their weights, which add up to 1; a single one gives a plain classifier.
+        image_encoder: The frozen image encoder.
+        text_encoder: The frozen text encoder.
+        class_names: The class names in the order of the logits.
+        max_text_tokens: The number of tokens that texts are cut to.
+        threshold: The probability above which a label is predicted, where a sample may have several labels.
+    """
+    described: list[dict[str, Any]] = [
+        {"architecture": model.architecture.as_dict(), "weight": weight} for model, weight in members
+    ]
     config = FusionConfig(
         image_config=_encoder_dict(image_encoder),
         text_config=_encoder_dict(text_encoder),
-        architecture=trained.architecture.as_dict(),
+        architecture=described[0]["architecture"],
+        members=described if len(described) > 1 else None,
         max_text_tokens=max_text_tokens,
         id2label=dict(enumerate(class_names)),
         label2id={name: index for index, name in enumerate(class_names)},
@@ -158,7 +191,8 @@ def assemble(
     for name, encoder in (("image_encoder", image_encoder), ("text_encoder", text_encoder)):
         if hasattr(model, name):
             getattr(model, name).load_state_dict(encoder.state_dict())
-    model.fusion.load_state_dict(trained.state_dict())
+    for member, (trained, _) in zip(model.members, members, strict=True):
+        member.load_state_dict(trained.state_dict())
     model.train(False)
     return model
 

@@ -24,6 +24,8 @@ from nas.search.space import Architecture
 _PROBLEM_TYPES = (None, "single_label_classification", MULTI_LABEL)
 _MAX_CLASSES = 100_000
 _MAX_GENE = 1_000_000
+_MAX_MEMBERS = 1_000
+_WEIGHT_TOLERANCE = 1e-6
 _SLACK = 1_000_000
 
 
@@ -51,7 +53,8 @@ def check_exported(folder: Path) -> tuple[Encoder, Encoder]:
     image, text = (_meta_encoder(path, values, modality) for modality in ("image", "text"))
     _check_number(path, "max_text_tokens", values.get("max_text_tokens"), int, (1, text.max_text_tokens))
     _check_number(path, "threshold", values.get("threshold"), float, (0, 1))
-    _check_architecture(path, values.get("architecture"), image, text)
+    _check_architecture(path, "architecture", values.get("architecture"), image, text)
+    _check_members(path, values, image, text)
     _check_size(path, values)
     return image, text
 
@@ -120,9 +123,30 @@ def _meta_encoder(path: Path, values: Mapping[str, Any], modality: str) -> Encod
         return build_encoder(config)
 
 
-def _check_architecture(path: Path, values: Any, image: Encoder, text: Encoder) -> None:
+def _check_members(path: Path, values: Mapping[str, Any], image: Encoder, text: Encoder) -> None:
+    """Check the members of an ensemble; a single model has none."""
+    members = values.get("members")
+    if members is None:
+        return
+    if not isinstance(members, list) or not 2 <= len(members) <= _MAX_MEMBERS:
+        raise _refuse(path, "members", "is no list of members", f"a list of 2 to {_MAX_MEMBERS}", members)
+    for index, member in enumerate(members):
+        key = f"members[{index}]"
+        if not isinstance(member, dict):
+            raise _refuse(path, key, "is no member", "an object with architecture and weight", member)
+        _check_architecture(path, f"{key}.architecture", member.get("architecture"), image, text)
+        _check_number(path, f"{key}.weight", member.get("weight"), float, (0, 1))
+    total = sum(member["weight"] for member in members)
+    if abs(total - 1) > _WEIGHT_TOLERANCE:
+        raise _refuse(path, "members", "their weights do not add up", "a sum of 1", total)
+    first, own = members[0]["architecture"], values["architecture"]
+    if Architecture.from_dict(first) != Architecture.from_dict(own):
+        raise _refuse(path, "architecture", "is not that of the first member", shown(first), own)
+
+
+def _check_architecture(path: Path, key: str, values: Any, image: Encoder, text: Encoder) -> None:
     if not isinstance(values, dict):
-        raise _refuse(path, "architecture", "is no architecture", "an object with the family and its genes", values)
+        raise _refuse(path, key, "is no architecture", "an object with the family and its genes", values)
     for gene, value in values.items():
         numbers = [value]
         while numbers:
@@ -130,9 +154,9 @@ def _check_architecture(path: Path, values: Any, image: Encoder, text: Encoder) 
             if isinstance(number, list):
                 numbers += number
             elif gene != "family" and (type(number) is not int or not 0 <= number <= _MAX_GENE):
-                raise _refuse(path, f"architecture.{gene}", "not allowed", f"0 to {_MAX_GENE:,}", number)
+                raise _refuse(path, f"{key}.{gene}", "not allowed", f"0 to {_MAX_GENE:,}", number)
     with reading(
-        f"{path}: architecture",
+        f"{path}: {key}",
         expected=f"a family with its genes for encoders of {image.num_layers} and {text.num_layers} layers",
         error=ExportError,
         problem=f"not allowed: {shown(values)}",

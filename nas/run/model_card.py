@@ -1,7 +1,7 @@
 """Describe exported models: `architecture.yaml` for programs, `README.md` for people."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,6 @@ library_name: transformers
 
 {source} {training} The encoders are included.
 
-| gene | value |
-| --- | --- |
 {genes}
 
 | fact | value |
@@ -56,6 +54,11 @@ _LINEAR = (
     "optimum, with the L2 penalty that was best on validation."
 )
 
+_ENSEMBLE = (
+    "This is an ensemble of {count} models: its probabilities are the weighted mean of theirs. Each was trained "
+    "completely, from fresh weights, and all share the frozen encoders."
+)
+
 
 def describe(directory: Path, facts: Mapping[str, Any]) -> None:
     """Write the description of an exported model into its folder, and the checksums of all its files.
@@ -70,7 +73,9 @@ def describe(directory: Path, facts: Mapping[str, Any]) -> None:
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         description = {"architecture": config["architecture"], **facts}
-        card = _model_card(config, {name: value for name, value in facts.items() if name != "data"})
+        if members := config.get("members"):
+            description["members"] = facts.get("members", members)
+        card = _model_card(config, {name: value for name, value in facts.items() if name not in ("data", "members")})
         write_atomically(directory / DESCRIPTION, yaml.safe_dump(description, sort_keys=False).encode())
         write_atomically(directory / MODEL_CARD, card.encode())
         seal_model(directory)
@@ -84,17 +89,36 @@ def _model_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         if config.get("problem_type") == MULTI_LABEL
         else "print(predictions[0].class_name)"
     )
-    architecture = Architecture.from_dict(config["architecture"])
-    genes = {gene.name: format_gene(getattr(architecture, gene.name)) for gene in architecture.genes}
+    architecture, members = Architecture.from_dict(config["architecture"]), config.get("members")
+    if members:
+        training, table = _ENSEMBLE.format(count=len(members)), _members_table(members)
+    else:
+        is_linear = facts.get("trial") == LinearKey().name
+        training = _LINEAR if is_linear else _TRAINING[facts.get("stage", "full")]
+        table = _genes_table(architecture)
     return _CARD.format(
-        title=architecture.title,
+        title=f"{architecture.title} ensemble" if members else architecture.title,
         source=architecture.source,
-        training=_LINEAR if facts.get("trial") == LinearKey().name else _TRAINING[facts.get("stage", "full")],
-        genes="\n".join(_rows(genes)),
+        training=training,
+        genes="\n".join(table),
         facts="\n".join(_rows(facts)),
         classes=", ".join(map(markdown_text, config["id2label"].values())),
         usage=usage,
     )
+
+
+def _genes_table(architecture: Architecture) -> Iterator[str]:
+    """Yield the lines of a table with the genes of an architecture."""
+    yield from ("| gene | value |", "| --- | --- |")
+    yield from _rows({gene.name: format_gene(getattr(architecture, gene.name)) for gene in architecture.genes})
+
+
+def _members_table(members: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the lines of a table with the architectures of an ensemble."""
+    yield from ("| architecture | weight |", "| --- | --- |")
+    for member in members:
+        architecture = str(Architecture.from_dict(member["architecture"]))
+        yield f"| {markdown_text(architecture)} | {member['weight']:.3f} |"
 
 
 def _rows(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

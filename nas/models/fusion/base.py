@@ -186,27 +186,51 @@ def features_of(
     *,
     whole_layers: bool = False,
 ) -> Features:
-    """Compute the inputs of a model from raw inputs, without a graph unless whole layers run.
+    """Compute the inputs of one model from raw inputs; see `features_of_each`."""
+    return features_of_each(encoders, [reads], pixel_values, input_ids, text_mask, whole_layers=whole_layers)[0]
+
+
+def features_of_each(
+    encoders: tuple[Encoder, Encoder],
+    reads: Sequence[EntryLayers],
+    pixel_values: Tensor,
+    input_ids: Tensor,
+    text_mask: Tensor | None,
+    *,
+    whole_layers: bool = False,
+) -> list[Features]:
+    """Compute the inputs of models from raw inputs, without a graph unless whole layers run.
+
+    Every layer of the encoders is computed once, however many models read its output.
 
     Args:
         encoders: The image and the text encoder; one that is not read is ignored.
-        reads: The layers whose inputs the model reads.
+        reads: The layers whose inputs each model reads.
         pixel_values: Images, (B, 3, height, width).
         input_ids: Token ids, (B, T).
         text_mask: (B, T), true where there is a token; None where no text is padded.
         whole_layers: See `Features`.
     """
-    tokens = []
+    inputs = []
     with contextlib.nullcontext() if whole_layers else torch.no_grad():
-        for encoder, layer, raw, mask in zip(
-            encoders, reads, (pixel_values, input_ids), (None, text_mask), strict=True
+        for encoder, layers, raw, mask in zip(
+            encoders, zip(*reads, strict=True), (pixel_values, input_ids), (None, text_mask), strict=True
         ):
-            if layer is None:
-                tokens.append(raw.new_empty(raw.shape[0], 0))
-            elif layer == RAW:
-                tokens.append(raw)
-            else:
-                rows = encoder.embed(raw)
-                bias = encoder.data_bias(mask, rows.shape[1], rows.dtype)
-                tokens.append(encoder.run(rows, bias, start=0, stop=layer, whole=whole_layers))
-    return Features(tokens[0], tokens[1], text_mask, whole_layers=whole_layers)
+            inputs.append(_layer_inputs(encoder, layers, raw, mask, whole=whole_layers))
+    image, text = inputs
+    return [Features(image[entry.image], text[entry.text], text_mask, whole_layers=whole_layers) for entry in reads]
+
+
+def _layer_inputs(
+    encoder: Encoder, layers: Sequence[int | None], raw: Tensor, mask: Tensor | None, *, whole: bool
+) -> dict[int | None, Tensor]:
+    """Return the inputs of some layers of an encoder, by the layer."""
+    found: dict[int | None, Tensor] = {None: raw.new_empty(raw.shape[0], 0), RAW: raw}
+    numbers = sorted({layer for layer in layers if layer not in (None, RAW)})
+    if numbers:
+        rows, start = encoder.embed(raw), 0
+        bias = encoder.data_bias(mask, rows.shape[1], rows.dtype)
+        for layer in numbers:
+            rows = encoder.run(rows, bias, start=start, stop=layer, whole=whole)
+            found[layer], start = rows, layer
+    return found
