@@ -191,24 +191,30 @@ def _resume(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    how = parse_pick(options.pick)
+    how = parse_pick(options.pick or ["best"])
+    is_candidate = options.pick is not None or options.trial is not None
     import_frameworks()
     from nas.config.overrides import Overrides
+    from nas.run.ensemble import Ensemble
     from nas.run.export_run import export_run
     from nas.run.progress_lines import STAGE_VERBS, better_model_lines
     from nas.search.keys import CandidateKey
 
-    result = export_run(
+    exported = export_run(
         options.run_dir,
         options.output,
         trial=options.trial,
         how=how,
         storage=options.storage,
+        answer="single" if is_candidate else options.answer,
         places=Overrides(**_places(options)),
     )
-    name = f"trial {result.trial}" if isinstance(result.key, CandidateKey) else result.key.name
-    which = f"{name}, {STAGE_VERBS[result.stage]}, {result.architecture}"
-    for line in (f"Exported model: {options.output} ({which})", *better_model_lines(result.stage, options.run_dir)):
+    if isinstance(exported, Ensemble):
+        print(visible(f"Exported model: {options.output} (ensemble of {exported.text})"))
+        return
+    name = f"trial {exported.trial}" if isinstance(exported.key, CandidateKey) else exported.key.name
+    which = f"{name}, {STAGE_VERBS[exported.stage]}, {exported.architecture}"
+    for line in (f"Exported model: {options.output} ({which})", *better_model_lines(exported.stage, options.run_dir)):
         print(visible(line))
 
 

@@ -11,7 +11,9 @@ Schedule = Literal["cosine", "constant"]
 ClassWeights = Literal["none", "inverse_frequency"]
 Sampling = Literal["uniform", "sandwich", "balanced"]
 Oversized = Literal["reject", "accumulate"]
+AnswerKind = Literal["auto", "ensemble", "single"]
 
 SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
+ANSWERS: tuple[AnswerKind, ...] = get_args(AnswerKind)
 COLUMNS = ("image", "text", "label", "split")
 """The columns that a data set can have."""

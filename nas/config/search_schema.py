@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema, field_validator
 
 from nas.common.units import MAX_COUNT
+from nas.config.choices import AnswerKind
 from nas.config.section import Automatic, Expected, FromFile, Rejected, Section, rejections
 from nas.config.values import MAX_BATCH, MAX_CHOICES, Integer, Number, OneOf, Text
 from nas.search.costs import COSTS, CostModel
@@ -214,6 +215,14 @@ class SearchConfig(Section):
         ge=0,
         le=100,
         description="The number of further seeds for the best candidate and the default architecture.",
+    )
+    answer: AnswerKind = Field(
+        default="auto",
+        description="What the search exports: the best `single` model, the `ensemble` of its complete trainings, or "
+        "`auto`: the ensemble where its gain on validation is not luck and it meets `constraints`.",
+    )
+    members: Integer = Field(
+        default=4, ge=2, le=100, description="The largest number of different models in the ensemble."
     )
     initial_architectures: Architectures = Field(
         default=(),

@@ -32,7 +32,6 @@ from nas.training.supernet import SupernetTraining, train_supernet
 from nas.training.supernet_sampling import build_sampler
 from nas.training.trainer import train
 
-
 _MAY_JOIN_ENSEMBLES = (CandidateKey, DefaultKey, RerunKey)
 """The keys of trainings whose validation logits are kept."""
 

@@ -8,10 +8,14 @@ from nas.common.errors import ExportError
 from nas.common.progress import Reporter
 from nas.common.sealed_json import read_sealed_json, write_sealed_json
 from nas.common.seals import SEALS
+from nas.common.units import format_bytes
 from nas.config.schema import Config
+from nas.data.features.store import FeatureSplit
 from nas.models.model_seals import CONFIG, DESCRIPTION, model_changes
+from nas.run.ensemble import Ensemble, EnsembleChoice
 from nas.run.evaluate import digest_of_test, evaluate_exported
 from nas.run.export import TrainedWeights, export_result
+from nas.run.export_ensemble import export_ensemble
 from nas.run.model_card import describe
 from nas.run.model_parts import ModelParts
 from nas.run.program_name import command_line
@@ -20,6 +24,7 @@ from nas.run.reliability import ReliabilityReport
 from nas.run.tables import text_table
 from nas.search.space import Architecture
 from nas.search.trial import Result, Stage, to_count, to_number
+from nas.training.evaluate import forward_seconds
 from nas.training.metrics import standard_error
 
 REPORT = "report.json"
@@ -48,6 +53,7 @@ class Finalizer:
         config: The configuration of the search.
         directory: The run directory.
         parts: The parts of the models besides their trained weights.
+        validation: The validation samples, with which the latency of a model is measured.
         cache_directory: The cache, which has the digests of images.
         reporter: The receiver of messages.
     """
@@ -58,16 +64,20 @@ class Finalizer:
         directory: Path,
         *,
         parts: ModelParts,
+        validation: FeatureSplit,
         cache_directory: Path,
         reporter: Reporter,
     ) -> None:
         self._config = config
         self._directory = directory
         self._parts = parts
+        self._validation = validation
         self._cache_directory = cache_directory
         self._reporter = reporter
 
-    def conclude(self, results: Mapping[str, Result | None], reliability: ReliabilityReport) -> None:
+    def conclude(
+        self, results: Mapping[str, Result | None], reliability: ReliabilityReport, choice: EnsembleChoice
+    ) -> None:
         """Export and evaluate the models of all roles, then write and show the final report.
 
         Args:
@@ -75,48 +85,78 @@ class Finalizer:
                 the full training of the family's default; and the linear classifier. None for a model that there is
                 not.
             reliability: The reliability report.
+            choice: The ensemble of the run, which is the answer in place of the best model as `search.answer` has it.
 
         Raises:
             NasError: If a model cannot be exported or the test split cannot be used.
         """
         report = read_report(self._directory)
         test_data = digest_of_test(self._config.data, self._parts.class_names, self._cache_directory)
+        ensemble = choice.answer(self._config.search.answer)
         for role in ROLES:
-            if (result := results[role]) is not None:
-                self._export(role, result, report, test_data)
+            answer = ensemble if role == BEST and ensemble is not None else results[role]
+            if answer is not None:
+                self._export(role, answer, report, test_data)
         write_sealed_json(self._directory / RELIABILITY, reliability.as_dict())
-        self._show(report, reliability)
+        self._show(report, reliability, results[BEST], choice)
 
-    def _export(self, role: str, result: Result, report: dict[str, Any], test_data: str) -> None:
+    def _export(self, role: str, answer: Result | Ensemble, report: dict[str, Any], test_data: str) -> None:
         """Export one model and evaluate it on test, unless that has been done."""
         target, known = self._directory / role, report.get(role, {})
-        is_evaluated = (known.get("result"), known.get("test_data")) == (result.as_dict(), test_data)
+        known_by = {**identity(answer), "test_data": test_data}
+        is_evaluated = {name: known.get(name) for name in known_by} == known_by
         if is_evaluated:
             damage = _damage(target)
             if damage is None:
                 return
             if target.exists():
                 self._reporter.note(f"{target}: is not the model that was exported ({damage}); exporting it again")
-        trained = TrainedWeights.of(self._directory, result, self._config.space)
-        facts = export_result(
-            target, trained, parts=self._parts, objective=self._config.search.objective, data=self._config.data
-        )
+        facts = self._write(target, answer)
         if is_evaluated:
-            facts |= {key: known[key] for key in ("test", "test_samples")}
+            facts |= {key: known[key] for key in ("test", "test_samples", "latency_seconds") if key in known}
         else:
             self._reporter.note(f"{role}: evaluating the exported and reloaded model on the test split")
             metrics, count, _ = evaluate_exported(target, self._config.data, "test")
-            facts |= {"test": metrics, "test_samples": count}
+            facts |= {"test": metrics, "test_samples": count, "latency_seconds": self._latency_seconds(answer)}
         describe(target, facts)
         report[role] = {
-            "architecture": result.architecture.as_dict(),
+            "architecture": _results_of(answer)[0].architecture.as_dict(),
             **facts,
-            "result": result.as_dict(),
-            "test_data": test_data,
+            **{name: value for name, value in known_by.items() if value is not None},
         }
         write_sealed_json(self._directory / REPORT, report)
 
-    def _show(self, report: Mapping[str, Any], reliability: ReliabilityReport) -> None:
+    def _write(self, target: Path, answer: Result | Ensemble) -> dict[str, Any]:
+        """Export one model, and return its facts with the size of its weights."""
+        config, parts = self._config, self._parts
+        if isinstance(answer, Ensemble):
+            facts = export_ensemble(target, answer, self._directory, parts=parts, config=config)
+        else:
+            trained = TrainedWeights.of(self._directory, answer, config.space)
+            facts = export_result(target, trained, parts=parts, objective=config.search.objective, data=config.data)
+        return facts | {"file_bytes": sum(path.stat().st_size for path in target.glob("*.safetensors"))}
+
+    def _latency_seconds(self, answer: Result | Ensemble) -> float | None:
+        """Return the time of a forward pass from the encoder outputs, of all members one after another.
+
+        It is measured now unless the search has done so. None for a model whose inputs the search did not need: the
+        linear classifier beside fine-tuned encoders.
+        """
+        total = 0.0
+        for result in _results_of(answer):
+            seconds = result.latency_seconds
+            if seconds is None:
+                model = TrainedWeights.of(self._directory, result, self._config.space).load(self._parts)
+                if not self._validation.can_read(model.entry_layers()):
+                    return None
+                size = min(self._config.search.latency_batch, len(self._validation))
+                seconds = forward_seconds(model, self._validation, result.architecture, size)
+            total += seconds
+        return total
+
+    def _show(
+        self, report: Mapping[str, Any], reliability: ReliabilityReport, best: Result | None, choice: EnsembleChoice
+    ) -> None:
         metric, run = self._config.search.objective, self._directory
         title = self._config.space.architecture_class.title
         stage: Stage = report[BEST]["stage"]
@@ -125,8 +165,16 @@ class Finalizer:
             for name, role in ((_BEST_NAMES[stage], BEST), (f"{title} default", DEFAULT), ("linear", LINEAR))
             if role in report
         ]
+        if "members" in report[BEST] and best is not None:
+            memory = memory_text(best.predicted_peak_bytes, best.measured_peak_bytes)
+            single = (str(best.architecture), f"{best.metrics[metric]:.3f}", "", "", memory, "", "")
+            rows[0] = ("ensemble", *rows[0][1:])
+            rows.insert(1, ("best single model", *single))
         name = metric_title(metric)
-        header = ("", "architecture", f"validation {name}", f"test {name}", "parameters", "peak memory")
+        header = (
+            *("", "architecture", f"validation {name}", f"test {name}", "parameters", "peak memory"),
+            *(f"latency ({self._config.search.latency_batch})", "file"),
+        )
         predict = command_line("predict", run / BEST, rest='--image FILE --text "..."')
         resume = command_line("resume", run, rest="--budget ...")
         lines = [
@@ -135,6 +183,7 @@ class Finalizer:
             "",
             "How far to trust this result:",
             *(f"- {line}" for line in reliability.lines()),
+            *(f"- {line}" for line in choice.lines(self._config.search.answer, metric)),
             "",
             f"Exported model: {run / BEST}{training_text(stage)}",
             f"Use it: {predict}",
@@ -143,6 +192,21 @@ class Finalizer:
         ]
         for line in lines:
             self._reporter.note(line)
+
+
+def _results_of(answer: Result | Ensemble) -> list[Result]:
+    """Return the result of a single model, or those of the members."""
+    return [answer] if isinstance(answer, Result) else [member.result for member in answer.members]
+
+
+def identity(answer: Result | Ensemble) -> dict[str, Any]:
+    """Return what the report has about a model that was exported, and by which it is known again.
+
+    Args:
+        answer: The result of a single model, or the ensemble.
+    """
+    members = answer.member_dicts() if isinstance(answer, Ensemble) else None
+    return {"result": _results_of(answer)[0].as_dict(), "members": members}
 
 
 def _damage(folder: Path) -> str | None:
@@ -194,10 +258,13 @@ def _row(entry: Mapping[str, Any], metric: str) -> Sequence[str]:
     value, count = entry["test"][metric], entry["test_samples"]
     # The binomial error holds for a share of samples, not for averages over classes.
     error = f" (standard error with {count} test samples: {standard_error(value, count):.3f})"
+    members, latency, size = (entry.get(name) for name in ("members", "latency_seconds", "file_bytes"))
     return (
-        str(Architecture.from_dict(entry["architecture"])),
+        f"{len(members)} models" if members else str(Architecture.from_dict(entry["architecture"])),
         f"{entry['validation'][metric]:.3f}",
         f"{value:.3f}{error if metric == 'accuracy' else ''}",
         f"{entry['trainable_parameters']:,}",
         memory_text(entry["predicted_peak_bytes"], entry["measured_peak_bytes"]),
+        "" if latency is None else f"{1000 * latency:.1f} ms",
+        "" if size is None else format_bytes(size),
     )

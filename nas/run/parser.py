@@ -9,7 +9,7 @@ from typing import NoReturn, TypeAlias
 
 from nas.common.output import visible
 from nas.common.units import MAX_COUNT, MAX_SEED
-from nas.config.choices import COLUMNS
+from nas.config.choices import ANSWERS, COLUMNS
 from nas.config.reader_registry import READERS
 from nas.run.arguments import whole_number, worker_count
 from nas.run.program_name import program_call, program_name
@@ -120,7 +120,7 @@ def _add_export(commands: _Commands) -> argparse.ArgumentParser:
     parser = _add_command(
         commands,
         "export",
-        "Export the best candidate of a run, or another one, as a model folder.",
+        "Export the answer of a run, or one of its candidates, as a model folder.",
         "runs/demo --output my_model",
     )
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="directory of the run")
@@ -132,11 +132,16 @@ def _add_export(commands: _Commands) -> argparse.ArgumentParser:
     which.add_argument(
         "--pick",
         nargs="+",
-        default=["best"],
         metavar="RULE",
-        help="rule that picks from the candidates that were trained furthest: best (best metric; default), knee (best "
+        help="rule that picks from the candidates that were trained furthest: best (best metric), knee (best "
         "compromise of all objectives), or smallest-within X (fewest parameters with a metric at most X worse than the "
         "best); or linear: the linear classifier on the frozen encoders",
+    )
+    which.add_argument(
+        "--answer",
+        choices=ANSWERS,
+        help="single (the best candidate), ensemble, or auto (the ensemble where its gain is not luck; default: as in "
+        "the search file)",
     )
     return parser
 

@@ -8,7 +8,9 @@ from nas.common.units import format_bytes, format_seconds
 from nas.execution.failure_policy import Verdict
 from nas.run.program_name import command_line
 from nas.run.time_budget import Deadlines
+from nas.search.keys import CandidateKey, DefaultKey, ModelKey, RecipeKey, RerunKey
 from nas.search.metric_registry import METRICS
+from nas.search.recipe_tuning import SETTINGS
 from nas.search.space import Architecture
 from nas.search.trial import STAGES, Failure, Result, Stage
 from nas.training.metrics import standard_error
@@ -42,6 +44,25 @@ VERDICT_TEXTS: Mapping[Verdict, str] = {
     "rejected": "failed",
 }
 """The consequence for a job that has failed."""
+
+
+def model_name(key: ModelKey) -> str:
+    """Return the name of a model in messages: `#9` for candidate 9.
+
+    Args:
+        key: The key of the model.
+    """
+    match key:
+        case CandidateKey(trial=trial):
+            return f"#{trial}"
+        case DefaultKey():
+            return "default"
+        case RerunKey(role=role, number=number):
+            return f"confirmation of {role}, new seed {number},"
+        case RecipeKey(setting=setting, seed=seed):
+            return f"recipe, {SETTINGS[setting]}, seed {seed},"
+        case _:
+            return key.name
 
 
 def result_line(name: str, result: Result, metric: str) -> str:

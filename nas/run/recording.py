@@ -10,11 +10,11 @@ from nas.execution.failure_policy import Verdict
 from nas.execution.worker_setup import full_weights_path, trained_weights_path
 from nas.memory.calibration import PeakCalibration
 from nas.run.feasibility import Feasibility
-from nas.run.progress_lines import STAGE_VERBS, failure_line, result_line, scores_text
+from nas.run.progress_lines import STAGE_VERBS, failure_line, model_name, result_line, scores_text
 from nas.run.recipe_file import RECIPE, RecipeFile
 from nas.run.reruns import RERUNS, RerunStore, write_default_result
 from nas.run.results_csv import keep_lost_results, write_results
-from nas.search.keys import CandidateKey, DefaultKey, ModelKey, RecipeKey, RerunKey
+from nas.search.keys import CandidateKey, DefaultKey, RecipeKey, RerunKey
 from nas.search.objectives import Objectives
 from nas.search.recipe_tuning import SETTINGS
 from nas.search.trial import STAGES, Failure, Result, Stage
@@ -87,7 +87,7 @@ class ResultRecorder:
                 self._learn(result)
                 if result.stage == "short":
                     self._keep_best_short_weights()
-                line = result_line(_name(result.key), result, metric)
+                line = result_line(model_name(result.key), result, metric)
         self._reporter.note(line)
         started = time.monotonic()
         if started >= self._results_due_at:
@@ -118,7 +118,7 @@ class ResultRecorder:
             failure: The failure.
             verdict: The decision of the failure policy.
         """
-        self._reporter.note(failure_line(_name(failure.job.key), failure, verdict))
+        self._reporter.note(failure_line(model_name(failure.job.key), failure, verdict))
 
     def record_failure(self, failure: Failure, feasibility: Feasibility) -> None:
         """Store a failure that ends its candidate.
@@ -161,20 +161,5 @@ class ResultRecorder:
             best = self._best.get(stage)
             if best is not None:
                 scores = scores_text(best, self._config.search.objective)
-                return f"best {STAGE_VERBS[stage]}: {_name(best.key)} {scores}"
+                return f"best {STAGE_VERBS[stage]}: {model_name(best.key)} {scores}"
         return "no score yet"
-
-
-def _name(key: ModelKey) -> str:
-    """Return the name of a model in messages: `#9` for candidate 9."""
-    match key:
-        case CandidateKey(trial=trial):
-            return f"#{trial}"
-        case DefaultKey():
-            return "default"
-        case RerunKey(role=role, number=number):
-            return f"confirmation of {role}, new seed {number},"
-        case RecipeKey(setting=setting, seed=seed):
-            return f"recipe, {SETTINGS[setting]}, seed {seed},"
-        case _:
-            return key.name

@@ -20,6 +20,7 @@ from nas.execution.base import Executor
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.measurement import keep_freed_memory
 from nas.run.checks import check_memory
+from nas.run.choose_ensemble import choose_ensemble
 from nas.run.contents import check_contents, write_contents
 from nas.run.defaults import complete
 from nas.run.directory import (
@@ -33,6 +34,7 @@ from nas.run.directory import (
     read_run,
     write_run,
 )
+from nas.run.ensemble import read_choice, write_choice
 from nas.run.executors import ExecutionOptions, build_executor, write_worker_setup
 from nas.run.finalize import BEST, DEFAULT, LINEAR, Finalizer, read_report
 from nas.run.model_parts import ModelParts
@@ -212,7 +214,7 @@ class _Session:
 
     def _open_study(self) -> Study:
         # Damage is an error now rather than after the search.
-        for check in (read_report, read_default_result, read_linear_result):
+        for check in (read_report, read_default_result, read_linear_result, read_choice):
             check(self._directory)
         storage = self._options.storage
         if storage is not None:  # a database may have been moved
@@ -300,14 +302,18 @@ class _Session:
             phases=account.phases,
             title=config.space.architecture_class.title,
         )
+        choice = choose_ensemble(config, self._directory, prepared, study, self._reporter)
+        write_choice(self._directory, choice)
         finalizer = Finalizer(
             config,
             self._directory,
             parts=ModelParts.of(prepared),
+            validation=prepared.store.splits["validation"],
             cache_directory=self._options.cache,
             reporter=self._reporter,
         )
-        finalizer.conclude({BEST: outcome.best, DEFAULT: outcome.default, LINEAR: outcome.linear}, reliability)
+        singles = {BEST: outcome.best, DEFAULT: outcome.default, LINEAR: outcome.linear}
+        finalizer.conclude(singles, reliability, choice)
 
 
 def _announcement(config: Config, prepared: SearchContext, executor: Executor) -> list[str]:

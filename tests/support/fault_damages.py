@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from nas.run.directory import CONFIG
+from nas.search.trial import Result
 from tests.support.fault_bench import Bench
 from tests.support.fault_records import Damage
 from tests.support.real_driver import PHASES
@@ -47,8 +48,8 @@ def other_damages(bench: Bench, finished: Path) -> list[Damage]:
     """Return the damages to searches that were killed half-way."""
     early, early_results = bench.state("killed in supernet", PHASES["supernet"], "supernet_checkpoint.pt")
     late, late_results = bench.state("killed in candidates", r"^#5 screened")
-    best = json.loads((finished / "report.json").read_text())["best"]["trial"]
-    weights = f"full/trial_{best}.safetensors"
+    best = Result.from_dict(json.loads((finished / "report.json").read_text())["best"]["result"])
+    weights = f"full/{best.key.name}.safetensors"
 
     def flip_best(run: Path, _cache: Path) -> None:
         flip(run / weights)

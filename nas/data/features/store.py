@@ -19,7 +19,7 @@ from nas.data.features.plan import Readout, attended_name, logsumexp_name, reado
 from nas.data.samples import Labels
 from nas.models.encoders.base import Encoder
 from nas.models.fusion.data_attention import DataAttention
-from nas.search.space import RAW, EntryLayers
+from nas.search.space import MODALITIES, RAW, EntryLayers
 
 Encoders = tuple[Encoder, Encoder]
 
@@ -108,6 +108,11 @@ class FeatureSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def image_of_sample(self) -> NDArray[np.int64]:
+        """The index of each sample's image, (N,): samples may share one."""
+        return self._image_index
+
     def batch(
         self,
         indices: Sequence[int] | NDArray[np.int64],
@@ -190,6 +195,13 @@ class FeatureSplit:
                 f"views: invalid indices; expected {len(first)} numbers from 0 to {self.view_count - 1}, got {views}"
             )
         return first + offsets
+
+    def can_read(self, entry_layers: EntryLayers) -> bool:
+        """Return whether the inputs of these layers are stored, or can be computed from stored ones."""
+        return all(
+            layer is None or any(stored == layer or RAW < stored < layer for stored in self._tokens[modality])
+            for modality, layer in zip(MODALITIES, entry_layers, strict=True)
+        )
 
     def _last_stored(self, modality: str, layer: int) -> int:
         """Return the last layer up to the given one whose tokens are stored."""

@@ -1,0 +1,204 @@
+"""Choose the ensemble of a run from the validation logits of its full trainings."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas.common.errors import StudyError
+from nas.common.progress import Reporter
+from nas.common.registry import load_object
+from nas.common.seeds import seed_from
+from nas.config.schema import Config
+from nas.data.features.store import FeatureStore
+from nas.execution.worker_setup import kept_logits_path, trained_weights_path
+from nas.models.fusion.ensemble import mean_logits
+from nas.models.fusion.linear.model import Linear
+from nas.run.ensemble import Ensemble, EnsembleChoice, Member
+from nas.run.export import TrainedWeights
+from nas.run.model_parts import ModelParts
+from nas.run.prepare import SearchContext
+from nas.run.reruns import RERUNS, RerunStore, read_default_result, read_linear_result
+from nas.search.costs import Cost, CostModel
+from nas.search.ensemble import (
+    Array,
+    EnsembleLimits,
+    Rows,
+    Score,
+    ScoreFunction,
+    cross_fitted_gain,
+    select_members,
+    why_no_ensemble,
+)
+from nas.search.keys import ModelKey
+from nas.search.metric_registry import METRICS
+from nas.search.objectives import Constraint
+from nas.search.trial import Result
+from nas.storage.contents import StudyContents
+from nas.training.checkpoint import load_tensors, training_facts
+from nas.training.evaluate import predict_logits
+from nas.training.kept_logits import keep_logits, read_logits
+from nas.training.metrics import Predictions, evaluate_logits, negative_log_likelihood
+
+_TINY = 1e-15
+
+
+def full_trainings(directory: Path, study: StudyContents) -> list[Result]:
+    """Return all complete trainings of a run: finalists, the default, further seeds, and the linear classifier.
+
+    Args:
+        directory: The run directory.
+        study: The study of the run.
+
+    Raises:
+        StudyError: If the file of one is damaged.
+    """
+    others = [
+        result for result in (read_default_result(directory), read_linear_result(directory)) if result is not None
+    ]
+    found = [*study.results("full"), *others, *RerunStore(directory / RERUNS).results()]
+    by_key: dict[ModelKey, Result] = {result.key: result for result in found}  # the weights are those of the last one
+    return list(by_key.values())
+
+
+def choose_ensemble(
+    config: Config, directory: Path, prepared: SearchContext, study: StudyContents, reporter: Reporter
+) -> EnsembleChoice:
+    """Choose the ensemble of a run; nothing is trained.
+
+    Args:
+        config: The configuration of the search.
+        directory: The run directory.
+        prepared: The encoders, features and memory predictions.
+        study: The study of the run.
+        reporter: The receiver of messages.
+
+    Raises:
+        StudyError: If the file of a training's result is damaged.
+        OSError: If logits that were computed again cannot be kept.
+    """
+    store = prepared.store
+    reason = why_no_ensemble(store.splits["validation"].labels, store.class_names)
+    if reason is not None:
+        return EnsembleChoice(None, reason)
+    trainings = full_trainings(directory, study)
+    usable = [result for result in trainings if _has_weights(directory, result)]
+    if len(usable) < len(trainings):
+        reporter.note(f"{len(trainings) - len(usable)} full training(s) without their weights cannot join an ensemble")
+    constraints, model = config.search.constraints, prepared.memory
+    pool = [result for result in usable if _may_be_together(constraints, model, [result])]
+    if len(pool) < 2:
+        return EnsembleChoice(None, f"it takes two complete trainings, and {len(pool)} can be a member")
+    logits = [_logits_of(result, directory, config, store, ModelParts.of(prepared)) for result in pool]
+    return _chosen(config, model, _Pool(pool, logits, store))
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """The trainings to choose from, their validation logits, and the validation samples."""
+
+    results: Sequence[Result]
+    logits: Sequence[Tensor]
+    store: FeatureStore
+
+
+def _chosen(config: Config, model: CostModel, pool: _Pool) -> EnsembleChoice:
+    """Choose the members, and measure the gain."""
+    split = pool.store.splits["validation"]
+    labels, constraints = torch.from_numpy(split.labels), config.search.constraints
+    several = labels.ndim == 2
+    stacked = torch.stack(list(pool.logits)).to(torch.float64)
+    probabilities = (stacked.sigmoid() if several else stacked.softmax(dim=2)).numpy()
+    score = score_function(config.search.objective, labels)
+    limits = EnsembleLimits(
+        config.search.members,
+        lambda chosen: _may_be_together(constraints, model, [pool.results[index] for index in chosen]),
+    )
+    weights = select_members(probabilities, np.arange(len(labels)), score, limits)
+    if len(weights) < 2:
+        return EnsembleChoice(None, "no further training improves the best one on validation")
+    order = sorted(weights, key=lambda index: (-weights[index], index))
+    members = tuple(Member(pool.results[index], weights[index]) for index in order)
+    mean = mean_logits(
+        [pool.logits[index] for index in order], [weights[index] for index in order], has_several_labels=several
+    )
+    metrics = evaluate_logits(mean, labels)
+    for constraint in constraints:
+        if constraint.cost is None and not constraint.is_met(metrics[constraint.quantity]):
+            return EnsembleChoice(None, f"the chosen members do not meet {constraint} together")
+    strata = np.zeros(len(labels), dtype=np.int64) if several else labels.numpy()
+    seed = seed_from(config.seed, "ensemble")
+    groups = split.image_of_sample
+    gain = cross_fitted_gain(probabilities, score, limits, strata=strata, groups=groups, seed=seed)
+    return EnsembleChoice(Ensemble(members, metrics, gain))
+
+
+def score_function(objective: str, labels: Tensor) -> ScoreFunction:
+    """Return the function that scores probabilities by the objective, ties by the cross-entropy.
+
+    Args:
+        objective: The metric of the search. Its threshold, where it tunes one, is tuned on the samples that are scored.
+        labels: The labels of all samples, (N,) or (N, C).
+    """
+    metric, several = METRICS[objective], labels.ndim == 2
+    function: Callable[[Predictions], float] = load_object(metric.function)
+
+    def score(probabilities: Array, rows: Rows) -> Score:
+        clipped = torch.from_numpy(probabilities).clamp(_TINY, 1 - _TINY)
+        predictions = Predictions(clipped.logit() if several else clipped.log(), labels[torch.from_numpy(rows)])
+        return metric.score(float(function(predictions))), -negative_log_likelihood(predictions)
+
+    return score
+
+
+def _may_be_together(constraints: Sequence[Constraint], model: CostModel, results: Sequence[Result]) -> bool:
+    """Return whether the summed costs of trainings meet the bounds.
+
+    The frozen encoders, which the members share, count in no cost. A bound on the memory of a training holds for each
+    member alone, because members are trained one by one.
+    """
+    for constraint in constraints:
+        cost = constraint.cost
+        if cost is None or cost.limits_memory:
+            continue
+        values = [
+            _measured(cost, result) if cost.predict is None else cost.predict(model, result.architecture)
+            for result in results
+        ]
+        if not constraint.is_met(sum(values)):
+            return False
+    return True
+
+
+def _measured(cost: Cost, result: Result) -> float:
+    """Return a measured cost; infinite where it was not measured."""
+    value = None if cost.measure is None else cost.measure(result)
+    return math.inf if value is None else value
+
+
+def _has_weights(directory: Path, result: Result) -> bool:
+    """Return whether the weights of a training are there and whole."""
+    try:
+        load_tensors(trained_weights_path(directory, result.key, "full"), **training_facts(result))
+    except StudyError:
+        return False
+    return True
+
+
+def _logits_of(result: Result, directory: Path, config: Config, store: FeatureStore, parts: ModelParts) -> Tensor:
+    """Return the validation logits of a training: those that it has kept, else computed from its weights and kept."""
+    split, path = store.splits["validation"], kept_logits_path(directory, result.key)
+    logits: Tensor | None = read_logits(path, result, (len(split), len(store.class_names)))
+    if logits is None:
+        model = TrainedWeights.of(directory, result, config.space).load(parts)
+        if isinstance(model, Linear):  # its inputs are stored for every family
+            with torch.inference_mode():
+                logits = model.classifier(torch.cat(split.readouts("pooled"), dim=1))
+        else:
+            logits = predict_logits(model, split, batch_size=config.recipe.batch_size)
+        keep_logits(path, logits, result)
+    return logits
