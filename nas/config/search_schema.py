@@ -157,8 +157,8 @@ class SearchConfig(Section):
 
     Every candidate is scored with the weights of the supernet. Of each `round_size` scored candidates the best
     `promotion_fraction` is trained for `short_training_steps`, which are fewer than those of a full training. The best
-    `finalists` of those are trained completely, from fresh weights. The best of these and the default architecture of
-    the family are trained with `rerun_seeds` further seeds, in addition to the budget, since the score by which a
+    `finalists` of those and the default architecture of the family are trained completely, from fresh weights. The best
+    and the default are trained with `rerun_seeds` further seeds, in addition to the budget, since the score by which a
     candidate was selected is too high on average.
     """
 
@@ -208,7 +208,10 @@ class SearchConfig(Section):
         "what the supernet has learned in many.",
     )
     finalists: Integer = Field(
-        default=4, ge=1, le=10_000, description="The number of candidates that are trained completely."
+        default=4,
+        ge=1,
+        le=10_000,
+        description="The number of candidates that are trained completely, in addition to the family's default.",
     )
     rerun_seeds: Integer = Field(
         default=3,

@@ -162,10 +162,14 @@ def plan_line(deadlines: Deadlines, rerun_seeds: int) -> str | None:
     supernet = deadlines.supernet_seconds - deadlines.recipe_seconds
     screening = deadlines.candidates_seconds - deadlines.supernet_seconds
     full = deadlines.total_seconds - deadlines.candidates_seconds
-    return (
+    plan = (
         f"Plan: {recipe}supernet {format_seconds(supernet)} → screening {format_seconds(screening)} → full "
-        f"training {format_seconds(full)}; then up to {1 + 2 * rerun_seeds} full trainings on top of the budget, for "
-        "the comparison with the default"
+        f"training {format_seconds(full)}"
+    )
+    if not rerun_seeds:
+        return plan
+    return (
+        f"{plan}; then up to {2 * rerun_seeds} full trainings on top of the budget, for the comparison with the default"
     )
 
 

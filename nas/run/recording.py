@@ -51,7 +51,6 @@ class ResultRecorder:
         self.recipe = RecipeFile(directory / RECIPE)
         self.planned_reruns = 0
         self.done_reruns = 0
-        self.has_default_failed = False
         for stage in STAGES:
             for result in study.results(stage):
                 self._learn(result)
@@ -131,8 +130,7 @@ class ResultRecorder:
         if failure.kind == "memory":
             feasibility.outgrew(job.architecture)
         if not isinstance(job.key, CandidateKey):
-            self.has_default_failed |= isinstance(job.key, DefaultKey)
-            return
+            return  # the report does without it
         self._study.reject(
             job,
             status="infeasible" if failure.kind == "memory" else "failed",

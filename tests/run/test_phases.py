@@ -4,6 +4,7 @@ import io
 import random
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from nas.common.errors import TrainingError
 from nas.config.schema import Config
 from nas.models.fusion.pmf.architecture import GENES
+from nas.run.reruns import read_default_result
+from nas.search.keys import CandidateKey, DefaultKey, ModelKey
 from nas.search.strategies.registry import STRATEGIES
 from nas.search.trial import STAGES, Failure, Job
 from nas.storage.study import Study
@@ -173,7 +176,7 @@ def test_candidate_that_crashes_its_worker_three_times_is_recorded_as_failed(tmp
     config, crashes = config_with(budget__trials=8, search__eval_batch=1), Counter[int]()
 
     def fate(job: Job, grant: int) -> Failure | None:
-        if job.trial == 3:
+        if job.key == CandidateKey(3):
             crashes[job.trial] += 1
             return Failure(job, "crash", "Fatal Python error", "its worker crashed")
         return None
@@ -187,11 +190,11 @@ def test_candidate_that_crashes_its_worker_three_times_is_recorded_as_failed(tmp
 
 
 def test_workers_killed_externally_never_count_as_failures(tmp_path: Path) -> None:
-    config, deaths = config_with(budget__trials=8), Counter[int]()
+    config, deaths = config_with(budget__trials=8), Counter[ModelKey]()
 
     def fate(job: Job, grant: int) -> Failure | None:
-        deaths[job.trial] += 1
-        return Failure(job, "killed_externally", "killed", "killed") if deaths[job.trial] <= 5 else None
+        deaths[job.key] += 1
+        return Failure(job, "killed_externally", "killed", "killed") if deaths[job.key] <= 5 else None
 
     search(tmp_path, config, SimulatedExecutor([2], random.Random(3), fate=fate))
     with Study(tmp_path, config.space, name="run") as study:
@@ -219,7 +222,7 @@ def test_failed_candidate_costs_a_trial_and_the_search_continues(tmp_path: Path)
     config = config_with(budget__trials=8, search__eval_batch=1)
 
     def fate(job: Job, grant: int) -> Failure | None:
-        return Failure(job, "error", "TrainingError", "TrainingError: always") if job.trial == 3 else None
+        return Failure(job, "error", "TrainingError", "TrainingError: always") if job.key == CandidateKey(3) else None
 
     output = io.StringIO()
     search(tmp_path, config, SimulatedExecutor([2], random.Random(3), fate=fate), output=output)
@@ -279,4 +282,62 @@ def test_output_names_every_phase_and_every_finished_job(tmp_path: Path) -> None
     lines = output.getvalue().splitlines()
     assert [line for line in lines if line.startswith("Phase: ")] == ["Phase: screening", "Phase: full training"]
     stages = Counter(stage for _, stage, _ in finished_models(output.getvalue()))
-    assert stages == {"one_shot": 8, "short": 4, "full": 2}
+    assert stages == {"one_shot": 8, "short": 4, "full": 2 + 1}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_default_is_the_first_finalist_of_every_strategy(tmp_path: Path, strategy: str) -> None:
+    default = list(config_with().space)[7]
+    given = [default.values()]
+    config = config_with(budget__trials=10, search__strategy=strategy, search__initial_architectures=given)
+    output, executor = io.StringIO(), SimulatedExecutor([1], random.Random(3))
+    search(tmp_path, config, executor, output=output, default=default)
+    with Study(tmp_path, config.space, name="run") as study:
+        full = study.results("full")
+        ranked = sorted(study.results("short"), key=lambda result: (-result.score, result.trial))
+    best = [result.trial for result in ranked[: config.search.finalists]]
+    assert full[0].architecture == default and full[0].trial == 0
+    assert {result.trial for result in full} == {0, *best}
+    assert not (tmp_path / "default.json").exists()
+
+
+def test_default_outside_the_space_is_a_finalist_once_despite_kills(tmp_path: Path) -> None:
+    config = deterministic()
+    default = replace(config.space.largest, mapping_width=config.space.largest.mapping_width + 1)
+    assert default not in config.space
+
+    def kill() -> None:
+        if (tmp_path / "default.json").exists():
+            raise Killed
+
+    output = io.StringIO()
+    with pytest.raises(Killed):
+        search(tmp_path, config, SimulatedExecutor([1], random.Random(1), on_end=kill), output=output, default=default)
+    search(tmp_path, config, SimulatedExecutor([1], random.Random(2)), output=output, default=default)
+    models = [(model, stage) for model, stage, _ in finished_models(output.getvalue()) if stage == "full"]
+    assert len(models) == 1 + config.search.finalists and models[0] == ("default", "full")
+    stored = read_default_result(tmp_path)
+    assert stored is not None and stored.architecture == default and stored.key == DefaultKey()
+
+
+def test_default_that_does_not_fit_is_left_out_with_a_note(tmp_path: Path) -> None:
+    config, output = config_with(budget__trials=8), io.StringIO()
+    executor = SimulatedExecutor([2], random.Random(3))
+    search(tmp_path, config, executor, budget_bytes=40, output=output, default=config.space.largest)
+    assert "default exceeds the memory budget or a constraint and is not trained\n" in output.getvalue()
+    with Study(tmp_path, config.space, name="run") as study:
+        assert study.count("full") == config.search.finalists
+
+
+def test_default_that_fails_leaves_the_other_finalists(tmp_path: Path) -> None:
+    config, output = config_with(budget__trials=8), io.StringIO()
+    default = replace(config.space.largest, mapping_width=config.space.largest.mapping_width + 1)
+
+    def fate(job: Job, grant: int) -> Failure | None:
+        return Failure(job, "error", "TrainingError", "diverged") if isinstance(job.key, DefaultKey) else None
+
+    executor = SimulatedExecutor([2], random.Random(3), fate=fate)
+    search(tmp_path, config, executor, output=output, default=default)
+    assert "default full training failed: diverged\n" in output.getvalue()
+    with Study(tmp_path, config.space, name="run") as study:
+        assert study.count("full") == config.search.finalists and study.rejections == []

@@ -219,6 +219,7 @@ def search(
     executor: SimulatedExecutor,
     budget_bytes: int = 1000,
     output: TextIO | None = None,
+    default: Architecture | None = None,
 ) -> str:
     """Run candidates and finalists, or resume them; returns the canonical results.
 
@@ -228,12 +229,16 @@ def search(
         executor: The executor of jobs.
         budget_bytes: The memory budget of a device.
         output: The receiver of the lines that the search prints.
+        default: The architecture that is always a finalist; the smallest of the space by default.
     """
     reporter = LineReporter(output or io.StringIO())
     with Study(directory, config.space, name="run", config=config.as_dict()) as study:
         context = build_context(directory, config, study, executor, budget_bytes, reporter)
         queue = CandidatePhase(config.search.initial_architectures).run(context)
-        FinalistPhase(queue, full_steps=FULL_STEPS, validation_count=10).run(context)
+        phase = FinalistPhase(
+            queue, default or config.space.smallest, directory, full_steps=FULL_STEPS, validation_count=10
+        )
+        phase.run(context)
         return canonical_results(study)
 
 

@@ -1,24 +1,42 @@
-"""Train the best candidates completely, from fresh weights."""
+"""Train the family's default and the best candidates completely, from fresh weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
 
 from nas.execution.plan import Plan
 from nas.run.phases.context import PhaseContext
+from nas.run.reruns import read_default_result
+from nas.search.keys import CandidateKey, DefaultKey, ModelKey
 from nas.search.promotion import PromotionQueue
+from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result
 
 _STEP_PER_EVALUATION = 3  # a training step costs about three forward passes
 
 
 class FinalistPhase:
-    """Trains the finalists.
+    """Trains the finalists, the family's default among them.
 
     Args:
         queue: The ranking of the candidates.
+        default: The family's default architecture, in the search space or not.
+        directory: The run directory.
         full_steps: The number of steps of a full training.
         validation_count: The number of validation samples.
     """
 
-    def __init__(self, queue: PromotionQueue, *, full_steps: int, validation_count: int) -> None:
+    def __init__(
+        self,
+        queue: PromotionQueue,
+        default: Architecture,
+        directory: Path,
+        *,
+        full_steps: int,
+        validation_count: int,
+    ) -> None:
         self._queue = queue
+        self._default = default
+        self._directory = directory
         self._full_steps = full_steps
         self._validation_count = validation_count
 
@@ -26,43 +44,92 @@ class FinalistPhase:
         """Train the finalists until the time budget is spent.
 
         Raises:
+            StudyError: If the stored training of the default is damaged.
             TrainingError: If training fails the same way repeatedly.
         """
-        plan = FinalistPlan(context, self._queue, full_steps=self._full_steps, validation_count=self._validation_count)
+        plan = FinalistPlan(
+            context,
+            self._queue,
+            self._default,
+            is_default_stored=read_default_result(self._directory) is not None,
+            full_steps=self._full_steps,
+            validation_count=self._validation_count,
+        )
+        if context.feasibility.fit(self._default) is None and not context.clock.is_interrupted:
+            context.reporter.note(
+                f"The {self._default.title} default exceeds the memory budget or a constraint and is not trained"
+            )
         context.run_plan(
             "finalists",
             plan,
             deadline_seconds=context.clock.deadlines.total_seconds,
-            counts=lambda: (context.study.count("full"), context.config.search.finalists),
+            counts=lambda: (plan.finished_count, plan.planned_count),
         )
 
 
 class FinalistPlan(Plan):
-    """Trains the first candidates of the ranking that there is time for, as many as configured.
+    """Trains the default, then the first candidates of the ranking that there is time for, as many as configured.
+
+    The default is trained under its number if it was screened, and under a key of its own if it is not in the search
+    space. It counts as one of the configured number only where the ranking has it among them.
 
     Args:
         context: The search.
         queue: The ranking of the candidates.
+        default: The family's default architecture.
+        is_default_stored: Whether an earlier session has trained the default under a key of its own.
         full_steps: The number of steps of a full training.
         validation_count: The number of validation samples.
     """
 
-    def __init__(self, context: PhaseContext, queue: PromotionQueue, *, full_steps: int, validation_count: int) -> None:
+    def __init__(
+        self,
+        context: PhaseContext,
+        queue: PromotionQueue,
+        default: Architecture,
+        *,
+        is_default_stored: bool,
+        full_steps: int,
+        validation_count: int,
+    ) -> None:
         self._config = context.config
         self._study = context.study
         self._clock = context.clock
         self._jobs = context.jobs
         self._queue = queue
+        self._default = default
         self._full_steps = full_steps
         self._validation_count = validation_count
-        failed = {entry.trial for entry in self._study.rejections if entry.stage == "full"}
-        self._tried = failed | {result.trial for result in self._study.results("full")}
-        self._failed = failed
+        screened = (result for result in self._study.results("one_shot") if result.architecture == default)
+        self._default_score = next(screened, None)
+        self._default_key: ModelKey = DefaultKey() if self._default_score is None else self._default_score.key
+        self._is_default_possible = context.feasibility.fit(default) is not None and (
+            self._default_score is None or context.objectives.is_eligible(self._default_score)
+        )
+        self._failed: set[ModelKey] = {
+            CandidateKey(entry.trial) for entry in self._study.rejections if entry.stage == "full"
+        }
+        self._finished: set[ModelKey] = {result.key for result in self._study.results("full")}
+        if is_default_stored:
+            self._finished.add(DefaultKey())
+        self._tried = self._failed | self._finished
+
+    @property
+    def finished_count(self) -> int:
+        """The number of full trainings that are finished."""
+        return len(self._finished)
+
+    @property
+    def planned_count(self) -> int:
+        """The number of full trainings that the configuration asks for."""
+        ranking = [result.key for result in self._queue.promotion_order() if result.key not in self._failed]
+        best = set(ranking[: self._config.search.finalists])
+        return len(best | {self._default_key} if self._is_default_possible else best)
 
     def next_jobs(self) -> list[Job]:
         jobs: list[Job] = []
         while (job := self._next_job()) is not None:
-            self._tried.add(job.trial)
+            self._tried.add(job.key)
             jobs.append(job)
             if not self._config.deterministic:
                 break
@@ -70,21 +137,36 @@ class FinalistPlan(Plan):
 
     def _next_job(self) -> Job | None:
         ranking = self._queue.promotion_order()
+        if not ranking:
+            return None  # nothing was scored; a default alone would be no result of a search
         room = self._clock.seconds_left(self._clock.deadlines.total_seconds)
-        if not self._tried and ranking:
+        if not self._tried:
             # If no training can finish in time, the shortest one is started nevertheless.
             room = max(room, min(self._full_seconds(result) for result in ranking))
+        if self._is_default_possible and self._default_key not in self._tried:
+            job = self._job(self._default_key, self._default) if self._default_seconds(ranking) <= room else None
+            if job is not None:
+                return job
         taken = 0
         for result in ranking:
             if taken == self._config.search.finalists:
                 return None
-            if result.trial in self._tried:
-                taken += result.trial not in self._failed
+            if result.key in self._tried:
+                taken += result.key not in self._failed
             elif self._full_seconds(result) <= room:
-                job = self._jobs.job(result.key, result.architecture, "full", self._full_steps)
+                job = self._job(result.key, result.architecture)
                 if job is not None:
                     return job
         return None
+
+    def _job(self, key: ModelKey, architecture: Architecture) -> Job | None:
+        return self._jobs.job(key, architecture, "full", self._full_steps)
+
+    def _default_seconds(self, ranking: Sequence[Result]) -> float:
+        """Estimate the time of the default's full training; outside the space, it is that of the slowest finalist."""
+        if self._default_score is not None:
+            return self._full_seconds(self._default_score)
+        return max(self._full_seconds(result) for result in ranking[: self._config.search.finalists])
 
     def _full_seconds(self, result: Result) -> float:
         """Estimate the time of a full training, from the short training of the candidate or its evaluation."""
@@ -96,10 +178,10 @@ class FinalistPlan(Plan):
         return evaluation + steps * _STEP_PER_EVALUATION * evaluation
 
     def finished(self, result: Result) -> None:
-        del result  # the study has it
+        self._finished.add(result.key)
 
     def rejected(self, failure: Failure) -> None:
-        self._failed.add(failure.job.trial)
+        self._failed.add(failure.job.key)
 
     def requeue(self, job: Job) -> None:
-        self._tried.discard(job.trial)
+        self._tried.discard(job.key)

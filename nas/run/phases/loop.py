@@ -112,13 +112,19 @@ class Search:
             queue = CandidatePhase(self._initial_architectures()).run(context)
             account.start("finalists")
             validation_count = len(self._prepared.store.splits["validation"])
-            FinalistPhase(queue, full_steps=self._full_steps, validation_count=validation_count).run(context)
+            FinalistPhase(
+                queue,
+                self._prepared.default,
+                self._setup.run_directory,
+                full_steps=self._full_steps,
+                validation_count=validation_count,
+            ).run(context)
         finally:
             account.stop()
             context.recorder.write_results()
         size = self._prepared.memory.parameter_count
         best = pick(latest_results(context.study), context.objectives, "best", size=size)
-        if best is None or best.stage != "full" or context.clock.is_interrupted or not compares:
+        if best is None or context.clock.is_interrupted or not compares:
             return Outcome(best, linear=linear)
         reruns = RerunPhase(self._setup.run_directory, self._prepared.default, full_steps=self._full_steps)
         return replace(reruns.run(context, best), linear=linear)

@@ -1,4 +1,4 @@
-"""Train the default and repeat the best with new seeds, to see how much of a score is luck."""
+"""Train the best and the default again with new seeds, to see how much of a score is luck."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 from nas.common.errors import StudyError
 from nas.run.phases.context import PhaseContext
 from nas.run.reruns import DEFAULT_RESULT, RERUNS, read_default_result
-from nas.search.keys import DefaultKey, RerunKey, Role
+from nas.search.keys import RerunKey, Role
 from nas.search.space import Architecture
 from nas.search.trial import Job, Result, job_seed
 
@@ -19,7 +19,7 @@ class Outcome:
     Args:
         best: The best result on validation of the last stage that any candidate has completed; None if none of them
             meets the constraints, or no candidate was scored.
-        default: The full training of the family's default; None if it does not fit, fails, or is not wanted.
+        default: The full training of the family's default; None if it does not fit, has failed, or had no time.
         best_again: The trainings of the best architecture with new seeds.
         default_again: The trainings of the default with new seeds.
         linear: The linear classifier on the frozen encoders; None if the time was over before it was solved.
@@ -33,7 +33,7 @@ class Outcome:
 
 
 class RerunPhase:
-    """Trains the family's default, and the best and the default with new seeds, on top of the budget.
+    """Trains the best and the family's default with new seeds, on top of the budget.
 
     Args:
         directory: The run directory.
@@ -51,14 +51,15 @@ class RerunPhase:
 
         Args:
             context: The search.
-            best: The best full training.
+            best: The best result of the last stage that any candidate has completed.
 
         Raises:
             StudyError: If the stored training of the default is damaged.
             TrainingError: If training fails the same way repeatedly.
         """
-        default = self._train_default(context)
-        self._train_again(context, {"best": best} if default is None else {"best": best, "default": default})
+        default = self._default_result(context)
+        if best.stage == "full":
+            self._train_again(context, {"best": best} if default is None else {"best": best, "default": default})
         return Outcome(
             best=best,
             default=default,
@@ -66,23 +67,15 @@ class RerunPhase:
             default_again=() if default is None else _reruns_of(context, default),
         )
 
-    def _train_default(self, context: PhaseContext) -> Result | None:
-        """Return the default's full training, which does not count against the budget."""
+    def _default_result(self, context: PhaseContext) -> Result | None:
+        """Return the default's full training, which was one of the finalists."""
         for result in context.study.results("full"):
             if result.architecture == self._default:
                 return result
         stored = read_default_result(self._directory)
         if stored is not None:
             self._check_own(context, stored, self._default, DEFAULT_RESULT)
-            return stored
-        title = self._default.title
-        job = context.jobs.job(DefaultKey(), self._default, "full", self._full_steps)
-        if job is None:
-            context.reporter.note(f"The {title} default does not fit the memory budget and is not trained")
-            return None
-        context.reporter.note(f"Training the {title} default ({self._default}) for comparison, on top of the budget")
-        context.run_extra([job], counts=lambda: (0, 1))
-        return None if context.recorder.has_default_failed else read_default_result(self._directory)
+        return stored
 
     def _check_own(self, context: PhaseContext, stored: Result, architecture: Architecture, name: str) -> None:
         """Check that a stored training is one of this search, which its architecture, seed and length tell.
