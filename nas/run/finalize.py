@@ -22,6 +22,7 @@ from nas.run.program_name import command_line
 from nas.run.progress_lines import better_model_lines, memory_text, metric_title, training_text
 from nas.run.reliability import ReliabilityReport
 from nas.run.tables import text_table
+from nas.run.verdict import verdict
 from nas.search.space import Architecture
 from nas.search.trial import Result, Stage, to_count, to_number
 from nas.training.evaluate import forward_seconds
@@ -178,6 +179,8 @@ class Finalizer:
         predict = command_line("predict", run / BEST, rest='--image FILE --text "..."')
         resume = command_line("resume", run, rest="--budget ...")
         lines = [
+            "",
+            verdict(reliability, run),
             "",
             text_table(header, rows),
             "",

@@ -74,7 +74,27 @@ class Spread:
         return float(np.std(self.scores, ddof=1)) if len(self.scores) > 1 else 0.0
 
 
-def margin_over_seeds(first: Spread, second: Spread) -> tuple[float, float, float]:
+Margin = tuple[float, float, float]
+"""A difference, and the lower and upper end of its 95 % interval."""
+
+
+def margin_over_value(spread: Spread, value: float) -> Margin:
+    """Return the difference of a mean and a fixed value and its 95 % interval by Student's t-test.
+
+    The interval is infinite for one seed, or if the seeds do not vary: their variation is then unknown.
+
+    Args:
+        spread: The scores of one architecture.
+        value: The score of a model that does not depend on a seed.
+    """
+    difference, count = spread.mean - value, len(spread.scores)
+    if spread.deviation == 0.0:
+        return difference, -math.inf, math.inf
+    half = float(t.ppf(0.975, count - 1)) * spread.deviation / math.sqrt(count)
+    return difference, difference - half, difference + half
+
+
+def margin_over_seeds(first: Spread, second: Spread) -> Margin:
     """Return the difference of two means and its 95 % interval by Welch's t-test.
 
     The interval is infinite if either has only one seed, or if neither varies between its seeds: the variation between
@@ -113,6 +133,8 @@ class ReliabilityReport:
         phases: The seconds of the budget that each phase has used.
         trainings: The number of results of each stage.
         title: The title of the fusion family.
+        linear: The score of the linear classifier on the frozen encoders; None if it was not solved.
+        is_default_best: Whether the best architecture is the default.
     """
 
     metric: str
@@ -122,6 +144,8 @@ class ReliabilityReport:
     phases: Mapping[str, float]
     trainings: Mapping[Stage, int]
     title: str = "PMF"
+    linear: float | None = None
+    is_default_best: bool = False
 
     def lines(self) -> list[str]:
         """Return the report as readable text, one statement per line."""
@@ -172,6 +196,7 @@ def build_report(
     default: Sequence[Result],
     phases: Mapping[str, float],
     title: str = "PMF",
+    linear: Result | None = None,
 ) -> ReliabilityReport:
     """Build the reliability report of a search.
 
@@ -182,6 +207,7 @@ def build_report(
         default: The same trainings of the family's default; empty if it was not trained.
         phases: The seconds of the budget that each phase has used.
         title: The title of the fusion family.
+        linear: The linear classifier on the frozen encoders; None if it was not solved.
     """
     pairs: list[tuple[Stage, Stage]] = [("one_shot", "short"), ("short", "full"), ("one_shot", "full")]
     return ReliabilityReport(
@@ -194,6 +220,8 @@ def build_report(
         phases=phases,
         trainings={stage: len(entries) for stage, entries in results.items()},
         title=title,
+        linear=None if linear is None else _score(linear, metric),
+        is_default_best=bool(default) and best[0].architecture == default[0].architecture,
     )
 
 

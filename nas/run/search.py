@@ -301,6 +301,7 @@ class _Session:
             default=[] if outcome.default is None else outcome.default_again or [outcome.default],
             phases=account.phases,
             title=config.space.architecture_class.title,
+            linear=outcome.linear,
         )
         choice = choose_ensemble(config, self._directory, prepared, study, self._reporter)
         write_choice(self._directory, choice)
