@@ -8,7 +8,7 @@ import torch
 
 from nas.common.errors import StudyError
 from nas.execution.worker_setup import WorkerSetup
-from nas.memory.measurement import MemoryWatch, private_bytes
+from nas.memory.measurement import MemoryWatch, private_bytes, release_freed_memory
 from nas.models.fusion.linear.architecture import LinearArchitecture
 from nas.models.fusion.supernet import build_model
 from nas.run.phases.context import PhaseContext
@@ -66,6 +66,8 @@ class LinearPhase:
                 return self._solve(context, should_stop)
         except StopRequested:
             return None
+        finally:
+            release_freed_memory()  # this process may be a worker, too
 
     def _check_own(self, context: PhaseContext, stored: Result) -> None:
         expected = (LinearKey(), LinearArchitecture(), self._seed(context))
