@@ -29,6 +29,8 @@ def test_classifier_is_solved_evaluated_and_shown(finished: FinishedRun, project
     assert lines.index(shown) < next(place for place, line in enumerate(lines) if line.startswith("Supernet: "))
     row = next(line for line in lines if re.match(r"linear +linear +", line))
     assert f"{result.score:.3f}" in row and f"{report['test']['accuracy']:.3f}" in row
+    (verdict,) = (place for place, line in enumerate(lines) if line.startswith("The best architecture"))
+    assert "the linear classifier" in lines[verdict] and verdict < lines.index(row)
     metrics, *_ = evaluate_exported(run / LINEAR, load_config(project.root / "search.yaml").data, "validation")
     assert metrics == pytest.approx(result.metrics, abs=1e-4)
     fusion = open_exported(run / LINEAR).model.fusion
