@@ -180,7 +180,7 @@ class Finalizer:
         resume = command_line("resume", run, rest="--budget ...")
         lines = [
             "",
-            verdict(reliability, run),
+            verdict(reliability, run, is_ensemble="members" in report[BEST] and best is not None),
             "",
             text_table(header, rows),
             "",

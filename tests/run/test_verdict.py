@@ -17,7 +17,12 @@ USE_DEFAULT = "; use the default, which is simpler: runs/demo/default"
 
 
 def text(
-    best: Sequence[float], default: Sequence[float] = (), linear: float | None = None, *, is_default: bool = False
+    best: Sequence[float],
+    default: Sequence[float] = (),
+    linear: float | None = None,
+    *,
+    is_default: bool = False,
+    is_ensemble: bool = False,
 ) -> str:
     report = ReliabilityReport(
         metric="accuracy",
@@ -29,7 +34,7 @@ def text(
         linear=linear,
         is_default_best=is_default,
     )
-    return verdict(report, RUN)
+    return verdict(report, RUN, is_ensemble=is_ensemble)
 
 
 def test_margin_over_a_value_is_the_interval_of_a_t_test() -> None:
@@ -53,7 +58,7 @@ def test_best_that_does_not_beat_the_linear_classifier() -> None:
     assert "(+0.010, 95 % interval -0.056 to +0.076)" in found and found.endswith(USE_LINEAR)
     assert text([0.7, 0.71], linear=0.82).endswith(USE_LINEAR)
     found = text([0.80, 0.86, 0.91], [0.840, 0.841, 0.842], 0.82)
-    assert found.endswith("but the PMF default does; use the default: runs/demo/default")
+    assert found.endswith("but the PMF default does" + USE_DEFAULT)
 
 
 def test_best_that_beats_only_the_linear_classifier() -> None:
@@ -77,3 +82,9 @@ def test_default_that_is_the_best_is_compared_with_the_linear_classifier_only() 
 
 def test_lone_best_has_nothing_to_be_compared_with() -> None:
     assert text([0.9]) == "There is no simpler model to compare with."
+
+
+def test_ensemble_that_is_the_answer_is_named_instead_of_a_simpler_model() -> None:
+    for default, linear in (([0.80, 0.81, 0.82], 0.82), ([0.80, 0.81, 0.82], 0.7)):
+        found = text([0.80, 0.84, 0.85], default, linear, is_ensemble=True)
+        assert "not" in found and found.endswith("; the answer is the ensemble of several models")
