@@ -27,6 +27,7 @@ from nas.run.prepare import SearchContext
 from nas.run.recording import ResultRecorder
 from nas.run.select import latest_results
 from nas.run.time_budget import Deadlines, TimeAccount
+from nas.run.time_plan import TimePlan
 from nas.search.objectives import pick
 from nas.search.space import Architecture
 from nas.storage.study import Study
@@ -107,11 +108,12 @@ class Search:
             linear = LinearPhase(self._setup, self._prepared).run(context)
             self._tune_recipe()
             account.start("supernet")
-            SupernetPhase(self._setup, self._prepared.memory).run(context)
+            validation_count = len(self._prepared.store.splits["validation"])
+            plan = TimePlan(context.config, full_steps=self._full_steps, validation_count=validation_count)
+            SupernetPhase(self._setup, self._prepared.memory, plan).run(context)
             account.start("candidates")
             queue = CandidatePhase(self._initial_architectures()).run(context)
             account.start("finalists")
-            validation_count = len(self._prepared.store.splits["validation"])
             FinalistPhase(
                 queue,
                 self._prepared.default,

@@ -12,6 +12,7 @@ from nas.execution.worker_setup import WorkerSetup
 from nas.memory.prediction import MemoryModel
 from nas.run.phases.context import PhaseContext
 from nas.run.progress_lines import supernet_line
+from nas.run.time_plan import Speed, StepTimer, TimePlan
 from nas.search.space import Architecture
 from nas.training.checkpoint import weights_checksum
 from nas.training.supernet_sampling import build_sampler
@@ -23,11 +24,13 @@ class SupernetPhase:
     Args:
         setup: The files of the supernet.
         memory: The memory predictions.
+        plan: The times of the phases, which are reported after the first steps.
     """
 
-    def __init__(self, setup: WorkerSetup, memory: MemoryModel) -> None:
+    def __init__(self, setup: WorkerSetup, memory: MemoryModel, plan: TimePlan) -> None:
         self._setup = setup
         self._memory = memory
+        self._plan = plan
 
     def run(self, context: PhaseContext) -> None:
         """Train the supernet, unless it is complete or scores depend on it.
@@ -64,6 +67,7 @@ class SupernetPhase:
     def _train(self, context: PhaseContext) -> None:
         clock = context.clock
         deadline, total = clock.deadlines.supernet_seconds, context.config.supernet.steps
+        timer = StepTimer()
 
         def should_stop() -> bool:
             return clock.is_over(deadline) or clock.is_interrupted
@@ -72,6 +76,9 @@ class SupernetPhase:
             context.study.check_lease()
             text = f"loss {progress.loss:.3f}{clock.left_text(deadline)}"
             context.reporter.progress("supernet", progress.done, total, text)
+            step_seconds = timer.seconds_per_step(progress.done)
+            if step_seconds is not None:
+                self._report_times(context, step_seconds, total - progress.done)
 
         def on_lost(reason: str) -> None:
             if clock.is_interrupted:
@@ -93,6 +100,13 @@ class SupernetPhase:
             done, total, process_count, clock.account.spent_seconds, is_interrupted=clock.is_interrupted
         )
         context.reporter.note(line)
+
+    def _report_times(self, context: PhaseContext, step_seconds: float, steps_left: int) -> None:
+        most = context.config.supernet.architectures_per_step
+        process_count = max(min(context.scheduler.slot_count, most), 1)
+        speed = Speed(step_seconds, process_count, steps_left, context.clock.account.spent_seconds)
+        for line in self._plan.lines(speed):
+            context.reporter.note(line)
 
     def _is_done(self, context: PhaseContext) -> bool:
         """Return whether there is nothing to train.
