@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas.common.errors import StudyError
 from nas.common.progress import Reporter
 from nas.common.registry import load_object
 from nas.common.seeds import seed_from
@@ -78,7 +77,7 @@ def choose_ensemble(
         reporter: The receiver of messages.
 
     Raises:
-        StudyError: If the file of a training's result is damaged.
+        StudyError: If the result or the weights of a training are damaged.
         OSError: If logits that were computed again cannot be kept.
     """
     store = prepared.store
@@ -181,12 +180,16 @@ def _measured(cost: Cost, result: Result) -> float:
 
 
 def _has_weights(directory: Path, result: Result) -> bool:
-    """Return whether the weights of a training are there and whole."""
-    try:
-        load_tensors(trained_weights_path(directory, result.key, "full"), **training_facts(result))
-    except StudyError:
+    """Return whether the weights of a training are kept: a later training may have replaced them.
+
+    Raises:
+        StudyError: If they are damaged.
+    """
+    path = trained_weights_path(directory, result.key, "full")
+    if not path.exists():
         return False
-    return True
+    _, facts = load_tensors(path)
+    return training_facts(result).items() <= facts.items()
 
 
 def _logits_of(result: Result, directory: Path, config: Config, store: FeatureStore, parts: ModelParts) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from nas.cli import main
-from nas.common.errors import ExportError
+from nas.common.errors import ExportError, StudyError
 from nas.common.progress import LineReporter
 from nas.config.choices import AnswerKind
 from nas.run.choose_ensemble import choose_ensemble, full_trainings, score_function
@@ -132,6 +132,23 @@ def test_lost_and_damaged_logits_are_computed_again(run: FinishedRun, options: E
             torch.frombuffer(bytearray(entry[-36:]), dtype=torch.float32) for entry in (content, path.read_bytes())
         )
         torch.testing.assert_close(after, before, rtol=0, atol=1e-5)
+
+
+def test_lost_weights_are_left_out_and_damaged_ones_are_named(
+    run: FinishedRun, options: ExecutionOptions, tmp_path: Path
+) -> None:
+    ensemble = read_choice(run.directory).ensemble
+    assert ensemble is not None
+    copy, lost = Path(shutil.copytree(run.directory, tmp_path / "copy")), ensemble.members[0].result
+    path = copy / "full" / f"{lost.key.name}.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StudyError, match=r"cannot be loaded: the checksum does not match.*restore the file"):
+        choose(copy, options)
+    path.unlink()
+    others = choose(copy, options).ensemble
+    assert others is None or all(member.result.key != lost.key for member in others.members)
 
 
 def test_constraints_bound_the_sum_over_the_members(run: FinishedRun, options: ExecutionOptions) -> None:
