@@ -8,7 +8,7 @@ from typing import Literal
 
 from nas.common.boundary import shown
 from nas.search.costs import COSTS, Cost, CostModel, number_parser
-from nas.search.metric_registry import metric_names
+from nas.search.metric_registry import METRICS, metric_names
 from nas.search.pareto import Values, fronts, ranks
 from nas.search.space import Architecture
 from nas.search.trial import Result
@@ -22,7 +22,7 @@ _parse_metric = number_parser({"": 1.0})
 
 @dataclass(frozen=True)
 class Constraint:
-    """A bound on one quantity: an upper bound on a cost, or a lower bound on a metric.
+    """A bound on one quantity: an upper bound on a cost, or a bound on a metric in the direction that is worse.
 
     Args:
         quantity: The name of a registered cost, or of a metric that can be an objective.
@@ -41,13 +41,13 @@ class Constraint:
         Raises:
             ValueError: If the text has another form; the message names the allowed forms.
         """
-        metrics = metric_names()
+        relations = {name: _relation(name) for name in (*COSTS, *metric_names())}
         match = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*(\S+)\s*", text, re.ASCII)
-        if match is None or match[1] not in (*COSTS, *metrics) or (match[2] == "<=") != (match[1] in COSTS):
-            raise ValueError(
-                f"expected {' or '.join(COSTS)} with <= and a bound, or {' or '.join(metrics)} with >= and a bound, "
-                f"got {shown(text)}"
+        if match is None or relations.get(match[1]) != match[2]:
+            upper, lower = (
+                " or ".join(name for name, found in relations.items() if found == sign) for sign in ("<=", ">=")
             )
+            raise ValueError(f"expected {upper} with <= and a bound, or {lower} with >= and a bound, got {shown(text)}")
         quantity, _, bound = match.groups()
         try:
             return cls(quantity, (COSTS[quantity].parse_bound if quantity in COSTS else _parse_metric)(bound))
@@ -60,13 +60,17 @@ class Constraint:
         return COSTS.get(self.quantity)
 
     def __str__(self) -> str:
-        if self.cost is None:
-            return f"{self.quantity} >= {self.bound:.17g}"
-        return f"{self.quantity} <= {self.cost.format_bound(self.bound)}"
+        bound = f"{self.bound:.17g}" if self.cost is None else self.cost.format_bound(self.bound)
+        return f"{self.quantity} {_relation(self.quantity)} {bound}"
 
     def is_met(self, value: float) -> bool:
         """Return whether a value of the quantity meets the bound."""
-        return value >= self.bound if self.cost is None else value <= self.bound
+        return value <= self.bound if _relation(self.quantity) == "<=" else value >= self.bound
+
+
+def _relation(quantity: str) -> str:
+    """Return how the values of a quantity that meet a bound compare with it: lower is better for every cost."""
+    return ">=" if quantity not in COSTS and METRICS[quantity].higher_is_better else "<="
 
 
 def memory_constraint(constraints: Sequence[Constraint]) -> Constraint | None:

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from nas.models.fusion.pmf.architecture import PMFArchitecture
+from nas.search.metric_registry import METRICS, register_metric
 from nas.search.objectives import Constraint, Objectives, Pick, broken_prediction, memory_constraint, pick
 from nas.search.trial import Result
 from tests.support.costs import WidthCosts
@@ -56,6 +57,17 @@ def test_constraints_are_parsed_and_formatted_without_loss(text: str, quantity: 
 def test_malformed_constraints_are_rejected(text: str, expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         Constraint.parse(text)
+
+
+def test_bound_on_a_metric_of_which_lower_is_better_is_an_upper_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [*METRICS]
+    monkeypatch.setattr(METRICS, "_entries", {name: METRICS[name] for name in names})
+    register_metric("calibration_error", "nas.training.metrics:accuracy", higher_is_better=False)
+    constraint = Constraint.parse("calibration_error <= 0.1")
+    assert str(constraint) == "calibration_error <= 0.10000000000000001"
+    assert constraint.cost is None and constraint.is_met(0.1) and not constraint.is_met(0.11)
+    with pytest.raises(ValueError, match=r"latency or calibration_error with <= and a bound, or accuracy or"):
+        Constraint.parse("calibration_error >= 0.1")
 
 
 def test_predicted_costs_are_checked_before_a_run() -> None:
