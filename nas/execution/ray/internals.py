@@ -1,7 +1,7 @@
 """Every use of Ray's private API. No public option exists for these purposes; `test_ray_version.py` checks the names.
 
 Where another version of Ray lacks a name, the program works without it, but for `loopback_only`, whose effect
-`test_private_ray.py` checks.
+`test_executors.py` checks.
 """
 
 import functools

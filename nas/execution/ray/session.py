@@ -101,7 +101,7 @@ class PrivateRay(RaySession):
                 )
         except BaseException as error:
             self.close()
-            if not isinstance(error, OSError | ValueError | RuntimeError):
+            if not _is_failed_start(error):
                 raise
             raise ExecutionError(
                 f"Ray: cannot be started: {reason_of(error)}; expected to start its processes with temporary files in "
@@ -109,6 +109,8 @@ class PrivateRay(RaySession):
             ) from error
 
     def loss(self) -> str | None:
+        if self._directory is None:
+            return "it could not be started again"
         name = dead_process()
         return None if name is None else f"its process {name} has ended"
 
@@ -194,8 +196,16 @@ def _join(address: str) -> None:
     try:
         with _signals_kept():
             ray.init(address=address, **_COMMON)
-    except (OSError, ValueError, RuntimeError) as error:  # ConnectionError is an OSError
+    except Exception as error:
+        if not _is_failed_start(error):
+            raise
         raise cluster_error(address, reason_of(error)) from error
+
+
+def _is_failed_start(error: BaseException) -> bool:
+    """Return whether an error of `ray.init` is about its processes or the cluster; ConnectionError is an OSError."""
+    # Ray raises a plain Exception for processes that take too long to start.
+    return isinstance(error, OSError | ValueError | RuntimeError) or type(error) is Exception
 
 
 def _set_environment() -> None:

@@ -30,6 +30,11 @@ def kill(name: str) -> None:
     os.kill(process, signal.SIGKILL)
 
 
+def slow_start(**options: object) -> None:
+    """Fail as `ray.init` does if its processes take too long."""
+    raise Exception("The current node timed out")
+
+
 def has_worker() -> bool:
     return any(command.startswith("ray::WorkerActor") for command in descendants().values())
 
@@ -74,6 +79,11 @@ def test_lost_private_ray_is_started_again_and_loses_no_job(
         executor.stop_when(lambda: True)
         assert [entry.job.trial for entry in executor.stop_running()] == [2], "nothing is started at the end"
         assert len(notes) == 2
+        monkeypatch.setattr("ray.init", slow_start)
+        executor.stop_when(lambda: False)
+        with pytest.raises(ExecutionError, match=r"Ray: cannot be started: The current node timed out; .*--workers 0"):
+            executor.wait(1.0)
+        assert executor.stop_running() == []
     finally:
         executor.close()
     assert list(place.iterdir()) == []
