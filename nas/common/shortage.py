@@ -1,4 +1,4 @@
-"""Recognise errors that say that the system has no more memory, threads or open files for this process."""
+"""Recognise errors that say that the system grants this process no more memory, threads, open files or file size."""
 
 import errno
 
@@ -27,6 +27,9 @@ def shortage(error: BaseException) -> str | None:
     while current is not None:
         if is_out_of_memory(current) or getattr(current, "errno", None) == errno.ENOMEM:
             return "out of memory; free some, raise the limit (ulimit -v), or use fewer --workers"
+        if isinstance(current, OSError) and current.errno == errno.EFBIG:
+            name = "a file" if current.filename is None else current.filename
+            return f"{name}: File too large; raise the limit (ulimit -f), or choose another file system"
         if getattr(current, "errno", None) in (errno.EMFILE, errno.ENFILE):
             return "too many open files; raise the limit (ulimit -n)"
         if getattr(current, "errno", None) == errno.EAGAIN or _mentions(current, _THREADS):

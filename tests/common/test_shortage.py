@@ -20,6 +20,7 @@ def os_error(number: int) -> OSError:
         (RuntimeError("can't start new thread"), "no more processes or threads"),
         (os_error(errno.EAGAIN), "no more processes or threads"),
         (os_error(errno.EMFILE), "too many open files"),
+        (OSError(errno.EFBIG, os.strerror(errno.EFBIG), "/run/supernet.pt"), "/run/supernet.pt: File too large"),
     ],
 )
 def test_shortage_of_the_system_is_recognised_and_names_a_way_out(error: Exception, expected: str) -> None:

@@ -24,7 +24,7 @@ from nas.data.features.files import FORMAT, find_damage, seal_store
 from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureStore
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 OnNote = Callable[[str], None]
 """Receives lines of text for the user."""
@@ -133,6 +133,11 @@ def _build_unless_intact(
         free = shutil.disk_usage(directory.parent).free
         if isinstance(error, NotFiniteError) or not build.steps_done(building):
             shutil.rmtree(building, ignore_errors=True)  # no progress to resume from
+        if isinstance(error, OSError) and error.errno == errno.EFBIG:
+            raise DataError(
+                f"{directory.parent}: the features cannot be stored ({error.strerror}); expected files of up to "
+                f"{format_bytes(needed)}; raise the limit (ulimit -f), or choose another place with --cache-dir"
+            ) from error
         if isinstance(error, OSError) and error.errno in _DISK_FULL:
             raise _disk_full_error(directory.parent, needed, free, f"{error.strerror}") from error
         raise
