@@ -11,8 +11,10 @@ from nas.common.boundary import read_bytes
 from nas.common.errors import StudyError
 from nas.common.files import write_atomically
 from nas.config.search_schema import SearchConfig
+from nas.execution.worker_setup import trained_weights_path
 from nas.run.progress_lines import metric_title
 from nas.run.tables import csv_cell
+from nas.search.keys import CandidateKey
 from nas.search.metric_registry import METRICS, metric_names
 from nas.search.space import Architecture, format_gene
 from nas.search.trial import STAGES, Result
@@ -101,26 +103,40 @@ def finished_rows(path: Path) -> set[tuple[str, str]]:
 
 
 def keep_lost_results(path: Path, study: StudyContents) -> str | None:
-    """Rename a file with results that the study does not have, so that they are not overwritten.
+    """Rename a file with results that the study does not have, and move the weights of these results to a new folder.
+
+    Otherwise, new candidates with the same numbers would overwrite them.
 
     Args:
-        path: The file.
+        path: The file, in the run directory.
         study: The study of the run.
 
     Returns:
         The line about it; None if the study has all results.
 
     Raises:
-        OSError: If the file cannot be renamed.
+        OSError: If something cannot be renamed.
     """
     stored = {(str(result.trial), stage) for stage in STAGES for result in study.results(stage)}
     lost = finished_rows(path) - stored
     if not lost:
         return None
-    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(1))
-    kept = next(name for name in names if not name.exists())
-    path.rename(kept)
-    return f"{len(lost)} result(s) of {path} are not in the study; the file was kept as {kept.name}"
+    number = next(number for number in itertools.count(1) if not _numbered(path, number).exists())
+    kept = {_numbered(path, number).name: True}
+    for trial, stage in sorted(lost):
+        if trial.isdecimal() and stage in STAGES:
+            weights = trained_weights_path(path.parent, CandidateKey(int(trial)), stage)
+            if weights.exists():
+                folder = _numbered(weights.parent, number)
+                folder.mkdir(exist_ok=True)
+                weights.rename(folder / weights.name)
+                kept[f"{folder.name}/"] = True
+    path.rename(_numbered(path, number))  # last, so that a start that is killed meanwhile repeats the rest
+    return f"{len(lost)} result(s) of {path} are not in the study; they were kept as {' and '.join(kept)}"
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 def _metric_columns() -> tuple[str, ...]:

@@ -70,6 +70,7 @@ def test_cut_journal_is_noticed_and_nothing_known_is_thrown_away(
 
 def test_results_that_neither_the_study_nor_its_log_hold_are_kept_aside(copy: Path, options: ExecutionOptions) -> None:
     rows = rows_of(copy)
+    weights = {path.name: path.read_bytes() for path in (copy / "full").glob("trial_*")}
     (copy / WRITE_LOG).unlink()
     lines = (copy / JOURNAL).read_bytes().splitlines(keepends=True)
     full = next(index for index, line in enumerate(lines) if b'"stage":"full"' in line)
@@ -78,7 +79,9 @@ def test_results_that_neither_the_study_nor_its_log_hold_are_kept_aside(copy: Pa
         resume_search(copy, options)
     assert rows_of(copy) == rows
     output = resume_search(copy, dataclasses.replace(options, accepts_changes=True))
-    assert f"2 result(s) of {copy / RESULTS} are not in the study; the file was kept as" in output
+    assert f"2 result(s) of {copy / RESULTS} are not in the study; they were kept as " in output
+    assert "results-1.csv and full-1/" in output
+    assert {path.name: path.read_bytes() for path in (copy / "full-1").iterdir()} == weights != {}
     (kept,) = copy.glob("results-*.csv")
     with kept.open(newline="") as file:
         assert list(csv.DictReader(file)) == rows
