@@ -238,6 +238,17 @@ class MemoryModel:
         first = bisect.bisect_left(counts, True, key=fits)
         return counts[first] if first < len(counts) else None
 
+    def fits_in_micro_batches(self, architecture: Architecture, budget_bytes: int) -> bool:
+        """Return whether any number of micro-batches fits; takes a fraction of the time of `min_micro_batches`.
+
+        Args:
+            architecture: An architecture of the space.
+            budget_bytes: The memory budget of a process.
+        """
+        # Smaller micro-batches never need more memory, so that only the smallest are predicted.
+        count = self._recipe.batch_size
+        return self.predict(architecture, micro_batches=count, budget_bytes=budget_bytes).peak_bytes <= budget_bytes
+
     def _step(self, architecture: Architecture, micro_batches: int, *, is_slice: bool) -> TrainingStep:
         """Return the micro-batch with the highest peak: the largest one while earlier gradients are held."""
         size = -(-self._recipe.batch_size // micro_batches)

@@ -58,7 +58,7 @@ def fitting_share(
         peak = memory.predict(architecture, budget_bytes=budget_bytes).peak_bytes
         if peak <= budget_bytes:
             whole += 1
-        elif accumulates and memory.min_micro_batches(architecture, budget_bytes) is not None:
+        elif accumulates and memory.fits_in_micro_batches(architecture, budget_bytes):
             cut += 1
         reporter.progress("memory predictions", done, len(chosen))
     return FittingShare(len(chosen), whole, cut)

@@ -154,6 +154,7 @@ def test_smallest_number_of_micro_batches_within_the_budget_is_found(share: floa
     budget = round(peaks[6] + share * (peaks[1] - peaks[6])) - 1000
     fitting = [count for count, peak in peaks.items() if peak <= budget]
     assert MEMORY.min_micro_batches(architecture, budget) == (min(fitting) if fitting else None)
+    assert MEMORY.fits_in_micro_batches(architecture, budget) == bool(fitting)
 
 
 def test_micro_batch_counts_are_those_that_make_the_largest_micro_batch_smaller() -> None:
