@@ -38,7 +38,8 @@ def _check_cache(cache: Path) -> None:
     try:
         check_writable(cache)
     except OSError as error:
+        place = "" if error.filename == str(cache) else f"{error.filename} "
         raise ExecutionError(
-            f"cache directory {cache}: {error.filename} cannot be used ({reason_of(error)}); expected a writable "
-            "directory; choose one with --cache-dir or XDG_CACHE_HOME"
+            f"cache directory {cache}: {place}cannot be used ({reason_of(error)}); expected a writable directory; "
+            "choose one with --cache-dir or XDG_CACHE_HOME"
         ) from error

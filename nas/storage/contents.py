@@ -110,7 +110,8 @@ class StudyContents:
             lines = "\n".join(f"  - {line}" for line in changed)
             raise StudyError(
                 f"{where}: was started with a different configuration, so its scores are not "
-                f"comparable:\n{lines}\nrestore the old values, or search in a new run directory (--run-dir)"
+                f"comparable:\n{lines}\nrestore the old values in config.yaml or on the command line, or search in a "
+                "new run directory (--run-dir)"
             )
 
     # Records, which `nas.storage.write_log` keeps as well

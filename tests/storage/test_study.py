@@ -255,7 +255,7 @@ def test_changed_configuration_is_refused_key_by_key_and_a_changed_budget_is_not
         '  - budget.oversized: "reject" → "accumulate"',
         "  - seed: 0 → 1",
         "  - space.query_prompts: [1, 2] → [1, 2, 3]",
-        "restore the old values, or search in a new run directory (--run-dir)",
+        "restore the old values in config.yaml or on the command line, or search in a new run directory (--run-dir)",
     ]
     with run.open(config=config) as study:  # a refusal releases the lease
         assert study.start(FIRST) == 0
