@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nas.common.units import exact_seconds
 from nas.config.load import parse_config
+from nas.config.places import check_places
 from nas.config.reader_registry import READERS
 from nas.config.schema import Config
 from nas.search.space import Architecture
@@ -71,6 +72,19 @@ class Overrides:
             section, _, name = key.partition(".")
             values[section][name] = path
         return parse_config(values, source="the command line", base_directory=Path.cwd())
+
+    def check_places(self, config: Config) -> None:
+        """Check that the given paths lead somewhere.
+
+        Args:
+            config: The configuration to which they were applied.
+
+        Raises:
+            ConfigError: If one does not; names every one by its option.
+        """
+        keys = self._places(config).keys()
+        given = keys if self.images is not None else keys - {"data.images"}
+        check_places(config, "the command line", among=given)
 
     def fixed_places(self, config: Config, known: Mapping[str, str]) -> dict[str, str]:
         """Return the absolute paths of a configuration as written, with those of the command line.

@@ -6,7 +6,7 @@ moved as a whole.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -79,22 +79,25 @@ def fixed_places(values: Any) -> dict[str, str]:
     return fixed
 
 
-def check_places(config: Config, source: str) -> None:
+def check_places(config: Config, source: str, *, among: Container[str] | None = None) -> None:
     """Check that the paths of a run lead somewhere, before anything is read.
 
     Args:
         config: The configuration of the run.
         source: The name of its file, for messages.
+        among: The dotted keys of the paths to check, which the command line gives; None for all paths of a file.
 
     Raises:
         ConfigError: If one does not; names every one, and the option that gives its present place.
     """
     values, problems = config.as_dict(), []
     for key in path_keys():
-        path = value_at(values, key)
-        if path is not None and os.path.isabs(path) and not os.path.exists(path):
-            option = _OPTIONS[key]
-            problems.append(f"{'.'.join(key)}: not found; expected an existing path, got {path}; give it with {option}")
+        path, name = value_at(values, key), ".".join(key)
+        if path is None or (among is not None and name not in among):
+            continue
+        if os.path.isabs(path) and not os.path.exists(path):
+            what, hint = (name, f"; give it with {_OPTIONS[key]}") if among is None else (_OPTIONS[key], "")
+            problems.append(f"{what}: not found; expected an existing path, got {path}{hint}")
     if problems:
         raise ConfigError(source, problems)
 

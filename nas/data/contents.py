@@ -173,11 +173,19 @@ def changed_samples(recorded: Mapping[str, Any], dataset: Dataset, contents: Con
             where = f"; the first difference is at {_place(samples, first)}" if first < len(rows) else ""
             yield f"{split}: {len(before)} samples → {len(rows)}{where}"
             continue
+        if is_changed.any() and np.array_equal(_sorted(before), _sorted(rows)):
+            first = int(is_changed.any(axis=1).argmax())
+            yield f"{split}: the samples are in another order, which batches depend on, from {_place(samples, first)}"
+            continue
         for column, what in enumerate(_COLUMNS):
             count = int(is_changed[:, column].sum())
             if count:
                 first = int(is_changed[:, column].argmax())
                 yield f"{split}: {what} has changed in {count} sample(s), the first in {_place(samples, first)}"
+
+
+def _sorted(rows: RowDigests) -> RowDigests:
+    return rows[np.lexsort(rows.T)]
 
 
 def _place(samples: Samples, index: int) -> str:

@@ -115,9 +115,11 @@ def place_run(run: Run, overrides: Overrides) -> Run:
         overrides: The values of the command line; all but its places are applied as well.
 
     Raises:
-        ConfigError: If the result is not a valid configuration.
+        ConfigError: If the result is not a valid configuration, or a given place does not exist.
     """
-    return replace(run, config=overrides.apply(run.config), fixed=overrides.fixed_places(run.config, run.fixed))
+    config = overrides.apply(run.config)
+    overrides.check_places(config)
+    return replace(run, config=config, fixed=overrides.fixed_places(run.config, run.fixed))
 
 
 def _check_format(path: Path, values: dict[str, Any]) -> None:

@@ -50,7 +50,7 @@ from nas.run.surroundings import check_surroundings
 from nas.run.time_budget import Deadlines, TimeAccount
 from nas.search.trial import STAGES
 from nas.storage.study import Study
-from nas.storage.urls import storable_url
+from nas.storage.urls import storable_url, stored_url
 from nas.training.kept_logits import logits_bytes
 
 
@@ -193,7 +193,10 @@ class _Session:
             StudyError: If data or encoders have changed.
         """
         check_writable(self._directory)
-        check_surroundings(self._options, self._options.storage or self._run.storage)
+        storage, recorded = self._options.storage, self._run.storage
+        if storage is None and recorded is not None:
+            storage = stored_url(recorded, self._directory)
+        check_surroundings(self._options, storage)
         check_places(self._run.config, str(self._directory / CONFIG))
         # Before anything that takes long: a study that is damaged or in use ends the session.
         with self._open_study() as study:

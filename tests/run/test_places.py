@@ -108,6 +108,10 @@ def test_new_places_are_given_once(moved: Project, options: ExecutionOptions, tm
         "--image-encoder",
         "--text-encoder",
     ]
+    with pytest.raises(ConfigError) as wrong:
+        resume_search(run, options, **{**places, "data": str(tmp_path / "none.csv")})
+    assert str(wrong.value).startswith("the command line: ")
+    assert wrong.value.problems == (f"--data: not found; expected an existing path, got {tmp_path / 'none.csv'}",)
     assert BUILT not in resume_search(run, options, **places), "an archive has the content of the folder"
     assert search_section(run)["data"]["images"] == places["images"], "absolute paths stay absolute"
     assert "Exported model" in resume_search(run, options)
@@ -152,6 +156,11 @@ def change_pixel(project: Project) -> None:
     Image.new("RGB", (20, 20), (1, 2, 3)).save(project.images / "005.png")
 
 
+def swap_rows(project: Project) -> None:
+    header, first, second, *others = project.manifest.read_text().splitlines()
+    project.manifest.write_text("\n".join([header, second, first, *others]))
+
+
 def change_normalization(project: Project) -> None:
     path = project.root / "vit" / "preprocessor_config.json"
     path.write_text(path.read_text().replace("0.5", "0.4"))
@@ -175,6 +184,7 @@ CHANGED = r"the content has changed; expected the digest .*, got .*"
             replace_in_manifest(2, "000.png,", "000.png,fox "),
             r"train: the text has changed in 1 .* row 2 \('000.png'\)",
         ),
+        (swap_rows, r"train: the samples are in another order, .*, from row 2 \('001.png'\)"),
         (change_weight, rf"image encoder .*vit: model.safetensors: {CHANGED}"),
         (change_normalization, rf"image encoder .*vit: preprocessor_config.json: {CHANGED}"),
     ],

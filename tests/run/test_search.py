@@ -51,13 +51,13 @@ def test_study_in_a_database_is_the_same_and_is_found_again(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "before").mkdir()
+    (tmp_path / "before" / "studies").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "before")
-    named = replace(options, storage="sqlite:///study.db")
+    named = replace(options, storage="sqlite:///studies/study.db")
     run_search(project.root / "search.yaml", tmp_path / "before" / "run", named, trials=4)
     monkeypatch.chdir(project.root)
     (tmp_path / "before").rename(tmp_path / "after")  # a relative path is kept relative to the run
-    run, database = tmp_path / "after" / "run", tmp_path / "after" / "study.db"
+    run, database = tmp_path / "after" / "run", tmp_path / "after" / "studies" / "study.db"
     resume_search(run, options, trials=8)
     assert not (tmp_path / "before").exists()
     scored = [(entry.trial, entry.architecture, entry.score) for entry in results_of(run)["one_shot"]]

@@ -149,7 +149,10 @@ def _check_file(path: Path, shown: str) -> None:
     elif not os.access(place, os.W_OK):
         problem = f"{place} cannot be written"
     if problem is not None:
-        raise StudyError(f"--storage {shown}: cannot be used: {problem}; expected a file in a writable directory")
+        raise StudyError(
+            f"--storage {shown}: cannot be used: {problem}; expected a file in a writable directory (--storage names "
+            "the present place of a database that was moved)"
+        )
 
 
 def _existing(url: str, where: str, name: str, *, is_read_only: bool) -> str:
