@@ -4,6 +4,7 @@ A folder from another source may contain Python code and name it in its JSON fil
 and refuses the folder at once.
 """
 
+import codecs
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,8 @@ def _check_description(path: Path, error: ErrorType) -> None:
         if is_known:
             raise
         return  # transformers does not read it
+    if is_known and path.read_bytes()[:3] == codecs.BOM_UTF8:
+        raise error(f"{path}: begins with a byte order mark, which transformers cannot read; expected a JSON file")
     if is_known and not isinstance(values, dict):
         raise error(f"{path}: is not an object; expected a JSON object, got {shown(values)}")
     for key, value in _entries(values):

@@ -423,6 +423,7 @@ def test_tokenizer_without_files_is_rejected(tmp_path: Path) -> None:
     [
         ("config.json", '{"model_type": "bert", "num_hidden_layers": "x"}', "the configuration cannot be loaded"),
         ("config.json", "[]", "is not an object"),
+        ("config.json", "\ufeff{}", "begins with a byte order mark"),
         ("preprocessor_config.json", "{", "is not valid JSON"),
         ("preprocessor_config.json", '{"image_processor_type": "Unknown"}', "the image processor cannot be loaded"),
         ("tokenizer.json", "{}", "the tokenizer cannot be loaded"),
