@@ -63,12 +63,14 @@ class LinearChoice:
         penalty: Its penalty.
         score: Its score.
         metrics: All its metrics on validation.
+        logits: Its logits on validation, (N, C), float32.
     """
 
     solution: LinearSolution
     penalty: float
     score: float
     metrics: dict[str, float]
+    logits: Tensor
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -182,8 +184,9 @@ def choose_penalty(
     worse_count = 0
     for penalty in penalties:
         solution = problem.solve(penalty, should_stop=should_stop)
-        metrics = evaluate_logits(solution.logits(inputs), torch.from_numpy(labels))
-        choice = LinearChoice(solution, penalty, score(metrics), metrics)
+        logits = solution.logits(inputs)
+        metrics = evaluate_logits(logits, torch.from_numpy(labels))
+        choice = LinearChoice(solution, penalty, score(metrics), metrics, logits)
         if best is None or choice.rank > best.rank:
             best, worse_count = choice, 0
             continue

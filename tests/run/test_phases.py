@@ -4,7 +4,6 @@ import io
 import random
 import tempfile
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from nas.config.schema import Config
 from nas.models.fusion.pmf.architecture import GENES
 from nas.run.reruns import read_default_result
 from nas.search.keys import CandidateKey, DefaultKey, ModelKey
+from nas.search.space import Architecture
 from nas.search.strategies.registry import STRATEGIES
 from nas.search.trial import STAGES, Failure, Job
 from nas.storage.study import Study
@@ -303,7 +303,7 @@ def test_default_is_the_first_finalist_of_every_strategy(tmp_path: Path, strateg
 
 def test_default_outside_the_space_is_a_finalist_once_despite_kills(tmp_path: Path) -> None:
     config = deterministic()
-    default = replace(config.space.largest, mapping_width=config.space.largest.mapping_width + 1)
+    default = Architecture.from_dict({**config.space.largest.as_dict(), "mapping_width": 9})
     assert default not in config.space
 
     def kill() -> None:
@@ -331,7 +331,7 @@ def test_default_that_does_not_fit_is_left_out_with_a_note(tmp_path: Path) -> No
 
 def test_default_that_fails_leaves_the_other_finalists(tmp_path: Path) -> None:
     config, output = config_with(budget__trials=8), io.StringIO()
-    default = replace(config.space.largest, mapping_width=config.space.largest.mapping_width + 1)
+    default = Architecture.from_dict({**config.space.largest.as_dict(), "mapping_width": 9})
 
     def fate(job: Job, grant: int) -> Failure | None:
         return Failure(job, "error", "TrainingError", "diverged") if isinstance(job.key, DefaultKey) else None

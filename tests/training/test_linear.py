@@ -105,11 +105,10 @@ def test_units_and_constants_of_inputs_do_not_matter() -> None:
 @pytest.mark.parametrize("is_multi_label", [False, True])
 def test_choice_equals_an_exhaustive_one(is_multi_label: bool) -> None:
     classes = 3
-    labels, held_out = (
-        (several_labels(40, classes), several_labels(80, classes, seed=1)) if is_multi_label else (None, None)
+    inputs, labels = data(40, 20, classes, labels=several_labels(40, classes) if is_multi_label else None)
+    validation, held_out = data(
+        80, 20, classes, seed=1, labels=several_labels(80, classes, seed=1) if is_multi_label else None
     )
-    inputs, labels = data(40, 20, classes, labels=labels)
-    validation, held_out = data(80, 20, classes, seed=1, labels=held_out)
     loss = loss_of(labels, classes)
 
     def score(metrics: Mapping[str, float]) -> float:

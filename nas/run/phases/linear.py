@@ -18,6 +18,7 @@ from nas.run.reruns import LINEAR_RESULT, read_linear_result, write_linear_resul
 from nas.search.keys import LinearKey
 from nas.search.trial import Result, job_seed
 from nas.training.checkpoint import save_weights, training_facts
+from nas.training.kept_logits import keep_logits
 from nas.training.linear import LinearChoice, LinearProblem, choose_penalty, solver_bytes
 from nas.training.losses import build_loss
 from nas.training.stopping import StopRequested
@@ -100,6 +101,7 @@ class LinearPhase:
             measured_peak_bytes=max(watch.peak_bytes - held_bytes, 0),
         )
         self._save_weights(choice, result)
+        keep_logits(self._setup.logits_path(result.key), choice.logits, result)
         write_linear_result(self._setup.run_directory, result)
         context.reporter.note(
             f"linear classifier on the frozen encoders: {scores_text(result, context.config.search.objective)} "
