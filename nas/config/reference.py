@@ -24,7 +24,7 @@ _INTRODUCTION = f"""# Configuration
 A search file is a YAML file. Bytes and times have a unit (`2GiB`, `1h30m`); relative paths are relative to the folder
 of the file. All problems of a file are reported at once.
 
-Only `data` is required; `search_spaces/minimal.yaml` has nothing else, and `search_spaces/demo.yaml` has every key.
+Only `data` is required; `search_spaces/minimal.yaml` adds encoders, and `search_spaces/demo.yaml` sets most keys.
 Values that a file leaves out, or sets to `auto`, follow from the file, the size of the data and the encoders; `space`
 and `search` print those they have chosen. Equal files, data and encoders give equal values; only `budget.memory`
 follows the machine. A run keeps its values in `config.yaml`, also when it is resumed on another machine.
