@@ -87,8 +87,12 @@ def _check_paths(options: argparse.Namespace) -> None:
     """Check that the folders of models and runs have names that the libraries for weights and tokenizers can open.
 
     Raises:
-        ArgumentError: If the name of one is not UTF-8.
+        ArgumentError: If the name of one is not UTF-8, or the working directory was deleted.
     """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:  # oneMKL would end the process
+        raise ArgumentError("the working directory: was deleted; expected an existing one (cd)") from error
     for name in ("run_dir", "output", "model", "cache_dir"):
         path: Path | None = getattr(options, name, None)
         if path is not None:

@@ -66,6 +66,17 @@ def test_user_without_a_home_directory_is_told_what_to_choose(
     assert "no home directory; choose one with --cache-dir or XDG_CACHE_HOME" in capsys.readouterr().err
 
 
+def test_deleted_working_directory_is_named(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert main(["space", str(project.root / "search.yaml")]) == 2
+    assert capsys.readouterr().err.startswith("error: the working directory: was deleted; expected an existing one")
+
+
 def test_shortage_during_a_command_is_one_line(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
