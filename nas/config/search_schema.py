@@ -157,9 +157,9 @@ class SearchConfig(Section):
 
     Every candidate is scored with the weights of the supernet. Of each `round_size` scored candidates the best
     `promotion_fraction` is trained for `short_training_steps`, which are fewer than those of a full training. The best
-    `finalists` of those and the default architecture of the family are trained completely, from fresh weights. The best
-    and the default are trained with `rerun_seeds` further seeds, in addition to the budget, since the score by which a
-    candidate was selected is too high on average.
+    `finalists` of those and the default architecture of the family are trained completely, from fresh weights. They
+    then race: they are trained with up to `rerun_seeds` further seeds each, until the best is separated or the time is
+    over.
     """
 
     strategy: Annotated[Text, OneOf(STRATEGIES.names)] = Field(default="evolution", description="The search strategy.")
@@ -217,7 +217,8 @@ class SearchConfig(Section):
         default=3,
         ge=0,
         le=100,
-        description="The number of further seeds for the best candidate and the default architecture.",
+        description="The largest number of further seeds of each model in the race of the finalists and the default "
+        "architecture. The last half of the time for full training is kept for it; 0 for no race.",
     )
     answer: AnswerKind = Field(
         default="auto",

@@ -14,14 +14,12 @@ from nas.common.registry import load_object
 from nas.common.seeds import seed_from
 from nas.config.schema import Config
 from nas.data.features.store import FeatureStore
-from nas.execution.worker_setup import kept_logits_path, trained_weights_path
+from nas.execution.worker_setup import trained_weights_path
 from nas.models.fusion.ensemble import mean_logits
-from nas.models.fusion.linear.model import Linear
 from nas.run.ensemble import Ensemble, EnsembleChoice, Member
-from nas.run.export import TrainedWeights
-from nas.run.model_parts import ModelParts
 from nas.run.prepare import SearchContext
 from nas.run.reruns import RERUNS, RerunStore, read_default_result, read_linear_result
+from nas.run.validation_scores import validation_logits
 from nas.search.costs import Cost, CostModel
 from nas.search.ensemble import (
     Array,
@@ -39,8 +37,6 @@ from nas.search.objectives import Constraint
 from nas.search.trial import Result
 from nas.storage.contents import StudyContents
 from nas.training.checkpoint import load_tensors, training_facts
-from nas.training.evaluate import predict_logits
-from nas.training.kept_logits import keep_logits, read_logits
 from nas.training.metrics import Predictions, evaluate_logits, negative_log_likelihood
 
 _TINY = 1e-15
@@ -92,7 +88,7 @@ def choose_ensemble(
     pool = [result for result in usable if _may_be_together(constraints, model, [result])]
     if len(pool) < 2:
         return EnsembleChoice(None, f"it takes two complete trainings, and {len(pool)} can be a member")
-    logits = [_logits_of(result, directory, config, store, ModelParts.of(prepared)) for result in pool]
+    logits = [validation_logits(result, directory, config, prepared) for result in pool]
     return _chosen(config, model, _Pool(pool, logits, store))
 
 
@@ -190,18 +186,3 @@ def _has_weights(directory: Path, result: Result) -> bool:
         return False
     _, facts = load_tensors(path)
     return training_facts(result).items() <= facts.items()
-
-
-def _logits_of(result: Result, directory: Path, config: Config, store: FeatureStore, parts: ModelParts) -> Tensor:
-    """Return the validation logits of a training: those that it has kept, else computed from its weights and kept."""
-    split, path = store.splits["validation"], kept_logits_path(directory, result.key)
-    logits: Tensor | None = read_logits(path, result, (len(split), len(store.class_names)))
-    if logits is None:
-        model = TrainedWeights.of(directory, result, config.space).load(parts)
-        if isinstance(model, Linear):  # its inputs are stored for every family
-            with torch.inference_mode():
-                logits = model.classifier(torch.cat(split.readouts("pooled"), dim=1))
-        else:
-            logits = predict_logits(model, split, batch_size=config.recipe.batch_size)
-        keep_logits(path, logits, result)
-    return logits

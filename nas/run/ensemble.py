@@ -14,7 +14,6 @@ from nas.common.sealed_json import read_sealed_json, write_sealed_json
 from nas.config.choices import AnswerKind
 from nas.run.progress_lines import metric_title, model_name
 from nas.search.ensemble import Gain
-from nas.search.keys import RerunKey
 from nas.search.metric_registry import METRICS
 from nas.search.trial import Result, to_number
 
@@ -36,8 +35,7 @@ class Member:
     @property
     def name(self) -> str:
         """The name of the member in messages."""
-        key = self.result.key
-        return f"{key.role} with new seed {key.number}" if isinstance(key, RerunKey) else model_name(key)
+        return model_name(self.result.key)
 
 
 @dataclass(frozen=True)

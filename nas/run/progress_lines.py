@@ -35,6 +35,7 @@ PHASE_TITLES: Mapping[str, str] = {
     "supernet": "supernet",
     "candidates": "screening",
     "finalists": "full training",
+    "race": "race",
 }
 """The phases of a search, as its progress shows them."""
 
@@ -57,8 +58,8 @@ def model_name(key: ModelKey) -> str:
             return f"#{trial}"
         case DefaultKey():
             return "default"
-        case RerunKey(role=role, number=number):
-            return f"confirmation of {role}, new seed {number},"
+        case RerunKey(origin=origin, number=number):
+            return f"{model_name(origin)} with further seed {number}"
         case RecipeKey(setting=setting, seed=seed):
             return f"recipe, {SETTINGS[setting]}, seed {seed},"
         case _:
@@ -149,12 +150,11 @@ def supernet_line(done: int, total: int, process_count: int, seconds: float, *, 
     return f"Supernet: trained for {done} steps{shared}, {format_seconds(seconds)} used"
 
 
-def plan_line(deadlines: Deadlines, rerun_seeds: int) -> str | None:
+def plan_line(deadlines: Deadlines) -> str | None:
     """Return the line about the division of a time budget into phases; None without a time budget.
 
     Args:
         deadlines: The ends of the phases.
-        rerun_seeds: The number of new seeds that the best architecture and the default are trained with at the end.
     """
     if math.isinf(deadlines.total_seconds):
         return None
@@ -162,14 +162,9 @@ def plan_line(deadlines: Deadlines, rerun_seeds: int) -> str | None:
     supernet = deadlines.supernet_seconds - deadlines.recipe_seconds
     screening = deadlines.candidates_seconds - deadlines.supernet_seconds
     full = deadlines.total_seconds - deadlines.candidates_seconds
-    plan = (
-        f"Plan: {recipe}supernet {format_seconds(supernet)} → screening {format_seconds(screening)} → full "
-        f"training {format_seconds(full)}"
-    )
-    if not rerun_seeds:
-        return plan
     return (
-        f"{plan}; then up to {2 * rerun_seeds} full trainings on top of the budget, for the comparison with the default"
+        f"Plan: {recipe}supernet {format_seconds(supernet)} → screening {format_seconds(screening)} → full "
+        f"training and race {format_seconds(full)}"
     )
 
 

@@ -49,8 +49,6 @@ class ResultRecorder:
         self._has_measured_peaks = False
         self.reruns = RerunStore(directory / RERUNS)
         self.recipe = RecipeFile(directory / RECIPE)
-        self.planned_reruns = 0
-        self.done_reruns = 0
         for stage in STAGES:
             for result in study.results(stage):
                 self._learn(result)
@@ -75,12 +73,9 @@ class ResultRecorder:
                 self.recipe.add(result.key, result)
                 full_weights_path(self.directory, result.key).unlink(missing_ok=True)  # only its score is needed
                 line = f"Recipe, {SETTINGS[setting]}, seed {seed}: {scores_text(result, metric)}"
-            case RerunKey(role=role, number=number):
+            case RerunKey():
                 self.reruns.add(result)
-                self.done_reruns += 1
-                place = f"{self.done_reruns} of {self.planned_reruns}"
-                which = "best" if role == "best" else "default"
-                line = f"Confirmation {place}: {which} architecture, new seed {number}: {scores_text(result, metric)}"
+                line = f"{model_name(result.key)}: {scores_text(result, metric)}"
             case _:
                 self._study.finish(result)
                 self._learn(result)

@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau, t
+from scipy.stats import kendalltau
 
 from nas.common.units import format_seconds
 from nas.run.progress_lines import PHASE_TITLES, STAGE_NOUNS, counts_text, metric_title
+from nas.run.race_report import RaceReport
 from nas.search.metric_registry import METRICS
 from nas.search.trial import Result, Stage
 
@@ -74,52 +75,6 @@ class Spread:
         return float(np.std(self.scores, ddof=1)) if len(self.scores) > 1 else 0.0
 
 
-Margin = tuple[float, float, float]
-"""A difference, and the lower and upper end of its 95 % interval."""
-
-
-def margin_over_value(spread: Spread, value: float) -> Margin:
-    """Return the difference of a mean and a fixed value and its 95 % interval by Student's t-test.
-
-    The interval is infinite for one seed, or if the seeds do not vary: their variation is then unknown.
-
-    Args:
-        spread: The scores of one architecture.
-        value: The score of a model that does not depend on a seed.
-    """
-    difference, count = spread.mean - value, len(spread.scores)
-    if spread.deviation == 0.0:
-        return difference, -math.inf, math.inf
-    half = float(t.ppf(0.975, count - 1)) * spread.deviation / math.sqrt(count)
-    return difference, difference - half, difference + half
-
-
-def margin_over_seeds(first: Spread, second: Spread) -> Margin:
-    """Return the difference of two means and its 95 % interval by Welch's t-test.
-
-    The interval is infinite if either has only one seed, or if neither varies between its seeds: the variation between
-    seeds is then unknown.
-
-    Args:
-        first: The scores of one architecture.
-        second: The scores of the other.
-
-    Returns:
-        The difference, and the lower and upper end of the interval.
-    """
-    difference = first.mean - second.mean
-    counts = len(first.scores), len(second.scores)
-    if min(counts) < 2:
-        return difference, -math.inf, math.inf
-    shares = [spread.deviation**2 / len(spread.scores) for spread in (first, second)]
-    error = math.sqrt(sum(shares))
-    if error == 0.0:
-        return difference, -math.inf, math.inf
-    freedom = sum(shares) ** 2 / sum(share**2 / (count - 1) for share, count in zip(shares, counts, strict=True))
-    half = float(t.ppf(0.975, freedom)) * error
-    return difference, difference - half, difference + half
-
-
 @dataclass(frozen=True)
 class ReliabilityReport:
     """The reliability of the result of a search.
@@ -127,14 +82,14 @@ class ReliabilityReport:
     Args:
         metric: The metric that the search maximised.
         agreements: The rank agreement of each stage with the next one, and of screening with full training.
-        best: The scores of the best architecture with seeds that had no influence on its selection, so that they are
-            not biased by it; with the seed of the search if there are no others.
-        default: The scores of the family's default with the same seeds; None if it was not trained.
+        best: The scores of the best architecture with all seeds.
+        default: The scores of the family's default with all seeds; None if it was not trained.
         phases: The seconds of the budget that each phase has used.
         trainings: The number of results of each stage.
         title: The title of the fusion family.
         linear: The score of the linear classifier on the frozen encoders; None if it was not solved.
         is_default_best: Whether the best architecture is the default.
+        race: The outcome of the race; None if there was none.
     """
 
     metric: str
@@ -146,6 +101,7 @@ class ReliabilityReport:
     title: str = "PMF"
     linear: float | None = None
     is_default_best: bool = False
+    race: RaceReport | None = None
 
     def lines(self) -> list[str]:
         """Return the report as readable text, one statement per line."""
@@ -153,7 +109,9 @@ class ReliabilityReport:
         lines.append(f"best: {_spread_text(self.best, self.metric)}")
         if self.default is not None:
             lines.append(f"{self.title} default: {_spread_text(self.default, self.metric)}")
-            lines.extend(self._comparison(self.default))
+        if self.race is not None:
+            titles = {"default": f"{self.title} default", "linear": "linear classifier on the frozen encoders"}
+            lines.extend(self.race.lines(self.metric, titles))
         total = sum(self.phases.values())
         if total:
             shares = ", ".join(
@@ -163,29 +121,16 @@ class ReliabilityReport:
             lines.append(f"time: {shares}; results: {counts_text(self.trainings)}")
         return lines
 
-    def _comparison(self, default: Spread) -> list[str]:
-        """Return the lines that compare the best architecture with the default."""
-        lines = []
-        difference, low, high = margin_over_seeds(self.best, default)
-        if math.isfinite(low):
-            luck = "" if low > 0 or high < 0 else "; this difference may be luck"
-            shown, *ends = (METRICS[self.metric].score(value) for value in (difference, low, high))
-            lines.append(
-                f"best minus default: {shown:+.3f} validation {metric_title(self.metric)}, 95 % interval "
-                f"{min(ends):+.3f} to {max(ends):+.3f}{luck}"
-            )
-        if difference < 0:
-            lines.append(
-                f"with these seeds the {self.title} default is better than the best architecture found; prefer its "
-                "model, in the folder `default` of the run"
-            )
-        return lines
-
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values; `margin` is the difference between best and default and its 95 % interval."""
-        margin = None if self.default is None else margin_over_seeds(self.best, self.default)
-        finite = None if margin is None or not math.isfinite(margin[1]) else list(margin)
-        return {**asdict(self), "margin": finite}
+        """Return plain values; ends of intervals that are not known are None."""
+        return {key: _finite(entry) for key, entry in asdict(self).items()}
+
+
+def _finite(value: Any) -> Any:
+    """Return nested plain values with None for infinite numbers, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and math.isinf(value) else value
 
 
 def build_report(
@@ -197,17 +142,19 @@ def build_report(
     phases: Mapping[str, float],
     title: str = "PMF",
     linear: Result | None = None,
+    race: RaceReport | None = None,
 ) -> ReliabilityReport:
     """Build the reliability report of a search.
 
     Args:
         metric: The metric that the search maximised.
         results: The results of each stage.
-        best: The trainings of the best architecture with new seeds, or its one full training.
-        default: The same trainings of the family's default; empty if it was not trained.
+        best: All full trainings of the best architecture, or its last one.
+        default: All full trainings of the family's default; empty if it was not trained.
         phases: The seconds of the budget that each phase has used.
         title: The title of the fusion family.
         linear: The linear classifier on the frozen encoders; None if it was not solved.
+        race: The outcome of the race; None if there was none.
     """
     pairs: list[tuple[Stage, Stage]] = [("one_shot", "short"), ("short", "full"), ("one_shot", "full")]
     return ReliabilityReport(
@@ -222,6 +169,7 @@ def build_report(
         title=title,
         linear=None if linear is None else _score(linear, metric),
         is_default_best=bool(default) and best[0].architecture == default[0].architecture,
+        race=race,
     )
 
 
@@ -234,7 +182,7 @@ def _spread_text(spread: Spread, metric: str) -> str:
     count, name, mean = len(spread.scores), metric_title(metric), METRICS[metric].score(spread.mean)
     if count == 1:
         return f"validation {name} {mean:.3f} with one seed; the variation between seeds is unknown"
-    return f"validation {name} {mean:.3f}, mean of {count} new seeds (standard deviation {spread.deviation:.3f})"
+    return f"validation {name} {mean:.3f}, mean of {count} seeds (standard deviation {spread.deviation:.3f})"
 
 
 def agreement_text(found: Agreement) -> str:

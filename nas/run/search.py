@@ -39,10 +39,11 @@ from nas.run.executors import ExecutionOptions, build_executor, write_worker_set
 from nas.run.finalize import BEST, DEFAULT, LINEAR, Finalizer, read_report
 from nas.run.model_parts import ModelParts
 from nas.run.phases.loop import Search
-from nas.run.phases.reruns import Outcome
+from nas.run.phases.race import Outcome
 from nas.run.prepare import SearchContext, prepare
 from nas.run.program_name import command_line
 from nas.run.progress_lines import counts_text, plan_line
+from nas.run.race_report import report_end
 from nas.run.reliability import build_report
 from nas.run.reruns import read_default_result, read_linear_result
 from nas.run.select import best_architectures, latest_results, nothing_eligible, nothing_scored
@@ -300,8 +301,9 @@ class _Session:
         reliability = build_report(
             config.search.objective,
             {stage: study.results(stage) for stage in STAGES},
-            best=outcome.best_again or [outcome.best],
-            default=[] if outcome.default is None else outcome.default_again or [outcome.default],
+            best=outcome.best_seeds or [outcome.best],
+            default=outcome.default_seeds,
+            race=None if outcome.race is None else report_end(outcome.race, config, prepared.store),
             phases=account.phases,
             title=config.space.architecture_class.title,
             linear=outcome.linear,
@@ -330,14 +332,14 @@ def _announcement(config: Config, prepared: SearchContext, executor: Executor) -
         f"{len(executor.devices)} device(s). Each training needs {format_bytes(smallest)} to {format_bytes(largest)}, "
         f"{format_bytes(memory.idle_bytes)} of it fixed overhead"
     ]
-    plan = plan_line(Deadlines(config.budget), config.search.rerun_seeds)
+    plan = plan_line(Deadlines(config.budget))
     return [*lines, _disk_line(config, prepared), *([] if plan is None else [plan])]
 
 
 def _disk_line(config: Config, prepared: SearchContext) -> str:
     """Return the line about what full trainings leave in the run directory."""
     store = prepared.store
-    count = config.search.finalists + 1 + 2 * config.search.rerun_seeds
+    count = (config.search.finalists + 1) * (1 + config.search.rerun_seeds)
     weights = 4 * prepared.memory.parameter_count(config.space.largest)
     logits = logits_bytes(len(store.splits["validation"]), len(store.class_names))
     return (

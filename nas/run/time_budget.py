@@ -107,4 +107,6 @@ class Deadlines:
         self.recipe_seconds = total * budget.recipe_fraction if budget.recipe_fraction else 0.0
         self.supernet_seconds = self.recipe_seconds + total * budget.supernet_fraction
         self.candidates_seconds = total * (1 - budget.finalists_fraction)
+        # Half of the time for full trainings is kept for further seeds of them.
+        self.finalists_seconds = total * (1 - budget.finalists_fraction / 2)
         self.total_seconds = total

@@ -79,7 +79,7 @@ class TimePlan:
         self._validation_batches = validation_count / config.recipe.batch_size
 
     def seconds(self, speed: Speed) -> Mapping[str, float]:
-        """Return the seconds that are left for each phase: supernet, candidates, finalists and reruns.
+        """Return the seconds that are left for each phase: supernet, candidates, finalists and race.
 
         With a time budget, screening takes what the supernet leaves until its deadline.
 
@@ -99,9 +99,11 @@ class TimePlan:
         rounds = math.ceil((search.finalists + 1) / speed.process_count)  # the default is trained as well
         if not math.isinf(deadlines.total_seconds):
             # Those are trained for which there is time, and one in any case.
-            rounds = max(min(rounds, int((deadlines.total_seconds - until - candidates) / full)), 1)
-        reruns = math.ceil(2 * search.rerun_seeds / speed.process_count)
-        return {"supernet": supernet, "candidates": candidates, "finalists": rounds * full, "reruns": reruns * full}
+            end = deadlines.finalists_seconds if search.rerun_seeds else deadlines.total_seconds
+            rounds = max(min(rounds, int((end - until - candidates) / full)), 1)
+        race = math.ceil((search.finalists + 1) * search.rerun_seeds / speed.process_count) * full
+        race = min(race, max(deadlines.total_seconds - until - candidates - rounds * full, 0.0))
+        return {"supernet": supernet, "candidates": candidates, "finalists": rounds * full, "race": race}
 
     def lines(self, speed: Speed) -> list[str]:
         """Return the lines about the times, and about a supernet that is longer than its share; none if all is short.
@@ -115,7 +117,7 @@ class TimePlan:
         lines = [
             f"Estimated from the first steps: supernet {format_seconds(seconds['supernet'])} → screening "
             f"{format_seconds(seconds['candidates'])} → full training {format_seconds(seconds['finalists'])} → "
-            f"comparison with the default up to {format_seconds(seconds['reruns'])}"
+            f"race up to {format_seconds(seconds['race'])}"
         ]
         needed = self._needed(speed)
         if needed > seconds["supernet"]:

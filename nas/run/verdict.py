@@ -1,11 +1,13 @@
 """State in one sentence whether a search was worth it: whether its best beats the simple models beyond chance."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from nas.run.program_name import command_line
 from nas.run.progress_lines import metric_title
-from nas.run.reliability import Margin, ReliabilityReport, margin_over_seeds, margin_over_value
+from nas.run.race_report import BEST, DEFAULT, LINEAR, Margin
+from nas.run.reliability import ReliabilityReport
 from nas.search.metric_registry import METRICS
 
 
@@ -20,37 +22,40 @@ def verdict(report: ReliabilityReport, run: Path, *, is_ensemble: bool = False) 
         is_ensemble: Whether the exported answer is an ensemble, which is then the one to use.
     """
     default_name, name = f"the {report.title} default", f"validation {metric_title(report.metric)}"
-    linear = None if report.linear is None else margin_over_value(report.best, report.linear)
-    default = None if report.default is None else margin_over_seeds(report.best, report.default)
+    margins, answer = _judgement(report)
+    linear, default = margins.get(LINEAR), margins.get(DEFAULT)
     subject = "The best architecture"
     if report.is_default_best:
-        subject, default = f"The best architecture, which is {default_name},", None
+        subject = f"The best architecture, which is {default_name},"
     export = command_line("export", run, rest="--output DIR --pick linear")
     use_linear = f"use the linear classifier, which is simpler: {export}"
     use_default = f"use the default, which is simpler: {run / 'default'}"
-    if linear is not None and not _is_beaten(linear):
+    if linear is not None and linear.low <= 0:
         text = f"{subject} does not beat the linear classifier beyond chance in {name} ({_text(linear, report.metric)})"
-        is_default_better = (
-            report.default is not None
-            and report.linear is not None
-            and _is_beaten(margin_over_value(report.default, report.linear))
-        )
-        if not is_default_better:
-            return f"{text}; {_advice(use_linear, is_ensemble)}"
-        return f"{text}, but {default_name} does; {_advice(use_default, is_ensemble)}"
+        if answer == DEFAULT:
+            return f"{text}, but {default_name} does; {_advice(use_default, is_ensemble)}"
+        return f"{text}; {_advice(use_linear, is_ensemble)}"
     beaten = "" if linear is None else f" beats the linear classifier ({_text(linear, report.metric)})"
     if default is None:
         return f"{subject}{beaten} beyond chance in {name}." if beaten else "There is no simpler model to compare with."
     shown = f"{default_name} ({_text(default, report.metric)})"
-    if _is_beaten(default):
+    if default.low > 0:
         joint = f"{beaten} and" if beaten else " beats"
         return f"{subject}{joint} {shown} beyond chance in {name}."
     joint = f"{beaten}, but not" if beaten else " does not beat"
     return f"{subject}{joint} {shown} beyond chance in {name}; {_advice(use_default, is_ensemble)}"
 
 
-def _is_beaten(margin: Margin) -> bool:
-    return margin[1] > 0
+def _judgement(report: ReliabilityReport) -> tuple[Mapping[str, Margin], str]:
+    """Return the margins of the best over the simpler models, and the role of the answer; after a race or without."""
+    if report.race is not None:
+        return report.race.margins, report.race.answer
+    margins: dict[str, Margin] = {}
+    if report.linear is not None:
+        margins[LINEAR] = Margin(report.best.mean - report.linear, -math.inf, math.inf)
+    if report.default is not None and not report.is_default_best:
+        margins[DEFAULT] = Margin(report.best.mean - report.default.mean, -math.inf, math.inf)
+    return margins, next(iter(margins), BEST)
 
 
 def _advice(text: str, is_ensemble: bool) -> str:
@@ -58,7 +63,7 @@ def _advice(text: str, is_ensemble: bool) -> str:
 
 
 def _text(margin: Margin, metric: str) -> str:
-    shown, *ends = (METRICS[metric].score(value) for value in margin)
-    if not math.isfinite(margin[1]):
+    shown, *ends = (METRICS[metric].score(value) for value in (margin.difference, margin.low, margin.high))
+    if not math.isfinite(margin.low):
         return f"{shown:+.3f}, spread over seeds unknown"
     return f"{shown:+.3f}, 95 % interval {min(ends):+.3f} to {max(ends):+.3f}"

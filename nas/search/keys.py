@@ -2,12 +2,8 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal
 
 from nas.common.boundary import shown
-
-Role = Literal["best", "default"]
-"""The architecture that is trained again: the best of the search, or the default of its family."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +47,17 @@ class RerunKey:
     """Key of one more full training of an architecture, with a further seed.
 
     Args:
-        role: The architecture that is trained again.
-        number: The number of the rerun, from 1; the search's own training is number 0.
+        origin: The key of the first training of the architecture.
+        number: The number of the rerun, from 1; the first training is number 0.
     """
 
-    role: Role
+    origin: CandidateKey | DefaultKey
     number: int
 
     @property
     def name(self) -> str:
         """The key as a part of a file name."""
-        return f"rerun_{self.role}_{self.number}"
+        return f"rerun_{self.origin.name}_{self.number}"
 
 
 @dataclass(frozen=True)
@@ -103,7 +99,7 @@ class RecipeKey:
 ModelKey = CandidateKey | DefaultKey | LinearKey | RerunKey | ComparisonKey | RecipeKey
 """Key of a model: an architecture together with the weights that a job gives it."""
 
-_RERUN = re.compile(r"rerun_(best|default)_(\d+)")
+_RERUN = re.compile(r"rerun_(?:default|trial_(\d+))_(\d+)")
 _COMPARISON = re.compile(r"rate_(\d+)_seed_(\d+)")
 _RECIPE = re.compile(r"recipe_(\d+)_seed_(\d+)")
 
@@ -128,7 +124,7 @@ def key_from_json(value: int | str) -> ModelKey:
     if value == LinearKey().name:
         return LinearKey()
     if found := _RERUN.fullmatch(value):
-        return RerunKey("best" if found[1] == "best" else "default", int(found[2]))
+        return RerunKey(DefaultKey() if found[1] is None else CandidateKey(int(found[1])), int(found[2]))
     if found := _COMPARISON.fullmatch(value):
         return ComparisonKey(int(found[1]), int(found[2]))
     if found := _RECIPE.fullmatch(value):

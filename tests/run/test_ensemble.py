@@ -23,7 +23,7 @@ from nas.run.exported_model import open_exported
 from nas.run.model_parts import ModelParts
 from nas.run.prepare import prepare
 from nas.search.ensemble import Gain
-from nas.search.keys import RerunKey
+from nas.search.keys import CandidateKey, RerunKey
 from nas.search.objectives import Constraint
 from nas.training.metrics import Predictions, mean_average_precision
 from tests.run.conftest import FinishedRun
@@ -180,7 +180,10 @@ def test_small_validation_has_no_ensemble_and_says_so(
 
 
 def test_automatic_answer_takes_the_ensemble_where_its_gain_is_not_luck() -> None:
-    members = (Member(make_result(stage="full"), 0.6), Member(make_result(key=RerunKey("best", 1), stage="full"), 0.4))
+    members = (
+        Member(make_result(stage="full"), 0.6),
+        Member(make_result(key=RerunKey(CandidateKey(0), 1), stage="full"), 0.4),
+    )
     sure, unsure = (EnsembleChoice(Ensemble(members, {"accuracy": 0.9}, Gain(0.02, error))) for error in (0.01, 0.02))
     taken: list[tuple[AnswerKind, bool, bool]] = [
         ("auto", True, False),
@@ -191,7 +194,7 @@ def test_automatic_answer_takes_the_ensemble_where_its_gain_is_not_luck() -> Non
         assert (sure.answer(kind) is not None, unsure.answer(kind) is not None) == (first, second)
     assert sure.lines("auto", "accuracy")[0].endswith("interval from +0.004); it is the answer")
     assert "this may be luck, so the answer is the best single model" in unsure.lines("auto", "accuracy")[0]
-    assert "#0 × 0.60, best with new seed 1 × 0.40" in sure.lines("auto", "accuracy")[0]
+    assert "#0 × 0.60, #0 with further seed 1 × 0.40" in sure.lines("auto", "accuracy")[0]
     stored = Ensemble.from_dict(json.loads(json.dumps(sure.ensemble.as_dict() if sure.ensemble else None)))
     assert stored == sure.ensemble
 

@@ -1,22 +1,19 @@
 """The reliability of the result of a search."""
 
-import math
 from collections.abc import Sequence
 
-import numpy as np
 import pytest
-from scipy.stats import ttest_ind
 
 from nas.models.fusion.pmf.architecture import PMFArchitecture
+from nas.run.race_report import Margin, RaceReport
 from nas.run.reliability import (
     Agreement,
     ReliabilityReport,
-    Spread,
     agreement,
     agreement_text,
     build_report,
-    margin_over_seeds,
 )
+from nas.search.selection_bias import ExpectedScore
 from nas.search.trial import Result, Stage
 from tests.support.factories import make_result
 
@@ -75,21 +72,6 @@ def test_scores_that_did_not_predict_are_reported_as_such() -> None:
     assert "are equal" in agreement_text(Agreement("one_shot", "full", 3, None))
 
 
-def test_margin_over_seeds_is_welchs() -> None:
-    first, second = (0.61, 0.59, 0.62), (0.58, 0.57, 0.55)
-    difference, low, high = margin_over_seeds(Spread(first), Spread(second))
-    expected = ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
-    assert difference == pytest.approx(np.mean(first) - np.mean(second))
-    assert [low, high] == pytest.approx([expected.low, expected.high])
-
-
-@pytest.mark.parametrize(("first", "second"), [((0.6,), (0.5, 0.4)), ((0.6, 0.6), (0.5, 0.5))])
-def test_margin_is_unbounded_where_variation_between_seeds_is_unknown(
-    first: tuple[float, ...], second: tuple[float, ...]
-) -> None:
-    assert margin_over_seeds(Spread(first), Spread(second))[1:] == (-math.inf, math.inf)
-
-
 def test_report_states_everything_that_is_known() -> None:
     found = build_report(
         "accuracy",
@@ -97,38 +79,36 @@ def test_report_states_everything_that_is_known() -> None:
         best=results("full", {0: 0.61, 1: 0.63, 2: 0.62}),
         default=results("full", {0: 0.60, 1: 0.55, 2: 0.62}),
         phases={"supernet": 30.0, "candidates": 60.0, "finalists": 10.0},
+        race=RaceReport(
+            models=2,
+            trainings=6,
+            comparisons=2,
+            answer="default",
+            margins={"default": Margin(0.03, -0.01, 0.07)},
+            held_out=0.615,
+            expected=ExpectedScore(0.59, 0.55, 0.63, 0.0),
+        ),
     )
-    interval = ttest_ind((0.61, 0.63, 0.62), (0.60, 0.55, 0.62), equal_var=False).confidence_interval(0.95)
     assert found.lines() == [
         "the scores of screening did not predict those of short training (rank agreement −1.00 over 3 candidates; 1 is "
         "perfect): a dropped architecture may be as good",
         "short training and full training: 1 candidate(s) with both scores, too few to compare the rankings",
         "screening and full training: 1 candidate(s) with both scores, too few to compare the rankings",
-        "best: validation accuracy 0.620, mean of 3 new seeds (standard deviation 0.010)",
-        "PMF default: validation accuracy 0.590, mean of 3 new seeds (standard deviation 0.036)",
-        f"best minus default: +0.030 validation accuracy, 95 % interval {interval.low:+.3f} to {interval.high:+.3f}; "
-        "this difference may be luck",
+        "best: validation accuracy 0.620, mean of 3 seeds (standard deviation 0.010)",
+        "PMF default: validation accuracy 0.590, mean of 3 seeds (standard deviation 0.036)",
+        "best minus PMF default: +0.030 validation accuracy, 95 % interval -0.010 to +0.070; this difference may be "
+        "luck",
+        "expected test accuracy of the answer: 0.590, 90 % interval 0.550 to 0.630",
         "time: supernet 30s (30%), screening 1m00s (60%), full training 10s (10%); results: 3 screened, 3 trained "
         "briefly, 1 trained completely",
     ]
-    assert found.as_dict()["margin"] == pytest.approx([0.03, interval.low, interval.high])
-
-
-def test_clear_difference_is_not_called_luck() -> None:
-    (line,) = (line for line in report([0.81, 0.82], [0.61, 0.62]).lines() if line.startswith("best minus default"))
-    assert line.startswith("best minus default: +0.200") and "luck" not in line
+    assert found.as_dict()["race"]["margins"]["default"] == {"difference": 0.03, "low": -0.01, "high": 0.07}
 
 
 def test_report_of_one_seed_without_a_default_admits_how_little_is_known() -> None:
     found = report([0.61])
     assert found.lines() == ["best: validation accuracy 0.610 with one seed; the variation between seeds is unknown"]
-    assert found.as_dict()["margin"] is None
-
-
-@pytest.mark.parametrize(("best", "is_recommended"), [(0.60, True), (0.61, False), (0.62, False)])
-def test_better_default_is_recommended(best: float, is_recommended: bool) -> None:
-    lines = [line for line in report([best], [0.61], "MBT").lines() if "MBT default is better" in line]
-    assert len(lines) == is_recommended and all("folder `default`" in line for line in lines)
+    assert found.as_dict()["race"] is None
 
 
 def test_stage_without_results_is_not_compared() -> None:

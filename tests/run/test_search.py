@@ -226,7 +226,7 @@ def test_time_budget_ends_the_search_and_more_time_continues_it(
     run = tmp_path / "run"
     output = run_search(project.root / "search.yaml", run, options, time_seconds=0.001)
     assert re.search(r"^Supernet: time was up after \d+ of 12 steps", output, re.MULTILINE)
-    assert re.search(r"^Plan: supernet \S+ → screening \S+ → full training \S+$", output, re.MULTILINE)
+    assert re.search(r"^Plan: supernet \S+ → screening \S+ → full training and race \S+$", output, re.MULTILINE)
     assert "No candidate was scored within the budget; continue with a larger one: " in output
     resume_search(run, options, trials=8)
     assert counts_of(run) == [8, 4, 2]

@@ -32,7 +32,7 @@ def test_phases_of_a_budget_in_trials_take_the_time_of_their_steps() -> None:
         "supernet": 360.0,
         "candidates": 20 * (2 + 0.25 * (10 + 2)),
         "finalists": (4 + 1) * (50 + 2),
-        "reruns": 2 * 3 * (50 + 2),
+        "race": (4 + 1) * 3 * (50 + 2),
     }
 
 
@@ -42,17 +42,18 @@ def test_processes_share_candidates_and_the_architectures_of_a_step() -> None:
         "supernet": 180.0,
         "candidates": pytest.approx(30 * (2 + 0.25 * (10 + 2)) / 3),
         "finalists": 2 * (50 + 2),
-        "reruns": 2 * (50 + 2),
+        "race": (4 + 1) * (50 + 2),
     }
 
 
 def test_time_budget_bounds_every_phase() -> None:
     alone = Speed(step_seconds=4.0, process_count=1, steps_left=90, spent_seconds=40.0)
     config = config_of(time="1000s", supernet_fraction=0.2, finalists_fraction=0.3)
-    # The supernet has until second 200, screening until 700, and 5 trainings of 52 seconds fit into the rest.
-    assert seconds_of(config, alone) == {"supernet": 160.0, "candidates": 500.0, "finalists": 260.0, "reruns": 312.0}
+    # The supernet has until second 200, screening until 700, 2 trainings of 52 seconds fit until 850, and the race has
+    # what they leave.
+    assert seconds_of(config, alone) == {"supernet": 160.0, "candidates": 500.0, "finalists": 104.0, "race": 196.0}
     (estimate, correction) = TimePlan(config, full_steps=50, validation_count=48).lines(alone)
-    assert estimate.startswith("Estimated from the first steps: supernet 2m40s → screening 8m20s → full training 4m20s")
+    assert estimate.startswith("Estimated from the first steps: supernet 2m40s → screening 8m20s → full training 1m44s")
     assert correction.startswith(
         "Supernet: supernet.steps: 90 more steps need 6m00s, but budget.supernet_fraction leaves 2m40s; corrected to "
         "about 40,"

@@ -1,13 +1,12 @@
 """The verdict at the top of the final report."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import pytest
-from scipy.stats import ttest_1samp
-
-from nas.run.reliability import ReliabilityReport, Spread, margin_over_value
+from nas.run.race_report import Margin, RaceReport
+from nas.run.reliability import ReliabilityReport, Spread
 from nas.run.verdict import verdict
+from nas.search.selection_bias import ExpectedScore
 
 RUN = Path("runs/demo")
 USE_LINEAR = (
@@ -16,75 +15,87 @@ USE_LINEAR = (
 USE_DEFAULT = "; use the default, which is simpler: runs/demo/default"
 
 
-def text(
-    best: Sequence[float],
-    default: Sequence[float] = (),
+def report(
+    best: float,
+    default: float | None = None,
     linear: float | None = None,
     *,
+    half: float = 0.05,
+    answer: str = "best",
     is_default: bool = False,
-    is_ensemble: bool = False,
-) -> str:
-    report = ReliabilityReport(
+) -> ReliabilityReport:
+    """Return the report of a race in which all intervals have one width."""
+    others = {"linear": linear, "default": None if is_default else default}
+    margins = {
+        role: Margin(best - value, best - value - half, best - value + half)
+        for role, value in others.items()
+        if value is not None
+    }
+    return ReliabilityReport(
         metric="accuracy",
         agreements=(),
-        best=Spread(tuple(best)),
-        default=Spread(tuple(default)) if default else None,
+        best=Spread((best,)),
+        default=None if default is None else Spread((default,)),
         phases={},
         trainings={"one_shot": 1, "short": 1, "full": 1},
         linear=linear,
         is_default_best=is_default,
+        race=RaceReport(
+            models=3,
+            trainings=9,
+            comparisons=1,
+            answer=answer,
+            margins=margins,
+            held_out=best,
+            expected=ExpectedScore(best, best - half, best + half, 0.0),
+        ),
     )
-    return verdict(report, RUN, is_ensemble=is_ensemble)
-
-
-def test_margin_over_a_value_is_the_interval_of_a_t_test() -> None:
-    scores = (0.81, 0.84, 0.82, 0.86)
-    expected = ttest_1samp(scores, 0.8).confidence_interval()
-    assert margin_over_value(Spread(scores), 0.8) == pytest.approx((0.0325, expected.low - 0.8, expected.high - 0.8))
 
 
 def test_best_that_beats_both() -> None:
-    assert text([0.90, 0.91, 0.92], [0.80, 0.81, 0.82], 0.7) == (
-        "The best architecture beats the linear classifier (+0.210, 95 % interval +0.185 to +0.235) and the PMF "
-        "default (+0.100, 95 % interval +0.077 to +0.123) beyond chance in validation accuracy."
+    assert verdict(report(0.91, 0.81, 0.7), RUN) == (
+        "The best architecture beats the linear classifier (+0.210, 95 % interval +0.160 to +0.260) and the PMF "
+        "default (+0.100, 95 % interval +0.050 to +0.150) beyond chance in validation accuracy."
     )
-    assert text([0.90, 0.91, 0.92], linear=0.7).startswith("The best architecture beats the linear classifier (+0.210")
-    assert text([0.90, 0.91, 0.92], [0.80, 0.81, 0.82]).startswith("The best architecture beats the PMF default (+0.1")
+    assert verdict(report(0.91, linear=0.7), RUN).startswith(
+        "The best architecture beats the linear classifier (+0.210"
+    )
+    assert verdict(report(0.91, 0.81), RUN).startswith("The best architecture beats the PMF default (+0.1")
 
 
 def test_best_that_does_not_beat_the_linear_classifier() -> None:
-    found = text([0.80, 0.84, 0.85], [0.80, 0.81, 0.82], 0.82)
+    found = verdict(report(0.83, 0.81, 0.82, answer="linear"), RUN)
     assert found.startswith("The best architecture does not beat the linear classifier beyond chance in validation ac")
-    assert "(+0.010, 95 % interval -0.056 to +0.076)" in found and found.endswith(USE_LINEAR)
-    assert text([0.7, 0.71], linear=0.82).endswith(USE_LINEAR)
-    found = text([0.80, 0.86, 0.91], [0.840, 0.841, 0.842], 0.82)
+    assert "(+0.010, 95 % interval -0.040 to +0.060)" in found and found.endswith(USE_LINEAR)
+    assert verdict(report(0.7, linear=0.82, answer="linear"), RUN).endswith(USE_LINEAR)
+    found = verdict(report(0.86, 0.85, 0.82, answer="default"), RUN)
     assert found.endswith("but the PMF default does" + USE_DEFAULT)
 
 
 def test_best_that_beats_only_the_linear_classifier() -> None:
-    found = text([0.80, 0.84, 0.85], [0.80, 0.81, 0.82], 0.7)
+    found = verdict(report(0.83, 0.81, 0.7, answer="default"), RUN)
     assert "beats the linear classifier (+0.130" in found and ", but not the PMF default (+0.020" in found
     assert found.endswith(USE_DEFAULT)
-    assert text([0.80, 0.84, 0.85], [0.80, 0.81, 0.82]).endswith(USE_DEFAULT)
+    assert verdict(report(0.83, 0.81, answer="default"), RUN).endswith(USE_DEFAULT)
 
 
-def test_one_seed_shows_nothing_beyond_chance() -> None:
-    found = text([0.9], [0.8], 0.85)
+def test_without_a_race_nothing_is_beyond_chance() -> None:
+    found = verdict(replace(report(0.9, 0.8, 0.85), race=None), RUN)
     assert "does not beat the linear classifier beyond chance" in found
-    assert "(+0.050, spread over seeds unknown)" in found
+    assert "(+0.050, spread over seeds unknown)" in found and found.endswith(USE_LINEAR)
 
 
 def test_default_that_is_the_best_is_compared_with_the_linear_classifier_only() -> None:
-    found = text([0.90, 0.91, 0.92], [0.90, 0.91, 0.92], 0.7, is_default=True)
+    found = verdict(report(0.91, 0.91, 0.7, is_default=True), RUN)
     assert found.startswith("The best architecture, which is the PMF default, beats the linear classifier (+0.210")
     assert found.endswith(" beyond chance in validation accuracy.")
 
 
 def test_lone_best_has_nothing_to_be_compared_with() -> None:
-    assert text([0.9]) == "There is no simpler model to compare with."
+    assert verdict(report(0.9), RUN) == "There is no simpler model to compare with."
 
 
 def test_ensemble_that_is_the_answer_is_named_instead_of_a_simpler_model() -> None:
-    for default, linear in (([0.80, 0.81, 0.82], 0.82), ([0.80, 0.81, 0.82], 0.7)):
-        found = text([0.80, 0.84, 0.85], default, linear, is_ensemble=True)
+    for linear, answer in ((0.82, "linear"), (0.7, "default")):
+        found = verdict(report(0.83, 0.81, linear, answer=answer), RUN, is_ensemble=True)
         assert "not" in found and found.endswith("; the answer is the ensemble of several models")

@@ -11,7 +11,7 @@ from nas.training import kept_logits
 from nas.training.kept_logits import keep_logits, logits_bytes, read_logits
 from tests.support.factories import make_result
 
-TRAINING = make_result(key=RerunKey("best", 2), stage="full", seed=11)
+TRAINING = make_result(key=RerunKey(CandidateKey(0), 2), stage="full", seed=11)
 LOGITS = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
 
 
@@ -29,7 +29,7 @@ def test_logits_that_are_missing_or_of_another_training_are_not_used(tmp_path: P
     keep_logits(path, LOGITS, TRAINING)
     others = [
         make_result(key=CandidateKey(2), stage="full", seed=11),
-        make_result(key=RerunKey("best", 2), stage="full", seed=12),
+        make_result(key=RerunKey(CandidateKey(0), 2), stage="full", seed=12),
     ]
     assert all(read_logits(path, other, (7, 3)) is None for other in others)
     assert read_logits(path, TRAINING, (8, 3)) is None and read_logits(path, TRAINING, (7, 4)) is None

@@ -1,1 +1,1 @@
-"""The phases of a search: linear classifier, supernet, candidates, finalists, and reruns with new seeds."""
+"""The phases of a search: linear classifier, supernet, candidates, finalists, and the race with further seeds."""

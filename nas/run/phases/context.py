@@ -1,7 +1,7 @@
 """The state that all phases of a search share."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from nas.common.interrupt import Interruption
@@ -12,12 +12,10 @@ from nas.execution.plan import Plan
 from nas.execution.scheduler import JobScheduler
 from nas.run.feasibility import Feasibility
 from nas.run.phases.jobs import JobFactory
-from nas.run.phases.listed import ListedPlan
 from nas.run.progress_lines import PHASE_TITLES
 from nas.run.recording import ResultRecorder
 from nas.run.time_budget import Deadlines, TimeAccount
 from nas.search.objectives import Objectives
-from nas.search.trial import Job
 from nas.storage.study import Study
 
 
@@ -119,18 +117,4 @@ class PhaseContext:
             is_interrupted=lambda: self.clock.is_interrupted,
             in_rounds=self.config.deterministic,
             on_turn=on_turn,
-        )
-
-    def run_extra(self, jobs: Sequence[Job], *, counts: Callable[[], tuple[int, int]]) -> None:
-        """Run trainings that are not candidates of the search, on top of its budget.
-
-        Args:
-            jobs: The trainings.
-            counts: Function that returns the number of results and the planned number.
-        """
-        self.scheduler.run(
-            ListedPlan(jobs),
-            is_over=lambda: False,
-            is_interrupted=lambda: self.clock.is_interrupted,
-            on_turn=lambda: self.reporter.progress("confirmation", *counts()),
         )

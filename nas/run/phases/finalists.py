@@ -72,6 +72,7 @@ class FinalistPlan(Plan):
 
     The default is trained under its number if it was screened, and under a key of its own if it is not in the search
     space. It counts as one of the configured number only where the ranking has it among them.
+    All start early enough to leave time for the race.
 
     Args:
         context: The search.
@@ -139,7 +140,9 @@ class FinalistPlan(Plan):
         ranking = self._queue.promotion_order()
         if not ranking:
             return None  # nothing was scored; a default alone would be no result of a search
-        room = self._clock.seconds_left(self._clock.deadlines.total_seconds)
+        deadlines = self._clock.deadlines
+        has_race = self._config.search.rerun_seeds > 0
+        room = self._clock.seconds_left(deadlines.finalists_seconds if has_race else deadlines.total_seconds)
         if not self._tried:
             # If no training can finish in time, the shortest one is started nevertheless.
             room = max(room, min(self._full_seconds(result) for result in ranking))

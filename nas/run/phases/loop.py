@@ -1,10 +1,10 @@
-"""The phases of a search, one after the other: linear classifier, supernet, candidates, finalists, reruns.
+"""The phases of a search, one after the other: linear classifier, supernet, candidates, finalists, race.
 
 Every decision follows from the configuration and the study, so that a killed search continues where it was.
 """
 
 import time
-from dataclasses import replace
+from functools import partial
 
 from nas.common.interrupt import Interruption
 from nas.common.progress import Reporter
@@ -20,14 +20,15 @@ from nas.run.phases.candidates import CandidatePhase
 from nas.run.phases.context import PhaseContext, SearchClock
 from nas.run.phases.finalists import FinalistPhase
 from nas.run.phases.linear import LinearPhase
+from nas.run.phases.race import Outcome, RacePhase
 from nas.run.phases.recipe import RecipePhase
-from nas.run.phases.reruns import Outcome, RerunPhase
 from nas.run.phases.supernet import SupernetPhase
 from nas.run.prepare import SearchContext
 from nas.run.recording import ResultRecorder
 from nas.run.select import latest_results
 from nas.run.time_budget import Deadlines, TimeAccount
 from nas.run.time_plan import TimePlan
+from nas.run.validation_scores import validation_scores
 from nas.search.objectives import pick
 from nas.search.space import Architecture
 from nas.storage.study import Study
@@ -96,7 +97,7 @@ class Search:
         """Search until the budget is spent, nothing is left to do, or the user interrupts.
 
         Args:
-            compares: Whether the best is compared with the default, both with new seeds as well.
+            compares: Whether the finalists race against the default and the linear classifier.
 
         Raises:
             TrainingError: If training fails the same way repeatedly.
@@ -128,8 +129,20 @@ class Search:
         best = pick(latest_results(context.study), context.objectives, "best", size=size)
         if best is None or context.clock.is_interrupted or not compares:
             return Outcome(best, linear=linear)
-        reruns = RerunPhase(self._setup.run_directory, self._prepared.default, full_steps=self._full_steps)
-        return replace(reruns.run(context, best), linear=linear)
+        if validation_count < 2:
+            return Outcome(best, linear=linear)
+        directory, config = self._setup.run_directory, context.config
+        race = RacePhase(
+            directory,
+            self._prepared.default,
+            full_steps=self._full_steps,
+            read_scores=partial(validation_scores, directory=directory, config=config, prepared=self._prepared),
+        )
+        try:
+            account.start("race")
+            return race.run(context, best, linear)
+        finally:
+            account.stop()
 
     def _tune_recipe(self) -> None:
         context, count = self._context, self._full_steps
