@@ -103,6 +103,7 @@ def test_search_with_a_tuned_recipe_equals_one_with_that_recipe_written_down(
     assert not list((run / "full").glob("recipe_*")), "the weights are not needed"
 
     recipe = load_config(source).recipe
+    assert recipe.epochs is not None
     rates = {name: 3 * rate for name, rate in recipe.learning_rates}
     written = project.write("written.yaml", **{"recipe.learning_rates": rates, "recipe.epochs": 2 * recipe.epochs})
     run_search(written, tmp_path / "written", options)
