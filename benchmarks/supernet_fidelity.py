@@ -161,7 +161,9 @@ def own_batches() -> int:
 def settings_of(config: Config, truth: Sequence[tuple[str, float]]) -> str:
     """Return a digest of everything besides the variant that the figures depend on."""
     values, search = config.as_dict(), config.search
-    decisive = [values[section] for section in ("features", "space", "recipe")]
+    # Without keys that are null, a digest from before such a key existed stays valid.
+    recipe = {key: value for key, value in values["recipe"].items() if value is not None}
+    decisive = [values["features"], values["space"], recipe]
     decisive += [
         config.supernet.architectures_per_step,
         search.short_training_steps,

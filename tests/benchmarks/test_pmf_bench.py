@@ -102,9 +102,10 @@ def test_synthetic_function_is_best_at_its_optimum(landscape: Function) -> None:
 def test_committed_table_and_figures_match_the_demo() -> None:
     config = load_config(REPOSITORY / "search_spaces" / "demo.yaml")
     values, table = config.as_dict(), read_table()
-    assert {name: table.made_with[name] for name in ("space", "recipe")} == {
-        name: values[name] for name in ("space", "recipe")
-    }
+    assert table.made_with["space"] == values["space"]
+    recipe = table.made_with["recipe"]
+    # A key that is newer than the table changes nothing where it is null.
+    assert recipe == {key: value for key, value in values["recipe"].items() if key in recipe or value is not None}
     results = REPOSITORY / "benchmarks" / "results"
     digest = hashlib.sha256(TABLE.read_bytes()).hexdigest()
     assert json.loads((results / "strategies.json").read_text())["table"] == digest[:16]

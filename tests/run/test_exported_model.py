@@ -103,7 +103,7 @@ def test_value_of_the_configuration_that_is_not_allowed_is_named(
 @pytest.mark.parametrize("text", ["[]", "{", "5", "", "\ufeff{}", "[" * 100_000])
 def test_configuration_of_another_shape_is_one_error(text: str, folder: Path) -> None:
     (folder / "config.json").write_text(text)
-    with pytest.raises(ExportError, match=r"model(/config\.json)?: (is|cannot|model_type)"):
+    with pytest.raises(ExportError, match=r"model(/config\.json)?: (is|begins|cannot|model_type)"):
         reopen(folder)
 
 
