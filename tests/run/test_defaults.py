@@ -27,16 +27,16 @@ def short_file(project: Project, **sections: object) -> Path:
 def test_search_prints_and_keeps_the_values_that_it_has_chosen(
     project: Project, options: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = short_file(project, recipe={"steps": 20}, search={"finalists": 1, "rerun_seeds": 0})
+    source = short_file(project, recipe={"steps": 8}, search={"finalists": 1, "rerun_seeds": 0})
     monkeypatch.setattr(defaults, "usable_memory", lambda: 3 * 2**30)
     output = run_search(source, tmp_path / "run", options, trials=3)
     lines = [line.split() for line in output.splitlines()]
     assert ["recipe.batch_size", "8", "36", "training", "samples"] in lines
-    assert ["supernet.steps", "25", "5", "full", "trainings", "with", "4", "architectures", "per", "step"] in lines
+    assert ["supernet.steps", "10", "5", "full", "trainings", "with", "4", "architectures", "per", "step"] in lines
     assert ["budget.memory", "3.00", "GiB", "the", "memory", "of", "this", "machine"] in lines
     recorded = read_run(tmp_path / "run").config
     assert not recorded.automatic
-    assert (recorded.recipe.batch_size, recorded.supernet.steps, recorded.search.short_training_steps) == (8, 25, 2)
+    assert (recorded.recipe.batch_size, recorded.supernet.steps, recorded.search.short_training_steps) == (8, 10, 1)
     assert recorded.space.choices["fusion_layer"] == (0, 1, 2)
     monkeypatch.setattr(defaults, "usable_memory", lambda: 2 * 2**30)  # as on another machine
     assert "holds this search; resuming it" in run_search(source, tmp_path / "run", options, trials=4)
