@@ -169,6 +169,7 @@ def test_concluded_run_is_resumed_without_choosing_another_answer(run: FinishedR
     assert "evaluating" not in output and (run.directory / ENSEMBLE).read_bytes() == before
 
 
+@pytest.mark.long
 def test_small_validation_has_no_ensemble_and_says_so(
     finished: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,7 +53,9 @@ def test_run_directory_records_configuration_results_and_report(finished: Finish
     assert all(name in text for name in ("seed:", "torch:", "transformers:", "optuna:", "ray:"))
 
 
-@pytest.mark.parametrize("moment", [1, 3, 7, 10])
+@pytest.mark.parametrize(
+    "moment", [1, pytest.param(3, marks=pytest.mark.long), 7, pytest.param(10, marks=pytest.mark.long)]
+)
 def test_search_killed_anywhere_ends_like_an_undisturbed_one(
     project: Project,
     finished: FinishedRun,
@@ -102,6 +104,7 @@ def test_supernet_killed_in_training_resumes_to_the_same_weights(
     assert whole.read_bytes() == resumed.read_bytes()
 
 
+@pytest.mark.long
 def test_oversized_candidates_are_trained_in_micro_batches(
     project: Project, finished: FinishedRun, options: ExecutionOptions, tmp_path: Path
 ) -> None:

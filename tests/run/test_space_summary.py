@@ -1,7 +1,6 @@
 import re
 
 import pytest
-import yaml
 
 from nas.cli import main
 from nas.common.errors import BudgetError
@@ -68,12 +67,9 @@ def test_nothing_is_shown_before_everything_is_computed(
 def test_steps_of_the_largest_batches_and_prompts_have_few_operations(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = project.root / "search.yaml"
-    values = yaml.safe_load(source.read_text())
-    values["recipe"]["batch_size"] = 65_536
     genes = ("query_prompts", "query_context_prompts", "fusion_context_prompts", "mapping_width")
-    values["space"] |= {gene: [1, 65_536] for gene in genes}
-    source.write_text(yaml.safe_dump(values))
+    widest = {f"space.{gene}": [1, 65_536] for gene in genes}
+    source = project.write("widest.yaml", **widest, **{"recipe.batch_size": 65_536})
     config = load_config(source)
     memory, _ = predict_memory(config, source="")
     events = []
@@ -102,9 +98,6 @@ def test_of_architectures_that_are_traced_a_small_sample_is_predicted(
 
 
 def test_many_choices_are_shortened(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    source = project.root / "search.yaml"
-    values = yaml.safe_load(source.read_text())
-    values["space"]["mapping_width"] = list(range(1, 1001))
-    source.write_text(yaml.safe_dump(values))
+    source = project.write("many.yaml", **{"space.mapping_width": list(range(1, 1001))})
     assert main(["space", str(source)]) == 0
     assert re.search(r" 1, 2, .*, 12, … 1000 \(1,000 values\)$", capsys.readouterr().out, re.MULTILINE)
