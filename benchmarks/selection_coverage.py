@@ -9,7 +9,7 @@ the same architecture with its other seeds; the interval includes the luck of th
 - width: the mean width of the interval, over that for an architecture chosen at random, with as many seeds.
 
 `splits: given` keeps the two splits of the table, whose difference in difficulty is then the same in all searches;
-`splits: drawn` divides the samples of both anew for every search.
+`splits: drawn` divides the samples of both again for every search.
 
 The file of `--predictions` holds whether each prediction is right: `validation` and `test`, boolean, (architectures,
 seeds, samples), at least `--seeds` + 1 seeds. PMF-Bench stores the metrics of a training only. Without the file, the
@@ -64,7 +64,7 @@ class Predictions:
             return cls(arrays["validation"].astype(bool), arrays["test"].astype(bool))
 
     def divided(self, rng: np.random.Generator) -> "Predictions":
-        """Return the predictions with the samples of both splits divided anew."""
+        """Return the predictions with the samples of both splits divided again."""
         together = np.concatenate([self.validation, self.test], axis=2)
         order = rng.permutation(together.shape[2])
         count = self.validation.shape[2]
@@ -144,11 +144,11 @@ def simulate(
     """Simulate searches.
 
     Args:
-        source: The predictions, or the table to draw them from: anew every hundred searches if splits are drawn.
+        source: The predictions, or the table to draw them from, again every hundred searches if splits are drawn.
         searches: The number of searches.
         architectures: The number of architectures that a search knows.
         seeds: The number of seeds that it knows.
-        draws_splits: Whether the samples are divided anew for every search.
+        draws_splits: Whether the samples are divided again for every search.
     """
     population = modelled(source) if isinstance(source, Table) else source
     covered, errors, raw, widths = 0, [], [], []

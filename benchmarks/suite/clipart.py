@@ -20,7 +20,7 @@ from demo.clipart_package import LIBRARY, read_metadata, unpack_packages
 
 LABELS = 25
 _DATA = HERE / "data"
-_MEANINGLESS = {"unsorted"}  # the folder for drawings that nobody has filed
+_MEANINGLESS = {"unsorted"}  # the folder of unsorted drawings
 
 Row = dict[str, str]
 
