@@ -79,7 +79,7 @@ def search(config: Config, directory: Path) -> dict[str, float]:
         with open_study(config, directory) as study:
             executor = RayExecutor(setup, placement=placement, factory=InstantWorker)
             try:
-                build_search(config, prepared, setup, study, executor, reporter).run()
+                build_search(config, prepared, setup, study, executor, reporter).run(compares=False)
             finally:
                 executor.close()
             trials = config.budget.trials or 0
@@ -121,7 +121,7 @@ def resume_seconds(config: Config, directory: Path) -> float:
         started = time.perf_counter()
         with open_study(config, directory) as study:
             try:
-                build_search(config, prepared, setup, study, executor, reporter).run()
+                build_search(config, prepared, setup, study, executor, reporter).run(compares=False)
             except ProposalReady as ready:
                 return ready.at - started
     raise SystemExit("the resumed search proposed no candidate")

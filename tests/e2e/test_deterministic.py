@@ -53,6 +53,7 @@ def test_study_and_exported_weights_are_equal_for_any_number_of_workers(noisy_pr
     assert outcomes["2"] == outcomes["1"] and outcomes["4"] == outcomes["1"]
 
 
+@pytest.mark.long
 def test_study_and_exported_weights_are_equal_after_a_kill_with_free_genes_and_a_front(
     noisy_project: Project, tmp_path: Path
 ) -> None:

@@ -69,6 +69,7 @@ def test_search_killed_in_supernet_and_finalists_loses_no_finished_result(
     assert len(keys) == len(set(keys)), "nothing that was reported as finished was run again"
 
 
+@pytest.mark.long
 def test_search_survives_killed_workers(project: Project, tmp_path: Path, drivers: list[RealDriver]) -> None:
     source = project.write("killed_workers.yaml", **{"supernet.steps": 150, "supernet.architectures_per_step": 2})
     run = tmp_path / "run"
