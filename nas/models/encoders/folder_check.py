@@ -93,7 +93,7 @@ def _check_description(path: Path, error: ErrorType) -> None:
             raise
         return  # transformers does not read it
     if is_known and path.read_bytes()[:3] == codecs.BOM_UTF8:
-        raise error(f"{path}: begins with a byte order mark, which transformers cannot read; expected a JSON file")
+        raise error(f"{path}: begins with a byte order mark; expected a file that transformers can read, got EF BB BF")
     if is_known and not isinstance(values, dict):
         raise error(f"{path}: is not an object; expected a JSON object, got {shown(values)}")
     for key, value in _entries(values):

@@ -5,10 +5,14 @@ folder is checked before transformers opens it.
 """
 
 import functools
+import socket
+import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
+from huggingface_hub import constants
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
@@ -147,6 +151,21 @@ def load_tokenizer(checkpoint: str, error: ErrorType = EncoderError) -> Any:
     return tokenizer
 
 
+def check_hub() -> None:
+    """Check that the name of the hub can be resolved: its client would retry for half a minute before it says so.
+
+    Raises:
+        OSError: If the machine has no network, or none that knows the hub.
+    """
+    host = urlsplit(constants.ENDPOINT).hostname
+    if host is None or constants.HF_HUB_OFFLINE or "https" in urllib.request.getproxies():
+        return  # there is no host to resolve, or it is not resolved here
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise OSError(f"{host} cannot be reached, and the name is not cached: {error}") from error
+
+
 def _load(load: Callable[..., T], checkpoint: str, where: str, what: str, error: ErrorType) -> T:
     """Load one part of a checkpoint, and turn any failure into one error."""
     silence_transformers()
@@ -161,4 +180,5 @@ def _load(load: Callable[..., T], checkpoint: str, where: str, what: str, error:
         except OSError:
             if is_local:
                 raise
+            check_hub()
             return load(checkpoint, trust_remote_code=False)
