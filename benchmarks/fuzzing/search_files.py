@@ -1,5 +1,6 @@
 """Mutated search files."""
 
+import copy
 import json
 import random
 from pathlib import Path
@@ -46,7 +47,7 @@ def mutate_search_file(root: Path, rng: random.Random) -> Mutation:
 
 def _tree(path: Path) -> dict[str, Any]:
     values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return {**values, **_EXTRA}
+    return {**values, **copy.deepcopy(_EXTRA)}  # mutated in place
 
 
 def _change_nodes(path: Path, rng: random.Random) -> Mutation:
