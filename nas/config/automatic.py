@@ -125,7 +125,7 @@ def _fill_budget(budget: Any, *, is_deterministic: bool) -> None:
 
 
 def _fill_recipe_fraction(budget: Any) -> None:
-    """Give time to the tuning of a recipe that nobody has chosen: a fifth, or half of what other fractions leave."""
+    """Give time to the tuning of a recipe that the file leaves out: a fifth, or half of what other fractions leave."""
     if not isinstance(budget, dict) or "recipe_fraction" in budget:
         return
     others = ("supernet_fraction", "finalists_fraction")

@@ -2,7 +2,7 @@
 
 The highest of several noisy means is too high on average. The bias is estimated by the bootstrap (Efron, Journal of the
 American Statistical Association 78, 1983; Harrell, Lee and Mark, Statistics in Medicine 15, 1996): the choice is
-repeated on scores drawn around the observed ones, seeds and samples anew, and the mean excess of the chosen model's
+repeated on scores drawn around the observed ones, over seeds and samples, and the mean excess of the chosen model's
 drawn score over its observed one is subtracted. The draws are normal, with the variances over seeds and samples by
 which the race judges (`nas.search.racing`): a model has too few seeds to draw from them with replacement.
 `benchmarks/selection_coverage.py` measures bias and coverage.

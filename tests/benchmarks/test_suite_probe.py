@@ -1,4 +1,4 @@
-"""The probes of the suite find what is there, choose the penalty without validation, and never read the test split."""
+"""The probes of the suite recover planted signals, and neither choose on validation nor read test."""
 
 import io
 import json
