@@ -2,7 +2,7 @@
 
 The scores of two models differ by the luck of their seeds and by the luck of the validation samples, which all models
 share. A test over seeds alone would find the best for these samples, one over samples alone the best for these seeds;
-this test takes both as random, crossed, as the analysis of several readers of the same cases does (Obuchowski and Rockette,
+both are random here, crossed, as in the analysis of several readers of the same cases (Obuchowski and Rockette,
 Communications in Statistics 24, 1995; degrees of freedom of Hillis, Statistics in Medicine 26, 2007): seeds are the
 readers, samples the cases. Every seed belongs to one model.
 
