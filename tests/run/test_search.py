@@ -150,7 +150,7 @@ def test_directory_with_other_files_is_not_overwritten(
 def test_unusable_directory_is_reported_before_features_are_built(
     project: Project, options: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas.run.search.prepare", lambda *arguments, **named: pytest.fail("features are built"))
+    monkeypatch.setattr("nas.run.session.prepare", lambda *arguments, **named: pytest.fail("features are built"))
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError):
         run_search(project.root / "search.yaml", tmp_path / "file" / "run", options)

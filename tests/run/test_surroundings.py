@@ -39,7 +39,7 @@ def test_what_a_search_cannot_use_is_refused_first(
     def prepare(*arguments: object, **options: object) -> None:
         raise AssertionError("nothing is prepared before the check")
 
-    monkeypatch.setattr("nas.run.search.prepare", prepare)
+    monkeypatch.setattr("nas.run.session.prepare", prepare)
     monkeypatch.chdir(tmp_path)
     place = tmp_path / "place"
     place.mkdir()
@@ -83,7 +83,7 @@ def test_shortage_during_a_command_is_one_line(
     def prepare(*arguments: object, **options: object) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried")
 
-    monkeypatch.setattr("nas.run.search.prepare", prepare)
+    monkeypatch.setattr("nas.run.session.prepare", prepare)
     words = ["--run-dir", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache"), "--workers", "0"]
     assert main(["search", str(project.root / "search.yaml"), *words]) == 2
     message = capsys.readouterr().err

@@ -443,7 +443,7 @@ def test_search_result_is_read_from_the_given_database(
         opened.append(storage)
         return read_study(*arguments, storage=storage, **options)
 
-    monkeypatch.setattr("nas.run.search.open_study", noted)
+    monkeypatch.setattr("nas.run.session.open_study", noted)
     monkeypatch.setattr("nas.run.select.read_study", noted_reader)
     url = f"sqlite:///{tmp_path}/study.db"
     compared(source, tmp_path / "comparison", replace(options, storage=url), [SEARCHED], seeds=1, trials=2)

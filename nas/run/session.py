@@ -1,0 +1,286 @@
+"""One session of a run: open its study, prepare the search, run it, then export and report."""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from nas.common.errors import StudyError
+from nas.common.files import check_writable
+from nas.common.interrupt import Interrupted, interruptible
+from nas.common.progress import Reporter
+from nas.common.units import format_bytes, format_seconds
+from nas.config.places import check_places
+from nas.config.schema import Config
+from nas.execution.base import Executor
+from nas.memory.measurement import keep_freed_memory
+from nas.run.checks import check_memory
+from nas.run.choose_ensemble import choose_ensemble
+from nas.run.contents import check_contents, write_contents
+from nas.run.directory import CONFIG, Run, create_directory, open_study, write_run
+from nas.run.ensemble import read_choice, write_choice
+from nas.run.executors import ExecutionOptions, build_executor, write_worker_setup
+from nas.run.finalize import BEST, DEFAULT, LINEAR, Finalizer, read_report
+from nas.run.model_parts import ModelParts
+from nas.run.phases.loop import Search
+from nas.run.phases.race import Outcome
+from nas.run.prepare import SearchContext, prepare
+from nas.run.progress_lines import counts_text, plan_line
+from nas.run.race_report import report_end
+from nas.run.reliability import build_report
+from nas.run.reruns import read_default_result, read_linear_result
+from nas.run.select import latest_results, nothing_eligible, nothing_scored
+from nas.run.surroundings import check_surroundings
+from nas.run.time_budget import Deadlines, TimeAccount
+from nas.search.trial import STAGES
+from nas.storage.study import Study
+from nas.storage.urls import storable_url, stored_url
+from nas.training.kept_logits import logits_bytes
+
+_Found = TypeVar("_Found")
+
+
+def create_session(
+    config: Config,
+    directory: Path,
+    options: ExecutionOptions,
+    reporter: Reporter,
+    *,
+    source: str,
+    fixed: Mapping[str, str],
+) -> "tuple[Session, SearchContext]":
+    """Prepare a new search, and create its run directory.
+
+    Args:
+        config: The complete configuration of the search.
+        directory: The run directory, which `check_new_directory` has accepted.
+        options: The workers, the cluster and the storage of the study.
+        reporter: The receiver of messages.
+        source: The name of the search file, for messages.
+        fixed: The paths that are recorded as they were written; see `Run`.
+
+    Returns:
+        The session, and what its search is prepared with.
+
+    Raises:
+        NasError: If the data, the encoders or the run directory cannot be used.
+        OSError: If the directory cannot be created.
+    """
+    prepared = prepare(config, source=source, cache_directory=options.cache, reporter=reporter, verify=options.verify)
+    create_directory(directory)
+    run = Run(
+        config=config,
+        class_names=prepared.store.class_names,
+        contents=prepared.contents.summary(),
+        identity=f"{config.name}-{uuid.uuid4().hex[:12]}",
+        storage=None if options.storage is None else storable_url(options.storage, directory),
+        fixed=fixed,
+    )
+    return Session(directory, run, options, reporter), prepared
+
+
+class Session:
+    """One session of a run: from its directory to its final report.
+
+    Args:
+        directory: The run directory.
+        run: The description of the run.
+        options: The workers, the cluster and the storage of the study.
+        reporter: The receiver of messages.
+    """
+
+    def __init__(self, directory: Path, run: Run, options: ExecutionOptions, reporter: Reporter) -> None:
+        self._directory = directory
+        self._run = run
+        self._options = options
+        self._reporter = reporter
+
+    def resume(self, *, concludes: bool) -> None:
+        """Prepare the search again, check that data and encoders are the same, and run it.
+
+        Args:
+            concludes: Whether the best model is compared with the default, exported and evaluated on test.
+
+        Raises:
+            ConfigError: If a path leads nowhere.
+            StudyError: If data or encoders have changed.
+            Interrupted: If the user has interrupted the search.
+        """
+        with self._reopened() as (study, prepared):
+            self._search(prepared, study, concludes=concludes)
+
+    def search(self, prepared: SearchContext, *, concludes: bool) -> None:
+        """Run the search of a new run, and conclude it if it has a result; see `resume`.
+
+        Args:
+            prepared: The encoders, features and memory predictions; see `create_session`.
+            concludes: Whether the best model is compared with the default, exported and evaluated on test.
+        """
+        with self._open_study() as study:
+            self._search(prepared, study, concludes=concludes)
+
+    @contextmanager
+    def _reopened(self) -> Iterator[tuple[Study, SearchContext]]:
+        """Open the study of an existing run, and prepare its search again."""
+        check_writable(self._directory)
+        storage, recorded = self._options.storage, self._run.storage
+        if storage is None and recorded is not None:
+            storage = stored_url(recorded, self._directory)
+        check_surroundings(self._options, storage)
+        check_places(self._run.config, str(self._directory / CONFIG))
+        # Before anything that takes long: a study that is damaged or in use ends the session.
+        with self._open_study() as study:
+            yield (
+                study,
+                prepare(
+                    self._run.config,
+                    source=str(self._directory / CONFIG),
+                    cache_directory=self._options.cache,
+                    reporter=self._reporter,
+                    verify=self._options.verify,
+                    check=partial(check_contents, self._directory, self._run.contents, self._run.config),
+                ),
+            )
+
+    def _open_study(self) -> Study:
+        # Damage is an error now rather than after the search.
+        for check in (read_report, read_default_result, read_linear_result, read_choice):
+            check(self._directory)
+        storage = self._options.storage
+        if storage is not None:  # a database may have been moved
+            self._run = replace(self._run, storage=storable_url(storage, self._directory))
+        return open_study(
+            self._directory,
+            self._run,
+            storage=storage,
+            note=self._reporter.note,
+            accepts_changes=self._options.accepts_changes,
+        )
+
+    def _search(self, prepared: SearchContext, study: Study, *, concludes: bool) -> None:
+        reporter, account = self._reporter, self._time_account(study)
+
+        def work(search: Search) -> Outcome:
+            return search.run(compares=concludes)
+
+        outcome = self._run_work(prepared, study, account, work, announce=partial(_announcement, self._run.config))
+        counts = {stage: study.count(stage) for stage in STAGES}
+        reporter.note(
+            f"Search: {counts_text(counts)}, {len(study.rejections)} infeasible or failed; "
+            f"{format_seconds(account.spent_seconds)} used"
+        )
+        if outcome is None:
+            raise Interrupted
+        if concludes:
+            self._conclude(outcome, study, account, prepared)
+
+    def _time_account(self, study: Study) -> TimeAccount:
+        path = self._directory / "time.json"
+        if not path.exists() and study.count("one_shot"):
+            self._reporter.note(f"{path}: is missing; the time of earlier sessions is counted as zero")
+        return TimeAccount(path)
+
+    def _run_work(
+        self,
+        prepared: SearchContext,
+        study: Study,
+        account: TimeAccount,
+        work: Callable[[Search], _Found],
+        announce: Callable[[SearchContext, Executor], Sequence[str]],
+    ) -> _Found | None:
+        """Write what workers need, start them, and run one part of the search; None if the user has interrupted it."""
+        keep_freed_memory()
+        config, reporter = self._run.config, self._reporter
+        check_memory(config, prepared.memory)
+        thread_count = config.threads if config.deterministic else os.cpu_count() or 1
+        setup = write_worker_setup(config, prepared, self._directory, thread_count)
+        write_contents(self._directory, prepared.contents)
+        write_run(self._directory, self._run)
+        if study.requeued_count:
+            reporter.note(f"{study.requeued_count} candidate(s) of an interrupted session are requeued")
+        executor = build_executor(setup, self._options, prepared, run_id=self._run.identity, on_note=reporter.note)
+        try:
+            for line in announce(prepared, executor):
+                reporter.note(line)
+            with interruptible() as interruption:
+                search = Search(
+                    config=config,
+                    prepared=prepared,
+                    setup=setup,
+                    study=study,
+                    executor=executor,
+                    account=account,
+                    interruption=interruption,
+                    reporter=reporter,
+                )
+                found = work(search)
+            if search.calibration_note is not None:
+                reporter.note(search.calibration_note)
+        finally:
+            executor.close()
+        return None if interruption.is_requested else found
+
+    def _conclude(self, outcome: Outcome, study: Study, account: TimeAccount, prepared: SearchContext) -> None:
+        """Export and report the outcome, or explain why there is none.
+
+        Raises:
+            StudyError: If no candidate meets the constraints.
+        """
+        config = self._run.config
+        if outcome.best is None:
+            if results := latest_results(study):
+                raise StudyError(nothing_eligible(self._directory, config, results))
+            self._reporter.note(nothing_scored(self._directory))
+            return
+        reliability = build_report(
+            config.search.objective,
+            {stage: study.results(stage) for stage in STAGES},
+            best=outcome.best_seeds or [outcome.best],
+            default=outcome.default_seeds,
+            race=None if outcome.race is None else report_end(outcome.race, config, prepared.store),
+            phases=account.phases,
+            title=config.space.architecture_class.title,
+            linear=outcome.linear,
+        )
+        choice = choose_ensemble(config, self._directory, prepared, study, self._reporter)
+        write_choice(self._directory, choice)
+        finalizer = Finalizer(
+            config,
+            self._directory,
+            parts=ModelParts.of(prepared),
+            validation=prepared.store.splits["validation"],
+            cache_directory=self._options.cache,
+            reporter=self._reporter,
+        )
+        singles = {BEST: outcome.best, DEFAULT: outcome.default, LINEAR: outcome.linear}
+        finalizer.conclude(singles, reliability, choice)
+
+
+def _announcement(config: Config, prepared: SearchContext, executor: Executor) -> list[str]:
+    """Return the lines about the resources of the search and their plan."""
+    space, memory = config.space, prepared.memory
+    slots = sum(device.slot_count for device in executor.devices)
+    smallest, largest = (memory.predict(entry).peak_bytes for entry in (space.smallest, space.largest))
+    lines = [
+        f"Memory: {format_bytes(config.budget.memory_bytes)} per device, {slots} worker(s) on "
+        f"{len(executor.devices)} device(s). Each training needs {format_bytes(smallest)} to {format_bytes(largest)}, "
+        f"{format_bytes(memory.idle_bytes)} of it fixed overhead"
+    ]
+    plan = plan_line(Deadlines(config.budget))
+    return [*lines, _disk_line(config, prepared), *([] if plan is None else [plan])]
+
+
+def _disk_line(config: Config, prepared: SearchContext) -> str:
+    """Return the line about what full trainings leave in the run directory."""
+    store = prepared.store
+    count = (config.search.finalists + 1) * (1 + config.search.rerun_seeds)
+    weights = 4 * prepared.memory.parameter_count(config.space.largest)
+    logits = logits_bytes(len(store.splits["validation"]), len(store.class_names))
+    return (
+        f"Disk: up to {count} full trainings keep their weights and validation logits in the run directory, at most "
+        f"{format_bytes(count * (weights + logits))}"
+    )
