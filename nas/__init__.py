@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from nas.config.reader_registry import register_reader
     from nas.models.classifier import FusionConfig, FusionForClassification
     from nas.models.encoders.registry import register_encoder
+    from nas.run.commands import resume
+    from nas.run.commands import start as run_search
     from nas.run.executors import ExecutionOptions
     from nas.run.exported_model import open_exported
-    from nas.run.search import resume
-    from nas.run.search import start as run_search
     from nas.search.costs import register_cost
     from nas.search.metric_registry import register_metric
     from nas.search.space.family_registry import register_family
@@ -40,8 +40,8 @@ _TARGETS = {
     "register_metric": "nas.search.metric_registry:register_metric",
     "register_reader": "nas.config.reader_registry:register_reader",
     "register_strategy": "nas.search.strategies.registry:register_strategy",
-    "resume": "nas.run.search:resume",
-    "run_search": "nas.run.search:start",
+    "resume": "nas.run.commands:resume",
+    "run_search": "nas.run.commands:start",
 }
 
 __all__ = [

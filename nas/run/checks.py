@@ -161,5 +161,6 @@ def check_memory(config: Config, memory: MemoryModel) -> None:
     hint = "" if accumulates else "; budget.oversized: accumulate needs less"
     raise BudgetError(
         f"{named}: not even the smallest architecture ({smallest}) fits; its training needs "
-        f"{format_bytes(needed)}{hint}"
+        f"{format_bytes(needed)}{hint}",
+        needed_bytes=needed,
     )

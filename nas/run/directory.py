@@ -31,6 +31,9 @@ from nas.storage.write_log import WRITE_LOG
 CONFIG = "config.yaml"
 """The file that makes a directory a run directory; written once the study exists."""
 
+ARMS = "arms"
+"""The folder with the runs of the arms of a search that has several, and the key of its `config.yaml` for them."""
+
 CONTENTS = "contents.json"
 """The file with the digest of every sample of train and validation, from which changed samples are named."""
 
@@ -88,7 +91,12 @@ def read_run(directory: Path) -> Run:
     expected = "the file that `search` wrote"
     values = read_yaml(path, expected=expected, error=_damaged(path), max_bytes=SMALL_FILE)
     with reading(path, expected=expected, error=_damaged(path), problem="is damaged"):
-        _check_format(path, values)
+        check_format(path, values)
+        if ARMS in values:
+            raise StudyError(
+                f"{directory}: holds a search over several encoders or families; expected the run of one of them, a "
+                f"folder in {directory / ARMS}"
+            )
         search, class_names, contents = values["search"], tuple(values["class_names"]), dict(values["contents"])
         identity, storage = str(values["identity"]), values["storage"]
         if storage is not None and not isinstance(storage, str):
@@ -122,7 +130,16 @@ def place_run(run: Run, overrides: Overrides) -> Run:
     return replace(run, config=config, fixed=overrides.fixed_places(run.config, run.fixed))
 
 
-def _check_format(path: Path, values: dict[str, Any]) -> None:
+def check_format(path: Path, values: dict[str, Any]) -> None:
+    """Check that this version of the program understands the description of a run.
+
+    Args:
+        path: The file.
+        values: Its content.
+
+    Raises:
+        StudyError: If it does not.
+    """
     version = values.get("format_version", 1)
     if version != FORMAT_VERSION:
         raise StudyError(

@@ -31,6 +31,7 @@ STAGE_NOUNS: Mapping[Stage, str] = {
 
 PHASE_TITLES: Mapping[str, str] = {
     "linear": "linear classifier",
+    "arm": "default of the arm",
     "recipe": "recipe",
     "supernet": "supernet",
     "candidates": "screening",

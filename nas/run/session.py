@@ -26,6 +26,7 @@ from nas.run.ensemble import read_choice, write_choice
 from nas.run.executors import ExecutionOptions, build_executor, write_worker_setup
 from nas.run.finalize import BEST, DEFAULT, LINEAR, Finalizer, read_report
 from nas.run.model_parts import ModelParts
+from nas.run.phases.arm_trial import ArmTrial
 from nas.run.phases.loop import Search
 from nas.run.phases.race import Outcome
 from nas.run.prepare import SearchContext, prepare
@@ -35,7 +36,7 @@ from nas.run.reliability import build_report
 from nas.run.reruns import read_default_result, read_linear_result
 from nas.run.select import latest_results, nothing_eligible, nothing_scored
 from nas.run.surroundings import check_surroundings
-from nas.run.time_budget import Deadlines, TimeAccount
+from nas.run.time_budget import Deadlines, TimeAccount, time_file
 from nas.search.trial import STAGES
 from nas.storage.study import Study
 from nas.storage.urls import storable_url, stored_url
@@ -110,8 +111,8 @@ class Session:
             StudyError: If data or encoders have changed.
             Interrupted: If the user has interrupted the search.
         """
-        with self._reopened() as (study, prepared):
-            self._search(prepared, study, concludes=concludes)
+        with self._reopened() as (study, context):
+            self._search(context, study, concludes=concludes)
 
     def search(self, prepared: SearchContext, *, concludes: bool) -> None:
         """Run the search of a new run, and conclude it if it has a result; see `resume`.
@@ -120,8 +121,39 @@ class Session:
             prepared: The encoders, features and memory predictions; see `create_session`.
             concludes: Whether the best model is compared with the default, exported and evaluated on test.
         """
+        with self._opened(prepared) as (study, context):
+            self._search(context, study, concludes=concludes)
+
+    def try_default(
+        self, seeds: int, *, seconds: float, prepared: SearchContext | None = None
+    ) -> tuple[ArmTrial, SearchContext]:
+        """Train the family's default with some seeds, and solve the linear classifier; see `Search.try_default`.
+
+        Args:
+            seeds: The number of seeds.
+            seconds: The time for it; infinite without a time budget.
+            prepared: What the search of a new run is prepared with; None for a run that exists.
+
+        Returns:
+            The results so far, and what the search is prepared with.
+
+        Raises:
+            NasError: If data, encoders or the run directory cannot be used, or training fails the same way repeatedly.
+            Interrupted: If the user has interrupted the search.
+        """
+        opened = self._reopened() if prepared is None else self._opened(prepared)
+        with opened as (study, context):
+            work = partial(Search.try_default, seeds=seeds, seconds=seconds)
+            trial = self._run_work(context, study, self._time_account(study), work, announce=lambda *parts: [])
+        if trial is None:
+            raise Interrupted
+        return trial, context
+
+    @contextmanager
+    def _opened(self, prepared: SearchContext) -> Iterator[tuple[Study, SearchContext]]:
+        """Open the study of a new run."""
         with self._open_study() as study:
-            self._search(prepared, study, concludes=concludes)
+            yield study, prepared
 
     @contextmanager
     def _reopened(self) -> Iterator[tuple[Study, SearchContext]]:
@@ -179,7 +211,7 @@ class Session:
             self._conclude(outcome, study, account, prepared)
 
     def _time_account(self, study: Study) -> TimeAccount:
-        path = self._directory / "time.json"
+        path = time_file(self._directory)
         if not path.exists() and study.count("one_shot"):
             self._reporter.note(f"{path}: is missing; the time of earlier sessions is counted as zero")
         return TimeAccount(path)

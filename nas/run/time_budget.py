@@ -13,6 +13,11 @@ from nas.search.trial import to_number
 _SAVE_SECONDS = 2.0
 
 
+def time_file(directory: Path) -> Path:
+    """Return the file of a run directory with the running time of its search."""
+    return directory / "time.json"
+
+
 class TimeAccount:
     """Running time of a search, summed over its sessions and stored in a file.
 

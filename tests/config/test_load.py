@@ -8,7 +8,7 @@ import yaml
 from nas.common.errors import ConfigError
 from nas.common.units import BYTES_FORM, TIME_FORM
 from nas.config.data_schema import FeaturesConfig
-from nas.config.load import load_config, parse_config, parse_data
+from nas.config.load import load_arms, load_config, parse_config, parse_data
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from tests.support.paths import REPOSITORY
 from tests.support.search_file import make_search_config, search_values
@@ -28,8 +28,8 @@ def problems_of(values: Any) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "search_spaces").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_search_files_are_valid(path: Path) -> None:
-    config = load_config(path)
-    assert config.automatic or config.space.size > 20
+    for arm in load_arms(path):
+        assert arm.config.automatic or arm.config.space.size > 20
 
 
 @pytest.mark.parametrize(

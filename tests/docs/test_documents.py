@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from docs.figures.draw import FOLDER, figures
-from nas.config.load import load_config
+from nas.config.load import load_arms
 from tests.support.documents import DOCUMENTS, PAGES, anchors, blocks
 from tests.support.paths import REPOSITORY
 
@@ -47,11 +47,11 @@ def test_files_that_are_named_exist(path: Path) -> None:
 def test_configuration_example_is_accepted(block: str, tmp_path: Path) -> None:
     values: dict[str, Any] = yaml.safe_load(DEMO.read_text())
     for section, content in yaml.safe_load(block).items():
-        kept = {} if section == "space" or "reader" in content else values[section]
-        values[section] = {**kept, **content}
+        is_merged = isinstance(content, dict) and section != "space" and "reader" not in content
+        values[section] = {**values[section], **content} if is_merged else content
     path = tmp_path / "example.yaml"
     path.write_text(yaml.safe_dump(values))
-    load_config(path)
+    load_arms(path)
 
 
 def test_example_manifest_has_the_default_columns() -> None:

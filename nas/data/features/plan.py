@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from nas.common.errors import DataError
+from nas.common.errors import DiskError
 from nas.common.units import format_bytes
 from nas.config.data_schema import FeaturesConfig
 from nas.search.space import RAW
@@ -196,7 +196,7 @@ def choose_plan(
         splits: Names of the splits.
 
     Raises:
-        DataError: If no tier fits.
+        DiskError: If no tier fits.
     """
     plans = []
     small = [*small, *(array for split in splits for part in modalities for array in part.readouts(split))]
@@ -208,7 +208,7 @@ def choose_plan(
     for plan in plans:
         if plan.size_bytes <= config.disk_bytes:
             return plan
-    raise DataError(
+    raise DiskError(
         f"features.disk: the budget is too small; expected at least {format_bytes(plans[-1].size_bytes)} for the first "
         f"entry layer as {config.dtype} with {config.views} view(s) of every training image, got "
         f"{format_bytes(config.disk_bytes)}"

@@ -16,6 +16,7 @@ from nas.execution.scheduler import JobScheduler
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.calibration import PeakCalibration
 from nas.run.feasibility import Feasibility
+from nas.run.phases.arm_trial import ArmTrial, ArmTrialPhase
 from nas.run.phases.candidates import CandidatePhase
 from nas.run.phases.context import PhaseContext, SearchClock
 from nas.run.phases.finalists import FinalistPhase
@@ -141,6 +142,30 @@ class Search:
         try:
             account.start("race")
             return race.run(context, best, linear)
+        finally:
+            account.stop()
+
+    def try_default(self, seeds: int, *, seconds: float) -> ArmTrial:
+        """Solve the linear classifier and train the family's default: what the arms of a search are compared by.
+
+        Args:
+            seeds: The number of seeds of the default.
+            seconds: The time for it; infinite without a time budget.
+
+        Returns:
+            The results so far.
+
+        Raises:
+            TrainingError: If training fails the same way repeatedly.
+        """
+        context, account = self._context, self._context.clock.account
+        deadline_seconds = account.spent_seconds + seconds
+        try:
+            account.start("linear")
+            linear = LinearPhase(self._setup, self._prepared).run(context)
+            account.start("arm")
+            phase = ArmTrialPhase(self._prepared.default, full_steps=self._full_steps, seeds=seeds)
+            return ArmTrial(phase.run(context, deadline_seconds), linear)
         finally:
             account.stop()
 

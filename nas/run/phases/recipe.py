@@ -1,6 +1,6 @@
 """Tune the recipe on the default architecture, before anything is searched with it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean, stdev
 
 from nas.common.errors import StudyError
@@ -8,7 +8,7 @@ from nas.execution.plan import Plan
 from nas.run.phases.context import PhaseContext
 from nas.run.recipe_file import RECIPE, RecipeFile
 from nas.search.keys import RecipeKey
-from nas.search.recipe_tuning import SETTINGS, TRAININGS, choose_setting, next_trainings
+from nas.search.recipe_tuning import SETTINGS, TRAININGS, Scores, choose_setting, next_trainings
 from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result, job_seed
 
@@ -45,7 +45,7 @@ class RecipePhase:
                 f"{context.recorder.directory / RECIPE}: is missing; {context.study.count('one_shot')} scores were "
                 "computed with the setting it named; restore a copy of it, or search in a new run directory (--run-dir)"
             )
-        architecture = self._default if context.feasibility.fit(self._default) else context.config.space.smallest
+        architecture = tuned_architecture(context, self._default)
         plan = RecipePlan(context, architecture, self._full_steps)
         plan.check_stored(context)
         context.run_plan(
@@ -60,6 +60,16 @@ class RecipePhase:
         context.reporter.note(_choice_line(file))
 
 
+def tuned_architecture(context: PhaseContext, default: Architecture) -> Architecture:
+    """Return the architecture that a recipe is tried on: the default, or the smallest where the default does not fit.
+
+    Args:
+        context: The search.
+        default: The family's default architecture.
+    """
+    return default if context.feasibility.fit(default) else context.config.space.smallest
+
+
 class RecipePlan(Plan):
     """Trains the settings of one rung after the other.
 
@@ -67,14 +77,22 @@ class RecipePlan(Plan):
         context: The search.
         architecture: The architecture that is trained.
         full_steps: The number of steps of a full training with the recipe as configured.
+        wanted: Function from the trainings so far to the settings and seeds that come next.
     """
 
-    def __init__(self, context: PhaseContext, architecture: Architecture, full_steps: int) -> None:
+    def __init__(
+        self,
+        context: PhaseContext,
+        architecture: Architecture,
+        full_steps: int,
+        wanted: Callable[[Scores], Sequence[tuple[int, int]]] = next_trainings,
+    ) -> None:
         self._file = context.recorder.recipe
         self._jobs = context.jobs
         self._config = context.config
         self._architecture = architecture
         self._full_steps = full_steps
+        self._wanted = wanted
         self._running: set[RecipeKey] = set()
 
     def check_stored(self, context: PhaseContext) -> None:
@@ -99,7 +117,7 @@ class RecipePlan(Plan):
 
     def next_jobs(self) -> list[Job]:
         jobs: list[Job] = []
-        for setting, seed in next_trainings(self._file.scores()):
+        for setting, seed in self._wanted(self._file.scores()):
             key = RecipeKey(setting, seed)
             if key in self._running:
                 continue
