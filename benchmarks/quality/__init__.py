@@ -1,0 +1,5 @@
+"""Compare the answers of searches with simpler ones over the tasks of the suite; see `benchmarks.search_quality`.
+
+`tasks` names the data, `roles` writes the search file of each role, `cells` runs them one by one, `seeds` trains
+further seeds, `predictions` asks the exported models, `bootstrap` and `figures` compare them.
+"""

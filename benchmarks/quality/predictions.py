@@ -1,0 +1,82 @@
+"""Ask exported models about every sample of a split, from raw images and texts, and count their right answers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.common.files import replace_atomically
+from nas.config.data_schema import DataConfig
+from nas.data.dataset import open_dataset_images, read_dataset
+from nas.data.samples import Labels
+from nas.models.model_seals import DESCRIPTION
+from nas.run.evaluate import logits_of_samples
+from nas.run.exported_model import open_exported
+from nas.training.metrics import DEFAULT_THRESHOLD
+
+Counts = NDArray[np.float64]
+"""The metric of a model as a ratio: numerator and denominator of each picture, (2, pictures)."""
+
+
+def counted(work: tuple[DataConfig, str, str, Path]) -> Counts:
+    """Return the counts of a model on a split; see `counts_of`.
+
+    The logits are kept in a file next to the model, which is read again unless it is older than the model.
+
+    Args:
+        work: The data, the split, the metric and the folder of the model.
+    """
+    data, split, metric, model = work
+    kept = model.with_name(f"{model.name}-{split}.npy")
+    exported = None
+    if not kept.exists() or kept.stat().st_mtime_ns < (model / DESCRIPTION).stat().st_mtime_ns:
+        exported = open_exported(model)
+    names = None if exported is None else exported.class_names
+    samples = read_dataset(data, (split,), class_names=names, compares_images=False).splits[split]
+    if exported is not None:
+        logits = logits_of_samples(exported, samples, open_dataset_images(data))
+        with replace_atomically(kept) as path, path.open("wb") as file:
+            np.save(file, logits.numpy())
+    return counts_of(np.load(kept), samples.labels, samples.images, metric)
+
+
+def counts_of(logits: NDArray[np.float32], labels: Labels, images: Sequence[str], metric: str) -> Counts:
+    """Return numerator and denominator of a metric, summed over the samples of each picture.
+
+    Accuracy is the number of right answers over that of samples; micro F1 is twice the number of right labels over that
+    of predicted and true ones (a label is predicted with a probability above 0.5).
+
+    Args:
+        logits: The logits, (samples, classes).
+        labels: The labels; see `nas.data.samples.Labels`.
+        images: The picture of each sample.
+        metric: accuracy or micro_f1.
+
+    Raises:
+        ValueError: If the metric is no such ratio, or logits and labels are of different samples.
+    """
+    if len(logits) != len(labels):
+        raise ValueError(f"predictions: expected those of {len(labels)} samples, got {len(logits)}; delete them")
+    if metric not in _PARTS:
+        raise ValueError(f"metric: expected one of {', '.join(_PARTS)}, got {metric}")
+    pictures = np.unique(np.array(images), return_inverse=True)[1]
+    return np.stack([np.bincount(pictures, weights=part) for part in _PARTS[metric](logits, labels)])
+
+
+def _accuracy(logits: NDArray[np.float32], labels: Labels) -> tuple[Counts, Counts]:
+    if labels.ndim == 2:
+        raise ValueError("accuracy: expected one label for each sample, got several")
+    return (logits.argmax(axis=1) == labels).astype(np.float64), np.ones(len(labels))
+
+
+def _micro_f1(logits: NDArray[np.float32], labels: Labels) -> tuple[Counts, Counts]:
+    cut = np.log(DEFAULT_THRESHOLD / (1 - DEFAULT_THRESHOLD))
+    predicted, true = logits > cut, labels > 0
+    return 2.0 * (predicted & true).sum(axis=1), (predicted.sum(axis=1) + true.sum(axis=1)).astype(np.float64)
+
+
+_PARTS: Mapping[str, Callable[[NDArray[np.float32], Labels], tuple[Counts, Counts]]] = {
+    "accuracy": _accuracy,
+    "micro_f1": _micro_f1,
+}
