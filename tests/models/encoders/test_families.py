@@ -443,5 +443,6 @@ def test_names_resolve_to_directories_packages_or_the_hub(tmp_path: Path) -> Non
     assert resolve_checkpoint("bert-base-uncased", tmp_path) == "bert-base-uncased"
     with pytest.raises(EncoderError, match="no checkpoint in"):
         resolve_checkpoint("./missing", tmp_path)
-    with pytest.raises(EncoderError, match="package 'no_such_package' is not installed"):
-        resolve_checkpoint("package:no_such_package/model", tmp_path)
+    for package in ("no_such_package", ""):
+        with pytest.raises(EncoderError, match=f"package '{package}' is not installed; expected package:NAME/FOLDER"):
+            resolve_checkpoint(f"package:{package}/model", tmp_path)
