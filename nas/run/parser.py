@@ -3,9 +3,9 @@
 import argparse
 import importlib.metadata
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from nas.common.output import visible
 from nas.common.units import MAX_COUNT, MAX_SEED
@@ -26,6 +26,26 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         line = visible(message).replace("\n", "\\n")
         super().error(_LONG_WORD.sub(lambda word: f"{word[0][:38]}...{word[0][-38:]}", line))
+
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        return super().parse_known_args(None if args is None else self._with_values(list(args)), namespace)
+
+    def _with_values(self, words: list[str]) -> list[str]:
+        """Join options with values that begin with a dash, as a text may: argparse would take those for options."""
+        joined: list[str] = []
+        for word in words:
+            option = self._option_string_actions.get(joined[-1]) if joined else None
+            takes_one = option is not None and option.nargs is None
+            if takes_one and re.match("-.", word) and not self._may_be_option(word):
+                joined[-1] += f"={word}"
+            else:
+                joined.append(word)
+        return joined
+
+    def _may_be_option(self, word: str) -> bool:
+        """Return whether a word is an option of this parser, or the beginning of one."""
+        name = word.partition("=")[0]
+        return word == "--" or any(known.startswith(name) for known in self._option_string_actions)
 
 
 def build_parser(handlers: Mapping[str, Command]) -> argparse.ArgumentParser:

@@ -154,7 +154,7 @@ def quantize(weights: dict[str, torch.Tensor]) -> None:
         (drop, r"1 weights are missing, fusion\..* among them; expected exactly those that config.json describes"),
         (add, r"1 weights belong to another model, fusion\.more among them"),
         (resize, r"wrong size; expected \[\d+\], as config.json says, got \[\d+\]"),
-        (spoil, r"weight .* holds NaN or infinity; expected finite numbers"),
+        (spoil, r"weight .* is not finite; expected finite numbers only, got (nan|-?inf)"),
         (quantize, r"has the dtype I8, not one of F64"),
     ],
 )

@@ -107,4 +107,5 @@ def check_weights(model: nn.Module, where: str, error: ErrorType = EncoderError)
     for name, tensor in model.state_dict().items():
         # The sum is much faster than a look at each; it is not finite if one of them is not.
         if tensor.is_floating_point() and not tensor.sum().isfinite() and not bool(tensor.isfinite().all()):
-            raise error(f"{where}: weight {name} holds NaN or infinity; expected finite numbers")
+            found = tensor[~tensor.isfinite()][0].item()
+            raise error(f"{where}: weight {name} is not finite; expected finite numbers only, got {found}")
