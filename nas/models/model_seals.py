@@ -7,7 +7,8 @@ into the folder later, as transformers' Trainer does; they are covered from the 
 import json
 from pathlib import Path
 
-from nas.common.errors import ExportError
+from nas.common.boundary import read_json
+from nas.common.errors import ExportError, NasError
 from nas.common.seals import SEALS, Changes, changed_files, read_seals, seal
 
 CONFIG = "config.json"
@@ -85,8 +86,8 @@ def _meaning(path: Path) -> bytes | None:
     if path.name not in _VOLATILE:
         return None
     try:
-        values = json.loads(path.read_bytes())
+        values = read_json(path, expected="a JSON file")
         kept = {key: value for key, value in values.items() if key not in _VOLATILE[path.name]}
-    except (ValueError, AttributeError, RecursionError):  # damaged: all bytes count
+    except (NasError, AttributeError):  # damaged, or far too large: all bytes count
         return None
     return json.dumps(kept, sort_keys=True).encode()

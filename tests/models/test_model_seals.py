@@ -93,6 +93,12 @@ def test_changed_weights_missing_and_added_files_are_named(folder: Path) -> None
     assert changes == Changes(("model.safetensors",), ("tokenizer.json",), ("added_tokens.json",))
 
 
+def test_huge_tokenizer_configuration_is_a_change_and_is_not_read(folder: Path) -> None:
+    with (folder / "tokenizer_config.json").open("r+b") as file:
+        file.truncate(40 * 1024**3)
+    assert model_changes(folder) == Changes(("tokenizer_config.json",))
+
+
 def test_saving_a_changed_model_again_leaves_no_change(folder: Path, model: FusionForClassification) -> None:
     with torch.no_grad():
         next(model.parameters()).add_(1)
