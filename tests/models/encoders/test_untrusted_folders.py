@@ -227,7 +227,11 @@ def test_missing_shard_and_missing_weights_are_named(text: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [(float("nan"), "is not finite; .* got nan"), (float("inf"), "is not finite; .* got inf"), (1, "has the dtype I64")],
+    [
+        (float("nan"), "is not finite; .* got nan"),
+        (float("inf"), "is not finite; .* got inf"),
+        (1, "has the dtype I64"),
+    ],
 )
 def test_weights_that_are_no_finite_numbers_are_named(value: float, message: str, text: Path) -> None:
     file, name = text / "model.safetensors", "encoder.layer.0.output.dense.bias"
