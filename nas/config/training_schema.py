@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field, ValidationInfo, field_validator
 
 from nas.common.units import MAX_COUNT
-from nas.config.choices import ClassWeights, Optimizer, Sampling, Schedule
+from nas.config.choices import ClassifierStart, ClassWeights, Optimizer, Sampling, Schedule
 from nas.config.section import Automatic, FromFile, Rejected, Section
 from nas.config.values import MAX_BATCH, MAX_RATE, Integer, Number
 from nas.search.recipe_tuning import RecipeSetting
@@ -24,7 +24,7 @@ class LearningRatesConfig(Section):
     mappings: Annotated[Number, Automatic(_RATES)] = Field(
         gt=0, le=MAX_RATE, description="The learning rate of mappings."
     )
-    classifiers: Annotated[Number, Automatic()] = Field(
+    classifiers: Annotated[Number, Automatic(_CLASSIFIER_RATE)] = Field(
         gt=0, le=MAX_RATE, description="The learning rate of classifiers."
     )
     encoders: Number = Field(
@@ -94,6 +94,11 @@ class RecipeConfig(Section):
     ] = Field(ge=1, le=100_000, description="The number of passes over the training split.")
     steps: Integer | None = Field(
         default=None, ge=1, le=MAX_COUNT, description="The number of steps, in place of `epochs`; null: as in `epochs`."
+    )
+    classifier_start: ClassifierStart = Field(
+        default="random",
+        description="The initial classifiers of a full training and of the supernet. `random`: as in PyTorch. "
+        "`linear`: the logistic regression on what they read with the initial prompts and mappings.",
     )
     class_weights: ClassWeights = Field(default="none", description="The weight of each class in the loss.")
     label_smoothing: Annotated[Number, Automatic("0.1; 0 in files that set `optimizer`")] = Field(

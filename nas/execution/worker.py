@@ -26,6 +26,7 @@ from nas.training.checkpoint import load_weights, save_weights, training_facts
 from nas.training.distributed import GradientGroup
 from nas.training.evaluate import forward_seconds, predict_logits, predict_population
 from nas.training.kept_logits import keep_logits
+from nas.training.linear_start import start_classifiers
 from nas.training.metrics import evaluate_logits, load_torchmetrics
 from nas.training.stopping import StopRequested
 from nas.training.supernet import SupernetTraining, train_supernet
@@ -205,7 +206,7 @@ class CandidateWorker:
 
     def _train(self, job: Job, should_stop: Callable[[], bool]) -> Tensor:
         """Train the model of a job and return its validation logits."""
-        model = self.fresh_model(job) if job.stage == "full" else self._inherited_model(job)
+        split, size = self._store.splits["train"], self.batch_size(job)
         recipe = self.setup.config.recipe.with_setting(job.recipe)
         if job.learning_rate is not None:
             # One rate for all parameters, not scaled by the number of layers with prompts.
@@ -213,9 +214,13 @@ class CandidateWorker:
         if job.stage == "short":
             scale = self.setup.config.search.short_training_lr_scale
             recipe = recipe.replace(learning_rates=recipe.learning_rates.scaled(scale))
+            model = extract(self.supernet(), job.architecture).to(self._device)
+        else:
+            model = self.fresh_model(job)
+            start_classifiers(model, split, recipe, batch_size=size, should_stop=should_stop)
         train(
             model=model,
-            split=self._store.splits["train"],
+            split=split,
             recipe=recipe,
             step_count=job.step_count,
             seed=job.seed,
@@ -223,15 +228,11 @@ class CandidateWorker:
             should_stop=should_stop,
         )
         validation = self._store.splits["validation"]
-        logits = predict_logits(model, validation, batch_size=self.batch_size(job), should_stop=should_stop)
+        logits = predict_logits(model, validation, batch_size=size, should_stop=should_stop)
         save_weights(self.setup.weights_path(job.key, job.stage), model, **training_facts(job))
         if job.stage == "full" and isinstance(job.key, _MAY_JOIN_ENSEMBLES):
             keep_logits(self.setup.logits_path(job.key), logits, job)
         return logits
-
-    def _inherited_model(self, job: Job) -> FusionModel:
-        """Return the candidate with the weights that it inherits from the supernet."""
-        return extract(self.supernet(), job.architecture).to(self._device)
 
     def fresh_model(self, job: Job) -> FusionModel:
         """Return the model of a job with the weights that its seed gives it."""

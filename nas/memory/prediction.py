@@ -257,14 +257,23 @@ class MemoryModel:
     def _add_step(self, weights: PeakPrediction, step: TrainingStep, budget_bytes: int | None) -> PeakPrediction:
         interpolated_bytes = self._interpolate(step)
         if interpolated_bytes is not None:
-            prediction = replace(weights, step_bytes=interpolated_bytes)
+            prediction = self._with_start(replace(weights, step_bytes=interpolated_bytes))
             margin = _TRACE_MARGIN * interpolated_bytes
             if budget_bytes is None or abs(prediction.peak_bytes - budget_bytes) > margin:
                 return prediction
         peaks = self._traces.peaks
         if step not in peaks:
             peaks[step] = self._tracer.held_gradient_bytes(step) + self._tracer.trace(step).peak_bytes
-        return replace(weights, step_bytes=peaks[step])
+        return self._with_start(replace(weights, step_bytes=peaks[step]))
+
+    def _with_start(self, prediction: PeakPrediction) -> PeakPrediction:
+        """Return the prediction for the start of the classifiers, if that needs more than a step.
+
+        It comes before the first step, and so before the optimizer state and any gradient.
+        """
+        later_bytes = prediction.optimizer_bytes + prediction.gradient_sum_bytes
+        start_bytes = self._tracer.start_bytes(prediction.step_bytes) - later_bytes
+        return replace(prediction, step_bytes=max(prediction.step_bytes, start_bytes))
 
     def _interpolate(self, step: TrainingStep) -> int | None:
         """Return the bytes of a step from the surface of its set of architectures; None if it has no surface."""

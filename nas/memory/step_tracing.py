@@ -17,6 +17,7 @@ from nas.models.fusion.base import FusionModel, sizes_of
 from nas.models.fusion.data_attention import DataAttention
 from nas.models.fusion.model_classes import load_model_class
 from nas.search.space import RAW, Architecture
+from nas.training.linear_start import start_bytes
 from nas.training.losses import Loss
 from nas.training.trainer import Trainer
 
@@ -34,6 +35,7 @@ class TaskShapes:
         text_token_count: The number of tokens T of the longest text, for which peaks are predicted.
         num_classes: The number of classes C.
         is_multi_label: Whether a sample may have several labels.
+        train_samples: The number of training samples.
     """
 
     image_shape: tuple[int, ...]
@@ -41,6 +43,7 @@ class TaskShapes:
     text_token_count: int
     num_classes: int
     is_multi_label: bool = False
+    train_samples: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,17 @@ class StepTracer:
     def weight_bytes(self, architecture: Architecture) -> int:
         """Return the bytes of the trained weights."""
         return _WEIGHT_BYTES * self.parameter_count(architecture)
+
+    def start_bytes(self, step_bytes: int) -> int:
+        """Return the bytes that are needed to set the classifiers before the first step; see `start_classifiers`.
+
+        Args:
+            step_bytes: The bytes of a step, which are more than those of a forward pass without a graph.
+        """
+        if self._recipe.classifier_start == "random":
+            return 0
+        task, size = self._task, self._sizes.image_hidden_size + self._sizes.text_hidden_size
+        return start_bytes(task.train_samples, size, task.num_classes, forward_bytes=step_bytes)
 
     def held_gradient_bytes(self, step: TrainingStep) -> int:
         """Return the bytes of the gradients of earlier micro-batches, which are held throughout a step."""

@@ -16,6 +16,7 @@ def build_memory_model(
     image_shape: tuple[int, ...],
     token_counts: tuple[int, int],
     num_classes: int,
+    train_samples: int,
 ) -> MemoryModel:
     """Return the memory predictions of a search.
 
@@ -25,9 +26,10 @@ def build_memory_model(
         image_shape: The shape of one preprocessed image.
         token_counts: The number of tokens of an image and of the longest text.
         num_classes: The number of classes.
+        train_samples: The number of training samples.
     """
     image_config, text_config = encoders
-    task = TaskShapes(image_shape, *token_counts, num_classes, config.data.has_several_labels)
+    task = TaskShapes(image_shape, *token_counts, num_classes, config.data.has_several_labels, train_samples)
     shared_by = (config.recipe, config.features, task, config.space)
     return MemoryModel(
         image_config=image_config,

@@ -117,6 +117,7 @@ def prepare(
             image_shape=image_shape(preprocessor),
             token_counts=(store.image_token_count, store.longest_text),
             num_classes=len(store.class_names),
+            train_samples=len(store.splits["train"]),
         ),
         contents=contents,
     )
@@ -227,6 +228,7 @@ def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Archite
         image_shape=image_shape(preprocessor),
         token_counts=(int(image_tokens.shape[1]), longest),
         num_classes=len(dataset.class_names),
+        train_samples=len(dataset.splits["train"]),
     )
     return memory, config.space.architecture_class.default(sizes_of(image_encoder, text_encoder))
 

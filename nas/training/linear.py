@@ -6,7 +6,7 @@ The penalty is the one with the best validation score on a path from strong to w
 the solution of the one before.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,11 @@ _PATIENCE = 4
 
 _MAX_STEPS = 500
 _HISTORY = 20
+_SMALLEST_DEVIATION = 1e-10
+"""The deviation of an input, as a fraction of the largest one, up to which it counts as constant."""
+
+_BLOCK = 2048
+"""The number of samples that are computed at once."""
 _SCORE_DIGITS = 9
 _LOSS_DIGITS = 6
 """Digits in which scores and losses of two penalties are compared, so that rounding does not decide."""
@@ -79,7 +84,7 @@ class LinearChoice:
 
 
 def solver_bytes(train_count: int, validation_count: int, size: int, num_classes: int) -> int:
-    """Return the memory that the solver needs, in bytes: inputs, logits with their gradients, and L-BFGS's history.
+    """Return the memory that the solver needs, in bytes: inputs, what a block computes, and L-BFGS's history.
 
     Args:
         train_count: The number of training samples.
@@ -87,35 +92,41 @@ def solver_bytes(train_count: int, validation_count: int, size: int, num_classes
         size: The number of inputs D.
         num_classes: The number of classes C.
     """
-    inputs = (4 + 2 * 8) * train_count * size + 4 * validation_count * size  # as read, in float64, standardized
-    logits = 4 * 8 * train_count * num_classes
-    return inputs + logits + (2 * _HISTORY + 8) * 8 * num_classes * (size + 1)
+    block = min(train_count, _BLOCK)
+    computed = 8 * block * (2 * size + 6 * num_classes)  # the inputs in float64 and a copy; logits and gradients
+    return 4 * (train_count + validation_count) * size + computed + (2 * _HISTORY + 12) * 8 * num_classes * (size + 1)
 
 
 class LinearProblem:
     """Logistic regression for one set of training samples.
 
+    The inputs are neither copied nor converted as a whole: the loss is summed over blocks of samples.
+
     Args:
-        inputs: The inputs, (N, D).
+        inputs: The inputs, (N, D), float32 or float64.
         labels: The labels of the samples.
         num_classes: The number of classes C.
         loss: The loss.
     """
 
     def __init__(self, inputs: Tensor, labels: Labels, num_classes: int, loss: Loss) -> None:
-        values = inputs.to(torch.float64)
-        self._mean = values.mean(dim=0)
-        deviation = values.std(dim=0, correction=0)
-        # A constant input, up to rounding, carries nothing; dividing by its deviation would only amplify the rounding.
-        is_constant = deviation <= 1e-6 * self._mean.abs()
-        self._scale = torch.where(is_constant, 1.0, deviation)
-        self._inputs = (values - self._mean).div_(self._scale).masked_fill_(is_constant, 0.0)
-        self._labels = torch.from_numpy(labels)
-        if labels.ndim == 2:
-            self._labels = self._labels.to(torch.float64)
+        self._inputs, self._labels = inputs, torch.from_numpy(labels)
         self._loss = loss
         self._total_weight = loss.total_weight(labels)
-        self._standardized = torch.zeros(num_classes, values.shape[1] + 1, dtype=torch.float64)
+        count, size = inputs.shape
+        self._mean = torch.stack([block.sum(dim=0) for block, _ in self._blocks()]).sum(dim=0) / count
+        squares = torch.stack([(block - self._mean).square_().sum(dim=0) for block, _ in self._blocks()])
+        deviation = (squares.sum(dim=0) / count).sqrt_()
+        # A constant input, up to rounding, carries nothing; dividing by its deviation would only amplify the rounding.
+        # So does one that is smaller than others by many orders: the weights of a solution must fit into float32.
+        is_constant = (deviation <= 1e-6 * self._mean.abs()) | (deviation <= _SMALLEST_DEVIATION * deviation.max())
+        self._factor = torch.where(is_constant, 0.0, 1 / deviation)
+        self._standardized = torch.zeros(num_classes, size + 1, dtype=torch.float64)
+
+    def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the inputs of some samples in float64, and their labels."""
+        for inputs, labels in zip(self._inputs.split(_BLOCK), self._labels.split(_BLOCK), strict=True):
+            yield inputs.to(torch.float64), labels.to(torch.float64) if labels.ndim == 2 else labels
 
     def solve(
         self, penalty: float, *, tolerance: float = 1e-6, should_stop: Callable[[], bool] = _never
@@ -144,18 +155,28 @@ class LinearProblem:
             if should_stop():
                 raise StopRequested
             solver.zero_grad()
-            weight, bias = parameters[:, :-1], parameters[:, -1]
-            total = self._loss.weighted_sum(self._inputs @ weight.T + bias, self._labels)
-            value = total / self._total_weight + penalty / 2 * weight.square().sum()
+            value = penalty / 2 * parameters[:, :-1].square().sum()
             value.backward()
+            # The gradient of the weights of plain inputs, summed over the blocks, then that of the parameters.
+            plain = self._unstandardized(parameters)
+            weight, bias = (entry.detach().requires_grad_() for entry in plain)
+            value = value.detach()
+            for inputs, labels in self._blocks():
+                loss = self._loss.weighted_sum(inputs @ weight.T + bias, labels) / self._total_weight
+                loss.backward()
+                value += loss.detach()
+            torch.autograd.backward(plain, [weight.grad, bias.grad])
             return value
 
         solver.step(evaluate)
         self._standardized = parameters.detach()
-        weight = self._standardized[:, :-1] / self._scale
-        bias = self._standardized[:, -1] - weight @ self._mean
         state: Mapping[str, Any] = solver.state[parameters]
-        return LinearSolution(weight, bias, int(state["n_iter"]))
+        return LinearSolution(*self._unstandardized(self._standardized), int(state["n_iter"]))
+
+    def _unstandardized(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weight (C, D) and the bias (C,) for inputs as they are, given those for standardized ones."""
+        weight = parameters[:, :-1] * self._factor
+        return weight, parameters[:, -1] - weight @ self._mean
 
 
 def choose_penalty(

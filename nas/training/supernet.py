@@ -10,8 +10,11 @@ supernet, including one received gradient and the sum. A single process adds eac
 3 times. An error in one process closes the group, so that the other processes do not wait for it.
 """
 
+import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,7 +28,9 @@ from nas.search.space import Architecture
 from nas.training.batches import BatchSchedule, BatchSelection
 from nas.training.checkpoint import TrainingCheckpoint
 from nas.training.distributed import GradientGroup, SingleProcessGroup
+from nas.training.linear_start import start_classifiers
 from nas.training.losses import build_loss
+from nas.training.stopping import StopRequested
 from nas.training.supernet_sampling import Sampler
 from nas.training.trainer import Distillation, Trainer
 
@@ -103,7 +108,7 @@ def train_supernet(
     trainer = Trainer(model=supernet, recipe=recipe, step_count=step_count, loss=loss_function)
     checkpoint = TrainingCheckpoint(training.checkpoint_path, trainer, sampler.count, training.seed)
     try:
-        step = first_step = _start(checkpoint, group)
+        step = first_step = _start(checkpoint, group, partial(_start_classifiers, supernet, training, should_stop))
         while not group.any(should_stop()):
             elapsed = min(max(elapsed_fraction(), 0.0), 1.0)
             position = group.broadcast_int(max(step, first_step + int(elapsed * (step_count - first_step))))
@@ -126,13 +131,37 @@ def train_supernet(
     return step
 
 
-def _start(checkpoint: TrainingCheckpoint, group: GradientGroup) -> int:
-    """Give every process the weights and optimizer state of rank 0; return the number of finished steps."""
+def _start(checkpoint: TrainingCheckpoint, group: GradientGroup, begin: Callable[[], None]) -> int:
+    """Give every process the weights and optimizer state of rank 0; return the number of finished steps.
+
+    Args:
+        checkpoint: The checkpoint, which rank 0 restores.
+        group: The processes.
+        begin: Function that rank 0 calls before the first step.
+    """
     step = checkpoint.restore() if group.rank == 0 else 0
+    if group.rank == 0 and not step:
+        begin()
     if group.size == 1:
         return step
     content = group.broadcast_bytes(checkpoint.to_bytes(step) if group.rank == 0 else b"")
     return checkpoint.load_bytes(content) if group.rank > 0 else step
+
+
+def _start_classifiers(supernet: FusionModel, training: SupernetTraining, should_stop: Callable[[], bool]) -> None:
+    """Set the classifiers as the recipe says; not if the training is to stop, since it then starts again."""
+    if training.recipe.classifier_start == "random":
+        return
+    architecture = training.sampler.step(0)[0]  # which fits, as the largest one may not
+    with contextlib.suppress(StopRequested):
+        start_classifiers(
+            supernet,
+            training.split,
+            training.recipe,
+            architecture=architecture,
+            batch_size=math.ceil(training.recipe.batch_size / training.micro_batches(architecture)),
+            should_stop=should_stop,
+        )
 
 
 def _sum_gradients(

@@ -102,6 +102,14 @@ def test_units_and_constants_of_inputs_do_not_matter() -> None:
     assert not found.weight[:, 6:].any()
 
 
+def test_input_that_is_smaller_than_others_by_many_orders_counts_as_constant() -> None:
+    """LayerNorm with an extinct gain puts out such values; their weights would not fit into float32."""
+    inputs, labels = data(50, 6, 3)
+    inputs[:, 2] *= 1e-36
+    solution = LinearProblem(inputs, labels, 3, loss_of(labels, 3)).solve(0.1)
+    assert not solution.weight[:, 2].any() and solution.logits(inputs).isfinite().all()
+
+
 @pytest.mark.parametrize("is_multi_label", [False, True])
 def test_choice_equals_an_exhaustive_one(is_multi_label: bool) -> None:
     classes = 3

@@ -72,6 +72,8 @@ def sizes_of(image_encoder: Encoder, text_encoder: Encoder) -> EncoderSizes:
 class FusionModel(nn.Module, ABC):
     """The trained part of a fusion model of one architecture.
 
+    Its logits are the mean of those of its linear classifiers, which it calls as modules.
+
     Frozen encoders are not part of `state_dict`: only trained tensors are saved. The names of trained prompts contain
     `prompts`, those of classifiers `classifier`, and trained encoders are called `image_encoder` and `text_encoder`:
     each kind has its own learning rate.

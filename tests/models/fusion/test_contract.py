@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas.config.data_schema import FeaturesConfig
 from nas.data.features.store import Batch
@@ -339,6 +339,22 @@ def test_blind_prompts_equal_those_of_one_joint_sequence(text: TinyFamily) -> No
 
 
 # Trained parameters
+
+
+@every_family
+def test_logits_are_the_mean_of_those_of_the_classifiers_that_are_called(family: str) -> None:
+    model = fresh(family)
+    found: list[Tensor] = []
+
+    def record(classifier: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        assert isinstance(classifier, nn.Linear) and inputs[0].shape == (len(output), classifier.in_features)
+        found.append(output)
+
+    for name, module in model.named_children():
+        if "classifier" in name:
+            module.register_forward_hook(record)
+    logits = logits_of(model, *raw_batch())
+    torch.testing.assert_close(torch.stack(found).mean(dim=0), logits)
 
 
 @every_family
