@@ -6,7 +6,7 @@ PIP_ARGS ?=
 BUDGET ?= 4m
 RUN_DIR ?= runs/demo
 
-.PHONY: install search test fast-tests lint docs clean
+.PHONY: install search test fast-tests lint types docs clean
 
 install: .venv/.installed
 
@@ -26,6 +26,10 @@ search: install
 lint: install
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy --strict nas
+
+# The types of everything; longer than those of the package alone.
+types: install
 	.venv/bin/mypy --strict nas benchmarks demo tests
 
 test: lint fast-tests
