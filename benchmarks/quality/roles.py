@@ -253,7 +253,7 @@ def _facts(directory: Path) -> dict[str, Any]:
     config = run.config
     metric = config.search.objective
     race = reliability["race"]
-    single_answer = SINGLE if race is None or race["answer"] == BEST else race["answer"]  # the simpler of equals
+    single_answer = _single_answer(reliability)
     ensemble = choice.ensemble
     validation = {role: entry["validation"][metric] for role, entry in report.items()}
     return {
@@ -271,3 +271,17 @@ def _facts(directory: Path) -> dict[str, Any]:
         "peak_bytes": max(entry["measured_peak_bytes"] for entry in report.values()),
         "memory_bytes": config.budget.memory_bytes,
     }
+
+
+def _single_answer(reliability: Mapping[str, Any]) -> str:
+    """Return the role of the answer where it is no ensemble: a simpler model unless the best beats it beyond chance.
+
+    Without a race nothing is beyond chance.
+    """
+    if reliability["race"] is not None:
+        answer = str(reliability["race"]["answer"])
+    elif reliability["linear"] is not None:
+        answer = LINEAR
+    else:
+        answer = BEST if reliability["default"] is None or reliability["is_default_best"] else DEFAULT
+    return SINGLE if answer == BEST else answer

@@ -2,7 +2,7 @@
 
 import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,10 +105,10 @@ def fill_time(directory: Path, options: ExecutionOptions, reporter: Reporter) ->
         seconds.append(result.seconds)
         reporter.note(f"{result.key.name}: {result.score:.4f} after {account.spent_seconds:.0f} s")
 
-    with _workers(run.config, prepared, directory, options) as pool:
+    with _workers(run.config, prepared, directory, options) as submit:
         account.start("race")
         try:
-            _run(pool, jobs, _count(options), may_start, take, account.tick)
+            run_jobs(submit, jobs, processes=_count(options), may_start=may_start, take=take, tick=account.tick)
         finally:
             account.stop()
 
@@ -145,8 +145,8 @@ def train_fresh(
         weights.path.unlink()
         reporter.note(f"{result.key.name}: {result.score:.4f}")
 
-    with _workers(run.config, prepared, directory, options) as pool:
-        _run(pool, jobs, _count(options), lambda: True, take, lambda: None)
+    with _workers(run.config, prepared, directory, options) as submit:
+        run_jobs(submit, jobs, processes=_count(options), may_start=lambda: True, take=take)
 
 
 def _count(options: ExecutionOptions) -> int:
@@ -154,18 +154,24 @@ def _count(options: ExecutionOptions) -> int:
 
 
 @contextmanager
-def _workers(config: Config, prepared: SearchContext, directory: Path, options: ExecutionOptions) -> Iterator[Executor]:
-    """Start processes that train with one thread each; with 0 workers, a thread of this process."""
+def _workers(
+    config: Config, prepared: SearchContext, directory: Path, options: ExecutionOptions
+) -> Iterator[Callable[[Job], Future[Result]]]:
+    """Start processes that train with one thread each; with 0 workers, a thread of this process.
+
+    Yields:
+        The function that starts a job.
+    """
     setup = write_worker_setup(config, prepared, directory, thread_count=1)
     if options.worker_count == 0:
         with ThreadPoolExecutor(1, initializer=_Worker.start, initargs=(setup,)) as threads:
-            yield threads
+            yield lambda job: threads.submit(_Worker.train, job)
         return
     context = multiprocessing.get_context("spawn")  # forked processes would inherit locks
     with ProcessPoolExecutor(_count(options), context, _Worker.start, (setup,)) as pool:
         for waiting in [pool.submit(_Worker.is_ready) for _ in range(_count(options))]:
             waiting.result()  # the start of the processes is not counted, like that of a search's workers
-        yield pool
+        yield lambda job: pool.submit(_Worker.train, job)
 
 
 class _Worker:
@@ -188,19 +194,29 @@ class _Worker:
         return result
 
 
-def _run(
-    pool: Executor,
+def run_jobs(
+    submit: Callable[[Job], Future[Result]],
     jobs: Iterator[Job],
+    *,
     processes: int,
     may_start: Callable[[], bool],
     take: Callable[[Result], None],
-    tick: Callable[[], None],
+    tick: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run jobs as long as there is time for another one, and take the results as they come."""
+    """Run jobs as long as there is time for another one, and take the results as they come.
+
+    Args:
+        submit: Starts a job.
+        jobs: The jobs in their order.
+        processes: The number of jobs that run at once.
+        may_start: Returns whether there is time for another job.
+        take: Receives the result of every job.
+        tick: Called about once a second.
+    """
     running: set[Future[Result]] = set()
     while True:
         while len(running) < processes and may_start() and (job := next(jobs, None)) is not None:
-            running.add(pool.submit(_Worker.train, job))
+            running.add(submit(job))
         if not running:
             return
         ended, running = wait(running, _POLL_SECONDS, FIRST_COMPLETED)

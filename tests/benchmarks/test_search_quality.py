@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from benchmarks.quality.cells import SEEDS, Cell, ordered_cells, run_cells
 from benchmarks.quality.figures import PAIRS, Evidence, compare, gather
 from benchmarks.quality.predictions import Counts, counts_of
 from benchmarks.quality.roles import DEMO_RECIPE, role_values
+from benchmarks.quality.seeds import run_jobs
 from benchmarks.quality.tasks import BenchmarkTask, hide_test, suite_tasks
 from nas.config.load import parse_config
 from nas.training.metrics import evaluate_logits
@@ -84,6 +86,37 @@ def test_interrupted_cell_runs_again() -> None:
         run_cells(cells, run, done.__contains__, **options)
     assert run_cells(cells, run, done.__contains__, **options) == []
     assert done == cells
+
+
+def test_further_seeds_start_only_while_there_is_time() -> None:
+    """A training takes 10 seconds, and one starts every 5: the last that fits into 30 starts at 20."""
+    clock, started, taken = Clock(), list[int](), list[Any]()
+    jobs: Any = iter(range(100))
+
+    def submit(job: Any) -> Future[Any]:
+        started.append(job)
+        future: Future[Any] = Future()
+        future.set_result(f"result {job}")
+        clock.seconds += 5
+        return future
+
+    run_jobs(
+        submit,
+        jobs,
+        processes=2,
+        may_start=lambda: clock.seconds + 10 <= 30,
+        take=taken.append,
+    )
+    assert started == [0, 1, 2, 3, 4]
+    assert sorted(taken) == [f"result {job}" for job in started]
+
+
+def test_failed_training_ends_the_cell() -> None:
+    failed: Future[Any] = Future()
+    failed.set_exception(RuntimeError("no memory"))
+    jobs: Any = iter([0, 1])
+    with pytest.raises(RuntimeError, match="no memory"):
+        run_jobs(lambda job: failed, jobs, processes=1, may_start=lambda: True, take=lambda result: None)
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "micro_f1"])
