@@ -87,7 +87,7 @@ def fill_time(directory: Path, options: ExecutionOptions, reporter: Reporter) ->
     run = read_run(directory)
     (first,) = read_study(directory, run).results("full")
     store, account = RerunStore(directory / RERUNS), TimeAccount(directory / "time.json")
-    total, most = Deadlines(run.config.budget).total_seconds, run.config.search.rerun_seeds
+    total, most = Deadlines.of_fractions(run.config.budget).total_seconds, run.config.search.rerun_seeds
     known = {result.key.number: result for result in store.results() if isinstance(result.key, RerunKey)}
     seconds = [first.seconds, *(result.seconds for result in known.values())]
 

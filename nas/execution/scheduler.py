@@ -72,6 +72,11 @@ class JobScheduler:
     def slot_count(self) -> int:
         return sum(pool.slot_count for pool in self._pools.values())
 
+    def capacity(self, peak_bytes: int) -> int:
+        """Return the number of jobs with a peak that run at once, at least one."""
+        counts = (min(pool.slot_count, pool.budget_bytes // max(peak_bytes, 1)) for pool in self._pools.values())
+        return max(sum(counts), 1)
+
     def run(
         self,
         plan: Plan,

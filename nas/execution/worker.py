@@ -14,12 +14,13 @@ from nas.config.training_schema import LearningRatesConfig
 from nas.data.features.store import FeatureStore
 from nas.execution.base import SupernetJob, SupernetProgress
 from nas.execution.grant import GrantExceeded, MemoryGrant
+from nas.execution.speed_job import speed_result
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.measurement import map_large_tensors
 from nas.models.encoders.partial_checkpoint import load_tail
 from nas.models.fusion.base import FusionModel
 from nas.models.fusion.supernet import build_model, build_supernet, extract
-from nas.search.keys import CandidateKey, DefaultKey, ModelKey, RerunKey
+from nas.search.keys import CandidateKey, DefaultKey, ModelKey, RerunKey, SpeedKey
 from nas.search.space import RAW
 from nas.search.trial import Failure, Job, Result
 from nas.training.checkpoint import load_weights, save_weights, training_facts
@@ -135,6 +136,10 @@ class CandidateWorker:
         self._stop.clear()
         is_stopped = self._stop_condition(should_stop)
         with self._grant.limit(limit_bytes, job.reserved_bytes):
+            if isinstance(job.key, SpeedKey):
+                return [
+                    speed_result(job, self.fresh_model(job), self._store.splits, self.setup.config.recipe, is_stopped)
+                ]
             logits = self._score(job, is_stopped) if job.stage == "one_shot" else [self._train(job, is_stopped)]
             latencies = [self._latency_seconds(member) for member in job.members]
         seconds = (time.monotonic() - started) / len(logits)

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from nas.config.schema import Config
-from nas.search.keys import ModelKey
+from nas.search.keys import ModelKey, SpeedKey
 from nas.search.trial import Stage
 
 FROZEN_FILES = ("image_encoder.pt", "text_encoder.pt")
@@ -81,6 +81,8 @@ class WorkerSetup:
 
     def training_files(self, key: ModelKey, stage: Stage) -> list[Path]:
         """Return the paths of the files that a short or full training has written here."""
+        if isinstance(key, SpeedKey):
+            return []
         logits = self.logits_path(key)
         return [self.weights_path(key, stage), *([logits] if stage == "full" and logits.exists() else [])]
 

@@ -1,13 +1,15 @@
 """Check a configuration against its encoders and its memory budget before any long computation."""
 
+import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from PIL import Image
 
 from nas.common.boundary import reading
 from nas.common.errors import BudgetError, ConfigError, EncoderError
-from nas.common.units import format_bytes
+from nas.common.units import format_bytes, format_seconds
 from nas.config.schema import Config
 from nas.data.preprocessing import Preprocessor
 from nas.memory.prediction import MemoryModel
@@ -15,7 +17,14 @@ from nas.models.encoders.base import Encoder
 from nas.models.encoders.folder_check import ErrorType
 from nas.models.encoders.pretrained import PROCESSOR_FILES, TOKENIZER_FILES, place_in
 from nas.models.fusion.base import sizes_of
+from nas.run.phase_plan import MAX_SHARE, least_seconds
+from nas.run.program_name import command_line
+from nas.run.speed import TrainingSpeed
 from nas.search.objectives import broken_prediction, memory_constraint
+
+_HOUR = 3600.0
+_REPEATED = 1.05
+"""What a named least budget is longer than needed: a later measurement may find the machine a little slower."""
 
 
 def image_shape(preprocessor: Preprocessor) -> tuple[int, ...]:
@@ -78,6 +87,42 @@ def check_lengths(config: Config, train_samples: int, *, source: str) -> None:
             f"{train_samples:,} training samples in batches of {recipe.batch_size}), got {short}"
         )
         raise ConfigError(source, [problem])
+
+
+def check_time(config: Config, speed: TrainingSpeed, directory: Path, *, full_steps: int, spent_seconds: float) -> None:
+    """Check that the time budget holds a full training of the default.
+
+    Args:
+        config: The configuration of the search, which has a time budget.
+        speed: The measured speed.
+        directory: The run directory.
+        full_steps: The number of steps of a full training.
+        spent_seconds: The time that the search has used before its phases of training.
+
+    Raises:
+        BudgetError: If it does not; names the least one that does.
+    """
+    needed, given = spent_seconds + least_seconds(config, speed, full_steps), config.budget.time_seconds
+    assert given is not None
+    if given >= needed:
+        return
+    title = config.space.architecture_class.title
+    resume = command_line("resume", directory, rest=f"--budget {_rounded_up(needed)}")
+    raise BudgetError(
+        f"time budget {_shortest_text(given)}: holds no full training of the {title} default, which takes about "
+        f"{_shortest_text(speed.training_seconds(full_steps))} ({full_steps:,} steps) and gets at most "
+        f"{MAX_SHARE:.0%} of the time; expected at least {_rounded_up(needed)}: {resume}"
+    )
+
+
+def _rounded_up(seconds: float) -> str:
+    """Return a duration that is a little longer, in whole seconds or, above an hour, minutes."""
+    unit = 1 if seconds < _HOUR else 60
+    return format_seconds(unit * math.ceil(seconds * _REPEATED / unit))
+
+
+def _shortest_text(seconds: float) -> str:
+    return format_seconds(seconds) if seconds >= 1 else f"{seconds:.2g}s"
 
 
 def check_inputs(

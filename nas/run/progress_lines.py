@@ -1,13 +1,13 @@
 """The lines that a search prints: one line per event, with a fixed form for each kind of event."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from nas.common.units import format_bytes, format_seconds
 from nas.execution.failure_policy import Verdict
+from nas.run.phase_plan import PhasePlan
 from nas.run.program_name import command_line
-from nas.run.time_budget import Deadlines
+from nas.run.time_budget import Phase
 from nas.search.keys import CandidateKey, DefaultKey, ModelKey, RecipeKey, RerunKey
 from nas.search.metric_registry import METRICS
 from nas.search.recipe_tuning import SETTINGS
@@ -30,6 +30,7 @@ STAGE_NOUNS: Mapping[Stage, str] = {
 """The activity of each stage."""
 
 PHASE_TITLES: Mapping[str, str] = {
+    "speed": "measuring the speed",
     "linear": "linear classifier",
     "arm": "default of the arm",
     "recipe": "recipe",
@@ -39,6 +40,16 @@ PHASE_TITLES: Mapping[str, str] = {
     "race": "race",
 }
 """The phases of a search, as its progress shows them."""
+
+_PLANNED_TITLES: Mapping[Phase, str] = {
+    "recipe": "recipe",
+    "supernet": "supernet",
+    "screening": "screening",
+    "short": "short training",
+    "finalists": "full training",
+    "race": "race",
+}
+_UNNEEDED_SHARE = 0.1
 
 VERDICT_TEXTS: Mapping[Verdict, str] = {
     "requeued": "requeued",
@@ -151,21 +162,28 @@ def supernet_line(done: int, total: int, process_count: int, seconds: float, *, 
     return f"Supernet: trained for {done} steps{shared}, {format_seconds(seconds)} used"
 
 
-def plan_line(deadlines: Deadlines) -> str | None:
-    """Return the line about the division of a time budget into phases; None without a time budget.
+def plan_lines(plan: PhasePlan, budget_seconds: float) -> list[str]:
+    """Return the lines about the division of a time budget into phases.
 
     Args:
-        deadlines: The ends of the phases.
+        plan: The division.
+        budget_seconds: The budget.
     """
-    if math.isinf(deadlines.total_seconds):
-        return None
-    recipe = f"recipe {format_seconds(deadlines.recipe_seconds)} → " if deadlines.recipe_seconds else ""
-    supernet = deadlines.supernet_seconds - deadlines.recipe_seconds
-    screening = deadlines.candidates_seconds - deadlines.supernet_seconds
-    full = deadlines.total_seconds - deadlines.candidates_seconds
-    return (
-        f"Plan: {recipe}supernet {format_seconds(supernet)} → screening {format_seconds(screening)} → full "
-        f"training and race {format_seconds(full)}"
+    unneeded = ""
+    if plan.unneeded_seconds > _UNNEEDED_SHARE * budget_seconds:
+        unneeded = f"; {format_seconds(plan.unneeded_seconds)} of the {format_seconds(budget_seconds)} are not needed"
+    return [
+        f"Plan: {planned_text(plan.seconds)}{unneeded}",
+        *(f"Left out: {_PLANNED_TITLES[phase]}: {reason}" for phase, reason in plan.left_out.items()),
+        *(f"Corrected: {line}" for line in plan.corrections),
+    ]
+
+
+def planned_text(seconds: Mapping[Phase, float]) -> str:
+    """Return the planned times of the phases: `supernet 1m36s → screening 20s → full training 36s → race up to 36s`."""
+    return " → ".join(
+        f"{_PLANNED_TITLES[phase]} {'up to ' if phase == 'race' else ''}{format_seconds(value)}"
+        for phase, value in seconds.items()
     )
 
 

@@ -14,7 +14,7 @@ from nas.run.progress_lines import STAGE_VERBS, failure_line, model_name, result
 from nas.run.recipe_file import RECIPE, RecipeFile
 from nas.run.reruns import RERUNS, RerunStore, write_default_result
 from nas.run.results_csv import keep_lost_results, write_results
-from nas.search.keys import CandidateKey, DefaultKey, RecipeKey, RerunKey
+from nas.search.keys import CandidateKey, DefaultKey, RecipeKey, RerunKey, SpeedKey
 from nas.search.objectives import Objectives
 from nas.search.recipe_tuning import SETTINGS
 from nas.search.trial import STAGES, Failure, Result, Stage
@@ -66,6 +66,8 @@ class ResultRecorder:
         """
         metric = self._config.search.objective
         match result.key:
+            case SpeedKey():
+                return
             case DefaultKey():
                 write_default_result(self.directory, result)
                 line = result_line("default", result, metric)

@@ -30,13 +30,14 @@ from nas.run.phases.arm_trial import ArmTrial
 from nas.run.phases.loop import Search
 from nas.run.phases.race import Outcome
 from nas.run.prepare import SearchContext, prepare
-from nas.run.progress_lines import counts_text, plan_line
+from nas.run.progress_lines import counts_text
 from nas.run.race_report import report_end
 from nas.run.reliability import build_report
 from nas.run.reruns import read_default_result, read_linear_result
 from nas.run.select import latest_results, nothing_eligible, nothing_scored
+from nas.run.speed import read_speed
 from nas.run.surroundings import check_surroundings
-from nas.run.time_budget import Deadlines, TimeAccount, time_file
+from nas.run.time_budget import TimeAccount, time_file
 from nas.search.trial import STAGES
 from nas.storage.study import Study
 from nas.storage.urls import storable_url, stored_url
@@ -180,7 +181,7 @@ class Session:
 
     def _open_study(self) -> Study:
         # Damage is an error now rather than after the search.
-        for check in (read_report, read_default_result, read_linear_result, read_choice):
+        for check in (read_report, read_default_result, read_linear_result, read_choice, read_speed):
             check(self._directory)
         storage = self._options.storage
         if storage is not None:  # a database may have been moved
@@ -293,7 +294,7 @@ class Session:
 
 
 def _announcement(config: Config, prepared: SearchContext, executor: Executor) -> list[str]:
-    """Return the lines about the resources of the search and their plan."""
+    """Return the lines about the resources of the search."""
     space, memory = config.space, prepared.memory
     slots = sum(device.slot_count for device in executor.devices)
     smallest, largest = (memory.predict(entry).peak_bytes for entry in (space.smallest, space.largest))
@@ -302,8 +303,7 @@ def _announcement(config: Config, prepared: SearchContext, executor: Executor) -
         f"{len(executor.devices)} device(s). Each training needs {format_bytes(smallest)} to {format_bytes(largest)}, "
         f"{format_bytes(memory.idle_bytes)} of it fixed overhead"
     ]
-    plan = plan_line(Deadlines(config.budget))
-    return [*lines, _disk_line(config, prepared), *([] if plan is None else [plan])]
+    return [*lines, _disk_line(config, prepared)]
 
 
 def _disk_line(config: Config, prepared: SearchContext) -> str:

@@ -3,8 +3,9 @@
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nas.common.sealed_json import read_sealed_json, write_sealed_json
 from nas.config.schema import BudgetConfig
@@ -99,19 +100,47 @@ def _to_times(values: Mapping[str, Any]) -> tuple[float, dict[str, float]]:
     return float(values["spent_seconds"]), {str(name): float(seconds) for name, seconds in values["phases"].items()}
 
 
+Phase = Literal["recipe", "supernet", "screening", "short", "finalists", "race"]
+"""A phase that a time budget is divided among; candidates are screened and trained briefly in turns."""
+
+
+@dataclass(frozen=True)
 class Deadlines:
     """The end of each phase in seconds of running time; infinite without a time budget.
 
     Args:
-        budget: The budget of the search.
+        recipe_seconds: The end of the recipe phase.
+        supernet_seconds: The end of the supernet's training.
+        candidates_seconds: The end of screening and short training.
+        finalists_seconds: The time by which a full training of a finalist has to be finished, so that there is a race.
+        total_seconds: The end of the search.
+        longest: The longest duration of phases that the search need not spend all of its time on.
+        left_out: The phases that are left out.
     """
 
-    def __init__(self, budget: BudgetConfig) -> None:
-        total = float("inf") if budget.time_seconds is None else budget.time_seconds
+    recipe_seconds: float
+    supernet_seconds: float
+    candidates_seconds: float
+    finalists_seconds: float
+    total_seconds: float
+    longest: Mapping[str, float] = field(default_factory=dict)
+    left_out: frozenset[Phase] = frozenset()
+
+    @classmethod
+    def of_fractions(cls, budget: BudgetConfig) -> "Deadlines":
+        """Return the deadlines by the fractions of a budget, where the speed of the search is not known.
+
+        Args:
+            budget: The budget of the search.
+        """
+        total = math.inf if budget.time_seconds is None else budget.time_seconds
         # A fraction of zero skips the phase; infinity times zero would be no number.
-        self.recipe_seconds = total * budget.recipe_fraction if budget.recipe_fraction else 0.0
-        self.supernet_seconds = self.recipe_seconds + total * budget.supernet_fraction
-        self.candidates_seconds = total * (1 - budget.finalists_fraction)
-        # Half of the time for full trainings is kept for further seeds of them.
-        self.finalists_seconds = total * (1 - budget.finalists_fraction / 2)
-        self.total_seconds = total
+        recipe = total * budget.recipe_fraction if budget.recipe_fraction else 0.0
+        return cls(
+            recipe_seconds=recipe,
+            supernet_seconds=recipe + total * budget.supernet_fraction,
+            candidates_seconds=total * (1 - budget.finalists_fraction),
+            # Half of the time for full trainings is kept for further seeds of them.
+            finalists_seconds=total * (1 - budget.finalists_fraction / 2),
+            total_seconds=total,
+        )

@@ -1,4 +1,7 @@
-"""Estimate the time of every phase of a search from the speed of its first supernet steps. Plain arithmetic."""
+"""Estimate the time of what follows the first supernet steps from their speed. Plain arithmetic.
+
+A search with a time budget is planned before (see `nas.run.phase_plan`); here it learns whether its supernet fits.
+"""
 
 import math
 import time
@@ -7,7 +10,6 @@ from dataclasses import dataclass
 
 from nas.common.units import format_seconds
 from nas.config.schema import Config
-from nas.run.time_budget import Deadlines
 
 SHOWN_FROM_SECONDS = 60.0
 """The shortest search whose times are worth a line."""
@@ -55,12 +57,14 @@ class Speed:
         process_count: The number of these processes, and of jobs that run at once afterwards.
         steps_left: The number of steps that the supernet is still to be trained for.
         spent_seconds: The time that the search has used until now.
+        seconds_left: The time until the end of the supernet's training; infinite without a time budget.
     """
 
     step_seconds: float
     process_count: int
     steps_left: int
     spent_seconds: float
+    seconds_left: float = math.inf
 
 
 class TimePlan:
@@ -74,60 +78,58 @@ class TimePlan:
 
     def __init__(self, config: Config, *, full_steps: int, validation_count: int) -> None:
         self._config = config
-        self._deadlines = Deadlines(config.budget)
         self._full_steps = full_steps
         self._validation_batches = validation_count / config.recipe.batch_size
 
-    def seconds(self, speed: Speed) -> Mapping[str, float]:
-        """Return the seconds that are left for each phase: supernet, candidates, finalists and race.
-
-        With a time budget, screening takes what the supernet leaves until its deadline.
+    def seconds(self, trials: int, speed: Speed) -> Mapping[str, float]:
+        """Return the seconds that supernet, candidates, finalists and race of a search without a time budget take.
 
         Args:
+            trials: The number of candidates.
             speed: The measured speed.
         """
-        search, deadlines = self._config.search, self._deadlines
+        search = self._config.search
         step, evaluation = self._training_step(speed), self._evaluation(speed)
-        supernet = min(self._needed(speed), max(deadlines.supernet_seconds - speed.spent_seconds, 0.0))
-        until = speed.spent_seconds + supernet
-        candidates = max(deadlines.candidates_seconds - until, 0.0)
-        if self._config.budget.trials is not None:
-            short = search.short_training_steps * step + evaluation
-            each = evaluation + search.promotion_fraction * short
-            candidates = min(candidates, self._config.budget.trials * each / speed.process_count)
+        short = search.short_training_steps * step + evaluation
+        each = evaluation + search.promotion_fraction * short
         full = self._full_steps * step + evaluation
-        rounds = math.ceil((search.finalists + 1) / speed.process_count)  # the default is trained as well
-        if not math.isinf(deadlines.total_seconds):
-            # Those are trained for which there is time, and one in any case.
-            end = deadlines.finalists_seconds if search.rerun_seeds else deadlines.total_seconds
-            rounds = max(min(rounds, int((end - until - candidates) / full)), 1)
-        race = math.ceil((search.finalists + 1) * search.rerun_seeds / speed.process_count) * full
-        race = min(race, max(deadlines.total_seconds - until - candidates - rounds * full, 0.0))
-        return {"supernet": supernet, "candidates": candidates, "finalists": rounds * full, "race": race}
+        models = search.finalists + 1  # the default is trained as well
+        return {
+            "supernet": self._needed(speed),
+            "candidates": trials * each / speed.process_count,
+            "finalists": math.ceil(models / speed.process_count) * full,
+            "race": math.ceil(models * search.rerun_seeds / speed.process_count) * full,
+        }
 
     def lines(self, speed: Speed) -> list[str]:
-        """Return the lines about the times, and about a supernet that is longer than its share; none if all is short.
+        """Return the lines about the times, and about a supernet that is longer than its time; none if all is short.
 
         Args:
             speed: The measured speed.
         """
-        seconds = self.seconds(speed)
+        budget = self._config.budget
+        if budget.time_seconds is not None:
+            return self._correction(speed) if budget.time_seconds >= SHOWN_FROM_SECONDS else []
+        assert budget.trials is not None
+        seconds = self.seconds(budget.trials, speed)
         if speed.spent_seconds + sum(seconds.values()) < SHOWN_FROM_SECONDS:
             return []
-        lines = [
+        return [
             f"Estimated from the first steps: supernet {format_seconds(seconds['supernet'])} → screening "
             f"{format_seconds(seconds['candidates'])} → full training {format_seconds(seconds['finalists'])} → "
             f"race up to {format_seconds(seconds['race'])}"
         ]
+
+    def _correction(self, speed: Speed) -> list[str]:
         needed = self._needed(speed)
-        if needed > seconds["supernet"]:
-            fitting = int(seconds["supernet"] / speed.step_seconds)
-            lines.append(
-                f"Supernet: supernet.steps: {speed.steps_left} more steps need {format_seconds(needed)}, but "
-                f"budget.supernet_fraction leaves {format_seconds(seconds['supernet'])}; corrected to about {fitting}, "
-                "over which the learning rate decays"
-            )
-        return lines
+        if needed <= speed.seconds_left:
+            return []
+        fitting = int(max(speed.seconds_left, 0.0) / speed.step_seconds)
+        return [
+            f"Supernet: supernet.steps: {speed.steps_left} more steps need {format_seconds(needed)}, but its part of "
+            f"the time leaves {format_seconds(speed.seconds_left)}; corrected to about {fitting}, over which the "
+            "learning rate decays"
+        ]
 
     def _needed(self, speed: Speed) -> float:
         return speed.steps_left * speed.step_seconds

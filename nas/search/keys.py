@@ -96,7 +96,23 @@ class RecipeKey:
         return f"recipe_{self.setting}_seed_{self.seed}"
 
 
-ModelKey = CandidateKey | DefaultKey | LinearKey | RerunKey | ComparisonKey | RecipeKey
+@dataclass(frozen=True)
+class SpeedKey:
+    """Key of a training of a few steps that measures the speed of a worker; nothing of it is kept.
+
+    Args:
+        worker: The number of the worker, from 0.
+    """
+
+    worker: int
+
+    @property
+    def name(self) -> str:
+        """The key as a part of a file name."""
+        return f"speed_{self.worker}"
+
+
+ModelKey = CandidateKey | DefaultKey | LinearKey | RerunKey | ComparisonKey | RecipeKey | SpeedKey
 """Key of a model: an architecture together with the weights that a job gives it."""
 
 _RERUN = re.compile(r"rerun_(?:default|trial_(\d+))_(\d+)")

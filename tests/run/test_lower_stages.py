@@ -128,8 +128,13 @@ def test_complete_training_replaces_the_result_of_a_lower_stage(
 
 
 def test_run_without_a_score_says_so_and_how_to_continue(
-    project: Project, options: ExecutionOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    project: Project,
+    options: ExecutionOptions,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("nas.run.phases.loop.check_time", no_training)
     run = tmp_path / "run"
     output = run_search(project.root / "search.yaml", run, options, time_seconds=0.001)
     hint = f"continue with a larger one: python run_search.py resume {run} --budget ..."

@@ -341,3 +341,15 @@ def test_default_that_fails_leaves_the_other_finalists(tmp_path: Path) -> None:
     assert "default full training failed: diverged\n" in output.getvalue()
     with Study(tmp_path, config.space, name="run") as study:
         assert study.count("full") == config.search.finalists and study.rejections == []
+
+
+def test_without_short_training_the_best_screened_candidates_are_the_finalists(tmp_path: Path) -> None:
+    config = config_with(budget__trials=12)
+    executor = SimulatedExecutor([2], random.Random(0))
+    search(tmp_path, config, executor, default=config.space.largest, left_out=["short"])
+    with Study(tmp_path, config.space, name="run", config=config.as_dict()) as study:
+        assert not study.count("short")
+        ranked = sorted(study.results("one_shot"), key=lambda result: -result.score)
+        finalists = {result.architecture for result in study.results("full")} - {config.space.largest}
+        best = [result.architecture for result in ranked if result.architecture != config.space.largest]
+        assert finalists and finalists == set(best[: len(finalists)])

@@ -141,7 +141,7 @@ def test_race_ends_in_time(tmp_path: Path) -> None:
 
     account = TimeAccount(tmp_path / "raced.json", now=lambda: seconds)
     account.start("race")
-    clock = SearchClock(account, Deadlines(config.budget), Interruption())
+    clock = SearchClock(account, Deadlines.of_fractions(config.budget), Interruption())
     executor = SimulatedExecutor([1], random.Random(0), on_end=pass_time)
     found = race(tmp_path, executor, clock=clock)
     assert found.race is not None and found.default is not None
@@ -154,6 +154,16 @@ def test_race_ends_in_time(tmp_path: Path) -> None:
 def test_no_time_leaves_the_first_seed_of_each(tmp_path: Path) -> None:
     found = race(tmp_path, SimulatedExecutor([1], random.Random(0)), search__rerun_seeds=0)
     assert found.race is not None and found.race.standing.looks == 0
+    assert [len(scores) for scores in found.race.field.values()] == [1, 1, 1]
+
+
+def test_race_that_is_left_out_has_the_seeds_that_there_are(tmp_path: Path) -> None:
+    config = config_with(budget__time="60s")
+    account = TimeAccount(tmp_path / "raced.json", now=lambda: 0.0)
+    deadlines = replace(Deadlines.of_fractions(config.budget), left_out=frozenset(["race"]))
+    clock = SearchClock(account, deadlines, Interruption())
+    found = race(tmp_path, SimulatedExecutor([1], random.Random(0)), clock=clock)
+    assert found.race is not None and found.best is not None
     assert [len(scores) for scores in found.race.field.values()] == [1, 1, 1]
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import random
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from nas.config.schema import Config
 from nas.run.executors import ExecutionOptions
 from nas.run.phases.recipe import RecipePhase
 from nas.run.recipe_file import RECIPE, RecipeFile
+from nas.run.time_budget import Phase
 from nas.search.recipe_tuning import SETTINGS, TRAININGS, RecipeSetting
 from nas.search.trial import Failure, Job
 from nas.storage.study import Study
@@ -25,11 +27,17 @@ from tests.support.runs import results_of, resume_search, run_search, without_me
 from tests.support.search_loop import FULL_STEPS, Killed, SimulatedExecutor, build_context, config_with, peak_bytes
 
 
-def tune(directory: Path, config: Config, executor: SimulatedExecutor, budget_bytes: int = 1000) -> RecipeFile:
+def tune(
+    directory: Path,
+    config: Config,
+    executor: SimulatedExecutor,
+    budget_bytes: int = 1000,
+    left_out: Collection[Phase] = (),
+) -> RecipeFile:
     """Run or resume the phase without training."""
     output = io.StringIO()
     with Study(directory, config.space, name="run", config=config.as_dict()) as study:
-        context = build_context(directory, config, study, executor, budget_bytes, LineReporter(output))
+        context = build_context(directory, config, study, executor, budget_bytes, LineReporter(output), left_out)
         RecipePhase(config.space.largest, full_steps=FULL_STEPS).run(context)
         return context.recorder.recipe
 
@@ -85,6 +93,13 @@ def test_failing_setting_is_left_out_and_the_smallest_stands_in_for_a_default_th
 def test_without_its_fraction_of_the_time_the_recipe_is_used_as_it_is(tmp_path: Path) -> None:
     file = tune(tmp_path, config_with(), SimulatedExecutor([1], random.Random(0)))
     assert file.chosen is None and file.setting == RecipeSetting() and not (tmp_path / RECIPE).exists()
+
+
+def test_recipe_that_was_left_out_for_lack_of_time_stays_as_configured(tmp_path: Path) -> None:
+    left_out = tune(tmp_path, tuned(), SimulatedExecutor([1], random.Random(0)), left_out=["recipe"])
+    assert left_out.chosen == 0 and not left_out.results()
+    later = tune(tmp_path, tuned(), SimulatedExecutor([1], random.Random(0)))
+    assert later.chosen == 0 and not later.results(), "what was computed meanwhile cannot be compared with another"
 
 
 def test_fractions_of_the_phases_leave_time_for_candidates() -> None:

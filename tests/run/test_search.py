@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from nas.cli import main
-from nas.common.errors import DataError, NasError, StudyError, TrainingError
+from nas.common.errors import BudgetError, DataError, NasError, StudyError, TrainingError
 from nas.config.load import load_config
 from nas.execution.worker import CandidateWorker
 from nas.run.executors import ExecutionOptions
@@ -220,15 +220,22 @@ def test_missing_test_split_is_reported_before_the_search(
     assert not (tmp_path / "run").exists()
 
 
-def test_time_budget_ends_the_search_and_more_time_continues_it(
+def test_time_budget_that_holds_no_training_is_refused_and_more_time_continues_the_search(
     project: Project, options: ExecutionOptions, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    output = run_search(project.root / "search.yaml", run, options, time_seconds=0.001)
-    assert re.search(r"^Supernet: time was up after \d+ of 12 steps", output, re.MULTILINE)
-    assert re.search(r"^Plan: supernet \S+ → screening \S+ → full training and race \S+$", output, re.MULTILINE)
-    assert "No candidate was scored within the budget; continue with a larger one: " in output
-    resume_search(run, options, trials=8)
+    with pytest.raises(BudgetError, match=r"time budget 0\.001s: holds no full training of the PMF default") as caught:
+        run_search(project.root / "search.yaml", run, options, time_seconds=0.001)
+    assert not (run / "supernet.safetensors").exists() and not (run / "linear.json").exists()
+    assert re.search(rf"expected at least \d+s: .* resume {run} --budget \d+s$", str(caught.value))
+    output = resume_search(run, options, time_seconds=600.0, trials=8)
+    assert "Phase: measuring the speed" not in output, "it is known"
+    plan, *left_out = [line for line in output.splitlines() if line.startswith(("Plan: ", "Left out: "))]
+    assert re.match(r"Plan: supernet \S+ → screening \S+ → short training \S+ → full training \S+; ", plan)
+    assert left_out == [
+        "Left out: recipe: budget.recipe_fraction is 0, the recipe is used as it is",
+        "Left out: race: search.rerun_seeds is 0",
+    ]
     assert counts_of(run) == [8, 4, 2]
     assert {result.supernet_steps for result in results_of(run)["one_shot"]} == {12}
 

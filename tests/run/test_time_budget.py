@@ -75,8 +75,8 @@ def test_damaged_account_is_named(tmp_path: Path) -> None:
 
 
 def test_every_phase_has_its_part_of_the_time() -> None:
-    deadlines = Deadlines(make_budget(time_seconds=100.0, trials=None))
+    deadlines = Deadlines.of_fractions(make_budget(time_seconds=100.0, trials=None))
     assert (deadlines.supernet_seconds, deadlines.candidates_seconds, deadlines.total_seconds) == (20, 70, 100)
     assert deadlines.finalists_seconds == 85, "the rest of the time for full trainings is for the race"
-    endless = Deadlines(make_budget())
+    endless = Deadlines.of_fractions(make_budget())
     assert endless.supernet_seconds == endless.total_seconds == float("inf")

@@ -1,5 +1,7 @@
 """The estimated times of a search, against a search whose steps all take one second."""
 
+from dataclasses import replace
+
 import pytest
 
 from nas.config.schema import Config
@@ -21,14 +23,15 @@ def config_of(**budget: object) -> Config:
     )
 
 
-def seconds_of(config: Config, speed: Speed) -> dict[str, float]:
+def seconds_of(trials: int, speed: Speed) -> dict[str, float]:
     # 48 validation samples are 6 batches of 8, which take as long as 2 training steps.
-    return dict(TimePlan(config, full_steps=50, validation_count=48).seconds(speed))
+    plan = TimePlan(config_of(trials=trials), full_steps=50, validation_count=48)
+    return dict(plan.seconds(trials, speed))
 
 
 def test_phases_of_a_budget_in_trials_take_the_time_of_their_steps() -> None:
     alone = Speed(step_seconds=4.0, process_count=1, steps_left=90, spent_seconds=40.0)
-    assert seconds_of(config_of(trials=20), alone) == {
+    assert seconds_of(20, alone) == {
         "supernet": 360.0,
         "candidates": 20 * (2 + 0.25 * (10 + 2)),
         "finalists": (4 + 1) * (50 + 2),
@@ -38,7 +41,7 @@ def test_phases_of_a_budget_in_trials_take_the_time_of_their_steps() -> None:
 
 def test_processes_share_candidates_and_the_architectures_of_a_step() -> None:
     three = Speed(step_seconds=2.0, process_count=3, steps_left=90, spent_seconds=20.0)  # two of three train two
-    assert seconds_of(config_of(trials=30), three) == {
+    assert seconds_of(30, three) == {
         "supernet": 180.0,
         "candidates": pytest.approx(30 * (2 + 0.25 * (10 + 2)) / 3),
         "finalists": 2 * (50 + 2),
@@ -46,27 +49,25 @@ def test_processes_share_candidates_and_the_architectures_of_a_step() -> None:
     }
 
 
-def test_time_budget_bounds_every_phase() -> None:
-    alone = Speed(step_seconds=4.0, process_count=1, steps_left=90, spent_seconds=40.0)
-    config = config_of(time="1000s", supernet_fraction=0.2, finalists_fraction=0.3)
-    # The supernet has until second 200, screening until 700, 2 trainings of 52 seconds fit until 850, and the race has
-    # what they leave.
-    assert seconds_of(config, alone) == {"supernet": 160.0, "candidates": 500.0, "finalists": 104.0, "race": 196.0}
-    (estimate, correction) = TimePlan(config, full_steps=50, validation_count=48).lines(alone)
-    assert estimate.startswith("Estimated from the first steps: supernet 2m40s → screening 8m20s → full training 1m44s")
+def test_supernet_that_is_too_long_for_its_time_is_named() -> None:
+    plan = TimePlan(config_of(time="1000s"), full_steps=50, validation_count=48)
+    speed = Speed(step_seconds=4.0, process_count=1, steps_left=90, spent_seconds=40.0, seconds_left=160.0)
+    (correction,) = plan.lines(speed)
     assert correction.startswith(
-        "Supernet: supernet.steps: 90 more steps need 6m00s, but budget.supernet_fraction leaves 2m40s; corrected to "
+        "Supernet: supernet.steps: 90 more steps need 6m00s, but its part of the time leaves 2m40s; corrected to "
         "about 40,"
     )
-    short = config_of(time="100s", supernet_fraction=0.5, finalists_fraction=0.3)
-    assert seconds_of(short, alone)["finalists"] == 52.0  # one is trained in any case
+    assert plan.lines(replace(speed, seconds_left=361.0)) == []
+    short = TimePlan(config_of(time="59s"), full_steps=50, validation_count=48)
+    assert short.lines(speed) == []
 
 
 def test_times_of_a_short_search_are_not_shown() -> None:
     quick = Speed(step_seconds=0.01, process_count=1, steps_left=90, spent_seconds=0.1)
     plan = TimePlan(config_of(trials=20), full_steps=50, validation_count=48)
     assert plan.lines(quick) == []
-    assert len(plan.lines(Speed(4.0, 1, 90, 0.0))) == 1
+    (line,) = plan.lines(Speed(4.0, 1, 90, 0.0))
+    assert line.startswith("Estimated from the first steps: supernet 6m00s → screening 1m40s → full training 4m20s")
 
 
 def test_steps_are_timed_once_and_without_the_first() -> None:

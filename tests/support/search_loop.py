@@ -2,7 +2,7 @@
 
 import io
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -24,15 +24,19 @@ from nas.run.phases.finalists import FinalistPhase
 from nas.run.phases.loop import build_scheduler
 from nas.run.recording import ResultRecorder
 from nas.run.results_csv import canonical_results
-from nas.run.time_budget import Deadlines, TimeAccount
+from nas.run.time_budget import Deadlines, Phase, TimeAccount
+from nas.search.keys import SpeedKey
 from nas.search.recipe_tuning import AS_CONFIGURED
 from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result
 from nas.storage.study import Study
+from nas.training.speed import EVALUATION_SECONDS, STEP_SECONDS
 from tests.support.search_file import SEARCH
 
 FULL_STEPS = 10
 IDLE_BYTES = 5
+SPEED = {STEP_SECONDS: 0.5, EVALUATION_SECONDS: 2.0}
+"""The measured speed of all workers."""
 
 
 class Killed(BaseException):
@@ -203,7 +207,7 @@ def result(job: Job) -> Result:
         architecture=job.architecture,
         stage=job.stage,
         score=score(job),
-        metrics={"accuracy": score(job)},
+        metrics=SPEED if isinstance(job.key, SpeedKey) else {"accuracy": score(job)},
         step_count=job.step_count,
         supernet_steps=12,
         seed=job.seed,
@@ -220,6 +224,7 @@ def search(
     budget_bytes: int = 1000,
     output: TextIO | None = None,
     default: Architecture | None = None,
+    left_out: Collection[Phase] = (),
 ) -> str:
     """Run candidates and finalists, or resume them; returns the canonical results.
 
@@ -230,10 +235,11 @@ def search(
         budget_bytes: The memory budget of a device.
         output: The receiver of the lines that the search prints.
         default: The architecture that is always a finalist; the smallest of the space by default.
+        left_out: The phases that are left out.
     """
     reporter = LineReporter(output or io.StringIO())
     with Study(directory, config.space, name="run", config=config.as_dict()) as study:
-        context = build_context(directory, config, study, executor, budget_bytes, reporter)
+        context = build_context(directory, config, study, executor, budget_bytes, reporter, left_out)
         queue = CandidatePhase(config.search.initial_architectures).run(context)
         phase = FinalistPhase(
             queue, default or config.space.smallest, directory, full_steps=FULL_STEPS, validation_count=10
@@ -249,6 +255,7 @@ def build_context(
     executor: SimulatedExecutor,
     budget_bytes: int,
     reporter: Reporter,
+    left_out: Collection[Phase] = (),
 ) -> PhaseContext:
     """Connect the phases of a search to a simulated executor.
 
@@ -259,7 +266,9 @@ def build_context(
         executor: The executor of jobs.
         budget_bytes: The memory budget of a device.
         reporter: The receiver of messages.
+        left_out: The phases that are left out.
     """
+    deadlines = replace(Deadlines.of_fractions(config.budget), left_out=frozenset(left_out))
     feasibility = cast(Feasibility, SizedFeasibility(study, budget_bytes))
     recorder = ResultRecorder(config, directory, study=study, calibration=PeakCalibration(), reporter=reporter)
     return PhaseContext(
@@ -271,6 +280,6 @@ def build_context(
         feasibility=feasibility,
         objectives=objectives_of(config.search, SizedCosts()),
         recorder=recorder,
-        clock=SearchClock(TimeAccount(directory / "time.json"), Deadlines(config.budget), Interruption()),
+        clock=SearchClock(TimeAccount(directory / "time.json"), deadlines, Interruption()),
         reporter=reporter,
     )

@@ -56,7 +56,7 @@ class CandidatePhase:
         context.run_plan(
             "candidates",
             plan,
-            deadline_seconds=context.clock.deadlines.candidates_seconds,
+            deadline_seconds=context.clock.end_of("candidates", context.clock.deadlines.candidates_seconds),
             counts=lambda: (context.study.count("one_shot"), context.config.budget.trials),
         )
         plan.report()
@@ -81,6 +81,7 @@ class CandidatePlan(Plan):
         self._reporter = context.reporter
         self._strategy = strategy
         self._queue = queue
+        self._trains_briefly = "short" not in context.clock.deadlines.left_out
         self._worst: tuple[float, ...] | None = None
         self._is_exhausted = False
         self._unreported: list[Result] = []
@@ -173,6 +174,8 @@ class CandidatePlan(Plan):
         return jobs
 
     def _training(self) -> Job | None:
+        if not self._trains_briefly:
+            return None
         is_last = self._is_exhausted or self._trials_left() <= 0
         is_complete = is_last and not self._unreported and not self._unfinished()
         due = self._queue.next_training(is_complete=is_complete, fits=self._feasibility.fits)

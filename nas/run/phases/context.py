@@ -31,6 +31,7 @@ class SearchClock:
     def __init__(self, account: TimeAccount, deadlines: Deadlines, interruption: Interruption) -> None:
         self.account = account
         self.deadlines = deadlines
+        """The ends of the phases; replaced when the speed of the search is known."""
         self._interruption = interruption
 
     @property
@@ -50,6 +51,16 @@ class SearchClock:
     def seconds_left(self, deadline_seconds: float) -> float:
         """Return the time until a deadline; infinite without one."""
         return deadline_seconds - self.account.spent_seconds
+
+    def end_of(self, phase: str, deadline_seconds: float) -> float:
+        """Return the earlier one of a deadline and the end of the longest time that a phase may take.
+
+        Args:
+            phase: The name of the phase.
+            deadline_seconds: The deadline in seconds of running time.
+        """
+        longest = self.deadlines.longest.get(phase, math.inf)
+        return min(deadline_seconds, self.account.spent_seconds + longest - self.account.phases.get(phase, 0.0))
 
     def left_text(self, deadline_seconds: float) -> str:
         """Return the remaining time for a progress line; an empty string if there is no deadline."""

@@ -1,4 +1,4 @@
-"""The phases of a search, one after the other: linear classifier, supernet, candidates, finalists, race.
+"""The phases of a search, one after the other: speed, linear classifier, recipe, supernet, candidates, finalists, race.
 
 Every decision follows from the configuration and the study, so that a killed search continues where it was.
 """
@@ -15,7 +15,9 @@ from nas.execution.failure_policy import FailurePolicy
 from nas.execution.scheduler import JobScheduler
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.calibration import PeakCalibration
+from nas.run.checks import check_time
 from nas.run.feasibility import Feasibility
+from nas.run.phase_plan import PhasePlan, plan_phases
 from nas.run.phases.arm_trial import ArmTrial, ArmTrialPhase
 from nas.run.phases.candidates import CandidatePhase
 from nas.run.phases.context import PhaseContext, SearchClock
@@ -23,10 +25,13 @@ from nas.run.phases.finalists import FinalistPhase
 from nas.run.phases.linear import LinearPhase
 from nas.run.phases.race import Outcome, RacePhase
 from nas.run.phases.recipe import RecipePhase
+from nas.run.phases.speed import SpeedPhase
 from nas.run.phases.supernet import SupernetPhase
 from nas.run.prepare import SearchContext
+from nas.run.progress_lines import plan_lines, planned_text
 from nas.run.recording import ResultRecorder
 from nas.run.select import latest_results
+from nas.run.speed import TrainingSpeed
 from nas.run.time_budget import Deadlines, TimeAccount
 from nas.run.time_plan import TimePlan
 from nas.run.validation_scores import validation_scores
@@ -89,9 +94,10 @@ class Search:
             feasibility=feasibility,
             objectives=objectives_of(config.search, prepared.memory),
             recorder=recorder,
-            clock=SearchClock(account, Deadlines(config.budget), interruption),
+            clock=SearchClock(account, Deadlines.of_fractions(config.budget), interruption),
             reporter=reporter,
         )
+        self._speed: TrainingSpeed | None = None
         self._full_steps = full_step_count(config.recipe, len(prepared.store.splits["train"]))
 
     def run(self, *, compares: bool = True) -> Outcome:
@@ -106,6 +112,7 @@ class Search:
         """
         context, account = self._context, self._context.clock.account
         try:
+            self._divide_time()
             account.start("linear")
             linear = LinearPhase(self._setup, self._prepared).run(context)
             self._tune_recipe()
@@ -169,12 +176,53 @@ class Search:
         finally:
             account.stop()
 
+    def _divide_time(self) -> None:
+        """Divide a time budget among the phases, by the speed of the workers, before anything is trained.
+
+        Raises:
+            BudgetError: If it does not hold a full training of the default.
+        """
+        context, clock = self._context, self._context.clock
+        seconds = context.config.budget.time_seconds
+        if seconds is None:
+            return
+        clock.account.start("speed")
+        directory = self._setup.run_directory
+        self._speed = SpeedPhase(self._prepared.default, directory).run(context)
+        if self._speed is None:
+            return
+        clock.account.start("linear")  # the next phase; the time of this one is known now
+        if not context.study.count("one_shot") and "arm" not in clock.account.phases:
+            spent = clock.account.phases["speed"]
+            check_time(context.config, self._speed, directory, full_steps=self._full_steps, spent_seconds=spent)
+        plan = self._plan(self._speed)
+        for line in plan_lines(plan, seconds):
+            context.reporter.note(line)
+
+    def _plan(self, speed: TrainingSpeed) -> PhasePlan:
+        """Plan the phases with the recipe as it is chosen until now."""
+        context, phases = self._context, self._context.clock.account.phases
+        plan = plan_phases(
+            context.config,
+            speed,
+            full_steps=self._full_steps,
+            tuned_steps=context.recorder.recipe.setting.full_steps(self._full_steps),
+            spent_seconds=phases["speed"] + phases.get("arm", 0.0),
+        )
+        context.clock.deadlines = plan.deadlines
+        return plan
+
     def _tune_recipe(self) -> None:
         context, count = self._context, self._full_steps
-        if context.config.budget.recipe_fraction:
-            context.clock.account.start("recipe")
-            RecipePhase(self._prepared.default, full_steps=count).run(context)
-            self._full_steps = context.recorder.recipe.setting.full_steps(count)
+        if not context.config.budget.recipe_fraction:
+            return
+        context.clock.account.start("recipe")
+        RecipePhase(self._prepared.default, full_steps=count).run(context)
+        tuned = context.recorder.recipe.setting.full_steps(count)
+        if self._speed is not None and tuned != count:
+            plan = self._plan(self._speed)
+            context.reporter.note(f"Plan with full trainings of {tuned:,} steps: {planned_text(plan.seconds)}")
+        self._full_steps = tuned
 
     def _initial_architectures(self) -> list[Architecture]:
         """Return the first proposals: default, smallest, largest that fits, and those of the search file."""

@@ -97,7 +97,7 @@ class RacePhase:
             entries.setdefault(simple["default"], default)
         plan = RacePlan(context, entries, full_steps=self._full_steps, read_scores=self._read_scores)
         self._check_all(context, [result for racer in entries for result in plan.trainings(racer)])
-        if plan.standing().wanted:
+        if plan.standing().wanted and "race" not in context.clock.deadlines.left_out:
             context.run_plan(
                 "race",
                 plan,

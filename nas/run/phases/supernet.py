@@ -66,7 +66,8 @@ class SupernetPhase:
 
     def _train(self, context: PhaseContext) -> None:
         clock = context.clock
-        deadline, total = clock.deadlines.supernet_seconds, context.config.supernet.steps
+        deadline = clock.end_of("supernet", clock.deadlines.supernet_seconds)
+        total = context.config.supernet.steps
         timer = StepTimer()
 
         def should_stop() -> bool:
@@ -78,7 +79,7 @@ class SupernetPhase:
             context.reporter.progress("supernet", progress.done, total, text)
             step_seconds = timer.seconds_per_step(progress.done)
             if step_seconds is not None:
-                self._report_times(context, step_seconds, total - progress.done)
+                self._report_times(context, step_seconds, total - progress.done, clock.seconds_left(deadline))
 
         def on_lost(reason: str) -> None:
             if clock.is_interrupted:
@@ -101,10 +102,10 @@ class SupernetPhase:
         )
         context.reporter.note(line)
 
-    def _report_times(self, context: PhaseContext, step_seconds: float, steps_left: int) -> None:
+    def _report_times(self, context: PhaseContext, step_seconds: float, steps_left: int, seconds_left: float) -> None:
         most = context.config.supernet.architectures_per_step
         process_count = max(min(context.scheduler.slot_count, most), 1)
-        speed = Speed(step_seconds, process_count, steps_left, context.clock.account.spent_seconds)
+        speed = Speed(step_seconds, process_count, steps_left, context.clock.account.spent_seconds, seconds_left)
         for line in self._plan.lines(speed):
             context.reporter.note(line)
 

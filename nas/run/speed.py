@@ -1,0 +1,73 @@
+"""The measured speed of a search's workers, stored in its run directory."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nas.common.sealed_json import read_sealed_json, write_sealed_json
+from nas.search.trial import to_count, to_number
+
+SPEED = "speed.json"
+
+
+@dataclass(frozen=True)
+class TrainingSpeed:
+    """How fast the workers train the default architecture, all at once.
+
+    Args:
+        step_seconds: The time of a training step.
+        evaluation_seconds: The time of an evaluation on validation.
+        process_count: The number of trainings that run at once.
+    """
+
+    step_seconds: float
+    evaluation_seconds: float
+    process_count: int
+
+    def training_seconds(self, steps: float) -> float:
+        """Return the time of a training with its evaluation.
+
+        Args:
+            steps: The number of steps.
+        """
+        return steps * self.step_seconds + self.evaluation_seconds
+
+
+def write_speed(directory: Path, speed: TrainingSpeed) -> None:
+    """Store a speed durably.
+
+    Args:
+        directory: The run directory.
+        speed: The speed.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    write_sealed_json(directory / SPEED, asdict(speed))
+
+
+def read_speed(directory: Path) -> TrainingSpeed | None:
+    """Return the stored speed; None if none was measured.
+
+    Args:
+        directory: The run directory.
+
+    Raises:
+        StudyError: If the file is damaged.
+    """
+    path = directory / SPEED
+    if not path.exists():
+        return None
+    return read_sealed_json(
+        path, _to_speed, expected="the speed of a search's workers", remedy="delete it to measure the speed again"
+    )
+
+
+def _to_speed(values: Mapping[str, Any]) -> TrainingSpeed:
+    seconds = {name: to_number(name, values[name]) for name in ("step_seconds", "evaluation_seconds")}
+    count = to_count("process_count", values["process_count"])
+    if not count or not all(0 < entry < math.inf for entry in seconds.values()):
+        raise ValueError(f"a speed of {seconds} with {count} processes")
+    return TrainingSpeed(**seconds, process_count=count)

@@ -1,0 +1,97 @@
+"""Measure how fast a model is trained and evaluated, in a few steps and batches."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+
+from nas.config.training_schema import RecipeConfig
+from nas.data.features.store import FeatureSplit
+from nas.models.fusion.base import FusionModel
+from nas.training.evaluate import predict_logits
+from nas.training.stopping import StopRequested
+from nas.training.trainer import train
+
+STEP_SECONDS, EVALUATION_SECONDS = "step_seconds", "evaluation_seconds"
+
+_WARMUP_STEPS, _MIN_STEPS, _MAX_STEPS = 2, 4, 40
+_ENOUGH_SECONDS = 2.0
+
+
+class _Stopwatch:
+    """Times the rounds of a loop, and ends it when their time is known.
+
+    Args:
+        should_stop: Whether the loop has to end for another reason.
+        warmup: The number of rounds that are not timed.
+    """
+
+    def __init__(self, should_stop: Callable[[], bool], *, warmup: int = 0) -> None:
+        self._should_stop = should_stop
+        self._warmup = warmup
+        self._times: list[float] = []
+        self.is_enough = False
+
+    def __call__(self) -> bool:
+        """Return whether the loop has to end; called before every round."""
+        self._times.append(time.perf_counter())
+        timed = self._times[self._warmup :]
+        self.is_enough = len(timed) > _MIN_STEPS and timed[-1] - timed[0] >= _ENOUGH_SECONDS
+        return self.is_enough or self._should_stop()
+
+    @property
+    def seconds(self) -> float:
+        """The mean time of a round."""
+        timed = self._times[self._warmup :]
+        return (timed[-1] - timed[0]) / (len(timed) - 1)
+
+
+def measure_speed(
+    model: FusionModel,
+    splits: Mapping[str, FeatureSplit],
+    recipe: RecipeConfig,
+    *,
+    batch_size: int,
+    micro_batches: int = 1,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float]:
+    """Train a model for a few steps, and evaluate it on some batches of validation.
+
+    Args:
+        model: The model, whose weights are trained in place.
+        splits: The samples of `train` and `validation`.
+        recipe: The recipe, whose batches are trained.
+        batch_size: The number of samples per batch of the evaluation.
+        micro_batches: The number of micro-batches per batch.
+        should_stop: Called before every step and batch; the measurement ends when it returns true.
+
+    Returns:
+        The seconds of a training step, and of an evaluation of all validation samples.
+
+    Raises:
+        StopRequested: If `should_stop` returned true.
+        TrainingError: If the loss is not finite.
+    """
+    steps = _Stopwatch(should_stop, warmup=_WARMUP_STEPS)
+    try:
+        train(
+            model=model,
+            split=splits["train"],
+            recipe=recipe,
+            step_count=_WARMUP_STEPS + _MAX_STEPS,
+            seed=0,
+            micro_batches=micro_batches,
+            should_stop=steps,
+        )
+    except StopRequested:
+        if not steps.is_enough:
+            raise
+    batches = _Stopwatch(should_stop)
+    started = time.perf_counter()
+    try:
+        predict_logits(model, splits["validation"], batch_size=batch_size, should_stop=batches)
+        evaluation = time.perf_counter() - started
+    except StopRequested:
+        if not batches.is_enough:
+            raise
+        evaluation = batches.seconds * math.ceil(len(splits["validation"]) / batch_size)
+    return {STEP_SECONDS: steps.seconds, EVALUATION_SECONDS: evaluation}
