@@ -95,10 +95,13 @@ class EnsembleChoice:
     Args:
         ensemble: The ensemble; None if there is none.
         reason: Why there is none, as a clause; empty if there is one.
+        single: The best single model of the search, which the ensemble is compared with: after a race, of the best
+            architecture the seed that validation prefers. None before the search is concluded.
     """
 
     ensemble: Ensemble | None
     reason: str = ""
+    single: Result | None = None
 
     def answer(self, kind: AnswerKind) -> Ensemble | None:
         """Return the ensemble if it is the answer; None if the best single model is.
@@ -137,7 +140,7 @@ class EnsembleChoice:
 
 
 def write_choice(directory: Path, choice: EnsembleChoice) -> None:
-    """Store the choice of an ensemble durably.
+    """Store the choice of an ensemble, and the best single model, durably.
 
     Args:
         directory: The run directory.
@@ -147,7 +150,8 @@ def write_choice(directory: Path, choice: EnsembleChoice) -> None:
         OSError: If it cannot be written.
     """
     ensemble = None if choice.ensemble is None else choice.ensemble.as_dict()
-    write_sealed_json(directory / ENSEMBLE, {"ensemble": ensemble, "reason": choice.reason})
+    single = None if choice.single is None else choice.single.as_dict()
+    write_sealed_json(directory / ENSEMBLE, {"ensemble": ensemble, "reason": choice.reason, "single": single})
 
 
 def read_choice(directory: Path) -> EnsembleChoice:
@@ -170,7 +174,12 @@ def _to_choice(values: Mapping[str, Any]) -> EnsembleChoice:
     found, reason = values["ensemble"], values["reason"]
     if not isinstance(reason, str):
         raise ValueError(f"reason is {reason!r}")
-    return EnsembleChoice(None if found is None else Ensemble.from_dict(found), reason)
+    single = values.get("single")  # runs of earlier versions have none
+    return EnsembleChoice(
+        None if found is None else Ensemble.from_dict(found),
+        reason,
+        None if single is None else Result.from_dict(single),
+    )
 
 
 def needed_ensemble(directory: Path, kind: AnswerKind, *, is_asked: bool) -> Ensemble | None:

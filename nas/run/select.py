@@ -11,6 +11,7 @@ from nas.config.search_schema import objectives_of
 from nas.execution.worker_setup import SUPERNET_FILE, trained_weights_path
 from nas.models.fusion.model_classes import load_model_class
 from nas.run.directory import read_run, read_study
+from nas.run.ensemble import read_choice
 from nas.run.model_parts import ModelParts
 from nas.run.program_name import command_line
 from nas.run.reruns import read_linear_result
@@ -27,15 +28,34 @@ _ADJECTIVES: Mapping[Stage, str] = {
 }
 
 
+def concluded_single(directory: Path, results: Sequence[Result]) -> Result | None:
+    """Return the best single model of a run's report; None if there is none, or the run has got further since.
+
+    Args:
+        directory: The run directory.
+        results: The results of the last stage that any candidate has completed.
+
+    Raises:
+        StudyError: If the stored choice is damaged.
+    """
+    single = read_choice(directory).single
+    if single is None or not results or single.stage != results[0].stage or not has_weights(directory, single):
+        return None
+    return single
+
+
 def best_full(directory: Path, storage: str | None = None) -> Result | None:
     """Return the best full training of a run, or None if none meets the constraints.
+
+    That of the run's report, if there is one.
 
     Args:
         directory: The run directory.
         storage: The database URL in place of the recorded one; see `read_study`.
     """
     run = read_run(directory)
-    return _best_of(run.config, read_study(directory, run, storage=storage).results("full"))
+    results = read_study(directory, run, storage=storage).results("full")
+    return concluded_single(directory, results) or _best_of(run.config, results)
 
 
 def best_architectures(directory: Path, space: SearchSpace) -> list[Architecture]:
@@ -92,6 +112,8 @@ def pick_result(
 ) -> Result:
     """Pick one of the candidates of a stage, see `nas.search.objectives.pick`, or the linear classifier.
 
+    The best one is that of the run's report, which knows all seeds of the candidates, if the search is concluded.
+
     Args:
         directory: The run directory.
         config: The configuration of the run.
@@ -108,6 +130,9 @@ def pick_result(
         return _linear_result(directory)
     if not results:
         raise StudyError(f"{directory}: {nothing_scored(directory)}")
+    single = concluded_single(directory, results) if rule == "best" else None
+    if single is not None:
+        return single
     costs = _KnownCosts(parts, results)
     available = [result for result in results if has_weights(directory, result)] or results
     found = pick(available, objectives_of(config.search, costs), rule, size=costs.parameter_count, within=within)

@@ -280,6 +280,7 @@ class Session:
             linear=outcome.linear,
         )
         choice = choose_ensemble(config, self._directory, prepared, study, self._reporter)
+        choice = replace(choice, single=outcome.best)
         write_choice(self._directory, choice)
         finalizer = Finalizer(
             config,

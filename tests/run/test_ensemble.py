@@ -3,11 +3,13 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from nas.cli import main
@@ -16,12 +18,15 @@ from nas.common.progress import LineReporter
 from nas.config.choices import AnswerKind
 from nas.run.choose_ensemble import choose_ensemble, full_trainings, score_function
 from nas.run.directory import open_study, read_run
-from nas.run.ensemble import ENSEMBLE, Ensemble, EnsembleChoice, Member, read_choice
+from nas.run.ensemble import ENSEMBLE, Ensemble, EnsembleChoice, Member, read_choice, write_choice
 from nas.run.executors import ExecutionOptions
 from nas.run.export import TrainedWeights, export_result
 from nas.run.exported_model import open_exported
+from nas.run.finalize import BEST, read_report
 from nas.run.model_parts import ModelParts
 from nas.run.prepare import prepare
+from nas.run.reruns import RERUNS, RerunStore
+from nas.run.select import best_full
 from nas.search.ensemble import Gain
 from nas.search.keys import CandidateKey, RerunKey
 from nas.search.objectives import Constraint
@@ -116,6 +121,29 @@ def test_export_answers_as_it_is_asked(run: FinishedRun, tmp_path: Path, capsys:
             assert "test accuracy" in (folder / "README.md").read_text(), "its test metrics are known"
         else:
             assert "test accuracy" not in (folder / "README.md").read_text(), "only the ensemble was tested"
+
+
+def test_export_of_a_single_model_is_that_of_the_report_with_the_seed_that_the_race_preferred(
+    run: FinishedRun, finished: FinishedRun, tmp_path: Path
+) -> None:
+    single = read_choice(finished.directory).single
+    assert single is not None and single.as_dict() == read_report(finished.directory)[BEST]["result"]
+
+    directory = Path(shutil.copytree(run.directory, tmp_path / "run"))
+    choice, raced = read_choice(directory), RerunStore(directory / RERUNS).results()[-1]
+    assert choice.single is not None
+
+    def exported(*words: str) -> tuple[object, int]:
+        assert main(["export", str(directory), "--output", str(tmp_path / "model"), *words]) == 0
+        described = yaml.safe_load((tmp_path / "model" / "architecture.yaml").read_text())
+        return described["trial"], described["seed"]
+
+    write_choice(directory, replace(choice, single=raced))  # as if its mean were the highest
+    assert best_full(directory) == raced
+    for words in (["--answer", "single"], ["--pick", "best"]):
+        assert exported(*words) == (raced.key.name, raced.seed)
+    write_choice(directory, replace(choice, single=replace(raced, stage="short")))
+    assert exported("--answer", "single")[1] != raced.seed, "the search has got further than its report"
 
 
 def test_lost_and_damaged_logits_are_computed_again(run: FinishedRun, options: ExecutionOptions) -> None:
