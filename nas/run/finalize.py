@@ -166,7 +166,8 @@ class Finalizer:
             for name, role in ((_BEST_NAMES[stage], BEST), (f"{title} default", DEFAULT), ("linear", LINEAR))
             if role in report
         ]
-        if "members" in report[BEST] and best is not None:
+        is_ensemble = "members" in report[BEST] and best is not None
+        if is_ensemble and best is not None:
             memory = memory_text(best.predicted_peak_bytes, best.measured_peak_bytes)
             single = (str(best.architecture), f"{best.metrics[metric]:.3f}", "", "", memory, "", "")
             rows[0] = ("ensemble", *rows[0][1:])
@@ -180,12 +181,12 @@ class Finalizer:
         resume = command_line("resume", run, rest="--budget ...")
         lines = [
             "",
-            verdict(reliability, run, is_ensemble="members" in report[BEST] and best is not None),
+            verdict(reliability, run, is_ensemble=is_ensemble),
             "",
             text_table(header, rows),
             "",
             "How far to trust this result:",
-            *(f"- {line}" for line in reliability.lines()),
+            *(f"- {line}" for line in reliability.lines(is_ensemble=is_ensemble)),
             *(f"- {line}" for line in choice.lines(self._config.search.answer, metric)),
             "",
             f"Exported model: {run / BEST}{training_text(stage)}",

@@ -103,15 +103,19 @@ class ReliabilityReport:
     is_default_best: bool = False
     race: RaceReport | None = None
 
-    def lines(self) -> list[str]:
-        """Return the report as readable text, one statement per line."""
+    def lines(self, *, is_ensemble: bool = False) -> list[str]:
+        """Return the report as readable text, one statement per line.
+
+        Args:
+            is_ensemble: Whether an ensemble is the answer in place of a single model.
+        """
         lines = [agreement_text(entry) for entry in self.agreements]
         lines.append(f"best: {_spread_text(self.best, self.metric)}")
         if self.default is not None:
             lines.append(f"{self.title} default: {_spread_text(self.default, self.metric)}")
         if self.race is not None:
             titles = {"default": f"{self.title} default", "linear": "linear classifier on the frozen encoders"}
-            lines.extend(self.race.lines(self.metric, titles))
+            lines.extend(self.race.lines(self.metric, titles, is_ensemble=is_ensemble))
         total = sum(self.phases.values())
         if total:
             shares = ", ".join(
