@@ -64,7 +64,7 @@ def fill(values: Any) -> tuple[Any, dict[str, Any]]:
     _fill_budget(filled["budget"], is_deterministic=filled.get("deterministic") is True)
     if is_auto(values, "recipe"):
         _fill_recipe_fraction(filled["budget"])
-    return filled, _fill_placeholders(filled, architecture_class)
+    return filled, _fill_placeholders(filled, architecture_class, has_space=not is_auto(values, "space"))
 
 
 def is_auto(values: Mapping[str, Any], key: str) -> bool:
@@ -134,7 +134,9 @@ def _fill_recipe_fraction(budget: Any) -> None:
         budget["recipe_fraction"] = round(min(RECIPE_FRACTION, (1 - sum(given)) / 2), 4)
 
 
-def _fill_placeholders(values: dict[str, Any], architecture_class: type[Architecture] | None) -> dict[str, Any]:
+def _fill_placeholders(
+    values: dict[str, Any], architecture_class: type[Architecture] | None, *, has_space: bool
+) -> dict[str, Any]:
     automatic: dict[str, Any] = {}
     for (section, key), placeholder in _PLACEHOLDERS.items():
         if isinstance(values[section], dict) and is_auto(values[section], key):
@@ -142,10 +144,12 @@ def _fill_placeholders(values: dict[str, Any], architecture_class: type[Architec
             automatic[f"{section}.{key}"] = AUTO
     space = values["space"]
     for gene in architecture_class.genes if architecture_class is not None and isinstance(space, dict) else ():
+        if gene.names and has_space and gene.name not in space:
+            continue  # a file that lists choices has the paper's alternative where it names no other
         is_counted = gene.is_layer and is_counted_from_end(space.get(gene.name))
         if is_counted or is_auto(space, gene.name):
             automatic[f"space.{gene.name}"] = space.get(gene.name, AUTO)
-            space[gene.name] = [gene.smallest]
+            space[gene.name] = [gene.plain(gene.smallest)]
     return automatic
 
 

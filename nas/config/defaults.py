@@ -17,7 +17,7 @@ from nas.config.load import parse_config
 from nas.config.schema import Config
 from nas.config.section import AUTO
 from nas.config.training_schema import steps_per_epoch
-from nas.search.space import EncoderSizes
+from nas.search.space import EncoderSizes, Gene, PlainValue
 
 _TUNED_SAMPLES, _TUNED_STEPS, _TUNED_DECAY = 1_804, 280, 2.0
 _MIN_STEPS, _MAX_STEPS = 200, 5_000
@@ -172,16 +172,18 @@ _RULES: Mapping[str, _Rule] = {
 
 
 def _space_rules(config: Config) -> dict[str, _Rule]:
-    return {f"space.{gene.name}": _space_rule(gene.name) for gene in config.space.architecture_class.genes}
+    return {f"space.{gene.name}": _space_rule(gene) for gene in config.space.architecture_class.genes}
 
 
-def _space_rule(gene: str) -> _Rule:
-    def rule(known: _Known) -> tuple[list[int], str]:
+def _space_rule(gene: Gene) -> _Rule:
+    def rule(known: _Known) -> tuple[list[PlainValue], str]:
         architecture_class, sizes = known.config.space.architecture_class, known.facts.sizes
-        given = known.config.automatic[f"space.{gene}"]
+        given = known.config.automatic[f"space.{gene.name}"]
         if given == AUTO:
-            choices = architecture_class.default_choices(sizes)[gene]
-            return list(choices), f"around the default of {architecture_class.title}"
+            choices = [gene.plain(value) for value in architecture_class.default_choices(sizes)[gene.name]]
+            if gene.names:
+                return choices, f"what differs for this encoder, of {_listed(gene.names)}"
+            return choices, f"around the default of {architecture_class.title}"
         count = architecture_class.num_layers(sizes)
         return [count + value for value in given], f"{_listed(given)} from the end of {count} layers"
 

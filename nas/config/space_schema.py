@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationInfo, create_model, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, create_model, field_validator
 
 from nas.config.section import Automatic, Expected, FromFile, Rejected, Section
 from nas.config.values import Integer, OneOf, Text, ascending
@@ -12,6 +12,7 @@ from nas.search.space import MAX_LAYERS, Architecture, Gene, SearchSpace
 
 NUM_LAYERS = "num_layers"
 _CHOICES = "values around that of the default architecture"
+_ALTERNATIVES = "all that differ for the encoder"
 
 
 def parse_space(values: Any, architecture_class: type[Architecture]) -> SearchSpace:
@@ -30,10 +31,10 @@ def parse_space(values: Any, architecture_class: type[Architecture]) -> SearchSp
 def space_as_dict(space: SearchSpace) -> dict[str, Any]:
     """Return the content of a search file that `parse_space` reads back to an equal space."""
     values: dict[str, Any] = {} if space.num_layers is None else {NUM_LAYERS: space.num_layers}
-    for gene, allowed in space.choices.items():
-        values[gene] = (
-            {"choices": list(allowed), "per": space.granularity[gene]} if gene in space.granularity else list(allowed)
-        )
+    for gene in space.architecture_class.genes:
+        allowed = [gene.plain(value) for value in space.choices[gene.name]]
+        per = space.granularity.get(gene.name)
+        values[gene.name] = allowed if per is None else {"choices": allowed, "per": per}
     return values
 
 
@@ -42,7 +43,9 @@ def space_section(architecture_class: type[Architecture]) -> type[Section]:
     """Return the schema of `space` for one family: a key per gene, and the number of layers."""
     prefix = architecture_class.__name__.removesuffix("Architecture")
     fields: dict[str, Any] = {
-        gene.name: (Annotated[_gene_type(gene, prefix), Automatic(_CHOICES)], Field(description=_description(gene)))
+        gene.name: (Annotated[_names_type(gene), Automatic(_ALTERNATIVES)], Field((0,), description=_description(gene)))
+        if gene.names
+        else (Annotated[_gene_type(gene, prefix), Automatic(_CHOICES)], Field(description=_description(gene)))
         for gene in architecture_class.genes
     }
     fields[NUM_LAYERS] = (
@@ -95,6 +98,26 @@ def _gene_type(gene: Gene, prefix: str) -> Any:
     return Annotated[tuple[int, ...] | free, BeforeValidator(parse), Expected(choices)]
 
 
+def _names_type(gene: Gene) -> Any:
+    """Return the type of the key of a gene whose values have names: a list of these, in any order."""
+
+    def parse(value: Any) -> tuple[int, ...]:
+        if isinstance(value, tuple):  # the default
+            return value
+        if not isinstance(value, list) or not value or any(entry not in gene.names for entry in value):
+            raise Rejected()
+        if len(set(value)) < len(value):
+            raise Rejected()
+        return tuple(sorted(gene.names.index(entry) for entry in value))
+
+    return Annotated[
+        tuple[int, ...],
+        BeforeValidator(parse),
+        Expected(f"a list of one or more of {', '.join(gene.names)}"),
+        WithJsonSchema({"type": "array", "items": {"enum": list(gene.names)}, "minItems": 1, "uniqueItems": True}),
+    ]
+
+
 def _choices_of(gene: Gene) -> Callable[[Any], tuple[int, ...]]:
     def is_allowed(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and gene.smallest <= value <= gene.largest
@@ -109,6 +132,11 @@ def _choices(value: Any) -> tuple[int, ...]:
 
 def _description(gene: Gene) -> str:
     words = gene.name.replace("_", " ")
+    if gene.names:
+        return (
+            f"The choices of {words} ({gene.symbol}). A section `space` that leaves the key out has "
+            f"`[{gene.names[0]}]`."
+        )
     counted = " Negative numbers count from the end: -1 is the last layer, -2 the one before." if gene.is_layer else ""
     return f"The choices of {words} ({gene.symbol}).{counted}"
 

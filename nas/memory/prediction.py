@@ -114,7 +114,7 @@ class MemoryModel:
         recipe: Batch size and optimizer.
         features: The dtype of the stored tokens, and whether their attention is stored.
         task: Shapes of inputs and outputs.
-        space: The search space; a worker holds the weights of its largest architecture in addition to a candidate's.
+        space: The search space; a worker holds the weights of its supernet in addition to a candidate's.
         architectures_per_step: The number K of architectures per supernet step.
         traces: The cache to use; see `TraceCache` for what may share it.
     """
@@ -137,10 +137,10 @@ class MemoryModel:
             recipe=recipe,
             features=features,
             task=task,
-            largest_at=space.largest_at,
+            supernet_at=space.supernet_at,
         )
         self._recipe = recipe
-        self._supernet = space.largest
+        self._supernet = space.supernet
         # A single process holds one sum. Of several, each computes its share of a step before gradients are summed.
         self._gradient_sums = max(-(-architectures_per_step // 2) - 1, 1)
         self._traces = traces or TraceCache()

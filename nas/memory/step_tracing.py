@@ -72,8 +72,8 @@ class StepTracer:
         recipe: Recipe of the training.
         features: The dtype of the stored tokens, and whether their attention is stored.
         task: Shapes of the task.
-        largest_at: Function that returns the largest architecture with a given first layer, from which the supernet
-            cuts its slices.
+        supernet_at: Function that returns the architecture of the supernet with a given first layer, which cuts its
+            slices.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class StepTracer:
         recipe: RecipeConfig,
         features: FeaturesConfig,
         task: TaskShapes,
-        largest_at: Callable[[int], Architecture],
+        supernet_at: Callable[[int], Architecture],
     ) -> None:
         self._shape_tracer = ShapeTracer()
         with self._shape_tracer:
@@ -93,7 +93,7 @@ class StepTracer:
         self._recipe = recipe
         self._features = features
         self._task = task
-        self._largest_at = largest_at
+        self._supernet_at = supernet_at
         self._parameter_counts: dict[Architecture, int] = {}
 
     def parameter_count(self, architecture: Architecture) -> int:
@@ -139,7 +139,7 @@ class StepTracer:
         """Return the architecture of the weights with gradients; a slice has gradients as large as the supernet's."""
         if not step.is_slice:
             return step.architecture
-        return self._largest_at(step.architecture.first_layer)
+        return self._supernet_at(step.architecture.first_layer)
 
     def _build_model(self, step: TrainingStep) -> FusionModel:
         image_encoder, text_encoder = self._encoders

@@ -66,7 +66,7 @@ class TrainedWeights:
         model = build_model(
             image_encoder=parts.image_encoder,
             text_encoder=parts.text_encoder,
-            architecture=architecture if space is None else space.largest,
+            architecture=architecture if space is None else space.supernet,
             num_classes=len(parts.class_names),
             seed=0,
         )

@@ -36,7 +36,7 @@ class Feasibility:
         budget: The memory budget of a device, and the rule for candidates that do not fit in whole batches.
         correction: The correction of predictions by measured peaks; None to ignore measurements.
         study: The record of infeasible candidates.
-        largest: The largest architecture of the space. Every gene only adds tensors: if it fits, all do.
+        largest: The largest architectures of the space. Every size only adds tensors: if these fit, all do.
         constraints: The constraints of the search; an architecture that is known to violate one does not fit.
     """
 
@@ -47,7 +47,7 @@ class Feasibility:
         budget: BudgetConfig,
         correction: PeakCalibration | None,
         study: Study,
-        largest: Architecture,
+        largest: Sequence[Architecture],
         constraints: Sequence[Constraint] = (),
     ) -> None:
         self._memory = memory
@@ -57,7 +57,8 @@ class Feasibility:
         self._budget = budget
         self._correction = correction
         self._study = study
-        self._largest = largest
+        self._largest = tuple(largest)
+        self._known_fit: tuple[tuple[int, int], bool] | None = None  # for the last budget and idle memory
         self._recorded = {entry.architecture for entry in study.rejections if entry.status == "infeasible"}
         self._outgrown = {
             entry.architecture
@@ -88,16 +89,22 @@ class Feasibility:
         return Fit(prediction.peak_bytes, parts, correction_bytes)
 
     def fits(self, architecture: Architecture) -> bool:
-        """Return whether an architecture fits on an otherwise idle device, without a prediction if the largest fits.
+        """Return whether an architecture fits on an otherwise idle device, without its prediction if the largest fit.
 
         Args:
             architecture: The architecture.
         """
         if self._is_ruled_out(architecture):
             return False
-        budget_bytes = self._max_bytes - self._correction_bytes
-        largest_bytes = self._memory.predict(self._largest, budget_bytes=budget_bytes).peak_bytes
-        return largest_bytes <= budget_bytes or self.fit(architecture) is not None
+        return self._all_fit(self._max_bytes - self._correction_bytes) or self.fit(architecture) is not None
+
+    def _all_fit(self, budget_bytes: int) -> bool:
+        """Return whether all architectures of the space fit a budget."""
+        key = budget_bytes, self._memory.idle_bytes
+        if self._known_fit is None or self._known_fit[0] != key:
+            peaks = (self._memory.predict(entry, budget_bytes=budget_bytes).peak_bytes for entry in self._largest)
+            self._known_fit = key, all(peak <= budget_bytes for peak in peaks)
+        return self._known_fit[1]
 
     def record_unless_fits(self, architecture: Architecture) -> bool:
         """Return whether an architecture fits; one that does not is recorded in the study, once.

@@ -13,7 +13,7 @@ from nas.models.classifier import MULTI_LABEL
 from nas.models.model_seals import DESCRIPTION, MODEL_CARD, seal_model
 from nas.run.tables import markdown_text
 from nas.search.keys import LinearKey
-from nas.search.space import Architecture, format_gene
+from nas.search.space import Architecture
 from nas.search.trial import Stage
 
 _CARD = """---
@@ -110,7 +110,7 @@ def _model_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
 def _genes_table(architecture: Architecture) -> Iterator[str]:
     """Yield the lines of a table with the genes of an architecture."""
     yield from ("| gene | value |", "| --- | --- |")
-    yield from _rows({gene.name: format_gene(getattr(architecture, gene.name)) for gene in architecture.genes})
+    yield from _rows(architecture.texts())
 
 
 def _members_table(members: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -108,7 +108,7 @@ def metric_title(metric: str) -> str:
 
 def architecture_text(architecture: Architecture) -> str:
     """Return the genes of an architecture in plain words, or the title of a family without genes."""
-    return architecture.summary() if architecture.genes else architecture.title
+    return architecture.summary() or architecture.title
 
 
 def failure_line(name: str, failure: Failure, verdict: Verdict) -> str:

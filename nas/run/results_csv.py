@@ -16,7 +16,7 @@ from nas.run.progress_lines import metric_title
 from nas.run.tables import csv_cell
 from nas.search.keys import CandidateKey
 from nas.search.metric_registry import METRICS, metric_names
-from nas.search.space import Architecture, format_gene
+from nas.search.space import Architecture
 from nas.search.trial import STAGES, Result
 from nas.storage.contents import StudyContents
 from nas.storage.records import Rejection
@@ -44,7 +44,7 @@ process), and whether there was room to keep freed memory (it depends on the num
 
 
 def _genes(architecture: Architecture) -> list[str]:
-    return [format_gene(getattr(architecture, gene.name)) for gene in architecture.genes]
+    return list(architecture.texts().values())
 
 
 def write_results(

@@ -311,7 +311,7 @@ def _disk_line(config: Config, prepared: SearchContext) -> str:
     """Return the line about what full trainings leave in the run directory."""
     store = prepared.store
     count = (config.search.finalists + 1) * (1 + config.search.rerun_seeds)
-    weights = 4 * prepared.memory.parameter_count(config.space.largest)
+    weights = 4 * max(map(prepared.memory.parameter_count, config.space.largest_of_each_kind))
     logits = logits_bytes(len(store.splits["validation"]), len(store.class_names))
     return (
         f"Disk: up to {count} full trainings keep their weights and validation logits in the run directory, at most "

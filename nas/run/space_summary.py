@@ -92,8 +92,13 @@ def describe_space(config: Config, memory: MemoryModel, default: Architecture, r
     ]
     counts = {gene: sum(variable.gene == gene for variable in space.variables) for gene in space.choices}
     rows = [
-        (gene, space.granularity.get(gene, "model"), str(counts[gene]), _choices_text(space.choices[gene]))
-        for gene in space.choices
+        (
+            gene.name,
+            space.granularity.get(gene.name, "model"),
+            str(counts[gene.name]),
+            _choices_text([gene.format(value) for value in space.choices[gene.name]]),
+        )
+        for gene in space.architecture_class.genes
     ]
     share = fitting_share(
         space,
@@ -111,11 +116,11 @@ def describe_space(config: Config, memory: MemoryModel, default: Architecture, r
     reporter.note(f"Memory budget {format_bytes(budget.memory_bytes)}: {_share_text(space, share)}")
 
 
-def _choices_text(choices: Sequence[int]) -> str:
+def _choices_text(choices: Sequence[str]) -> str:
     """Return choices as a list; of many only the first ones and the last."""
     if len(choices) <= _MAX_LISTED:
-        return ", ".join(map(str, choices))
-    first = ", ".join(map(str, choices[: _MAX_LISTED // 2]))
+        return ", ".join(choices)
+    first = ", ".join(choices[: _MAX_LISTED // 2])
     return f"{first}, … {choices[-1]} ({len(choices):,} values)"
 
 

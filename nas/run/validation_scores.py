@@ -63,7 +63,7 @@ def validation_logits(result: Result, directory: Path, config: Config, prepared:
         model = TrainedWeights.of(directory, result, config.space).load(ModelParts.of(prepared))
         if isinstance(model, Linear):  # its inputs are stored for every family
             with torch.inference_mode():
-                logits = model.classifier(torch.cat(validation.readouts("pooled"), dim=1))
+                logits = model.classifier(torch.cat(validation.readouts(*model.architecture.readouts), dim=1))
         else:
             logits = predict_logits(model, validation, batch_size=config.recipe.batch_size)
         keep_logits(path, logits, result)

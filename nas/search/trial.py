@@ -261,6 +261,7 @@ def job_seed(search_seed: int, stage: Stage, architecture: Architecture, *, reru
 def architecture_seed(seed: int, salt: str, architecture: Architecture) -> int:
     """Return a seed that depends only on another seed, a word and an architecture."""
     genes: list[int | str] = []
-    for value in architecture.values().values():
-        genes.append(value if isinstance(value, int) else str(value))
+    for gene in architecture.stated_genes:
+        value = gene.plain(getattr(architecture, gene.name))
+        genes.append(value if isinstance(value, int) else f"{gene.name} {value}" if gene.names else str(value))
     return seed_from(seed, salt, *genes)

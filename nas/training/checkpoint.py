@@ -103,7 +103,7 @@ def training_facts(training: Job | Result) -> dict[str, str]:
     Args:
         training: The job or its result.
     """
-    architecture = json.dumps(training.architecture.as_dict(), sort_keys=True)
+    architecture = json.dumps(training.architecture.stated(), sort_keys=True)
     return {
         "training": training.key.name,
         "stage": training.stage,

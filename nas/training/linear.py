@@ -86,6 +86,8 @@ class LinearChoice:
 def solver_bytes(train_count: int, validation_count: int, size: int, num_classes: int) -> int:
     """Return the memory that the solver needs, in bytes: inputs, what a block computes, and L-BFGS's history.
 
+    The best solutions for other inputs and penalties, with their logits on validation, are included.
+
     Args:
         train_count: The number of training samples.
         validation_count: The number of validation samples.
@@ -94,7 +96,9 @@ def solver_bytes(train_count: int, validation_count: int, size: int, num_classes
     """
     block = min(train_count, _BLOCK)
     computed = 8 * block * (2 * size + 6 * num_classes)  # the inputs in float64 and a copy; logits and gradients
-    return 4 * (train_count + validation_count) * size + computed + (2 * _HISTORY + 12) * 8 * num_classes * (size + 1)
+    kept = 2 * (8 * num_classes * (size + 1) + 4 * validation_count * num_classes)
+    history = (2 * _HISTORY + 12) * 8 * num_classes * (size + 1)
+    return 4 * (train_count + validation_count) * size + computed + kept + history
 
 
 class LinearProblem:

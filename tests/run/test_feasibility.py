@@ -63,7 +63,7 @@ def feasibility(
         budget=budget,
         correction=correction,
         study=cast(Study, study),
-        largest=LARGE,
+        largest=[LARGE],
     )
     return made, study
 

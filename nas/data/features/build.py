@@ -28,7 +28,6 @@ from nas.data.features.inputs import BuildStep, FeatureSources, SplitInputs, pix
 from nas.data.features.plan import (
     ArrayPlan,
     ModalityPlan,
-    Readout,
     attended_name,
     choose_plan,
     logsumexp_name,
@@ -36,8 +35,9 @@ from nas.data.features.plan import (
     tokens_name,
 )
 from nas.data.features.writer import ArrayFiles, ProgressSaver
-from nas.models.encoders.base import Encoder
+from nas.models.encoders.base import Encoder, mean_over_tokens
 from nas.models.fusion.data_attention import data_attention
+from nas.models.fusion.readouts import Readout
 from nas.search.space import RAW
 
 _PROGRESS = "progress.json"
@@ -249,10 +249,7 @@ def read_out(encoder: Encoder, rows: Tensor, mask: Tensor | None) -> dict[Readou
         rows: The tokens after the last layer and its final norm, (B, R, D).
         mask: (B, R), true where there is a token; None without padding.
     """
-    pooled = encoder.pool(encoder.readout_rows(rows, mask))
-    if mask is None:
-        return {"pooled": pooled, "mean": rows.mean(dim=1)}
-    return {"pooled": pooled, "mean": (rows * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)}
+    return {"pooled": encoder.pool(encoder.readout_rows(rows, mask)), "mean": mean_over_tokens(rows, mask)}
 
 
 def _reserve(descriptor: int, size_bytes: int) -> None:

@@ -16,22 +16,16 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from nas.common.errors import DiskError
 from nas.common.units import format_bytes
 from nas.config.data_schema import FeaturesConfig
+from nas.models.fusion.readouts import READOUTS, Readout
 from nas.search.space import RAW
 
 ATTENTION, EVERY_LAYER, SMALLEST_LAYER = TIERS = ("attention", "every layer", "smallest layer")
-
-
-Readout = Literal["pooled", "mean"]
-"""What is read out of an encoder: what its own pooling returns, mostly CLS, or the mean over all unpadded tokens."""
-
-READOUTS: tuple[Readout, ...] = ("pooled", "mean")
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from nas.common.errors import DataError
 from nas.data.features.files import StoreContents, read_contents
-from nas.data.features.plan import Readout, attended_name, logsumexp_name, readout_name, tokens_name
+from nas.data.features.plan import attended_name, logsumexp_name, readout_name, tokens_name
 from nas.data.samples import Labels
 from nas.models.encoders.base import Encoder
 from nas.models.fusion.data_attention import DataAttention
+from nas.models.fusion.readouts import Readout
 from nas.search.space import MODALITIES, RAW, EntryLayers
 
 Encoders = tuple[Encoder, Encoder]
@@ -158,17 +159,18 @@ class FeatureSplit:
             text_attention=self._attention_at("text", entry_layers.text, texts),
         )
 
-    def readouts(self, readout: Readout) -> tuple[Tensor, Tensor]:
+    def readouts(self, image: Readout, text: Readout) -> tuple[Tensor, Tensor]:
         """Return what is read out of the frozen image and text encoder, for every sample: (N, D_img) and (N, D_txt).
 
         Args:
-            readout: The kind of readout.
+            image: The readout of the image encoder.
+            text: The readout of the text encoder.
         """
         # Texts are stored in the order of their first tokens.
         text_index = np.argsort(np.argsort(self._text_starts))
-        image = np.load(self._directory / readout_name("image", readout))
-        text = np.load(self._directory / readout_name("text", readout))
-        return torch.from_numpy(image[self._image_index]), torch.from_numpy(text[text_index])
+        images = np.load(self._directory / readout_name("image", image))
+        texts = np.load(self._directory / readout_name("text", text))
+        return torch.from_numpy(images[self._image_index]), torch.from_numpy(texts[text_index])
 
     def _tokens_at(self, modality: str, layer: int | None, read: _Reader, mask: Tensor | None, count: int) -> Tensor:
         """Return the tokens at a layer: read, or recomputed from the last stored layer before it."""

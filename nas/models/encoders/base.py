@@ -101,6 +101,11 @@ class Encoder(nn.Module, ABC):
         """Return the classifier's input, given the finished readout tokens: (B, R', D) → (B, D)."""
         return rows[:, 0]
 
+    @property
+    def pools_by_mean(self) -> bool:
+        """Whether `pool` returns the mean of all tokens."""
+        return False
+
     def drop_unread(self, *, pooling: bool) -> None:
         """Remove weights that are never read, for a model that trains all its weights.
 
@@ -215,6 +220,18 @@ def _name_of_stack(model: PreTrainedModel, layers: Sequence[nn.Module]) -> str |
 def last_tokens(mask: Tensor) -> Tensor:
     """Return the position of the last token of every sample, (B,), given where there is a token, (B, R)."""
     return (mask * torch.arange(mask.shape[1], device=mask.device)).amax(dim=1)
+
+
+def mean_over_tokens(rows: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mean over the tokens that are not padding, (B, R, D) → (B, D).
+
+    Args:
+        rows: All tokens.
+        mask: (B, R), true where there is a token; None where nothing is padded.
+    """
+    if mask is None:
+        return rows.mean(dim=1)
+    return (rows * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
 
 def padding_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -48,6 +48,10 @@ class SiglipVisionEncoder(Encoder):
         pooled: Tensor = self.model.head(rows) if self.model.use_head else rows.mean(dim=1)
         return pooled
 
+    @property
+    def pools_by_mean(self) -> bool:
+        return not self.model.use_head
+
     def drop_unread(self, *, pooling: bool) -> None:
         super().drop_unread(pooling=pooling)
         if pooling and self.model.use_head:

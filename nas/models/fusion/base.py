@@ -15,8 +15,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from nas.models.encoders.base import Encoder
+from nas.models.encoders.base import Encoder, mean_over_tokens
 from nas.models.fusion.data_attention import DataAttention
+from nas.models.fusion.readouts import Readout
 from nas.search.space import RAW, Architecture, EncoderSizes, EntryLayers
 
 PROMPT_STANDARD_DEVIATION = 0.02
@@ -65,8 +66,26 @@ class Features:
 def sizes_of(image_encoder: Encoder, text_encoder: Encoder) -> EncoderSizes:
     """Return the numbers of layers and hidden sizes of two encoders."""
     return EncoderSizes(
-        image_encoder.num_layers, text_encoder.num_layers, image_encoder.hidden_size, text_encoder.hidden_size
+        image_encoder.num_layers,
+        text_encoder.num_layers,
+        image_encoder.hidden_size,
+        text_encoder.hidden_size,
+        pool_by_mean=(image_encoder.pools_by_mean, text_encoder.pools_by_mean),
     )
+
+
+def read_out(encoder: Encoder, rows: Tensor, mask: Tensor | None, readout: Readout) -> Tensor:
+    """Return the input of a classifier, (B, D).
+
+    Args:
+        encoder: The encoder.
+        rows: The outputs of its last layer for all tokens, (B, R, D).
+        mask: (B, R), true where there is a token; None where nothing is padded.
+        readout: What is read out.
+    """
+    if readout == "mean":
+        return mean_over_tokens(encoder.finish(rows), mask)
+    return encoder.pool(encoder.finish(encoder.readout_rows(rows, mask)))
 
 
 class FusionModel(nn.Module, ABC):

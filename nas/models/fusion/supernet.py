@@ -1,7 +1,8 @@
 """One set of weights for every architecture of a space: weight entanglement by prefix slices.
 
 As in AutoFormer (Chen et al., ICCV 2021, section 3.2): an architecture uses the first M prompts and the first h mapping
-units of the largest one, and a layer has the same weights in every architecture that uses it.
+units of the largest one, and a layer has the same weights in every architecture that uses it. Alternatives without an
+order (`Gene.names`) share nothing.
 """
 
 import torch
@@ -15,11 +16,11 @@ from nas.search.space import Architecture, SearchSpace
 def build_supernet(
     *, image_encoder: Encoder, text_encoder: Encoder, space: SearchSpace, num_classes: int, seed: int
 ) -> FusionModel:
-    """Build the model of the largest architecture of a space; its forward accepts any architecture of the space."""
+    """Build the model that has the weights of a whole space; its forward accepts any architecture of the space."""
     return build_model(
         image_encoder=image_encoder,
         text_encoder=text_encoder,
-        architecture=space.largest,
+        architecture=space.supernet,
         num_classes=num_classes,
         seed=seed,
     )

@@ -38,7 +38,7 @@ def table_row(settings: ComparisonSettings, trained: TrainedEntry) -> Row:
         name=entry.name,
         title=entry.title,
         is_searched_family=architecture.family == settings.config.space.architecture_class.family,
-        architecture=str(architecture) if architecture.genes else "",
+        architecture=str(architecture) if architecture.stated_genes else "",
         learning_rate=None if trained.rate is None else entry.config.compare.learning_rates[trained.rate],
         trainable_parameters=memory.parameter_count(architecture),
         training_bytes=prediction.training_bytes + _frozen_bytes(entry),

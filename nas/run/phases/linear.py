@@ -1,6 +1,10 @@
-"""Solve the linear classifier on the readouts of the frozen encoders: the simplest model that a search has to beat."""
+"""Solve the linear classifier on the readouts of the frozen encoders: the simplest model that a search has to beat.
+
+It is solved for each pair of readouts; the best pair on validation is kept, with the best penalty.
+"""
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator
 
@@ -9,6 +13,7 @@ import torch
 from nas.common.errors import StudyError
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.measurement import MemoryWatch, private_bytes, release_freed_memory
+from nas.models.fusion.base import sizes_of
 from nas.models.fusion.linear.architecture import LinearArchitecture
 from nas.models.fusion.supernet import build_model
 from nas.run.phases.context import PhaseContext
@@ -71,11 +76,12 @@ class LinearPhase:
             release_freed_memory()  # this process may be a worker, too
 
     def _check_own(self, context: PhaseContext, stored: Result) -> None:
-        expected = (LinearKey(), LinearArchitecture(), self._seed(context))
-        if (stored.key, stored.architecture, stored.seed) != expected:
+        seed = self._seed(context)
+        is_linear = stored.key == LinearKey() and isinstance(stored.architecture, LinearArchitecture)
+        if not is_linear or stored.seed != seed:
             raise StudyError(
                 f"{self._setup.run_directory / LINEAR_RESULT}: holds another training; expected the linear classifier "
-                f"with seed {expected[2]}, got {stored.architecture} with seed {stored.seed}; delete it to solve the "
+                f"with seed {seed}, got {stored.architecture} with seed {stored.seed}; delete it to solve the "
                 "classifier again"
             )
 
@@ -86,10 +92,10 @@ class LinearPhase:
     def _solve(self, context: PhaseContext, should_stop: Callable[[], bool]) -> Result:
         started, held_bytes = time.monotonic(), private_bytes()
         with MemoryWatch() as watch:
-            choice = self._choose(context, should_stop)
+            architecture, choice = self._choose(context, should_stop)
         result = Result(
             key=LinearKey(),
-            architecture=LinearArchitecture(),
+            architecture=architecture,
             stage="full",
             score=choice.score,
             metrics=choice.metrics,
@@ -105,23 +111,39 @@ class LinearPhase:
         write_linear_result(self._setup.run_directory, result)
         context.reporter.note(
             f"linear classifier on the frozen encoders: {scores_text(result, context.config.search.objective)} "
-            f"(L2 penalty {choice.penalty:.2g}, chosen on validation)"
+            f"({architecture.summary()}, L2 penalty {choice.penalty:.2g}, chosen on validation)"
         )
         return result
 
-    def _choose(self, context: PhaseContext, should_stop: Callable[[], bool]) -> LinearChoice:
+    def _choose(
+        self, context: PhaseContext, should_stop: Callable[[], bool]
+    ) -> tuple[LinearArchitecture, LinearChoice]:
+        """Return the readouts and the solution with the best score on validation; of equals, those found first."""
+        sizes = sizes_of(self._prepared.image_encoder, self._prepared.text_encoder)
+        best: tuple[LinearArchitecture, LinearChoice] | None = None
+        for pair in itertools.product(*LinearArchitecture.default_choices(sizes).values()):
+            architecture = LinearArchitecture(*pair)
+            choice = self._choose_penalty(architecture, context, should_stop)
+            if best is None or choice.rank > best[1].rank:
+                best = architecture, choice
+        assert best is not None, "every encoder has a readout"
+        return best
+
+    def _choose_penalty(
+        self, architecture: LinearArchitecture, context: PhaseContext, should_stop: Callable[[], bool]
+    ) -> LinearChoice:
         store, config = self._prepared.store, context.config
         train, validation = store.splits["train"], store.splits["validation"]
         num_classes = len(store.class_names)
         problem = LinearProblem(
-            torch.cat(train.readouts("pooled"), dim=1),
+            torch.cat(train.readouts(*architecture.readouts), dim=1),
             train.labels,
             num_classes,
             build_loss(config.recipe, train.labels, num_classes),
         )
         return choose_penalty(
             problem,
-            torch.cat(validation.readouts("pooled"), dim=1),
+            torch.cat(validation.readouts(*architecture.readouts), dim=1),
             validation.labels,
             score=lambda metrics: config.search.score_of("full", metrics),
             should_stop=should_stop,

@@ -77,7 +77,7 @@ class Search:
             # A deterministic search must not depend on measurements.
             correction=None if config.deterministic else calibration,
             study=study,
-            largest=config.space.largest,
+            largest=config.space.largest_of_each_kind,
             constraints=config.search.constraints,
         )
         self._context = PhaseContext(

@@ -139,8 +139,9 @@ class _SupernetPlanner:
         self._feasibility = context.feasibility
         self._memory = memory
         self._budget_bytes = context.config.budget.memory_bytes
-        # Every gene only adds tensors and parameters: where the largest architecture fits, all do.
-        self._largest_bytes = memory.predict_supernet(context.config.space.largest).peak_bytes
+        # Every size only adds tensors and parameters: where the largest architectures fit, all do.
+        self._largest = context.config.space.largest_of_each_kind
+        self._largest_bytes = max(memory.predict_supernet(entry).peak_bytes for entry in self._largest)
         self._peaks: dict[Architecture, int] = {}
         self._parts: dict[Architecture, int] = {}
 
@@ -154,7 +155,7 @@ class _SupernetPlanner:
             BudgetError: If no training step fits the memory budget.
         """
         config = self._config
-        if self._largest_bytes <= self._budget_bytes and self._feasibility.fits(config.space.largest):
+        if self._largest_bytes <= self._budget_bytes and all(map(self._feasibility.fits, self._largest)):
             return SupernetJob(None, {}, self._largest_bytes)
         sampler = build_sampler(
             config.supernet.sampling,

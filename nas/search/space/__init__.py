@@ -1,19 +1,22 @@
 """What can be searched: architectures, their genes, and search spaces."""
 
 from nas.search.space.architecture import (
-    DIRECTIONS,
-    GRANULARITIES,
-    MAX_LAYERS,
     MODALITIES,
     RAW,
     AffineMemory,
     Architecture,
     EncoderSizes,
     EntryLayers,
+)
+from nas.search.space.gene import (
+    DIRECTIONS,
+    GRANULARITIES,
+    MAX_LAYERS,
     Gene,
     GeneValue,
     Granularity,
     PerLayer,
+    PlainValue,
     format_gene,
 )
 from nas.search.space.space import SearchSpace
@@ -33,6 +36,7 @@ __all__ = [
     "GeneValue",
     "Granularity",
     "PerLayer",
+    "PlainValue",
     "SearchSpace",
     "Variable",
     "format_gene",

@@ -10,29 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import total_ordering
-from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
-from nas.common.boundary import shown
 from nas.search.space.family_registry import load_architecture_class
-
-PerLayer = tuple[tuple[int, int], ...]
-"""One pair (image → text, text → image) per layer, starting at the first layer that has the gene. In a family without
-directions both numbers are equal."""
-
-GeneValue = int | PerLayer
-"""The value of a gene in an architecture: one number for the whole model, or one pair per layer."""
-
-Granularity = Literal["model", "layer", "direction", "layer_and_direction"]
-"""What a gene has separate values for: nothing (one value for the model), each layer, each direction, or both."""
-GRANULARITIES: tuple[Granularity, ...] = ("model", "layer", "direction", "layer_and_direction")
-
-DIRECTIONS = ("image_to_text", "text_to_image")
+from nas.search.space.gene import Gene, GeneValue, PlainValue, canonical
 
 MODALITIES = ("image", "text")
-
-MAX_LAYERS = 1_000
-"""The upper bound of layers: no encoder has more."""
-_MAX_LENGTH = 65_536
 
 RAW = -1
 """Used in place of a layer index for pixel values and token ids, the input of an encoder's own embedding."""
@@ -46,6 +29,8 @@ class EncoderSizes:
     text_layers: int
     image_hidden_size: int
     text_hidden_size: int
+    pool_by_mean: tuple[bool, bool] = (False, False)
+    """Whether what each encoder's own pooling returns is the mean of its tokens."""
 
     @property
     def shallower(self) -> int:
@@ -61,31 +46,6 @@ class EntryLayers(NamedTuple):
 
     image: int | None
     text: int | None
-
-
-@dataclass(frozen=True)
-class Gene:
-    """One searchable property of a family.
-
-    Args:
-        name: The key in search files and the field of the architecture class.
-        symbol: The short name in tables and progress lines.
-        smallest: The smallest value that any model of the family allows.
-        granularities: The granularities that the gene supports.
-        is_layer: Whether this is the layer gene, the layer where fusion or prompting starts; a lower value is a larger
-            model. A family has at most one, its first gene, with one value for the whole model.
-    """
-
-    name: str
-    symbol: str
-    smallest: int
-    granularities: tuple[Granularity, ...] = ("model",)
-    is_layer: bool = False
-
-    @property
-    def largest(self) -> int:
-        """The largest value that any model could have: no device holds longer prompts or wider mappings."""
-        return MAX_LAYERS if self.is_layer else _MAX_LENGTH
 
 
 @dataclass(frozen=True)
@@ -129,7 +89,7 @@ class Architecture(ABC):
     def __post_init__(self) -> None:
         for gene in self.genes:
             if not gene.is_layer:
-                object.__setattr__(self, gene.name, _canonical(getattr(self, gene.name)))
+                object.__setattr__(self, gene.name, canonical(getattr(self, gene.name)))
         counts = {len(value) for value in self._other_values if not isinstance(value, int)}
         if len(counts) > 1:
             raise ValueError(
@@ -146,13 +106,15 @@ class Architecture(ABC):
         """Return the choices of every gene in a search file without `space`: values around the default.
 
         These are the default's first layer and its neighbors, and a quarter, half, all and twice of any other value; 0
-        takes the place of the quarter where the gene allows it.
+        takes the place of the quarter where the gene allows it. Of a gene with names these are all its values.
         """
         default, last = cls.default(sizes), cls.num_layers(sizes) - 1
         choices = {}
         for gene in cls.genes:
             value = getattr(default, gene.name)
-            if gene.is_layer:
+            if gene.names:
+                near = set(range(len(gene.names)))
+            elif gene.is_layer:
                 near = {layer for layer in (value - 1, value, value + 1) if 0 <= layer <= last}
             else:
                 near = {0 if gene.smallest == 0 else max(value // 4, 1), max(value // 2, 1), value, 2 * value}
@@ -215,18 +177,36 @@ class Architecture(ABC):
         value: GeneValue = getattr(self, name)
         return (value, value) if isinstance(value, int) else value[index]
 
-    def values(self) -> dict[str, int | list[list[int]]]:
+    def values(self) -> dict[str, PlainValue]:
         """Return the genes by name, as JSON values."""
-        values = ((gene.name, getattr(self, gene.name)) for gene in self.genes)
-        return {name: value if isinstance(value, int) else [list(pair) for pair in value] for name, value in values}
+        return {gene.name: gene.plain(getattr(self, gene.name)) for gene in self.genes}
+
+    def texts(self) -> dict[str, str]:
+        """Return the genes by name, as text."""
+        return {gene.name: gene.format(getattr(self, gene.name)) for gene in self.genes}
+
+    @property
+    def stated_genes(self) -> tuple[Gene, ...]:
+        """The genes that messages and seeds state: all but alternatives that are the paper's, the first ones."""
+        return tuple(gene for gene in self.genes if not (gene.names and getattr(self, gene.name) == 0))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the family and the genes, as JSON values."""
         return {"family": self.family, **self.values()}
 
+    def stated(self) -> dict[str, Any]:
+        """Return the family and the stated genes, as JSON values.
+
+        They identify an architecture, and stay the same when its family gets further genes with names.
+        """
+        values = self.values()
+        return {"family": self.family, **{gene.name: values[gene.name] for gene in self.stated_genes}}
+
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "Architecture":
         """Build the architecture that `as_dict` describes.
+
+        Genes with names may be missing; they then have their first value.
 
         Raises:
             KeyError: If the family is not registered.
@@ -236,11 +216,8 @@ class Architecture(ABC):
         genes = dict(values)
         architecture_class = load_architecture_class(genes.pop("family"))
         for gene in architecture_class.genes:
-            if gene.name in genes and not _is_value(genes[gene.name], gene):
-                raise ValueError(
-                    f"{gene.name}: expected a whole number of at most {gene.largest:,} or a list of pairs of them, got "
-                    f"{shown(genes[gene.name])}"
-                )
+            if gene.name in genes:
+                genes[gene.name] = gene.parse(genes[gene.name])
         return cast(Callable[..., Architecture], architecture_class)(**genes)
 
     def __lt__(self, other: object) -> bool:
@@ -256,42 +233,9 @@ class Architecture(ABC):
 
     def summary(self) -> str:
         """Return the genes in plain words: `prompt layer 2, prompts 4`."""
-        return ", ".join(
-            f"{gene.name.replace('_', ' ')} {format_gene(getattr(self, gene.name))}" for gene in self.genes
-        )
+        texts = self.texts()
+        return ", ".join(f"{gene.name.replace('_', ' ')} {texts[gene.name]}" for gene in self.stated_genes)
 
     def __str__(self) -> str:
-        return " ".join(f"{gene.symbol}={format_gene(getattr(self, gene.name))}" for gene in self.genes) or self.family
-
-
-def _is_value(value: object, gene: Gene) -> bool:
-    """Return whether a value read from a file can be that of a gene; a space decides whether it is allowed."""
-    if isinstance(value, list | tuple) and not gene.is_layer:
-        return 0 < len(value) <= MAX_LAYERS and all(
-            isinstance(pair, list | tuple) and len(pair) == len(DIRECTIONS) and all(_is_number(v, gene) for v in pair)
-            for pair in value
-        )
-    return _is_number(value, gene)
-
-
-def _is_number(value: object, gene: Gene) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= gene.largest
-
-
-def _canonical(value: GeneValue) -> GeneValue:
-    """Return one number if all values are equal, else tuples; accepts lists, as from JSON."""
-    if isinstance(value, int):
-        return value
-    pairs = tuple((int(first), int(second)) for first, second in value)
-    different = set(itertools.chain(*pairs))
-    return different.pop() if len(different) == 1 else pairs
-
-
-def format_gene(value: GeneValue) -> str:
-    """Format a gene value: `4`; `4,8` if layers differ; `4/8` if directions differ; `4/8,2/2` if both do."""
-    if isinstance(value, int):
-        return str(value)
-    if all(first == second for first, second in value):
-        return ",".join(str(first) for first, _ in value)
-    texts = [f"{first}/{second}" for first, second in value]
-    return texts[0] if len(set(texts)) == 1 else ",".join(texts)
+        texts = self.texts()
+        return " ".join(f"{gene.symbol}={texts[gene.name]}" for gene in self.stated_genes) or self.family

@@ -9,7 +9,8 @@ from functools import cached_property
 from typing import cast
 
 from nas.common.boundary import shown
-from nas.search.space.architecture import DIRECTIONS, Architecture, GeneValue, Granularity
+from nas.search.space.architecture import Architecture
+from nas.search.space.gene import DIRECTIONS, GeneValue, Granularity
 from nas.search.space.variables import Variable
 
 _LEVELS = 16
@@ -22,7 +23,8 @@ class SearchSpace:
 
     Args:
         architecture_class: The architecture class of the fusion family.
-        choices: Gene name → allowed values, ascending and distinct, for exactly the genes of the family.
+        choices: Gene name → allowed values, ascending and distinct, for exactly the genes of the family; genes with
+            names may be missing and then have their first value.
         granularity: Gene name → granularity of its values; one value for the whole model where missing.
         num_layers: The number of layers that the layer gene counts (`Architecture.num_layers`); required only if a
             gene has several values per model.
@@ -40,6 +42,9 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         genes = {gene.name: gene for gene in self.architecture_class.genes}
+        complete = {name: (0,) for name, gene in genes.items() if gene.names} | dict(self.choices)
+        in_order = {name: complete[name] for name in (*genes, *complete) if name in complete}
+        object.__setattr__(self, "choices", in_order)
         if set(self.choices) != set(genes):
             raise ValueError(f"search space: wrong genes; expected {list(genes)}, got {sorted(self.choices)}")
         for name, values in self.choices.items():
@@ -92,6 +97,11 @@ class SearchSpace:
         """The names of all genes except the layer gene."""
         return tuple(gene.name for gene in self.architecture_class.genes if not gene.is_layer)
 
+    @cached_property
+    def _named(self) -> frozenset[str]:
+        """The genes whose values are alternatives rather than sizes."""
+        return frozenset(gene.name for gene in self.architecture_class.genes if gene.names)
+
     def _build(self, first_layer: int, values: Mapping[str, GeneValue]) -> Architecture:
         """Return the architecture with this value of the layer gene, if the family has one, and these of the others."""
         gene, build = self.architecture_class.layer_gene(), cast(Callable[..., Architecture], self.architecture_class)
@@ -99,10 +109,15 @@ class SearchSpace:
 
     @cached_property
     def variables(self) -> tuple[Variable, ...]:
-        """All variables: the layer gene, then gene by gene, layer by layer, direction by direction."""
+        """All variables: the layer gene, then gene by gene, layer by layer, direction by direction.
+
+        A gene with names is one only where there is a choice.
+        """
         layer_gene = self.architecture_class.layer_gene()
         found = [] if layer_gene is None else [Variable(layer_gene.name, self.choices[layer_gene.name], is_layer=True)]
         for gene in self._other_genes:
+            if gene in self._named and len(self.choices[gene]) == 1:
+                continue
             granularity = self.granularity.get(gene, "model")
             layers = self._layers if "layer" in granularity else [None]
             directions = range(len(DIRECTIONS)) if "direction" in granularity else [None]
@@ -170,7 +185,8 @@ class SearchSpace:
         genes: dict[str, GeneValue] = {}
         for gene in self._other_genes:
             if gene not in self.granularity:
-                genes[gene] = values[gene]
+                has_variable = gene not in self._named or len(self.choices[gene]) > 1
+                genes[gene] = values[gene] if has_variable else self.choices[gene][0]
                 continue
             sites = {
                 (variable.layer, variable.direction): values[variable.name]
@@ -198,12 +214,40 @@ class SearchSpace:
 
     @property
     def largest(self) -> Architecture:
-        """The architecture with the earliest first layer and the largest values; all others are prefix slices of it."""
+        """The architecture with the earliest first layer and the largest values."""
         return self.largest_at(self.first_layers[0])
 
     def largest_at(self, first_layer: int) -> Architecture:
         """Return the largest architecture with the given first layer."""
         return self._build(first_layer, {gene: self.choices[gene][-1] for gene in self._other_genes})
+
+    @property
+    def largest_of_each_kind(self) -> list[Architecture]:
+        """The largest architectures, one for each combination of values that are alternatives rather than sizes.
+
+        Every other architecture is smaller than one of these: an alternative is neither smaller nor larger.
+        """
+        names = [gene for gene in self._other_genes if gene in self._named]
+        largest = {gene: self.choices[gene][-1] for gene in self._other_genes}
+        kinds = itertools.product(*(self.choices[name] for name in names))
+        return [self._build(self.first_layers[0], largest | dict(zip(names, kind, strict=True))) for kind in kinds]
+
+    @property
+    def supernet(self) -> Architecture:
+        """The architecture of the supernet, of which all others are slices; see `supernet_at`."""
+        return self.supernet_at(self.first_layers[0])
+
+    def supernet_at(self, first_layer: int) -> Architecture:
+        """Return the architecture of a supernet with the given first layer.
+
+        It has the largest value of every size, and weights for all alternatives (`Gene.every`) where there is a choice.
+        """
+        every = {
+            gene.name: gene.every
+            for gene in self.architecture_class.genes
+            if gene.names and len(self.choices[gene.name]) > 1
+        }
+        return self._build(first_layer, {gene: self.choices[gene][-1] for gene in self._other_genes} | every)
 
     def largest_feasible(self, is_feasible: Callable[[Architecture], bool]) -> Architecture | None:
         """Return the largest feasible architecture along the diagonal of the space, or None.

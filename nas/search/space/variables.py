@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from nas.search.space.architecture import DIRECTIONS
+from nas.search.space.gene import DIRECTIONS
 
 
 @dataclass(frozen=True)

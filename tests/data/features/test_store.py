@@ -80,7 +80,7 @@ def test_readouts_are_those_of_the_whole_encoders(
             images = sources.image_encoder.model(pixels).last_hidden_state
             texts = sources.text_encoder.model(ids, attention_mask=mask.long()).last_hidden_state
         means = torch.stack([text[is_token].mean(dim=0) for text, is_token in zip(texts, mask, strict=True)])
-        pooled, mean = split.readouts("pooled"), split.readouts("mean")
+        pooled, mean = split.readouts("pooled", "pooled"), split.readouts("mean", "mean")
         torch.testing.assert_close(pooled, (images[:, 0], texts[:, 0]), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(mean, (images.mean(dim=1), means), rtol=1e-5, atol=1e-5)
 

@@ -26,6 +26,7 @@ from nas.models.encoders.vit import ViTEncoder
 from nas.models.fusion.base import Features, FusionModel, features_of, sizes_of
 from nas.models.fusion.blind_prompt.architecture import BlindPromptArchitecture
 from nas.models.fusion.joint_attention import joint_bias
+from nas.models.fusion.linear.architecture import LinearArchitecture
 from nas.models.fusion.mbt.architecture import MBTArchitecture
 from nas.models.fusion.model_classes import load_model_class
 from nas.models.fusion.p_bert.architecture import PBERTArchitecture
@@ -56,6 +57,7 @@ SPACES: dict[str, SearchSpace] = {
         },
     ),
     "mbt": SearchSpace(MBTArchitecture, {"fusion_layer": (0, 1, 2), "bottlenecks": (1, 2, 4)}),
+    "linear": SearchSpace(LinearArchitecture, {"image_readout": (0, 1), "text_readout": (0, 1)}),
     "vpt": SearchSpace(VPTArchitecture, {"prompt_layer": (0, 1, 3), "prompts": (1, 2, 5)}, {"prompts": "layer"}, 4),
     "p_bert": SearchSpace(PBERTArchitecture, {"prompt_layer": (0, 2), "prompts": (1, 4)}, {"prompts": "layer"}, 3),
     "prompt_fuse": SearchSpace(PromptFuseArchitecture, {"prompts": (1, 3, 20)}),
@@ -159,6 +161,15 @@ def concatenated(model: Any, *given: Any) -> Tensor:
     return logits
 
 
+def linear(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    z, t = unimodal(model, vit, bert, pixels, ids, mask)
+    means = z.mean(dim=1), torch.stack([row[seen].mean(dim=0) for row, seen in zip(t, mask, strict=True)])
+    chosen = model.architecture
+    image, text = means[0] if chosen.image_readout else z[:, 0], means[1] if chosen.text_readout else t[:, 0]
+    logits: Tensor = model.classifier(torch.cat([image, text], dim=1))
+    return logits
+
+
 def vpt(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     del bert, ids, mask
     rows, first = vit.embeddings(pixels), model.architecture.first_layer
@@ -233,7 +244,7 @@ ORACLES: dict[str, Callable[..., Tensor]] = {
     "text_only": text_only,
     "vpt": vpt,
     "p_bert": p_bert,
-    "linear": concatenated,
+    "linear": linear,
     "late_concat": concatenated,
     "mmbt": mmbt,
     "mbt": mbt,
