@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from benchmarks.models import DEMO
+from benchmarks.models import DEMO, papers_space
 from nas.common.files import default_cache_directory
 from nas.common.interrupt import Interruption
 from nas.common.progress import LineReporter, Reporter
@@ -55,7 +55,7 @@ def configuration(strategy: str, together: int, trials: int) -> Config:
     """
     config = load_config(DEMO)
     return config.replace(
-        space=SearchSpace(PMFArchitecture, {**config.space.choices, **LARGER}),
+        space=SearchSpace(PMFArchitecture, {**papers_space(config.space).choices, **LARGER}),
         search=config.search.replace(strategy=strategy, eval_batch=together),
         budget=config.budget.replace(time_seconds=None, trials=trials),
     )

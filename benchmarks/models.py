@@ -12,13 +12,15 @@ from transformers import BertConfig, ViTConfig
 from nas.common.files import write_atomically
 from nas.config.load import load_config
 from nas.config.schema import Config
+from nas.config.space_schema import NUM_LAYERS, space_as_dict
 from nas.data.preprocessing import Preprocessor
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import build_encoder, load_encoder, resolve_checkpoint
 from nas.models.encoders.pretrained import load_image_processor, load_tokenizer
-from nas.models.fusion.pmf.architecture import PMFArchitecture
+from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
 from nas.models.fusion.pmf.model import PMF
 from nas.models.fusion.supernet import build_model
+from nas.search.space import SearchSpace
 
 DEMO = Path(__file__).resolve().parent.parent / "search_spaces" / "demo.yaml"
 SIZES: dict[str, dict[str, Any]] = {
@@ -66,6 +68,17 @@ def build_pmf(encoders: tuple[Encoder, Encoder], architecture: PMFArchitecture, 
     )
     assert isinstance(model, PMF)
     return model
+
+
+def papers_space(space: SearchSpace) -> SearchSpace:
+    """Return the part of a space of PMF with the paper's readouts: the space of PMF-Bench, and of figures about it."""
+    choices = {gene: space.choices[gene] for gene in GENES}
+    return SearchSpace(space.architecture_class, choices, space.granularity, space.num_layers)
+
+
+def plain_space(space: SearchSpace) -> dict[str, Any]:
+    """Return a space with the paper's readouts as a search file stated it before there were others."""
+    return {key: value for key, value in space_as_dict(space).items() if key in (*GENES, NUM_LAYERS)}
 
 
 def few_samples(directory: Path) -> Config:

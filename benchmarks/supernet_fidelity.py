@@ -35,7 +35,7 @@ from typing import Any
 from scipy.stats import kendalltau
 
 from benchmarks.mapping import mapped
-from benchmarks.models import DEMO, few_samples, write_figures
+from benchmarks.models import DEMO, few_samples, papers_space, plain_space, write_figures
 from benchmarks.pmf_bench.landscapes import METRIC
 from benchmarks.pmf_bench.table import TABLE, Table, read_table
 from nas.common.files import default_cache_directory
@@ -128,6 +128,7 @@ def main() -> None:
     ]
     with build_reporter() as reporter, tempfile.TemporaryDirectory() as name:
         config = few_samples(Path(name)) if options.quick else load_config(DEMO)
+        config = config.replace(space=papers_space(config.space))
         prepared = prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
         settings = settings_of(config, [(str(architecture), truth[architecture]) for architecture in chosen])
         measured = kept(options.json, settings)
@@ -163,7 +164,7 @@ def settings_of(config: Config, truth: Sequence[tuple[str, float]]) -> str:
     values, search = config.as_dict(), config.search
     # Without keys that are null, a digest from before such a key existed stays valid.
     recipe = {key: value for key, value in values["recipe"].items() if value is not None}
-    decisive = [values["features"], values["space"], recipe]
+    decisive = [values["features"], plain_space(config.space), recipe]
     decisive += [
         config.supernet.architectures_per_step,
         search.short_training_steps,

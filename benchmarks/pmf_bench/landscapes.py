@@ -20,9 +20,11 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from sklearn.model_selection import KFold
 
+from benchmarks.models import papers_space
 from benchmarks.pmf_bench.table import TABLE, Table, read_table
 from nas.common.seeds import seed_from
 from nas.config.load import load_config
+from nas.models.fusion.pmf.architecture import GENES
 from nas.search.space import Architecture, SearchSpace
 
 SPACES = Path(__file__).resolve().parent.parent.parent / "search_spaces"
@@ -100,7 +102,7 @@ class Listed(Landscape):
 
 def tabular(table: Table) -> Landscape:
     """Return the landscape of the trainings themselves; only architectures of the table can be evaluated."""
-    space = load_config(SPACES / "demo.yaml").space
+    space = papers_space(load_config(SPACES / "demo.yaml").space)
     return Listed("table", space, table.seed_deviation(METRIC), table.means(METRIC))
 
 
@@ -143,7 +145,7 @@ def cross_validated(table: Table, folds: int) -> dict[str, float]:
 
 def features(architectures: Sequence[Architecture]) -> NDArray[np.float64]:
     """Return log2(1 + value) of every gene, (N, genes)."""
-    return np.log2(1.0 + np.array([list(architecture.values().values()) for architecture in architectures], float))
+    return np.log2(1.0 + np.array([[getattr(entry, gene) for gene in GENES] for entry in architectures], float))
 
 
 def fitted(rows: Sequence[tuple[Architecture, float]]) -> GaussianProcessRegressor:
@@ -159,7 +161,7 @@ def fitted(rows: Sequence[tuple[Architecture, float]]) -> GaussianProcessRegress
 
 def surrogate(table: Table) -> Landscape:
     """Return the landscape of a surrogate over the whole space of the table."""
-    space = load_config(SPACES / "demo.yaml").space
+    space = papers_space(load_config(SPACES / "demo.yaml").space)
     everything = list(space)
     process = Surrogate(table)
     means = dict(zip(everything, process.means(everything).tolist(), strict=True))
@@ -240,7 +242,7 @@ class Function(Landscape):
 
 def functions() -> list[Landscape]:
     """Return the synthetic landscapes: interactions, plateaus, noise."""
-    space = load_config(SPACES / "demo_per_layer.yaml").space
+    space = papers_space(load_config(SPACES / "demo_per_layer.yaml").space)
     return [
         Function("interactions", space, 0.01, interaction=0.5),
         Function("plateaus", space, 0.01, interaction=0.2, steps=12),

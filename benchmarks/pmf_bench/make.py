@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.models import DEMO, few_samples
+from benchmarks.models import DEMO, few_samples, papers_space, plain_space
 from benchmarks.pmf_bench.table import TABLE, Row, Table, read_table
 from benchmarks.workers import build_scheduler
 from nas.common.files import default_cache_directory
@@ -81,6 +81,7 @@ def main() -> None:
     options = parser.parse_args()
     with build_reporter() as reporter, tempfile.TemporaryDirectory() as name:
         config = few_samples(Path(name)) if options.quick else load_config(DEMO)
+        config = config.replace(space=papers_space(config.space))
         path = Path(name) / "table.json" if options.quick else options.table
         prepared = prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
         made_with = facts(config, prepared)
@@ -115,7 +116,7 @@ def facts(config: Config, prepared: SearchContext) -> dict[str, Any]:
     """Return everything that the numbers of a table depend on."""
     values = config.as_dict()
     return {
-        "space": values["space"],
+        "space": plain_space(config.space),
         "recipe": values["recipe"],
         "features": prepared.store.directory.name,
         "torch": torch.__version__.split("+")[0],

@@ -49,6 +49,8 @@ def test_a_file_with_data_alone_becomes_the_settings_of_the_demo_for_its_data_an
         "query_context_prompts": (0, 2, 4, 8),
         "fusion_context_prompts": (0, 2, 4, 8),
         "mapping_width": (48, 96, 192, 384),
+        "image_readout": (0, 1),
+        "text_readout": (0, 1),
     }
     assert (config.budget.time_seconds, config.budget.trials, config.budget.memory_bytes) == (3_600, None, 3 * 2**30)
     assert (config.encoders.image, config.encoders.text) == ("vit", "bert")
@@ -131,6 +133,28 @@ def test_objective_follows_the_labels_and_the_budget_whether_the_search_is_deter
     budget = resolved(deterministic=True).budget
     assert (budget.time_seconds, budget.trials) == (None, 100)
     assert resolved(budget={"trials": 9}).budget.time_seconds is None
+
+
+def test_readouts_are_the_papers_in_a_section_that_names_none_and_else_all_that_differ() -> None:
+    def readouts(known: Facts | None = None, **sections: Any) -> list[tuple[int, ...]]:
+        return [resolved(known, **sections).space.choices[f"{modality}_readout"] for modality in ("image", "text")]
+
+    assert readouts() == readouts(space="auto") == [(0, 1), (0, 1)]
+    assert readouts(space={"mapping_width": [7]}) == [(0,), (0,)]
+    assert readouts(space={"image_readout": ["mean", "pooled"]}) == [(0, 1), (0,)]
+    assert readouts(space={"image_readout": "auto", "text_readout": ["mean"]}) == [(0, 1), (1,)]
+    pools_by_mean = EncoderSizes(12, 12, 768, 768, pool_by_mean=(True, False))
+    assert readouts(facts(sizes=pools_by_mean)) == [(0,), (0, 1)]
+    config = resolved(space={"text_readout": ["mean", "pooled"]})
+    assert config.as_dict()["space"]["text_readout"] == ["pooled", "mean"]
+    assert parse_config(config.as_dict(), source="", base_directory=Path()) == config
+
+
+@pytest.mark.parametrize("value", [["cls"], [], "mean", ["mean", "mean"], [["mean"]], [0, 1], {"mean": 1}, None])
+def test_other_readouts_are_refused(value: Any) -> None:
+    (problem,) = problems(space={"text_readout": value})
+    expected = "space.text_readout: invalid value; expected a list of one or more of pooled, mean, or auto, got "
+    assert problem.startswith(expected)
 
 
 def test_layers_may_be_counted_from_the_end() -> None:

@@ -217,7 +217,8 @@ def test_objectives_and_constraints_survive_writing_and_reading() -> None:
         (
             {"search.initial_architectures": [{"fusion_layer": 1}]},
             "search.initial_architectures: invalid value; expected a mapping of fusion_layer, query_prompts, "
-            "query_context_prompts, fusion_context_prompts, mapping_width to values, got {'fusion_layer': 1}",
+            "query_context_prompts, fusion_context_prompts, mapping_width, image_readout, text_readout to values, got "
+            "{'fusion_layer': 1}",
         ),
         (
             {"search.initial_architectures": [PMFArchitecture(1, 2, 0, 1, 64).values()]},

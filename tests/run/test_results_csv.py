@@ -74,7 +74,9 @@ def test_every_candidate_and_stage_is_a_row_of_all_known_values(tmp_path: Path) 
         write_results(tmp_path / "results.csv", study, PMFArchitecture, search())
     with (tmp_path / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
-    known = [{key: value for key, value in row.items() if value and key not in GENES} for row in rows]
+    known = [
+        {key: value for key, value in row.items() if value and key not in PMFArchitecture.gene_names()} for row in rows
+    ]
     scored = {
         "status": "finished",
         "ranked_by": "accuracy",
@@ -100,6 +102,7 @@ def test_every_candidate_and_stage_is_a_row_of_all_known_values(tmp_path: Path) 
         {"trial": "2", "stage": "short", "round": "5", **tried},
     ]
     assert [row["query_prompts"] for row in rows] == ["1", "3", "1", "2", "3"]
+    assert [row["text_readout"] for row in rows] == ["pooled"] * 5
 
 
 def test_canonical_results_of_equal_searches_do_not_depend_on_measurements(tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ SPACE = SearchSpace(
         "query_context_prompts": (0, 1, 5),
         "fusion_context_prompts": (0, 1, 8),
         "mapping_width": (1, 16),
+        "image_readout": (0, 1),
+        "text_readout": (0, 1),
     },
 )
 """Lengths of 0 and 1, with which a step runs other operations; few query prompts are absorbed, many are not."""

@@ -54,6 +54,8 @@ SPACES: dict[str, SearchSpace] = {
             "query_context_prompts": (0, 2),
             "fusion_context_prompts": (0, 3),
             "mapping_width": (4, 8),
+            "image_readout": (0, 1),
+            "text_readout": (0, 1),
         },
     ),
     "mbt": SearchSpace(MBTArchitecture, {"fusion_layer": (0, 1, 2), "bottlenecks": (1, 2, 4)}),

@@ -21,6 +21,8 @@ CHOICES = {
     "query_context_prompts": (0, 1, 3),
     "fusion_context_prompts": (0, 2),
     "mapping_width": (2, 5, 9),
+    "image_readout": (0, 1),
+    "text_readout": (0, 1),
 }
 SPACE = SearchSpace(PMFArchitecture, CHOICES)
 FREE = SearchSpace(PMFArchitecture, CHOICES, dict.fromkeys(GENES[1:], "layer_and_direction"), num_layers=3)
@@ -76,6 +78,7 @@ OF_EVERY_LAYER = [
     *(PMFArchitecture(layer, 4, 3, 2, 9) for layer in (0, 1, 2)),
     *(PMFArchitecture(layer, 1, 0, 0, 2) for layer in (0, 1, 2)),
     *(PMFArchitecture(layer, 2, 1, 2, 5) for layer in (0, 1, 2)),
+    *(PMFArchitecture(layer, 2, 1, 2, 5, layer % 2, 1) for layer in (0, 1, 2)),
     *(FREE.sample(random.Random(seed)) for seed in range(8)),
 ]
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from nas.models.fusion.pmf.architecture import GENES, DirectionSizes, PMFArchitecture
 from nas.search.space import GRANULARITIES, Architecture, Granularity, SearchSpace, format_gene
 from nas.search.space.operators import cross, mutate, neighbour, shrink
+from nas.search.trial import job_seed
 
 CHOICES = dict.fromkeys(GENES, (1, 2, 3))
 
@@ -19,7 +20,7 @@ CHOICES = dict.fromkeys(GENES, (1, 2, 3))
 def spaces(draw: st.DrawFn) -> SearchSpace:
     choices: dict[str, tuple[int, ...]] = {}
     for gene in PMFArchitecture.genes:
-        values = st.integers(min_value=gene.smallest, max_value=6 if gene.is_layer else 20)
+        values = st.integers(min_value=gene.smallest, max_value=6 if gene.is_layer else min(gene.largest, 20))
         choices[gene.name] = tuple(sorted(draw(st.sets(values, min_size=1, max_size=4))))
     per = {gene: draw(st.sampled_from(GRANULARITIES)) for gene in GENES[1:]}
     return SearchSpace(PMFArchitecture, choices, per, num_layers=choices["fusion_layer"][-1] + draw(st.integers(1, 2)))
@@ -223,3 +224,42 @@ def test_a_neighbour_differs_in_exactly_one_variable(granularity: Granularity) -
         changed = [name for name in before if name in after and before[name] != after[name]]
         assert len(changed) == 1
         assert set(before) == set(after) or changed == ["fusion_layer"]
+
+
+READOUTS = {"image_readout": (0, 1), "text_readout": (0, 1)}
+PAPERS = PMFArchitecture(1, 1, 1, 1, 1)
+PAIRS = list(itertools.product((0, 1), (0, 1)))
+
+
+def test_alternatives_have_names_in_files_and_messages() -> None:
+    architecture = PMFArchitecture(1, 2, 3, 2, 1, text_readout=1)
+    assert str(architecture) == "L_f=1 M_qp=2 M_qcp=3 M_fcp=2 h=1 R_txt=mean"
+    assert architecture.summary() == "fusion from layer 1, prompts 2/3/2, width 1, text mean"
+    values = architecture.as_dict()
+    assert (values["image_readout"], values["text_readout"]) == ("pooled", "mean")
+    assert Architecture.from_dict(values) == architecture
+    for wrong in ("cls", 1, None, ["mean"]):
+        with pytest.raises(ValueError, match="text_readout: expected one of pooled, mean, got"):
+            Architecture.from_dict(values | {"text_readout": wrong})
+
+
+def test_the_papers_alternatives_are_those_of_files_and_spaces_that_name_none() -> None:
+    values = {name: value for name, value in PAPERS.as_dict().items() if name not in READOUTS}
+    assert Architecture.from_dict(values) == PAPERS == PMFArchitecture(1, 1, 1, 1, 1, 0, 0)
+    assert str(PAPERS) == "L_f=1 M_qp=1 M_qcp=1 M_fcp=1 h=1" and PAPERS.stated() == values
+    space = SearchSpace(PMFArchitecture, CHOICES)
+    assert PAPERS in space and PMFArchitecture(1, 1, 1, 1, 1, 1, 0) not in space
+    assert {variable.gene for variable in space.variables} == set(GENES) and space.supernet == space.largest
+    others = [PMFArchitecture(1, 1, 1, 1, 1, *pair) for pair in PAIRS]
+    assert len({job_seed(0, "full", entry) for entry in others}) == 4
+
+
+def test_alternatives_are_chosen_like_sizes_and_the_supernet_has_all_of_them() -> None:
+    space = SearchSpace(PMFArchitecture, {**dict.fromkeys(GENES, (1, 2)), **READOUTS})
+    assert space.size == 2**7 and [variable.name for variable in space.variables[-2:]] == list(READOUTS)
+    assert space.supernet == PMFArchitecture(1, 2, 2, 2, 2, 2, 2) and space.supernet not in space
+    assert str(space.supernet).endswith("R_img=pooled+mean R_txt=pooled+mean")
+    assert space.largest_of_each_kind == [PMFArchitecture(1, 2, 2, 2, 2, *pair) for pair in PAIRS]
+    fixed = SearchSpace(PMFArchitecture, {**CHOICES, "text_readout": (1,)})
+    assert fixed.supernet == fixed.largest == PMFArchitecture(1, 3, 3, 3, 3, 0, 1)
+    assert fixed.decode(fixed.encode(fixed.smallest)) == fixed.smallest and PAPERS not in fixed

@@ -236,7 +236,7 @@ def test_grid_refines_from_coarse_to_fine() -> None:
     assert [line.encode(ask(strategy))["mapping_width"] for _ in range(5)] == [1, 5, 3, 2, 4]
     strategy = build("grid", SPACE)
     corners = {ask(strategy) for _ in range(32)}
-    assert corners == {entry for entry in SPACE if all(value in (0, 1, 4) for value in entry.values().values())}
+    assert corners == {entry for entry in SPACE if all(value in (0, 1, 4) for value in SPACE.encode(entry).values())}
 
 
 def test_unknown_strategy_names_the_registered_ones() -> None:

@@ -1,8 +1,25 @@
-"""The architectures of PMF: five genes. Imports no torch."""
+"""The architectures of PMF: the paper's five genes, and a readout for each encoder. Imports no torch."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
-from nas.search.space import GRANULARITIES, AffineMemory, Architecture, EncoderSizes, EntryLayers, Gene, GeneValue
+from nas.models.fusion.readouts import (
+    IMAGE_READOUT,
+    TEXT_READOUT,
+    Readout,
+    one_readout,
+    readout_choices,
+    readouts_of,
+)
+from nas.search.space import (
+    GRANULARITIES,
+    MODALITIES,
+    AffineMemory,
+    Architecture,
+    EncoderSizes,
+    EntryLayers,
+    Gene,
+    GeneValue,
+)
 
 
 def entry_layers_from(sizes: EncoderSizes, fusion_layer: int) -> EntryLayers:
@@ -28,6 +45,9 @@ class DirectionSizes:
     mapping_width: int
 
 
+_SIZES = tuple(field.name for field in fields(DirectionSizes))
+
+
 @dataclass(frozen=True)
 class PMFArchitecture(Architecture):
     """One PMF architecture.
@@ -38,6 +58,8 @@ class PMFArchitecture(Architecture):
         query_context_prompts: The number `M_qcp` of query context prompts; 0 is allowed.
         fusion_context_prompts: The number `M_fcp` of fusion context prompts; 0 is allowed.
         mapping_width: The mapping width `h`; at least 1.
+        image_readout: The index in `READOUTS` of what the image classifier reads; the paper's is the first.
+        text_readout: That of the text classifier.
     """
 
     family = "pmf"
@@ -52,6 +74,8 @@ class PMFArchitecture(Architecture):
         Gene("query_context_prompts", "M_qcp", 0, GRANULARITIES),
         Gene("fusion_context_prompts", "M_fcp", 0, GRANULARITIES),
         Gene("mapping_width", "h", 1, GRANULARITIES),
+        IMAGE_READOUT,
+        TEXT_READOUT,
     )
 
     reads_attention = True
@@ -61,11 +85,27 @@ class PMFArchitecture(Architecture):
     query_context_prompts: GeneValue
     fusion_context_prompts: GeneValue
     mapping_width: GeneValue
+    image_readout: int = 0
+    text_readout: int = 0
 
     @classmethod
     def default(cls, sizes: EncoderSizes) -> "PMFArchitecture":
         """Return the paper's default: two fusing layers, four prompts of each kind, h half the larger hidden size."""
         return cls(max(sizes.shallower - 2, 0), 4, 4, 4, max(sizes.image_hidden_size, sizes.text_hidden_size) // 2)
+
+    @classmethod
+    def default_choices(cls, sizes: EncoderSizes) -> dict[str, tuple[int, ...]]:
+        image, text = (readout_choices(pools_by_mean=pools_by_mean) for pools_by_mean in sizes.pool_by_mean)
+        return {**super().default_choices(sizes), IMAGE_READOUT.name: image, TEXT_READOUT.name: text}
+
+    @property
+    def readouts(self) -> tuple[Readout, Readout]:
+        """What the classifiers of images and texts read.
+
+        Raises:
+            ValueError: If this is the architecture of a supernet, whose classifiers read several.
+        """
+        return one_readout(self.image_readout), one_readout(self.text_readout)
 
     def entry_layers(self, sizes: EncoderSizes) -> EntryLayers:
         return entry_layers_from(sizes, self.fusion_layer)
@@ -74,14 +114,19 @@ class PMFArchitecture(Architecture):
         return sizes.shallower - self.fusion_layer
 
     def summary(self) -> str:
-        """Return the genes in plain words: `fusion from layer 4, prompts 1/8/2, width 48`."""
-        *prompts, width = (getattr(self, gene.name) for gene in self.genes[1:])
+        """Return the genes in plain words: `fusion from layer 4, prompts 1/8/2, width 48, text mean`."""
+        *prompts, width = (getattr(self, name) for name in _SIZES)
         if not all(isinstance(value, int) for value in (*prompts, width)):
             return super().summary()
-        return f"fusion from layer {self.fusion_layer}, prompts {'/'.join(map(str, prompts))}, width {width}"
+        parts = [f"fusion from layer {self.fusion_layer}", f"prompts {'/'.join(map(str, prompts))}", f"width {width}"]
+        texts = self.texts()
+        for modality, gene in zip(MODALITIES, (IMAGE_READOUT, TEXT_READOUT), strict=True):
+            if gene in self.stated_genes:
+                parts.append(f"{modality} {texts[gene.name]}")
+        return ", ".join(parts)
 
     def affine_memory(self) -> AffineMemory | None:
-        """Return the architectures with the same L_f, M_qp and kinds of context prompts.
+        """Return the architectures with the same L_f, M_qp, readouts and kinds of context prompts.
 
         A tensor size is a product of lengths, in which M_qcp, M_fcp and h appear at most once and never together, so it
         is affine in them, as long as the same operations run in the same order. Two things change the operations: a
@@ -110,10 +155,37 @@ class PMFArchitecture(Architecture):
 
     def at(self, index: int) -> tuple[DirectionSizes, DirectionSizes]:
         """Return the sizes of image → text and text → image in a fusing layer, counted from the first one."""
-        pairs = [self.value_at(gene.name, index) for gene in self.genes[1:]]
+        pairs = [self.value_at(name, index) for name in _SIZES]
         image_to_text, text_to_image = (DirectionSizes(*side) for side in zip(*pairs, strict=True))
         return image_to_text, text_to_image
 
 
-GENES = PMFArchitecture.gene_names()
-"""The names of PMF's genes."""
+GENES = ("fusion_layer", *_SIZES)
+"""The names of the paper's genes, whose values are sizes."""
+
+
+def trainable_parameter_count(
+    *,
+    image_hidden_size: int,
+    text_hidden_size: int,
+    fusing_layers: int,
+    architecture: PMFArchitecture,
+    num_classes: int,
+) -> int:
+    """Return the number of trained scalars by its closed form (the tests pin it to the published counts)."""
+
+    def direction(sizes: DirectionSizes, size_from: int, size_to: int) -> int:
+        queries = (sizes.query_prompts + sizes.query_context_prompts) * size_from
+        prompts = queries + sizes.fusion_context_prompts * size_to
+        return prompts + sizes.mapping_width * (size_from + size_to + 1) + size_to
+
+    layers = (architecture.at(index) for index in range(fusing_layers))
+    fused = sum(
+        direction(to_text, image_hidden_size, text_hidden_size)
+        + direction(to_image, text_hidden_size, image_hidden_size)
+        for to_text, to_image in layers
+    )
+    # A supernet has a classifier for each readout that it serves.
+    counts = (len(readouts_of(value)) for value in (architecture.image_readout, architecture.text_readout))
+    heads = (count * (size + 1) for count, size in zip(counts, (image_hidden_size, text_hidden_size), strict=True))
+    return fused + sum(heads) * num_classes

@@ -5,18 +5,19 @@ attend, M prompts that are attended to.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from nas.models.encoders.base import Encoder, padding_bias
+from nas.models.encoders.base import Encoder, mean_over_tokens, padding_bias
 from nas.models.encoders.layers import EncoderLayer, KeysValues
 from nas.models.fusion.data_attention import DataAttention, attention_with_logsumexp
 from nas.models.fusion.pmf.absorbed_attention import absorbed_attention, join_prompts, readout_tokens
 from nas.models.fusion.pmf.joined_attention import joined_attention, known_attention
 from nas.models.fusion.pmf.layer_input import DataReader, LayerInput
 from nas.models.fusion.pmf.packing import PackedBatch
+from nas.models.fusion.readouts import Readout
 
 
 @dataclass(frozen=True)
@@ -25,25 +26,44 @@ class Modality:
 
     Args:
         encoder: The frozen encoder.
+        readout: What the classifier reads.
         layout: The positions of the packed data tokens.
         padding: Additive bias of prompts over the data, which hides padding, (B, 1, 1, S), or None.
         bias: Additive bias of the data tokens over each other, or None.
     """
 
     encoder: Encoder
+    readout: Readout
     layout: PackedBatch
     padding: Tensor | None
     bias: Tensor | None
 
     @classmethod
-    def of(cls, encoder: Encoder, tokens: Tensor, mask: Tensor | None) -> "Modality":
+    def of(cls, encoder: Encoder, readout: Readout, tokens: Tensor, mask: Tensor | None) -> "Modality":
         """Describe the modality of data tokens (B, S, D) with a mask (B, S)."""
         return cls(
             encoder=encoder,
+            readout=readout,
             layout=PackedBatch.of(tokens, mask),
             padding=None if mask is None else padding_bias(mask, tokens.dtype),
             bias=encoder.data_bias(mask, tokens.shape[1], tokens.dtype),
         )
+
+    @property
+    def readout_tokens(self) -> Literal["first", "last", "all"]:
+        """The tokens whose outputs of the last layer are needed; see `Encoder.readout`."""
+        return "all" if self.readout == "mean" else self.encoder.readout
+
+    def pool(self, rows: Tensor) -> Tensor:
+        """Return the classifier's input, given the outputs of the last layer: (B, R', D) → (B, D).
+
+        Args:
+            rows: The readout tokens; all of them with zeros for padding, or the one that the encoder reads.
+        """
+        finished = self.encoder.finish(rows)
+        if self.readout == "mean":
+            return mean_over_tokens(finished, self.layout.mask)
+        return self.encoder.pool(finished)
 
 
 class Attention(Protocol):
@@ -132,7 +152,7 @@ class DataTokens:
         modality: The modality.
         layer: The frozen layer that reads the tokens.
         wanted: Layer inputs of the tokens whose outputs are needed: all of them packed, (N, D), or in the last layer
-            the readout tokens, (B, 1, D).
+            the readout token, (B, 1, D), unless all tokens are read out.
         queries: Queries of the wanted tokens, (B, H, S or 1, d).
         attend_queries: Attention of the query prompts (query stage).
         attend_wanted: Attention of the wanted tokens (fusion stage).
@@ -171,9 +191,9 @@ class _LayerTokens:
         Only these outputs are needed in the last layer: the head reads nothing else, and no output of a layer depends
         on another output of it.
         """
-        encoder, layout = self.modality.encoder, self.modality.layout
-        assert encoder.readout != "all"
-        tokens, readout = readout_tokens(self.tokens, layout.positions(encoder.readout, self.tokens.device))
+        encoder, layout, which = self.modality.encoder, self.modality.layout, self.modality.readout_tokens
+        assert which != "all"
+        tokens, readout = readout_tokens(self.tokens, layout.positions(which, self.tokens.device))
         return tokens, self.source.emit(readout), encoder.readout_bias(self.modality.bias, layout.mask)
 
 
@@ -207,7 +227,7 @@ def read_data(
     encoder = modality.encoder
     layer = encoder.layers[index]
     read = _LayerTokens(modality, LayerInput(None if is_first else encoder.layers[index - 1], layer), tokens)
-    reads_readout = index == encoder.num_layers - 1 and encoder.readout != "all"
+    reads_readout = index == encoder.num_layers - 1 and modality.readout_tokens != "all"
     absorbs = 3 * (query_prompts.shape[0] + reads_readout) * layer.projections.num_heads < 2 * encoder.hidden_size
     if reads_readout:
         return _read_absorbed(read, query_prompts) if absorbs else _read_projected(read, is_last=True)

@@ -19,8 +19,8 @@ Shapes: B samples, S image tokens, T text tokens, D_img and D_txt hidden sizes; 
 width, C classes.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import cached_property, partial
 from typing import cast
 
 import torch
@@ -30,19 +30,12 @@ from torch.nn.functional import relu
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.tracing import is_traced
 from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel, sizes_of
-from nas.models.fusion.pmf.architecture import DirectionSizes, PMFArchitecture
-from nas.models.fusion.pmf.data_tokens import DataTokens, Modality, read_data
-from nas.models.fusion.pmf.layer import DirectionWeights, ModalityFusionLayer
+from nas.models.fusion.pmf.architecture import DirectionSizes, PMFArchitecture, trainable_parameter_count
+from nas.models.fusion.pmf.fusing import FusionLayerWeights, SharedFirstLayer, fuse, read_first_layer
+from nas.models.fusion.pmf.layer import DirectionWeights
 from nas.models.fusion.pmf.reference import fuse_whole
-from nas.search.space import Architecture
-
-
-@dataclass(frozen=True)
-class FusionLayerWeights:
-    """The trained tensors of both directions of one fusing layer."""
-
-    image_to_text: DirectionWeights
-    text_to_image: DirectionWeights
+from nas.models.fusion.readouts import Readout, readouts_of
+from nas.search.space import MODALITIES, Architecture
 
 
 class Direction(nn.Module):
@@ -105,85 +98,6 @@ class FusionLayer(nn.Module):
         return FusionLayerWeights(self.image_to_text.weights(sizes[0]), self.text_to_image.weights(sizes[1]))
 
 
-def read_first_layer(
-    image_encoder: Encoder,
-    text_encoder: Encoder,
-    weights: FusionLayerWeights,
-    features: Features,
-    fusing: int,
-) -> tuple[DataTokens, DataTokens]:
-    """Read z and t in the first fusing layer: the result serves all architectures that start to fuse there.
-
-    Args:
-        image_encoder: The frozen image encoder.
-        text_encoder: The frozen text encoder.
-        weights: The weights of that layer; the query prompts of each architecture are a prefix of these.
-        features: The base features z and t.
-        fusing: The number of fusing layers n.
-    """
-    image = Modality.of(image_encoder, features.image_tokens, None)
-    text = Modality.of(text_encoder, features.text_tokens, features.text_mask)
-    return (
-        read_data(
-            image,
-            image_encoder.num_layers - fusing,
-            image.layout.pack(features.image_tokens),
-            weights.image_to_text.query_prompts,
-            is_first=True,
-            stored=features.image_attention,
-        ),
-        read_data(
-            text,
-            text_encoder.num_layers - fusing,
-            text.layout.pack(features.text_tokens),
-            weights.text_to_image.query_prompts,
-            is_first=True,
-            stored=features.text_attention,
-        ),
-    )
-
-
-def fuse(
-    layers: Sequence[FusionLayerWeights], read_first: Callable[[], tuple[DataTokens, DataTokens]]
-) -> tuple[Tensor, Tensor]:
-    """Run the last n = len(layers) layers of both encoders, fused.
-
-    Args:
-        layers: The trained weights, first fusing layer first.
-        read_first: Function that reads z and t in the first fusing layer. It is called here, so that no caller keeps
-            the result in memory until the end.
-
-    Returns:
-        The inputs of the classifiers, (B, D_img) and (B, D_txt).
-    """
-    image_tokens, text_tokens = read_first()
-    image_of, text_of, fusing = image_tokens.modality, text_tokens.modality, len(layers)
-    image = ModalityFusionLayer(image_tokens, outgoing=layers[0].image_to_text, incoming=layers[0].text_to_image)
-    text = ModalityFusionLayer(text_tokens, outgoing=layers[0].text_to_image, incoming=layers[0].image_to_text)
-    del image_tokens, text_tokens
-    for index in range(fusing):
-        to_text, to_image = image.query_stage(), text.query_stage()  # (B, M_qp, D_txt), (B, M_qp, D_img)
-        following = layers[index + 1] if index + 1 < fusing else None
-        z = image.fusion_stage(to_image)
-        # The modalities move to the next layer one after the other. The backward pass runs in the opposite order and
-        # has released all that the text kept in a layer before it reaches the image, so their peaks do not coincide.
-        if following is not None:
-            image = _next_layer(image_of, fusing - index - 1, z, following.image_to_text, following.text_to_image)
-        t = text.fusion_stage(to_text)
-        if following is not None:
-            text = _next_layer(text_of, fusing - index - 1, t, following.text_to_image, following.image_to_text)
-    return image_of.encoder.pool(image_of.encoder.finish(z)), text_of.encoder.pool(text_of.encoder.finish(t))
-
-
-def _next_layer(
-    modality: Modality, layers_left: int, tokens: Tensor, outgoing: DirectionWeights, incoming: DirectionWeights
-) -> ModalityFusionLayer:
-    """Enter a fusing layer after the first; `layers_left` includes it."""
-    index = modality.encoder.num_layers - layers_left
-    data = read_data(modality, index, tokens, outgoing.query_prompts, is_first=False)
-    return ModalityFusionLayer(data, outgoing=outgoing, incoming=incoming)
-
-
 class PMF(FusionModel):
     """The trained part of a PMF model; the encoders are frozen.
 
@@ -200,7 +114,9 @@ class PMF(FusionModel):
     architecture_class = PMFArchitecture
     architecture: PMFArchitecture
     image_classifier: nn.Linear
+    """The classifier of images; in a supernet that serves several readouts, that of the first."""
     text_classifier: nn.Linear
+    """That of texts."""
 
     def build(self) -> None:
         image, text = self.encoders
@@ -212,22 +128,52 @@ class PMF(FusionModel):
             FusionLayer(image_hidden_size=image.hidden_size, text_hidden_size=text.hidden_size, sizes=layer)
             for layer in sizes
         )
-        self.image_classifier = nn.Linear(image.hidden_size, self.num_classes)
-        self.text_classifier = nn.Linear(text.hidden_size, self.num_classes)
+        for encoder, names in zip((image, text), self._classifier_names, strict=True):
+            for name in names.values():
+                self.add_module(name, nn.Linear(encoder.hidden_size, self.num_classes))
+
+    @cached_property
+    def _classifier_names(self) -> tuple[dict[Readout, str], dict[Readout, str]]:
+        """The names of the classifiers of images and texts by what they read: one each, except in a supernet."""
+        values = self.architecture.image_readout, self.architecture.text_readout
+        image, text = (
+            {
+                readout: f"{modality}_{readout}_classifier" if index else f"{modality}_classifier"
+                for index, readout in enumerate(readouts_of(value))
+            }
+            for modality, value in zip(MODALITIES, values, strict=True)
+        )
+        return image, text
+
+    def classifiers(self, architecture: Architecture) -> tuple[nn.Linear, nn.Linear]:
+        """Return the classifiers of images and texts that a slice uses.
+
+        Args:
+            architecture: The architecture of the slice.
+        """
+        assert isinstance(architecture, PMFArchitecture)
+        image, text = (
+            cast(nn.Linear, self.get_submodule(names[readout]))
+            for names, readout in zip(self._classifier_names, architecture.readouts, strict=True)
+        )
+        return image, text
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         """Return the logits for base features: the mean of both classifiers, (B, C)."""
-        features = features.to_dtype_of(self.image_classifier)
-        if features.whole_layers or is_traced() or self._trains_encoders(architecture or self.architecture):
-            return self._classify(*self._fuse_whole(features, architecture))
-        layers = self.layer_weights(architecture or self.architecture)
-        return self._classify(
-            *fuse(layers, lambda: read_first_layer(*self._encoders, layers[0], features, len(layers)))
-        )
+        features, chosen = features.to_dtype_of(self.image_classifier), self._own(architecture or self.architecture)
+        if features.whole_layers or is_traced() or self._trains_encoders(chosen):
+            return self._classify(chosen, *self._fuse_whole(features, chosen))
+        layers = self.layer_weights(chosen)
+        read_first = partial(read_first_layer, self._encoders, layers[0], features, len(layers), chosen.readouts)
+        return self._classify(chosen, *fuse(layers, read_first))
 
-    def _trains_encoders(self, architecture: Architecture) -> bool:
-        """Return whether gradients are recorded for any weight of the fusing layers, which are otherwise constants."""
+    @staticmethod
+    def _own(architecture: Architecture) -> PMFArchitecture:
         assert isinstance(architecture, PMFArchitecture)
+        return architecture
+
+    def _trains_encoders(self, architecture: PMFArchitecture) -> bool:
+        """Return whether gradients are recorded for any weight of the fusing layers, which are otherwise constants."""
         fusing = architecture.prompted_layers(self.sizes)
         return torch.is_grad_enabled() and any(
             parameter.requires_grad
@@ -236,30 +182,32 @@ class PMF(FusionModel):
             for parameter in layer.module.parameters()
         )
 
-    def _fuse_whole(self, features: Features, architecture: Architecture | None) -> tuple[Tensor, Tensor]:
+    def _fuse_whole(self, features: Features, architecture: PMFArchitecture) -> tuple[Tensor, Tensor]:
         """Run whole layers of transformers, and call the mappings as modules where they are used as they are."""
 
         def run(encoder: Encoder, index: int, tokens: Tensor, bias: Tensor | None) -> Tensor:
             return encoder.run(tokens, bias, start=index, stop=index + 1, whole=True)
 
-        is_slice = architecture not in (None, self.architecture)
-        layers = self.layer_weights(architecture or self.architecture) if is_slice else self._fusion_layers
+        layers = self._fusion_layers if architecture == self.architecture else self.layer_weights(architecture)
         tokens = features.image_tokens, features.text_tokens
-        return fuse_whole(self._encoders, layers, tokens, features.text_mask, run)
+        return fuse_whole(self._encoders, layers, tokens, features.text_mask, run, architecture.readouts)
 
     def population_logits(self, features: Features, architectures: Sequence[Architecture]) -> list[Tensor]:
         """Return the logits (B, C) of each of several architectures with the same fusion layer, without a graph.
 
         The data tokens are read in the first fusing layer once for all of them: the result depends on the query prompts
-        alone, and those of each architecture are a prefix of the largest ones.
+        alone, and those of each architecture are a prefix of the largest ones; if it is the last layer, on the readout.
         """
         with torch.no_grad():
             features = features.to_dtype_of(self.image_classifier)
             fusing = len(self.layer_weights(architectures[0]))
             place = len(self._fusion_layers) - fusing
             whole = self._fusion_layers[place].weights(self.architecture.at(place))
-            shared = read_first_layer(*self._encoders, whole, features, fusing)
-            return [self._classify(*fuse(self.layer_weights(entry), lambda: shared)) for entry in architectures]
+            first = SharedFirstLayer(self._encoders, whole, features, fusing)
+            return [
+                self._classify(entry, *fuse(self.layer_weights(entry), partial(first.read, entry.readouts)))
+                for entry in map(self._own, architectures)
+            ]
 
     @classmethod
     def parameter_count(cls, encoders: tuple[Encoder, Encoder], architecture: Architecture, num_classes: int) -> int:
@@ -276,11 +224,19 @@ class PMF(FusionModel):
 
     def used_parameters(self, architecture: Architecture) -> list[nn.Parameter]:
         """Return all parameters except those of fusing layers below the first one of the slice."""
-        modules = [*self._fusing(architecture), self.image_classifier, self.text_classifier]
+        modules = [*self._fusing(architecture), *self.classifiers(architecture)]
         return [parameter for module in modules for parameter in module.parameters()]
 
     def source_of(self, name: str, architecture: Architecture) -> str:
         module, _, rest = name.partition(".")
+        for own, names, readout in zip(
+            ("image_classifier", "text_classifier"),
+            self._classifier_names,
+            self._own(architecture).readouts,
+            strict=True,
+        ):
+            if module == own:
+                return f"{names[readout]}.{rest}"
         if module != "fusion_layers":
             return name
         index, _, rest = rest.partition(".")
@@ -300,30 +256,7 @@ class PMF(FusionModel):
         """Return the fusing layers of a slice: a layer has the same weights in all architectures that fuse there."""
         return self._fusion_layers[architecture.first_layer - self.architecture.first_layer :]
 
-    def _classify(self, image_readout: Tensor, text_readout: Tensor) -> Tensor:
-        logits: Tensor = (self.image_classifier(image_readout) + self.text_classifier(text_readout)) / 2
+    def _classify(self, architecture: PMFArchitecture, image_readout: Tensor, text_readout: Tensor) -> Tensor:
+        image, text = self.classifiers(architecture)
+        logits: Tensor = (image(image_readout) + text(text_readout)) / 2
         return logits
-
-
-def trainable_parameter_count(
-    *,
-    image_hidden_size: int,
-    text_hidden_size: int,
-    fusing_layers: int,
-    architecture: PMFArchitecture,
-    num_classes: int,
-) -> int:
-    """Return the number of trained scalars by its closed form (the tests pin it to the published counts)."""
-
-    def direction(sizes: DirectionSizes, size_from: int, size_to: int) -> int:
-        queries = (sizes.query_prompts + sizes.query_context_prompts) * size_from
-        prompts = queries + sizes.fusion_context_prompts * size_to
-        return prompts + sizes.mapping_width * (size_from + size_to + 1) + size_to
-
-    layers = (architecture.at(index) for index in range(fusing_layers))
-    fused = sum(
-        direction(to_text, image_hidden_size, text_hidden_size)
-        + direction(to_image, text_hidden_size, image_hidden_size)
-        for to_text, to_image in layers
-    )
-    return fused + (image_hidden_size + text_hidden_size + 2) * num_classes

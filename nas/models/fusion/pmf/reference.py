@@ -16,7 +16,9 @@ from torch import Tensor
 
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.layers import EncoderLayer
+from nas.models.fusion.base import read_out
 from nas.models.fusion.joint_attention import joint_bias
+from nas.models.fusion.readouts import Readout
 
 if TYPE_CHECKING:
     from nas.models.fusion.pmf.model import PMF
@@ -75,7 +77,8 @@ def reference_logits(
         t = run(text, index, t, joint_bias(text, t, text_mask, further=0))  # (B, T, D_txt)
 
     # Head: one linear classifier on the readout (CLS) of each modality, and the mean of their logits.
-    image_readout, text_readout = fuse_whole(model.encoders, layers, (z, t), text_mask, run)
+    readouts = model.architecture.readouts
+    image_readout, text_readout = fuse_whole(model.encoders, layers, (z, t), text_mask, run, readouts)
     logits: Tensor = (model.image_classifier(image_readout) + model.text_classifier(text_readout)) / 2  # (B, C)
     return logits
 
@@ -86,6 +89,7 @@ def fuse_whole(
     tokens: tuple[Tensor, Tensor],
     text_mask: Tensor | None,
     run: Callable[[Encoder, int, Tensor, Tensor | None], Tensor],
+    readouts: tuple[Readout, Readout],
 ) -> tuple[Tensor, Tensor]:
     """Return the inputs of the classifiers, (B, D_img) and (B, D_txt).
 
@@ -95,6 +99,7 @@ def fuse_whole(
         tokens: The base features z, (B, S, D_img), and t, (B, T, D_txt).
         text_mask: (B, T), true where there is a token; None where no text is padded.
         run: Function of an encoder, the index of a layer, its input and an additive bias that runs that layer.
+        readouts: What is read out of the image and the text encoder; the paper's are the CLS tokens.
     """
     image, text = encoders
     z, t = tokens
@@ -121,9 +126,7 @@ def fuse_whole(
         z = read(image, first_image + i, z, to_image.fusion_context_prompts, y_image)[:, :image_count]  # (B, S, D_img)
         t = read(text, first_text + i, t, to_text.fusion_context_prompts, y_text)[:, :text_count]  # (B, T, D_txt)
 
-    image_readout = image.pool(image.finish(image.readout_rows(z, None)))  # (B, D_img)
-    text_readout = text.pool(text.finish(text.readout_rows(t, text_mask)))  # (B, D_txt)
-    return image_readout, text_readout
+    return read_out(image, z, None, readouts[0]), read_out(text, t, text_mask, readouts[1])  # (B, D_img), (B, D_txt)
 
 
 def _map(direction: Direction, queried: Tensor) -> Tensor:

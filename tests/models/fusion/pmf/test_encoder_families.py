@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
 from nas.models.classifier import FusionForClassification
+from nas.models.encoders.base import Encoder
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.pmf.reference import reference_logits
 from nas.run.export import assemble
@@ -29,6 +30,8 @@ ARCHITECTURES = [
     PMFArchitecture(1, 6, 2, 1, 6),
     PMFArchitecture(1, 1, 0, 0, 5),
     PMFArchitecture(0, 2, 1, 2, 6),
+    PMFArchitecture(2, 2, 1, 3, 5, image_readout=1, text_readout=1),
+    PMFArchitecture(1, 2, 1, 2, 6, image_readout=1, text_readout=1),
 ]
 
 every_pair = pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair[0]} and {pair[1]}")
@@ -114,10 +117,20 @@ def oracle(case: Case, mask: Tensor | None) -> Tensor:
         next_t = text(torch.cat([repeated(to_text.fusion_context_prompts), from_image], dim=1))
         z, t = next_z[:, : z.shape[1]], next_t[:, : t.shape[1]]
 
-    image_read = case.image.readout(case.image_model, z, image_seen)
-    text_read = case.text.readout(case.text_model, t, text_seen)
+    image_read, text_read = (
+        means(encoder, rows, seen) if readout else family.readout(model, rows, seen)
+        for family, model, encoder, rows, seen, readout in (
+            (case.image, case.image_model, case.pmf.encoders[0], z, image_seen, case.pmf.architecture.image_readout),
+            (case.text, case.text_model, case.pmf.encoders[1], t, text_seen, case.pmf.architecture.text_readout),
+        )
+    )
     logits: Tensor = (case.pmf.image_classifier(image_read) + case.pmf.text_classifier(text_read)) / 2
     return logits
+
+
+def means(encoder: Encoder, rows: Tensor, seen: Tensor) -> Tensor:
+    """Return the mean of the tokens of every sample, after the final norm."""
+    return torch.stack([encoder.finish(row[is_token]).mean(dim=0) for row, is_token in zip(rows, seen, strict=True)])
 
 
 @every_pair

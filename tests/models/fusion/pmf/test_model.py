@@ -10,8 +10,8 @@ from nas.models.encoders.bert import BertEncoder
 from nas.models.encoders.vit import ViTEncoder
 from nas.models.fusion.base import Features
 from nas.models.fusion.data_attention import data_attention
-from nas.models.fusion.pmf.architecture import PMFArchitecture
-from nas.models.fusion.pmf.model import PMF, trainable_parameter_count
+from nas.models.fusion.pmf.architecture import PMFArchitecture, trainable_parameter_count
+from nas.models.fusion.pmf.model import PMF
 from nas.models.fusion.pmf.reference import reference_logits
 from nas.search.space import Architecture, EncoderSizes
 from tests.support.tiny import base_features, bert_model, encoders, pmf_model, raw_batch, vit_model
@@ -28,6 +28,10 @@ ARCHITECTURES = [
     PMFArchitecture(2, 9, 0, 0, 6),
     PMFArchitecture(1, ((2, 5), (4, 1)), ((0, 2), (3, 0)), ((2, 0), (0, 1)), ((6, 3), (2, 9))),  # all genes free
     PMFArchitecture(0, ((1, 3),) * 3, 2, ((0, 0), (1, 1), (4, 4)), 7),  # free per direction and layer
+    PMFArchitecture(1, 4, 2, 4, 12, image_readout=1, text_readout=1),
+    PMFArchitecture(1, 7, 1, 2, 6, text_readout=1),
+    PMFArchitecture(2, 2, 1, 3, 5, text_readout=1),  # a single fusing layer, of which all outputs are needed
+    PMFArchitecture(2, 9, 0, 0, 6, image_readout=1),
 ]
 
 
