@@ -22,8 +22,7 @@ PENALTIES = tuple(10 ** (exponent / 2) for exponent in range(2, -10, -1))
 """The penalties that are tried, strongest first: 10 to about 3e-5, by half powers of ten."""
 
 _PATIENCE = 4
-"""The number of weaker penalties in a row without a better score that end the path."""
-
+_TOLERANCE = 1e-6
 _MAX_STEPS = 500
 _HISTORY = 20
 _SMALLEST_DEVIATION = 1e-10
@@ -133,7 +132,7 @@ class LinearProblem:
             yield inputs.to(torch.float64), labels.to(torch.float64) if labels.ndim == 2 else labels
 
     def solve(
-        self, penalty: float, *, tolerance: float = 1e-6, should_stop: Callable[[], bool] = _never
+        self, penalty: float, *, tolerance: float = _TOLERANCE, should_stop: Callable[[], bool] = _never
     ) -> LinearSolution:
         """Return the optimum for a penalty, starting from the last solution.
 
@@ -190,6 +189,8 @@ def choose_penalty(
     *,
     score: Callable[[Mapping[str, float]], float],
     penalties: Sequence[float] = PENALTIES,
+    patience: int = _PATIENCE,
+    tolerance: float = _TOLERANCE,
     should_stop: Callable[[], bool] = _never,
 ) -> LinearChoice:
     """Return the solution of the penalty with the best score on validation; of equals, that of the stronger one.
@@ -200,6 +201,8 @@ def choose_penalty(
         labels: Their labels.
         score: Function that returns the score of some metrics, higher is better.
         penalties: The penalties to try, strongest first.
+        patience: The number of weaker penalties in a row without a better score that end the path.
+        tolerance: See `LinearProblem.solve`.
         should_stop: Function that is called often; see `LinearProblem.solve`.
 
     Raises:
@@ -208,7 +211,7 @@ def choose_penalty(
     best: LinearChoice | None = None
     worse_count = 0
     for penalty in penalties:
-        solution = problem.solve(penalty, should_stop=should_stop)
+        solution = problem.solve(penalty, tolerance=tolerance, should_stop=should_stop)
         logits = solution.logits(inputs)
         metrics = evaluate_logits(logits, torch.from_numpy(labels))
         choice = LinearChoice(solution, penalty, score(metrics), metrics, logits)
@@ -216,7 +219,7 @@ def choose_penalty(
             best, worse_count = choice, 0
             continue
         worse_count += 1
-        if worse_count == _PATIENCE:
+        if worse_count == patience:
             break
     if best is None:
         raise ValueError("penalties: expected at least one, got none")

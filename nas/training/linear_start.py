@@ -18,12 +18,17 @@ from nas.models.fusion.base import FusionModel
 from nas.search.space import Architecture
 from nas.training.batches import features_of_batch
 from nas.training.evaluate import evaluation_batches
-from nas.training.linear import LinearProblem, LinearSolution, solver_bytes
-from nas.training.losses import build_loss
+from nas.training.linear import LinearProblem, LinearSolution, choose_penalty, solver_bytes
+from nas.training.losses import Loss, build_loss
 from nas.training.stopping import StopRequested
 
 PENALTY = 0.1
-"""The L2 penalty for standardized inputs."""
+"""The L2 penalty for standardized inputs where none can be chosen."""
+
+_PARTS = 5
+"""Every fifth picture of the training split is held out to choose the penalty."""
+
+_PATIENCE = 2
 _TOLERANCE = 1e-4
 
 
@@ -56,8 +61,9 @@ def start_classifiers(
         return
     inputs, classifiers = _read_all(model, split, architecture, batch_size, should_stop)
     loss = build_loss(recipe, split.labels, model.num_classes)
+    penalty = _choose_penalty(inputs, split, model.num_classes, loss, should_stop)
     problem = LinearProblem(inputs, split.labels, model.num_classes, loss)
-    _set_classifiers(classifiers, problem.solve(PENALTY, tolerance=_TOLERANCE, should_stop=should_stop))
+    _set_classifiers(classifiers, problem.solve(penalty, tolerance=_TOLERANCE, should_stop=should_stop))
 
 
 def start_bytes(train_count: int, size: int, num_classes: int, *, forward_bytes: int) -> int:
@@ -70,7 +76,8 @@ def start_bytes(train_count: int, size: int, num_classes: int, *, forward_bytes:
         forward_bytes: The memory of a forward pass.
     """
     inputs = 4 * train_count * size
-    return max(inputs + forward_bytes, solver_bytes(train_count, 0, size, num_classes))
+    # To choose the penalty, the inputs are divided into two parts, which are copies.
+    return inputs + max(forward_bytes, solver_bytes(train_count, 0, size, num_classes))
 
 
 @torch.no_grad()
@@ -95,6 +102,25 @@ def _read_all(
                 values = torch.empty(len(split), rows.shape[1])
             values[torch.from_numpy(indices)] = rows.cpu()
     return values, list(read)
+
+
+def _choose_penalty(
+    inputs: Tensor, split: FeatureSplit, num_classes: int, loss: Loss, should_stop: Callable[[], bool]
+) -> float:
+    """Return the penalty with the lowest cross-entropy on held-out pictures of the training split."""
+    held_out = split.image_of_sample % _PARTS == 0
+    if held_out.all() or not held_out.any():
+        return PENALTY
+    problem = LinearProblem(inputs[torch.from_numpy(~held_out)], split.labels[~held_out], num_classes, loss)
+    return choose_penalty(
+        problem,
+        inputs[torch.from_numpy(held_out)],
+        split.labels[held_out],
+        score=lambda metrics: -metrics["cross_entropy"],
+        patience=_PATIENCE,
+        tolerance=_TOLERANCE,
+        should_stop=should_stop,
+    ).penalty
 
 
 @contextlib.contextmanager
