@@ -221,7 +221,7 @@ class FeatureSplit:
 
 @torch.no_grad()
 def _recompute(encoder: Encoder, rows: Tensor, mask: Tensor | None, *, start: int, stop: int) -> Tensor:
-    weight = next(encoder.parameters())
+    weight = next(encoder.layers[start].module.parameters())  # a worker's encoder has no weights below that layer
     rows = rows.to(device=weight.device, dtype=weight.dtype)
     mask = mask if mask is None else mask.to(weight.device)
     bias = encoder.data_bias(mask, rows.shape[1], rows.dtype)

@@ -14,6 +14,7 @@ from nas.common.errors import DataError
 from nas.data.augmentation import augment
 from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureSplit, FeatureStore
+from nas.models.encoders.partial_checkpoint import load_tail, save_tail
 from nas.models.fusion.data_attention import data_attention
 from nas.search.space import RAW, EntryLayers
 from tests.support.building import build, feature_sources
@@ -167,6 +168,18 @@ def test_layers_that_are_not_stored_are_recomputed_equally(
         alone.splits["train"].batch([3], reads_at(0)).text_tokens,
         whole.splits["train"].batch([3], reads_at(0)).text_tokens,
     )
+
+
+def test_worker_recomputes_layers_without_the_weights_below_the_stored_one(
+    sources: FeatureSources, whole: FeatureStore, tmp_path: Path
+) -> None:
+    small = build(sources, tmp_path, dtype="float32", disk_bytes=58_000)
+    save_tail(sources.image_encoder, 1, tmp_path / "tail")
+    image = load_tail(sources.image_encoder.config, 1, tmp_path / "tail")
+    store = FeatureStore(small.directory, (image, sources.text_encoder))
+    batch = store.splits["train"].batch([4, 2, 9], EntryLayers(2, None))
+    expected = whole.splits["train"].batch([4, 2, 9], reads_at(1))
+    torch.testing.assert_close(batch.image_tokens, expected.image_tokens, rtol=0, atol=1e-5)
 
 
 def test_view_equals_the_base_features_of_the_augmented_image(sources: FeatureSources, whole: FeatureStore) -> None:
