@@ -20,6 +20,7 @@ from nas.run.arms.state import STATE, ArmsState, LeftOut, TrialRecord
 from nas.run.executors import ExecutionOptions
 from nas.run.phases.arm_trial import ArmTrial
 from nas.run.prepare import SearchContext
+from nas.run.program_name import command_line
 from nas.search.arm_halving import ArmScores, better_half, rung_count, rung_end, seeds_of
 
 _OF_THE_ARM = (BudgetError, ConfigError, DiskError, EncoderError, TrainingError)
@@ -116,7 +117,7 @@ class ArmsSearch:
                 self._climb(rung, rung_end(rung, rung + rung_count(len(state.members)), total))
             if not state.members:
                 raise none_left(self._directory, state.left_out)
-            self._decide()
+            self.decide()
 
     def _climb(self, rung: int, end_seconds: float) -> None:
         """Try every arm of a rung, each with an equal part of the time that is left for it."""
@@ -155,14 +156,20 @@ class ArmsSearch:
         scores = ArmScores(default, linear.score if linear is not None and counts else None)
         return TrialRecord(scores, trial_rows(trial, context))
 
-    def _decide(self) -> None:
-        """Decide a rung: which arms go on, and which had no time."""
+    def decide(self) -> None:
+        """Decide a rung: which arms go on, and which had no time.
+
+        Raises:
+            BudgetError: If none had; a later session with more time compares them.
+        """
         state = self._state
+        if len(state.members) == 1:
+            state.decide(state.members)
+            return
         tried = {name: state.trials[name].scores for name in state.members if name in state.trials}
         scored = {name: scores for name, scores in tried.items() if len(scores.default)}
-        if len(state.members) == 1 or not scored:  # without a score, the first one in the file
-            state.decide(state.members[:1])
-            return
+        if not scored:
+            raise self._no_time()
         for name in state.members:
             if name not in scored:
                 reason = "no complete training of its default ended in its part of the time"
@@ -174,6 +181,15 @@ class ArmsSearch:
         dropped = [name for name in scored if name not in going_on]
         if dropped:
             self._reporter.note(f"Going on: {', '.join(going_on)}; dropped: {', '.join(dropped)}")
+
+    def _no_time(self) -> BudgetError:
+        count, total = len(self._state.members), self._budget_seconds or 0.0
+        share = format_seconds(total / (rung_count(count) + 1))
+        resume = command_line("resume", self._directory, rest="--budget ...")
+        return BudgetError(
+            f"time budget {format_seconds(total)}: too small to compare {count} arms; expected one in whose first "
+            f"part, {share} of this one, a complete training of a default ends; continue with a larger budget: {resume}"
+        )
 
 
 def none_left(directory: Path, left_out: Mapping[str, LeftOut]) -> ArmsError:

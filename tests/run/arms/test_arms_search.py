@@ -19,14 +19,17 @@ from nas.config.overrides import Overrides
 from nas.execution.worker import CandidateWorker
 from nas.models.classifier import FusionForClassification
 from nas.run.arms.arm_run import ArmRun
+from nas.run.arms.arms_search import ArmsSearch
 from nas.run.arms.directory import arm_directory, is_arms_run, read_arms_run
 from nas.run.arms.report import answering_run, read_arms_report
-from nas.run.arms.state import STATE, ArmsState
+from nas.run.arms.state import STATE, ArmsState, TrialRecord
 from nas.run.commands import resume, start
 from nas.run.directory import read_run
 from nas.run.executors import ExecutionOptions
 from nas.run.finalize import BEST, REPORT
 from nas.run.recipe_file import RECIPE, RecipeFile
+from nas.run.time_budget import TimeAccount, time_file
+from nas.search.arm_halving import ArmScores
 from nas.search.trial import Job
 from tests.support.project import Project, build_project
 from tests.support.runs import Killed, results_of, without_measurements
@@ -271,18 +274,45 @@ def test_missing_encoders_of_all_arms_are_one_error(
     assert not (tmp_path / "run").exists()
 
 
+def test_disk_space_is_divided_and_an_arm_without_enough_is_left_out(
+    project: Project, options: ExecutionOptions, tmp_path: Path
+) -> None:
+    source = project.write("disk.yaml", **LITTLE, features={"disk": "40KiB"})
+    lines = r"(?s)vit\+bert\+pmf: features.disk: .* got 20.00 KiB\n.*vit\+bert\+vpt: features.disk"
+    with pytest.raises(ArmsError, match=lines):
+        run_arms(source, tmp_path / "run", replace(options, cache_directory=tmp_path / "cache"))
+    assert not (tmp_path / "run" / "arms").exists()
+
+
 @pytest.mark.long
 def test_all_arms_have_one_time_budget(project: Project, options: ExecutionOptions, tmp_path: Path) -> None:
-    """With no time at all nothing is trained, and the first arm is the one that goes on."""
-    source = project.write(
-        "timed.yaml", **LITTLE | {"deterministic": False, "budget.trials": None, "budget.time": "1s"}
-    )
-    output = run_arms(source, tmp_path / "run", options, time_seconds=0.001)
-    state = state_of(tmp_path / "run")
-    assert state.winner == ARMS[0] and "No candidate was scored within the budget" in output
-    assert "vit+bert+pmf (1 of 2): default with 1 seed, at most " in output
-    assert read_arms_report(tmp_path / "run")["best"] is None and not (tmp_path / "run" / BEST).exists()
-    assert read_run(answering_run(tmp_path / "run")).config.budget.time_seconds == 0.001
+    changes = {"deterministic": False, "budget.trials": None, "budget.time": "1s"}
+    source, run = project.write("timed.yaml", **LITTLE | changes), tmp_path / "run"
+    with pytest.raises(BudgetError, match=r"too small to compare 2 arms; .* a larger budget: .* resume "):
+        run_arms(source, run, options, time_seconds=0.001)
+    assert not state_of(run).rungs and not state_of(run).left_out, "nothing is decided without a score"
+
+    resume_arms(run, options, time_seconds=600.0, trials=2)
+    winner = state_of(run).winner
+    (other,) = (arm_directory(run, name) for name in ARMS if name != winner)
+    left = 600.0 - TimeAccount(time_file(other)).spent_seconds
+    assert read_run(answering_run(run)).config.budget.time_seconds == pytest.approx(left)
+
+
+def test_arm_that_had_no_time_is_left_out_and_the_others_are_compared_by_what_all_have(
+    options: ExecutionOptions, finished_arms: FinishedArms, tmp_path: Path
+) -> None:
+    """Scores of a rung that was cut short, without training."""
+    run = read_arms_run(finished_arms.directory)
+    state = ArmsState(tmp_path / STATE, run.names)
+    row = state_of(finished_arms.directory).trials[ARMS[0]].models
+    for name, default in zip(run.names, ([0.5], [0.6, 0.1], [0.4, 0.9]), strict=False):
+        state.record(name, TrialRecord(ArmScores(default), row))
+    stream = io.StringIO()
+    ArmsSearch(tmp_path, run, options, LineReporter(stream), source="x").decide()
+    decided = ArmsState(tmp_path / STATE, run.names)
+    assert decided.rungs == [["vit+bert+vpt", "vit+bert+pmf"]] and list(decided.left_out) == ["vit+missing+vpt"]
+    assert "Going on: vit+bert+vpt, vit+bert+pmf; dropped: vit+missing+pmf" in stream.getvalue()
 
 
 @pytest.mark.long
