@@ -51,6 +51,8 @@ DEMO_RECIPE: Mapping[str, Any] = {
     "clip_norm": 1.0,
     "batch_size": 32,
     "epochs": 5,
+    "classifier_start": "random",
+    "class_weights": "none",
     "label_smoothing": 0.1,
 }
 """The recipe of the demo when the comparison was made; repeated here, so that the baseline stays the same."""
