@@ -110,7 +110,7 @@ def check_time(config: Config, speed: TrainingSpeed, directory: Path, *, full_st
     resume = command_line("resume", directory, rest=f"--budget {_rounded_up(needed)}")
     raise BudgetError(
         f"time budget {_shortest_text(given)}: holds no full training of the {title} default, which takes about "
-        f"{_shortest_text(speed.training_seconds(full_steps))} ({full_steps:,} steps) and gets at most "
+        f"{_shortest_text(speed.full_seconds(full_steps))} ({full_steps:,} steps) and gets at most "
         f"{MAX_SHARE:.0%} of the time; expected at least {_rounded_up(needed)}: {resume}"
     )
 

@@ -55,7 +55,7 @@ def least_seconds(config: Config, speed: TrainingSpeed, full_steps: int) -> floa
         speed: The measured speed.
         full_steps: The number of steps of a full training.
     """
-    training = _MARGIN * speed.training_seconds(full_steps)
+    training = _MARGIN * speed.full_seconds(full_steps)
     return max(training / MAX_SHARE, (training + _first_group(config, speed)) / (1 - MIN_SHARE))
 
 
@@ -143,11 +143,11 @@ class _Division:
 
     @property
     def _training(self) -> float:
-        return self.speed.training_seconds(self.full_steps)
+        return self.speed.full_seconds(self.full_steps)
 
     @property
     def _tuned_training(self) -> float:
-        return self.speed.training_seconds(self.tuned_steps)
+        return self.speed.full_seconds(self.tuned_steps)
 
     @property
     def _first_group(self) -> float:
@@ -179,7 +179,7 @@ class _Division:
         rest = self.total - full
         share = min(rest * fraction / (1 - self.config.budget.finalists_fraction), MAX_SHARE * self.total)
         count = int(share / self._training) * self.speed.process_count
-        longest = self.speed.training_seconds(self.full_steps * max(setting.steps for setting in SETTINGS))
+        longest = self.speed.full_seconds(self.full_steps * max(setting.steps for setting in SETTINGS))
         if count < _RECIPE_TRAININGS:
             reason = (
                 f"{format_seconds(share)} hold {count} trainings of the default, too few to choose a setting; expected "
@@ -202,7 +202,7 @@ class _Division:
         if "recipe" in self.left_out:
             return 0.0
         steps = self.full_steps * mean(setting.steps for setting in SETTINGS)
-        return TRAININGS * self.speed.training_seconds(steps) / self.speed.process_count
+        return TRAININGS * self.speed.full_seconds(steps) / self.speed.process_count
 
     def _supernet_share(self, rest: float) -> float:
         """Return the part of the supernet in what full trainings and recipe leave for it and the candidates."""
@@ -255,7 +255,7 @@ class _Division:
         """The times of scoring a round of candidates, and of the short trainings of its best."""
         search, count = self.config.search, self.speed.process_count
         trainings = round(search.round_size * search.promotion_fraction)
-        short = trainings * self.speed.training_seconds(search.short_training_steps)
+        short = trainings * self.speed.short_seconds(search.short_training_steps)
         return search.round_size * self.speed.evaluation_seconds / count, short / count
 
     def _candidates_limit(self) -> float:

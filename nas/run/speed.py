@@ -20,14 +20,24 @@ class TrainingSpeed:
         step_seconds: The time of a training step.
         evaluation_seconds: The time of an evaluation on validation.
         process_count: The number of trainings that run at once.
+        start_seconds: The time until a full training begins: classifiers may start from a solved problem.
     """
 
     step_seconds: float
     evaluation_seconds: float
     process_count: int
+    start_seconds: float = 0.0
 
-    def training_seconds(self, steps: float) -> float:
-        """Return the time of a training with its evaluation.
+    def full_seconds(self, steps: float) -> float:
+        """Return the time of a full training with its evaluation.
+
+        Args:
+            steps: The number of steps.
+        """
+        return self.start_seconds + self.short_seconds(steps)
+
+    def short_seconds(self, steps: float) -> float:
+        """Return the time of a training that starts from the supernet's weights, with its evaluation.
 
         Args:
             steps: The number of steps.
@@ -66,8 +76,10 @@ def read_speed(directory: Path) -> TrainingSpeed | None:
 
 
 def _to_speed(values: Mapping[str, Any]) -> TrainingSpeed:
-    seconds = {name: to_number(name, values[name]) for name in ("step_seconds", "evaluation_seconds")}
+    step, evaluation, start = (
+        to_number(name, values[name]) for name in ("step_seconds", "evaluation_seconds", "start_seconds")
+    )
     count = to_count("process_count", values["process_count"])
-    if not count or not all(0 < entry < math.inf for entry in seconds.values()):
-        raise ValueError(f"a speed of {seconds} with {count} processes")
-    return TrainingSpeed(**seconds, process_count=count)
+    if not count or not (0 < step < math.inf and 0 < evaluation < math.inf and 0 <= start < math.inf):
+        raise ValueError(f"a step of {step} s, an evaluation of {evaluation} s, {start} s before, {count} processes")
+    return TrainingSpeed(step, evaluation, count, start)

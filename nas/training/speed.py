@@ -8,10 +8,11 @@ from nas.config.training_schema import RecipeConfig
 from nas.data.features.store import FeatureSplit
 from nas.models.fusion.base import FusionModel
 from nas.training.evaluate import predict_logits
+from nas.training.linear_start import start_classifiers
 from nas.training.stopping import StopRequested
 from nas.training.trainer import train
 
-STEP_SECONDS, EVALUATION_SECONDS = "step_seconds", "evaluation_seconds"
+START_SECONDS, STEP_SECONDS, EVALUATION_SECONDS = "start_seconds", "step_seconds", "evaluation_seconds"
 
 _WARMUP_STEPS, _MIN_STEPS, _MAX_STEPS = 2, 4, 40
 _ENOUGH_SECONDS = 2.0
@@ -54,7 +55,7 @@ def measure_speed(
     micro_batches: int = 1,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """Train a model for a few steps, and evaluate it on some batches of validation.
+    """Start a full training for a few steps, and evaluate the model on some batches of validation.
 
     Args:
         model: The model, whose weights are trained in place.
@@ -65,12 +66,15 @@ def measure_speed(
         should_stop: Called before every step and batch; the measurement ends when it returns true.
 
     Returns:
-        The seconds of a training step, and of an evaluation of all validation samples.
+        The seconds until a full training can begin, of a training step, and of an evaluation of all validation samples.
 
     Raises:
         StopRequested: If `should_stop` returned true.
         TrainingError: If the loss is not finite.
     """
+    started = time.perf_counter()
+    start_classifiers(model, splits["train"], recipe, batch_size=batch_size, should_stop=should_stop)
+    start = time.perf_counter() - started
     steps = _Stopwatch(should_stop, warmup=_WARMUP_STEPS)
     try:
         train(
@@ -94,4 +98,4 @@ def measure_speed(
         if not batches.is_enough:
             raise
         evaluation = batches.seconds * math.ceil(len(splits["validation"]) / batch_size)
-    return {STEP_SECONDS: steps.seconds, EVALUATION_SECONDS: evaluation}
+    return {START_SECONDS: start, STEP_SECONDS: steps.seconds, EVALUATION_SECONDS: evaluation}

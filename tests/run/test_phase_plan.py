@@ -1,6 +1,7 @@
 """The division of a time budget, for data of all sizes, budgets and numbers of workers."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,16 @@ def test_supernet_that_eats_the_time_is_corrected_and_named() -> None:
     (line,) = plan.corrections
     assert line.startswith("supernet.steps: 1000000 steps would take more than 70% of the time; corrected to about ")
     assert plan.deadlines.longest["supernet"] == pytest.approx(plan.seconds["supernet"])
+
+
+def test_start_of_full_trainings_counts_in_them_but_not_in_short_ones() -> None:
+    config, speed = config_for(1_000, 600.0), speed_for(1_000)
+    steps = config.recipe.step_count(1_000)
+    slow = replace(speed, start_seconds=5.0)
+    assert slow.full_seconds(steps) == 5.0 + speed.full_seconds(steps)
+    assert least_seconds(config, slow, steps) > least_seconds(config, speed, steps)
+    first, later = (planned(config, entry, 1_000).seconds for entry in (speed, slow))
+    assert later["finalists"] == pytest.approx(first["finalists"] + 3 * 5.0), "three rounds of two"
 
 
 def test_time_before_the_phases_is_taken_off_and_shifts_their_ends() -> None:

@@ -52,7 +52,7 @@ def measuring(tmp_path: Path) -> Measuring:
 
 
 def test_all_workers_measure_at_once_and_only_in_the_first_session(measuring: Measuring, tmp_path: Path) -> None:
-    speed = TrainingSpeed(0.5, 2.0, process_count=3)
+    speed = TrainingSpeed(0.5, 2.0, process_count=3, start_seconds=1.0)
     assert measuring.run([2, 1]) == read_speed(tmp_path) == speed
     assert {job.architecture for job in measuring.jobs} == {config_with().space.largest} and len(measuring.jobs) == 3
     assert measuring.run([3]) == speed and len(measuring.jobs) == 3
@@ -76,7 +76,7 @@ def test_workers_that_fail_leave_the_speed_to_the_others(measuring: Measuring, t
     def fails(job: Job) -> Failure | None:
         return Failure(job, "error", "TrainingError", "diverged") if len(measuring.jobs) == 1 else None
 
-    assert measuring.run([3], fate=fails) == TrainingSpeed(0.5, 2.0, process_count=3)
+    assert measuring.run([3], fate=fails) == TrainingSpeed(0.5, 2.0, process_count=3, start_seconds=1.0)
     assert read_speed(tmp_path) is not None
 
 
@@ -90,7 +90,9 @@ def test_measurement_that_was_killed_is_repeated(measuring: Measuring, tmp_path:
     assert measuring.run([2]) is not None
 
 
-@pytest.mark.parametrize("speed", [TrainingSpeed(0.0, 1.0, 2), TrainingSpeed(1.0, float("inf"), 2)])
+@pytest.mark.parametrize(
+    "speed", [TrainingSpeed(0.0, 1.0, 2), TrainingSpeed(1.0, float("inf"), 2), TrainingSpeed(1.0, 1.0, 2, -1.0)]
+)
 def test_stored_speed_that_cannot_be_is_named(tmp_path: Path, speed: TrainingSpeed) -> None:
     write_speed(tmp_path, speed)
     with pytest.raises(StudyError, match=r"speed\.json: is damaged: .* delete it to measure the speed again"):

@@ -30,12 +30,12 @@ from nas.search.recipe_tuning import AS_CONFIGURED
 from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result
 from nas.storage.study import Study
-from nas.training.speed import EVALUATION_SECONDS, STEP_SECONDS
+from nas.training.speed import EVALUATION_SECONDS, START_SECONDS, STEP_SECONDS
 from tests.support.search_file import SEARCH
 
 FULL_STEPS = 10
 IDLE_BYTES = 5
-SPEED = {STEP_SECONDS: 0.5, EVALUATION_SECONDS: 2.0}
+SPEED = {START_SECONDS: 1.0, STEP_SECONDS: 0.5, EVALUATION_SECONDS: 2.0}
 """The measured speed of all workers."""
 
 

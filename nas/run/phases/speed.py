@@ -10,7 +10,7 @@ from nas.run.speed import TrainingSpeed, read_speed, write_speed
 from nas.search.keys import SpeedKey
 from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result
-from nas.training.speed import EVALUATION_SECONDS, STEP_SECONDS
+from nas.training.speed import EVALUATION_SECONDS, START_SECONDS, STEP_SECONDS
 
 
 class SpeedPhase:
@@ -52,11 +52,11 @@ class SpeedPhase:
         context.run_plan("speed", plan, deadline_seconds=math.inf, counts=lambda: (len(plan.found), count))
         if not plan.found:
             return stored
-        speed = TrainingSpeed(
-            step_seconds=max(result.metrics[STEP_SECONDS] for result in plan.found),
-            evaluation_seconds=max(result.metrics[EVALUATION_SECONDS] for result in plan.found),
-            process_count=count,
+        step, evaluation, start = (
+            max(result.metrics[name] for result in plan.found)
+            for name in (STEP_SECONDS, EVALUATION_SECONDS, START_SECONDS)
         )
+        speed = TrainingSpeed(step, evaluation, count, start)
         write_speed(self._directory, speed)
         return speed
 
