@@ -152,16 +152,36 @@ def _start_classifiers(supernet: FusionModel, training: SupernetTraining, should
     """Set the classifiers as the recipe says; not if the training is to stop, since it then starts again."""
     if training.recipe.classifier_start == "random":
         return
-    architecture = training.sampler.step(0)[0]  # which fits, as the largest one may not
     with contextlib.suppress(StopRequested):
-        start_classifiers(
-            supernet,
-            training.split,
-            training.recipe,
-            architecture=architecture,
-            batch_size=math.ceil(training.recipe.batch_size / training.micro_batches(architecture)),
-            should_stop=should_stop,
-        )
+        for architecture in _first_of_each_alternative(training):
+            start_classifiers(
+                supernet,
+                training.split,
+                training.recipe,
+                architecture=architecture,
+                batch_size=math.ceil(training.recipe.batch_size / training.micro_batches(architecture)),
+                should_stop=should_stop,
+            )
+
+
+def _first_of_each_alternative(training: SupernetTraining) -> Iterator[Architecture]:
+    """Yield the first architecture that is trained, and the first ones with each alternative, such as a readout.
+
+    An alternative has classifiers of its own. The largest architecture may not fit; these do.
+    """
+    space = training.sampler.space
+    names = [gene.name for gene in space.architecture_class.genes if gene.names]
+    missing = {(name, value) for name in names for value in space.choices[name]}
+    is_first = True
+    for step in range(training.step_count):
+        for architecture in training.sampler.step(step):
+            added = missing & {(name, getattr(architecture, name)) for name in names}
+            if is_first or added:
+                yield architecture
+            missing -= added
+            is_first = False
+        if not missing:
+            return
 
 
 def _sum_gradients(

@@ -17,7 +17,9 @@ from nas.config.schema import Config
 from nas.data.features.store import FeatureSplit
 from nas.memory.tracker import PeakTracker
 from nas.models.fusion.base import FusionModel
+from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.pmf.model import PMF
+from nas.search.space import SearchSpace
 from nas.training.batches import features_of_batch
 from nas.training.evaluate import predict_logits
 from nas.training.linear import PENALTIES, LinearProblem
@@ -32,6 +34,7 @@ from tests.support.supernet_training import (
     load_checkpoint,
     train_case,
     train_in_processes,
+    unbalanced_split,
 )
 
 
@@ -174,6 +177,24 @@ def test_supernet_starts_equal_for_any_number_of_processes(case: TrainingCase, t
     single = replace(case, checkpoint=tmp_path / "single.pt")
     train_case(single, fresh_supernet(case.config))
     assert_identical(load_checkpoint(case.checkpoint)["model"], load_checkpoint(single.checkpoint)["model"])
+
+
+def test_supernet_starts_the_classifiers_of_every_readout(case: TrainingCase) -> None:
+    choices = {**case.config.space.choices, "image_readout": (0, 1), "text_readout": (0, 1)}
+    space = SearchSpace(PMFArchitecture, choices)
+    config = case.config.replace(recipe=case.config.recipe.replace(classifier_start="linear"), space=space)
+    supernet, expected = fresh_supernet(config), fresh_supernet(config)
+    train_case(replace(case, config=config, sampling="sandwich"), supernet, elapsed_fraction=lambda: 1.0)  # no step
+    for architecture in (space.largest, space.smallest):
+        start_classifiers(
+            expected,
+            unbalanced_split(case.store),
+            config.recipe,
+            batch_size=config.recipe.batch_size,
+            architecture=architecture,
+        )
+    assert len(classifier_state(supernet)) == 8
+    assert_identical(classifier_state(supernet), classifier_state(expected))
 
 
 def test_resumed_supernet_keeps_its_trained_classifiers(case: TrainingCase, tmp_path: Path) -> None:
