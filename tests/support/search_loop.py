@@ -100,9 +100,9 @@ def peak_bytes(architecture: Architecture) -> int:
 
 
 def total(values: Any) -> int:
-    """Return the sum of all numbers, including those of single layers and directions."""
-    if isinstance(values, int):
-        return values
+    """Return the sum of all numbers, including those of single layers and directions; words count as 0."""
+    if isinstance(values, int | str):
+        return 0 if isinstance(values, str) else values
     return sum(map(total, values.values() if isinstance(values, dict) else values))
 
 
