@@ -25,6 +25,8 @@ _MIN_KEPT = 0.055
 _RECIPE_TRAININGS = 3
 """The smallest number of trainings from which a setting of the recipe can be chosen."""
 _MARGIN = 1.1
+_LARGEST = 2.0
+"""How much longer the evaluation of the first candidates may take than that of as many defaults."""
 _SHORTEST_SECONDS = 1e-3
 
 
@@ -77,8 +79,8 @@ def plan_phases(
 
 
 def _first_group(config: Config, speed: TrainingSpeed) -> float:
-    """Return the time in which the first candidates are scored: those that one job has."""
-    return _MARGIN * config.search.eval_batch * speed.evaluation_seconds
+    """Return the time in which the first candidates are scored: those that one job has, the largest among them."""
+    return _LARGEST * config.search.eval_batch * speed.evaluation_seconds
 
 
 @dataclass

@@ -4,6 +4,7 @@ import io
 import random
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.common.errors import TrainingError
+from nas.common.progress import LineReporter
 from nas.config.schema import Config
 from nas.models.fusion.pmf.architecture import GENES
+from nas.run.phases.candidates import CandidatePhase
 from nas.run.reruns import read_default_result
 from nas.search.keys import CandidateKey, DefaultKey, ModelKey
 from nas.search.space import Architecture
@@ -20,7 +23,7 @@ from nas.search.strategies.registry import STRATEGIES
 from nas.search.trial import STAGES, Failure, Job
 from nas.storage.study import Study
 from tests.support.real_driver import finished_models
-from tests.support.search_loop import Killed, SimulatedExecutor, config_with, peak_bytes, search
+from tests.support.search_loop import Killed, SimulatedExecutor, build_context, config_with, peak_bytes, search
 
 
 def deterministic(**changes: object) -> Config:
@@ -353,3 +356,14 @@ def test_without_short_training_the_best_screened_candidates_are_the_finalists(t
         finalists = {result.architecture for result in study.results("full")} - {config.space.largest}
         best = [result.architecture for result in ranked if result.architecture != config.space.largest]
         assert finalists and finalists == set(best[: len(finalists)])
+
+
+def test_time_of_screening_does_not_end_before_the_first_score(tmp_path: Path) -> None:
+    config = config_with(budget__time="60s", budget__trials=None)
+    with Study(tmp_path, config.space, name="run", config=config.as_dict()) as study:
+        executor = SimulatedExecutor([1], random.Random(0))
+        context = build_context(tmp_path, config, study, executor, 1000, LineReporter(io.StringIO()))
+        context.clock.deadlines = replace(context.clock.deadlines, candidates_seconds=0.0)
+        CandidatePhase([config.space.smallest]).run(context)
+        assert 1 <= study.count("one_shot") <= config.search.eval_batch
+        assert study.results("one_shot")[0].architecture == config.space.smallest

@@ -59,6 +59,14 @@ class CandidatePhase:
             deadline_seconds=context.clock.end_of("candidates", context.clock.deadlines.candidates_seconds),
             counts=lambda: (context.study.count("one_shot"), context.config.budget.trials),
         )
+        if not context.study.count("one_shot"):  # without a score, not even the default would be an answer
+            plan.ends_with_a_score = True
+            context.run_plan(
+                "candidates",
+                plan,
+                deadline_seconds=context.clock.deadlines.total_seconds,
+                counts=lambda: (context.study.count("one_shot"), 1),
+            )
         plan.report()
         return queue
 
@@ -81,6 +89,8 @@ class CandidatePlan(Plan):
         self._reporter = context.reporter
         self._strategy = strategy
         self._queue = queue
+        self.ends_with_a_score = False
+        """Whether nothing more is proposed than the first score takes, because the time of the phase is over."""
         self._trains_briefly = "short" not in context.clock.deadlines.left_out
         self._worst: tuple[float, ...] | None = None
         self._is_exhausted = False
@@ -133,6 +143,8 @@ class CandidatePlan(Plan):
         return values
 
     def next_jobs(self) -> list[Job]:
+        if self.ends_with_a_score and self._study.count("one_shot"):
+            return []
         return self._next_round() if self._config.deterministic else self._next_one()
 
     def _next_one(self) -> list[Job]:
