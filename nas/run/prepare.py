@@ -89,22 +89,17 @@ def prepare(
     contents = describe_contents(data.dataset, data.digests, parts)
     if check is not None:
         check(data.dataset, contents)
-    store = _open_features(
-        FeatureSources(
-            dataset=data.dataset,
-            images=data.images,
-            preprocessor=preprocessor,
-            image_encoder=image_encoder,
-            text_encoder=text_encoder,
-            entry_layers=frozenset(needed_entry_layers(config.space, sizes_of(*encoders))),
-            uses_attention=config.space.architecture_class.reads_attention,
-            contents=contents,
-        ),
-        config,
-        cache_directory,
-        reporter,
-        verify=verify,
+    sources = FeatureSources(
+        dataset=data.dataset,
+        images=data.images,
+        preprocessor=preprocessor,
+        image_encoder=image_encoder,
+        text_encoder=text_encoder,
+        entry_layers=frozenset(needed_entry_layers(config.space, sizes_of(*encoders))),
+        uses_attention=config.space.architecture_class.reads_attention,
+        contents=contents,
     )
+    store = _open_features(sources, config, cache_directory, reporter, verify=verify)
     return SearchContext(
         image_encoder=image_encoder,
         text_encoder=text_encoder,
