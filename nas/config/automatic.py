@@ -34,10 +34,24 @@ _PLACEHOLDERS: Mapping[tuple[str, str], Any] = {
     ("budget", "memory"): "1GiB",
 }
 _FROZEN_RATES = {"prompts": 6e-3, "mappings": 6e-3, "classifiers": 1.2e-2}
+_SOLVED_CLASSIFIER_RATE = 1.2e-3
+"""The rate of classifiers that start from a solution, which a large rate and its weight decay would undo."""
 _TRAINED_RATES = {"prompts": 1e-3, "mappings": 1e-3, "classifiers": 1e-3}
 _SGD_RATES = {"prompts": 1e-2, "mappings": 1e-2, "classifiers": 1e-2}
-_TUNED = {"depth_scaling": 0.5, "warmup_fraction": 0.1, "clip_norm": 1.0, "label_smoothing": 0.1}
-_NEUTRAL = {"depth_scaling": 0.0, "warmup_fraction": 0.0, "clip_norm": None, "label_smoothing": 0.0}
+_TUNED = {
+    "classifier_start": "linear",
+    "depth_scaling": 0.5,
+    "warmup_fraction": 0.1,
+    "clip_norm": 1.0,
+    "label_smoothing": 0.1,
+}
+_NEUTRAL = {
+    "classifier_start": "random",
+    "depth_scaling": 0.0,
+    "warmup_fraction": 0.0,
+    "clip_norm": None,
+    "label_smoothing": 0.0,
+}
 """The values in a file that names its optimizer, and so has a recipe of its own."""
 
 
@@ -89,14 +103,19 @@ def _fill_recipe(recipe: Any, architecture_class: type[Architecture] | None) -> 
     trains_encoders = architecture_class is not None and bool(architecture_class.trains)
     is_sgd = recipe.get("optimizer") == "sgd"
     defaults = _NEUTRAL if "optimizer" in recipe else _TUNED
-    # The layers above amplify the change of an early prompt only if they are frozen.
-    _fill_all(recipe, {**defaults, "depth_scaling": 0.0} if trains_encoders else defaults)
+    if trains_encoders:
+        # The layers above amplify the change of an early prompt only if they are frozen. What trained encoders put out
+        # changes too much for a solution on their first outputs to be measured as a good start.
+        defaults = {**defaults, "classifier_start": "random", "depth_scaling": 0.0}
+    _fill_all(recipe, defaults)
     if is_sgd or trains_encoders:
         _fill_all(recipe, {"weight_decay": SGD_DECAY if is_sgd else FINE_TUNING_DECAY})
     rates = {} if is_auto(recipe, "learning_rates") else recipe["learning_rates"]
     if isinstance(rates, dict):
         recipe["learning_rates"] = dict(rates)
         known = _SGD_RATES if is_sgd else _TRAINED_RATES if trains_encoders else _FROZEN_RATES
+        if known is _FROZEN_RATES and recipe["classifier_start"] == "linear":
+            known = {**known, "classifiers": _SOLVED_CLASSIFIER_RATE}
         _fill_all(recipe["learning_rates"], known)
     if recipe.get("steps") is not None and is_auto(recipe, "epochs"):
         recipe["epochs"] = None

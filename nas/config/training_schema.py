@@ -12,7 +12,9 @@ from nas.config.values import MAX_BATCH, MAX_RATE, Integer, Number
 from nas.search.recipe_tuning import RecipeSetting
 
 _RATES = "6e-3; 1e-3 in families that train encoders; 1e-2 with SGD"
-_CLASSIFIER_RATE = "1.2e-2; 1e-3 in families that train encoders; 1e-2 with SGD"
+_CLASSIFIER_RATE = (
+    "1.2e-3 with `classifier_start: linear`, else 1.2e-2; 1e-3 in families that train encoders; 1e-2 with SGD"
+)
 
 
 class LearningRatesConfig(Section):
@@ -95,7 +97,9 @@ class RecipeConfig(Section):
     steps: Integer | None = Field(
         default=None, ge=1, le=MAX_COUNT, description="The number of steps, in place of `epochs`; null: as in `epochs`."
     )
-    classifier_start: ClassifierStart = Field(
+    classifier_start: Annotated[
+        ClassifierStart, Automatic("linear; random in families that train encoders and in files that set `optimizer`")
+    ] = Field(
         default="random",
         description="The initial classifiers of a full training and of the supernet. `random`: as in PyTorch. "
         "`linear`: the logistic regression on what they read with the initial prompts and mappings.",

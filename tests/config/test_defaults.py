@@ -124,7 +124,17 @@ def test_recipe_follows_the_optimizer_and_whether_encoders_are_trained() -> None
     tuned = resolved(family="mbt").recipe
     assert (tuned.learning_rates.prompts, tuned.weight_decay, tuned.depth_scaling, tuned.epochs) == (1e-3, 0.05, 0, 2)
     partly = resolved(recipe={"learning_rates": {"prompts": 1e-4}}).recipe.learning_rates
-    assert (partly.prompts, partly.mappings, partly.classifiers) == (1e-4, 6e-3, 1.2e-2)
+    assert (partly.prompts, partly.mappings, partly.classifiers) == (1e-4, 6e-3, 1.2e-3)
+
+
+def test_classifiers_start_from_the_linear_problem_where_encoders_are_frozen_and_nothing_else_is_set() -> None:
+    assert resolved().recipe.classifier_start == "linear"
+    assert [resolved(family=family).recipe.classifier_start for family in ("mbt", "vpt")] == ["random", "linear"]
+    assert [resolved(recipe={"optimizer": name}).recipe.classifier_start for name in ("sgd", "adamw")] == ["random"] * 2
+    given = resolved(recipe={"classifier_start": "random"}).recipe
+    assert (given.classifier_start, given.learning_rates.classifiers) == ("random", 1.2e-2)
+    given = resolved(recipe={"optimizer": "sgd", "classifier_start": "linear"}).recipe
+    assert (given.classifier_start, given.learning_rates.classifiers) == ("linear", 1e-2)
 
 
 def test_objective_follows_the_labels_and_the_budget_whether_the_search_is_deterministic() -> None:
