@@ -153,7 +153,9 @@ def _check_architecture(path: Path, key: str, values: Any, image: Encoder, text:
             number = numbers.pop()
             if isinstance(number, list):
                 numbers += number
-            elif not isinstance(number, str) and (type(number) is not int or not 0 <= number <= _MAX_GENE):
+            elif gene == "family" or isinstance(number, str):
+                continue  # a family, or the name of a value, which are looked up below
+            elif type(number) is not int or not 0 <= number <= _MAX_GENE:
                 raise _refuse(path, f"{key}.{gene}", "not allowed", f"0 to {_MAX_GENE:,}", number)
     with reading(
         f"{path}: {key}",
