@@ -22,10 +22,12 @@ PENALTIES = tuple(10 ** (exponent / 2) for exponent in range(2, -10, -1))
 """The penalties that are tried, strongest first: 10 to about 3e-5, by half powers of ten."""
 
 _PATIENCE = 4
+"""The number of weaker penalties in a row without a better score that end the path."""
+
 _TOLERANCE = 1e-6
 _MAX_STEPS = 500
 _HISTORY = 20
-_SMALLEST_DEVIATION = 1e-10
+_SMALLEST_DEVIATION = 1e-6
 """The deviation of an input, as a fraction of the largest one, up to which it counts as constant."""
 
 _BLOCK = 2048
@@ -189,8 +191,6 @@ def choose_penalty(
     *,
     score: Callable[[Mapping[str, float]], float],
     penalties: Sequence[float] = PENALTIES,
-    patience: int = _PATIENCE,
-    tolerance: float = _TOLERANCE,
     should_stop: Callable[[], bool] = _never,
 ) -> LinearChoice:
     """Return the solution of the penalty with the best score on validation; of equals, that of the stronger one.
@@ -201,8 +201,6 @@ def choose_penalty(
         labels: Their labels.
         score: Function that returns the score of some metrics, higher is better.
         penalties: The penalties to try, strongest first.
-        patience: The number of weaker penalties in a row without a better score that end the path.
-        tolerance: See `LinearProblem.solve`.
         should_stop: Function that is called often; see `LinearProblem.solve`.
 
     Raises:
@@ -211,7 +209,7 @@ def choose_penalty(
     best: LinearChoice | None = None
     worse_count = 0
     for penalty in penalties:
-        solution = problem.solve(penalty, tolerance=tolerance, should_stop=should_stop)
+        solution = problem.solve(penalty, should_stop=should_stop)
         logits = solution.logits(inputs)
         metrics = evaluate_logits(logits, torch.from_numpy(labels))
         choice = LinearChoice(solution, penalty, score(metrics), metrics, logits)
@@ -219,7 +217,7 @@ def choose_penalty(
             best, worse_count = choice, 0
             continue
         worse_count += 1
-        if worse_count == patience:
+        if worse_count == _PATIENCE:
             break
     if best is None:
         raise ValueError("penalties: expected at least one, got none")

@@ -11,7 +11,6 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from nas.config.schema import Config
 from nas.data.features.store import FeatureSplit
@@ -22,9 +21,9 @@ from nas.models.fusion.pmf.model import PMF
 from nas.search.space import SearchSpace
 from nas.training.batches import features_of_batch
 from nas.training.evaluate import predict_logits
-from nas.training.linear import PENALTIES, LinearProblem
-from nas.training.linear_start import PENALTY, start_bytes, start_classifiers
-from nas.training.losses import Loss, build_loss
+from nas.training.linear import LinearProblem
+from nas.training.linear_start import start_bytes, start_classifiers, start_penalty
+from nas.training.losses import build_loss
 from nas.training.stopping import StopRequested
 from tests.support.supernet_training import (
     TrainingCase,
@@ -55,18 +54,6 @@ def read(model: FusionModel, split: FeatureSplit) -> Tensor:
     return torch.cat([torch.cat(rows[::2]), torch.cat(rows[1::2])], dim=1)
 
 
-def best_penalty(inputs: Tensor, split: FeatureSplit, loss: Loss) -> float:
-    """Return the penalty with the lowest cross-entropy on every fifth picture, solved separately from the others."""
-    held_out = torch.from_numpy(split.image_of_sample % 5 == 0)
-    kept, labels = split.labels[(~held_out).numpy()], torch.from_numpy(split.labels)
-    measure = cross_entropy if labels.ndim == 1 else binary_cross_entropy_with_logits
-    losses = {}
-    for penalty in PENALTIES:
-        solution = LinearProblem(inputs[~held_out], kept, 3, loss).solve(penalty)
-        losses[penalty] = float(measure(solution.logits(inputs[held_out]), labels[held_out]))
-    return min(losses, key=losses.__getitem__)
-
-
 def classifier_state(model: FusionModel) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items() if "classifier" in name}
 
@@ -80,7 +67,7 @@ def test_model_starts_as_the_logistic_regression_on_what_it_reads(
     others = {name: value.clone() for name, value in model.state_dict().items() if "classifier" not in name}
     start_classifiers(model, split, recipe, batch_size=5)
     scaler = StandardScaler().fit(inputs)
-    penalty = best_penalty(torch.tensor(inputs).float(), split, build_loss(recipe, split.labels, 3))
+    penalty = start_penalty(split.labels)
     expected = LogisticRegression(C=1 / (penalty * len(split)), tol=1e-10, max_iter=10_000)
     expected.fit(scaler.transform(inputs), split.labels)
     found = predict_logits(model, split, batch_size=4).softmax(dim=1)
@@ -100,19 +87,8 @@ def test_start_of_several_labels_minimizes_the_weighted_loss(
     start_classifiers(model, split, recipe, batch_size=5)
     logits = predict_logits(model, split, batch_size=4)
     inputs, loss = read(model, split), build_loss(recipe, labels, 3)
-    solution = LinearProblem(inputs, labels, 3, loss).solve(best_penalty(inputs, split, loss))
+    solution = LinearProblem(inputs, labels, 3, loss).solve(start_penalty(labels))
     torch.testing.assert_close(logits, solution.logits(inputs), rtol=0, atol=1e-2)
-
-
-def test_pictures_that_cannot_be_divided_have_a_fixed_penalty(
-    split: FeatureSplit, config: Config, fresh: Callable[..., FusionModel], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(FeatureSplit, "image_of_sample", np.zeros(len(split), dtype=np.int64))
-    recipe, model = config.recipe.replace(classifier_start="linear"), fresh()
-    start_classifiers(model, split, recipe, batch_size=5)
-    inputs, loss = read(model, split), build_loss(recipe, split.labels, 3)
-    expected = LinearProblem(inputs, split.labels, 3, loss).solve(PENALTY).logits(inputs)
-    torch.testing.assert_close(predict_logits(model, split, batch_size=4), expected, rtol=0, atol=1e-2)
 
 
 def test_random_start_changes_nothing(split: FeatureSplit, config: Config, fresh: Callable[..., FusionModel]) -> None:
