@@ -29,6 +29,9 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 """The settings that ViT and BERT of a size share and that differ from the defaults of transformers."""
 
+_AS_BEFORE = (("steps", None), ("classifier_start", "random"))
+"""Keys of the recipe that are newer than recorded figures, with the value that all figures before had."""
+
 
 def empty_encoders(size: str) -> tuple[Encoder, Encoder]:
     """Build ViT and BERT with uninitialized weights."""
@@ -79,6 +82,12 @@ def papers_space(space: SearchSpace) -> SearchSpace:
 def plain_space(space: SearchSpace) -> dict[str, Any]:
     """Return a space with the paper's readouts as a search file stated it before there were others."""
     return {key: value for key, value in space_as_dict(space).items() if key in (*GENES, NUM_LAYERS)}
+
+
+def decisive_recipe(config: Config) -> dict[str, Any]:
+    """Return the recipe of a configuration without newer keys that change nothing: recorded figures stay valid."""
+    values: dict[str, Any] = config.as_dict()["recipe"]
+    return {key: value for key, value in values.items() if (key, value) not in _AS_BEFORE}
 
 
 def few_samples(directory: Path) -> Config:

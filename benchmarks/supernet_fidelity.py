@@ -35,7 +35,7 @@ from typing import Any
 from scipy.stats import kendalltau
 
 from benchmarks.mapping import mapped
-from benchmarks.models import DEMO, few_samples, papers_space, plain_space, write_figures
+from benchmarks.models import DEMO, decisive_recipe, few_samples, papers_space, plain_space, write_figures
 from benchmarks.pmf_bench.landscapes import METRIC
 from benchmarks.pmf_bench.table import TABLE, Table, read_table
 from nas.common.files import default_cache_directory
@@ -162,9 +162,7 @@ def own_batches() -> int:
 def settings_of(config: Config, truth: Sequence[tuple[str, float]]) -> str:
     """Return a digest of everything besides the variant that the figures depend on."""
     values, search = config.as_dict(), config.search
-    # Without keys that are null, a digest from before such a key existed stays valid.
-    recipe = {key: value for key, value in values["recipe"].items() if value is not None}
-    decisive = [values["features"], plain_space(config.space), recipe]
+    decisive = [values["features"], plain_space(config.space), decisive_recipe(config)]
     decisive += [
         config.supernet.architectures_per_step,
         search.short_training_steps,

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.models import DEMO, few_samples, papers_space, plain_space
+from benchmarks.models import DEMO, decisive_recipe, few_samples, papers_space, plain_space
 from benchmarks.pmf_bench.table import TABLE, Row, Table, read_table
 from benchmarks.workers import build_scheduler
 from nas.common.files import default_cache_directory
@@ -114,10 +114,9 @@ def main() -> None:
 
 def facts(config: Config, prepared: SearchContext) -> dict[str, Any]:
     """Return everything that the numbers of a table depend on."""
-    values = config.as_dict()
     return {
         "space": plain_space(config.space),
-        "recipe": values["recipe"],
+        "recipe": decisive_recipe(config),
         "features": prepared.store.directory.name,
         "torch": torch.__version__.split("+")[0],
         "threads": 1,

@@ -26,6 +26,8 @@ def _width(architecture: Architecture) -> int:
 class WidthMemory:
     """A peak of 100 bytes plus the mapping width divided by the micro-batches, with four samples in a batch."""
 
+    idle_bytes = 0
+
     def __init__(self) -> None:
         self.predicted: set[Architecture] = set()
 
