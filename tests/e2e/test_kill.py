@@ -39,6 +39,7 @@ def drivers(started: list[RealDriver]) -> Iterator[list[RealDriver]]:
     started += drivers
 
 
+@pytest.mark.long  # .ci/run itself kills and resumes a search of the demo
 def test_search_killed_in_supernet_and_finalists_loses_no_finished_result(
     project: Project, tmp_path: Path, drivers: list[RealDriver]
 ) -> None:
