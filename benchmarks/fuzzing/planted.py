@@ -14,29 +14,28 @@ from benchmarks.fuzzing.engine import VALID, Case
 from benchmarks.fuzzing.outcomes import GIBIBYTE
 from nas.common.errors import ConfigError
 from nas.config import load
-from nas.config.schema import Config
 from nas.run import evaluate
 
-_load_config, _evaluate_exported = load.load_config, evaluate.evaluate_exported
+_load_arms, _evaluate_exported = load.load_arms, evaluate.evaluate_exported
 
 
-def _raises(path: Path) -> Config:
-    _load_config(path)
+def _raises(path: Path) -> list[load.Arm]:
+    _load_arms(path)
     raise KeyError("learning_rates")
 
 
-def _grows(path: Path) -> Config:
+def _grows(path: Path) -> list[load.Arm]:
     kept = bytearray(3 * GIBIBYTE // 2)
     kept[:: mmap.PAGESIZE] = b"x" * len(kept[:: mmap.PAGESIZE])
-    return _load_config(path)
+    return _load_arms(path)
 
 
-def _waits(path: Path) -> Config:
+def _waits(path: Path) -> list[load.Arm]:
     time.sleep(3600)
-    return _load_config(path)
+    return _load_arms(path)
 
 
-def _is_unclear(path: Path) -> Config:
+def _is_unclear(path: Path) -> list[load.Arm]:
     raise ConfigError(str(path), ["bad value"])
 
 
@@ -73,7 +72,7 @@ class PlantedFault:
         return mock.patch(self.target, self.replacement)
 
 
-_LOAD = "nas.config.load.load_config"
+_LOAD = "nas.config.load.load_arms"
 
 PLANTED: Sequence[PlantedFault] = (
     PlantedFault("tracebacks", _LOAD, _raises),

@@ -59,7 +59,7 @@ def expand(values: Any) -> list[ArmValues]:
     count = len(list(itertools.islice(itertools.product(*choices), MAX_ARMS + 1)))
     if count > MAX_ARMS:
         keys = ", ".join(".".join(key) for key in several)
-        raise ValueError(f"{keys}: too many entries; expected at most {MAX_ARMS} combinations")
+        raise ValueError(f"{keys}: too many entries; expected at most {MAX_ARMS} combinations, got {count}")
     expanded = [_arm_values(values, dict(chosen)) for chosen in itertools.product(*choices)]
     names = unique([_name(arm) for arm in expanded])
     return [ArmValues(name, arm) for name, arm in zip(names, expanded, strict=True)]
@@ -89,7 +89,7 @@ def _problems(key: tuple[str, ...], entries: Any) -> Iterator[str]:
     if not isinstance(entries, list):
         return
     if not entries:
-        yield f"{name}: empty list; expected at least one entry"
+        yield f"{name}: empty list; expected at least one entry, got []"
     seen: set[str] = set()
     for index, entry in enumerate(entries[: MAX_ARMS + 1]):
         if not isinstance(entry, str) or not entry:

@@ -57,7 +57,7 @@ def test_family_decides_the_values_that_its_file_leaves_out(project: Project) ->
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"family": []}, "family: empty list; expected at least one entry"),
+        ({"family": []}, "family: empty list; expected at least one entry, got []"),
         ({"family": ["pmf", "pmf"]}, "family.1: listed twice; expected entries that differ, got 'pmf'"),
         ({"family": ["pmf", "PMF"], "space": "auto"}, "family: invalid value; expected one of pmf, image_only"),
         ({"family": ["pmf", 3]}, "family.1: invalid value; expected text, got 3"),
