@@ -29,8 +29,8 @@ _LARGEST = 2.0
 """How much longer the evaluation of the first candidates may take than that of as many defaults."""
 _SHORTEST_SECONDS = 1e-3
 _SUPERNET_STEP = 1.8
-"""What an architecture in a step of the supernet costs in steps of the default: 1.6 to 2.3 on the demo. Steps have the
-largest architecture, and processes wait for each other."""
+"""What an architecture in a step of the supernet costs in steps of the default, estimated from few searches of the demo
+on a busy machine. It is more than 1: steps have the largest architecture, and processes wait for each other."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Choose an arm of a search by successive halving, with seeds of one training as the resource. Imports no torch.
 
 Jamieson & Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization", AISTATS 2016, algorithm
-1: all arms of a rung are trained equally long, the better half goes on with twice as much, and every rung has an equal
+1: all arms of a rung are trained equally long, the better half twice as long in the next, and every rung has an equal
 part of the budget. Here the last arm has the part of one more rung, and what the others have left, for its search.
 """
 
