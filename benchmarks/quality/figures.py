@@ -13,7 +13,7 @@ from benchmarks.quality.cells import FRESH, Cell
 from benchmarks.quality.predictions import Counts, counted
 from benchmarks.quality.roles import CELL, ENSEMBLE, SINGLE, exported, fresh_models, read_facts
 from benchmarks.quality.tasks import BenchmarkTask
-from nas.run.finalize import LINEAR
+from nas.run.roles import LINEAR
 from nas.run.tables import text_table
 
 ANSWER = "answer"

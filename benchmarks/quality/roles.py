@@ -28,9 +28,10 @@ from nas.run.directory import read_run
 from nas.run.ensemble import read_choice
 from nas.run.executors import ExecutionOptions
 from nas.run.export_run import export_run
-from nas.run.finalize import BEST, DEFAULT, LINEAR, RELIABILITY, read_report
+from nas.run.finalize import RELIABILITY, read_report
 from nas.run.prepare import predict_memory
 from nas.run.recipe_file import RECIPE, RecipeFile
+from nas.run.roles import BEST, DEFAULT, LINEAR
 from nas.run.search import resume, start
 
 CELL = "cell.json"
@@ -282,8 +283,8 @@ def _single_answer(reliability: Mapping[str, Any]) -> str:
     """
     if reliability["race"] is not None:
         answer = str(reliability["race"]["answer"])
-    elif reliability["linear"] is not None:
+    elif LINEAR in reliability["simple"]:
         answer = LINEAR
     else:
-        answer = BEST if reliability["default"] is None or reliability["is_default_best"] else DEFAULT
+        answer = BEST if DEFAULT not in reliability["simple"] or reliability["is_default_best"] else DEFAULT
     return SINGLE if answer == BEST else answer

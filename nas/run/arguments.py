@@ -3,14 +3,12 @@
 import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import get_args
 
 from nas.common.boundary import shown
 from nas.common.errors import ArgumentError, BudgetError
 from nas.common.units import BYTES_FORM, MAX_COUNT, TIME_FORM, parse_bytes, parse_seconds
-
-if TYPE_CHECKING:
-    from nas.search.objectives import ExportRule
+from nas.run.roles import ExportRule, SolvedRole
 
 _MAX_WORKERS = 10_000
 
@@ -85,11 +83,11 @@ def parse_memory_budget(text: str | None) -> int | None:
     return count
 
 
-_RULES: Mapping[str, "ExportRule"] = {"best": "best", "knee": "knee", "linear": "linear"}
+_RULES: Mapping[str, ExportRule] = {"best": "best", "knee": "knee", **{role: role for role in get_args(SolvedRole)}}
 """The rules of `--pick` that are a single word."""
 
 
-def parse_pick(words: Sequence[str]) -> tuple["ExportRule", float]:
+def parse_pick(words: Sequence[str]) -> tuple[ExportRule, float]:
     """Parse `--pick`.
 
     Args:
@@ -106,8 +104,8 @@ def parse_pick(words: Sequence[str]) -> tuple["ExportRule", float]:
     if len(words) == 2 and words[0] == "smallest-within" and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,50})?", words[1]):
         return "smallest-within", float(words[1])
     raise ArgumentError(
-        "--pick: invalid value; expected best, knee, linear, or smallest-within with the allowed loss of the metric, "
-        f"for instance smallest-within 0.01, got {shown(' '.join(words))}"
+        f"--pick: invalid value; expected {', '.join(_RULES)}, or smallest-within with the allowed loss of the "
+        f"metric, for instance smallest-within 0.01, got {shown(' '.join(words))}"
     )
 
 

@@ -18,7 +18,7 @@ from nas.execution.worker_setup import trained_weights_path
 from nas.models.fusion.ensemble import mean_logits
 from nas.run.ensemble import Ensemble, EnsembleChoice, Member
 from nas.run.prepare import SearchContext
-from nas.run.reruns import RERUNS, RerunStore, read_default_result, read_linear_result
+from nas.run.reruns import RERUNS, RerunStore, read_simple_results
 from nas.run.validation_scores import validation_logits
 from nas.search.costs import Cost, CostModel
 from nas.search.ensemble import (
@@ -52,10 +52,8 @@ def full_trainings(directory: Path, study: StudyContents) -> list[Result]:
     Raises:
         StudyError: If the file of one is damaged.
     """
-    others = [
-        result for result in (read_default_result(directory), read_linear_result(directory)) if result is not None
-    ]
-    found = [*study.results("full"), *others, *RerunStore(directory / RERUNS).results()]
+    simple = reversed(read_simple_results(directory).values())
+    found = [*study.results("full"), *simple, *RerunStore(directory / RERUNS).results()]
     by_key: dict[ModelKey, Result] = {result.key: result for result in found}  # the weights are those of the last one
     return list(by_key.values())
 

@@ -16,8 +16,8 @@ from nas.run.finalize import identity, read_report
 from nas.run.model_card import describe
 from nas.run.model_parts import ModelParts
 from nas.run.prepare import resolve_checkpoints
+from nas.run.roles import ExportRule
 from nas.run.select import find_result, latest_results, pick_result
-from nas.search.objectives import ExportRule
 from nas.search.trial import Result
 
 _NO_OVERRIDES = Overrides()

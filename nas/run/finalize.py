@@ -21,6 +21,7 @@ from nas.run.model_parts import ModelParts
 from nas.run.program_name import command_line
 from nas.run.progress_lines import better_model_lines, memory_text, metric_title, training_text
 from nas.run.reliability import ReliabilityReport
+from nas.run.roles import BEST, SIMPLE_MODELS
 from nas.run.tables import text_table
 from nas.run.verdict import verdict
 from nas.search.space import Architecture
@@ -29,10 +30,7 @@ from nas.training.evaluate import forward_seconds
 from nas.training.metrics import standard_error
 
 REPORT = "report.json"
-BEST = "best"
-DEFAULT = "default"
-LINEAR = "linear"
-ROLES = (BEST, DEFAULT, LINEAR)
+ROLES = (BEST, *(model.role for model in SIMPLE_MODELS))
 """The exported models of a run, each in the folder of its name."""
 
 RELIABILITY = "reliability.json"
@@ -76,15 +74,12 @@ class Finalizer:
         self._cache_directory = cache_directory
         self._reporter = reporter
 
-    def conclude(
-        self, results: Mapping[str, Result | None], reliability: ReliabilityReport, choice: EnsembleChoice
-    ) -> None:
+    def conclude(self, results: Mapping[str, Result], reliability: ReliabilityReport, choice: EnsembleChoice) -> None:
         """Export and evaluate the models of all roles, then write and show the final report.
 
         Args:
             results: The result of each role: the best architecture, of the last stage that any candidate has completed;
-                the full training of the family's default; and the linear classifier. None for a model that there is
-                not.
+                and the simpler models that there are.
             reliability: The reliability report.
             choice: The ensemble of the run, which is the answer in place of the best model as `search.answer` has it.
 
@@ -95,7 +90,7 @@ class Finalizer:
         test_data = digest_of_test(self._config.data, self._parts.class_names, self._cache_directory)
         ensemble = choice.answer(self._config.search.answer)
         for role in ROLES:
-            answer = ensemble if role == BEST and ensemble is not None else results[role]
+            answer = ensemble if role == BEST and ensemble is not None else results.get(role)
             if answer is not None:
                 self._export(role, answer, report, test_data)
         write_sealed_json(self._directory / RELIABILITY, reliability.as_dict())
@@ -156,18 +151,21 @@ class Finalizer:
         return total
 
     def _show(
-        self, report: Mapping[str, Any], reliability: ReliabilityReport, best: Result | None, choice: EnsembleChoice
+        self, report: Mapping[str, Any], reliability: ReliabilityReport, best: Result, choice: EnsembleChoice
     ) -> None:
         metric, run = self._config.search.objective, self._directory
         title = self._config.space.architecture_class.title
         stage: Stage = report[BEST]["stage"]
         rows = [
             (name, *_row(report[role], metric))
-            for name, role in ((_BEST_NAMES[stage], BEST), (f"{title} default", DEFAULT), ("linear", LINEAR))
+            for name, role in (
+                (_BEST_NAMES[stage], BEST),
+                *((model.row.format(family=title), model.role) for model in reversed(SIMPLE_MODELS)),
+            )
             if role in report
         ]
-        is_ensemble = "members" in report[BEST] and best is not None
-        if is_ensemble and best is not None:
+        is_ensemble = "members" in report[BEST]
+        if is_ensemble:
             memory = memory_text(best.predicted_peak_bytes, best.measured_peak_bytes)
             single = (str(best.architecture), f"{best.metrics[metric]:.3f}", "", "", memory, "", "")
             rows[0] = ("ensemble", *rows[0][1:])

@@ -10,12 +10,10 @@ from nas.data.dataset import read_dataset
 from nas.data.features.store import FeatureStore
 from nas.run.phases.race import RaceEnd
 from nas.run.progress_lines import metric_title
+from nas.run.roles import BEST
 from nas.search.metric_registry import METRICS
 from nas.search.racing import SeedScores, Standing
 from nas.search.selection_bias import ExpectedScore, expected_score, held_out_mean
-
-BEST, DEFAULT, LINEAR = "best", "default", "linear"
-"""Roles: the best architecture of the search, and the models that are simpler and need no search."""
 
 Name = TypeVar("Name", bound=Hashable)
 

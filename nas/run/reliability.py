@@ -11,6 +11,7 @@ from scipy.stats import kendalltau
 from nas.common.units import format_seconds
 from nas.run.progress_lines import PHASE_TITLES, STAGE_NOUNS, counts_text, metric_title
 from nas.run.race_report import RaceReport
+from nas.run.roles import BEST, DEFAULT, SIMPLE_MODELS, simple_titles
 from nas.search.metric_registry import METRICS
 from nas.search.trial import Result, Stage
 
@@ -83,11 +84,10 @@ class ReliabilityReport:
         metric: The metric that the search maximised.
         agreements: The rank agreement of each stage with the next one, and of screening with full training.
         best: The scores of the best architecture with all seeds.
-        default: The scores of the family's default with all seeds; None if it was not trained.
+        simple: The scores of the simpler models with all seeds, by their roles, the simplest first.
         phases: The seconds of the budget that each phase has used.
         trainings: The number of results of each stage.
         title: The title of the fusion family.
-        linear: The score of the linear classifier on the frozen encoders; None if it was not solved.
         is_default_best: Whether the best architecture is the default.
         race: The outcome of the race; None if there was none.
     """
@@ -95,11 +95,10 @@ class ReliabilityReport:
     metric: str
     agreements: tuple[Agreement, ...]
     best: Spread
-    default: Spread | None
+    simple: Mapping[str, Spread]
     phases: Mapping[str, float]
     trainings: Mapping[Stage, int]
     title: str = "PMF"
-    linear: float | None = None
     is_default_best: bool = False
     race: RaceReport | None = None
 
@@ -111,10 +110,13 @@ class ReliabilityReport:
         """
         lines = [agreement_text(entry) for entry in self.agreements]
         lines.append(f"best: {_spread_text(self.best, self.metric)}")
-        if self.default is not None:
-            lines.append(f"{self.title} default: {_spread_text(self.default, self.metric)}")
+        titles = simple_titles(self.title)
+        lines.extend(
+            f"{titles[model.role]}: {_spread_text(self.simple[model.role], self.metric)}"
+            for model in SIMPLE_MODELS
+            if model.role in self.simple and not model.is_solved
+        )
         if self.race is not None:
-            titles = {"default": f"{self.title} default", "linear": "linear classifier on the frozen encoders"}
             lines.extend(self.race.lines(self.metric, titles, is_ensemble=is_ensemble))
         total = sum(self.phases.values())
         if total:
@@ -141,11 +143,9 @@ def build_report(
     metric: str,
     results: Mapping[Stage, Sequence[Result]],
     *,
-    best: Sequence[Result],
-    default: Sequence[Result],
+    seeds: Mapping[str, Sequence[Result]],
     phases: Mapping[str, float],
     title: str = "PMF",
-    linear: Result | None = None,
     race: RaceReport | None = None,
 ) -> ReliabilityReport:
     """Build the reliability report of a search.
@@ -153,33 +153,31 @@ def build_report(
     Args:
         metric: The metric that the search maximised.
         results: The results of each stage.
-        best: All full trainings of the best architecture, or its last one.
-        default: All full trainings of the family's default; empty if it was not trained.
+        seeds: All full trainings of the best architecture, or its last one, and of the simpler models, by their roles.
         phases: The seconds of the budget that each phase has used.
         title: The title of the fusion family.
-        linear: The linear classifier on the frozen encoders; None if it was not solved.
         race: The outcome of the race; None if there was none.
     """
+    best, default = seeds[BEST], seeds.get(DEFAULT)
     pairs: list[tuple[Stage, Stage]] = [("one_shot", "short"), ("short", "full"), ("one_shot", "full")]
     return ReliabilityReport(
         metric=metric,
         agreements=tuple(
             agreement(cheaper, dearer, results) for cheaper, dearer in pairs if results[cheaper] and results[dearer]
         ),
-        best=Spread(tuple(_score(result, metric) for result in best)),
-        default=Spread(tuple(_score(result, metric) for result in default)) if default else None,
+        best=_spread(best, metric),
+        simple={model.role: _spread(seeds[model.role], metric) for model in SIMPLE_MODELS if model.role in seeds},
         phases=phases,
         trainings={stage: len(entries) for stage, entries in results.items()},
         title=title,
-        linear=None if linear is None else _score(linear, metric),
-        is_default_best=bool(default) and best[0].architecture == default[0].architecture,
+        is_default_best=default is not None and best[0].architecture == default[0].architecture,
         race=race,
     )
 
 
-def _score(result: Result, metric: str) -> float:
-    """Return the score of a result by the objective; its own score is that of the proxy before full training."""
-    return METRICS[metric].score(result.metrics[metric])
+def _spread(results: Sequence[Result], metric: str) -> Spread:
+    """Return the scores of results by the objective; their own scores are those of the proxy before full training."""
+    return Spread(tuple(METRICS[metric].score(result.metrics[metric]) for result in results))
 
 
 def _spread_text(spread: Spread, metric: str) -> str:

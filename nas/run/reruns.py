@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from nas.common.sealed_json import read_sealed_json, write_sealed_json
+from nas.run.roles import DEFAULT, LINEAR, SIMPLE_MODELS
 from nas.search.keys import ModelKey, RerunKey
 from nas.search.space import Architecture
 from nas.search.trial import Result
 
 RERUNS = "reruns.json"
-DEFAULT_RESULT = "default.json"
-LINEAR_RESULT = "linear.json"
+DEFAULT_RESULT = f"{DEFAULT}.json"
+LINEAR_RESULT = f"{LINEAR}.json"
 _REMEDY = "delete it to repeat its trainings"
 
 
@@ -117,6 +118,19 @@ def read_linear_result(directory: Path) -> Result | None:
         StudyError: If the file is damaged.
     """
     return _read_result(directory / LINEAR_RESULT)
+
+
+def read_simple_results(directory: Path) -> dict[str, Result]:
+    """Return the stored first trainings of the simpler models, by their roles, the simplest first.
+
+    Args:
+        directory: The run directory.
+
+    Raises:
+        StudyError: If the file of one is damaged.
+    """
+    found = {model.role: _read_result(directory / f"{model.role}.json") for model in SIMPLE_MODELS}
+    return {role: result for role, result in found.items() if result is not None}
 
 
 def _read_result(path: Path) -> Result | None:

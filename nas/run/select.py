@@ -14,8 +14,9 @@ from nas.run.directory import read_run, read_study
 from nas.run.ensemble import read_choice
 from nas.run.model_parts import ModelParts
 from nas.run.program_name import command_line
-from nas.run.reruns import read_linear_result
-from nas.search.objectives import ExportRule, Objectives, pick
+from nas.run.reruns import read_simple_results
+from nas.run.roles import SIMPLE_MODELS, ExportRule, picks_candidate
+from nas.search.objectives import Objectives, pick
 from nas.search.space import Architecture, SearchSpace
 from nas.search.trial import STAGES, Result, Stage
 from nas.storage.contents import StudyContents
@@ -110,7 +111,7 @@ class _KnownCosts:
 def pick_result(
     directory: Path, config: Config, parts: ModelParts, results: Sequence[Result], how: tuple[ExportRule, float]
 ) -> Result:
-    """Pick one of the candidates of a stage, see `nas.search.objectives.pick`, or the linear classifier.
+    """Pick one of the candidates of a stage, see `nas.search.objectives.pick`, or a simpler model.
 
     The best one is that of the run's report, which knows all seeds of the candidates, if the search is concluded.
 
@@ -122,12 +123,11 @@ def pick_result(
         how: The rule, and how much lower than the best the metric may be, where the rule needs it.
 
     Raises:
-        StudyError: If there is no candidate, none of them meets the constraints, or the linear classifier was not
-            solved.
+        StudyError: If there is no candidate, none of them meets the constraints, or the simpler model was not solved.
     """
     rule, within = how
-    if rule == "linear":
-        return _linear_result(directory)
+    if not picks_candidate(rule):
+        return _solved_result(directory, rule)
     if not results:
         raise StudyError(f"{directory}: {nothing_scored(directory)}")
     single = concluded_single(directory, results) if rule == "best" else None
@@ -165,11 +165,12 @@ def find_result(directory: Path, study: StudyContents, trial: int) -> Result:
     raise StudyError(f"{directory}: trial {trial} {problem} and cannot be exported; expected one of {known}")
 
 
-def _linear_result(directory: Path) -> Result:
-    result = read_linear_result(directory)
+def _solved_result(directory: Path, role: str) -> Result:
+    result = read_simple_results(directory).get(role)
     if result is None:
+        title = next(model.title for model in SIMPLE_MODELS if model.role == role)
         resume = command_line("resume", directory)
-        raise StudyError(f"{directory}: has no linear classifier yet; solve it with: {resume}")
+        raise StudyError(f"{directory}: has no {title} yet; solve it with: {resume}")
     return result
 
 

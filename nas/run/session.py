@@ -24,7 +24,7 @@ from nas.run.contents import check_contents, write_contents
 from nas.run.directory import CONFIG, Run, create_directory, open_study, write_run
 from nas.run.ensemble import read_choice, write_choice
 from nas.run.executors import ExecutionOptions, build_executor, write_worker_setup
-from nas.run.finalize import BEST, DEFAULT, LINEAR, Finalizer, read_report
+from nas.run.finalize import Finalizer, read_report
 from nas.run.model_parts import ModelParts
 from nas.run.phases.arm_trial import ArmTrial
 from nas.run.phases.loop import Search
@@ -33,7 +33,8 @@ from nas.run.prepare import SearchContext, prepare
 from nas.run.progress_lines import counts_text
 from nas.run.race_report import report_end
 from nas.run.reliability import build_report
-from nas.run.reruns import read_default_result, read_linear_result
+from nas.run.reruns import read_simple_results
+from nas.run.roles import BEST
 from nas.run.select import latest_results, nothing_eligible, nothing_scored
 from nas.run.speed import read_speed
 from nas.run.surroundings import check_surroundings
@@ -181,7 +182,7 @@ class Session:
 
     def _open_study(self) -> Study:
         # Damage is an error now rather than after the search.
-        for check in (read_report, read_default_result, read_linear_result, read_choice, read_speed):
+        for check in (read_report, read_simple_results, read_choice, read_speed):
             check(self._directory)
         storage = self._options.storage
         if storage is not None:  # a database may have been moved
@@ -272,12 +273,10 @@ class Session:
         reliability = build_report(
             config.search.objective,
             {stage: study.results(stage) for stage in STAGES},
-            best=outcome.best_seeds or [outcome.best],
-            default=outcome.default_seeds,
+            seeds=outcome.seeds or {BEST: [outcome.best], **{role: [entry] for role, entry in outcome.simple.items()}},
             race=None if outcome.race is None else report_end(outcome.race, config, prepared.store),
             phases=account.phases,
             title=config.space.architecture_class.title,
-            linear=outcome.linear,
         )
         choice = choose_ensemble(config, self._directory, prepared, study, self._reporter)
         choice = replace(choice, single=outcome.best)
@@ -290,8 +289,7 @@ class Session:
             cache_directory=self._options.cache,
             reporter=self._reporter,
         )
-        singles = {BEST: outcome.best, DEFAULT: outcome.default, LINEAR: outcome.linear}
-        finalizer.conclude(singles, reliability, choice)
+        finalizer.conclude({BEST: outcome.best, **outcome.simple}, reliability, choice)
 
 
 def _announcement(config: Config, prepared: SearchContext, executor: Executor) -> list[str]:

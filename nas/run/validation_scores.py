@@ -11,7 +11,7 @@ from nas.models.fusion.linear.model import Linear
 from nas.run.export import TrainedWeights
 from nas.run.model_parts import ModelParts
 from nas.run.prepare import SearchContext
-from nas.search.keys import LinearKey
+from nas.search.keys import RerunKey, SeededKey
 from nas.search.racing import SeedScores
 from nas.search.trial import Result
 from nas.training.evaluate import predict_logits
@@ -39,7 +39,7 @@ def validation_scores(result: Result, directory: Path, config: Config, prepared:
         torch.from_numpy(validation.labels),
         config.search.objective,
         groups=validation.image_of_sample,
-        has_luck=not isinstance(result.key, LinearKey),
+        has_luck=isinstance(result.key, SeededKey | RerunKey),
     )
 
 

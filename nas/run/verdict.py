@@ -6,8 +6,9 @@ from pathlib import Path
 
 from nas.run.program_name import command_line
 from nas.run.progress_lines import metric_title
-from nas.run.race_report import BEST, DEFAULT, LINEAR, Margin
+from nas.run.race_report import Margin
 from nas.run.reliability import ReliabilityReport
+from nas.run.roles import BEST, DEFAULT, LINEAR
 from nas.search.metric_registry import METRICS
 
 
@@ -50,11 +51,11 @@ def _judgement(report: ReliabilityReport) -> tuple[Mapping[str, Margin], str]:
     """Return the margins of the best over the simpler models, and the role of the answer; after a race or without."""
     if report.race is not None:
         return report.race.margins, report.race.answer
-    margins: dict[str, Margin] = {}
-    if report.linear is not None:
-        margins[LINEAR] = Margin(report.best.mean - report.linear, -math.inf, math.inf)
-    if report.default is not None and not report.is_default_best:
-        margins[DEFAULT] = Margin(report.best.mean - report.default.mean, -math.inf, math.inf)
+    margins = {
+        role: Margin(report.best.mean - spread.mean, -math.inf, math.inf)
+        for role, spread in report.simple.items()
+        if role != DEFAULT or not report.is_default_best
+    }
     return margins, next(iter(margins), BEST)
 
 

@@ -51,7 +51,7 @@ class RerunKey:
         number: The number of the rerun, from 1; the first training is number 0.
     """
 
-    origin: CandidateKey | DefaultKey
+    origin: "SeededKey"
     number: int
 
     @property
@@ -111,6 +111,9 @@ class SpeedKey:
         """The key as a part of a file name."""
         return f"speed_{self.worker}"
 
+
+SeededKey = CandidateKey | DefaultKey
+"""Key of the first training of a model that further seeds can train again."""
 
 ModelKey = CandidateKey | DefaultKey | LinearKey | RerunKey | ComparisonKey | RecipeKey | SpeedKey
 """Key of a model: an architecture together with the weights that a job gives it."""

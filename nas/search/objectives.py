@@ -14,8 +14,7 @@ from nas.search.space import Architecture
 from nas.search.trial import Result
 
 Pick = Literal["best", "knee", "smallest-within"]
-ExportRule = Pick | Literal["linear"]
-"""What to export: a candidate by a rule, or the linear classifier on the frozen encoders."""
+"""A rule that picks a candidate."""
 
 _parse_metric = number_parser({"": 1.0})
 

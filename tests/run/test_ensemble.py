@@ -22,10 +22,11 @@ from nas.run.ensemble import ENSEMBLE, Ensemble, EnsembleChoice, Member, read_ch
 from nas.run.executors import ExecutionOptions
 from nas.run.export import TrainedWeights, export_result
 from nas.run.exported_model import open_exported
-from nas.run.finalize import BEST, read_report
+from nas.run.finalize import read_report
 from nas.run.model_parts import ModelParts
 from nas.run.prepare import prepare
 from nas.run.reruns import RERUNS, RerunStore
+from nas.run.roles import BEST
 from nas.run.select import best_full
 from nas.search.ensemble import Gain
 from nas.search.keys import CandidateKey, RerunKey

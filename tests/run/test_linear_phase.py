@@ -20,9 +20,10 @@ from nas.models.fusion.supernet import build_model
 from nas.run.evaluate import evaluate_exported
 from nas.run.executors import ExecutionOptions
 from nas.run.exported_model import open_exported
-from nas.run.finalize import LINEAR, read_report
+from nas.run.finalize import read_report
 from nas.run.phases.linear import LinearPhase
 from nas.run.reruns import read_linear_result
+from nas.run.roles import LINEAR
 from nas.search.keys import LinearKey
 from nas.training.checkpoint import load_weights, training_facts
 from nas.training.kept_logits import read_logits

@@ -11,8 +11,9 @@ from nas.config.load import load_config
 from nas.run.evaluate import evaluate_exported
 from nas.run.executors import ExecutionOptions
 from nas.run.exported_model import open_exported
-from nas.run.finalize import BEST, DEFAULT, read_report
+from nas.run.finalize import read_report
 from nas.run.phases.finalists import FinalistPhase
+from nas.run.roles import BEST, DEFAULT
 from nas.search.promotion import PromotionQueue
 from nas.search.trial import Result, Stage
 from tests.support.project import Project

@@ -2,9 +2,10 @@
 
 import io
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def race(
     executor: SimulatedExecutor,
     *,
     quality: Callable[[Result], float] = lambda result: 0.7,
-    linear: Result | None = None,
+    solved: Mapping[str, Result] = MappingProxyType({}),
     clock: SearchClock | None = None,
     **changes: object,
 ) -> Outcome:
@@ -64,16 +65,16 @@ def race(
         context = build_context(directory, config, study, executor, 1000, LineReporter(io.StringIO()))
         finalists = study.results("full")
         phase = RacePhase(directory, DEFAULT, full_steps=FULL_STEPS, read_scores=scores_with(quality))
-        return phase.run(context if clock is None else replace(context, clock=clock), finalists[0], linear)
+        return phase.run(context if clock is None else replace(context, clock=clock), finalists[0], solved)
 
 
 def test_equal_models_get_all_seeds(tmp_path: Path) -> None:
     found = race(tmp_path, SimulatedExecutor([2], random.Random(0)))
-    assert found.race is not None and found.best is not None and found.default is not None
+    assert found.race is not None and found.best is not None
     assert {len(scores) for scores in found.race.field.values()} == {4}
     assert set(found.race.field) == {origin(found.best), DefaultKey(), *found.race.standing.racing}
-    assert len({result.seed for result in (*found.best_seeds, *found.default_seeds)}) == 8
-    assert found.best.score == max(result.score for result in found.best_seeds)
+    assert len({result.seed for result in (*found.seeds["best"], *found.seeds["default"])}) == 8
+    assert found.best.score == max(result.score for result in found.seeds["best"])
     best_mean = found.race.field[found.race.best].mean
     assert best_mean == max(scores.mean for key, scores in found.race.field.items() if isinstance(key, CandidateKey))
 
@@ -92,8 +93,8 @@ def test_model_that_is_clearly_worse_gets_no_further_seeds(tmp_path: Path) -> No
 
 def test_linear_classifier_takes_part_without_further_seeds(tmp_path: Path) -> None:
     linear = make_result(key=LinearKey(), stage="full", seed=3)
-    found = race(tmp_path, SimulatedExecutor([2], random.Random(0)), linear=linear)
-    assert found.race is not None and found.linear == linear
+    found = race(tmp_path, SimulatedExecutor([2], random.Random(0)), solved={"linear": linear})
+    assert found.race is not None and found.simple["linear"] == linear
     assert len(found.race.field[LinearKey()]) == 1
     assert list(found.race.simple) == ["linear", "default"], "the simplest first"
 
@@ -117,7 +118,7 @@ def test_killed_race_ends_as_an_undisturbed_one(tmp_path: Path, seed: int) -> No
             continue
     assert found.race is not None and expected.race is not None
     assert found.race.standing == expected.race.standing
-    assert [result.seed for result in found.best_seeds] == [result.seed for result in expected.best_seeds]
+    assert [result.seed for result in found.seeds["best"]] == [result.seed for result in expected.seeds["best"]]
 
 
 def test_model_whose_training_fails_races_with_the_seeds_that_it_has(tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_race_ends_in_time(tmp_path: Path) -> None:
     clock = SearchClock(account, Deadlines.of_fractions(config.budget), Interruption())
     executor = SimulatedExecutor([1], random.Random(0), on_end=pass_time)
     found = race(tmp_path, executor, clock=clock)
-    assert found.race is not None and found.default is not None
+    assert found.race is not None and "default" in found.simple
     # Each training takes 10 s; the last one starts before the end.
     assert sum(len(scores) - 1 for scores in found.race.field.values()) == 4
     assert found.race.standing.wanted == ()

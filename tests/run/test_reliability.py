@@ -42,8 +42,8 @@ def report(best: Sequence[float], default: Sequence[float] = (), title: str = "P
     return build_report(
         "accuracy",
         by_stage(),
-        best=results("full", dict(enumerate(best))),
-        default=results("full", dict(enumerate(default))),
+        seeds={"best": results("full", dict(enumerate(best)))}
+        | ({"default": results("full", dict(enumerate(default)))} if default else {}),
         phases={},
         title=title,
     )
@@ -76,8 +76,10 @@ def test_report_states_everything_that_is_known() -> None:
     found = build_report(
         "accuracy",
         by_stage({0: 0.1, 1: 0.2, 2: 0.3}, {0: 0.3, 1: 0.2, 2: 0.1}, {0: 0.6}),
-        best=results("full", {0: 0.61, 1: 0.63, 2: 0.62}),
-        default=results("full", {0: 0.60, 1: 0.55, 2: 0.62}),
+        seeds={
+            "best": results("full", {0: 0.61, 1: 0.63, 2: 0.62}),
+            "default": results("full", {0: 0.60, 1: 0.55, 2: 0.62}),
+        },
         phases={"supernet": 30.0, "candidates": 60.0, "finalists": 10.0},
         race=RaceReport(
             models=2,
@@ -115,8 +117,7 @@ def test_stage_without_results_is_not_compared() -> None:
     found = build_report(
         "accuracy",
         by_stage({0: 0.1, 1: 0.2, 2: 0.3}, None, {0: 0.4, 1: 0.5, 2: 0.6}),
-        best=results("full", {2: 0.6}),
-        default=[],
+        seeds={"best": results("full", {2: 0.6})},
         phases={},
     )
     assert [(entry.cheaper, entry.dearer) for entry in found.agreements] == [("one_shot", "full")]

@@ -15,7 +15,8 @@ from nas.common.errors import BudgetError, DataError, NasError, StudyError, Trai
 from nas.config.load import load_config
 from nas.execution.worker import CandidateWorker
 from nas.run.executors import ExecutionOptions
-from nas.run.finalize import BEST, REPORT, read_report
+from nas.run.finalize import REPORT, read_report
+from nas.run.roles import BEST
 from nas.run.select import best_architectures, best_full
 from nas.search.keys import DefaultKey
 from nas.search.space.family_registry import FAMILIES

@@ -159,7 +159,7 @@ def test_finalists_and_default_race_with_further_seeds(
     best = max((result.key for result in results_of(run)["full"]), key=lambda key: sum(scores[key]))
     reliability = json.loads((run / "reliability.json").read_text())
     assert reliability["best"]["scores"] == scores[best]
-    assert reliability["default"]["scores"] == scores[default.key]
+    assert reliability["simple"]["default"]["scores"] == scores[default.key]
     assert reliability["race"]["trainings"] == 3 * len(first) + 1, "with the linear classifier"
     assert reliability["race"]["answer"] in ("linear", "default", "best")
     assert list(reliability["phases"]) == ["linear", "supernet", "candidates", "finalists", "race"]

@@ -35,10 +35,11 @@ def report(
         metric="accuracy",
         agreements=(),
         best=Spread((best,)),
-        default=None if default is None else Spread((default,)),
+        simple={
+            role: Spread((value,)) for role, value in (("linear", linear), ("default", default)) if value is not None
+        },
         phases={},
         trainings={"one_shot": 1, "short": 1, "full": 1},
-        linear=linear,
         is_default_best=is_default,
         race=RaceReport(
             models=3,

@@ -16,12 +16,13 @@ from nas.models.model_seals import CONFIG, model_changes
 from nas.run.arms.arm_run import ArmRun
 from nas.run.arms.directory import arm_directory, read_arms_run
 from nas.run.arms.state import STATE, ArmsState, ModelRow
-from nas.run.finalize import BEST, REPORT, read_report
+from nas.run.finalize import REPORT, read_report
 from nas.run.model_folder import write_model_folder
 from nas.run.phases.arm_trial import ArmTrial
 from nas.run.prepare import SearchContext
 from nas.run.program_name import command_line
 from nas.run.progress_lines import metric_title
+from nas.run.roles import BEST
 from nas.run.tables import text_table
 from nas.search.metric_registry import METRICS
 from nas.search.pareto import fronts

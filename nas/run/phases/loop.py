@@ -30,6 +30,7 @@ from nas.run.phases.supernet import SupernetPhase
 from nas.run.prepare import SearchContext
 from nas.run.progress_lines import plan_lines, planned_text
 from nas.run.recording import ResultRecorder
+from nas.run.roles import LINEAR
 from nas.run.select import latest_results
 from nas.run.speed import TrainingSpeed
 from nas.run.time_budget import Deadlines, TimeAccount
@@ -115,6 +116,7 @@ class Search:
             self._divide_time()
             account.start("linear")
             linear = LinearPhase(self._setup, self._prepared).run(context)
+            solved = {} if linear is None else {LINEAR: linear}
             self._tune_recipe()
             account.start("supernet")
             validation_count = len(self._prepared.store.splits["validation"])
@@ -136,9 +138,9 @@ class Search:
         size = self._prepared.memory.parameter_count
         best = pick(latest_results(context.study), context.objectives, "best", size=size)
         if best is None or context.clock.is_interrupted or not compares:
-            return Outcome(best, linear=linear)
+            return Outcome(best, solved)
         if validation_count < 2:
-            return Outcome(best, linear=linear)
+            return Outcome(best, solved)
         directory, config = self._setup.run_directory, context.config
         race = RacePhase(
             directory,
@@ -148,7 +150,7 @@ class Search:
         )
         try:
             account.start("race")
-            return race.run(context, best, linear)
+            return race.run(context, best, solved)
         finally:
             account.stop()
 

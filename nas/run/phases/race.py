@@ -1,14 +1,15 @@
 """Find the answer of a search: race the finalists, the family's default among them, with further seeds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nas.common.errors import StudyError
 from nas.run.phases.context import PhaseContext
 from nas.run.phases.race_plan import RacePlan, Racer, ReadScores, preferred
 from nas.run.reruns import DEFAULT_RESULT, RERUNS, read_default_result
-from nas.search.keys import CandidateKey, DefaultKey, LinearKey, RerunKey
+from nas.run.roles import BEST, DEFAULT, SIMPLE_MODELS
+from nas.search.keys import CandidateKey, RerunKey
 from nas.search.racing import SeedScores, Standing
 from nas.search.space import Architecture
 from nas.search.trial import Result, job_seed
@@ -39,19 +40,15 @@ class Outcome:
         best: The best result on validation of the last stage that any candidate has completed: after a race, of the
             architecture with the highest mean over its seeds, the seed that validation prefers. None if no candidate
             meets the constraints, or none was scored.
-        default: The full training of the family's default, of its seeds the one that validation prefers; None if it
-            does not fit, has failed, or had no time.
-        linear: The linear classifier on the frozen encoders; None if the time was over before it was solved.
-        best_seeds: All trainings of the best architecture.
-        default_seeds: All trainings of the default.
+        simple: The simpler models by their roles, the simplest first; of several seeds the one that validation
+            prefers. One that does not fit, has failed, or had no time is missing.
+        seeds: All trainings of the best architecture and of the simpler models, by role; empty if there was no race.
         race: The end of the race; None if there was none.
     """
 
     best: Result | None
-    default: Result | None = None
-    linear: Result | None = None
-    best_seeds: Sequence[Result] = ()
-    default_seeds: Sequence[Result] = ()
+    simple: Mapping[str, Result] = field(default_factory=dict)
+    seeds: Mapping[str, Sequence[Result]] = field(default_factory=dict)
     race: RaceEnd | None = None
 
 
@@ -71,30 +68,30 @@ class RacePhase:
         self._full_steps = full_steps
         self._read_scores = read_scores
 
-    def run(self, context: PhaseContext, best: Result, linear: Result | None) -> Outcome:
+    def run(self, context: PhaseContext, best: Result, solved: Mapping[str, Result]) -> Outcome:
         """Train what has not been trained, until the best is separated or the time is over.
 
         Args:
             context: The search.
             best: The best result of the last stage that any candidate has completed.
-            linear: The linear classifier; None if there is none.
+            solved: The simpler models that are solved, by their roles.
 
         Raises:
             StudyError: If a stored training is damaged, or another search's.
             TrainingError: If training fails the same way repeatedly.
         """
         default = self._default_result(context)
+        first = dict(solved) | ({} if default is None else {DEFAULT: default})
         if best.stage != "full":
-            return Outcome(best, default, linear)
+            return Outcome(best, {model.role: first[model.role] for model in SIMPLE_MODELS if model.role in first})
         finalists = [result for result in context.study.results("full") if context.objectives.is_eligible(result)]
         entries: dict[Racer, Result] = {CandidateKey(result.trial): result for result in finalists}
         simple: dict[str, Racer] = {}
-        if linear is not None:
-            simple["linear"] = LinearKey()
-            entries[LinearKey()] = linear
-        if default is not None and context.objectives.is_eligible(default):
-            simple["default"] = default.key if isinstance(default.key, CandidateKey) else DefaultKey()
-            entries.setdefault(simple["default"], default)
+        for model in SIMPLE_MODELS:
+            result = first.get(model.role)
+            if result is not None and (model.is_solved or context.objectives.is_eligible(result)):
+                simple[model.role] = result.key if isinstance(result.key, CandidateKey) else model.key
+                entries.setdefault(simple[model.role], result)
         plan = RacePlan(context, entries, full_steps=self._full_steps, read_scores=self._read_scores)
         self._check_all(context, [result for racer in entries for result in plan.trainings(racer)])
         if plan.standing().wanted and "race" not in context.clock.deadlines.left_out:
@@ -104,17 +101,19 @@ class RacePhase:
                 deadline_seconds=context.clock.deadlines.total_seconds,
                 counts=lambda: (sum(len(plan.trainings(racer)) for racer in entries), None),
             )
-        end, field = plan.end(), plan.field()
+        end, scores = plan.end(), plan.field()
         winner = next(racer for racer in end.ranked if isinstance(racer, CandidateKey))
+        seeds = {
+            model.role: plan.trainings(simple[model.role]) if model.role in simple else [first[model.role]]
+            for model in SIMPLE_MODELS
+            if model.role in first
+        }
         best_seeds = plan.trainings(winner)
-        default_seeds = plan.trainings(simple["default"]) if "default" in simple else [default] if default else []
         return Outcome(
             best=preferred(best_seeds),
-            default=preferred(default_seeds) if default_seeds else None,
-            linear=linear,
-            best_seeds=best_seeds,
-            default_seeds=default_seeds,
-            race=RaceEnd(field, end, winner, simple),
+            simple={role: preferred(trainings) for role, trainings in seeds.items()},
+            seeds={BEST: best_seeds, **seeds},
+            race=RaceEnd(scores, end, winner, simple),
         )
 
     def _default_result(self, context: PhaseContext) -> Result | None:

@@ -6,12 +6,12 @@ import numpy as np
 
 from nas.execution.plan import Plan
 from nas.run.phases.context import PhaseContext
-from nas.search.keys import CandidateKey, DefaultKey, LinearKey, RerunKey
+from nas.search.keys import LinearKey, RerunKey, SeededKey
 from nas.search.racing import Race, SeedScores, Standing
 from nas.search.trial import Failure, Job, Result
 
-Racer = CandidateKey | DefaultKey | LinearKey
-"""The key of the first training of a model; the linear classifier has no others."""
+Racer = SeededKey | LinearKey
+"""The key of the first training of a model; one that is solved has no others."""
 
 ReadScores = Callable[[Result], SeedScores]
 """Function that returns the score of one training, and how it depends on the validation samples."""
@@ -47,7 +47,7 @@ class RacePlan(Plan):
     def trainings(self, racer: Racer) -> list[Result]:
         """Return the trainings of a model: the first one, and those with further seeds in their order."""
         found = [self._entries[racer]]
-        if isinstance(racer, LinearKey):
+        if not isinstance(racer, SeededKey):
             return found
         store = self._context.recorder.reruns
         for number in range(1, self._context.config.search.rerun_seeds + 1):
@@ -86,7 +86,7 @@ class RacePlan(Plan):
     def _next_round(self) -> list[Job]:
         """Return the trainings of the next round, or the rest of an incomplete one; none if the race has ended."""
         while not self._is_late:
-            wanted = [racer for racer in self.standing().wanted if not isinstance(racer, LinearKey)]
+            wanted = [racer for racer in self.standing().wanted if isinstance(racer, SeededKey)]
             jobs: list[Job] = []
             for racer in wanted:
                 trainings = self.trainings(racer)

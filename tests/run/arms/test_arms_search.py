@@ -26,8 +26,9 @@ from nas.run.arms.state import STATE, ArmsState, TrialRecord
 from nas.run.commands import resume, start
 from nas.run.directory import read_run
 from nas.run.executors import ExecutionOptions
-from nas.run.finalize import BEST, REPORT
+from nas.run.finalize import REPORT
 from nas.run.recipe_file import RECIPE, RecipeFile
+from nas.run.roles import BEST
 from nas.run.time_budget import TimeAccount, time_file
 from nas.search.arm_halving import ArmScores
 from nas.search.trial import Job
