@@ -13,6 +13,7 @@ ClassWeights = Literal["none", "inverse_frequency"]
 Sampling = Literal["uniform", "sandwich", "balanced"]
 Oversized = Literal["reject", "accumulate"]
 AnswerKind = Literal["auto", "ensemble", "single"]
+ReadoutChoice = Literal["linear", "searched"]
 
 SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
 ANSWERS: tuple[AnswerKind, ...] = get_args(AnswerKind)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema, field_validator
 
 from nas.common.units import MAX_COUNT
-from nas.config.choices import AnswerKind
+from nas.config.choices import AnswerKind, ReadoutChoice
 from nas.config.section import Automatic, Expected, FromFile, Rejected, Section, rejections
 from nas.config.values import MAX_BATCH, MAX_CHOICES, Integer, Number, OneOf, Text
 from nas.search.costs import COSTS, CostModel
@@ -227,6 +227,11 @@ class SearchConfig(Section):
     )
     members: Integer = Field(
         default=4, ge=2, le=100, description="The largest number of different models in the ensemble."
+    )
+    readouts: ReadoutChoice = Field(
+        default="linear",
+        description="How the readout of each encoder is chosen among those of the space: `linear`: the linear "
+        "classifier, which is solved first, decides on validation; `searched`: as any other gene.",
     )
     initial_architectures: Architectures = Field(
         default=(),

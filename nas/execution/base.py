@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nas.search.recipe_tuning import AS_CONFIGURED, RecipeSetting
-from nas.search.space import Architecture
+from nas.search.space import Architecture, SearchSpace
 from nas.search.trial import Failure, Job, Result
 
 
@@ -50,6 +50,7 @@ class SupernetJob:
         seconds_left: The seconds until the learning-rate schedule ends, from the start of the training; None if only
             the number of steps ends it. Not a time of day: clocks differ between nodes and may be set meanwhile.
         recipe: The setting of the recipe; its number of steps is that of full trainings.
+        space: The part of the search space that is sampled; None for all of it.
     """
 
     feasible: frozenset[Architecture] | None
@@ -57,6 +58,7 @@ class SupernetJob:
     peak_bytes: int
     seconds_left: float | None = None
     recipe: RecipeSetting = AS_CONFIGURED
+    space: SearchSpace | None = None
 
     def is_feasible(self, architecture: Architecture) -> bool:
         return self.feasible is None or architecture in self.feasible

@@ -299,7 +299,7 @@ class CandidateWorker:
             split=self._store.splits["train"],
             sampler=build_sampler(
                 config.supernet.sampling,
-                space=config.space,
+                space=job.space or config.space,
                 count=config.supernet.architectures_per_step,
                 seed=config.seed,
                 is_feasible=job.is_feasible,

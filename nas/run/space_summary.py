@@ -90,7 +90,8 @@ def describe_space(config: Config, memory: MemoryModel, default: Architecture, r
         )
         for name, architecture in chosen.items()
     ]
-    counts = {gene: sum(variable.gene == gene for variable in space.variables) for gene in space.choices}
+    searched = _searched(config)
+    counts = {gene: sum(variable.gene == gene for variable in searched.variables) for gene in space.choices}
     rows = [
         (
             gene.name,
@@ -101,19 +102,31 @@ def describe_space(config: Config, memory: MemoryModel, default: Architecture, r
         for gene in space.architecture_class.genes
     ]
     share = fitting_share(
-        space,
+        searched,
         memory,
         budget.memory_bytes,
         accumulates=budget.oversized == "accumulate",
         reporter=reporter,
     )
-    reporter.note(f"{config.name}: {_size_text(space.size)} architectures, {len(space.variables)} variables")
+    reporter.note(f"{config.name}: {_size_text(searched.size)} architectures, {len(searched.variables)} variables")
+    if searched != space:
+        reporter.note("The linear classifier chooses the readouts first; the part that fits is that of the dearer ones")
     reporter.note("")
     reporter.note(text_table(("gene", "per", "variables", "choices"), rows))
     reporter.note("")
     reporter.note(text_table(("", "architecture", "trainable parameters", "predicted peak"), ends))
     reporter.note("")
-    reporter.note(f"Memory budget {format_bytes(budget.memory_bytes)}: {_share_text(space, share)}")
+    reporter.note(f"Memory budget {format_bytes(budget.memory_bytes)}: {_share_text(searched, share)}")
+
+
+def _searched(config: Config) -> SearchSpace:
+    """Return the part of the space that is searched, with the dearest readouts where the linear classifier chooses."""
+    space = config.space
+    if config.search.readouts == "searched":
+        return space
+    return space.narrowed(
+        {gene.name: space.choices[gene.name][-1] for gene in space.architecture_class.genes if gene.names}
+    )
 
 
 def _choices_text(choices: Sequence[str]) -> str:

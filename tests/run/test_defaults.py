@@ -10,8 +10,10 @@ from nas.config.load import load_config
 from nas.config.overrides import Overrides
 from nas.run import defaults
 from nas.run.defaults import complete, usable_memory
-from nas.run.directory import read_run
+from nas.run.directory import read_run, read_study
 from nas.run.executors import ExecutionOptions
+from nas.run.reruns import read_linear_result
+from nas.search.trial import Result
 from tests.support.project import Project
 from tests.support.runs import counts_of, run_search
 
@@ -34,7 +36,8 @@ def test_search_prints_and_keeps_the_values_that_it_has_chosen(
     assert ["recipe.batch_size", "8", "36", "training", "samples"] in lines
     assert ["supernet.steps", "10", "5", "full", "trainings", "with", "4", "architectures", "per", "step"] in lines
     assert ["budget.memory", "3.00", "GiB", "the", "memory", "of", "this", "machine"] in lines
-    recorded = read_run(tmp_path / "run").config
+    recorded_run = read_run(tmp_path / "run")
+    recorded = recorded_run.config
     assert not recorded.automatic
     assert (recorded.recipe.batch_size, recorded.supernet.steps, recorded.search.short_training_steps) == (8, 10, 1)
     assert recorded.space.choices["fusion_layer"] == (0, 1, 2)
@@ -42,6 +45,15 @@ def test_search_prints_and_keeps_the_values_that_it_has_chosen(
     assert "holds this search; resuming it" in run_search(source, tmp_path / "run", options, trials=4)
     assert read_run(tmp_path / "run").config.budget.memory_bytes == 3 * 2**30
     assert counts_of(tmp_path / "run")[0] == 4
+    linear = read_linear_result(tmp_path / "run")
+    assert linear is not None and recorded.space.choices["text_readout"] == (0, 1)
+    chosen = {readouts_of(result) for result in read_study(tmp_path / "run", recorded_run).results("one_shot")}
+    assert chosen == {readouts_of(linear)}  # without it, the smallest and the largest would have different ones
+
+
+def readouts_of(result: Result) -> tuple[object, object]:
+    values = result.architecture.values()
+    return values["image_readout"], values["text_readout"]
 
 
 def test_short_training_as_long_as_a_full_one_is_refused_with_the_numbers_of_both(

@@ -1,9 +1,10 @@
-"""The phases of a search, one after the other: speed, linear classifier, recipe, supernet, candidates, finalists, race.
+"""The phases of a search, one after the other: linear classifier, speed, recipe, supernet, candidates, finalists, race.
 
 Every decision follows from the configuration and the study, so that a killed search continues where it was.
 """
 
 import time
+from dataclasses import replace
 from functools import partial
 
 from nas.common.interrupt import Interruption
@@ -24,6 +25,7 @@ from nas.run.phases.context import PhaseContext, SearchClock
 from nas.run.phases.finalists import FinalistPhase
 from nas.run.phases.linear import LinearPhase
 from nas.run.phases.race import Outcome, RacePhase
+from nas.run.phases.readouts import ChosenReadouts
 from nas.run.phases.recipe import RecipePhase
 from nas.run.phases.speed import SpeedPhase
 from nas.run.phases.supernet import SupernetPhase
@@ -38,6 +40,7 @@ from nas.run.time_plan import TimePlan
 from nas.run.validation_scores import validation_scores
 from nas.search.objectives import pick
 from nas.search.space import Architecture
+from nas.search.trial import Result
 from nas.storage.study import Study
 from nas.training.trainer import full_step_count
 
@@ -98,6 +101,9 @@ class Search:
             clock=SearchClock(account, Deadlines.of_fractions(config.budget), interruption),
             reporter=reporter,
         )
+        self._config = config  # whose space is that of the supernet; the context's may become a part of it
+        self._default = prepared.default
+        self._initial = config.search.initial_architectures
         self._speed: TrainingSpeed | None = None
         self._full_steps = full_step_count(config.recipe, len(prepared.store.splits["train"]))
 
@@ -111,12 +117,12 @@ class Search:
             TrainingError: If training fails the same way repeatedly.
             StudyError: If another driver has taken the study over.
         """
-        context, account = self._context, self._context.clock.account
+        account = self._context.clock.account
         try:
-            self._divide_time()
-            account.start("linear")
-            linear = LinearPhase(self._setup, self._prepared).run(context)
+            linear = self._solve_linear()
+            context = self._context
             solved = {} if linear is None else {LINEAR: linear}
+            self._divide_time()
             self._tune_recipe()
             account.start("supernet")
             validation_count = len(self._prepared.store.splits["validation"])
@@ -127,26 +133,26 @@ class Search:
             account.start("finalists")
             FinalistPhase(
                 queue,
-                self._prepared.default,
+                self._default,
                 self._setup.run_directory,
                 full_steps=self._full_steps,
                 validation_count=validation_count,
             ).run(context)
         finally:
             account.stop()
-            context.recorder.write_results()
+            self._context.recorder.write_results()
         size = self._prepared.memory.parameter_count
         best = pick(latest_results(context.study), context.objectives, "best", size=size)
         if best is None or context.clock.is_interrupted or not compares:
             return Outcome(best, solved)
         if validation_count < 2:
             return Outcome(best, solved)
-        directory, config = self._setup.run_directory, context.config
+        directory = self._setup.run_directory
         race = RacePhase(
             directory,
-            self._prepared.default,
+            self._default,
             full_steps=self._full_steps,
-            read_scores=partial(validation_scores, directory=directory, config=config, prepared=self._prepared),
+            read_scores=partial(validation_scores, directory=directory, config=self._config, prepared=self._prepared),
         )
         try:
             account.start("race")
@@ -167,16 +173,29 @@ class Search:
         Raises:
             TrainingError: If training fails the same way repeatedly.
         """
-        context, account = self._context, self._context.clock.account
+        account = self._context.clock.account
         deadline_seconds = account.spent_seconds + seconds
         try:
-            account.start("linear")
-            linear = LinearPhase(self._setup, self._prepared).run(context)
+            linear = self._solve_linear()
             account.start("arm")
-            phase = ArmTrialPhase(self._prepared.default, full_steps=self._full_steps, seeds=seeds)
-            return ArmTrial(phase.run(context, deadline_seconds), linear)
+            phase = ArmTrialPhase(self._default, full_steps=self._full_steps, seeds=seeds)
+            return ArmTrial(phase.run(self._context, deadline_seconds), linear)
         finally:
             account.stop()
+
+    def _solve_linear(self) -> Result | None:
+        """Solve the linear classifier, and give the default and the space of the search the readouts that it chose."""
+        context = self._context
+        context.clock.account.start("linear")
+        linear = LinearPhase(self._setup, self._prepared).run(context)
+        if linear is not None or not context.clock.is_interrupted:
+            chosen = ChosenReadouts.by_linear(context.config, linear)
+            if linear is not None:
+                chosen.report(context.config, context.reporter)
+            self._context = replace(context, config=chosen.config(context.config))
+            self._default = chosen.architecture(self._default)
+            self._initial = tuple(map(chosen.architecture, self._initial))
+        return linear
 
     def _divide_time(self) -> None:
         """Divide a time budget among the phases, by the speed of the workers, before anything is trained.
@@ -190,36 +209,47 @@ class Search:
             return
         clock.account.start("speed")
         directory = self._setup.run_directory
-        self._speed = SpeedPhase(self._prepared.default, directory).run(context)
+        self._speed = SpeedPhase(self._default, directory).run(context)
         if self._speed is None:
             return
-        clock.account.start("linear")  # the next phase; the time of this one is known now
+        clock.account.stop()  # the time of this phase is known now
         if not context.study.count("one_shot") and "arm" not in clock.account.phases:
-            spent = clock.account.phases["speed"]
-            check_time(context.config, self._speed, directory, full_steps=self._full_steps, spent_seconds=spent)
+            check_time(
+                context.config,
+                self._speed,
+                directory,
+                full_steps=self._full_steps,
+                spent_seconds=self._seconds_before_training,
+            )
         plan = self._plan(self._speed)
         for line in plan_lines(plan, seconds):
             context.reporter.note(line)
 
     def _plan(self, speed: TrainingSpeed) -> PhasePlan:
         """Plan the phases with the recipe as it is chosen until now."""
-        context, phases = self._context, self._context.clock.account.phases
+        context = self._context
         plan = plan_phases(
             context.config,
             speed,
             full_steps=self._full_steps,
             tuned_steps=context.recorder.recipe.setting.full_steps(self._full_steps),
-            spent_seconds=phases["speed"] + phases.get("arm", 0.0),
+            spent_seconds=self._seconds_before_training,
         )
         context.clock.deadlines = plan.deadlines
         return plan
+
+    @property
+    def _seconds_before_training(self) -> float:
+        """The time that was spent before the phases that a time budget is divided among."""
+        phases = self._context.clock.account.phases
+        return sum(phases.get(name, 0.0) for name in ("linear", "speed", "arm"))
 
     def _tune_recipe(self) -> None:
         context, count = self._context, self._full_steps
         if not context.config.budget.recipe_fraction:
             return
         context.clock.account.start("recipe")
-        RecipePhase(self._prepared.default, full_steps=count).run(context)
+        RecipePhase(self._default, full_steps=count).run(context)
         tuned = context.recorder.recipe.setting.full_steps(count)
         if self._speed is not None and tuned != count:
             plan = self._plan(self._speed)
@@ -228,9 +258,9 @@ class Search:
 
     def _initial_architectures(self) -> list[Architecture]:
         """Return the first proposals: default, smallest, largest that fits, and those of the search file."""
-        space, config = self._context.config.space, self._context.config
+        space = self._context.config.space
         largest = space.largest_feasible(self._context.feasibility.fits) or space.largest
-        return [self._prepared.default, space.smallest, largest, *config.search.initial_architectures]
+        return [self._default, space.smallest, largest, *self._initial]
 
     @property
     def calibration_note(self) -> str | None:

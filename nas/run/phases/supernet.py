@@ -89,7 +89,7 @@ class SupernetPhase:
         job = _SupernetPlanner(context, self._memory).job(should_stop)
         if not math.isinf(deadline):
             job = replace(job, seconds_left=clock.seconds_left(deadline))
-        job = replace(job, recipe=context.recorder.recipe.setting)
+        job = replace(job, recipe=context.recorder.recipe.setting, space=context.config.space)
         done, process_count = context.scheduler.train_supernet(
             job,
             process_count=context.config.supernet.architectures_per_step,

@@ -4,7 +4,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import cast
 
@@ -85,6 +85,17 @@ class SearchSpace:
                 choices[gene.name] = tuple(sorted(set(itertools.chain(*value))))
                 granularity[gene.name] = gene.granularities[-1]
         return cls(type(architecture), choices, granularity, num_layers)
+
+    def narrowed(self, values: Mapping[str, int]) -> "SearchSpace":
+        """Return the space in which some genes have one value each; where it is not allowed, all allowed ones remain.
+
+        Args:
+            values: The value of each of these genes; names of other families' genes are ignored.
+        """
+        kept = {
+            name: (values[name],) if values.get(name) in choices else choices for name, choices in self.choices.items()
+        }
+        return replace(self, choices=kept)
 
     @property
     def first_layers(self) -> tuple[int, ...]:

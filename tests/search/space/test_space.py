@@ -263,3 +263,11 @@ def test_alternatives_are_chosen_like_sizes_and_the_supernet_has_all_of_them() -
     fixed = SearchSpace(PMFArchitecture, {**CHOICES, "text_readout": (1,)})
     assert fixed.supernet == fixed.largest == PMFArchitecture(1, 3, 3, 3, 3, 0, 1)
     assert fixed.decode(fixed.encode(fixed.smallest)) == fixed.smallest and PAPERS not in fixed
+
+
+def test_narrowed_space_has_one_value_of_a_gene_where_it_allows_it() -> None:
+    space = SearchSpace(PMFArchitecture, {**CHOICES, **READOUTS})
+    narrowed = space.narrowed({"text_readout": 1, "mapping_width": 999, "another_family": 1})
+    assert narrowed.choices == {**space.choices, "text_readout": (1,)}
+    assert narrowed.size == space.size // 2
+    assert set(narrowed) == {entry for entry in space if entry.values()["text_readout"] == "mean"}
