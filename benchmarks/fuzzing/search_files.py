@@ -34,6 +34,20 @@ _SNIPPETS = (
     *('"\\U00110000"', '"\\ud800"', "[" * 2_000, "{" * 500, "- " * 3_000, "? ", "| \n\n", ".inf", "-.NaN", "0x"),
     *("9" * 400, "9" * 5_000, "1e99999", "-" + "9" * 400, "'" + "x" * 300 + "'", "%TAG ! x", "---\na: 1", "@", "`"),
 )
+_AUTOMATIC = ("memory", "steps", "batch_size", "image_readout", "optimizer", "image")
+_ENCODERS: tuple[Any, ...] = (
+    "./vit",
+    "vit",
+    "./bert",
+    "./bert",
+    "nowhere",
+    "package:nowhere/x",
+    "",
+    3,
+    None,
+    ["./vit"],
+)
+_FAMILIES: tuple[Any, ...] = ("pmf", "pmf", "linear", "late_concat", "text_only", "nothing", "", 7, None, ["pmf"])
 _OPTIONS = ("--memory-budget",)
 _BUDGETS = (*("0", "-1", "nan", "inf", "1e400", "3gb", "", " ", "3GiB3", "٣GiB", "1_0GiB"), "9" * 400, "9" * 5_000)
 
@@ -41,7 +55,10 @@ _BUDGETS = (*("0", "-1", "nan", "inf", "1e400", "3gb", "", " ", "3GiB3", "٣GiB"
 def mutate_search_file(root: Path, rng: random.Random) -> Mutation:
     """Change the search file of a project in one or several places, or the options that replace its values."""
     path = root / "search.yaml"
-    mutators = (_change_nodes, _change_nodes, _change_nodes, _change_text, _insert, _expand, _extend, _move, _options)
+    mutators = (
+        *(_change_nodes, _change_nodes, _change_nodes, _change_text, _insert, _expand, _extend, _move, _options),
+        _leave_open,
+    )
     return rng.choice(mutators)(path, rng)
 
 
@@ -58,6 +75,39 @@ def _change_nodes(path: Path, rng: random.Random) -> Mutation:
         descriptions.append(description)
     _write(path, tree, rng)
     return Mutation("; ".join(descriptions), COMMANDS["space"])
+
+
+def _leave_open(path: Path, rng: random.Random) -> Mutation:
+    """Leave values to the program or to arms: `auto`, sections left out, lists of encoders and families."""
+    tree: Any = _tree(path)
+    done = []
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        sections = [name for name, value in tree.items() if isinstance(value, dict) and name != "data"]
+        section = rng.choice(sections)
+        kind = rng.choice(("auto", "auto section", "left out", "encoders", "families"))
+        if kind == "auto":
+            key = rng.choice([*tree[section], *_AUTOMATIC])
+            tree[section][key] = "auto"
+            done.append(f"{section}.{key}: auto")
+        elif kind == "encoders":
+            modality = rng.choice(("image", "text"))
+            found = [rng.choice(_ENCODERS) for _ in range(rng.choice((0, 1, 2, 2, 3)))]
+            given = tree.get("encoders")
+            tree["encoders"] = {**(given if isinstance(given, dict) else {}), modality: found}
+            done.append(f"encoders.{modality}: {found!r:.60}")
+        elif kind == "families":
+            tree["family"] = [rng.choice(_FAMILIES) for _ in range(rng.choice((0, 1, 2, 2)))]
+            done.append(f"family: {tree['family']}")
+        elif len(sections) > 2:
+            del tree[section]
+            if kind == "auto section":
+                tree[section] = "auto"
+            done.append(f"{section}: {kind}")
+    if rng.random() < 0.4:
+        tree, description = mutate_tree(tree, rng)
+        done.append(description)
+    _write(path, tree, rng)
+    return Mutation("; ".join(done), COMMANDS["space"])
 
 
 def _write(path: Path, tree: Any, rng: random.Random) -> None:
