@@ -48,6 +48,7 @@ TITLES = {
     "vpt": "VPT",
     "p_bert": "P-BERT",
     "linear": "Linear",
+    "bilinear": "Bilinear",
     "late_concat": "LateConcat",
     "mmbt": "MMBT",
     "mbt": "MBT",

@@ -284,6 +284,7 @@ FAMILY_SPACES: dict[str, dict[str, Any]] = {
     "mbt": {"fusion_layer": [0, 1, 2], "bottlenecks": [1, 2, 4]},
     "vpt": {"num_layers": 4, "prompt_layer": [1, 2], "prompts": {"choices": [1, 2], "per": "layer"}},
     "p_bert": {"prompt_layer": [0, 1, 2], "prompts": [1, 4, 8]},
+    "bilinear": {"components": [1, 2, 4], "image_readout": ["pooled", "mean"]},
     "blind_prompt": {"prompts": [1, 2, 3, 4, 5, 6, 7, 8]},
     "prompt_fuse": {"prompts": [1, 2, 3, 4, 5, 6, 7, 8]},
     **{family: {} for family in ("mmbt", "image_only", "text_only", "linear", "late_concat")},

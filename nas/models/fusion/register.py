@@ -25,6 +25,11 @@ def register() -> None:
         "linear", architecture=f"{fusion}.linear.architecture:LinearArchitecture", model=f"{fusion}.linear.model:Linear"
     )
     register_family(
+        "bilinear",
+        architecture=f"{fusion}.bilinear.architecture:BilinearArchitecture",
+        model=f"{fusion}.bilinear.model:Bilinear",
+    )
+    register_family(
         "late_concat",
         architecture=f"{fusion}.late_concat.architecture:LateConcatArchitecture",
         model=f"{fusion}.late_concat.model:LateConcat",

@@ -24,6 +24,7 @@ from nas.models.encoders.base import Encoder
 from nas.models.encoders.bert import BertEncoder
 from nas.models.encoders.vit import ViTEncoder
 from nas.models.fusion.base import Features, FusionModel, features_of, sizes_of
+from nas.models.fusion.bilinear.architecture import BilinearArchitecture
 from nas.models.fusion.blind_prompt.architecture import BlindPromptArchitecture
 from nas.models.fusion.joint_attention import joint_bias
 from nas.models.fusion.linear.architecture import LinearArchitecture
@@ -60,6 +61,9 @@ SPACES: dict[str, SearchSpace] = {
     ),
     "mbt": SearchSpace(MBTArchitecture, {"fusion_layer": (0, 1, 2), "bottlenecks": (1, 2, 4)}),
     "linear": SearchSpace(LinearArchitecture, {"image_readout": (0, 1), "text_readout": (0, 1)}),
+    "bilinear": SearchSpace(
+        BilinearArchitecture, {"components": (1, 2, 5), "image_readout": (0, 1), "text_readout": (0, 1)}
+    ),
     "vpt": SearchSpace(VPTArchitecture, {"prompt_layer": (0, 1, 3), "prompts": (1, 2, 5)}, {"prompts": "layer"}, 4),
     "p_bert": SearchSpace(PBERTArchitecture, {"prompt_layer": (0, 2), "prompts": (1, 4)}, {"prompts": "layer"}, 3),
     "prompt_fuse": SearchSpace(PromptFuseArchitecture, {"prompts": (1, 3, 20)}),
@@ -113,7 +117,7 @@ def reads_texts(family: str) -> bool:
 
 
 def test_every_family_has_a_model_class() -> None:
-    assert len(FAMILIES) == 11
+    assert len(FAMILIES) == 12
     for name in FAMILIES:
         model = load_model_class(name)
         assert model.architecture_class is load_architecture_class(name)
@@ -169,6 +173,24 @@ def linear(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask: T
     chosen = model.architecture
     image, text = means[0] if chosen.image_readout else z[:, 0], means[1] if chosen.text_readout else t[:, 0]
     logits: Tensor = model.classifier(torch.cat([image, text], dim=1))
+    return logits
+
+
+def bilinear(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    """Return x · w + y · v + Σ_ij M_ij a_i b_j + bias, with components a of the image and b of the text."""
+    z, t = unimodal(model, vit, bert, pixels, ids, mask)
+    means = z.mean(dim=1), torch.stack([row[seen].mean(dim=0) for row, seen in zip(t, mask, strict=True)])
+    chosen, count = model.architecture, model.architecture.components
+    image, text = means[0] if chosen.image_readout else z[:, 0], means[1] if chosen.text_readout else t[:, 0]
+    a, b, weight = model.image_projection(image), model.text_projection(text), model.classifier.weight
+    logits = image @ weight[:, : image.shape[1]].T + model.classifier.bias
+    logits = logits + text @ weight[:, image.shape[1] : -(count**2)].T
+    place = -(count**2)
+    for largest in range(count):  # the products in which component `largest` is the last one of either modality
+        pairs = [(i, largest) for i in range(largest)] + [(largest, j) for j in range(largest + 1)]
+        for i, j in pairs:
+            logits = logits + (a[:, i] * b[:, j])[:, None] * weight[:, place]
+            place += 1
     return logits
 
 
@@ -247,6 +269,7 @@ ORACLES: dict[str, Callable[..., Tensor]] = {
     "vpt": vpt,
     "p_bert": p_bert,
     "linear": linear,
+    "bilinear": bilinear,
     "late_concat": concatenated,
     "mmbt": mmbt,
     "mbt": mbt,
@@ -431,6 +454,7 @@ def test_parameter_counts_equal_closed_forms() -> None:
         "image_only": image + head[0],
         "text_only": text + head[1],
         "linear": CLASSES * (24 + 16 + 1),
+        "bilinear": 16 * (24 + 1 + 16 + 1) + CLASSES * (24 + 16 + 16**2 + 1),
         "late_concat": image + text + CLASSES * (24 + 16 + 1),
         "mmbt": image + text + (24 + 1) * 16 + 16 + head[1],
         "mbt": image + text + 2 * 16 + (16 + 1) * 24 + (24 + 1) * 16 + sum(head),
