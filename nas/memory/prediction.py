@@ -4,6 +4,7 @@ import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from typing import TypeAlias
 
 from transformers import PreTrainedConfig
 
@@ -87,17 +88,24 @@ class PeakPrediction:
         return self.process_bytes + self.supernet_bytes + self.training_bytes + self.allocator_bytes
 
 
+TraceKey: TypeAlias = tuple[TrainingStep, Architecture]
+"""A step, and the architecture of the weights with gradients."""
+
+
 @dataclass(frozen=True)
 class TraceCache:
-    """Results of traces, which predictors with the same encoders, recipe, features, task and space may share.
+    """Results of traces, which predictors with the same encoders, label smoothing, features and task may share.
+
+    The number of training samples and all other settings of the recipe may differ, and so may the space: the supernet
+    is part of the key of a step that trains one of its slices.
 
     Args:
         surfaces: The surfaces by the step of the smallest architecture of their set; None if its sizes are not affine.
         peaks: The peak in bytes by traced step.
     """
 
-    surfaces: dict[TrainingStep, PeakSurface | None] = field(default_factory=dict)
-    peaks: dict[TrainingStep, int] = field(default_factory=dict)
+    surfaces: dict[TraceKey, PeakSurface | None] = field(default_factory=dict)
+    peaks: dict[TraceKey, int] = field(default_factory=dict)
 
 
 class MemoryModel:
@@ -261,10 +269,13 @@ class MemoryModel:
             margin = _TRACE_MARGIN * interpolated_bytes
             if budget_bytes is None or abs(prediction.peak_bytes - budget_bytes) > margin:
                 return prediction
-        peaks = self._traces.peaks
-        if step not in peaks:
-            peaks[step] = self._tracer.held_gradient_bytes(step) + self._tracer.trace(step).peak_bytes
-        return self._with_start(replace(weights, step_bytes=peaks[step]))
+        peaks, key = self._traces.peaks, self._key(step)
+        if key not in peaks:
+            peaks[key] = self._tracer.held_gradient_bytes(step) + self._tracer.trace(step).peak_bytes
+        return self._with_start(replace(weights, step_bytes=peaks[key]))
+
+    def _key(self, step: TrainingStep) -> TraceKey:
+        return step, self._tracer.trained_architecture(step)
 
     def _with_start(self, prediction: PeakPrediction) -> PeakPrediction:
         """Return the prediction for the start of the classifiers, if that needs more than a step.
@@ -280,7 +291,7 @@ class MemoryModel:
         affine = step.architecture.affine_memory()
         if affine is None:
             return None
-        key = replace(step, architecture=affine.smallest)
+        key = self._key(replace(step, architecture=affine.smallest))
         surfaces = self._traces.surfaces
         if key not in surfaces:
             surfaces[key] = PeakSurface.fit(

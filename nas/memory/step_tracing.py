@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -93,7 +94,7 @@ class StepTracer:
         self._recipe = recipe
         self._features = features
         self._task = task
-        self._supernet_at = supernet_at
+        self._supernet_at = cache(supernet_at)
         self._parameter_counts: dict[Architecture, int] = {}
 
     def parameter_count(self, architecture: Architecture) -> int:
@@ -122,7 +123,7 @@ class StepTracer:
 
     def held_gradient_bytes(self, step: TrainingStep) -> int:
         """Return the bytes of the gradients of earlier micro-batches, which are held throughout a step."""
-        return 0 if step.is_first else self.weight_bytes(self._trained_architecture(step))
+        return 0 if step.is_first else self.weight_bytes(self.trained_architecture(step))
 
     def trace(self, step: TrainingStep) -> Trace:
         """Trace forward and backward pass, including the batch and new gradients, without weights."""
@@ -135,7 +136,7 @@ class StepTracer:
             trainer.accumulate_gradients(batches, self._recipe.batch_size, step.architecture)
             return self._shape_tracer.stop()
 
-    def _trained_architecture(self, step: TrainingStep) -> Architecture:
+    def trained_architecture(self, step: TrainingStep) -> Architecture:
         """Return the architecture of the weights with gradients; a slice has gradients as large as the supernet's."""
         if not step.is_slice:
             return step.architecture
@@ -146,7 +147,7 @@ class StepTracer:
         model = load_model_class(step.architecture.family)(
             image_encoder=image_encoder,
             text_encoder=text_encoder,
-            architecture=self._trained_architecture(step),
+            architecture=self.trained_architecture(step),
             num_classes=self._task.num_classes,
         )
         if not step.is_first:

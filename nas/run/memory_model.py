@@ -1,5 +1,6 @@
 """Memory predictions of a search, whose traces all searches of one process share."""
 
+from dataclasses import replace
 from functools import lru_cache
 
 from transformers import PreTrainedConfig
@@ -30,7 +31,9 @@ def build_memory_model(
     """
     image_config, text_config = encoders
     task = TaskShapes(image_shape, *token_counts, num_classes, config.data.has_several_labels, train_samples)
-    shared_by = (config.recipe, config.features, task, config.space)
+    # All that the bytes of a step depend on, besides the architecture; see `TraceCache`.
+    features = (config.features.dtype, config.features.attention)
+    shared_by = (config.recipe.label_smoothing, features, replace(task, train_samples=0))
     return MemoryModel(
         image_config=image_config,
         text_config=text_config,
@@ -43,7 +46,7 @@ def build_memory_model(
     )
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _trace_cache(image_config: str, text_config: str, shared_by: str) -> TraceCache:
     """Return the traces that searches of one process share, as in a comparison, since tracing takes seconds."""
     del image_config, text_config, shared_by

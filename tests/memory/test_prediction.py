@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nas.config.training_schema import LearningRatesConfig, RecipeConfig
 from nas.memory.prediction import MemoryModel, TraceCache, micro_batch_counts
 from nas.models.fusion.pmf.architecture import PMFArchitecture
-from nas.search.space import Architecture
-from tests.support.tiny_memory import SPACE, memory_model, real_model, real_peak
+from nas.search.space import Architecture, SearchSpace
+from tests.support.tiny_memory import RECIPE, SPACE, memory_model, real_model, real_peak
 
 ARCHITECTURES = [
     PMFArchitecture(2, 1, 0, 0, 4),
@@ -107,6 +108,37 @@ def test_only_steps_near_the_budget_are_traced() -> None:
     assert not traces.peaks
     memory.predict(architecture, budget_bytes=prediction.peak_bytes + prediction.step_bytes // 200)
     assert len(traces.peaks) == 1
+
+
+def test_traces_may_be_shared_by_recipes_with_equal_label_smoothing_and_by_spaces() -> None:
+    others = {
+        "optimizer": "sgd",
+        "learning_rates": LearningRatesConfig.of_all(0.5),
+        "depth_scaling": 1.0,
+        "weight_decay": 0.5,
+        "momentum": 0.0,
+        "schedule": "cosine",
+        "warmup_fraction": 0.5,
+        "clip_norm": 1.0,
+        "batch_size": 5,
+        "epochs": None,
+        "steps": 3,
+        "classifier_start": "linear",
+        "class_weights": "inverse_frequency",
+    }
+    assert {*others, "label_smoothing"} == set(RecipeConfig.model_fields)
+    recipe, traces = RECIPE.replace(**others), TraceCache()
+    spaces = [SPACE, SearchSpace(PMFArchitecture, {**SPACE.choices, "mapping_width": (1, 9)})]
+    for space in spaces:
+        first = memory_model(space=space, traces=traces)
+        shared = memory_model(recipe=recipe, space=space, traces=traces)
+        own = memory_model(recipe=recipe, space=space)
+        for architecture in ARCHITECTURES[1], SPACE.smallest:
+            for name in ("predict", "predict_supernet"):
+                getattr(first, name)(architecture, micro_batches=2)
+                assert getattr(shared, name)(architecture, micro_batches=2) == getattr(own, name)(
+                    architecture, micro_batches=2
+                )
 
 
 def test_predictions_do_not_depend_on_earlier_predictions() -> None:

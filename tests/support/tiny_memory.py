@@ -66,13 +66,19 @@ SPACE = SearchSpace(
 """Lengths of 0 and 1, with which a step runs other operations; few query prompts are absorbed, many are not."""
 
 
-def memory_model(attention: bool = False, batch_size: int = 6, traces: TraceCache | None = None) -> MemoryModel:
+def memory_model(
+    attention: bool = False,
+    batch_size: int | None = None,
+    traces: TraceCache | None = None,
+    recipe: RecipeConfig = RECIPE,
+    space: SearchSpace = SPACE,
+) -> MemoryModel:
     return MemoryModel(
         image_config=IMAGE,
         text_config=TEXT,
-        recipe=RECIPE.replace(batch_size=batch_size),
+        recipe=recipe if batch_size is None else recipe.replace(batch_size=batch_size),
         features=FeaturesConfig(dtype="float16", disk_bytes=2**30, attention=attention, views=1),
-        space=SPACE,
+        space=space,
         task=TaskShapes((3, 16, 16), image_token_count=17, text_token_count=9, num_classes=5),
         traces=traces,
     )
