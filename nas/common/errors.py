@@ -28,7 +28,7 @@ class ConfigError(NasError):
         heading = f"{source}: {count} problem{'s' if count != 1 else ''}"
         lines = [f"  - {problem}" for problem in self.problems[:_MAX_LISTED]]
         if count > _MAX_LISTED:
-            lines.append(f"  - and {count - _MAX_LISTED:,} more")
+            lines.append(f"  and {count - _MAX_LISTED:,} more")
         super().__init__("\n".join([heading, *lines]))
 
 
