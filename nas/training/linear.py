@@ -84,7 +84,9 @@ class LinearChoice:
         return round(self.score, _SCORE_DIGITS), -round(self.metrics["cross_entropy"], _LOSS_DIGITS)
 
 
-def solver_bytes(train_count: int, validation_count: int, size: int, num_classes: int) -> int:
+def solver_bytes(
+    train_count: int, validation_count: int, size: int, num_classes: int, *, correlated_count: int = 0
+) -> int:
     """Return the memory that the solver needs, in bytes: inputs, what a block computes, and L-BFGS's history.
 
     The best solutions for other inputs and penalties, with their logits on validation, are included.
@@ -94,12 +96,14 @@ def solver_bytes(train_count: int, validation_count: int, size: int, num_classes
         validation_count: The number of validation samples.
         size: The number of inputs D.
         num_classes: The number of classes C.
+        correlated_count: The number of inputs whose correlations are used; see `LinearProblem`.
     """
     block = min(train_count, _BLOCK)
     computed = 8 * block * (2 * size + 6 * num_classes)  # the inputs in float64 and a copy; logits and gradients
     kept = 2 * (8 * num_classes * (size + 1) + 4 * validation_count * num_classes)
     history = (2 * _HISTORY + 12) * 8 * num_classes * (size + 1)
-    return 4 * (train_count + validation_count) * size + computed + kept + history
+    factors = 4 * 8 * correlated_count**2
+    return 4 * (train_count + validation_count) * size + computed + kept + history + factors
 
 
 class LinearProblem:
@@ -107,14 +111,22 @@ class LinearProblem:
 
     The inputs are neither copied nor converted as a whole: the loss is summed over blocks of samples.
 
+    The solver works on coordinates in which the curvature of the loss is about the same in all directions: weights are
+    divided by the square root of the curvature at zero weights. Without this, correlated inputs such as readouts take
+    many more steps to the same optimum.
+
     Args:
         inputs: The inputs, (N, D), float32 or float64.
         labels: The labels of the samples.
         num_classes: The number of classes C.
         loss: The loss.
+        correlated_count: The number of first inputs whose correlations the curvature includes, at the cost of N · this
+            number squared; the others count as uncorrelated.
     """
 
-    def __init__(self, inputs: Tensor, labels: Labels, num_classes: int, loss: Loss) -> None:
+    def __init__(
+        self, inputs: Tensor, labels: Labels, num_classes: int, loss: Loss, *, correlated_count: int = 0
+    ) -> None:
         self._inputs, self._labels = inputs, torch.from_numpy(labels)
         self._loss = loss
         self._total_weight = loss.total_weight(labels)
@@ -127,26 +139,52 @@ class LinearProblem:
         is_constant = (deviation <= 1e-6 * self._mean.abs()) | (deviation <= _SMALLEST_DEVIATION * deviation.max())
         self._factor = torch.where(is_constant, 0.0, 1 / deviation)
         self._standardized = torch.zeros(num_classes, size + 1, dtype=torch.float64)
+        # p (1 − p) with equal probabilities: of C classes, or of the two answers for each of C labels.
+        self._curvature = 0.25 / num_classes if labels.ndim == 2 else (num_classes - 1) / num_classes**2
+        self._correlations = self._second_moments(correlated_count)
+
+    def _second_moments(self, count: int) -> Tensor:
+        """Return the mean products of the first inputs, standardized: (count, count)."""
+        total = torch.zeros(count, count, dtype=torch.float64)
+        if count:
+            for inputs, _ in self._blocks():
+                standardized = (inputs[:, :count] - self._mean[:count]) * self._factor[:count]
+                total.addmm_(standardized.T, standardized)
+        return total / len(self._inputs)
 
     def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the inputs of some samples in float64, and their labels."""
         for inputs, labels in zip(self._inputs.split(_BLOCK), self._labels.split(_BLOCK), strict=True):
             yield inputs.to(torch.float64), labels.to(torch.float64) if labels.ndim == 2 else labels
 
+    def start_from(self, weight: Tensor, bias: Tensor) -> None:
+        """Set the weights of the last solution, from which the next one starts.
+
+        Args:
+            weight: The weight for inputs as they are, (C, D).
+            bias: The bias, (C,).
+        """
+        standardized = torch.where(self._factor == 0, 0.0, weight / self._factor)
+        shift = bias + (standardized * self._factor) @ self._mean
+        self._standardized = torch.cat([standardized, shift[:, None]], dim=1).to(torch.float64)
+
     def solve(
-        self, penalty: float, *, tolerance: float = _TOLERANCE, should_stop: Callable[[], bool] = _never
+        self, penalty: float | Tensor, *, tolerance: float = _TOLERANCE, should_stop: Callable[[], bool] = _never
     ) -> LinearSolution:
         """Return the optimum for a penalty, starting from the last solution.
 
         Args:
-            penalty: The factor λ of λ/2 · the sum of the squared weights; biases have no penalty.
+            penalty: The factor λ of λ/2 · the sum of the squared weights, or one λ for each input, (D,), float64;
+                biases have no penalty.
             tolerance: The largest entry of the gradient at which the solver stops.
             should_stop: Function that is called for every evaluation of the loss.
 
         Raises:
             StopRequested: If `should_stop` returned true.
         """
-        parameters = self._standardized.clone().requires_grad_()
+        penalties = torch.as_tensor(penalty, dtype=torch.float64).expand(len(self._mean))
+        scaling = _Scaling(self._correlations, self._curvature, penalties)
+        parameters = scaling.scaled(self._standardized).requires_grad_()
         solver = torch.optim.LBFGS(
             [parameters],
             max_iter=_MAX_STEPS,
@@ -160,21 +198,21 @@ class LinearProblem:
             if should_stop():
                 raise StopRequested
             solver.zero_grad()
-            value = penalty / 2 * parameters[:, :-1].square().sum()
-            value.backward()
+            standardized = scaling.unscaled(parameters)
+            value = (penalties / 2 * standardized[:, :-1].square()).sum()
             # The gradient of the weights of plain inputs, summed over the blocks, then that of the parameters.
-            plain = self._unstandardized(parameters)
+            plain = self._unstandardized(standardized)
             weight, bias = (entry.detach().requires_grad_() for entry in plain)
-            value = value.detach()
+            total = value.detach()
             for inputs, labels in self._blocks():
                 loss = self._loss.weighted_sum(inputs @ weight.T + bias, labels) / self._total_weight
                 loss.backward()
-                value += loss.detach()
-            torch.autograd.backward(plain, [weight.grad, bias.grad])
-            return value
+                total += loss.detach()
+            torch.autograd.backward([value, *plain], [torch.ones_like(value), weight.grad, bias.grad])
+            return total
 
         solver.step(evaluate)
-        self._standardized = parameters.detach()
+        self._standardized = scaling.unscaled(parameters).detach()
         state: Mapping[str, Any] = solver.state[parameters]
         return LinearSolution(*self._unstandardized(self._standardized), int(state["n_iter"]))
 
@@ -182,6 +220,36 @@ class LinearProblem:
         """Return the weight (C, D) and the bias (C,) for inputs as they are, given those for standardized ones."""
         weight = parameters[:, :-1] * self._factor
         return weight, parameters[:, -1] - weight @ self._mean
+
+
+class _Scaling:
+    """Coordinates of the weights for standardized inputs in which the curvature of the loss is about 1.
+
+    Args:
+        correlations: The mean products of the first inputs, (K, K).
+        curvature: The curvature in the direction of an uncorrelated input, without the penalty.
+        penalties: The penalty of each input, (D,).
+    """
+
+    def __init__(self, correlations: Tensor, curvature: float, penalties: Tensor) -> None:
+        self._count = len(correlations)
+        diagonal = penalties[: self._count].diag()
+        self._factor = torch.linalg.cholesky(curvature * correlations + diagonal)
+        self._roots = (curvature + penalties[self._count :]).sqrt()
+
+    def scaled(self, weights: Tensor) -> Tensor:
+        """Return the coordinates of weights with a bias in the last column, (C, D + 1)."""
+        first, others, bias = self._parts(weights)
+        return torch.cat([first @ self._factor, others * self._roots, bias], dim=1)
+
+    def unscaled(self, coordinates: Tensor) -> Tensor:
+        """Return the weights with a bias in the last column, (C, D + 1)."""
+        first, others, bias = self._parts(coordinates)
+        first = torch.linalg.solve_triangular(self._factor, first, upper=False, left=False)
+        return torch.cat([first, others / self._roots, bias], dim=1)
+
+    def _parts(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return values[:, : self._count], values[:, self._count : -1], values[:, -1:]
 
 
 def choose_penalty(

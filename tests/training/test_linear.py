@@ -39,11 +39,16 @@ def loss_of(labels: Labels, classes: int, *, kind: str = "none", smoothing: floa
 @pytest.mark.parametrize("kind", ["none", "inverse_frequency"])
 @pytest.mark.parametrize(("count", "size"), [(120, 6), (25, 60)], ids=["more samples", "fewer samples than inputs"])
 @pytest.mark.parametrize("penalty", [1.0, 0.01])
-def test_solution_equals_that_of_scikit_learn(kind: str, count: int, size: int, penalty: float) -> None:
+@pytest.mark.parametrize("correlated_count", [0, 4, None], ids=["no correlations", "some correlations", "correlations"])
+def test_solution_equals_that_of_scikit_learn(
+    kind: str, count: int, size: int, penalty: float, correlated_count: int | None
+) -> None:
     classes = 4
     inputs, labels = data(count, size, classes)
     loss = loss_of(labels, classes, kind=kind)
-    solution = LinearProblem(inputs, labels, classes, loss).solve(penalty, tolerance=1e-9)
+    correlated_count = size if correlated_count is None else correlated_count
+    problem = LinearProblem(inputs, labels, classes, loss, correlated_count=correlated_count)
+    solution = problem.solve(penalty, tolerance=1e-9)
     scaler = StandardScaler().fit(inputs.double().numpy())
     weights = class_weights(labels, classes, kind)
     expected = LogisticRegression(
@@ -88,6 +93,42 @@ def test_classes_with_one_sample_or_none_have_finite_weights() -> None:
     logits = solution.logits(inputs)
     assert logits.isfinite().all() and (logits.argmax(dim=1) == torch.from_numpy(labels)).all()
     assert (logits.softmax(dim=1)[:, 3] < 1e-3).all()
+
+
+def test_penalties_of_single_inputs_equal_one_penalty_of_scaled_inputs() -> None:
+    """An input times √(λ/λ') with the penalty λ is the same as the input itself with the penalty λ'."""
+    inputs, labels = data(60, 5, 3)
+    standardized = torch.from_numpy(StandardScaler().fit_transform(inputs.double().numpy()))
+    penalties = torch.tensor([0.1, 0.1, 0.01, 1.0, 0.4], dtype=torch.float64)
+    found = LinearProblem(inputs, labels, 3, loss_of(labels, 3), correlated_count=3).solve(penalties, tolerance=1e-9)
+    scaled = standardized * (0.1 / penalties).sqrt()
+    expected = LogisticRegression(C=1 / (0.1 * 60), tol=1e-10, max_iter=20_000).fit(scaled.numpy(), labels)
+    logits = inputs.double() @ found.weight.T + found.bias
+    probabilities = torch.from_numpy(expected.predict_proba(scaled.numpy()))
+    torch.testing.assert_close(logits.softmax(dim=1), probabilities, rtol=1e-4, atol=1e-5)
+
+
+def test_solver_takes_no_step_from_the_solution() -> None:
+    inputs, labels = data(60, 5, 3)
+    loss = loss_of(labels, 3)
+    solution = LinearProblem(inputs, labels, 3, loss).solve(0.1, tolerance=1e-9)
+    again = LinearProblem(inputs, labels, 3, loss, correlated_count=5)
+    again.start_from(solution.weight, solution.bias)
+    found = again.solve(0.1)
+    assert found.step_count <= 1
+    torch.testing.assert_close(found.weight, solution.weight, rtol=0, atol=1e-6)
+
+
+def test_correlations_save_steps() -> None:
+    """Readouts are correlated: a few directions have most of the variance."""
+    generator = np.random.default_rng(0)
+    mixing = generator.normal(size=(30, 30)) * np.logspace(0, -3, 30)
+    _, labels = data(200, 4, 3)
+    plain = generator.normal(size=(200, 30))
+    plain[:, -3:] += np.eye(3)[labels]
+    inputs, loss = torch.tensor(plain @ mixing.T, dtype=torch.float32), loss_of(labels, 3)
+    steps = [LinearProblem(inputs, labels, 3, loss, correlated_count=count).solve(1e-4).step_count for count in (0, 30)]
+    assert steps[1] < steps[0] / 4
 
 
 def test_units_and_constants_of_inputs_do_not_matter() -> None:

@@ -135,12 +135,9 @@ class LinearPhase:
         store, config = self._prepared.store, context.config
         train, validation = store.splits["train"], store.splits["validation"]
         num_classes = len(store.class_names)
-        problem = LinearProblem(
-            torch.cat(train.readouts(*architecture.readouts), dim=1),
-            train.labels,
-            num_classes,
-            build_loss(config.recipe, train.labels, num_classes),
-        )
+        inputs = torch.cat(train.readouts(*architecture.readouts), dim=1)
+        loss = build_loss(config.recipe, train.labels, num_classes)
+        problem = LinearProblem(inputs, train.labels, num_classes, loss, correlated_count=inputs.shape[1])
         return choose_penalty(
             problem,
             torch.cat(validation.readouts(*architecture.readouts), dim=1),
@@ -153,7 +150,7 @@ class LinearPhase:
         store = self._prepared.store
         counts = [len(store.splits[name]) for name in ("train", "validation")]
         size = self._prepared.image_encoder.hidden_size + self._prepared.text_encoder.hidden_size
-        return solver_bytes(counts[0], counts[1], size, len(store.class_names))
+        return solver_bytes(counts[0], counts[1], size, len(store.class_names), correlated_count=size)
 
     def _save_weights(self, choice: LinearChoice, result: Result) -> None:
         """Write the classifier as the trained tensors of the family `linear`."""
