@@ -1,9 +1,11 @@
 import subprocess
 import sys
+from pathlib import Path
 
 
-def run(code: str) -> list[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+def run(code: str, directory: Path | None = None) -> list[str]:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=directory).stdout.split()
 
 
 def test_frameworks_are_excluded_from_collection_and_later_objects_are_not() -> None:
@@ -16,11 +18,15 @@ def test_frameworks_are_excluded_from_collection_and_later_objects_are_not() -> 
     assert int(frozen_count) > 300_000
 
 
-def test_a_disabled_collector_stays_disabled() -> None:
+def test_a_disabled_collector_stays_disabled(tmp_path: Path) -> None:
+    for name in ("torch", "transformers", "transformers/modeling_utils"):  # empty ones are imported at once
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
     assert run(
-        "import gc\nfrom nas.common.fast_imports import import_frameworks\ngc.disable()\nimport_frameworks()\n"
-        "print(gc.isenabled())"
-    ) == ["False"]
+        "import gc, sys\nfrom nas.common.fast_imports import import_frameworks\ngc.disable()\nimport_frameworks()\n"
+        "print(gc.isenabled(), gc.get_freeze_count() > 0, 'transformers.modeling_utils' in sys.modules)",
+        tmp_path,
+    ) == ["False", "True", "True"]
 
 
 def test_importing_models_and_executors_does_not_touch_the_collector() -> None:
