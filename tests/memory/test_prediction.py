@@ -66,11 +66,12 @@ def test_predicted_peak_of_a_supernet_step_includes_gradients_of_the_whole_super
     assert prediction.trained_bytes == 0
 
 
-def test_interpolated_peaks_all_over_the_space_equal_traced_ones() -> None:
+@pytest.mark.parametrize("every", [10, pytest.param(3, marks=pytest.mark.long)])
+def test_interpolated_peaks_all_over_the_space_equal_traced_ones(every: int) -> None:
     traces = TraceCache()
     memory = memory_model(traces=traces)
     everything = [entry for entry in SPACE if isinstance(entry, PMFArchitecture)]
-    chosen = [entry for entry in everything if entry.image_readout == entry.text_readout][::3]
+    chosen = [entry for entry in everything if entry.image_readout == entry.text_readout][::every]
     interpolated = {architecture: memory.predict(architecture).step_bytes for architecture in chosen}
     assert not traces.peaks, "no step of the space itself is traced"
     assert {architecture: traced_step_bytes(memory, architecture) for architecture in chosen} == interpolated
@@ -132,7 +133,7 @@ def test_traces_may_be_shared_by_recipes_with_equal_label_smoothing_and_by_space
     for space in spaces:
         first = memory_model(space=space, traces=traces)
         shared = memory_model(recipe=recipe, space=space, traces=traces)
-        own = memory_model(recipe=recipe, space=space)
+        own = memory_model(recipe=recipe, space=space, traces=TraceCache())
         for architecture in ARCHITECTURES[1], SPACE.smallest:
             for name in ("predict", "predict_supernet"):
                 getattr(first, name)(architecture, micro_batches=2)
@@ -142,7 +143,8 @@ def test_traces_may_be_shared_by_recipes_with_equal_label_smoothing_and_by_space
 
 
 def test_predictions_do_not_depend_on_earlier_predictions() -> None:
-    one, other, architectures = memory_model(), memory_model(), list(SPACE)[::61]
+    one, other = (memory_model(traces=TraceCache()) for _ in range(2))
+    architectures = list(SPACE)[::61]
     in_order = {architecture: one.predict(architecture) for architecture in architectures}
     in_reverse = {architecture: other.predict(architecture) for architecture in reversed(architectures)}
     assert in_order == in_reverse
@@ -152,7 +154,7 @@ def test_steps_are_traced_if_sizes_are_not_affine(monkeypatch: pytest.MonkeyPatc
     memory, architecture = memory_model(), ARCHITECTURES[1]
     expected = memory.predict(architecture)
     monkeypatch.setattr("nas.memory.prediction.PeakSurface.fit", lambda affine, trace: None)
-    assert memory_model().predict(architecture) == expected
+    assert memory_model(traces=TraceCache()).predict(architecture) == expected
 
 
 def test_prediction_includes_weights_and_optimizer_state() -> None:

@@ -66,6 +66,9 @@ SPACE = SearchSpace(
 """Lengths of 0 and 1, with which a step runs other operations; few query prompts are absorbed, many are not."""
 
 
+_TRACES = {attention: TraceCache() for attention in (False, True)}
+
+
 def memory_model(
     attention: bool = False,
     batch_size: int | None = None,
@@ -73,6 +76,7 @@ def memory_model(
     recipe: RecipeConfig = RECIPE,
     space: SearchSpace = SPACE,
 ) -> MemoryModel:
+    """Return predictions that use the traces of earlier ones, unless others are given."""
     return MemoryModel(
         image_config=IMAGE,
         text_config=TEXT,
@@ -80,7 +84,7 @@ def memory_model(
         features=FeaturesConfig(dtype="float16", disk_bytes=2**30, attention=attention, views=1),
         space=space,
         task=TaskShapes((3, 16, 16), image_token_count=17, text_token_count=9, num_classes=5),
-        traces=traces,
+        traces=_TRACES[attention] if traces is None else traces,
     )
 
 
