@@ -4,13 +4,16 @@ import hashlib
 import json
 import math
 import random
+import statistics
 from pathlib import Path
 
 import pytest
+from scipy.stats import kendalltau
 
 from benchmarks.models import decisive_recipe, papers_space, plain_space
 from benchmarks.pmf_bench.landscapes import METRIC, Function, cross_validated, functions, surrogate, tabular
 from benchmarks.pmf_bench.make import architectures
+from benchmarks.pmf_bench.noise import spread
 from benchmarks.pmf_bench.table import TABLE, Row, Table, read_table
 from benchmarks.supernet_fidelity import settings_of
 from nas.config.load import load_config
@@ -110,3 +113,20 @@ def test_committed_table_and_figures_match_the_demo() -> None:
     assert json.loads((results / "strategies.json").read_text())["table"] == digest[:16]
     truth = [(str(architecture), mean) for architecture, mean in table.means(METRIC).items()]
     assert json.loads((results / "supernet_fidelity.json").read_text())["settings"] == settings_of(config, truth)
+
+
+def test_best_possible_tau_is_that_of_the_true_means_against_two_seeds() -> None:
+    rng = random.Random(1)
+    truths = [rng.gauss(0.6, 0.010) for _ in range(4_000)]
+    pairs = [(rng.gauss(truth, 0.015), rng.gauss(truth, 0.015)) for truth in truths]
+    found = spread(pairs)
+    assert found.architectures == 4_000
+    assert found.architecture_deviation == pytest.approx(0.010, rel=0.05)
+    assert found.seed_deviation == pytest.approx(0.015, rel=0.05)
+    tau = kendalltau(truths, [statistics.fmean(pair) for pair in pairs]).statistic
+    assert found.best_tau == pytest.approx(tau, abs=0.02)
+
+
+def test_architectures_that_differ_by_nothing_but_seeds_cannot_be_ordered() -> None:
+    assert spread([(0.5, 0.6), (0.6, 0.5)]).best_tau == 0.0
+    assert spread([(0.5, 0.5), (0.6, 0.6)]).best_tau == pytest.approx(1.0)
