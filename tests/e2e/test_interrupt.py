@@ -25,8 +25,17 @@ def spent_seconds(run: Path) -> float:
     return float(json.loads((run / "time.json").read_text())["spent_seconds"])
 
 
-@pytest.mark.slow
-def test_a_search_interrupted_once_or_twice_in_any_phase_loses_nothing(project: Project, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "interruptions",
+    [
+        # The search of the next test is interrupted once, between candidates.
+        pytest.param([("supernet", 2)], id="twice in the supernet", marks=pytest.mark.slow),
+        pytest.param([("supernet", 2), ("candidates", 1)], id="in both phases", marks=pytest.mark.long),
+    ],
+)
+def test_a_search_interrupted_once_or_twice_in_any_phase_loses_nothing(
+    project: Project, tmp_path: Path, interruptions: list[tuple[str, int]]
+) -> None:
     source = project.write(
         "interrupted.yaml",
         **{
@@ -42,7 +51,7 @@ def test_a_search_interrupted_once_or_twice_in_any_phase_loses_nothing(project: 
     run = tmp_path / "run"
     common: list[str | Path] = ["--workers", "2", "--cache-dir", tmp_path / "cache"]
     reported: list[tuple[str, str, str]] = []
-    for number, (phase, signals) in enumerate([("supernet", 2), ("candidates", 1)], start=1):
+    for number, (phase, signals) in enumerate(interruptions, start=1):
         command = ("search", source, "--run-dir", run) if number == 1 else ("resume", run)
         driver = RealDriver(*command, *common, directory=tmp_path / f"driver {number}")
         assert driver.wait_for(PHASES[phase]), driver.errors

@@ -112,6 +112,7 @@ def test_search_with_a_tuned_recipe_equals_one_with_that_recipe_written_down(
 ) -> None:
     monkeypatch.setattr("nas.run.phases.recipe.choose_setting", lambda scores: 5)  # rates × 3, steps × 2
     little: dict[str, object] = {
+        "space.fusion_layer": [2],
         "budget.trials": 3,
         "supernet.steps": 3,
         "search.round_size": 3,

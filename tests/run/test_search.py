@@ -295,7 +295,14 @@ def test_all_families_are_searched() -> None:
     assert {*FAMILY_SPACES, "pmf"} == set(FAMILIES)
 
 
-@pytest.mark.parametrize("family", FAMILY_SPACES)
+LIKE_OTHERS = {"p_bert", "prompt_fuse", "text_only", "late_concat"}
+"""Families that differ from another one only in their models, which other tests compare with references."""
+
+
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=[pytest.mark.long] if name in LIKE_OTHERS else []) for name in FAMILY_SPACES],
+)
 def test_every_family_is_searched_resumed_and_exported(
     project: Project, options: ExecutionOptions, tmp_path: Path, family: str
 ) -> None:

@@ -81,19 +81,30 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float | None, int]]:
     return seen
 
 
-@pytest.mark.slow  # trains every family and searches PMF
-def test_table_has_all_families_and_the_searched_pmf(
-    source: Path, options: ExecutionOptions, tmp_path: Path, ran: list[tuple[str, float | None, int]]
+def test_entries_are_all_families_and_the_searched_pmf() -> None:
+    assert set(entry_names()) == {*FAMILIES, SEARCHED}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(("mbt", "pmf", SEARCHED), id="three", marks=pytest.mark.slow),  # searches PMF
+        pytest.param(entry_names(), id="all", marks=pytest.mark.long),
+    ],
+)
+def test_table_has_every_family_and_the_searched_pmf(
+    source: Path,
+    options: ExecutionOptions,
+    tmp_path: Path,
+    ran: list[tuple[str, float | None, int]],
+    names: tuple[str, ...],
 ) -> None:
     directory = tmp_path / "comparison"
-    output = compared(source, directory, options, entry_names())
-    assert set(entry_names()) == {*FAMILIES, SEARCHED}
+    output = compared(source, directory, options, names)
     rows = rows_of(directory)
-    assert list(rows) == list(entry_names())
+    assert list(rows) == list(names)
     assert all("at the edge of the grid" in row["remark"] for row in rows.values()), "there are but two learning rates"
-    assert len(ran) == len(entry_names()) * (len(RATES) + 1), (
-        "every learning rate once, and the best with a second seed"
-    )
+    assert len(ran) == len(names) * (len(RATES) + 1), "every learning rate once, and the best with a second seed"
     config = load_config(source)
     for name, row in rows.items():
         kept = RerunStore(directory / name / "trainings.json")
@@ -125,10 +136,10 @@ def test_table_has_all_families_and_the_searched_pmf(
     assert {name: float(rows["mbt"][f"test_{name}_seed0"]) for name in metrics} == metrics, "all of them"
     markdown = (directory / "comparison.md").read_text()
     assert "extend compare.learning_rates upwards" in markdown
-    assert markdown.startswith("| ") and markdown.count("\n| ") == len(entry_names()) and "\n| MBT " in markdown
+    assert markdown.startswith("| ") and markdown.count("\n| ") == len(names) and "\n| MBT " in markdown
     assert (directory / "comparison.svg").read_text().count("PMF") >= 1
     ran.clear()
-    few = [entry_names()[0], SEARCHED]
+    few = [names[0], SEARCHED]
     again = compared(source, directory, options, few)
     assert not ran and rows_of(directory) == {name: rows[name] for name in few}
     assert again.endswith(output[output.index("Written: ") :])
