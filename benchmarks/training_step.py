@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda; demo uses cpu only")
     parser.add_argument("--threads", type=int, help="default: 1 for demo, as in its workers, otherwise one per core")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="3 pairs instead of 15, to try the script")
+    parser.add_argument("--quick", action="store_true", help="one pair instead of 15, to try the script")
     options = parser.parse_args()
     threads = options.threads or (1 if options.size == "demo" else torch.get_num_threads())
     torch.set_num_threads(threads)
@@ -155,7 +155,7 @@ def main() -> None:
     batch = options.batch or (32 if options.size == "demo" else 8)
     case = demo_case(batch) if options.size == "demo" else random_case(options.size, batch, options.device)
     with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bfloat16"):
-        figures = measure(case, pairs=3 if options.quick else 15)
+        figures = measure(case, pairs=1 if options.quick else 15)
     settings: dict[str, Any] = {
         "size": options.size,
         "batch": batch,
