@@ -26,10 +26,12 @@ Cells are kept, and finished ones are not run again; cells that are missing are 
 marked. All cells take about 8 hours on 2 cores. Each writes its messages to a log next to its run directory.
 
 Run: python -m benchmarks.search_quality --data DIR [--task NAME ...] [--seeds N] [--budget 6m] [--until MINUTES]
-     [--split validation|test] [--runs DIR] [--workers 2] [--json FILE]; or with --quick alone
+     [--split validation|test] [--runs DIR] [--workers 2] [--peers FILE]
+     [--json FILE]; or with --quick alone
 """
 
 import argparse
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +39,7 @@ from typing import Any
 
 from benchmarks.models import write_figures
 from benchmarks.quality.cells import FRESH, Cell, ordered_cells, run_cells
-from benchmarks.quality.figures import compare, evaluation, gather, show
+from benchmarks.quality.figures import compare, evaluation, gather, show, with_peers
 from benchmarks.quality.roles import CELL, Settings, read_facts, run_cell
 from benchmarks.quality.tasks import BenchmarkTask, quick_task, suite_tasks
 from benchmarks.suite.tasks import TASKS
@@ -90,6 +92,8 @@ def main() -> None:
     evidence = {name: gather(task, cells, runs, evaluate) for name, task in settings.tasks.items()}
     figures = compare(evidence, [cell for cell in cells if not is_done(cell)], skipped)
     figures |= {"split": options.split, "budget": dict(settings.budget)}
+    if options.peers is not None:
+        figures = with_peers(figures, json.loads(options.peers.read_text(encoding="utf-8")))
     show(figures)
     write_figures(options.json, figures)
 
@@ -104,6 +108,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
     parser.add_argument("--runs", type=Path, default=Path("runs") / "search_quality", help="folder of the runs")
     parser.add_argument("--workers", type=int, help="number of workers (default: what the machine allows)")
+    parser.add_argument("--peers", type=Path, metavar="FILE", help="the --json of benchmarks.peers.time_to_tune")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for the figures")
     parser.add_argument("--quick", action="store_true", help="trial run: one seed, a few samples of the demo's data")
     options = parser.parse_args()

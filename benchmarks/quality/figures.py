@@ -187,6 +187,23 @@ def _coverage(evidence: Mapping[str, Evidence]) -> dict[str, Any]:
     return {"covered": sum(row["is_covered"] for row in rows), "searches": len(rows), "each": rows}
 
 
+def with_peers(figures: Mapping[str, Any], peers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures with those of the comparison with other systems among them.
+
+    Args:
+        figures: The figures of `compare`.
+        peers: The figures of `benchmarks.peers.time_to_tune`.
+    """
+    by_task, others = figures["data_sets"], peers["data_sets"]
+    return {
+        **figures,
+        "pooled": figures["pooled"] | peers["pooled"],
+        "data_sets": {name: by_task.get(name, {}) | others.get(name, {}) for name in {**by_task, **others}},
+        "missing": [*figures["missing"], *peers["missing"]],
+        "incomplete": [*figures["incomplete"], *peers["incomplete"]],
+    }
+
+
 def show(figures: Mapping[str, Any]) -> None:
     """Print the figures."""
     marked = set(figures["incomplete"])

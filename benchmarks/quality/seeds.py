@@ -10,7 +10,7 @@ from pathlib import Path
 from nas.common.progress import Reporter
 from nas.config.schema import Config
 from nas.execution.worker import CandidateWorker
-from nas.execution.worker_setup import WorkerSetup
+from nas.execution.worker_setup import WorkerSetup, full_weights_path
 from nas.run.directory import read_run, read_study
 from nas.run.executors import ExecutionOptions, write_worker_setup
 from nas.run.export import TrainedWeights, export_result
@@ -23,7 +23,7 @@ from nas.run.time_budget import Deadlines, TimeAccount
 from nas.search.keys import CandidateKey, DefaultKey, ModelKey, RerunKey
 from nas.search.trial import Job, Result, job_seed
 
-_FIRST_FRESH = 1001
+FIRST_FRESH = 1001
 """The number of the first seed that no search has; they have at most 100."""
 _POLL_SECONDS = 1.0
 
@@ -130,13 +130,13 @@ def train_fresh(
     chosen = Result.from_dict(read_report(directory)[role]["result"])
     prepared = prepare(run.config, source=str(directory), cache_directory=options.cache, reporter=reporter)
     rerunner = Rerunner(run.config, directory, chosen)
-    jobs = iter([rerunner.job(_FIRST_FRESH + number) for number in range(numbers)])
+    jobs = iter([rerunner.job(FIRST_FRESH + number) for number in range(numbers)])
 
     def take(result: Result) -> None:
         assert isinstance(result.key, RerunKey)
         weights = TrainedWeights.of(directory, result, run.config.space)
         export_result(
-            target / f"seed-{result.key.number - _FIRST_FRESH}",
+            target / f"seed-{result.key.number - FIRST_FRESH}",
             weights,
             parts=ModelParts.of(prepared),
             objective=run.config.search.objective,
@@ -147,6 +147,33 @@ def train_fresh(
 
     with _workers(run.config, prepared, directory, options) as submit:
         run_jobs(submit, jobs, processes=_count(options), may_start=lambda: True, take=take)
+
+
+def train_jobs(
+    directory: Path,
+    jobs: Iterator[Job],
+    options: ExecutionOptions,
+    reporter: Reporter,
+    take: Callable[[Result], None],
+) -> None:
+    """Train further models of a finished run, of which only the scores are kept.
+
+    Args:
+        directory: The run directory.
+        jobs: The full trainings.
+        options: The number of processes.
+        reporter: The receiver of messages.
+        take: Receives the result of every training.
+    """
+    run = read_run(directory)
+    prepared = prepare(run.config, source=str(directory), cache_directory=options.cache, reporter=reporter)
+
+    def take_score(result: Result) -> None:
+        full_weights_path(directory, result.key).unlink()
+        take(result)
+
+    with _workers(run.config, prepared, directory, options) as submit:
+        run_jobs(submit, jobs, processes=_count(options), may_start=lambda: True, take=take_score)
 
 
 def _count(options: ExecutionOptions) -> int:
