@@ -190,8 +190,8 @@ def _resume(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    how = parse_pick(options.pick or ["best"])
-    is_candidate = options.pick is not None or options.trial is not None
+    how = parse_pick(options.pick or ["answer"])
+    is_single = options.trial is not None or how[0] != "answer"
     import_frameworks()
     from nas.config.overrides import Overrides
     from nas.run.arms.directory import is_arms_run
@@ -208,7 +208,7 @@ def _export(options: argparse.Namespace) -> None:
         trial=options.trial,
         how=how,
         storage=options.storage,
-        answer="single" if is_candidate else options.answer,
+        answer="single" if is_single else options.answer,
         places=Overrides(**_places(options)),
     )
     if isinstance(exported, Ensemble):

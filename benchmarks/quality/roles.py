@@ -231,9 +231,11 @@ def _default_genes(task: BenchmarkTask, directory: Path) -> Mapping[str, Any]:
 
 
 def _export(directory: Path, *, keeps_default: bool) -> None:
-    """Export the ensemble next to the models that the run has exported, and delete what no figure needs."""
+    """Export the ensemble and the best architecture next to what the run has exported; delete what no figure needs."""
     if read_choice(directory).ensemble is not None and not (directory / ENSEMBLE).exists():
         export_run(directory, directory / ENSEMBLE, trial=None, how=("best", 0.0), storage=None, answer="ensemble")
+    if read_choice(directory).role != BEST and not (directory / SINGLE).exists():
+        export_run(directory, directory / SINGLE, trial=None, how=("best", 0.0), storage=None)
     if not keeps_default:
         shutil.rmtree(directory / DEFAULT, ignore_errors=True)
 
@@ -241,10 +243,13 @@ def _export(directory: Path, *, keeps_default: bool) -> None:
 def exported(directory: Path) -> dict[str, Path]:
     """Return the exported models of a finished cell by their role; without an ensemble, the single model stands in.
 
+    The single model is the best architecture, which the run itself exports only where it is the answer.
+
     Args:
         directory: The run directory.
     """
-    single, ensemble = directory / BEST, directory / ENSEMBLE
+    single, ensemble = directory / SINGLE, directory / ENSEMBLE
+    single = single if single.exists() else directory / BEST
     simple = {DEFAULT: directory / DEFAULT, LINEAR: directory / LINEAR}
     return {SINGLE: single, ENSEMBLE: ensemble if ensemble.exists() else single, **simple}
 
@@ -256,14 +261,15 @@ def _facts(directory: Path) -> dict[str, Any]:
     config = run.config
     metric = config.search.objective
     race = reliability["race"]
-    single_answer = _single_answer(reliability)
-    ensemble = choice.ensemble
-    validation = {role: entry["validation"][metric] for role, entry in report.items()}
+    single_answer = SINGLE if choice.role == BEST else choice.role
+    ensemble, best = choice.ensemble, choice.best
+    assert best is not None, "the run is concluded"
+    validation = {role: entry["validation"][metric] for role, entry in report.items()} | {BEST: best.metrics[metric]}
     return {
         "answer": single_answer if choice.answer("auto") is None else ENSEMBLE,
         "single_answer": single_answer,
         "validation": validation | ({} if ensemble is None else {ENSEMBLE: ensemble.metrics[metric]}),
-        "architecture": report[BEST]["architecture"],
+        "architecture": best.architecture.as_dict(),
         "members": choice.reason if ensemble is None else ensemble.text,
         "recipe": str(RecipeFile(directory / RECIPE).setting),
         "default_is_best": reliability["is_default_best"],
@@ -271,20 +277,6 @@ def _facts(directory: Path) -> dict[str, Any]:
         "phases": reliability["phases"],
         "trainings": reliability["trainings"],
         "raced": None if race is None else race["trainings"],
-        "peak_bytes": max(entry["measured_peak_bytes"] for entry in report.values()),
+        "peak_bytes": max(best.measured_peak_bytes, *(entry["measured_peak_bytes"] for entry in report.values())),
         "memory_bytes": config.budget.memory_bytes,
     }
-
-
-def _single_answer(reliability: Mapping[str, Any]) -> str:
-    """Return the role of the answer where it is no ensemble: a simpler model unless the best beats it beyond chance.
-
-    Without a race nothing is beyond chance.
-    """
-    if reliability["race"] is not None:
-        answer = str(reliability["race"]["answer"])
-    elif LINEAR in reliability["simple"]:
-        answer = LINEAR
-    else:
-        answer = BEST if DEFAULT not in reliability["simple"] or reliability["is_default_best"] else DEFAULT
-    return SINGLE if answer == BEST else answer

@@ -83,7 +83,12 @@ def parse_memory_budget(text: str | None) -> int | None:
     return count
 
 
-_RULES: Mapping[str, ExportRule] = {"best": "best", "knee": "knee", **{role: role for role in get_args(SolvedRole)}}
+_RULES: Mapping[str, ExportRule] = {
+    "answer": "answer",
+    "best": "best",
+    "knee": "knee",
+    **{role: role for role in get_args(SolvedRole)},
+}
 """The rules of `--pick` that are a single word."""
 
 

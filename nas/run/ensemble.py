@@ -13,6 +13,7 @@ from nas.common.errors import StudyError
 from nas.common.sealed_json import read_sealed_json, write_sealed_json
 from nas.config.choices import AnswerKind
 from nas.run.progress_lines import metric_title, model_name
+from nas.run.roles import BEST, SIMPLE_MODELS
 from nas.search.ensemble import Gain
 from nas.search.metric_registry import METRICS
 from nas.search.trial import Result, to_number
@@ -95,16 +96,25 @@ class EnsembleChoice:
     Args:
         ensemble: The ensemble; None if there is none.
         reason: Why there is none, as a clause; empty if there is one.
-        single: The best single model of the search, which the ensemble is compared with: after a race, of the best
-            architecture the seed that validation prefers. None before the search is concluded.
+        best: The best architecture of the search: after a race, of its seeds the one that validation prefers. None
+            before the search is concluded.
+        role: The role of the single model that is the answer where the ensemble is not.
+        simple: That model, if it is not the best architecture.
     """
 
     ensemble: Ensemble | None
     reason: str = ""
-    single: Result | None = None
+    best: Result | None = None
+    role: str = BEST
+    simple: Result | None = None
+
+    @property
+    def single(self) -> Result | None:
+        """The single model that is the answer where the ensemble is not; None before the search is concluded."""
+        return self.simple or self.best
 
     def answer(self, kind: AnswerKind) -> Ensemble | None:
-        """Return the ensemble if it is the answer; None if the best single model is.
+        """Return the ensemble if it is the answer; None if a single model is.
 
         Args:
             kind: `ensemble`: wherever there is one; `auto`: where the lower end of the one-sided 95 % interval of its
@@ -136,11 +146,11 @@ class EnsembleChoice:
         if self.answer(kind) is not None:
             return [f"{text}; it is the answer"]
         why = "search.answer is single" if kind == "single" else "this may be luck"
-        return [f"{text}; {why}, so the answer is the best single model (`export --answer ensemble` exports it)"]
+        return [f"{text}; {why}, so the answer is a single model (`export --answer ensemble` exports it)"]
 
 
 def write_choice(directory: Path, choice: EnsembleChoice) -> None:
-    """Store the choice of an ensemble, and the best single model, durably.
+    """Store the choice of an ensemble, the best architecture and the answer, durably.
 
     Args:
         directory: The run directory.
@@ -150,8 +160,9 @@ def write_choice(directory: Path, choice: EnsembleChoice) -> None:
         OSError: If it cannot be written.
     """
     ensemble = None if choice.ensemble is None else choice.ensemble.as_dict()
-    single = None if choice.single is None else choice.single.as_dict()
-    write_sealed_json(directory / ENSEMBLE, {"ensemble": ensemble, "reason": choice.reason, "single": single})
+    best, simple = (None if result is None else result.as_dict() for result in (choice.best, choice.simple))
+    values = {"ensemble": ensemble, "reason": choice.reason, "single": best, "role": choice.role, "simple": simple}
+    write_sealed_json(directory / ENSEMBLE, values)
 
 
 def read_choice(directory: Path) -> EnsembleChoice:
@@ -174,11 +185,16 @@ def _to_choice(values: Mapping[str, Any]) -> EnsembleChoice:
     found, reason = values["ensemble"], values["reason"]
     if not isinstance(reason, str):
         raise ValueError(f"reason is {reason!r}")
-    single = values.get("single")  # runs of earlier versions have none
+    # Runs of earlier versions lack some of these.
+    best, role, simple = values.get("single"), values.get("role", BEST), values.get("simple")
+    if role not in (BEST, *(model.role for model in SIMPLE_MODELS)) or (simple is None) != (role == BEST):
+        raise ValueError(f"role is {role!r}")
     return EnsembleChoice(
         None if found is None else Ensemble.from_dict(found),
         reason,
-        None if single is None else Result.from_dict(single),
+        None if best is None else Result.from_dict(best),
+        role,
+        None if simple is None else Result.from_dict(simple),
     )
 
 
@@ -197,6 +213,6 @@ def needed_ensemble(directory: Path, kind: AnswerKind, *, is_asked: bool) -> Ens
     if is_asked and kind == "ensemble" and choice.ensemble is None:
         raise StudyError(
             f"{directory}: has no ensemble: {choice.reason}; expected one with --answer ensemble; --answer auto takes "
-            "the best single model where there is none"
+            "a single model where there is none"
         )
     return choice.answer(kind)

@@ -1,4 +1,4 @@
-"""Export a candidate of a run, trained as far as the search has trained it, or its linear classifier."""
+"""Export the answer of a run, one of its candidates as far as the search has trained it, or a simpler model."""
 
 import contextlib
 from pathlib import Path
@@ -33,18 +33,18 @@ def export_run(
     answer: AnswerKind | None = "single",
     places: Overrides = _NO_OVERRIDES,
 ) -> Result | Ensemble:
-    """Export the ensemble of a run, one of its candidates, or its linear classifier, as a model folder.
+    """Export the answer of a run, one of its candidates, or a simpler model, as a model folder.
 
     A rule picks from the last stage that any candidate has completed.
 
     Args:
         directory: The run directory.
         output: The folder to write.
-        answer: `single` for a candidate, `ensemble`, or `auto` for the ensemble where its gain is not luck; None for
+        answer: `single` for a single model, `ensemble`, or `auto` for the ensemble where its gain is not luck; None for
             the answer that the search file asks for.
         trial: The number of the candidate; None to pick one by rule.
-        how: The rule, and how much lower than the best the metric may be; see `nas.search.objectives.pick`. `linear`
-            exports the linear classifier.
+        how: The rule, and how much lower than the best the metric may be; see `nas.search.objectives.pick`. `answer`
+            exports the answer, and the role of a simpler model that model.
         storage: The database URL in place of the recorded one; see `read_study`.
         places: The present places of the encoders, which the run then records.
 

@@ -1,6 +1,6 @@
-"""Conclude a run: export the best model, the default and the linear classifier, and evaluate each on test once."""
+"""Conclude a run: export its answer and the simpler models, and evaluate each on test once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from nas.run.ensemble import Ensemble, EnsembleChoice
 from nas.run.evaluate import digest_of_test, evaluate_exported
 from nas.run.export import TrainedWeights, export_result
 from nas.run.export_ensemble import export_ensemble
+from nas.run.latency import latency_seconds
 from nas.run.model_card import describe
+from nas.run.model_folder import copy_model_folder
 from nas.run.model_parts import ModelParts
 from nas.run.program_name import command_line
 from nas.run.progress_lines import better_model_lines, memory_text, metric_title, training_text
@@ -26,33 +28,36 @@ from nas.run.tables import text_table
 from nas.run.verdict import verdict
 from nas.search.space import Architecture
 from nas.search.trial import Result, Stage, to_count, to_number
-from nas.training.evaluate import forward_seconds
 from nas.training.metrics import standard_error
 
 REPORT = "report.json"
 ROLES = (BEST, *(model.role for model in SIMPLE_MODELS))
-"""The exported models of a run, each in the folder of its name."""
+"""The exported models of a run, each in the folder of its name: the answer in that of the best."""
+
+ENSEMBLE_ROLE = "ensemble"
 
 RELIABILITY = "reliability.json"
 
 _BEST_NAMES: Mapping[Stage, str] = {
-    "one_shot": "best (only screened)",
-    "short": "best (only trained briefly)",
+    "one_shot": "best, only screened",
+    "short": "best, only trained briefly",
     "full": "best",
 }
-"""The name of the best model in the final report, by the last stage that it has completed."""
+"""The name of the best architecture in the final report, by the last stage that it has completed."""
 
 
 class Finalizer:
     """Exports and evaluates the models of a finished search.
 
-    A model whose test metrics are in the report is not evaluated again, unless the test split has changed.
+    A model whose test metrics are in the report is not evaluated again, unless the test split has changed. One that has
+    two roles, such as a linear classifier that is the answer, is exported and evaluated once, and copied.
 
     Args:
         config: The configuration of the search.
         directory: The run directory.
         parts: The parts of the models besides their trained weights.
         validation: The validation samples, with which the latency of a model is measured.
+        parameter_count: Function that returns the number of trainable parameters of an architecture.
         cache_directory: The cache, which has the digests of images.
         reporter: The receiver of messages.
     """
@@ -64,6 +69,7 @@ class Finalizer:
         *,
         parts: ModelParts,
         validation: FeatureSplit,
+        parameter_count: Callable[[Architecture], int],
         cache_directory: Path,
         reporter: Reporter,
     ) -> None:
@@ -71,17 +77,18 @@ class Finalizer:
         self._directory = directory
         self._parts = parts
         self._validation = validation
+        self._parameter_count = parameter_count
         self._cache_directory = cache_directory
         self._reporter = reporter
 
-    def conclude(self, results: Mapping[str, Result], reliability: ReliabilityReport, choice: EnsembleChoice) -> None:
-        """Export and evaluate the models of all roles, then write and show the final report.
+    def conclude(self, simple: Mapping[str, Result], reliability: ReliabilityReport, choice: EnsembleChoice) -> None:
+        """Export and evaluate the answer and the simpler models, then write and show the final report.
 
         Args:
-            results: The result of each role: the best architecture, of the last stage that any candidate has completed;
-                and the simpler models that there are.
+            simple: The simpler models that there are, by their roles.
             reliability: The reliability report.
-            choice: The ensemble of the run, which is the answer in place of the best model as `search.answer` has it.
+            choice: The ensemble of the run, its best architecture, and which of them or of the simpler models is the
+                answer.
 
         Raises:
             NasError: If a model cannot be exported or the test split cannot be used.
@@ -89,38 +96,54 @@ class Finalizer:
         report = read_report(self._directory)
         test_data = digest_of_test(self._config.data, self._parts.class_names, self._cache_directory)
         ensemble = choice.answer(self._config.search.answer)
-        for role in ROLES:
-            answer = ensemble if role == BEST and ensemble is not None else results.get(role)
-            if answer is not None:
-                self._export(role, answer, report, test_data)
+        assert choice.single is not None, "a search is concluded with a result"
+        models: dict[str, Result | Ensemble] = {BEST: ensemble or choice.single, **simple}
+        answer_role = choice.role if ensemble is None else ENSEMBLE_ROLE
+        for role, model in models.items():
+            entry = self._exported(role, model, report, test_data)
+            if role == BEST:
+                entry = {**entry, "role": answer_role}
+            if report.get(role) != entry:
+                report[role] = entry
+                write_sealed_json(self._directory / REPORT, report)
         write_sealed_json(self._directory / RELIABILITY, reliability.as_dict())
-        self._show(report, reliability, results[BEST], choice)
+        self._show(report, reliability, choice)
 
-    def _export(self, role: str, answer: Result | Ensemble, report: dict[str, Any], test_data: str) -> None:
-        """Export one model and evaluate it on test, unless that has been done."""
-        target, known = self._directory / role, report.get(role, {})
-        known_by = {**identity(answer), "test_data": test_data}
-        is_evaluated = {name: known.get(name) for name in known_by} == known_by
-        if is_evaluated:
+    def _exported(
+        self, role: str, model: Result | Ensemble, report: Mapping[str, dict[str, Any]], test_data: str
+    ) -> dict[str, Any]:
+        """Export one model and evaluate it on test, unless that has been done, and return its entry of the report."""
+        target = self._directory / role
+        known_by = {**identity(model), "test_data": test_data}
+        known = {
+            other: {name: value for name, value in entry.items() if name != "role"}
+            for other, entry in report.items()
+            if {name: entry.get(name) for name in known_by} == known_by
+        }
+        if role in known:
             damage = _damage(target)
             if damage is None:
-                return
+                return known[role]
             if target.exists():
                 self._reporter.note(f"{target}: is not the model that was exported ({damage}); exporting it again")
-        facts = self._write(target, answer)
-        if is_evaluated:
-            facts |= {key: known[key] for key in ("test", "test_samples", "latency_seconds") if key in known}
+        twin = next((other for other in known if other != role and _damage(self._directory / other) is None), None)
+        if twin is not None:
+            copy_model_folder(self._directory / twin, target)
+            return known[twin]
+        facts = self._write(target, model)
+        if known:
+            entry = next(iter(known.values()))
+            facts |= {key: entry[key] for key in ("test", "test_samples", "latency_seconds") if key in entry}
         else:
             self._reporter.note(f"{role}: evaluating the exported and reloaded model on the test split")
             metrics, count, _ = evaluate_exported(target, self._config.data, "test")
-            facts |= {"test": metrics, "test_samples": count, "latency_seconds": self._latency_seconds(answer)}
+            facts |= {"test": metrics, "test_samples": count, "latency_seconds": self._latency_seconds(model)}
         describe(target, facts)
-        report[role] = {
-            "architecture": _results_of(answer)[0].architecture.as_dict(),
+        return {
+            "architecture": _results_of(model)[0].architecture.as_dict(),
             **facts,
             **{name: value for name, value in known_by.items() if value is not None},
         }
-        write_sealed_json(self._directory / REPORT, report)
 
     def _write(self, target: Path, answer: Result | Ensemble) -> dict[str, Any]:
         """Export one model, and return its facts with the size of its weights."""
@@ -132,68 +155,61 @@ class Finalizer:
             facts = export_result(target, trained, parts=parts, objective=config.search.objective, data=config.data)
         return facts | {"file_bytes": sum(path.stat().st_size for path in target.glob("*.safetensors"))}
 
-    def _latency_seconds(self, answer: Result | Ensemble) -> float | None:
-        """Return the time of a forward pass from the encoder outputs, of all members one after another.
+    def _latency_seconds(self, model: Result | Ensemble) -> float | None:
+        """Return the time of a forward pass from the encoder outputs, of all members one after another, if known."""
+        directory, config, parts = self._directory, self._config, self._parts
+        found = [latency_seconds(entry, directory, config, parts, self._validation) for entry in _results_of(model)]
+        known = [seconds for seconds in found if seconds is not None]
+        return sum(known) if len(known) == len(found) else None
 
-        It is measured now unless the search has done so. None for a model whose inputs the search did not need: the
-        linear classifier beside fine-tuned encoders.
-        """
-        total = 0.0
-        for result in _results_of(answer):
-            seconds = result.latency_seconds
-            if seconds is None:
-                model = TrainedWeights.of(self._directory, result, self._config.space).load(self._parts)
-                if not self._validation.can_read(model.entry_layers()):
-                    return None
-                size = min(self._config.search.latency_batch, len(self._validation))
-                seconds = forward_seconds(model, self._validation, result.architecture, size)
-            total += seconds
-        return total
-
-    def _show(
-        self, report: Mapping[str, Any], reliability: ReliabilityReport, best: Result, choice: EnsembleChoice
-    ) -> None:
-        metric, run = self._config.search.objective, self._directory
-        title = self._config.space.architecture_class.title
-        stage: Stage = report[BEST]["stage"]
-        rows = [
-            (name, *_row(report[role], metric))
-            for name, role in (
-                (_BEST_NAMES[stage], BEST),
-                *((model.row.format(family=title), model.role) for model in reversed(SIMPLE_MODELS)),
-            )
-            if role in report
-        ]
-        is_ensemble = "members" in report[BEST]
-        if is_ensemble:
-            memory = memory_text(best.predicted_peak_bytes, best.measured_peak_bytes)
-            single = (str(best.architecture), f"{best.metrics[metric]:.3f}", "", "", memory, "", "")
-            rows[0] = ("ensemble", *rows[0][1:])
-            rows.insert(1, ("best single model", *single))
-        name = metric_title(metric)
+    def _show(self, report: Mapping[str, Any], reliability: ReliabilityReport, choice: EnsembleChoice) -> None:
+        metric, run, best = self._config.search.objective, self._directory, choice.best
+        assert best is not None, "a search is concluded with a result"
+        answer = report[BEST]
+        name, is_ensemble = metric_title(metric), answer["role"] == ENSEMBLE_ROLE
         header = (
             *("", "architecture", f"validation {name}", f"test {name}", "parameters", "peak memory"),
             *(f"latency ({self._config.search.latency_batch})", "file"),
         )
         predict = command_line("predict", run / BEST, rest='--image FILE --text "..."')
         resume = command_line("resume", run, rest="--budget ...")
+        export = command_line("export", run, rest="--output DIR --pick best")
         lines = [
             "",
-            verdict(reliability, run, is_ensemble=is_ensemble),
+            verdict(reliability, is_ensemble=is_ensemble),
             "",
-            text_table(header, rows),
+            text_table(header, self._rows(report, best)),
             "",
             "How far to trust this result:",
             *(f"- {line}" for line in reliability.lines(is_ensemble=is_ensemble)),
             *(f"- {line}" for line in choice.lines(self._config.search.answer, metric)),
             "",
-            f"Exported model: {run / BEST}{training_text(stage)}",
+            f"Exported model: {run / BEST}{training_text(answer['stage'])}",
             f"Use it: {predict}",
+            *([] if answer["role"] == BEST else [f"To export the best architecture instead: {export}"]),
             f"All candidates: {run / 'results.csv'}; continue with: {resume}",
-            *better_model_lines(stage, run),
+            *better_model_lines(best.stage, run),
         ]
         for line in lines:
             self._reporter.note(line)
+
+    def _rows(self, report: Mapping[str, Any], best: Result) -> list[Sequence[str]]:
+        """Return the rows of the table: the answer, the best architecture, and the simpler models, without the answer.
+
+        A best architecture that is not the answer is not evaluated on test.
+        """
+        metric, answer = self._config.search.objective, report[BEST]["role"]
+        family = self._config.space.architecture_class.title
+        names = {model.role: model.row.format(family=family) for model in reversed(SIMPLE_MODELS)}
+        title = {ENSEMBLE_ROLE: ENSEMBLE_ROLE, BEST: _BEST_NAMES[best.stage], **names}[answer]
+        rows: list[Sequence[str]] = [(f"answer ({title})", *_row(report[BEST], metric))]
+        if answer != BEST:
+            cost = memory_text(best.predicted_peak_bytes, best.measured_peak_bytes)
+            latency = "" if best.latency_seconds is None else f"{1000 * best.latency_seconds:.1f} ms"
+            values = (f"{best.metrics[metric]:.3f}", "", f"{self._parameter_count(best.architecture):,}", cost, latency)
+            rows.append((_BEST_NAMES[best.stage], str(best.architecture), *values, ""))
+        others = [role for role in names if role in report and role != answer]
+        return [*rows, *((names[role], *_row(report[role], metric)) for role in others)]
 
 
 def _results_of(answer: Result | Ensemble) -> list[Result]:
@@ -247,6 +263,8 @@ def _to_report(values: dict[str, Any]) -> dict[str, Any]:
     for role, entry in values.items():
         if role not in ROLES:
             raise ValueError(f"{role}: unknown; expected {', '.join(ROLES)}")
+        if role == BEST and entry.get("role", BEST) not in (*ROLES, ENSEMBLE_ROLE):
+            raise ValueError(f"role: unknown; expected {', '.join(ROLES)} or {ENSEMBLE_ROLE}")
         Result.from_dict(entry["result"])
         Architecture.from_dict(entry["architecture"])
         for name, value in (*entry["test"].items(), *entry["validation"].items()):

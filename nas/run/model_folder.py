@@ -19,7 +19,7 @@ from nas.common.boundary import reading, reason_of
 from nas.common.errors import ExportError
 from nas.common.files import sync_directory
 from nas.common.seals import SEALS
-from nas.models.model_seals import CONFIG, DESCRIPTION
+from nas.models.model_seals import CONFIG, DESCRIPTION, model_changes
 
 _UNFINISHED = ".unfinished-"
 
@@ -59,6 +59,36 @@ def write_model_folder(directory: Path, write: Callable[[Path], None]) -> None:
                 shutil.rmtree(temporary, ignore_errors=True)
     except (OSError, SafetensorError) as error:  # a full disk raises either
         raise ExportError(f"{directory}: the model cannot be written: {_reason(error)}") from error
+
+
+def copy_model_folder(source: Path, target: Path) -> None:
+    """Copy an exported model, unless the target is an undamaged copy of it.
+
+    Args:
+        source: The folder of the model.
+        target: The folder of the copy; replaced as `write_model_folder` does.
+
+    Raises:
+        ExportError: If it cannot be copied.
+    """
+    if _is_copy(source, target):
+        return
+
+    def write(folder: Path) -> None:
+        for path in source.iterdir():
+            if path.is_file():
+                shutil.copyfile(path, folder / path.name)
+
+    write_model_folder(target, write)
+
+
+def _is_copy(source: Path, target: Path) -> bool:
+    if not (target / SEALS).is_file() or not (target / CONFIG).is_file():
+        return False
+    try:
+        return (source / SEALS).read_bytes() == (target / SEALS).read_bytes() and not model_changes(target)
+    except (ExportError, OSError):
+        return False
 
 
 def _reason(error: OSError | SafetensorError) -> str:

@@ -153,15 +153,15 @@ def _add_export(commands: _Commands) -> argparse.ArgumentParser:
         "--pick",
         nargs="+",
         metavar="RULE",
-        help="rule that picks from the candidates that were trained furthest: best (best metric), knee (best "
-        "compromise of all objectives), or smallest-within X (fewest parameters with a metric at most X worse than the "
-        "best); or linear: the linear classifier on the frozen encoders",
+        help="answer (default), a simpler model (linear: the linear classifier on the frozen encoders), or a rule that "
+        "picks from the candidates that were trained furthest: best (best metric), knee (best compromise of all "
+        "objectives), or smallest-within X (fewest parameters with a metric at most X worse than the best)",
     )
     which.add_argument(
         "--answer",
         choices=ANSWERS,
-        help="single (the best candidate), ensemble, or auto (the ensemble where its gain is not luck; default: as in "
-        "the search file)",
+        help="single (the best architecture, or a simpler model as good as it), ensemble, or auto (the ensemble where "
+        "its gain is not luck; default: as in the search file)",
     )
     return parser
 

@@ -1,13 +1,14 @@
 """Report the race of a search: which model is its answer, and what it is worth."""
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from nas.config.schema import Config
 from nas.data.dataset import read_dataset
 from nas.data.features.store import FeatureStore
+from nas.run.answer import highest
 from nas.run.phases.race import RaceEnd
 from nas.run.progress_lines import metric_title
 from nas.run.roles import BEST
@@ -42,6 +43,7 @@ class RaceReport:
         trainings: The number of their trainings.
         comparisons: The number of times that all were compared; 0 if no model has two seeds, so that nothing is known.
         answer: The role of the model that is the answer: the best, unless nothing exceeds a simpler one beyond chance.
+            If nothing is known, the model with the highest mean; of equal ones, the simplest.
         margins: The best minus each simpler model, by its role.
         held_out: The mean score of the seeds that did not choose the model that they are scored for; None if no model
             has two seeds.
@@ -103,6 +105,7 @@ def report_race(
     best: Name,
     simple: Mapping[str, Name],
     *,
+    excluded: Collection[str] = (),
     samples: int,
     test_samples: int,
 ) -> RaceReport:
@@ -113,6 +116,7 @@ def report_race(
         standing: The standing at its end.
         best: The best architecture of the search.
         simple: The simpler models in the race by their roles, the simplest first.
+        excluded: The roles of simpler models that cannot be the answer.
         samples: The number of validation samples.
         test_samples: The number of test samples.
     """
@@ -125,11 +129,7 @@ def report_race(
         )
         for role, name in others.items()
     }
-    answer = BEST
-    for role, name in others.items():
-        if all(standing.lower_ends[other, name] <= 0 for other in (best, *others.values()) if other != name):
-            answer = role
-            break
+    answer = _answer(field, standing, {role: name for role, name in others.items() if role not in excluded}, best)
     seeds = {name: scores for name, scores in field.items() if scores.has_luck}
     chosen = best if answer == BEST else others[answer]
     expected = expected_score(
@@ -146,13 +146,24 @@ def report_race(
     )
 
 
-def report_end(end: RaceEnd, config: Config, store: FeatureStore) -> RaceReport:
+def _answer(field: Mapping[Name, SeedScores], standing: Standing[Name], simple: Mapping[str, Name], best: Name) -> str:
+    """Return the role of the answer: the simplest model that no other exceeds beyond chance, or else the best."""
+    if not standing.looks:
+        return highest({role: field[name].mean for role, name in (*simple.items(), (BEST, best))})
+    for role, name in simple.items():
+        if all(standing.lower_ends[other, name] <= 0 for other in (best, *simple.values()) if other != name):
+            return role
+    return BEST
+
+
+def report_end(end: RaceEnd, config: Config, store: FeatureStore, excluded: Collection[str]) -> RaceReport:
     """Report the end of the race of a search; of the test split nothing but the number of samples is used.
 
     Args:
         end: The end of the race.
         config: The configuration of the search.
         store: The features of the search.
+        excluded: The roles of simpler models that cannot be the answer.
 
     Raises:
         DataError: If the test split cannot be used.
@@ -163,6 +174,7 @@ def report_end(end: RaceEnd, config: Config, store: FeatureStore) -> RaceReport:
         end.standing,
         end.best,
         end.simple,
+        excluded=excluded,
         samples=len(store.splits["validation"]),
         test_samples=len(test.texts),
     )

@@ -12,7 +12,7 @@ from nas.memory.calibration import PeakCalibration
 from nas.run.feasibility import Feasibility
 from nas.run.progress_lines import STAGE_VERBS, failure_line, model_name, result_line, scores_text
 from nas.run.recipe_file import RECIPE, RecipeFile
-from nas.run.reruns import RERUNS, RerunStore, write_default_result
+from nas.run.reruns import RERUNS, RerunStore, write_simple_result
 from nas.run.results_csv import keep_lost_results, write_results
 from nas.search.keys import CandidateKey, DefaultKey, RecipeKey, RerunKey, SpeedKey
 from nas.search.objectives import Objectives
@@ -69,7 +69,7 @@ class ResultRecorder:
             case SpeedKey():
                 return
             case DefaultKey():
-                write_default_result(self.directory, result)
+                write_simple_result(self.directory, result)
                 line = result_line("default", result, metric)
             case RecipeKey(setting=setting, seed=seed):
                 self.recipe.add(result.key, result)

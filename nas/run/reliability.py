@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from scipy.stats import kendalltau
 
 from nas.common.units import format_seconds
+from nas.run.answer import highest
 from nas.run.progress_lines import PHASE_TITLES, STAGE_NOUNS, counts_text, metric_title
 from nas.run.race_report import RaceReport
 from nas.run.roles import BEST, DEFAULT, SIMPLE_MODELS, simple_titles
@@ -88,6 +89,8 @@ class ReliabilityReport:
         phases: The seconds of the budget that each phase has used.
         trainings: The number of results of each stage.
         title: The title of the fusion family.
+        answer: The role of the answer where it is a single model.
+        excluded: The simpler models that cannot be the answer, each with a constraint that it violates.
         is_default_best: Whether the best architecture is the default.
         race: The outcome of the race; None if there was none.
     """
@@ -99,6 +102,8 @@ class ReliabilityReport:
     phases: Mapping[str, float]
     trainings: Mapping[Stage, int]
     title: str = "PMF"
+    answer: str = BEST
+    excluded: Mapping[str, str] = field(default_factory=dict)
     is_default_best: bool = False
     race: RaceReport | None = None
 
@@ -146,6 +151,7 @@ def build_report(
     seeds: Mapping[str, Sequence[Result]],
     phases: Mapping[str, float],
     title: str = "PMF",
+    excluded: Mapping[str, str] | None = None,
     race: RaceReport | None = None,
 ) -> ReliabilityReport:
     """Build the reliability report of a search.
@@ -156,17 +162,22 @@ def build_report(
         seeds: All full trainings of the best architecture, or its last one, and of the simpler models, by their roles.
         phases: The seconds of the budget that each phase has used.
         title: The title of the fusion family.
-        race: The outcome of the race; None if there was none.
+        excluded: The simpler models that cannot be the answer, each with a constraint that it violates.
+        race: The outcome of the race; None if there was none. The answer is then the model with the highest score.
     """
-    best, default = seeds[BEST], seeds.get(DEFAULT)
+    best, default, excluded = seeds[BEST], seeds.get(DEFAULT), dict(excluded or {})
     pairs: list[tuple[Stage, Stage]] = [("one_shot", "short"), ("short", "full"), ("one_shot", "full")]
+    spreads = {model.role: _spread(seeds[model.role], metric) for model in SIMPLE_MODELS if model.role in seeds}
+    scores = {role: spread.mean for role, spread in spreads.items() if role not in excluded and seeds[role] != best}
     return ReliabilityReport(
         metric=metric,
         agreements=tuple(
             agreement(cheaper, dearer, results) for cheaper, dearer in pairs if results[cheaper] and results[dearer]
         ),
         best=_spread(best, metric),
-        simple={model.role: _spread(seeds[model.role], metric) for model in SIMPLE_MODELS if model.role in seeds},
+        simple=spreads,
+        answer=highest({**scores, BEST: _spread(best, metric).mean}) if race is None else race.answer,
+        excluded=excluded,
         phases=phases,
         trainings={stage: len(entries) for stage, entries in results.items()},
         title=title,

@@ -70,19 +70,6 @@ def _slot(key: ModelKey) -> Hashable:
     return key.number if isinstance(key, RerunKey) else key
 
 
-def write_default_result(directory: Path, result: Result) -> None:
-    """Store the full training of the family's default durably.
-
-    Args:
-        directory: The run directory.
-        result: The result of the training.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
-    write_sealed_json(directory / DEFAULT_RESULT, result.as_dict())
-
-
 def read_default_result(directory: Path) -> Result | None:
     """Return the stored full training of the family's default; None if there is none.
 
@@ -95,17 +82,17 @@ def read_default_result(directory: Path) -> Result | None:
     return _read_result(directory / DEFAULT_RESULT)
 
 
-def write_linear_result(directory: Path, result: Result) -> None:
-    """Store the result of the linear classifier durably.
+def write_simple_result(directory: Path, result: Result) -> None:
+    """Store the first training of a simpler model durably.
 
     Args:
         directory: The run directory.
-        result: The result.
+        result: Its result, with the key of the model.
 
     Raises:
         OSError: If the file cannot be written.
     """
-    write_sealed_json(directory / LINEAR_RESULT, result.as_dict())
+    write_sealed_json(directory / f"{result.key.name}.json", result.as_dict())
 
 
 def read_linear_result(directory: Path) -> Result | None:

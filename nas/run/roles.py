@@ -14,8 +14,8 @@ BEST = "best"
 SolvedRole = Literal["linear"]
 """The roles of the simpler models that are solved to an optimum, so that seeds make no difference."""
 
-ExportRule: TypeAlias = "Pick | SolvedRole"
-"""What to export: a candidate by a rule, or a simpler model that is solved."""
+ExportRule: TypeAlias = "Pick | SolvedRole | Literal['answer']"
+"""What to export: a candidate by a rule, a simpler model that is solved, or the answer."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ LINEAR, DEFAULT = LinearKey().name, DefaultKey().name
 
 
 def picks_candidate(rule: ExportRule) -> "TypeGuard[Pick]":
-    """Return whether a rule picks a candidate, and names no simpler model.
+    """Return whether a rule picks a candidate, and names neither a simpler model nor the answer.
 
     Args:
         rule: The rule.
     """
-    return rule not in get_args(SolvedRole)
+    return rule not in (*get_args(SolvedRole), "answer")
 
 
 def simple_titles(family: str) -> dict[str, str]:

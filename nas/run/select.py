@@ -10,12 +10,15 @@ from nas.config.schema import Config
 from nas.config.search_schema import objectives_of
 from nas.execution.worker_setup import SUPERNET_FILE, trained_weights_path
 from nas.models.fusion.model_classes import load_model_class
+from nas.run.answer import excluded_models, highest
 from nas.run.directory import read_run, read_study
-from nas.run.ensemble import read_choice
+from nas.run.ensemble import EnsembleChoice, read_choice
 from nas.run.model_parts import ModelParts
 from nas.run.program_name import command_line
 from nas.run.reruns import read_simple_results
-from nas.run.roles import SIMPLE_MODELS, ExportRule, picks_candidate
+from nas.run.roles import BEST, SIMPLE_MODELS, ExportRule, picks_candidate
+from nas.search.costs import CostModel
+from nas.search.metric_registry import METRICS
 from nas.search.objectives import Objectives, pick
 from nas.search.space import Architecture, SearchSpace
 from nas.search.trial import STAGES, Result, Stage
@@ -29,8 +32,8 @@ _ADJECTIVES: Mapping[Stage, str] = {
 }
 
 
-def concluded_single(directory: Path, results: Sequence[Result]) -> Result | None:
-    """Return the best single model of a run's report; None if there is none, or the run has got further since.
+def concluded(directory: Path, results: Sequence[Result]) -> EnsembleChoice | None:
+    """Return what a run was concluded with; None if it was not, or has got further since.
 
     Args:
         directory: The run directory.
@@ -39,10 +42,11 @@ def concluded_single(directory: Path, results: Sequence[Result]) -> Result | Non
     Raises:
         StudyError: If the stored choice is damaged.
     """
-    single = read_choice(directory).single
-    if single is None or not results or single.stage != results[0].stage or not has_weights(directory, single):
+    choice = read_choice(directory)
+    best = choice.best
+    if best is None or not results or best.stage != results[0].stage or not has_weights(directory, best):
         return None
-    return single
+    return choice
 
 
 def best_full(directory: Path, storage: str | None = None) -> Result | None:
@@ -56,7 +60,8 @@ def best_full(directory: Path, storage: str | None = None) -> Result | None:
     """
     run = read_run(directory)
     results = read_study(directory, run, storage=storage).results("full")
-    return concluded_single(directory, results) or _best_of(run.config, results)
+    choice = concluded(directory, results)
+    return _best_of(run.config, results) if choice is None else choice.best
 
 
 def best_architectures(directory: Path, space: SearchSpace) -> list[Architecture]:
@@ -111,9 +116,10 @@ class _KnownCosts:
 def pick_result(
     directory: Path, config: Config, parts: ModelParts, results: Sequence[Result], how: tuple[ExportRule, float]
 ) -> Result:
-    """Pick one of the candidates of a stage, see `nas.search.objectives.pick`, or a simpler model.
+    """Pick one of the candidates of a stage, see `nas.search.objectives.pick`, a simpler model, or the answer.
 
-    The best one is that of the run's report, which knows all seeds of the candidates, if the search is concluded.
+    The answer and the best candidate are those of the run's report, which knows all seeds, if the search is concluded.
+    Before that, the answer is the model with the highest metric on validation.
 
     Args:
         directory: The run directory.
@@ -126,19 +132,29 @@ def pick_result(
         StudyError: If there is no candidate, none of them meets the constraints, or the simpler model was not solved.
     """
     rule, within = how
-    if not picks_candidate(rule):
+    if rule != "answer" and not picks_candidate(rule):
         return _solved_result(directory, rule)
     if not results:
         raise StudyError(f"{directory}: {nothing_scored(directory)}")
-    single = concluded_single(directory, results) if rule == "best" else None
-    if single is not None:
-        return single
+    choice = concluded(directory, results) if rule in ("answer", "best") else None
+    known = None if choice is None else choice.single if rule == "answer" else choice.best
+    if known is not None:
+        return known
     costs = _KnownCosts(parts, results)
     available = [result for result in results if has_weights(directory, result)] or results
-    found = pick(available, objectives_of(config.search, costs), rule, size=costs.parameter_count, within=within)
+    how_to_pick = rule if picks_candidate(rule) else "best"
+    found = pick(available, objectives_of(config.search, costs), how_to_pick, size=costs.parameter_count, within=within)
     if found is None:
         raise StudyError(nothing_eligible(directory, config, results))
-    return found
+    return found if picks_candidate(rule) else _answer_until_now(directory, config, costs, found)
+
+
+def _answer_until_now(directory: Path, config: Config, costs: CostModel, best: Result) -> Result:
+    """Return the model with the highest metric of a search that is not concluded; of equal ones, the simplest."""
+    simple, metric = read_simple_results(directory), config.search.objective
+    excluded = excluded_models(simple, config.search.constraints, costs)
+    models = {role: result for role, result in simple.items() if role not in excluded} | {BEST: best}
+    return models[highest({role: METRICS[metric].score(result.metrics[metric]) for role, result in models.items()})]
 
 
 def find_result(directory: Path, study: StudyContents, trial: int) -> Result:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from nas.common.errors import StudyError
 from nas.common.files import check_writable
@@ -18,6 +18,7 @@ from nas.config.places import check_places
 from nas.config.schema import Config
 from nas.execution.base import Executor
 from nas.memory.measurement import keep_freed_memory
+from nas.run.answer import excluded_models
 from nas.run.checks import check_memory
 from nas.run.choose_ensemble import choose_ensemble
 from nas.run.contents import check_contents, write_contents
@@ -25,6 +26,7 @@ from nas.run.directory import CONFIG, Run, create_directory, open_study, write_r
 from nas.run.ensemble import read_choice, write_choice
 from nas.run.executors import ExecutionOptions, build_executor, write_worker_setup
 from nas.run.finalize import Finalizer, read_report
+from nas.run.latency import latency_seconds
 from nas.run.model_parts import ModelParts
 from nas.run.phases.arm_trial import ArmTrial
 from nas.run.phases.loop import Search
@@ -33,13 +35,13 @@ from nas.run.prepare import SearchContext, prepare
 from nas.run.progress_lines import counts_text
 from nas.run.race_report import report_end
 from nas.run.reliability import build_report
-from nas.run.reruns import read_simple_results
-from nas.run.roles import BEST
+from nas.run.reruns import read_simple_results, write_simple_result
+from nas.run.roles import BEST, SolvedRole
 from nas.run.select import latest_results, nothing_eligible, nothing_scored
 from nas.run.speed import read_speed
 from nas.run.surroundings import check_surroundings
 from nas.run.time_budget import TimeAccount, time_file
-from nas.search.trial import STAGES
+from nas.search.trial import STAGES, Result
 from nas.storage.study import Study
 from nas.storage.urls import storable_url, stored_url
 from nas.training.kept_logits import logits_bytes
@@ -270,26 +272,45 @@ class Session:
                 raise StudyError(nothing_eligible(self._directory, config, results))
             self._reporter.note(nothing_scored(self._directory))
             return
+        simple = self._with_latency(outcome.simple, prepared)
+        excluded = excluded_models(simple, config.search.constraints, prepared.memory)
         reliability = build_report(
             config.search.objective,
             {stage: study.results(stage) for stage in STAGES},
-            seeds=outcome.seeds or {BEST: [outcome.best], **{role: [entry] for role, entry in outcome.simple.items()}},
-            race=None if outcome.race is None else report_end(outcome.race, config, prepared.store),
+            seeds=outcome.seeds or {BEST: [outcome.best], **{role: [entry] for role, entry in simple.items()}},
+            excluded=excluded,
+            race=None if outcome.race is None else report_end(outcome.race, config, prepared.store, excluded),
             phases=account.phases,
             title=config.space.architecture_class.title,
         )
         choice = choose_ensemble(config, self._directory, prepared, study, self._reporter)
-        choice = replace(choice, single=outcome.best)
+        role = reliability.answer
+        choice = replace(choice, best=outcome.best, role=role, simple=simple.get(role))
         write_choice(self._directory, choice)
         finalizer = Finalizer(
             config,
             self._directory,
             parts=ModelParts.of(prepared),
             validation=prepared.store.splits["validation"],
+            parameter_count=prepared.memory.parameter_count,
             cache_directory=self._options.cache,
             reporter=self._reporter,
         )
-        finalizer.conclude({BEST: outcome.best, **outcome.simple}, reliability, choice)
+        finalizer.conclude(simple, reliability, choice)
+
+    def _with_latency(self, simple: Mapping[str, Result], prepared: SearchContext) -> Mapping[str, Result]:
+        """Measure the latency of solved models once, where it is an objective or bounded, and store it."""
+        config, found = self._run.config, dict(simple)
+        if not config.search.wants_latency:
+            return simple
+        parts, validation = ModelParts.of(prepared), prepared.store.splits["validation"]
+        for role, result in read_simple_results(self._directory).items():
+            if role in get_args(SolvedRole) and result.latency_seconds is None:
+                found[role] = replace(
+                    result, latency_seconds=latency_seconds(result, self._directory, config, parts, validation)
+                )
+                write_simple_result(self._directory, found[role])
+        return found
 
 
 def _announcement(config: Config, prepared: SearchContext, executor: Executor) -> list[str]:

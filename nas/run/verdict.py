@@ -1,70 +1,94 @@
-"""State in one sentence whether a search was worth it: whether its best beats the simple models beyond chance."""
+"""State in one sentence which model is the answer of a search, and whether its best beats the simple models."""
 
-import math
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-from nas.run.program_name import command_line
 from nas.run.progress_lines import metric_title
-from nas.run.race_report import Margin
+from nas.run.race_report import Margin, RaceReport
 from nas.run.reliability import ReliabilityReport
-from nas.run.roles import BEST, DEFAULT, LINEAR
+from nas.run.roles import BEST, DEFAULT, simple_titles
 from nas.search.metric_registry import METRICS
 
+_ENSEMBLE = "the answer is the ensemble of several models"
 
-def verdict(report: ReliabilityReport, run: Path, *, is_ensemble: bool = False) -> str:
-    """Return the verdict on the best architecture of a search, and the simpler model to use if it does not beat it.
+
+def verdict(report: ReliabilityReport, *, is_ensemble: bool = False) -> str:
+    """Return the verdict on the best architecture of a search, and the answer if that is another model.
 
     A model beats another where the lower end of the 95 % interval of their difference is above 0.
 
     Args:
-        report: The scores of the best, the default and the linear classifier.
-        run: The run directory.
-        is_ensemble: Whether the exported answer is an ensemble, which is then the one to use.
+        report: The scores of the best and of the simpler models.
+        is_ensemble: Whether the answer is an ensemble.
     """
-    default_name, name = f"the {report.title} default", f"validation {metric_title(report.metric)}"
-    margins, answer = _judgement(report)
-    linear, default = margins.get(LINEAR), margins.get(DEFAULT)
+    race = report.race
+    if not any(role != DEFAULT or not report.is_default_best for role in report.simple):
+        return "There is no simpler model to compare with."
+    if race is None or not race.comparisons:
+        return _by_scores(report, is_ensemble=is_ensemble)
+    return _by_race(report, race, is_ensemble=is_ensemble)
+
+
+def _by_scores(report: ReliabilityReport, *, is_ensemble: bool) -> str:
+    """Return the verdict where no model has a second seed."""
+    names, name = _names(report), f"validation {metric_title(report.metric)}"
+    values = {role: spread.mean for role, spread in report.simple.items()} | {BEST: report.best.mean}
+    if report.is_default_best and values[DEFAULT] == values[BEST]:
+        del values[DEFAULT]
+    texts = {role: f"{names[role]} {METRICS[report.metric].score(value):.3f}" for role, value in values.items()}
+    text = f"The spread over seeds is unknown; {name}: {', '.join(texts.values())}{_excluded(report, list(values))}"
+    if is_ensemble:
+        return f"{text}; {_ENSEMBLE}."
+    ties = [role for role in values if values[role] == values[report.answer] and role not in report.excluded]
+    which = "the simplest of the models with the highest one" if len(ties) > 1 else "the model with the highest one"
+    return f"{text}; the answer is {which}, {names[report.answer]}."
+
+
+def _by_race(report: ReliabilityReport, race: RaceReport, *, is_ensemble: bool) -> str:
+    """Return the verdict where the race has compared the models."""
+    names, name = _names(report), f"validation {metric_title(report.metric)}"
+    shown = {role: f"{names[role]} ({_text(margin, report.metric)})" for role, margin in race.margins.items()}
+    beaten = [role for role, margin in race.margins.items() if margin.low > 0]
+    others = [role for role in race.margins if role not in beaten]
     subject = "The best architecture"
     if report.is_default_best:
-        subject = f"The best architecture, which is {default_name},"
-    export = command_line("export", run, rest="--output DIR --pick linear")
-    use_linear = f"use the linear classifier, which is simpler: {export}"
-    use_default = f"use the default, which is simpler: {run / 'default'}"
-    if linear is not None and linear.low <= 0:
-        text = f"{subject} does not beat the linear classifier beyond chance in {name} ({_text(linear, report.metric)})"
-        if answer == DEFAULT:
-            return f"{text}, but {default_name} does; {_advice(use_default, is_ensemble)}"
-        return f"{text}; {_advice(use_linear, is_ensemble)}"
-    beaten = "" if linear is None else f" beats the linear classifier ({_text(linear, report.metric)})"
-    if default is None:
-        return f"{subject}{beaten} beyond chance in {name}." if beaten else "There is no simpler model to compare with."
-    shown = f"{default_name} ({_text(default, report.metric)})"
-    if default.low > 0:
-        joint = f"{beaten} and" if beaten else " beats"
-        return f"{subject}{joint} {shown} beyond chance in {name}."
-    joint = f"{beaten}, but not" if beaten else " does not beat"
-    return f"{subject}{joint} {shown} beyond chance in {name}; {_advice(use_default, is_ensemble)}"
+        subject = f"The best architecture, which is {names[DEFAULT]},"
+    wins, losses = (_joined([shown[role] for role in roles], word) for roles, word in ((beaten, "and"), (others, "or")))
+    if not others:
+        return f"{subject} beats {wins} beyond chance in {name}."
+    claim = f"beats {wins}, but not {losses}," if beaten else f"does not beat {losses}"
+    text = f"{subject} {claim} beyond chance in {name}{_excluded(report, others)}"
+    if is_ensemble:
+        return f"{text}; {_ENSEMBLE}."
+    if report.answer == BEST:
+        return f"{text}; the answer is the best architecture."
+    simpler = [role for role in others[: others.index(report.answer)] if role not in report.excluded]
+    why = (
+        f", because {_joined([names[role] for role in simpler], 'and')} is worse than another model" if simpler else ""
+    )
+    return f"{text}; the answer is {names[report.answer]}, which is simpler{why}."
 
 
-def _judgement(report: ReliabilityReport) -> tuple[Mapping[str, Margin], str]:
-    """Return the margins of the best over the simpler models, and the role of the answer; after a race or without."""
-    if report.race is not None:
-        return report.race.margins, report.race.answer
-    margins = {
-        role: Margin(report.best.mean - spread.mean, -math.inf, math.inf)
-        for role, spread in report.simple.items()
-        if role != DEFAULT or not report.is_default_best
-    }
-    return margins, next(iter(margins), BEST)
+def _names(report: ReliabilityReport) -> dict[str, str]:
+    """Return the names of all models by their roles."""
+    titles: Mapping[str, str] = {BEST: "best architecture", **simple_titles(report.title)}
+    return {role: f"the {title}" for role, title in titles.items()}
 
 
-def _advice(text: str, is_ensemble: bool) -> str:
-    return "the answer is the ensemble of several models" if is_ensemble else text
+def _excluded(report: ReliabilityReport, roles: Sequence[str]) -> str:
+    """Return a clause for each of some simpler models that cannot be the answer."""
+    names = _names(report)
+    return "".join(
+        f"; {names[role]} is not the answer, because it does not meet {report.excluded[role]}"
+        for role in roles
+        if role in report.excluded
+    )
+
+
+def _joined(texts: Sequence[str], word: str) -> str:
+    *first, last = texts or [""]
+    return f"{', '.join(first)} {word} {last}" if first else last
 
 
 def _text(margin: Margin, metric: str) -> str:
     shown, *ends = (METRICS[metric].score(value) for value in (margin.difference, margin.low, margin.high))
-    if not math.isfinite(margin.low):
-        return f"{shown:+.3f}, spread over seeds unknown"
     return f"{shown:+.3f}, 95 % interval {min(ends):+.3f} to {max(ends):+.3f}"

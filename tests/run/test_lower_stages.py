@@ -13,6 +13,7 @@ from nas.run.executors import ExecutionOptions
 from nas.run.exported_model import open_exported
 from nas.run.finalize import read_report
 from nas.run.phases.finalists import FinalistPhase
+from nas.run.phases.linear import LinearPhase
 from nas.run.roles import BEST, DEFAULT
 from nas.search.promotion import PromotionQueue
 from nas.search.trial import Result, Stage
@@ -30,9 +31,10 @@ def no_training(*_: object, **__: object) -> None:
 
 @pytest.fixture(scope="module")
 def screened(project: Project, options: ExecutionOptions, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run that has only screened candidates, ranked by the cross-entropy, and its output."""
+    """A run that has only screened candidates, ranked by the cross-entropy, and its output; no model is simpler."""
     run = tmp_path_factory.mktemp("lower") / "my run"
     with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(LinearPhase, "run", no_training)
         patched.setattr(FinalistPhase, "run", no_finalists)
         patched.setattr(PromotionQueue, "next_training", no_training)
         source = project.write("lower.yaml", **{"search.proxy_metric": "cross_entropy", "search.finalists": 1})
@@ -46,6 +48,7 @@ def briefly(
     """The same run, resumed until candidates were trained briefly."""
     run = Path(shutil.copytree(screened[0], tmp_path_factory.mktemp("lower") / "run"))
     with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(LinearPhase, "run", no_training)
         patched.setattr(FinalistPhase, "run", no_finalists)
         return run, resume_search(run, options)
 
@@ -74,7 +77,7 @@ def test_search_that_only_screened_ends_with_the_best_slice_of_the_supernet(
     check_model(run / BEST, project, best, "screened")
     report = read_report(run)
     assert report[BEST]["stage"] == "one_shot" and report[BEST]["test_samples"] == 12 and DEFAULT not in report
-    assert "\nbest (only screened)" in output
+    assert "\nanswer (best, only screened)" in output and report[BEST]["role"] == BEST
     assert f"Exported model: {run / BEST} (screened only, not trained completely)\n" in output
     hint = f"python run_search.py resume '{run}' --budget ..."
     assert f"For a better model, train candidates completely within a larger budget: {hint}\n" in output
@@ -87,7 +90,7 @@ def test_search_that_trained_briefly_ends_with_the_best_of_these(briefly: tuple[
     assert counts[1] > 1 and counts[2] == 0
     best = best_of(run, "short")
     check_model(run / BEST, project, best, "trained briefly")
-    assert "\nbest (only trained briefly)" in output
+    assert "\nanswer (best, only trained briefly)" in output
     kept = [path.name for path in (run / "short").iterdir()]
     assert kept == [f"trial_{best.trial}.safetensors"], "as many as finalists"
 
@@ -119,8 +122,9 @@ def test_export_gives_any_candidate_with_the_furthest_weights_that_are_kept(
 
 
 def test_complete_training_replaces_the_result_of_a_lower_stage(
-    briefly: tuple[Path, str], options: ExecutionOptions, tmp_path: Path
+    briefly: tuple[Path, str], options: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(LinearPhase, "run", no_training)
     run = Path(shutil.copytree(briefly[0], tmp_path / "run"))
     output = resume_search(run, options)
     assert read_report(run)[BEST]["stage"] == "full" and DEFAULT in read_report(run)

@@ -1,6 +1,7 @@
 """Which model is the answer of a search, and how the report says so."""
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 import pytest
@@ -24,10 +25,10 @@ def models(*accuracies: float, seeds: int = 3) -> dict[str, SeedScores]:
     return field
 
 
-def reported(field: dict[str, SeedScores], best: str = "first") -> RaceReport:
+def reported(field: dict[str, SeedScores], best: str = "first", excluded: Collection[str] = ()) -> RaceReport:
     standing = Race[str](3).standing(field, is_over=True)
     simple: dict[str, str] = {role: role for role in ("linear", "default") if role in field}
-    return report_race(field, standing, best, simple, samples=400, test_samples=200)
+    return report_race(field, standing, best, simple, excluded=excluded, samples=400, test_samples=200)
 
 
 @pytest.mark.parametrize(
@@ -64,11 +65,29 @@ def test_expected_score_is_that_of_the_answer_and_corrected_only_if_it_was_selec
         assert f"expected test accuracy of the {subject} alone, not of the ensemble: " in beside
 
 
-def test_one_seed_each_shows_nothing_beyond_chance() -> None:
-    found = reported(models(0.5, 0.7, 0.9, seeds=1))
-    assert (found.answer, found.comparisons, found.held_out) == ("linear", 0, None)
-    assert found.expected.low > -math.inf, "the linear classifier has no luck of seeds"
-    assert len(found.lines("accuracy", TITLES)) == 1
+@pytest.mark.parametrize(
+    ("accuracies", "answer"),
+    [((0.5, 0.7, 0.9), "best"), ((0.9, 0.7, 0.5), "linear"), ((0.5, 0.9, 0.7), "default"), ((2, 2, 2), "linear")],
+)
+def test_one_seed_each_leaves_the_highest_score_and_of_equal_ones_the_simplest(
+    accuracies: tuple[float, ...], answer: str
+) -> None:
+    found = reported(models(*accuracies, seeds=1))
+    assert (found.answer, found.comparisons, found.held_out) == (answer, 0, None)
+    # The linear classifier has no luck of seeds.
+    assert math.isfinite(found.expected.low) == (answer == "linear")
+    assert len(found.lines("accuracy", TITLES)) == int(answer == "linear")
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_model_that_violates_a_constraint_is_not_the_answer(seeds: int) -> None:
+    field = models(0.9, 0.8, 0.5, seeds=seeds)
+    assert [reported(field, excluded=names).answer for names in ((), ("linear",), ("linear", "default"))] == [
+        "linear",
+        "default",
+        "best",
+    ]
+    assert list(reported(field, excluded=("linear",)).margins) == ["linear", "default"], "it is still compared"
 
 
 def test_default_that_is_the_best_finalist_is_not_compared_with_itself() -> None:

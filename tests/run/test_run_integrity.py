@@ -27,8 +27,7 @@ from nas.run.reruns import (
     RerunStore,
     read_default_result,
     read_linear_result,
-    write_default_result,
-    write_linear_result,
+    write_simple_result,
 )
 from nas.run.time_budget import TimeAccount
 from nas.storage.backends.journal import JOURNAL, LOCK
@@ -201,13 +200,13 @@ def test_no_module_of_the_run_package_reads_json_on_its_own() -> None:
 def test_trainings_of_another_search_are_refused(copy: Path, options: ExecutionOptions) -> None:
     result = read_default_result(copy)
     assert result is not None
-    write_default_result(copy, dataclasses.replace(result, seed=result.seed + 1))
+    write_simple_result(copy, dataclasses.replace(result, seed=result.seed + 1))
     with pytest.raises(StudyError, match=r"default\.json: holds a training of another search; .* delete it to repeat"):
         resume_search(copy, options)
-    write_default_result(copy, result)
+    write_simple_result(copy, result)
     linear = read_linear_result(copy)
     assert linear is not None
-    write_linear_result(copy, dataclasses.replace(linear, seed=linear.seed + 1))
+    write_simple_result(copy, dataclasses.replace(linear, seed=linear.seed + 1))
     with pytest.raises(StudyError, match=r"linear\.json: holds another training; .* delete it to solve the classifier"):
         resume_search(copy, options)
 

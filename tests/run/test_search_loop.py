@@ -19,9 +19,11 @@ from nas.config.load import load_config
 from nas.execution.base import SupernetJob
 from nas.execution.worker import CandidateWorker
 from nas.run.directory import open_study, read_run
+from nas.run.ensemble import read_choice
 from nas.run.executors import ExecutionOptions
 from nas.run.finalize import read_report
 from nas.run.prepare import predict_memory, prepare
+from nas.run.reruns import read_linear_result
 from nas.run.results_csv import canonical_results
 from nas.search.keys import ModelKey, RerunKey
 from nas.search.trial import Job, Result
@@ -161,12 +163,16 @@ def test_finalists_and_default_race_with_further_seeds(
     assert reliability["best"]["scores"] == scores[best]
     assert reliability["simple"]["default"]["scores"] == scores[default.key]
     assert reliability["race"]["trainings"] == 3 * len(first) + 1, "with the linear classifier"
-    assert reliability["race"]["answer"] in ("linear", "default", "best")
+    assert reliability["answer"] == reliability["race"]["answer"]
     assert list(reliability["phases"]) == ["linear", "supernet", "candidates", "finalists", "race"]
     assert reliability["trainings"] == {"one_shot": 8, "short": 4, "full": 2}
     report = read_report(run)
-    exported = Result.from_dict(report["best"]["result"])
-    assert exported.score == max(scores[best]) and _origin(exported) == best
+    found = read_choice(run)
+    assert found.best is not None and found.best.score == max(scores[best]) and _origin(found.best) == best
+    role, linear = reliability["race"]["answer"], read_linear_result(run)
+    assert linear is not None
+    first_of = {"best": best, "default": default.key, "linear": linear.key}
+    assert report["best"]["role"] == role and _origin(Result.from_dict(report["best"]["result"])) == first_of[role]
     assert "How far to trust this result:" in said and "expected test accuracy of the answer" in said
     assert "Phase: race" in said
     assert "Phase: race" not in resume_search(run, options), "a race is run once"
@@ -227,6 +233,11 @@ def test_costs_are_minimised_and_constraints_are_met(
     with open_study(run, read_run(run)) as study:
         too_large = [entry for entry in study.rejections if f"trainable_parameters <= {bound}: got" in entry.reason]
         assert too_large and all(memory.parameter_count(entry.architecture) > bound for entry in too_large)
+    linear = read_linear_result(run)
+    assert linear is not None and linear.latency_seconds is not None and 0 < linear.latency_seconds < 1
+    assert json.loads((run / "reliability.json").read_text())["excluded"].get("linear") == (
+        f"trainable_parameters <= {bound}" if memory.parameter_count(linear.architecture) > bound else None
+    )
     for how in (["best"], ["knee"], ["smallest-within", "1"]):
         model = tmp_path / how[0]
         assert main(["export", str(run), "--output", str(model), "--pick", *how]) == 0

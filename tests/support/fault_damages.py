@@ -7,7 +7,7 @@ from pathlib import Path
 from nas.run.directory import CONFIG
 from nas.search.trial import Result
 from tests.support.fault_bench import Bench
-from tests.support.fault_records import Damage
+from tests.support.fault_records import MODELS, Damage
 from tests.support.real_driver import PHASES
 
 
@@ -53,7 +53,8 @@ def other_damages(bench: Bench, finished: Path) -> list[Damage]:
 
     def flip_best(run: Path, _cache: Path) -> None:
         flip(run / weights)
-        shutil.rmtree(run / "best")  # so that the weights are needed
+        for model in MODELS:  # so that the weights are needed
+            shutil.rmtree(run / model)
 
     return [
         Damage("journal, torn last line", late, late_results, lambda run, cache: append(run / "journal.log", b"\0\0{")),
@@ -78,7 +79,7 @@ def other_damages(bench: Bench, finished: Path) -> list[Damage]:
             for name, harm in (("flipped bytes", flip), ("cut off", cut))
         ),
         Damage(
-            "weights of a finalist, flipped bytes",
+            "weights of the answer, flipped bytes",
             finished,
             [],
             flip_best,

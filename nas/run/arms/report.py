@@ -1,23 +1,20 @@
 """Compare the arms of a search in one table, and put the answer where the search as a whole has it."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from nas.common.errors import ExportError, StudyError
+from nas.common.errors import StudyError
 from nas.common.progress import Reporter
 from nas.common.sealed_json import read_sealed_json, write_sealed_json
-from nas.common.seals import SEALS
 from nas.common.units import format_bytes
-from nas.models.model_seals import CONFIG, model_changes
 from nas.run.arms.arm_run import ArmRun
 from nas.run.arms.directory import arm_directory, read_arms_run
 from nas.run.arms.state import STATE, ArmsState, ModelRow
 from nas.run.finalize import REPORT, read_report
-from nas.run.model_folder import write_model_folder
+from nas.run.model_folder import copy_model_folder
 from nas.run.phases.arm_trial import ArmTrial
 from nas.run.prepare import SearchContext
 from nas.run.program_name import command_line
@@ -92,7 +89,7 @@ def conclude(directory: Path, arms: Mapping[str, ArmRun], state: ArmsState, obje
         "best": best,
     }
     if best is not None:
-        _copy_model(arms[winner].directory / BEST, directory / BEST)
+        copy_model_folder(arms[winner].directory / BEST, directory / BEST)
     write_sealed_json(directory / REPORT, values)
     for line in _lines(directory, rows, on_fronts, state, objective):
         reporter.note(line)
@@ -157,32 +154,6 @@ def _lines(
         predict = command_line("predict", directory / BEST, rest='--image FILE --text "..."')
         lines += [f"Exported model: {directory / BEST}", f"Use it: {predict}"]
     return [*lines, f"Continue all of it with: {resume}"]
-
-
-def _copy_model(source: Path, target: Path) -> None:
-    """Copy an exported model, unless the target is an undamaged copy of it.
-
-    Raises:
-        ExportError: If it cannot be copied.
-    """
-    if _is_copy(source, target):
-        return
-
-    def write(folder: Path) -> None:
-        for path in source.iterdir():
-            if path.is_file():
-                shutil.copyfile(path, folder / path.name)
-
-    write_model_folder(target, write)
-
-
-def _is_copy(source: Path, target: Path) -> bool:
-    if not (target / SEALS).is_file() or not (target / CONFIG).is_file():
-        return False
-    try:
-        return (source / SEALS).read_bytes() == (target / SEALS).read_bytes() and not model_changes(target)
-    except (ExportError, OSError):
-        return False
 
 
 def answering_run(directory: Path) -> Path:

@@ -19,7 +19,7 @@ from nas.models.fusion.supernet import build_model
 from nas.run.phases.context import PhaseContext
 from nas.run.prepare import SearchContext
 from nas.run.progress_lines import PHASE_TITLES, scores_text
-from nas.run.reruns import LINEAR_RESULT, read_linear_result, write_linear_result
+from nas.run.reruns import LINEAR_RESULT, read_linear_result, write_simple_result
 from nas.search.keys import LinearKey
 from nas.search.trial import Result, job_seed
 from nas.training.checkpoint import save_weights, training_facts
@@ -108,7 +108,7 @@ class LinearPhase:
         )
         self._save_weights(choice, result)
         keep_logits(self._setup.logits_path(result.key), choice.logits, result)
-        write_linear_result(self._setup.run_directory, result)
+        write_simple_result(self._setup.run_directory, result)
         context.reporter.note(
             f"linear classifier on the frozen encoders: {scores_text(result, context.config.search.objective)} "
             f"({architecture.summary()}, L2 penalty {choice.penalty:.2g}, chosen on validation)"
