@@ -34,8 +34,8 @@ _PLACEHOLDERS: Mapping[tuple[str, str], Any] = {
     ("budget", "memory"): "1GiB",
 }
 _FROZEN_RATES = {"prompts": 6e-3, "mappings": 6e-3, "classifiers": 1.2e-2}
-_SOLVED_CLASSIFIER_RATE = 1.2e-3
-"""The rate of classifiers that start from a solution, which a large rate and its weight decay would undo."""
+_SOLVED_RATES = {"prompts": 6e-4, "mappings": 6e-4, "classifiers": 1.2e-3}
+"""The rates where classifiers start from a solution, which large rates would undo."""
 _TRAINED_RATES = {"prompts": 1e-3, "mappings": 1e-3, "classifiers": 1e-3}
 _SGD_RATES = {"prompts": 1e-2, "mappings": 1e-2, "classifiers": 1e-2}
 _TUNED = {
@@ -115,7 +115,7 @@ def _fill_recipe(recipe: Any, architecture_class: type[Architecture] | None) -> 
         recipe["learning_rates"] = dict(rates)
         known = _SGD_RATES if is_sgd else _TRAINED_RATES if trains_encoders else _FROZEN_RATES
         if known is _FROZEN_RATES and recipe["classifier_start"] == "linear":
-            known = {**known, "classifiers": _SOLVED_CLASSIFIER_RATE}
+            known = _SOLVED_RATES
         _fill_all(recipe["learning_rates"], known)
     if recipe.get("steps") is not None and is_auto(recipe, "epochs"):
         recipe["epochs"] = None

@@ -11,7 +11,7 @@ from nas.config.section import Automatic, FromFile, Rejected, Section
 from nas.config.values import MAX_BATCH, MAX_RATE, Integer, Number
 from nas.search.recipe_tuning import RecipeSetting
 
-_RATES = "6e-3; 1e-3 in families that train encoders; 1e-2 with SGD"
+_RATES = "6e-4 with `classifier_start: linear`, else 6e-3; 1e-3 in families that train encoders; 1e-2 with SGD"
 _CLASSIFIER_RATE = (
     "1.2e-3 with `classifier_start: linear`, else 1.2e-2; 1e-3 in families that train encoders; 1e-2 with SGD"
 )

@@ -58,14 +58,14 @@ AS_CONFIGURED = RecipeSetting()
 
 SETTINGS: Sequence[RecipeSetting] = (
     AS_CONFIGURED,
+    RecipeSetting(rate=10),
     RecipeSetting(rate=3, classifier_rate=3),
     RecipeSetting(rate=1 / 3, classifier_rate=1 / 3),
-    RecipeSetting(rate=3),
     RecipeSetting(steps=2),
+    RecipeSetting(rate=10, steps=2),
     RecipeSetting(rate=3, classifier_rate=3, steps=2),
     RecipeSetting(rate=3, classifier_rate=3, weight_decay=1 / 3),
     RecipeSetting(rate=10, classifier_rate=3),
-    RecipeSetting(rate=1 / 3, classifier_rate=1 / 3, steps=2),
 )
 """The settings that are tried, the likeliest first: a phase that is cut short has seen those."""
 

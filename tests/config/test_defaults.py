@@ -124,7 +124,7 @@ def test_recipe_follows_the_optimizer_and_whether_encoders_are_trained() -> None
     tuned = resolved(family="mbt").recipe
     assert (tuned.learning_rates.prompts, tuned.weight_decay, tuned.depth_scaling, tuned.epochs) == (1e-3, 0.05, 0, 2)
     partly = resolved(recipe={"learning_rates": {"prompts": 1e-4}}).recipe.learning_rates
-    assert (partly.prompts, partly.mappings, partly.classifiers) == (1e-4, 6e-3, 1.2e-3)
+    assert (partly.prompts, partly.mappings, partly.classifiers) == (1e-4, 6e-4, 1.2e-3)
 
 
 def test_classifiers_start_from_the_linear_problem_where_encoders_are_frozen_and_nothing_else_is_set() -> None:
