@@ -136,11 +136,13 @@ def test_answer_and_report_stand_in_the_outer_directory(
     inner = json.loads((answering_run(directory) / REPORT).read_text())
     assert report["best"] == inner[BEST]
     model = FusionForClassification.from_pretrained(directory / BEST)
-    assert model.config.architecture["family"] == winner.rpartition("+")[2]
+    assert model.config.architecture == inner[BEST]["architecture"]
     assert f"The answer is that of arm {winner}" in finished_arms.output
 
-    words = ["export", str(directory), "--output", str(tmp_path / "model")]
-    assert main(words) == 0 and (tmp_path / "model" / "config.json").exists()
+    words = ["export", str(directory), "--output", str(tmp_path / "model"), "--pick", "best"]
+    assert main(words) == 0
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["architecture"]["family"] == winner.rpartition("+")[2]
     data = [
         "--data",
         str(finished_arms.source.parent / "manifest.csv"),
