@@ -42,7 +42,7 @@ def _is_met(constraint: Constraint, costs: CostModel, result: Result) -> bool:
     elif cost.limits_memory:
         value = result.predicted_peak_bytes
     elif cost.predict is not None:
-        value = cost.predict(costs, result.architecture)
+        value = cost.predicted(costs, result.architecture)
     else:
         value = None if cost.measure is None else cost.measure(result)
     return value is not None and constraint.is_met(value)

@@ -20,7 +20,7 @@ from nas.run.ensemble import Ensemble, EnsembleChoice, Member
 from nas.run.prepare import SearchContext
 from nas.run.reruns import RERUNS, RerunStore, read_simple_results
 from nas.run.validation_scores import validation_logits
-from nas.search.costs import Cost, CostModel
+from nas.search.costs import CostModel
 from nas.search.ensemble import (
     Array,
     EnsembleLimits,
@@ -159,7 +159,7 @@ def _may_be_together(constraints: Sequence[Constraint], model: CostModel, result
         if cost is None or cost.limits_memory:
             continue
         values = [
-            _measured(cost, result) if cost.predict is None else cost.predict(model, result.architecture)
+            _known(cost.measure(result) if cost.measure else cost.predicted(model, result.architecture))
             for result in results
         ]
         if not constraint.is_met(sum(values)):
@@ -167,9 +167,8 @@ def _may_be_together(constraints: Sequence[Constraint], model: CostModel, result
     return True
 
 
-def _measured(cost: Cost, result: Result) -> float:
-    """Return a measured cost; infinite where it was not measured."""
-    value = None if cost.measure is None else cost.measure(result)
+def _known(value: float | None) -> float:
+    """Return a cost; infinite where it is not known."""
     return math.inf if value is None else value
 
 

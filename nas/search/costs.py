@@ -57,6 +57,27 @@ class Cost:
         """Whether the cost is known only after a run."""
         return self.measure is not None
 
+    def predicted(self, model: CostModel, architecture: Architecture) -> float | None:
+        """Return the predicted cost; None if it follows from genes that the architecture does not have.
+
+        Models that are compared with those of a search, such as the linear classifier, have other genes.
+
+        Args:
+            model: The model that predicts costs.
+            architecture: An architecture of any family.
+
+        Raises:
+            ValueError: If the cost is a measured one.
+        """
+        if self.predict is None:
+            raise ValueError(f"cost {self.name!r}: is measured, not predicted")
+        try:
+            return self.predict(model, architecture)
+        except AttributeError as error:
+            if error.obj is not architecture:
+                raise
+            return None
+
     def format_bound(self, bound: float) -> str:
         """Format a bound so that `parse_bound` returns it exactly."""
         number = str(int(bound)) if float(bound).is_integer() else f"{bound:.17g}"

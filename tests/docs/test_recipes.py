@@ -157,10 +157,10 @@ def test_strategy_proposes_and_the_bounded_cost_excludes_the_largest(run: Path) 
 def test_metric_is_the_objective(run: Path) -> None:
     scores = {row["trial"]: float(row["score"]) for row in _rows(run) if row["stage"] == "full"}
     report = json.loads((run / "report.json").read_text())
-    best = report.pop("best")
-    simple = [entry["validation"]["cohen_kappa"] for entry in report.values()]
+    best = report["best"]
     assert best["objective"] == "cohen_kappa"
-    assert best["validation"]["cohen_kappa"] == max(*scores.values(), *simple)
+    # The linear classifier has no hidden units, which the search file bounds, and is not the answer.
+    assert best["role"] == "best" and best["validation"]["cohen_kappa"] == max(scores.values())
     assert -1.0 <= best["test"]["cohen_kappa"] <= 1.0
 
 

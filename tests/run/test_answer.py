@@ -11,6 +11,7 @@ import yaml
 
 from nas.cli import main
 from nas.common.sealed_json import write_sealed_json
+from nas.models.fusion.linear.architecture import LinearArchitecture
 from nas.run.answer import excluded_models, highest
 from nas.run.ensemble import ENSEMBLE, read_choice, write_choice
 from nas.run.executors import ExecutionOptions
@@ -50,6 +51,12 @@ def test_simpler_model_that_is_not_known_to_meet_a_constraint_is_excluded(
     simple = {"default": make_result(stage="full", **given)}
     expected = {"default": str(constraint)} if is_excluded else {}
     assert excluded_models(simple, [Constraint("accuracy", 0.1), constraint], WidthCosts()) == expected
+
+
+def test_cost_of_genes_that_a_simpler_model_lacks_excludes_it() -> None:
+    linear = {"linear": make_result(architecture=LinearArchitecture(), stage="full")}
+    bound = Constraint("trainable_parameters", 8)  # the width of mappings, for this model of costs
+    assert excluded_models(linear, [bound], WidthCosts()) == {"linear": str(bound)}
 
 
 def exported(run: Path, *words: str) -> tuple[object, int]:
