@@ -308,7 +308,8 @@ LIKE_OTHERS = {"p_bert", "prompt_fuse", "text_only", "late_concat"}
 def test_every_family_is_searched_resumed_and_exported(
     project: Project, options: ExecutionOptions, tmp_path: Path, family: str
 ) -> None:
-    changes = {"family": family, "space": FAMILY_SPACES[family], "recipe.learning_rates.encoders": 1e-3}
+    changes: dict[str, object] = {"family": family, "space": FAMILY_SPACES[family], "search.readouts": "searched"}
+    changes["recipe.learning_rates.encoders"] = 1e-3
     run, source = tmp_path / "run", project.write(f"{family}.yaml", **changes, **{"budget.trials": 5})
     run_search(source, run, options)
     output = resume_search(run, options, trials=8)
