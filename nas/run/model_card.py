@@ -12,7 +12,7 @@ from nas.common.files import write_atomically
 from nas.models.classifier import MULTI_LABEL
 from nas.models.model_seals import DESCRIPTION, MODEL_CARD, seal_model
 from nas.run.tables import markdown_text
-from nas.search.keys import LinearKey
+from nas.search.keys import BilinearKey, LinearKey
 from nas.search.space import Architecture
 from nas.search.trial import Stage
 
@@ -54,6 +54,13 @@ _LINEAR = (
     "optimum, with the L2 penalty that was best on validation."
 )
 
+_BILINEAR = (
+    "Nothing but the classifier was trained: logistic regression on the outputs of the frozen encoders and on products "
+    "of their whitened principal components, solved to its optimum, with the L2 penalties that were best on validation."
+)
+
+_SOLVED = {LinearKey().name: _LINEAR, BilinearKey().name: _BILINEAR}
+
 _ENSEMBLE = (
     "This is an ensemble of {count} models: its probabilities are the weighted mean of theirs. Each was trained "
     "completely, from fresh weights, and all share the frozen encoders."
@@ -93,8 +100,7 @@ def _model_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     if members:
         training, table = _ENSEMBLE.format(count=len(members)), _members_table(members)
     else:
-        is_linear = facts.get("trial") == LinearKey().name
-        training = _LINEAR if is_linear else _TRAINING[facts.get("stage", "full")]
+        training = _SOLVED.get(facts.get("trial", "")) or _TRAINING[facts.get("stage", "full")]
         table = _genes_table(architecture)
     return _CARD.format(
         title=f"{architecture.title} ensemble" if members else architecture.title,

@@ -153,9 +153,9 @@ def _add_export(commands: _Commands) -> argparse.ArgumentParser:
         "--pick",
         nargs="+",
         metavar="RULE",
-        help="answer (default), a simpler model (linear: the linear classifier on the frozen encoders), or a rule that "
-        "picks from the candidates that were trained furthest: best (best metric), knee (best compromise of all "
-        "objectives), or smallest-within X (fewest parameters with a metric at most X worse than the best)",
+        help="answer (default), a simpler model (linear, bilinear: the solved classifier on the frozen encoders), or a "
+        "rule that picks from the candidates that were trained furthest: best (best metric), knee (best compromise of "
+        "all objectives), or smallest-within X (fewest parameters with a metric at most X worse than the best)",
     )
     which.add_argument(
         "--answer",

@@ -32,6 +32,7 @@ STAGE_NOUNS: Mapping[Stage, str] = {
 PHASE_TITLES: Mapping[str, str] = {
     "speed": "measuring the speed",
     "linear": "linear classifier",
+    "bilinear": "bilinear classifier",
     "arm": "default of the arm",
     "recipe": "recipe",
     "supernet": "supernet",

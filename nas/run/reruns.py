@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.common.sealed_json import read_sealed_json, write_sealed_json
-from nas.run.roles import DEFAULT, LINEAR, SIMPLE_MODELS
+from nas.run.roles import BILINEAR, DEFAULT, LINEAR, SIMPLE_MODELS
 from nas.search.keys import ModelKey, RerunKey
 from nas.search.space import Architecture
 from nas.search.trial import Result
@@ -13,6 +13,7 @@ from nas.search.trial import Result
 RERUNS = "reruns.json"
 DEFAULT_RESULT = f"{DEFAULT}.json"
 LINEAR_RESULT = f"{LINEAR}.json"
+BILINEAR_RESULT = f"{BILINEAR}.json"
 _REMEDY = "delete it to repeat its trainings"
 
 
@@ -105,6 +106,18 @@ def read_linear_result(directory: Path) -> Result | None:
         StudyError: If the file is damaged.
     """
     return _read_result(directory / LINEAR_RESULT)
+
+
+def read_bilinear_result(directory: Path) -> Result | None:
+    """Return the stored result of the bilinear classifier; None if there is none.
+
+    Args:
+        directory: The run directory.
+
+    Raises:
+        StudyError: If the file is damaged.
+    """
+    return _read_result(directory / BILINEAR_RESULT)
 
 
 def read_simple_results(directory: Path) -> dict[str, Result]:

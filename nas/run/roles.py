@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard, get_args
 
-from nas.search.keys import DefaultKey, LinearKey
+from nas.search.keys import BilinearKey, DefaultKey, LinearKey
 
 if TYPE_CHECKING:
     from nas.search.objectives import Pick
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 BEST = "best"
 """The role of the best architecture of the search."""
 
-SolvedRole = Literal["linear"]
+SolvedRole = Literal["linear", "bilinear"]
 """The roles of the simpler models that are solved to an optimum, so that seeds make no difference."""
 
 ExportRule: TypeAlias = "Pick | SolvedRole | Literal['answer']"
@@ -29,7 +29,7 @@ class SimpleModel:
         row: Its name in the table of the final report.
     """
 
-    key: LinearKey | DefaultKey
+    key: LinearKey | BilinearKey | DefaultKey
     title: str
     row: str
 
@@ -46,11 +46,12 @@ class SimpleModel:
 
 SIMPLE_MODELS = (
     SimpleModel(LinearKey(), "linear classifier", "linear"),
+    SimpleModel(BilinearKey(), "bilinear classifier", "bilinear"),
     SimpleModel(DefaultKey(), "{family} default", "{family} default"),
 )
 """All simpler models, the simplest first: where nothing is better beyond chance, the first of equals is the answer."""
 
-LINEAR, DEFAULT = LinearKey().name, DefaultKey().name
+LINEAR, BILINEAR, DEFAULT = LinearKey().name, BilinearKey().name, DefaultKey().name
 
 
 def picks_candidate(rule: ExportRule) -> "TypeGuard[Pick]":

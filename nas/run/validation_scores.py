@@ -7,6 +7,7 @@ from torch import Tensor
 
 from nas.config.schema import Config
 from nas.execution.worker_setup import kept_logits_path
+from nas.models.fusion.bilinear.model import Bilinear
 from nas.models.fusion.linear.model import Linear
 from nas.run.export import TrainedWeights
 from nas.run.model_parts import ModelParts
@@ -64,6 +65,10 @@ def validation_logits(result: Result, directory: Path, config: Config, prepared:
         if isinstance(model, Linear):  # its inputs are stored for every family
             with torch.inference_mode():
                 logits = model.classifier(torch.cat(validation.readouts(*model.architecture.readouts), dim=1))
+        elif isinstance(model, Bilinear):
+            with torch.inference_mode():
+                read = validation.readouts(*model.architecture.readouts)
+                logits = model.classifier(model.classifier_inputs(*read, model.architecture))
         else:
             logits = predict_logits(model, validation, batch_size=config.recipe.batch_size)
         keep_logits(path, logits, result)

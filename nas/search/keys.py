@@ -1,6 +1,7 @@
 """Keys of the models that jobs train or score: candidates of a search, and trainings that are compared with them."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nas.common.boundary import shown
@@ -40,6 +41,16 @@ class LinearKey:
     def name(self) -> str:
         """The key as a part of a file name."""
         return "linear"
+
+
+@dataclass(frozen=True)
+class BilinearKey:
+    """Key of the bilinear classifier on the frozen encoders."""
+
+    @property
+    def name(self) -> str:
+        """The key as a part of a file name."""
+        return "bilinear"
 
 
 @dataclass(frozen=True)
@@ -115,8 +126,10 @@ class SpeedKey:
 SeededKey = CandidateKey | DefaultKey
 """Key of the first training of a model that further seeds can train again."""
 
-ModelKey = CandidateKey | DefaultKey | LinearKey | RerunKey | ComparisonKey | RecipeKey | SpeedKey
+ModelKey = CandidateKey | DefaultKey | LinearKey | BilinearKey | RerunKey | ComparisonKey | RecipeKey | SpeedKey
 """Key of a model: an architecture together with the weights that a job gives it."""
+
+_SINGLE_KEYS: Mapping[str, ModelKey] = {key.name: key for key in (DefaultKey(), LinearKey(), BilinearKey())}
 
 _RERUN = re.compile(r"rerun_(?:default|trial_(\d+))_(\d+)")
 _COMPARISON = re.compile(r"rate_(\d+)_seed_(\d+)")
@@ -138,10 +151,8 @@ def key_from_json(value: int | str) -> ModelKey:
         return CandidateKey(value)
     if not isinstance(value, str):
         raise ValueError(f"{shown(value)}: not the key of a model; expected a number from 0 or a name")
-    if value == DefaultKey().name:
-        return DefaultKey()
-    if value == LinearKey().name:
-        return LinearKey()
+    if value in _SINGLE_KEYS:
+        return _SINGLE_KEYS[value]
     if found := _RERUN.fullmatch(value):
         return RerunKey(DefaultKey() if found[1] is None else CandidateKey(int(found[1])), int(found[2]))
     if found := _COMPARISON.fullmatch(value):
@@ -149,6 +160,6 @@ def key_from_json(value: int | str) -> ModelKey:
     if found := _RECIPE.fullmatch(value):
         return RecipeKey(int(found[1]), int(found[2]))
     raise ValueError(
-        f"{shown(value)}: not the key of a model; expected a number, default, linear, rerun_…, rate_…_seed_… or "
-        "recipe_…_seed_…"
+        f"{shown(value)}: not the key of a model; expected a number, default, linear, bilinear, rerun_…, rate_…_seed_… "
+        "or recipe_…_seed_…"
     )

@@ -259,6 +259,8 @@ def choose_penalty(
     *,
     score: Callable[[Mapping[str, float]], float],
     penalties: Sequence[float] = PENALTIES,
+    penalties_of_inputs: Callable[[float], Tensor | float] = float,
+    tolerance: float = _TOLERANCE,
     should_stop: Callable[[], bool] = _never,
 ) -> LinearChoice:
     """Return the solution of the penalty with the best score on validation; of equals, that of the stronger one.
@@ -269,6 +271,8 @@ def choose_penalty(
         labels: Their labels.
         score: Function that returns the score of some metrics, higher is better.
         penalties: The penalties to try, strongest first.
+        penalties_of_inputs: Function that returns the penalty of each input for one of them; by default it is equal.
+        tolerance: See `LinearProblem.solve`.
         should_stop: Function that is called often; see `LinearProblem.solve`.
 
     Raises:
@@ -277,7 +281,7 @@ def choose_penalty(
     best: LinearChoice | None = None
     worse_count = 0
     for penalty in penalties:
-        solution = problem.solve(penalty, should_stop=should_stop)
+        solution = problem.solve(penalties_of_inputs(penalty), tolerance=tolerance, should_stop=should_stop)
         logits = solution.logits(inputs)
         metrics = evaluate_logits(logits, torch.from_numpy(labels))
         choice = LinearChoice(solution, penalty, score(metrics), metrics, logits)

@@ -12,7 +12,7 @@ from tests.support.real_driver import RealDriver
 
 pytestmark = pytest.mark.slow
 
-MODELS = ("best", "default", "linear")
+MODELS = ("best", "default", "linear", "bilinear")
 
 
 @pytest.fixture

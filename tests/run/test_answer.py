@@ -16,7 +16,7 @@ from nas.run.answer import excluded_models, highest
 from nas.run.ensemble import ENSEMBLE, read_choice, write_choice
 from nas.run.executors import ExecutionOptions
 from nas.run.finalize import read_report
-from nas.run.reruns import read_default_result, read_linear_result, write_simple_result
+from nas.run.reruns import read_bilinear_result, read_default_result, read_linear_result, write_simple_result
 from nas.search.objectives import Constraint
 from nas.search.trial import Result
 from tests.run.conftest import FinishedRun
@@ -85,11 +85,16 @@ def test_export_gives_the_model_that_the_run_was_concluded_with(copy: Path) -> N
 
 def test_export_before_the_conclusion_takes_the_highest_metric(copy: Path) -> None:
     (copy / ENSEMBLE).unlink()
-    linear, default = read_linear_result(copy), read_default_result(copy)
-    assert linear is not None and default is not None
+    linear, bilinear, default = read_linear_result(copy), read_bilinear_result(copy), read_default_result(copy)
+    assert linear is not None and bilinear is not None and default is not None
     best = max(result.score for result in results_of(copy)["full"])
-    for accuracies, answer in (((best, best), "linear"), ((0.0, best), "default"), ((0.0, 0.0), None)):
-        for result, accuracy in zip((linear, default), accuracies, strict=True):
+    for accuracies, answer in (
+        ((best, best, best), "linear"),
+        ((0.0, best, best), "bilinear"),
+        ((0.0, 0.0, best), "default"),
+        ((0.0, 0.0, 0.0), None),
+    ):
+        for result, accuracy in zip((linear, bilinear, default), accuracies, strict=True):
             write_simple_result(copy, scored(result, accuracy))
         key, _ = exported(copy)
         assert key == answer or (answer is None and isinstance(key, int))

@@ -25,6 +25,7 @@ from nas.run.recording import RESULTS
 from nas.run.reruns import (
     RERUNS,
     RerunStore,
+    read_bilinear_result,
     read_default_result,
     read_linear_result,
     write_simple_result,
@@ -103,6 +104,7 @@ FILES = {
     "report.json": "delete it; `resume` then evaluates the best model again",
     "default.json": "delete it to repeat its trainings",
     "linear.json": "delete it to repeat its trainings",
+    "bilinear.json": "delete it to repeat its trainings",
     "reruns.json": "delete it to repeat its trainings",
     "time.json": "restore a copy of it, or delete it to count the time from zero",
 }
@@ -113,6 +115,7 @@ def read_everything(run: Path) -> None:
     read_report(run)
     read_default_result(run)
     read_linear_result(run)
+    read_bilinear_result(run)
     RerunStore(run / RERUNS)
     TimeAccount(run / "time.json")
 
@@ -139,7 +142,7 @@ def change_number(values: dict[str, Any]) -> bool:
     return False
 
 
-@pytest.mark.parametrize("name", ["report.json", "default.json", "linear.json", "time.json"])
+@pytest.mark.parametrize("name", ["report.json", "default.json", "linear.json", "bilinear.json", "time.json"])
 def test_edited_number_is_noticed(copy: Path, options: ExecutionOptions, name: str) -> None:
     values = json.loads((copy / name).read_text())
     assert change_number(values)
@@ -208,6 +211,12 @@ def test_trainings_of_another_search_are_refused(copy: Path, options: ExecutionO
     assert linear is not None
     write_simple_result(copy, dataclasses.replace(linear, seed=linear.seed + 1))
     with pytest.raises(StudyError, match=r"linear\.json: holds another training; .* delete it to solve the classifier"):
+        resume_search(copy, options)
+    write_simple_result(copy, linear)
+    bilinear = read_bilinear_result(copy)
+    assert bilinear is not None
+    write_simple_result(copy, dataclasses.replace(bilinear, seed=bilinear.seed + 1))
+    with pytest.raises(StudyError, match=r"bilinear\.json: holds another training; .* delete it to solve the classifi"):
         resume_search(copy, options)
 
 

@@ -49,7 +49,7 @@ def test_run_directory_records_configuration_results_and_report(finished: Finish
         rows = list(csv.DictReader(file))
     assert len(rows) == 14 and {row["status"] for row in rows} == {"finished"}
     report = read_report(directory)
-    assert set(report) == {"best", "default", "linear"}
+    assert set(report) == {"best", "default", "linear", "bilinear"}
     assert report["best"]["validation"]["accuracy"] >= max(result.score for result in results_of(directory)["full"])
     text = (directory / "config.yaml").read_text()
     assert all(name in text for name in ("seed:", "torch:", "transformers:", "optuna:", "ray:"))
@@ -162,9 +162,9 @@ def test_finalists_and_default_race_with_further_seeds(
     reliability = json.loads((run / "reliability.json").read_text())
     assert reliability["best"]["scores"] == scores[best]
     assert reliability["simple"]["default"]["scores"] == scores[default.key]
-    assert reliability["race"]["trainings"] == 3 * len(first) + 1, "with the linear classifier"
+    assert reliability["race"]["trainings"] == 3 * len(first) + 2, "with the linear and the bilinear classifier"
     assert reliability["answer"] == reliability["race"]["answer"]
-    assert list(reliability["phases"]) == ["linear", "supernet", "candidates", "finalists", "race"]
+    assert list(reliability["phases"]) == ["linear", "bilinear", "supernet", "candidates", "finalists", "race"]
     assert reliability["trainings"] == {"one_shot": 8, "short": 4, "full": 2}
     report = read_report(run)
     found = read_choice(run)
@@ -190,7 +190,10 @@ def test_search_cannot_see_the_test_split(own_project: Project, options: Executi
         run_search(source, tmp_path / name, options, deterministic=True)
         with open_study(tmp_path / name, read_run(tmp_path / name)) as study:
             found.append(canonical_results(study))
-        files = ["supernet.safetensors", *(f"{role}/model.safetensors" for role in ("best", "default", "linear"))]
+        files = [
+            "supernet.safetensors",
+            *(f"{role}/model.safetensors" for role in ("best", "default", "linear", "bilinear")),
+        ]
         found[-1] += "".join(hashlib.sha256((tmp_path / name / file).read_bytes()).hexdigest() for file in files)
         with own_project.manifest.open() as file:
             rows = list(csv.DictReader(file))

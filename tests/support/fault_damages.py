@@ -105,7 +105,7 @@ def other_damages(bench: Bench, finished: Path) -> list[Damage]:
                 name,
                 lambda run, original, name=name: restore(run, original, name),  # type: ignore[misc]
             )
-            for name in ("time.json", "report.json", "default.json", "linear.json")
+            for name in ("time.json", "report.json", "default.json", "linear.json", "bilinear.json")
         ),
     ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from nas.run.directory import read_run, read_study
 from nas.run.results_csv import canonical_results
 
-MODELS = ("best", "default", "linear")
+MODELS = ("best", "default", "linear", "bilinear")
 """The folders of the exported models in a run directory."""
 
 

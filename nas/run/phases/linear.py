@@ -28,6 +28,9 @@ from nas.training.linear import LinearChoice, LinearProblem, choose_penalty, sol
 from nas.training.losses import build_loss
 from nas.training.stopping import StopRequested
 
+LINEAR_PENALTY = "penalty"
+"""The key of the penalty in the metadata of the weights."""
+
 
 class LinearPhase:
     """Solves the linear classifier in this process, once for each run.
@@ -68,7 +71,7 @@ class LinearPhase:
             return None
         context.reporter.note(f"Phase: {PHASE_TITLES['linear']}")
         try:
-            with _threads(self._setup.thread_count):
+            with solver_threads(self._setup.thread_count):
                 return self._solve(context, should_stop)
         except StopRequested:
             return None
@@ -164,11 +167,12 @@ class LinearPhase:
         model.load_state_dict(
             {"classifier.weight": choice.solution.weight.float(), "classifier.bias": choice.solution.bias.float()}
         )
-        save_weights(self._setup.weights_path(result.key), model, **training_facts(result))
+        facts = training_facts(result) | {LINEAR_PENALTY: repr(choice.penalty)}
+        save_weights(self._setup.weights_path(result.key), model, **facts)
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
+def solver_threads(count: int) -> Iterator[None]:
     """Compute with a number of threads, as the workers do: it decides the order in which sums are rounded."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)

@@ -20,6 +20,7 @@ from nas.run.checks import check_time
 from nas.run.feasibility import Feasibility
 from nas.run.phase_plan import PhasePlan, plan_phases
 from nas.run.phases.arm_trial import ArmTrial, ArmTrialPhase
+from nas.run.phases.bilinear import BilinearPhase
 from nas.run.phases.candidates import CandidatePhase
 from nas.run.phases.context import PhaseContext, SearchClock
 from nas.run.phases.finalists import FinalistPhase
@@ -32,7 +33,7 @@ from nas.run.phases.supernet import SupernetPhase
 from nas.run.prepare import SearchContext
 from nas.run.progress_lines import plan_lines, planned_text
 from nas.run.recording import ResultRecorder
-from nas.run.roles import LINEAR
+from nas.run.roles import BILINEAR, LINEAR
 from nas.run.select import latest_results
 from nas.run.speed import TrainingSpeed
 from nas.run.time_budget import Deadlines, TimeAccount
@@ -122,6 +123,9 @@ class Search:
             linear = self._solve_linear()
             context = self._context
             solved = {} if linear is None else {LINEAR: linear}
+            bilinear = None if linear is None else self._solve_bilinear(linear)
+            if bilinear is not None:
+                solved[BILINEAR] = bilinear
             self._divide_time()
             self._tune_recipe()
             account.start("supernet")
@@ -197,6 +201,10 @@ class Search:
             self._initial = tuple(map(chosen.architecture, self._initial))
         return linear
 
+    def _solve_bilinear(self, linear: Result) -> Result | None:
+        self._context.clock.account.start("bilinear")
+        return BilinearPhase(self._setup, self._prepared).run(self._context, linear)
+
     def _divide_time(self) -> None:
         """Divide a time budget among the phases, by the speed of the workers, before anything is trained.
 
@@ -242,7 +250,7 @@ class Search:
     def _seconds_before_training(self) -> float:
         """The time that was spent before the phases that a time budget is divided among."""
         phases = self._context.clock.account.phases
-        return sum(phases.get(name, 0.0) for name in ("linear", "speed", "arm"))
+        return sum(phases.get(name, 0.0) for name in ("linear", "bilinear", "speed", "arm"))
 
     def _tune_recipe(self) -> None:
         context, count = self._context, self._full_steps

@@ -6,11 +6,11 @@ import numpy as np
 
 from nas.execution.plan import Plan
 from nas.run.phases.context import PhaseContext
-from nas.search.keys import LinearKey, RerunKey, SeededKey
+from nas.search.keys import BilinearKey, LinearKey, RerunKey, SeededKey
 from nas.search.racing import Race, SeedScores, Standing
 from nas.search.trial import Failure, Job, Result
 
-Racer = SeededKey | LinearKey
+Racer = SeededKey | LinearKey | BilinearKey
 """The key of the first training of a model; one that is solved has no others."""
 
 ReadScores = Callable[[Result], SeedScores]
