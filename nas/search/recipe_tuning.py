@@ -62,12 +62,13 @@ SETTINGS: Sequence[RecipeSetting] = (
     RecipeSetting(rate=3, classifier_rate=3),
     RecipeSetting(rate=1 / 3, classifier_rate=1 / 3),
     RecipeSetting(steps=2),
-    RecipeSetting(rate=10, steps=2),
-    RecipeSetting(rate=3, classifier_rate=3, steps=2),
-    RecipeSetting(rate=3, classifier_rate=3, weight_decay=1 / 3),
     RecipeSetting(rate=10, classifier_rate=3),
+    RecipeSetting(rate=10, steps=2),
+    RecipeSetting(rate=3, classifier_rate=3, weight_decay=1 / 3),
+    RecipeSetting(rate=3, classifier_rate=3, steps=2),
 )
-"""The settings that are tried, the likeliest first: a phase that is cut short has seen those."""
+"""The settings that are tried, the likeliest first: a phase that is cut short has seen those. Those that could fail for
+the same reason, such as a large number of steps, are apart: consecutive failures of one cause end a search."""
 
 RUNGS: Sequence[tuple[int, int]] = ((len(SETTINGS), 1), (4, 2), (2, 4))
 """The number of settings of each rung, and the number of seeds with which each of them is trained."""

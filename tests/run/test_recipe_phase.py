@@ -110,7 +110,8 @@ def test_fractions_of_the_phases_leave_time_for_candidates() -> None:
 def test_search_with_a_tuned_recipe_equals_one_with_that_recipe_written_down(
     project: Project, options: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas.run.phases.recipe.choose_setting", lambda scores: 5)  # rates × 3, steps × 2
+    setting = SETTINGS.index(RecipeSetting(rate=3, classifier_rate=3, steps=2))
+    monkeypatch.setattr("nas.run.phases.recipe.choose_setting", lambda scores: setting)
     little: dict[str, object] = {
         "space.fusion_layer": [2],
         "budget.trials": 3,
@@ -133,7 +134,7 @@ def test_search_with_a_tuned_recipe_equals_one_with_that_recipe_written_down(
     assert found == expected
 
     resumed = resume_search(run, options)
-    assert "Recipe, " not in resumed and json.loads((run / RECIPE).read_text())["chosen"] == 5
+    assert "Recipe, " not in resumed and json.loads((run / RECIPE).read_text())["chosen"] == setting
     (run / RECIPE).unlink()
     with pytest.raises(StudyError, match=r"recipe\.json: is missing; 3 scores were computed with the setting"):
         resume_search(run, options)
