@@ -22,8 +22,6 @@ _BLOCK = 2048
 _SMALLEST_VARIANCE = 1e-6
 """The variance of a component, as a fraction of that of the first one, up to which it counts as constant: rounding."""
 
-_TOLERANCE = 1e-5
-
 
 @dataclass(frozen=True)
 class ReadSamples:
@@ -169,7 +167,6 @@ def choose_bilinear(
         validation.labels,
         score=score,
         penalties_of_inputs=penalties,
-        tolerance=_TOLERANCE,
         should_stop=should_stop,
     )
 

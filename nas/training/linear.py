@@ -6,7 +6,7 @@ The penalty is the one with the best validation score on a path from strong to w
 the solution of the one before.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -259,8 +259,8 @@ def choose_penalty(
     *,
     score: Callable[[Mapping[str, float]], float],
     penalties: Sequence[float] = PENALTIES,
+    near: float | None = None,
     penalties_of_inputs: Callable[[float], Tensor | float] = float,
-    tolerance: float = _TOLERANCE,
     should_stop: Callable[[], bool] = _never,
 ) -> LinearChoice:
     """Return the solution of the penalty with the best score on validation; of equals, that of the stronger one.
@@ -271,26 +271,41 @@ def choose_penalty(
         labels: Their labels.
         score: Function that returns the score of some metrics, higher is better.
         penalties: The penalties to try, strongest first.
+        near: One of them, from which the path goes in the direction in which the score gets better, as long as it does;
+            None for a path from the strongest on.
         penalties_of_inputs: Function that returns the penalty of each input for one of them; by default it is equal.
-        tolerance: See `LinearProblem.solve`.
         should_stop: Function that is called often; see `LinearProblem.solve`.
 
     Raises:
         StopRequested: If `should_stop` returned true.
     """
-    best: LinearChoice | None = None
-    worse_count = 0
-    for penalty in penalties:
-        solution = problem.solve(penalties_of_inputs(penalty), tolerance=tolerance, should_stop=should_stop)
+
+    def solved(penalty: float) -> LinearChoice:
+        solution = problem.solve(penalties_of_inputs(penalty), should_stop=should_stop)
         logits = solution.logits(inputs)
         metrics = evaluate_logits(logits, torch.from_numpy(labels))
-        choice = LinearChoice(solution, penalty, score(metrics), metrics, logits)
-        if best is None or choice.rank > best.rank:
-            best, worse_count = choice, 0
-            continue
-        worse_count += 1
-        if worse_count == _PATIENCE:
-            break
-    if best is None:
+        return LinearChoice(solution, penalty, score(metrics), metrics, logits)
+
+    if not penalties:
         raise ValueError("penalties: expected at least one, got none")
+    if near is None:
+        return _best_of_path(map(solved, penalties), _PATIENCE)
+    place = penalties.index(near)
+    stronger, weaker = reversed(penalties[:place]), penalties[place + 1 :]
+    first = solved(near)
+    best = _best_of_path(map(solved, weaker), 1, first)
+    return best if best is not first else _best_of_path(map(solved, stronger), 1, first)
+
+
+def _best_of_path(path: Iterable[LinearChoice], patience: int, best: LinearChoice | None = None) -> LinearChoice:
+    """Return the best choice of a path, which ends after a number of choices in a row whose score is not better."""
+    equal_count = 0
+    for choice in path:
+        is_better = best is None or choice.rank[0] > best.rank[0]
+        if best is None or choice.rank > best.rank:
+            best = choice
+        equal_count = 0 if is_better else equal_count + 1
+        if equal_count == patience:
+            break
+    assert best is not None, "the path is not empty"
     return best

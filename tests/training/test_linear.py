@@ -173,12 +173,31 @@ def test_choice_equals_an_exhaustive_one(is_multi_label: bool) -> None:
     assert choice.metrics == evaluate_logits(choice.solution.logits(validation), torch.from_numpy(held_out))
 
 
+@pytest.mark.parametrize("near", [0, 5, len(PENALTIES) - 1])
+def test_choice_near_a_penalty_walks_to_the_best_one(near: int) -> None:
+    inputs, labels = data(40, 20, 3)
+    validation, held_out = data(80, 20, 3, seed=1)
+    tried = []
+
+    def score(metrics: Mapping[str, float]) -> float:
+        tried.append(metrics)
+        return -metrics["cross_entropy"]  # has one minimum over the penalties
+
+    problem = LinearProblem(inputs, labels, 3, loss_of(labels, 3))
+    expected = choose_penalty(problem, validation, held_out, score=score, penalties=PENALTIES)
+    tried.clear()
+    choice = choose_penalty(problem, validation, held_out, score=score, near=PENALTIES[near])
+    assert choice.penalty == expected.penalty and choice.score == pytest.approx(expected.score, abs=1e-4)
+    best = PENALTIES.index(expected.penalty)
+    assert 0 < best < len(PENALTIES) - 1 and len(tried) <= abs(near - best) + 3
+
+
 def test_of_equal_scores_the_lower_loss_decides_and_then_the_stronger_penalty() -> None:
     inputs, labels = data(30, 4, 2)
     problem = LinearProblem(inputs, labels, 2, loss_of(labels, 2))
     equal = choose_penalty(problem, inputs, labels, score=lambda metrics: 1.0)
-    # On the training samples themselves, the loss falls with the penalty.
-    assert equal.penalty == PENALTIES[-1]
+    # On the training samples themselves, the loss falls with the penalty; the path ends four penalties after the first.
+    assert equal.penalty == PENALTIES[4]
     constant = torch.zeros(30, 4)
     nothing = choose_penalty(
         LinearProblem(constant, labels, 2, loss_of(labels, 2)), constant, labels, score=lambda metrics: 1.0

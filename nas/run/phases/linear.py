@@ -121,19 +121,27 @@ class LinearPhase:
     def _choose(
         self, context: PhaseContext, should_stop: Callable[[], bool]
     ) -> tuple[LinearArchitecture, LinearChoice]:
-        """Return the readouts and the solution with the best score on validation; of equals, those found first."""
+        """Return the readouts and the solution with the best score on validation; of equals, those found first.
+
+        The inputs are standardized, so that the best penalties of two pairs of readouts are near each other.
+        """
         sizes = sizes_of(self._prepared.image_encoder, self._prepared.text_encoder)
         best: tuple[LinearArchitecture, LinearChoice] | None = None
         for pair in itertools.product(*LinearArchitecture.default_choices(sizes).values()):
             architecture = LinearArchitecture(*pair)
-            choice = self._choose_penalty(architecture, context, should_stop)
+            near = None if best is None else best[1].penalty
+            choice = self._choose_penalty(architecture, context, should_stop, near)
             if best is None or choice.rank > best[1].rank:
                 best = architecture, choice
         assert best is not None, "every encoder has a readout"
         return best
 
     def _choose_penalty(
-        self, architecture: LinearArchitecture, context: PhaseContext, should_stop: Callable[[], bool]
+        self,
+        architecture: LinearArchitecture,
+        context: PhaseContext,
+        should_stop: Callable[[], bool],
+        near: float | None,
     ) -> LinearChoice:
         store, config = self._prepared.store, context.config
         train, validation = store.splits["train"], store.splits["validation"]
@@ -146,6 +154,7 @@ class LinearPhase:
             torch.cat(validation.readouts(*architecture.readouts), dim=1),
             validation.labels,
             score=lambda metrics: config.search.score_of("full", metrics),
+            near=near,
             should_stop=should_stop,
         )
 
