@@ -102,7 +102,8 @@ def test_running_jobs_are_stopped_and_requeued_within_five_seconds_of_a_deadline
     driver = RealDriver("resume", run, "--budget", f"{seconds}s", *cache, directory=tmp_path / "driver")
     assert driver.finish() == 0, driver.errors
     assert seconds <= spent_seconds(run) < seconds + 5.0
-    assert f"Exported model: {run / 'best'} (screened only, not trained completely)\n" in driver.output
+    # Nothing beats the linear classifier beyond chance without a complete training, so that may be the answer.
+    assert "best, only screened" in driver.output and f"Exported model: {run / 'best'}" in driver.output
     with open_study(run, read_run(run)) as study:
         assert study.count("one_shot") >= 2
         assert study.count("short") == study.count("full") == 0
