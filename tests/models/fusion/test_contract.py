@@ -183,7 +183,7 @@ def bilinear(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask:
     chosen, count = model.architecture, model.architecture.components
     image, text = means[0] if chosen.image_readout else z[:, 0], means[1] if chosen.text_readout else t[:, 0]
     a, b, weight = model.image_projection(image), model.text_projection(text), model.classifier.weight
-    logits = image @ weight[:, : image.shape[1]].T + model.classifier.bias
+    logits: Tensor = image @ weight[:, : image.shape[1]].T + model.classifier.bias
     logits = logits + text @ weight[:, image.shape[1] : -(count**2)].T
     place = -(count**2)
     for largest in range(count):  # the products in which component `largest` is the last one of either modality
