@@ -16,7 +16,9 @@ from nas.common.progress import LineReporter
 from nas.config.schema import Config
 from nas.models.fusion.pmf.architecture import GENES
 from nas.run.phases.candidates import CandidatePhase
+from nas.run.phases.finalists import FinalistPhase
 from nas.run.reruns import read_default_result
+from nas.run.speed import TrainingSpeed
 from nas.search.keys import CandidateKey, DefaultKey, ModelKey
 from nas.search.space import Architecture
 from nas.search.strategies.registry import STRATEGIES
@@ -356,6 +358,19 @@ def test_without_short_training_the_best_screened_candidates_are_the_finalists(t
         finalists = {result.architecture for result in study.results("full")} - {config.space.largest}
         best = [result.architecture for result in ranked if result.architecture != config.space.largest]
         assert finalists and finalists == set(best[: len(finalists)])
+
+
+def test_default_is_trained_first_even_if_its_time_is_too_short(tmp_path: Path) -> None:
+    config = config_with(budget__time="60s", budget__trials=None)
+    default = Architecture.from_dict({**config.space.largest.as_dict(), "mapping_width": 9})
+    slow = TrainingSpeed(step_seconds=50.0, evaluation_seconds=1.0, process_count=1)
+    with Study(tmp_path, config.space, name="run", config=config.as_dict()) as study:
+        executor = SimulatedExecutor([1], random.Random(0))
+        context = build_context(tmp_path, config, study, executor, 1000, LineReporter(io.StringIO()))
+        context.clock.deadlines = replace(context.clock.deadlines, candidates_seconds=0.0)
+        queue = CandidatePhase([config.space.smallest]).run(context)
+        FinalistPhase(queue, default, tmp_path, full_steps=10, validation_count=10, speed=slow).run(context)
+        assert read_default_result(tmp_path) is not None and not study.count("full")
 
 
 def test_time_of_screening_does_not_end_before_the_first_score(tmp_path: Path) -> None:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from nas.execution.plan import Plan
 from nas.run.phases.context import PhaseContext
+from nas.run.phases.full_time import FullTrainingTime
 from nas.run.reruns import read_default_result
+from nas.run.speed import TrainingSpeed
 from nas.search.keys import CandidateKey, DefaultKey, ModelKey
 from nas.search.promotion import PromotionQueue
 from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result
-
-_STEP_PER_EVALUATION = 3  # a training step costs about three forward passes
 
 
 class FinalistPhase:
@@ -23,6 +23,7 @@ class FinalistPhase:
         directory: The run directory.
         full_steps: The number of steps of a full training.
         validation_count: The number of validation samples.
+        speed: The measured speed of the default's training; None if it was not measured.
     """
 
     def __init__(
@@ -33,12 +34,14 @@ class FinalistPhase:
         *,
         full_steps: int,
         validation_count: int,
+        speed: TrainingSpeed | None = None,
     ) -> None:
         self._queue = queue
         self._default = default
         self._directory = directory
         self._full_steps = full_steps
         self._validation_count = validation_count
+        self._speed = speed
 
     def run(self, context: PhaseContext) -> None:
         """Train the finalists until the time budget is spent.
@@ -54,6 +57,7 @@ class FinalistPhase:
             is_default_stored=read_default_result(self._directory) is not None,
             full_steps=self._full_steps,
             validation_count=self._validation_count,
+            speed=self._speed,
         )
         if context.feasibility.fit(self._default) is None and not context.clock.is_interrupted:
             context.reporter.note(
@@ -81,6 +85,7 @@ class FinalistPlan(Plan):
         is_default_stored: Whether an earlier session has trained the default under a key of its own.
         full_steps: The number of steps of a full training.
         validation_count: The number of validation samples.
+        speed: The measured speed of the default's training; None if it was not measured.
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class FinalistPlan(Plan):
         is_default_stored: bool,
         full_steps: int,
         validation_count: int,
+        speed: TrainingSpeed | None,
     ) -> None:
         self._config = context.config
         self._study = context.study
@@ -100,12 +106,14 @@ class FinalistPlan(Plan):
         self._queue = queue
         self._default = default
         self._full_steps = full_steps
-        self._validation_count = validation_count
         screened = (result for result in self._study.results("one_shot") if result.architecture == default)
-        self._default_score = next(screened, None)
-        self._default_key: ModelKey = DefaultKey() if self._default_score is None else self._default_score.key
+        score = next(screened, None)
+        self._default_key: ModelKey = DefaultKey() if score is None else score.key
         self._is_default_possible = context.feasibility.fit(default) is not None and (
-            self._default_score is None or context.objectives.is_eligible(self._default_score)
+            score is None or context.objectives.is_eligible(score)
+        )
+        self._time = FullTrainingTime(
+            full_steps, full_steps * self._config.recipe.batch_size / validation_count, speed, score
         )
         self._failed: set[ModelKey] = {
             CandidateKey(entry.trial) for entry in self._study.rejections if entry.stage == "full"
@@ -143,13 +151,15 @@ class FinalistPlan(Plan):
         deadlines = self._clock.deadlines
         has_race = self._config.search.rerun_seeds > 0
         room = self._clock.seconds_left(deadlines.finalists_seconds if has_race else deadlines.total_seconds)
+        if self._is_default_possible and self._default_key not in self._tried:
+            # The first training starts however long it takes: a search without the default has nothing to compare.
+            if not self._tried or self._default_seconds(ranking) <= room:
+                job = self._job(self._default_key, self._default)
+                if job is not None:
+                    return job
         if not self._tried:
             # If no training can finish in time, the shortest one is started nevertheless.
             room = max(room, min(self._full_seconds(result) for result in ranking))
-        if self._is_default_possible and self._default_key not in self._tried:
-            job = self._job(self._default_key, self._default) if self._default_seconds(ranking) <= room else None
-            if job is not None:
-                return job
         taken = 0
         for result in ranking:
             if taken == self._config.search.finalists:
@@ -166,19 +176,13 @@ class FinalistPlan(Plan):
         return self._jobs.job(key, architecture, "full", self._full_steps)
 
     def _default_seconds(self, ranking: Sequence[Result]) -> float:
-        """Estimate the time of the default's full training; outside the space, it is that of the slowest finalist."""
-        if self._default_score is not None:
-            return self._full_seconds(self._default_score)
-        return max(self._full_seconds(result) for result in ranking[: self._config.search.finalists])
+        finalists = ranking[: self._config.search.finalists]
+        return self._time.of_default(max(self._full_seconds(result) for result in finalists))
 
     def _full_seconds(self, result: Result) -> float:
-        """Estimate the time of a full training, from the short training of the candidate or its evaluation."""
-        trained, scored = self._study.result("short", result.trial), self._study.result("one_shot", result.trial)
-        evaluation = 0.0 if scored is None else scored.seconds
-        if trained is not None:
-            return evaluation + self._full_steps * max(trained.seconds - evaluation, 0.0) / trained.step_count
-        steps = self._full_steps * self._config.recipe.batch_size / self._validation_count
-        return evaluation + steps * _STEP_PER_EVALUATION * evaluation
+        """Return the estimated time of a candidate's full training."""
+        scored, trained = self._study.result("one_shot", result.trial), self._study.result("short", result.trial)
+        return self._time.of_candidate(scored, trained)
 
     def finished(self, result: Result) -> None:
         self._finished.add(result.key)

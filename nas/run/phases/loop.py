@@ -141,6 +141,7 @@ class Search:
                 self._setup.run_directory,
                 full_steps=self._full_steps,
                 validation_count=validation_count,
+                speed=self._speed,
             ).run(context)
         finally:
             account.stop()
