@@ -1,5 +1,6 @@
 """Check the configuration of an encoder, and that its weights are all there and finite."""
 
+import math
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ _SLACK = 1_000_000
 def check_encoder_config(
     config: PreTrainedConfig, family: EncoderFamily, where: str, error: ErrorType = EncoderError
 ) -> None:
-    """Check the sizes and the activation of an encoder's configuration.
+    """Check the sizes, the other numbers and the activation of an encoder's configuration.
 
     Args:
         config: The configuration.
@@ -56,6 +57,8 @@ def check_encoder_config(
         sides = value if isinstance(value, list | tuple) else [value]
         if bound is not None and not all(type(side) is int and 0 < side <= bound for side in sides):
             raise error(f"{where}: {key}: not allowed; expected 1 to {bound:,}, got {shown(value)}")
+        if isinstance(value, float) and not 0 <= value < math.inf:
+            raise error(f"{where}: {key}: not allowed; expected a finite number of at least 0, got {shown(value)}")
     activation = getattr(config, family.activation)
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise error(

@@ -3,6 +3,7 @@
 import ast
 import errno
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -254,6 +255,11 @@ def test_weights_that_are_no_finite_numbers_are_named(value: float, message: str
         ("vocab_size", 10**9),
         ("max_position_embeddings", 0),
         ("hidden_act", "swishy"),
+        ("initializer_range", -math.inf),
+        ("initializer_range", -1.0),
+        ("layer_norm_eps", math.nan),
+        ("layer_norm_eps", -1e-12),
+        ("hidden_dropout_prob", math.inf),
     ],
 )
 def test_configuration_that_no_encoder_has_is_named(key: str, value: Any, text: Path) -> None:
