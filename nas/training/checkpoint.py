@@ -1,11 +1,11 @@
 """Files of trained weights (safetensors with a checksum) and of interrupted trainings."""
 
+import contextlib
 import io
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,6 @@ def load_tensors(path: Path, **expected: str) -> tuple[dict[str, Tensor], dict[s
         StudyError: If the file is missing, damaged, or belongs to another training.
     """
     with _reading(path):
-        check_regular_file(path, expected=_EXPECTED, error=_with_remedy(_REMEDY))
         tensors = safetensors.torch.load_file(path)
         metadata = _read_metadata(path)
         if metadata.pop(_CHECKSUM_KEY, None) != _checksum(tensors):
@@ -93,8 +92,13 @@ def load_tensors(path: Path, **expected: str) -> tuple[dict[str, Tensor], dict[s
     return tensors, metadata
 
 
-def _reading(path: Path) -> AbstractContextManager[None]:
-    return reading(path, expected=_EXPECTED, error=_with_remedy(_REMEDY), problem="cannot be loaded")
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn every failure to read a file of weights into one error; a pipe, which would block for ever, is refused."""
+    error = _with_remedy(_REMEDY)
+    check_regular_file(path, expected=_EXPECTED, error=error)
+    with reading(path, expected=_EXPECTED, error=error, problem="cannot be loaded"):
+        yield
 
 
 def training_facts(training: Job | Result) -> dict[str, str]:

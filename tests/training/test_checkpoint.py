@@ -2,11 +2,14 @@
 
 import os
 import random
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from nas.common.errors import StudyError
+from nas.training.checkpoint import load_tensors, weights_checksum
 from tests.support.supernet_training import (
     STEPS,
     TrainingCase,
@@ -56,6 +59,15 @@ def test_damage_is_either_one_error_that_names_the_checkpoint_or_harmless(case: 
             assert_identical(load_checkpoint(case.checkpoint), expected)
     assert len(messages) > 50
     assert all(message.startswith(f"{case.checkpoint}: cannot read the checkpoint") for message in messages)
+
+
+@pytest.mark.parametrize("read", [load_tensors, weights_checksum])
+def test_pipe_or_missing_file_is_refused_before_it_is_opened(read: Callable[[Path], object], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StudyError, match=r"pipe: cannot be read; expected trained weights, got a named pipe; restore"):
+        read(tmp_path / "pipe")
+    with pytest.raises(StudyError, match=r"none: cannot be read: no such file .*; expected trained weights; restore"):
+        read(tmp_path / "none")
 
 
 @pytest.mark.parametrize(
