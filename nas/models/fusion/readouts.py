@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-from nas.search.space import Gene
+from nas.search.space import EncoderSizes, Gene
 
 Readout = Literal["pooled", "mean"]
 """What is read out of an encoder: what its own pooling returns, mostly CLS, or the mean over all unpadded tokens."""
@@ -21,12 +21,23 @@ def readouts_of(value: int) -> tuple[Readout, ...]:
     return READOUTS if value == IMAGE_READOUT.every else (READOUTS[value],)
 
 
-def one_readout(value: int) -> Readout:
-    """Return the readout of a model, given its value of a readout gene.
+class ReadoutGenes:
+    """What architectures with a readout for each encoder have in common, beside the fields themselves."""
 
-    Raises:
-        ValueError: If it is the value of a supernet, which serves several.
-    """
+    image_readout: int
+    text_readout: int
+
+    @property
+    def readouts(self) -> tuple[Readout, Readout]:
+        """What is read out of the image and the text encoder.
+
+        Raises:
+            ValueError: If this is the architecture of a supernet, which reads several.
+        """
+        return _one_readout(self.image_readout), _one_readout(self.text_readout)
+
+
+def _one_readout(value: int) -> Readout:
     if value == IMAGE_READOUT.every:
         raise ValueError(
             "readout: a supernet has several; expected the architecture of a slice, which has one for each encoder"
@@ -34,10 +45,12 @@ def one_readout(value: int) -> Readout:
     return READOUTS[value]
 
 
-def readout_choices(*, pools_by_mean: bool) -> tuple[int, ...]:
-    """Return the values of a readout gene that differ for an encoder.
+def readout_choices(sizes: EncoderSizes) -> dict[str, tuple[int, ...]]:
+    """Return the values of the readout genes that differ: what an encoder pools may be the mean of its tokens already.
 
     Args:
-        pools_by_mean: Whether what its own pooling returns is the mean of its tokens.
+        sizes: The sizes of the encoders.
     """
-    return (0,) if pools_by_mean else tuple(range(len(READOUTS)))
+    every = tuple(range(len(READOUTS)))
+    image, text = ((0,) if pools_by_mean else every for pools_by_mean in sizes.pool_by_mean)
+    return {IMAGE_READOUT.name: image, TEXT_READOUT.name: text}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nas.models.fusion.readouts import IMAGE_READOUT, TEXT_READOUT, Readout, one_readout, readout_choices
+from nas.models.fusion.readouts import IMAGE_READOUT, TEXT_READOUT, ReadoutGenes, readout_choices
 from nas.search.space import Architecture, EncoderSizes, EntryLayers, Gene
 
 COMPONENTS = Gene("components", "k", 1)
@@ -10,7 +10,7 @@ _DEFAULT_COMPONENTS = 40
 
 
 @dataclass(frozen=True)
-class BilinearArchitecture(Architecture):
+class BilinearArchitecture(ReadoutGenes, Architecture):
     """A linear classifier on both frozen encoders and on products of what is read out of them.
 
     Args:
@@ -40,21 +40,10 @@ class BilinearArchitecture(Architecture):
     @classmethod
     def default_choices(cls, sizes: EncoderSizes) -> dict[str, tuple[int, ...]]:
         count = cls.default(sizes).components
-        image, text = (readout_choices(pools_by_mean=pools_by_mean) for pools_by_mean in sizes.pool_by_mean)
         return {
             COMPONENTS.name: tuple(sorted({max(count // 4, 1), max(count // 2, 1), count})),
-            IMAGE_READOUT.name: image,
-            TEXT_READOUT.name: text,
+            **readout_choices(sizes),
         }
-
-    @property
-    def readouts(self) -> tuple[Readout, Readout]:
-        """What is read out of the image and the text encoder.
-
-        Raises:
-            ValueError: If this is the architecture of a supernet, which reads several.
-        """
-        return one_readout(self.image_readout), one_readout(self.text_readout)
 
     def summary(self) -> str:
         """Return the genes in plain words: `40 components, image pooled, text mean`."""

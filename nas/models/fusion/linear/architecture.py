@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from nas.models.fusion.readouts import IMAGE_READOUT, TEXT_READOUT, Readout, one_readout, readout_choices
+from nas.models.fusion.readouts import IMAGE_READOUT, TEXT_READOUT, ReadoutGenes, readout_choices
 from nas.search.space import Architecture, EncoderSizes, EntryLayers
 
 
 @dataclass(frozen=True)
-class LinearArchitecture(Architecture):
+class LinearArchitecture(ReadoutGenes, Architecture):
     """A linear classifier on both frozen encoders.
 
     Args:
@@ -31,17 +31,7 @@ class LinearArchitecture(Architecture):
 
     @classmethod
     def default_choices(cls, sizes: EncoderSizes) -> dict[str, tuple[int, ...]]:
-        image, text = (readout_choices(pools_by_mean=pools_by_mean) for pools_by_mean in sizes.pool_by_mean)
-        return {IMAGE_READOUT.name: image, TEXT_READOUT.name: text}
-
-    @property
-    def readouts(self) -> tuple[Readout, Readout]:
-        """What is read out of the image and the text encoder.
-
-        Raises:
-            ValueError: If this is the architecture of a supernet, which reads several.
-        """
-        return one_readout(self.image_readout), one_readout(self.text_readout)
+        return readout_choices(sizes)
 
     def summary(self) -> str:
         """Return both readouts in plain words: `image pooled, text mean`."""

@@ -5,8 +5,7 @@ from dataclasses import dataclass, fields, replace
 from nas.models.fusion.readouts import (
     IMAGE_READOUT,
     TEXT_READOUT,
-    Readout,
-    one_readout,
+    ReadoutGenes,
     readout_choices,
     readouts_of,
 )
@@ -49,7 +48,7 @@ _SIZES = tuple(field.name for field in fields(DirectionSizes))
 
 
 @dataclass(frozen=True)
-class PMFArchitecture(Architecture):
+class PMFArchitecture(ReadoutGenes, Architecture):
     """One PMF architecture.
 
     Args:
@@ -95,17 +94,7 @@ class PMFArchitecture(Architecture):
 
     @classmethod
     def default_choices(cls, sizes: EncoderSizes) -> dict[str, tuple[int, ...]]:
-        image, text = (readout_choices(pools_by_mean=pools_by_mean) for pools_by_mean in sizes.pool_by_mean)
-        return {**super().default_choices(sizes), IMAGE_READOUT.name: image, TEXT_READOUT.name: text}
-
-    @property
-    def readouts(self) -> tuple[Readout, Readout]:
-        """What the classifiers of images and texts read.
-
-        Raises:
-            ValueError: If this is the architecture of a supernet, whose classifiers read several.
-        """
-        return one_readout(self.image_readout), one_readout(self.text_readout)
+        return {**super().default_choices(sizes), **readout_choices(sizes)}
 
     def entry_layers(self, sizes: EncoderSizes) -> EntryLayers:
         return entry_layers_from(sizes, self.fusion_layer)
