@@ -1,6 +1,7 @@
 """Predict the peak memory of training a candidate, and of a supernet step, without running it."""
 
 import bisect
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -102,17 +103,22 @@ class TraceCache:
     Args:
         surfaces: The surfaces by the step of the smallest architecture of their set; None if its sizes are not affine.
         peaks: The peak in bytes by traced step.
+        traced: The number of traced architectures of each set.
+        is_eager: Whether a surface is fitted for the first architecture of its set. Otherwise the first ones are traced
+            on their own, until that has cost as much as the surface: most searches need few architectures of a set.
     """
 
     surfaces: dict[TraceKey, PeakSurface | None] = field(default_factory=dict)
     peaks: dict[TraceKey, int] = field(default_factory=dict)
+    traced: Counter[TraceKey] = field(default_factory=Counter)
+    is_eager: bool = False
 
 
 class MemoryModel:
     """Predicts the peak memory of trainings with two encoders and one recipe.
 
-    A prediction depends on the arguments only, not on earlier predictions; caches only save time. The first
-    architecture of a set (`Architecture.affine_memory`) needs a few traces, further ones take less than a millisecond.
+    A prediction depends on the arguments only, not on earlier predictions; caches only save time. The first few
+    architectures of a set (`Architecture.affine_memory`) are traced, further ones take less than a millisecond.
 
     The update by the optimizer is not traced: the activations are freed before it.
 
@@ -263,14 +269,14 @@ class MemoryModel:
         return TrainingStep(architecture, is_slice, size, is_first=size == self._recipe.batch_size)
 
     def _add_step(self, weights: PeakPrediction, step: TrainingStep, budget_bytes: int | None) -> PeakPrediction:
-        interpolated_bytes = self._interpolate(step)
-        if interpolated_bytes is not None:
-            prediction = self._with_start(replace(weights, step_bytes=interpolated_bytes))
-            margin = _TRACE_MARGIN * interpolated_bytes
-            if budget_bytes is None or abs(prediction.peak_bytes - budget_bytes) > margin:
-                return prediction
         peaks, key = self._traces.peaks, self._key(step)
         if key not in peaks:
+            interpolated_bytes = self._interpolate(step)
+            if interpolated_bytes is not None:
+                prediction = self._with_start(replace(weights, step_bytes=interpolated_bytes))
+                margin = _TRACE_MARGIN * interpolated_bytes
+                if budget_bytes is None or abs(prediction.peak_bytes - budget_bytes) > margin:
+                    return prediction
             peaks[key] = self._tracer.held_gradient_bytes(step) + self._tracer.trace(step).peak_bytes
         return self._with_start(replace(weights, step_bytes=peaks[key]))
 
@@ -287,13 +293,16 @@ class MemoryModel:
         return replace(prediction, step_bytes=max(prediction.step_bytes, start_bytes))
 
     def _interpolate(self, step: TrainingStep) -> int | None:
-        """Return the bytes of a step from the surface of its set of architectures; None if it has no surface."""
+        """Return the bytes of a step from the surface of its set of architectures; None if it is to be traced."""
         affine = step.architecture.affine_memory()
         if affine is None:
             return None
         key = self._key(replace(step, architecture=affine.smallest))
-        surfaces = self._traces.surfaces
+        surfaces, traced = self._traces.surfaces, self._traces.traced
         if key not in surfaces:
+            if not self._traces.is_eager and traced[key] <= len(affine.steps):
+                traced[key] += 1
+                return None
             surfaces[key] = PeakSurface.fit(
                 affine, lambda architecture: self._tracer.trace(replace(step, architecture=architecture))
             )

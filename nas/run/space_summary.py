@@ -2,8 +2,9 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from typing import Any
 
 from nas.common.progress import Reporter
 from nas.common.units import format_bytes
@@ -53,15 +54,48 @@ def fitting_share(
     else:
         rng = random.Random(0)
         chosen = [space.sample(rng) for _ in range(_MAX_TRACED if is_traced else _SAMPLE_SIZE)]
-    whole = cut = 0
-    for done, architecture in enumerate(chosen, start=1):
-        peak = memory.predict(architecture, budget_bytes=budget_bytes).peak_bytes
-        if peak <= budget_bytes:
-            whole += 1
-        elif accumulates and memory.fits_in_micro_batches(architecture, budget_bytes):
-            cut += 1
+    whole = cut = done = 0
+
+    def fits(architecture: Architecture) -> bool:
+        return memory.predict(architecture, budget_bytes=budget_bytes).peak_bytes <= budget_bytes
+
+    def fits_cut(architecture: Architecture) -> bool:
+        return accumulates and memory.fits_in_micro_batches(architecture, budget_bytes)
+
+    for group in _groups(chosen):
+        # No gene of a set makes a storage smaller, so that the ends of the set decide for most sets as a whole.
+        smallest, largest = _ends(group)
+        if fits(largest):
+            whole += len(group)
+        elif fits(smallest) or fits_cut(smallest):
+            fitting = list(map(fits, group))
+            whole += sum(fitting)
+            cut += sum(fits_cut(entry) for entry, is_whole in zip(group, fitting, strict=True) if not is_whole)
+        done += len(group)
         reporter.progress("memory predictions", done, len(chosen))
     return FittingShare(len(chosen), whole, cut)
+
+
+def _groups(architectures: Sequence[Architecture]) -> list[list[Architecture]]:
+    """Return the architectures by the set that they belong to (`Architecture.affine_memory`)."""
+    groups: dict[Architecture, list[Architecture]] = {}
+    for architecture in architectures:
+        affine = architecture.affine_memory()
+        groups.setdefault(architecture if affine is None else affine.smallest, []).append(architecture)
+    return list(groups.values())
+
+
+def _ends(group: Sequence[Architecture]) -> tuple[Architecture, Architecture]:
+    """Return the architectures with the smallest and with the largest values of all genes that vary in a set."""
+    affine = group[0].affine_memory()
+    if affine is None:
+        return group[0], group[0]
+    values = {gene: [getattr(architecture, gene) for architecture in group] for gene in affine.steps}
+    dataclass_instance: Any = group[0]  # every architecture is one
+    smallest, largest = (
+        replace(dataclass_instance, **{gene: choose(found) for gene, found in values.items()}) for choose in (min, max)
+    )
+    return smallest, largest
 
 
 def describe_space(config: Config, memory: MemoryModel, default: Architecture, reporter: Reporter) -> None:

@@ -68,7 +68,7 @@ def test_predicted_peak_of_a_supernet_step_includes_gradients_of_the_whole_super
 
 @pytest.mark.parametrize("every", [10, pytest.param(3, marks=pytest.mark.long)])
 def test_interpolated_peaks_all_over_the_space_equal_traced_ones(every: int) -> None:
-    traces = TraceCache()
+    traces = TraceCache(is_eager=True)
     memory = memory_model(traces=traces)
     everything = [entry for entry in SPACE if isinstance(entry, PMFArchitecture)]
     chosen = [entry for entry in everything if entry.image_readout == entry.text_readout][::every]
@@ -96,19 +96,32 @@ def test_interpolated_peaks_all_over_the_space_equal_traced_ones(every: int) -> 
 def test_interpolated_peaks_equal_traced_ones_for_any_lengths(
     architecture: Architecture, batch_size: int, micro_batches: int, attention: bool
 ) -> None:
-    memory = memory_model(attention, batch_size)
+    memory = memory_model(attention, batch_size, traces=TraceCache(is_eager=True))
     interpolated = memory.predict(architecture, micro_batches=micro_batches).step_bytes
     assert traced_step_bytes(memory, architecture, micro_batches) == interpolated
 
 
 def test_only_steps_near_the_budget_are_traced() -> None:
-    traces, architecture = TraceCache(), ARCHITECTURES[1]
+    traces, architecture = TraceCache(is_eager=True), ARCHITECTURES[1]
     memory = memory_model(traces=traces)
     prediction = memory.predict(architecture)
     memory.predict(architecture, budget_bytes=prediction.peak_bytes + prediction.step_bytes)
     assert not traces.peaks
     memory.predict(architecture, budget_bytes=prediction.peak_bytes + prediction.step_bytes // 200)
     assert len(traces.peaks) == 1
+
+
+def test_first_architectures_of_a_set_are_traced_until_that_has_cost_as_much_as_its_surface() -> None:
+    traces = TraceCache()
+    memory = memory_model(traces=traces)
+    chosen = [PMFArchitecture(1, 4, 4, 4, width) for width in range(1, 9)]
+    affine = chosen[0].affine_memory()
+    assert affine is not None and len(affine.steps) == 3
+    predicted = [memory.predict(architecture) for architecture in chosen]
+    assert len(traces.peaks) == 4 and len(traces.surfaces) == 1
+    assert [memory.predict(architecture) for architecture in chosen] == predicted and len(traces.peaks) == 4
+    eager = memory_model(traces=TraceCache(is_eager=True))
+    assert [eager.predict(architecture) for architecture in chosen] == predicted
 
 
 def test_traces_may_be_shared_by_recipes_with_equal_label_smoothing_and_by_spaces() -> None:

@@ -6,6 +6,7 @@ from nas.cli import main
 from nas.common.errors import BudgetError
 from nas.common.progress import build_reporter
 from nas.config.load import load_config
+from nas.memory.step_tracing import StepTracer, TrainingStep
 from nas.memory.tracing import ShapeTracer, Trace
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.run import space_summary
@@ -53,6 +54,42 @@ def test_of_a_large_space_a_sample_is_predicted(project: Project, monkeypatch: p
     assert cut == FittingShare(400, share.whole, 400 - share.whole)
 
 
+@pytest.mark.parametrize("accumulates", [False, True])
+def test_share_that_fits_is_that_of_all_predictions(project: Project, accumulates: bool) -> None:
+    config = load_config(project.root / "search.yaml")
+    memory, _ = predict_memory(config, source="")
+    peaks = {architecture: memory.predict(architecture).peak_bytes for architecture in config.space}
+    ordered = sorted(peaks.values())
+    for budget in (ordered[0] - 1, *ordered[::6], ordered[-1]):
+        whole = [architecture for architecture, peak in peaks.items() if peak <= budget]
+        others = peaks.keys() - set(whole) if accumulates else set()
+        cut = sum(memory.fits_in_micro_batches(architecture, budget) for architecture in others)
+        with build_reporter() as reporter:
+            share = fitting_share(config.space, memory, budget, accumulates=accumulates, reporter=reporter)
+        assert share == FittingShare(48, len(whole), cut)
+
+
+def test_one_trace_for_each_set_tells_that_everything_fits(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(project.root / "search.yaml")
+    config = config.replace(
+        recipe=config.recipe.replace(label_smoothing=0.125)
+    )  # or traces of other tests would be used
+    memory, _ = predict_memory(config, source="")
+    traced = []
+    trace = StepTracer.trace
+
+    def counted(tracer: StepTracer, step: TrainingStep) -> Trace:
+        traced.append(step.architecture)
+        return trace(tracer, step)
+
+    monkeypatch.setattr(StepTracer, "trace", counted)
+    with build_reporter() as reporter:
+        share = fitting_share(config.space, memory, 2**40, accumulates=False, reporter=reporter)
+    assert share == FittingShare(48, 48, 0)
+    sets = {affine.smallest for architecture in config.space if (affine := architecture.affine_memory()) is not None}
+    assert len(traced) == len(set(traced)) == len(sets) < 48
+
+
 def test_nothing_is_shown_before_everything_is_computed(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,7 +106,7 @@ def test_steps_of_the_largest_batches_and_prompts_have_few_operations(
 ) -> None:
     genes = ("query_prompts", "query_context_prompts", "fusion_context_prompts", "mapping_width")
     widest = {f"space.{gene}": [1, 65_536] for gene in genes}
-    source = project.write("widest.yaml", **widest, **{"recipe.batch_size": 65_536})
+    source = project.write("widest.yaml", **widest, **{"recipe.batch_size": 65_536, "search.short_training_steps": 1})
     config = load_config(source)
     memory, _ = predict_memory(config, source="")
     events = []
