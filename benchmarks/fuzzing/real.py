@@ -1,19 +1,19 @@
 """Run cases as real processes: the program as a user starts it."""
 
-import os
+import contextlib
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from benchmarks.fuzzing.cases import COMMANDS, filled
-from benchmarks.fuzzing.engine import VALID, Case, CaseSource, project_of, written
+from benchmarks.fuzzing.engine import VALID, Case, CaseSource, project_of, resident_bytes, written
 from benchmarks.fuzzing.outcomes import Expectation, Outcome, limit_seconds, without_places
 
+_POLL_SECONDS = 0.1
 _PROGRAM = Path(__file__).resolve().parents[2] / "run_search.py"
 
 
@@ -35,12 +35,8 @@ def _run_once(case: Case, source: CaseSource) -> Outcome:
         process = subprocess.Popen(
             [sys.executable, str(_PROGRAM), *words], stdin=subprocess.DEVNULL, stdout=output, stderr=errors
         )
-        ended = threading.Timer(limit_seconds(mutation.command, source.patience), process.kill)
-        ended.start()
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds, is_ended = time.monotonic() - started, not ended.is_alive()
-        ended.cancel()
-        process.returncode = os.waitstatus_to_exitcode(status)
+        peak_bytes, is_ended = _watch(process, started + limit_seconds(mutation.command, source.patience))
+        seconds = time.monotonic() - started
         texts = []
         for file in (output, errors):
             file.seek(0)
@@ -53,11 +49,35 @@ def _run_once(case: Case, source: CaseSource) -> Outcome:
             output=texts[0],
             errors=texts[1],
             seconds=seconds,
-            grown_bytes=usage.ru_maxrss * 1024,
+            grown_bytes=peak_bytes,
             is_known=mutation.is_known,
             files=written(root),
             patience=source.patience,
         )
+
+
+def _watch(process: "subprocess.Popen[bytes]", deadline: float) -> tuple[int, bool]:
+    """Wait for a process, and kill it at a deadline.
+
+    Its peak is read while it runs: what the system tells about an ended one includes the fork of this process.
+
+    Args:
+        process: The process.
+        deadline: The deadline on the monotonic clock.
+
+    Returns:
+        The peak of its resident memory in bytes, and whether it was killed.
+    """
+    peak_bytes = 0
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=_POLL_SECONDS)
+            return peak_bytes, False
+        peak_bytes = max(peak_bytes, resident_bytes(process.pid, "VmHWM"))
+        if time.monotonic() > deadline:
+            process.kill()
+            process.wait()
+            return peak_bytes, True
 
 
 def real_outcomes(cases: Iterable[Case], source: CaseSource, *, processes: int) -> Iterator[Outcome]:
