@@ -230,4 +230,4 @@ def test_paths_may_be_edited_by_hand_and_nothing_else(
     path.write_text(yaml.safe_dump(values))
     with pytest.raises(StudyError) as refused:
         resume_search(run_of(moved), options)
-    assert "recipe.epochs: 4 → 3" in str(refused.value) and "class_names: [" in str(refused.value)
+    assert "recipe.epochs: 2 → 3" in str(refused.value) and "class_names: [" in str(refused.value)

@@ -26,7 +26,7 @@ recipe:
   warmup_fraction: 0.1
   clip_norm: 1.0
   batch_size: 8
-  epochs: 4
+  epochs: 2
 supernet: {steps: 12, checkpoint_steps: 4, sampling: balanced, architectures_per_step: 1}
 search:
   strategy: evolution
