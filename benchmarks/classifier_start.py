@@ -1,9 +1,10 @@
 """Compare random classifiers with solved ones at the start of a training: PMF's default over several seeds.
 
 Every task is trained with the automatic recipe and `recipe.classifier_start: random` and `linear`, with the same seeds.
-The rates of the classifiers follow. Everything is measured on validation.
+The rates follow. The default reads what the linear classifier reads best, as in a search, or with `--readouts pooled`
+the outputs of the CLS tokens. Everything is measured on validation.
 
-Run: python -m benchmarks.classifier_start [--data DIR] [--task NAME ...] [--seeds 3] [--json FILE] [--quick]
+Run: python -m benchmarks.classifier_start [--data DIR] [--task NAME ...] [--readouts pooled] [--json FILE] [--quick]
 """
 
 import argparse
@@ -23,6 +24,8 @@ from nas.config.load import load_config, parse_config
 from nas.config.schema import Config
 from nas.run.defaults import complete
 from nas.run.executors import write_worker_setup
+from nas.run.phases.linear import solve_linear
+from nas.run.phases.readouts import ChosenReadouts
 from nas.run.prepare import prepare
 from nas.run.tables import text_table
 from nas.search.space import Architecture
@@ -36,6 +39,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of `benchmarks.suite.make`; without: the demo")
     parser.add_argument("--task", nargs="+", choices=TASKS, help="the tasks (default: all in DIR)")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: 3)")
+    parser.add_argument(
+        "--readouts",
+        choices=("linear", "pooled"),
+        default="linear",
+        help="default: as the linear classifier chooses",
+    )
     parser.add_argument("--workers", type=int, default=2, help="number of workers (default: 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for the figures")
     parser.add_argument("--quick", action="store_true", help="trial run: 2 seeds and a few steps of the demo")
@@ -86,11 +95,15 @@ def train(source: Path, start: ClassifierStart, options: argparse.Namespace, rep
         prepared = prepare(config, source=str(source), cache_directory=default_cache_directory(), reporter=reporter)
         setup = write_worker_setup(config, prepared, directory, thread_count=1)
         full = full_step_count(config.recipe, len(prepared.store.splits["train"]))
+        default = prepared.default
+        if options.readouts == "linear":
+            default = ChosenReadouts.by_linear(config, solve_linear(config, prepared)[0]).architecture(default)
         seeds = range(2 if options.quick else options.seeds)
-        runs: Sequence[tuple[Architecture, int]] = [(prepared.default, seed) for seed in seeds]
+        runs: Sequence[tuple[Architecture, int]] = [(default, seed) for seed in seeds]
         results = train_all(setup, list(runs), QUICK_STEPS if options.quick else full, options.workers)
     scores = [result.score for result in results]
     return {
+        "architecture": str(default),
         "mean": statistics.mean(scores),
         "standard_deviation": statistics.stdev(scores) if len(scores) > 1 else 0.0,
         "scores": scores,

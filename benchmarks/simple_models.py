@@ -7,7 +7,6 @@ Run: python -m benchmarks.simple_models [--data DIR] [--task NAME ...] [--json F
 """
 
 import argparse
-import itertools
 import tempfile
 import time
 from pathlib import Path
@@ -21,15 +20,14 @@ from benchmarks.suite.tasks import TASKS
 from nas.common.files import default_cache_directory
 from nas.common.progress import Reporter, build_reporter
 from nas.config.load import load_config
-from nas.models.fusion.base import sizes_of
 from nas.models.fusion.bilinear.architecture import BilinearArchitecture
-from nas.models.fusion.linear.architecture import LinearArchitecture
 from nas.run.defaults import complete
-from nas.run.prepare import SearchContext, prepare
+from nas.run.phases.bilinear import affordable_count, solve_bilinear
+from nas.run.phases.linear import solve_linear
+from nas.run.prepare import prepare
 from nas.run.tables import text_table
-from nas.training.bilinear import LinearStart, ReadSamples, choose_bilinear, component_count, fit_whitening
-from nas.training.linear import LinearChoice, LinearProblem, choose_penalty
-from nas.training.losses import build_loss
+from nas.training.bilinear import LinearStart
+from nas.training.linear import LinearChoice
 
 
 def main() -> None:
@@ -65,48 +63,18 @@ def solve(source: Path, reporter: Reporter, *, is_quick: bool) -> dict[str, Any]
         config = few_samples(Path(name)) if is_quick else load_config(source)
         config = complete(config, source=str(source))
         prepared = prepare(config, source=str(source), cache_directory=default_cache_directory(), reporter=reporter)
-        sizes = sizes_of(prepared.image_encoder, prepared.text_encoder)
-        labels = prepared.store.splits["train"].labels
-        loss = build_loss(config.recipe, labels, len(prepared.store.class_names))
-
-        def score(metrics: Any) -> float:
-            return config.search.score_of("full", metrics)
-
         started = time.process_time()
-        found: list[tuple[LinearArchitecture, LinearChoice]] = []
-        for pair in itertools.product(*LinearArchitecture.default_choices(sizes).values()):
-            train, validation = (_read(prepared, split, LinearArchitecture(*pair)) for split in ("train", "validation"))
-            inputs, others = (torch.cat([samples.image, samples.text], dim=1) for samples in (train, validation))
-            problem = LinearProblem(
-                inputs, labels, len(prepared.store.class_names), loss, correlated_count=inputs.shape[1]
-            )
-            chosen = choose_penalty(problem, others, validation.labels, score=score)
-            found.append((LinearArchitecture(*pair), chosen))
-        architecture, linear = max(found, key=lambda entry: entry[1].rank)
+        architecture, linear = solve_linear(config, prepared)
         solved = time.process_time()
-        train, validation = (_read(prepared, split, architecture) for split in ("train", "validation"))
-        widths = train.image.shape[1], train.text.shape[1]
-        count = component_count(len(labels), widths, BilinearArchitecture.default(sizes).components)
-        bilinear = choose_bilinear(
-            train,
-            validation,
-            whitenings=(fit_whitening(train.image, count), fit_whitening(train.text, count)),
-            start=LinearStart(linear.solution.weight, linear.solution.bias, linear.penalty),
-            loss=loss,
-            score=score,
-            should_stop=lambda: False,
-        )
+        count, _ = affordable_count(prepared, config.budget.memory_bytes)
+        both = BilinearArchitecture(count, architecture.image_readout, architecture.text_readout)
+        start = LinearStart(linear.solution.weight, linear.solution.bias, linear.penalty)
+        _, bilinear = solve_bilinear(config, prepared, both, start)
         ended = time.process_time()
-    both = BilinearArchitecture(count, architecture.image_readout, architecture.text_readout)
     return {
         "linear": _figures(str(architecture), linear, solved - started),
         "bilinear": _figures(str(both), bilinear, ended - solved),
     }
-
-
-def _read(prepared: SearchContext, split: str, architecture: LinearArchitecture) -> ReadSamples:
-    samples = prepared.store.splits[split]
-    return ReadSamples(*samples.readouts(*architecture.readouts), samples.labels)
 
 
 def _figures(architecture: str, choice: LinearChoice, seconds: float) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from nas.common.errors import NasError
 from nas.common.files import write_atomically
 from nas.run.directory import is_run, read_run, read_study
 from nas.run.recipe_file import RECIPE, RecipeFile
-from nas.run.reruns import RERUNS, RerunStore, read_default_result
+from nas.run.reruns import RERUNS, RerunStore, read_simple_result
+from nas.run.roles import DEFAULT
 from nas.search.keys import RecipeKey
 from nas.search.trial import Result
 
@@ -55,7 +56,7 @@ def read_trainings(directory: Path) -> list[Training]:
         StudyError: If a file is damaged or cannot be read.
     """
     run, recipe = read_run(directory), RecipeFile(directory / RECIPE)
-    default = read_default_result(directory)
+    default = read_simple_result(directory, DEFAULT)
     results = [
         *recipe.results(),
         *([] if default is None else [default]),

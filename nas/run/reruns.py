@@ -5,15 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from nas.common.sealed_json import read_sealed_json, write_sealed_json
-from nas.run.roles import BILINEAR, DEFAULT, LINEAR, SIMPLE_MODELS
+from nas.run.roles import SIMPLE_MODELS
 from nas.search.keys import ModelKey, RerunKey
 from nas.search.space import Architecture
 from nas.search.trial import Result
 
 RERUNS = "reruns.json"
-DEFAULT_RESULT = f"{DEFAULT}.json"
-LINEAR_RESULT = f"{LINEAR}.json"
-BILINEAR_RESULT = f"{BILINEAR}.json"
 _REMEDY = "delete it to repeat its trainings"
 
 
@@ -71,16 +68,14 @@ def _slot(key: ModelKey) -> Hashable:
     return key.number if isinstance(key, RerunKey) else key
 
 
-def read_default_result(directory: Path) -> Result | None:
-    """Return the stored full training of the family's default; None if there is none.
+def simple_result_path(directory: Path, role: str) -> Path:
+    """Return the file of the first training of a simpler model.
 
     Args:
         directory: The run directory.
-
-    Raises:
-        StudyError: If the file is damaged.
+        role: The role of the model.
     """
-    return _read_result(directory / DEFAULT_RESULT)
+    return directory / f"{role}.json"
 
 
 def write_simple_result(directory: Path, result: Result) -> None:
@@ -93,31 +88,23 @@ def write_simple_result(directory: Path, result: Result) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
-    write_sealed_json(directory / f"{result.key.name}.json", result.as_dict())
+    write_sealed_json(simple_result_path(directory, result.key.name), result.as_dict())
 
 
-def read_linear_result(directory: Path) -> Result | None:
-    """Return the stored result of the linear classifier; None if there is none.
+def read_simple_result(directory: Path, role: str) -> Result | None:
+    """Return the stored first training of a simpler model; None if there is none.
 
     Args:
         directory: The run directory.
+        role: The role of the model.
 
     Raises:
         StudyError: If the file is damaged.
     """
-    return _read_result(directory / LINEAR_RESULT)
-
-
-def read_bilinear_result(directory: Path) -> Result | None:
-    """Return the stored result of the bilinear classifier; None if there is none.
-
-    Args:
-        directory: The run directory.
-
-    Raises:
-        StudyError: If the file is damaged.
-    """
-    return _read_result(directory / BILINEAR_RESULT)
+    path = simple_result_path(directory, role)
+    if not path.exists():
+        return None
+    return read_sealed_json(path, Result.from_dict, expected="the result of a training", remedy=_REMEDY)
 
 
 def read_simple_results(directory: Path) -> dict[str, Result]:
@@ -129,11 +116,5 @@ def read_simple_results(directory: Path) -> dict[str, Result]:
     Raises:
         StudyError: If the file of one is damaged.
     """
-    found = {model.role: _read_result(directory / f"{model.role}.json") for model in SIMPLE_MODELS}
+    found = {model.role: read_simple_result(directory, model.role) for model in SIMPLE_MODELS}
     return {role: result for role, result in found.items() if result is not None}
-
-
-def _read_result(path: Path) -> Result | None:
-    if not path.exists():
-        return None
-    return read_sealed_json(path, Result.from_dict, expected="the result of a training", remedy=_REMEDY)

@@ -16,7 +16,8 @@ from nas.run.answer import excluded_models, highest
 from nas.run.ensemble import ENSEMBLE, read_choice, write_choice
 from nas.run.executors import ExecutionOptions
 from nas.run.finalize import read_report
-from nas.run.reruns import read_bilinear_result, read_default_result, read_linear_result, write_simple_result
+from nas.run.reruns import read_simple_result, write_simple_result
+from nas.run.roles import BILINEAR, DEFAULT, LINEAR
 from nas.search.objectives import Constraint
 from nas.search.trial import Result
 from tests.run.conftest import FinishedRun
@@ -72,7 +73,7 @@ def scored(result: Result, accuracy: float) -> Result:
 
 
 def test_export_gives_the_model_that_the_run_was_concluded_with(copy: Path) -> None:
-    choice, linear, default = read_choice(copy), read_linear_result(copy), read_default_result(copy)
+    choice, linear, default = read_choice(copy), read_simple_result(copy, LINEAR), read_simple_result(copy, DEFAULT)
     assert choice.best is not None and linear is not None and default is not None
     for role, simple in (("linear", linear), ("default", default), ("best", None)):
         write_choice(copy, replace(choice, role=role, simple=simple))
@@ -85,7 +86,7 @@ def test_export_gives_the_model_that_the_run_was_concluded_with(copy: Path) -> N
 
 def test_export_before_the_conclusion_takes_the_highest_metric(copy: Path) -> None:
     (copy / ENSEMBLE).unlink()
-    linear, bilinear, default = read_linear_result(copy), read_bilinear_result(copy), read_default_result(copy)
+    linear, bilinear, default = (read_simple_result(copy, role) for role in (LINEAR, BILINEAR, DEFAULT))
     assert linear is not None and bilinear is not None and default is not None
     best = max(result.score for result in results_of(copy)["full"])
     for accuracies, answer in (

@@ -19,8 +19,8 @@ from nas.run.exported_model import open_exported
 from nas.run.finalize import read_report
 from nas.run.phases.bilinear import BilinearPhase
 from nas.run.phases.linear import LinearPhase
-from nas.run.reruns import read_bilinear_result, read_linear_result
-from nas.run.roles import BILINEAR
+from nas.run.reruns import read_simple_result
+from nas.run.roles import BILINEAR, LINEAR
 from nas.search.keys import BilinearKey
 from nas.training.checkpoint import load_weights, training_facts
 from nas.training.kept_logits import read_logits
@@ -34,7 +34,11 @@ from tests.support.tiny import encoders
 
 def test_classifier_is_solved_evaluated_and_shown(finished: FinishedRun, project: Project) -> None:
     run, lines = finished.directory, finished.output.splitlines()
-    result, linear, report = read_bilinear_result(run), read_linear_result(run), read_report(run)[BILINEAR]
+    result, linear, report = (
+        read_simple_result(run, BILINEAR),
+        read_simple_result(run, LINEAR),
+        read_report(run)[BILINEAR],
+    )
     assert result is not None and result.key == BilinearKey() and result.stage == "full" and linear is not None
     assert isinstance(result.architecture, BilinearArchitecture)
     assert {**result.architecture.values(), **linear.architecture.values()} == result.architecture.values()
@@ -104,13 +108,13 @@ class Bench:
     def run(self) -> Any:
         linear = LinearPhase(self.setup, self.prepared).run(self.context)
         assert linear is not None
-        return BilinearPhase(self.setup, self.prepared).run(self.context, linear)
+        return BilinearPhase(self.setup, self.prepared, linear).run(self.context)
 
 
 def test_kept_weights_and_logits_are_those_of_the_model(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     result = bench.run()
-    assert result is not None and result == read_bilinear_result(tmp_path) and result.score > 0.9
+    assert result is not None and result == read_simple_result(tmp_path, BILINEAR) and result.score > 0.9
     assert result.architecture == BilinearArchitecture(12, 1, 0), "12 squared is at most 150"
     image, text = bench.encoders
     model: Any = build_model(

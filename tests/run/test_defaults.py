@@ -12,7 +12,8 @@ from nas.run import defaults
 from nas.run.defaults import complete, usable_memory
 from nas.run.directory import read_run, read_study
 from nas.run.executors import ExecutionOptions
-from nas.run.reruns import read_linear_result
+from nas.run.reruns import read_simple_result
+from nas.run.roles import LINEAR
 from nas.search.trial import Result
 from tests.support.project import Project
 from tests.support.runs import counts_of, run_search
@@ -45,7 +46,7 @@ def test_search_prints_and_keeps_the_values_that_it_has_chosen(
     assert "holds this search; resuming it" in run_search(source, tmp_path / "run", options, trials=4)
     assert read_run(tmp_path / "run").config.budget.memory_bytes == 3 * 2**30
     assert counts_of(tmp_path / "run")[0] == 4
-    linear = read_linear_result(tmp_path / "run")
+    linear = read_simple_result(tmp_path / "run", LINEAR)
     assert linear is not None and recorded.space.choices["text_readout"] == (0, 1)
     chosen = {readouts_of(result) for result in read_study(tmp_path / "run", recorded_run).results("one_shot")}
     assert chosen == {readouts_of(linear)}  # without it, the smallest and the largest would have different ones

@@ -22,7 +22,7 @@ from nas.run.executors import ExecutionOptions
 from nas.run.exported_model import open_exported
 from nas.run.finalize import read_report
 from nas.run.phases.linear import LinearPhase
-from nas.run.reruns import read_linear_result
+from nas.run.reruns import read_simple_result
 from nas.run.roles import LINEAR
 from nas.search.keys import LinearKey
 from nas.training.checkpoint import load_weights, training_facts
@@ -36,7 +36,7 @@ from tests.support.tiny import encoders
 
 def test_classifier_is_solved_evaluated_and_shown(finished: FinishedRun, project: Project) -> None:
     run, lines = finished.directory, finished.output.splitlines()
-    result, report = read_linear_result(run), read_report(run)[LINEAR]
+    result, report = read_simple_result(run, LINEAR), read_report(run)[LINEAR]
     assert result is not None and result.key == LinearKey() and result.stage == "full"
     assert report["validation"]["accuracy"] == result.score and report["test_samples"] == 12
     shown = next(line for line in lines if line.startswith("linear classifier on the frozen encoders: "))
@@ -60,7 +60,7 @@ def test_classifier_is_exported_by_name(
     finished: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", str(finished.directory), "--output", str(tmp_path / "model"), "--pick", "linear"]) == 0
-    result = read_linear_result(finished.directory)
+    result = read_simple_result(finished.directory, LINEAR)
     assert result is not None
     assert f"(linear, trained completely, {result.architecture})" in capsys.readouterr().out
     described = yaml.safe_load((tmp_path / "model" / "architecture.yaml").read_text())
@@ -132,7 +132,7 @@ def test_readouts_with_the_best_validation_score_are_chosen(telling: dict[str, R
         config=make_search_config(), clock=clock, reporter=SimpleNamespace(note=notes.append)
     )
     result = LinearPhase(setup, prepared).run(context)
-    assert result is not None and result == read_linear_result(tmp_path) and result.score > 0.9
+    assert result is not None and result == read_simple_result(tmp_path, LINEAR) and result.score > 0.9
     assert isinstance(result.architecture, LinearArchitecture)
     assert result.architecture.readouts == (telling["image"], telling["text"])
     assert f"(image {telling['image']}, text {telling['text']}, L2 penalty " in notes[-1]

@@ -17,7 +17,8 @@ from nas.config.schema import Config
 from nas.models.fusion.pmf.architecture import GENES
 from nas.run.phases.candidates import CandidatePhase
 from nas.run.phases.finalists import FinalistPhase
-from nas.run.reruns import read_default_result
+from nas.run.reruns import read_simple_result
+from nas.run.roles import DEFAULT
 from nas.run.speed import TrainingSpeed
 from nas.search.keys import CandidateKey, DefaultKey, ModelKey
 from nas.search.space import Architecture
@@ -321,7 +322,7 @@ def test_default_outside_the_space_is_a_finalist_once_despite_kills(tmp_path: Pa
     search(tmp_path, config, SimulatedExecutor([1], random.Random(2)), output=output, default=default)
     models = [(model, stage) for model, stage, _ in finished_models(output.getvalue()) if stage == "full"]
     assert len(models) == 1 + config.search.finalists and models[0] == ("default", "full")
-    stored = read_default_result(tmp_path)
+    stored = read_simple_result(tmp_path, DEFAULT)
     assert stored is not None and stored.architecture == default and stored.key == DefaultKey()
 
 
@@ -370,7 +371,7 @@ def test_default_is_trained_first_even_if_its_time_is_too_short(tmp_path: Path) 
         context.clock.deadlines = replace(context.clock.deadlines, candidates_seconds=0.0)
         queue = CandidatePhase([config.space.smallest]).run(context)
         FinalistPhase(queue, default, tmp_path, full_steps=10, validation_count=10, speed=slow).run(context)
-        assert read_default_result(tmp_path) is not None and not study.count("full")
+        assert read_simple_result(tmp_path, DEFAULT) is not None and not study.count("full")
 
 
 def test_time_of_screening_does_not_end_before_the_first_score(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.run.phases.context import SearchClock
 from nas.run.phases.race import Outcome, RacePhase
 from nas.run.phases.race_plan import preferred
-from nas.run.reruns import read_default_result, write_simple_result
+from nas.run.reruns import read_simple_result, write_simple_result
 from nas.run.time_budget import Deadlines, TimeAccount
 from nas.search.keys import CandidateKey, DefaultKey, LinearKey, RerunKey
 from nas.search.racing import SeedScores, scores_of_samples
@@ -170,7 +170,7 @@ def test_race_that_is_left_out_has_the_seeds_that_there_are(tmp_path: Path) -> N
 
 def test_training_of_another_search_is_refused(tmp_path: Path) -> None:
     race(tmp_path, SimulatedExecutor([1], random.Random(0)), search__rerun_seeds=0)
-    stored = read_default_result(tmp_path)
+    stored = read_simple_result(tmp_path, DefaultKey().name)
     assert stored is not None
     write_simple_result(tmp_path, replace(stored, seed=stored.seed + 1))
     with pytest.raises(StudyError, match=r"default\.json: holds a training of another search"):

@@ -10,9 +10,6 @@ from nas.config.schema import Config
 from nas.models.fusion.linear.architecture import LinearArchitecture
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.run.phases.readouts import ChosenReadouts
-from nas.search.keys import LinearKey
-from nas.search.trial import Result
-from tests.support.factories import make_result
 from tests.support.search_file import make_search_config
 
 
@@ -20,10 +17,6 @@ def config_with(readouts: str, image: tuple[int, ...], text: tuple[int, ...]) ->
     config = make_search_config()
     choices = {**config.space.choices, "image_readout": image, "text_readout": text}
     return config.replace(space=replace(config.space, choices=choices), search=config.search.replace(readouts=readouts))
-
-
-def linear_result(image: int, text: int) -> Result:
-    return make_result(key=LinearKey(), stage="full", architecture=LinearArchitecture(image, text))
 
 
 BOTH = (0, 1)
@@ -42,7 +35,7 @@ def test_space_keeps_the_readouts_of_the_linear_classifier_where_it_allows_them(
     image: tuple[int, ...], text: tuple[int, ...], linear: tuple[int, int], expected: tuple[tuple[int, ...], ...]
 ) -> None:
     config = config_with("linear", image, text)
-    space = ChosenReadouts.by_linear(config, linear_result(*linear)).config(config).space
+    space = ChosenReadouts.by_linear(config, LinearArchitecture(*linear)).config(config).space
     assert (space.choices["image_readout"], space.choices["text_readout"]) == expected
     others = [name for name in space.choices if not name.endswith("readout")]
     assert [space.choices[name] for name in others] == [config.space.choices[name] for name in others]
@@ -51,7 +44,7 @@ def test_space_keeps_the_readouts_of_the_linear_classifier_where_it_allows_them(
 
 def test_searched_readouts_stay_open() -> None:
     config = config_with("searched", BOTH, BOTH)
-    chosen = ChosenReadouts.by_linear(config, linear_result(1, 1))
+    chosen = ChosenReadouts.by_linear(config, LinearArchitecture(1, 1))
     assert chosen.config(config) == config
     default = PMFArchitecture(1, 2, 2, 2, 4)
     assert chosen.architecture(default) == default
@@ -59,9 +52,9 @@ def test_searched_readouts_stay_open() -> None:
 
 def test_default_gets_the_readouts_that_the_space_allows() -> None:
     default = PMFArchitecture(1, 2, 2, 2, 4)
-    chosen = ChosenReadouts.by_linear(config_with("linear", BOTH, BOTH), linear_result(0, 1))
+    chosen = ChosenReadouts.by_linear(config_with("linear", BOTH, BOTH), LinearArchitecture(0, 1))
     assert chosen.architecture(default) == replace(default, text_readout=1)
-    without = ChosenReadouts.by_linear(config_with("linear", (0,), (0,)), linear_result(1, 1))
+    without = ChosenReadouts.by_linear(config_with("linear", (0,), (0,)), LinearArchitecture(1, 1))
     assert without.architecture(default) == default
 
 
@@ -74,10 +67,10 @@ def test_without_a_linear_classifier_the_first_readout_of_the_space_remains() ->
 def test_only_a_choice_is_reported() -> None:
     output = io.StringIO()
     config = config_with("linear", BOTH, (1,))
-    chosen = ChosenReadouts.by_linear(config, linear_result(0, 1))
+    chosen = ChosenReadouts.by_linear(config, LinearArchitecture(0, 1))
     chosen.report(config, LineReporter(output))
     assert "image readout pooled" in output.getvalue() and "text" not in output.getvalue()
     fixed = config_with("linear", (0,), (1,))
     output = io.StringIO()
-    ChosenReadouts.by_linear(fixed, linear_result(0, 1)).report(fixed, LineReporter(output))
+    ChosenReadouts.by_linear(fixed, LinearArchitecture(0, 1)).report(fixed, LineReporter(output))
     assert output.getvalue() == ""

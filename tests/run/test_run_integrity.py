@@ -25,11 +25,11 @@ from nas.run.recording import RESULTS
 from nas.run.reruns import (
     RERUNS,
     RerunStore,
-    read_bilinear_result,
-    read_default_result,
-    read_linear_result,
+    read_simple_result,
+    read_simple_results,
     write_simple_result,
 )
+from nas.run.roles import BILINEAR, DEFAULT, LINEAR
 from nas.run.time_budget import TimeAccount
 from nas.storage.backends.journal import JOURNAL, LOCK
 from nas.storage.write_log import WRITE_LOG
@@ -113,9 +113,7 @@ FILES = {
 def read_everything(run: Path) -> None:
     """Read every file of a run as `resume` and `export` do."""
     read_report(run)
-    read_default_result(run)
-    read_linear_result(run)
-    read_bilinear_result(run)
+    read_simple_results(run)
     RerunStore(run / RERUNS)
     TimeAccount(run / "time.json")
 
@@ -201,19 +199,19 @@ def test_no_module_of_the_run_package_reads_json_on_its_own() -> None:
 
 
 def test_trainings_of_another_search_are_refused(copy: Path, options: ExecutionOptions) -> None:
-    result = read_default_result(copy)
+    result = read_simple_result(copy, DEFAULT)
     assert result is not None
     write_simple_result(copy, dataclasses.replace(result, seed=result.seed + 1))
     with pytest.raises(StudyError, match=r"default\.json: holds a training of another search; .* delete it to repeat"):
         resume_search(copy, options)
     write_simple_result(copy, result)
-    linear = read_linear_result(copy)
+    linear = read_simple_result(copy, LINEAR)
     assert linear is not None
     write_simple_result(copy, dataclasses.replace(linear, seed=linear.seed + 1))
     with pytest.raises(StudyError, match=r"linear\.json: holds another training; .* delete it to solve the classifier"):
         resume_search(copy, options)
     write_simple_result(copy, linear)
-    bilinear = read_bilinear_result(copy)
+    bilinear = read_simple_result(copy, BILINEAR)
     assert bilinear is not None
     write_simple_result(copy, dataclasses.replace(bilinear, seed=bilinear.seed + 1))
     with pytest.raises(StudyError, match=r"bilinear\.json: holds another training; .* delete it to solve the classifi"):

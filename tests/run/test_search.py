@@ -172,7 +172,7 @@ def test_same_search_resumes_in_its_directory_and_another_is_refused_key_by_key(
     assert "recipe.epochs" in str(refused.value) and "space.query_prompts" in str(refused.value)
     assert "new directory (--run-dir)" in str(refused.value)
     config = copy / "config.yaml"
-    config.write_text(config.read_text().replace("epochs: 4", "epochs: 6"))
+    config.write_text(config.read_text().replace("epochs: 2", "epochs: 6"))
     with pytest.raises(StudyError, match=r"recipe\.epochs"):
         resume_search(copy, options)
 

@@ -23,8 +23,9 @@ from nas.run.ensemble import read_choice
 from nas.run.executors import ExecutionOptions
 from nas.run.finalize import read_report
 from nas.run.prepare import predict_memory, prepare
-from nas.run.reruns import read_linear_result
+from nas.run.reruns import read_simple_result
 from nas.run.results_csv import canonical_results
+from nas.run.roles import LINEAR
 from nas.search.keys import ModelKey, RerunKey
 from nas.search.trial import Job, Result
 from nas.training.trainer import Trainer
@@ -169,7 +170,7 @@ def test_finalists_and_default_race_with_further_seeds(
     report = read_report(run)
     found = read_choice(run)
     assert found.best is not None and found.best.score == max(scores[best]) and _origin(found.best) == best
-    role, linear = reliability["race"]["answer"], read_linear_result(run)
+    role, linear = reliability["race"]["answer"], read_simple_result(run, LINEAR)
     assert linear is not None
     first_of = {"best": best, "default": default.key, "linear": linear.key}
     assert report["best"]["role"] == role and _origin(Result.from_dict(report["best"]["result"])) == first_of[role]
@@ -236,7 +237,7 @@ def test_costs_are_minimised_and_constraints_are_met(
     with open_study(run, read_run(run)) as study:
         too_large = [entry for entry in study.rejections if f"trainable_parameters <= {bound}: got" in entry.reason]
         assert too_large and all(memory.parameter_count(entry.architecture) > bound for entry in too_large)
-    linear = read_linear_result(run)
+    linear = read_simple_result(run, LINEAR)
     assert linear is not None and linear.latency_seconds is not None and 0 < linear.latency_seconds < 1
     assert json.loads((run / "reliability.json").read_text())["excluded"].get("linear") == (
         f"trainable_parameters <= {bound}" if memory.parameter_count(linear.architecture) > bound else None

@@ -6,7 +6,8 @@ from pathlib import Path
 from nas.execution.plan import Plan
 from nas.run.phases.context import PhaseContext
 from nas.run.phases.full_time import FullTrainingTime
-from nas.run.reruns import read_default_result
+from nas.run.reruns import read_simple_result
+from nas.run.roles import DEFAULT
 from nas.run.speed import TrainingSpeed
 from nas.search.keys import CandidateKey, DefaultKey, ModelKey
 from nas.search.promotion import PromotionQueue
@@ -54,7 +55,7 @@ class FinalistPhase:
             context,
             self._queue,
             self._default,
-            is_default_stored=read_default_result(self._directory) is not None,
+            is_default_stored=read_simple_result(self._directory, DEFAULT) is not None,
             full_steps=self._full_steps,
             validation_count=self._validation_count,
             speed=self._speed,

@@ -194,7 +194,7 @@ class Search:
         context.clock.account.start("linear")
         linear = LinearPhase(self._setup, self._prepared).run(context)
         if linear is not None or not context.clock.is_interrupted:
-            chosen = ChosenReadouts.by_linear(context.config, linear)
+            chosen = ChosenReadouts.by_linear(context.config, None if linear is None else linear.architecture)
             if linear is not None:
                 chosen.report(context.config, context.reporter)
             self._context = replace(context, config=chosen.config(context.config))
@@ -204,7 +204,7 @@ class Search:
 
     def _solve_bilinear(self, linear: Result) -> Result | None:
         self._context.clock.account.start("bilinear")
-        return BilinearPhase(self._setup, self._prepared).run(self._context, linear)
+        return BilinearPhase(self._setup, self._prepared, linear).run(self._context)
 
     def _divide_time(self) -> None:
         """Divide a time budget among the phases, by the speed of the workers, before anything is trained.

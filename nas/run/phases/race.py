@@ -7,7 +7,7 @@ from pathlib import Path
 from nas.common.errors import StudyError
 from nas.run.phases.context import PhaseContext
 from nas.run.phases.race_plan import RacePlan, Racer, ReadScores, preferred
-from nas.run.reruns import DEFAULT_RESULT, RERUNS, read_default_result
+from nas.run.reruns import RERUNS, read_simple_result, simple_result_path
 from nas.run.roles import BEST, DEFAULT, SIMPLE_MODELS
 from nas.search.keys import CandidateKey, RerunKey
 from nas.search.racing import SeedScores, Standing
@@ -121,9 +121,9 @@ class RacePhase:
         for result in context.study.results("full"):
             if result.architecture == self._default:
                 return result
-        stored = read_default_result(self._directory)
+        stored = read_simple_result(self._directory, DEFAULT)
         if stored is not None:
-            self._check_own(context, stored, self._default, DEFAULT_RESULT)
+            self._check_own(context, stored, self._default, simple_result_path(self._directory, DEFAULT).name)
         return stored
 
     def _check_all(self, context: PhaseContext, results: Sequence[Result]) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 from nas.common.progress import Reporter
 from nas.config.schema import Config
 from nas.search.space import Architecture
-from nas.search.trial import Result
 
 
 @dataclass(frozen=True)
@@ -25,20 +24,18 @@ class ChosenReadouts:
     values: Mapping[str, int]
 
     @classmethod
-    def by_linear(cls, config: Config, linear: Result | None) -> "ChosenReadouts":
+    def by_linear(cls, config: Config, linear: Architecture | None) -> "ChosenReadouts":
         """Return the readouts of the linear classifier that the space allows; none if they are searched.
 
         Args:
             config: The configuration of the search.
-            linear: The result of the linear classifier; None if it was not solved, which leaves the first of each.
+            linear: The linear classifier that was solved; None leaves the first readout of each modality.
         """
         if config.search.readouts == "searched":
             return cls({})
         choices = config.space.choices
         names = [gene.name for gene in config.space.architecture_class.genes if gene.names]
-        wanted = {
-            name: choices[name][0] if linear is None else getattr(linear.architecture, name, None) for name in names
-        }
+        wanted = {name: choices[name][0] if linear is None else getattr(linear, name, None) for name in names}
         return cls({name: value for name, value in wanted.items() if value in choices[name]})
 
     def config(self, config: Config) -> Config:
