@@ -83,6 +83,8 @@ def path_problem(text: str) -> str | None:
     """Return why a text can be no path on any file system, or is none that anybody meant; None if it can be one."""
     if "\0" in text:
         return "has a NUL character"
+    if text.isspace():
+        return "is blank"
     # A path that is resolved already may lie in a folder of any name.
     if not os.path.isabs(text) and any(unicodedata.category(character) == "Cc" for character in text):
         return "has a control character"

@@ -367,6 +367,12 @@ def test_images_are_in_the_folder_of_the_manifest_by_default() -> None:
     assert make_search_config(data={"manifest": "food/list.csv"}).data.images == "/project/food"
 
 
+@pytest.mark.parametrize("key", ["data.manifest", "data.images", "encoders.image"])
+def test_blank_path_is_named_with_its_key(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"- {key}: is blank; expected a .*, got ' '"):
+        load_config(write(tmp_path, **{key: " "}))
+
+
 def test_names_of_the_hub_stay_unchanged_unless_a_folder_has_that_name(tmp_path: Path) -> None:
     (tmp_path / "local").mkdir()
     config = load_config(write(tmp_path, **{"encoders.image": "local", "encoders.text": "bert-base-uncased"}))
