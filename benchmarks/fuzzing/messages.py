@@ -11,6 +11,7 @@ _INTERNAL = re.compile(
 )
 _PLACE = re.compile(
     r"""(?:^|[\s'"(])(?:\.{0,2}/|package:|[\w.-]+/)[^\s:]+   # a path or a hub name
+    | (?:^|\s)/(?=:)   # the root
     | \b[\w-]+\.(?:ya?ml|json|jsonl|csv|tsv|zip|png|jpg|webp|safetensors|pt|log|txt|parquet|db|npy|md)\b
     | (?:^|\s)--[a-z-]+ | \b(?:row|line|image|column|entry|trial|layer|text)s?\s+['"]?\w+
     | ^\s*-\s(?:[\w.\[\]-]|'[^']*'|"[^"]*")+:""",

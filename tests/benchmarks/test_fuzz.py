@@ -25,6 +25,7 @@ VALID = Outcome(
     is_known=True,
 )
 CLEAR = [
+    "error: /: cannot be read; expected a CSV, TSV, JSON, JSON Lines or Parquet file, got a folder",
     "error: data.csv: row 3: unknown split; expected train, validation or test, got 'tests'",
     "error: --budget: invalid value; expected a time or a number of trials, got 'soon'",
     "usage: run_search.py [-h]\nrun_search.py search: error: argument --workers: invalid value; expected auto, got 'x'",
