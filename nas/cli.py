@@ -248,10 +248,12 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     import_frameworks()
+    from nas.common.devices import device_of
     from nas.run.evaluate import ALL, evaluate_exported
     from nas.run.evaluation_data import evaluation_data
     from nas.run.progress_lines import metric_line
 
+    device = device_of(options.device)
     columns = {name: value for name in COLUMNS if (value := getattr(options, f"{name}_column")) is not None}
     data, is_whole = evaluation_data(
         options.model, options.data, reader=options.reader, images=options.images, columns=columns
@@ -260,6 +262,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         options.model,
         data,
         ALL if is_whole else options.split,
+        device=device,
         accept_changed=options.accept_changed,
         on_note=_warn,
     )
@@ -271,10 +274,19 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     import_frameworks()
+    from nas.common.devices import device_of
     from nas.run.predict import classify
 
-    model, accepts = options.model, options.accept_changed
-    for prediction in classify(model, options.image, options.text, options.top, accept_changed=accepts, on_note=_warn):
+    predictions = classify(
+        options.model,
+        options.image,
+        options.text,
+        options.top,
+        device=device_of(options.device),
+        accept_changed=options.accept_changed,
+        on_note=_warn,
+    )
+    for prediction in predictions:
         name = visible(prediction.class_name).replace("\n", "\\n")
         print(f"{name}: {prediction.probability:.4f}{' yes' if prediction.is_predicted else ''}")
 

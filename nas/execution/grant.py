@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
+from nas.common.devices import is_accelerator, limit_memory
 from nas.memory.measurement import (
     AllocatorWatch,
     MemoryWatch,
@@ -56,14 +57,15 @@ class MemoryGrant:
         """
         self._limit_bytes, self._exceeded_bytes = limit_bytes, 0
         is_ample = limit_bytes is None or limit_bytes >= bytes_with_fragmentation(needed_bytes)
-        self.keeps_freed_memory = is_ample and self._device.type == "cpu"
+        self.keeps_freed_memory = is_ample and not is_accelerator(self._device)
         (keep_freed_memory if self.keeps_freed_memory else map_large_tensors)()
         watch = self._watch()
         try:
             with watch:
                 yield
         finally:
-            self.peak_bytes = max(watch.peak_bytes - self._base_bytes, 0)
+            base_bytes = 0 if is_accelerator(self._device) else self._base_bytes
+            self.peak_bytes = max(watch.peak_bytes - base_bytes, 0)
             release_freed_memory()  # the memory of an idle worker counts against the budget as well
 
     def check(self) -> None:
@@ -77,11 +79,9 @@ class MemoryGrant:
 
     def _watch(self) -> MemoryWatch | AllocatorWatch:
         limit_bytes = self._limit_bytes
-        if self._device.type == "cpu":
+        if not is_accelerator(self._device):
             return MemoryWatch(None if limit_bytes is None else self._base_bytes + limit_bytes, self._note_exceeded)
-        total_bytes = torch.cuda.get_device_properties(self._device).total_memory
-        share = 1.0 if limit_bytes is None else min(limit_bytes / total_bytes, 1.0)
-        torch.cuda.set_per_process_memory_fraction(share, self._device)
+        limit_memory(self._device, limit_bytes)
         return AllocatorWatch(self._device)
 
     def _note_exceeded(self, held_bytes: int) -> None:

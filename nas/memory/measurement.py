@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from nas.common import devices
+
 
 def private_bytes() -> int:
     """Return the private memory of this process in bytes, in memory or swap, without shared memory and mapped files.
@@ -124,13 +126,12 @@ class MemoryWatch:
 
 
 class AllocatorWatch:
-    """Context that measures the peak memory that torch reserves on a GPU for this process.
+    """Context that measures the peak memory that torch reserves on an accelerator for this process.
 
-    It is the reserved memory, not the allocated memory, since other processes cannot use what the allocator keeps. The
-    context of the driver is not included.
+    The context of the driver is not included.
 
     Args:
-        device: The CUDA device.
+        device: The accelerator.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -139,9 +140,8 @@ class AllocatorWatch:
         self._device = device
 
     def __enter__(self) -> "AllocatorWatch":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(self._device)
+        devices.start_peak(self._device)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.peak_bytes = torch.cuda.max_memory_reserved(self._device)
+        self.peak_bytes = devices.peak_bytes(self._device)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import try_to_load_from_cache
 
+from nas.common.devices import accelerator, total_bytes
 from nas.common.errors import EncoderError
 from nas.common.progress import Reporter
 from nas.config.defaults import Choice, Facts, choice_rows, resolve
@@ -54,8 +55,9 @@ def complete(config: Config, *, source: str, reporter: Reporter | None = None) -
 
 def usable_memory() -> int:
     """Return the memory in bytes that a search may use per device: 80 % of a GPU's, or half of the host's."""
-    if torch.cuda.is_available():
-        return int(_GPU_FRACTION * torch.cuda.get_device_properties(0).total_memory)
+    device = accelerator()
+    if device is not None:
+        return int(_GPU_FRACTION * total_bytes(device))
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = _CGROUP_LIMIT.read_text().strip() if _CGROUP_LIMIT.is_file() else "max"
     return int(_HOST_FRACTION * (min(total, int(limit)) if limit.isdecimal() else total))

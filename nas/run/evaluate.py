@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nas.common.devices import CPU
 from nas.config.data_schema import DataConfig
 from nas.config.reader_registry import READERS
 from nas.data.contents import DATA, describe_contents
@@ -44,6 +45,7 @@ def evaluate_exported(
     data: DataConfig,
     split: str,
     *,
+    device: torch.device = CPU,
     accept_changed: bool = False,
     on_note: Callable[[str], None] | None = None,
 ) -> Evaluation:
@@ -53,6 +55,7 @@ def evaluate_exported(
         directory: The folder of the exported model.
         data: The data set.
         split: The name of the split, or `ALL`.
+        device: The device to compute on.
         accept_changed: Whether files of the folder may have been changed after the model was saved.
         on_note: The receiver of notes about the folder; by default they are warnings of Python.
 
@@ -60,7 +63,7 @@ def evaluate_exported(
         ExportError: If the folder holds no model, or a changed one.
         DataError: If the data cannot be used, or has labels that are unknown to the model.
     """
-    exported = open_exported(directory, accept_changed=accept_changed, on_note=on_note)
+    exported = open_exported(directory, device=device, accept_changed=accept_changed, on_note=on_note)
     several = exported.has_several_labels
     if READERS[data.reader].has_label_keys:
         data = data.replace(labels="several" if several else "one")

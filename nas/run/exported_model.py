@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from nas.common.boundary import SMALL_FILE, reading, shown
+from nas.common.devices import CPU
 from nas.common.errors import DataError, ExportError
 from nas.common.yaml_files import read_yaml
 from nas.config.data_schema import MAX_PIXELS
@@ -151,6 +152,7 @@ class ExportedModel:
 def open_exported(
     directory: str | os.PathLike[str],
     *,
+    device: torch.device = CPU,
     accept_changed: bool = False,
     on_note: Callable[[str], None] | None = None,
 ) -> ExportedModel:
@@ -158,6 +160,7 @@ def open_exported(
 
     Args:
         directory: The folder that `export` or `save_pretrained` wrote.
+        device: The device to compute on.
         accept_changed: Whether files may have been changed after the model was saved.
         on_note: The receiver of notes about the folder; by default they are warnings of Python.
 
@@ -179,7 +182,7 @@ def open_exported(
         )
     _check_report(report, where)
     check_weights(model, where, ExportError)
-    model.train(False)
+    model.train(False).to(device)
     preprocessor = Preprocessor(
         image_processor=load_image_processor(str(folder), ExportError),
         tokenizer=load_tokenizer(str(folder), ExportError),

@@ -187,6 +187,7 @@ def _add_evaluate(commands: _Commands) -> argparse.ArgumentParser:
         default="test",
         help="split to evaluate (default: test, or all where the data set has no column of splits)",
     )
+    _add_device(parser)
     _add_accept_changed(parser)
     for column in COLUMNS:
         parser.add_argument(f"--{column}-column", metavar="NAME", help=argparse.SUPPRESS)
@@ -210,8 +211,18 @@ def _add_predict(commands: _Commands) -> argparse.ArgumentParser:
         metavar="K",
         help="number of classes to show (default: 5); if several labels are possible, all predicted ones are shown",
     )
+    _add_device(parser)
     _add_accept_changed(parser)
     return parser
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="device to compute on: auto, cpu, cuda or cuda:N (default: auto, a GPU where there is one)",
+    )
 
 
 def _add_accept_changed(parser: argparse.ArgumentParser) -> None:

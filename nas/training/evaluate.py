@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nas.common.devices import synchronize
 from nas.common.errors import TrainingError
 from nas.data.features.store import FeatureSplit
 from nas.models.fusion.base import FusionModel
@@ -121,8 +122,7 @@ def forward_seconds(
     for index in range(repetitions + _WARMUP_PASSES):
         started = time.perf_counter()
         model(features, architecture)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronize(device)
         if index >= _WARMUP_PASSES:
             shortest = min(shortest, time.perf_counter() - started)
     return shortest

@@ -1,0 +1,88 @@
+"""The device that a process computes on, and its memory: the one place that knows what an accelerator is.
+
+An accelerator is what `torch.accelerator` finds: a CUDA GPU, or another kind whose backend is loaded.
+"""
+
+from typing import Any
+
+import torch
+
+from nas.common.errors import ExecutionError
+
+CPU = torch.device("cpu")
+AUTO = "auto"
+"""The choice of an accelerator where there is one, otherwise of the CPU."""
+
+
+def accelerator() -> torch.device | None:
+    """Return the first accelerator that this process can use; None if there is none."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return None if found is None else torch.device(found.type, 0)
+
+
+def device_of(choice: str) -> torch.device:
+    """Return the device that a user has chosen.
+
+    Args:
+        choice: `auto`, `cpu`, a kind of accelerator such as `cuda`, which is its first, or one of them: `cuda:1`.
+
+    Raises:
+        ExecutionError: If this machine has no such device, or torch was built without it.
+    """
+    first = accelerator()
+    if choice == AUTO:
+        return first or CPU
+    if choice == CPU.type:
+        return CPU
+    names = [] if first is None else [f"{first.type}:{index}" for index in range(torch.accelerator.device_count())]
+    wanted = choice if ":" in choice else f"{choice}:0"
+    if wanted not in names:
+        allowed = ", ".join([AUTO, CPU.type, *names])
+        raise ExecutionError(f"--device: not available here; expected one of {allowed}, got {choice!r}")
+    return torch.device(wanted)
+
+
+def is_accelerator(device: torch.device) -> bool:
+    """Return whether a device has memory of its own, beside that of the host."""
+    return device.type not in ("cpu", "meta")
+
+
+def total_bytes(device: torch.device) -> int:
+    """Return the memory of an accelerator in bytes."""
+    _, total = _module(device).mem_get_info(device)
+    return int(total)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done all that was asked of it; the CPU always has."""
+    if is_accelerator(device):
+        _module(device).synchronize(device)
+
+
+def limit_memory(device: torch.device, limit_bytes: int | None) -> None:
+    """Let the allocator of this process hold at most a number of bytes on an accelerator.
+
+    Args:
+        device: The accelerator.
+        limit_bytes: The number of bytes; None for all that there is.
+    """
+    fraction = 1.0 if limit_bytes is None else min(limit_bytes / total_bytes(device), 1.0)
+    _module(device).set_per_process_memory_fraction(fraction, device)
+
+
+def start_peak(device: torch.device) -> None:
+    """Return the free memory of this process on an accelerator to it, and measure the peak from here on."""
+    _module(device).empty_cache()
+    _module(device).reset_peak_memory_stats(device)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Return the most bytes that the allocator of this process has held on an accelerator since `start_peak`.
+
+    They are reserved rather than allocated bytes: other processes cannot use what the allocator keeps.
+    """
+    return int(_module(device).max_memory_reserved(device))
+
+
+def _module(device: torch.device) -> Any:
+    return torch.get_device_module(device.type)

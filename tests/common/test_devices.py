@@ -1,0 +1,56 @@
+"""The choice of a device."""
+
+import pytest
+import torch
+
+from nas.cli import main
+from nas.common.devices import CPU, device_of, is_accelerator, synchronize
+from nas.common.errors import ExecutionError
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [("auto", "cuda:0"), ("cpu", "cpu"), ("cuda", "cuda:0"), ("cuda:0", "cuda:0"), ("cuda:1", "cuda:1")],
+)
+def test_device_is_the_chosen_one(choice: str, expected: str) -> None:
+    assert device_of(choice) == torch.device(expected)
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize("choice", ["cuda:2", "cuda:-1", "mps", "cpu:1", "CUDA", "", "gpu"])
+def test_device_that_is_not_there_is_refused_with_those_that_are(choice: str) -> None:
+    with pytest.raises(ExecutionError) as refused:
+        device_of(choice)
+    assert str(refused.value) == (
+        f"--device: not available here; expected one of auto, cpu, cuda:0, cuda:1, got {choice!r}"
+    )
+
+
+def test_without_an_accelerator_everything_is_computed_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
+    assert device_of("auto") == device_of("cpu") == CPU
+    with pytest.raises(ExecutionError, match="expected one of auto, cpu, got 'cuda'"):
+        device_of("cuda")
+
+
+def test_the_cpu_is_no_accelerator_and_has_nothing_to_wait_for() -> None:
+    assert not is_accelerator(CPU) and not is_accelerator(torch.device("meta"))
+    assert is_accelerator(torch.device("cuda", 1))
+    synchronize(CPU)
+
+
+@pytest.mark.parametrize("command", [["evaluate", "model", "--data", "data.csv"], ["predict", "model", "--text", "x"]])
+def test_commands_refuse_a_device_before_they_read_anything(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
+    given = [*command, *(["--image", "x.png"] if command[0] == "predict" else []), "--device", "cuda"]
+    assert main(given) == 2
+    assert capsys.readouterr().err == "error: --device: not available here; expected one of auto, cpu, got 'cuda'\n"
