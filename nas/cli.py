@@ -154,6 +154,7 @@ def _execution(options: argparse.Namespace) -> "ExecutionOptions":
         storage=options.storage,
         verify=options.verify,
         accepts_changes=options.accept_changed,
+        device=options.device,
     )
 
 

@@ -10,6 +10,8 @@ import torch
 from nas.common.errors import ExecutionError
 
 CPU = torch.device("cpu")
+_KINDS = ("cuda",)
+"""The kinds of accelerators that Ray gives to workers."""
 AUTO = "auto"
 """The choice of an accelerator where there is one, otherwise of the CPU."""
 
@@ -40,6 +42,17 @@ def device_of(choice: str) -> torch.device:
         allowed = ", ".join([AUTO, CPU.type, *names])
         raise ExecutionError(f"--device: not available here; expected one of {allowed}, got {choice!r}")
     return torch.device(wanted)
+
+
+def check_kind(choice: str) -> None:
+    """Check that a user has chosen a kind of device for the workers of a cluster, each of which sees one device.
+
+    Raises:
+        ExecutionError: If it is one device, or nothing that torch knows.
+    """
+    if choice not in (AUTO, CPU.type, *_KINDS):
+        allowed = ", ".join([AUTO, CPU.type, *_KINDS])
+        raise ExecutionError(f"--device: not available for workers; expected one of {allowed}, got {choice!r}")
 
 
 def is_accelerator(device: torch.device) -> bool:

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_MOST_PER_GPU = 4
+"""The number of workers for which a GPU is shared without being asked: each has a context of its own there."""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -11,7 +14,7 @@ class Node:
     Args:
         name: The identifier of the node.
         cpu_count: The number of its cores.
-        gpu_count: The number of its GPUs; if it has any, each worker computes on one of them.
+        gpu_count: The number of its GPUs that torch can use; if it has any, its workers compute on them.
         host: The address at which other nodes reach it.
     """
 
@@ -28,12 +31,17 @@ class Share:
     Args:
         worker_count: The number of workers on the node.
         threads: The number of threads of each worker.
-        uses_gpus: Whether each worker computes on its own GPU.
+        gpu_count: The number of GPUs that the workers compute on, in turn; 0 if they compute on the CPU.
     """
 
     worker_count: int
     threads: int
-    uses_gpus: bool
+    gpu_count: int = 0
+
+    @property
+    def workers_per_gpu(self) -> int:
+        """The largest number of workers that share a GPU."""
+        return -(-self.worker_count // self.gpu_count)
 
 
 @dataclass(frozen=True)
@@ -43,13 +51,15 @@ class Placement:
     Args:
         worker_count: The number of workers on all nodes, limited by the number of cores; None for as many as cores,
             GPUs and memory allow.
-        most_by_memory: The largest number of workers on one host that fit the memory budget.
+        most_by_memory: The largest number of workers on one device that fit the memory budget.
         threads: The number of threads of each worker; None for an equal share of a node's cores.
+        device: `auto`, the GPUs of nodes that have some; `cpu`; or the kind of GPU that one node at least has to have.
     """
 
     worker_count: int | None
     most_by_memory: int
     threads: int | None
+    device: str = "auto"
 
     def shares(self, nodes: Sequence[Node]) -> list[Share]:
         """Return the share of every node, in the order given; a node may get no worker."""
@@ -69,15 +79,15 @@ class Placement:
             Share(
                 worker_count=count,
                 threads=self.threads or max(node.cpu_count // max(count, 1), 1),
-                uses_gpus=0 < count <= node.gpu_count,
+                gpu_count=min(count, node.gpu_count),
             )
             for node, count in zip(nodes, counts, strict=True)
         ]
 
     def _automatic(self, node: Node) -> int:
-        if node.gpu_count:
-            return node.gpu_count
         by_threads = node.cpu_count // (self.threads or 1)
+        if node.gpu_count:
+            return node.gpu_count * max(min(by_threads // node.gpu_count, self.most_by_memory, _MOST_PER_GPU), 1)
         return max(min(by_threads, self.most_by_memory), 1)
 
 

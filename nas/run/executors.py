@@ -1,9 +1,10 @@
 """Build the executor of a search and the set-up of its workers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nas.common.devices import AUTO, device_of
 from nas.common.files import default_cache_directory
 from nas.config.schema import Config
 from nas.execution.base import Executor
@@ -27,6 +28,8 @@ class ExecutionOptions:
             existing run, for the storage that it was started with.
         verify: Whether to hash data, encoders and cached encoder outputs even if their sizes and times are known.
         accepts_changes: Whether to accept a study that lost or changed records; see `Study`.
+        device: Where workers compute: `auto`, on GPUs where there are some; `cpu`; or a GPU that has to be there, such
+            as `cuda` or, without Ray workers, `cuda:1`.
     """
 
     worker_count: int | None = None
@@ -35,6 +38,7 @@ class ExecutionOptions:
     storage: str | None = None
     verify: bool = False
     accepts_changes: bool = False
+    device: str = AUTO
 
     @property
     def cache(self) -> Path:
@@ -90,13 +94,14 @@ def build_executor(
     if options.worker_count == 0:
         from nas.execution.serial import SerialExecutor
 
-        return SerialExecutor(setup)
+        return SerialExecutor(replace(setup, device=str(device_of(options.device))))
     from nas.execution.ray.executor import RayExecutor  # Ray takes seconds to import, and not every command needs it
 
     placement = Placement(
         worker_count=options.worker_count,
         most_by_memory=config.budget.memory_bytes // memory.predict(prepared.default).peak_bytes,
         threads=config.threads if config.deterministic else None,
+        device=options.device,
     )
     return RayExecutor(
         setup,

@@ -302,6 +302,7 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
         help="number of Ray workers, or auto (default) for as many as cores, GPUs and memory allow; 0 to run "
         "everything in this process",
     )
+    _add_device(parser)
     parser.add_argument("--ray-address", metavar="ADDRESS", help="Ray cluster to join (default: start a private one)")
     parser.add_argument(
         "--storage",

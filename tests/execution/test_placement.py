@@ -8,17 +8,25 @@ NODES = st.lists(st.builds(Node, st.text(min_size=1), st.integers(1, 64), st.int
 
 def test_automatic_workers_follow_the_cores_and_the_memory() -> None:
     node = Node("a", 8, 0)
-    assert Placement(None, 100, None).shares([node]) == [Share(8, 1, False)]
-    assert Placement(None, 3, None).shares([node]) == [Share(3, 2, False)]
-    assert Placement(None, 0, None).shares([node]) == [Share(1, 8, False)]  # at least one worker
-    assert Placement(None, 100, threads=4).shares([node]) == [Share(2, 4, False)]
+    assert Placement(None, 100, None).shares([node]) == [Share(8, 1)]
+    assert Placement(None, 3, None).shares([node]) == [Share(3, 2)]
+    assert Placement(None, 0, None).shares([node]) == [Share(1, 8)]  # at least one worker
+    assert Placement(None, 100, threads=4).shares([node]) == [Share(2, 4)]
 
 
-def test_node_with_gpus_gets_one_worker_for_each() -> None:
-    assert Placement(None, 1, None).shares([Node("a", 16, 4), Node("b", 2, 0)]) == [
-        Share(4, 4, True),
-        Share(1, 2, False),
-    ]
+def test_automatic_workers_share_the_gpus_as_memory_and_cores_allow() -> None:
+    nodes = [Node("a", 16, 4), Node("b", 2, 0)]
+    assert Placement(None, 1, None).shares(nodes) == [Share(4, 4, 4), Share(1, 2, 0)]
+    assert Placement(None, 3, None).shares(nodes) == [Share(12, 1, 4), Share(2, 1, 0)]
+    assert Placement(None, 100, None).shares([Node("a", 16, 2)]) == [Share(8, 2, 2)], "at most 4 a GPU"
+    assert Placement(None, 100, None).shares([Node("a", 2, 4)]) == [Share(4, 1, 4)], "at least one a GPU"
+
+
+def test_more_workers_than_gpus_share_them() -> None:
+    (share,) = Placement(3, 1, None).shares([Node("a", 8, 2)])
+    assert share == Share(3, 2, 2) and share.workers_per_gpu == 2
+    (share,) = Placement(2, 1, None).shares([Node("a", 8, 4)])
+    assert share == Share(2, 4, 2) and share.workers_per_gpu == 1
 
 
 def test_workers_are_distributed_over_the_nodes_by_size() -> None:
@@ -46,4 +54,4 @@ def test_workers_share_no_cores_and_all_of_them_fit(nodes: list[Node], count: in
 
 def test_fixed_threads_do_not_depend_on_the_number_of_workers() -> None:
     (share,) = Placement(4, 1, threads=1).shares([Node("a", 2, 0)])
-    assert share == Share(4, 1, False) and cpu_share(2, share) == 0.5
+    assert share == Share(4, 1) and cpu_share(2, share) == 0.5

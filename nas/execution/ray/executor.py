@@ -17,7 +17,7 @@ from nas.common.files import write_atomically
 from nas.execution.base import Device, Executor, JobOutcome, SupernetJob, SupernetProgress, WorkerLost
 from nas.execution.placement import Placement, cpu_share
 from nas.execution.ray.actor import WorkerActor, WorkerFactory
-from nas.execution.ray.cluster import on_node, task_on
+from nas.execution.ray.cluster import on_gpu, on_node, task_on
 from nas.execution.ray.exits import ExitReader
 from nas.execution.ray.loss import LossGuard, RayLost
 from nas.execution.ray.node_setup import FeatureFinder, receive_file
@@ -133,11 +133,12 @@ class RayExecutor(Executor):
         actor: Any = ray.remote(WorkerActor)
         slot.actor = actor.options(
             num_cpus=cpu_share(node.node.cpu_count, share),
-            num_gpus=1 if share.uses_gpus else 0,
+            # Rounded down: Ray counts parts of a GPU in ten thousandths.
+            num_gpus=0 if slot.gpu is None else int(1e4 / share.workers_per_gpu) / 1e4,
             max_restarts=0,
             max_task_retries=0,
             max_concurrency=4,
-            scheduling_strategy=on_node(node.node),
+            scheduling_strategy=on_node(node.node) if slot.gpu is None else on_gpu(slot.gpu),
             runtime_env={"env_vars": process_environment(share.threads)},
         ).remote(self._factory, setup, slot.record_path)
         slot.actor.prepare.remote()
@@ -316,6 +317,7 @@ class RayExecutor(Executor):
             if slot.actor is not None:
                 ray.kill(slot.actor)
                 slot.actor = None
+        self._nodes.release_gpus()
         if not self._session.is_own:
             return
         tasks = [

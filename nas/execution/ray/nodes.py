@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+from nas.common.devices import AUTO, CPU
 from nas.common.errors import ExecutionError
 from nas.execution.base import Device
-from nas.execution.placement import Node, Placement, Share
-from nas.execution.ray.cluster import alive_nodes, driver_node, task_on
+from nas.execution.placement import Node, Placement, Share, cpu_share
+from nas.execution.ray.cluster import alive_nodes, driver_node, reserve_gpu, task_on, usable_gpus
 from nas.execution.ray.node_setup import FeatureFinder, set_up_remote_node
 from nas.execution.worker_setup import FROZEN_FILES, WorkerSetup
 
@@ -28,12 +30,14 @@ class Slot:
     Args:
         device: The name of the device whose memory the process uses.
         actor: The handle of the process; None if it is not running.
+        gpu: The reserved GPU of the process; None if it computes on the CPU.
         record_path: Path of the file in which the process records why it dies.
         is_busy: Whether the process runs a job.
     """
 
     device: str
     actor: Any = None
+    gpu: PlacementGroup | None = None
     record_path: Path | None = None
     is_busy: bool = False
 
@@ -72,7 +76,7 @@ class NodePool:
         is_fixed: Whether there is one node, the driver's, as long as Ray lives.
 
     Raises:
-        ExecutionError: If no node can run workers.
+        ExecutionError: If no node can run workers, or none has the GPUs that are wanted.
     """
 
     def __init__(
@@ -102,6 +106,11 @@ class NodePool:
         while not self._nodes and self._preparing:
             self.admit_prepared(timeout_seconds=1.0)
         self._check_not_empty()
+        device = placement.device
+        if device not in (AUTO, CPU.type) and not any(node.share.gpu_count for node in self):
+            raise ExecutionError(
+                f"--device: no node has a GPU that torch can use; expected one of {AUTO}, {CPU.type}, got {device!r}"
+            )
 
     def __iter__(self) -> Iterator[WorkerNode]:
         return iter(self._nodes.values())
@@ -157,7 +166,7 @@ class NodePool:
             self._forget(self._nodes.pop(name))
         self._left_out &= alive.keys()
         known = {*self._nodes, *self._left_out, *(node.name for node, _ in self._preparing.values())}
-        new = [node for name, node in sorted(alive.items()) if name not in known]
+        new = [self._with_usable_gpus(node) for name, node in sorted(alive.items()) if name not in known]
         if not new:
             return
         local = driver_node()
@@ -169,6 +178,15 @@ class NodePool:
                 self._admit(node, share, self._setup, is_local=True)
             else:
                 self._prepare(node, share)
+
+    def _with_usable_gpus(self, node: Node) -> Node:
+        """Return a node with the GPUs that its workers may use and that torch can use."""
+        if not node.gpu_count or self._placement.device == CPU.type:
+            return replace(node, gpu_count=0)
+        count = usable_gpus(node)
+        if count < node.gpu_count:
+            self._on_note(f"node {node.name[:8]}: torch can use {count} of the {node.gpu_count} GPUs that Ray sees")
+        return replace(node, gpu_count=count)
 
     def _free_placement(self) -> Placement:
         """Return the placement of the workers that no node has yet."""
@@ -209,17 +227,32 @@ class NodePool:
                 self._admit(node, share, setup, is_local=False)
 
     def _admit(self, node: Node, share: Share, setup: WorkerSetup, *, is_local: bool) -> None:
-        device = "cuda:0" if share.uses_gpus else "cpu"
-        setup = replace(setup, thread_count=share.threads, device=device)
+        # A worker sees the GPU that it shares, and no other.
+        setup = replace(setup, thread_count=share.threads, device="cuda:0" if share.gpu_count else CPU.type)
         admitted = WorkerNode(node, share, setup, is_local, has_supernet=is_local)
+        cpu_count = cpu_share(node.cpu_count, share) * share.workers_per_gpu if share.gpu_count else 0.0
+        gpus = [reserve_gpu(node, cpu_count) for _ in range(share.gpu_count)]
         for index in range(share.worker_count):
             # Workers that use the host's memory share one device; every GPU is a separate device.
-            admitted.slots.append(Slot(f"{node.name[:8]}" + (f" GPU {index}" if share.uses_gpus else "")))
+            number = index % share.gpu_count if gpus else None
+            name = node.name[:8] if number is None else f"{node.name[:8]} GPU {number}"
+            admitted.slots.append(Slot(name, gpu=None if number is None else gpus[number]))
         self._nodes[node.name] = admitted
         if not is_local:
             self._on_note(f"node {node.name[:8]} joined with {share.worker_count} worker(s)")
+
+    def release_gpus(self) -> None:
+        """Give the reserved GPUs back to the cluster, once no worker uses them."""
+        for node in self:
+            _release_gpus(node)
 
     def _forget(self, lost: WorkerNode) -> None:
         self._on_note(f"node {lost.node.name[:8]} was lost with {len(lost.slots)} worker(s)")
         for slot in lost.slots:
             slot.actor = None
+        _release_gpus(lost)
+
+
+def _release_gpus(node: WorkerNode) -> None:
+    for group in {slot.gpu.id: slot.gpu for slot in node.slots if slot.gpu is not None}.values():
+        remove_placement_group(group)
