@@ -35,7 +35,7 @@ from benchmarks.fuzzing.prepare import prepare_base
 from benchmarks.fuzzing.real import real_outcomes, real_valid_outcomes
 
 _COUNTS = {"search file": 10_000, "data set": 700, "checkpoint": 400, "model folder": 450, "run directory": 450}
-_QUICK_COUNTS = {"search file": 200, "data set": 12, "checkpoint": 10, "model folder": 10, "run directory": 10}
+_QUICK_COUNTS = {"search file": 150, "data set": 9, "checkpoint": 7, "model folder": 7, "run directory": 7}
 _REAL, _QUICK_REAL = 300, 2
 _SHOWN = 25
 
@@ -44,7 +44,7 @@ def main() -> int:
     """Print every fault found, and the number of each kind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, help="seed of all mutations (default: a new one, which is printed)")
-    parser.add_argument("--quick", action="store_true", help="some 240 cases, 2 of them as real processes")
+    parser.add_argument("--quick", action="store_true", help="some 180 cases, 2 of them as real processes")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="number of cases at a time")
     parser.add_argument(
         "--patience",

@@ -87,4 +87,5 @@ def features_of_batch(batch: Batch) -> Features:
         text_mask=batch.text_mask,
         image_attention=batch.image_attention,
         text_attention=batch.text_attention,
+        text_places=batch.text_places,
     )

@@ -20,6 +20,7 @@ from nas.data.samples import Labels
 from nas.models.encoders.base import Encoder
 from nas.models.fusion.data_attention import DataAttention
 from nas.models.fusion.readouts import Readout
+from nas.models.fusion.token_places import TokenPlaces
 from nas.search.space import MODALITIES, RAW, EntryLayers
 
 Encoders = tuple[Encoder, Encoder]
@@ -39,6 +40,7 @@ class Batch:
         labels: Class indices, int64, (B,); or, for multi-label data, 1 for each label of a sample, float32, (B, C).
         image_attention: Attention of z to itself at the first fusing layer, if stored.
         text_attention: Attention of t to itself at the first fusing layer, if stored.
+        text_places: The places of the tokens among the padding; None without padding.
     """
 
     image_tokens: Tensor
@@ -47,6 +49,7 @@ class Batch:
     labels: Tensor
     image_attention: DataAttention | None = None
     text_attention: DataAttention | None = None
+    text_places: TokenPlaces | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device.
@@ -67,6 +70,7 @@ class Batch:
             labels=self.labels.to(device),
             image_attention=moved(self.image_attention),
             text_attention=moved(self.text_attention),
+            text_places=None if self.text_places is None else self.text_places.to(device),
         )
 
 
@@ -157,6 +161,7 @@ class FeatureSplit:
             labels=torch.from_numpy(self.labels[chosen]),
             image_attention=self._attention_at("image", entry_layers.image, images),
             text_attention=self._attention_at("text", entry_layers.text, texts),
+            text_places=TokenPlaces.of(is_token) if is_padded else None,
         )
 
     def readouts(self, image: Readout, text: Readout) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from nas.models.encoders.base import Encoder, mean_over_tokens
 from nas.models.fusion.data_attention import DataAttention
 from nas.models.fusion.readouts import Readout
+from nas.models.fusion.token_places import TokenPlaces
 from nas.search.space import RAW, Architecture, EncoderSizes, EntryLayers
 
 PROMPT_STANDARD_DEVIATION = 0.02
@@ -35,6 +36,7 @@ class Features:
         text_mask: (B, T), true where there is a token, padding at the end; None where nothing is padded.
         image_attention: The attention of the image tokens over each other in that layer, if it is stored.
         text_attention: The attention of the text tokens over each other in that layer, if it is stored.
+        text_places: The places of the text tokens that are not padding, if they are known.
         whole_layers: Whether the model must run the layers of transformers themselves, on whole sequences. It is slower
             and holds in every case: traced, with layers that are trained or were changed. The parts of layers that a
             model computes otherwise are exact for unchanged frozen encoders.
@@ -45,6 +47,7 @@ class Features:
     text_mask: Tensor | None
     image_attention: DataAttention | None = None
     text_attention: DataAttention | None = None
+    text_places: TokenPlaces | None = None
     whole_layers: bool = False
 
     def to_dtype_of(self, layer: nn.Linear) -> "Features":

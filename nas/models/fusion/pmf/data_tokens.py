@@ -18,6 +18,7 @@ from nas.models.fusion.pmf.joined_attention import joined_attention, known_atten
 from nas.models.fusion.pmf.layer_input import DataReader, LayerInput
 from nas.models.fusion.pmf.packing import PackedBatch
 from nas.models.fusion.readouts import Readout
+from nas.models.fusion.token_places import TokenPlaces
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,19 @@ class Modality:
     bias: Tensor | None
 
     @classmethod
-    def of(cls, encoder: Encoder, readout: Readout, tokens: Tensor, mask: Tensor | None) -> "Modality":
-        """Describe the modality of data tokens (B, S, D) with a mask (B, S)."""
+    def of(
+        cls,
+        encoder: Encoder,
+        readout: Readout,
+        tokens: Tensor,
+        mask: Tensor | None,
+        places: TokenPlaces | None = None,
+    ) -> "Modality":
+        """Describe the modality of data tokens (B, S, D) with a mask (B, S), whose places may be known."""
         return cls(
             encoder=encoder,
             readout=readout,
-            layout=PackedBatch.of(tokens, mask),
+            layout=PackedBatch.of(tokens, mask, places),
             padding=None if mask is None else padding_bias(mask, tokens.dtype),
             bias=encoder.data_bias(mask, tokens.shape[1], tokens.dtype),
         )

@@ -63,7 +63,7 @@ def _read_image(
 def _read_text(
     encoder: Encoder, weights: FusionLayerWeights, features: Features, fusing: int, readout: Readout
 ) -> DataTokens:
-    modality = Modality.of(encoder, readout, features.text_tokens, features.text_mask)
+    modality = Modality.of(encoder, readout, features.text_tokens, features.text_mask, features.text_places)
     return read_data(
         modality,
         encoder.num_layers - fusing,

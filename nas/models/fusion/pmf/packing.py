@@ -11,8 +11,7 @@ from torch import Tensor
 
 from nas.models.encoders.base import last_tokens
 from nas.models.encoders.tracing import have_values
-
-_BLOCK_TOKENS = 64
+from nas.models.fusion.token_places import TokenPlaces
 
 
 @dataclass(frozen=True)
@@ -39,18 +38,22 @@ class PackedBatch:
     keeps_padding: bool = False
 
     @classmethod
-    def of(cls, tokens: Tensor, mask: Tensor | None) -> "PackedBatch":
-        """Return the layout of tokens (B, S, D) with a mask (B, S)."""
+    def of(cls, tokens: Tensor, mask: Tensor | None, places: TokenPlaces | None = None) -> "PackedBatch":
+        """Return the layout of a batch.
+
+        Args:
+            tokens: The tokens, (B, S, D).
+            mask: (B, S), true where there is a token; None where nothing is padded.
+            places: The places of the tokens, if they are known.
+        """
         size, token_count = tokens.shape[:2]
         if mask is None:
             return cls(size, token_count, None, None, size * token_count)
         # Without values, lengths are unknown, so all rows are kept; memory is predicted for this worst case.
         keeps_padding = not have_values(mask)
-        index = _all_places(mask) if keeps_padding else mask.flatten().nonzero().squeeze(1)
-        count = len(index)
-        # In whole blocks: oneDNN compiles a program for every new number of rows, which takes 1 ms and 0.6 MB.
-        index = torch.cat([index, index[-1:].expand(-count % _BLOCK_TOKENS)])
-        return cls(size, token_count, mask, index, count, keeps_padding)
+        if keeps_padding or places is None:
+            places = TokenPlaces.filled(_all_places(mask) if keeps_padding else mask.flatten().nonzero().squeeze(1))
+        return cls(size, token_count, mask, places.index, places.count, keeps_padding)
 
     def pack(self, tokens: Tensor) -> Tensor:
         """Remove the padding, (B, S, D) → (N, D)."""

@@ -1,0 +1,49 @@
+"""Every fusion family and every encoder family on an accelerator: the logits and gradients of the CPU."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from nas.models.encoders.base import Encoder
+from nas.models.fusion.base import features_of
+from nas.search.space.family_registry import FAMILIES
+from tests.models.fusion.test_contract import encoders, fresh
+from tests.support.tiny import raw_batch
+from tests.support.tiny_families import ALL_FAMILIES, TinyFamily
+
+pytestmark = pytest.mark.accelerator
+
+
+def step(family: str, pair: tuple[Encoder, Encoder], place: torch.device) -> dict[str, Tensor]:
+    """Return the logits and the gradients of a training step."""
+    for encoder in pair:
+        encoder.to(place)
+    model = fresh(family, pair=pair).to(place)
+    pixels, ids, mask = (values.to(place) for values in raw_batch())
+    logits = model(features_of(model.encoders, model.entry_layers(), pixels.float(), ids, mask))
+    torch.autograd.backward(logits.square().mean())
+    found = {"logits": logits} | {name: values.grad for name, values in model.named_parameters()}
+    assert all(values is None or values.device == place for values in found.values())
+    return {name: values.detach().cpu() for name, values in found.items() if values is not None}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_step_of_every_fusion_family_equals_that_of_the_cpu(family: str, device: torch.device) -> None:
+    expected = step(family, encoders(torch.float32), torch.device("cpu"))
+    found = step(family, encoders(torch.float32), device)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ALL_FAMILIES, ids=str)
+def test_every_encoder_family_equals_that_on_the_cpu(family: TinyFamily, device: torch.device) -> None:
+    found = []
+    for place in (torch.device("cpu"), device):
+        encoder = family.encoder(family.model(dtype=torch.float32)).to(place)
+        inputs, mask = family.batch(torch.float32)
+        rows = encoder.embed(inputs.to(place))
+        rows_mask = None if family.modality == "image" else mask.to(place)
+        bias = encoder.data_bias(rows_mask, rows.shape[1], rows.dtype)
+        rows = encoder.finish(encoder.run(rows, bias, start=0, stop=encoder.num_layers))
+        found.append(encoder.pool(encoder.readout_rows(rows, rows_mask)).detach())
+        assert found[-1].device == place
+    torch.testing.assert_close(found[1].cpu(), found[0], atol=1e-5, rtol=1e-4)

@@ -1,0 +1,43 @@
+"""Whole programs on an accelerator."""
+
+from pathlib import Path
+
+import pytest
+
+from nas.cli import main
+from tests.support.project import Project
+from tests.support.simulated_accelerator import NAME, operators
+
+pytestmark = pytest.mark.accelerator
+
+
+def scores(printed: str) -> dict[str, float]:
+    """Return the metrics that `evaluate` has printed."""
+    lines = [line.split(" (")[0].split(": ") for line in printed.splitlines() if not line.startswith("note")]
+    return {name: float(value) for name, value in lines}
+
+
+def test_search_evaluate_and_predict_on_the_accelerator(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ["--run-dir", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache")]
+    on_device = ["--device", NAME]
+    source = project.write("accelerated.yaml", **{"budget.trials": 2, "budget.memory": "4GiB"})
+    with operators() as counts:
+        assert main(["search", str(source), "--workers", "0", *places, *on_device]) == 0, capsys.readouterr().err
+    assert counts["aten::addmm"] > 0 and "(failed)" not in capsys.readouterr().out
+    model = str(tmp_path / "run" / "best")
+    data = ["--data", str(project.manifest), "--images", str(project.images)]
+    found = []
+    for place in ("cpu", NAME):
+        with operators() as counts:
+            assert main(["evaluate", model, *data, "--device", place]) == 0
+        assert bool(counts) == (place == NAME)
+        found.append(scores(capsys.readouterr().out))
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+    image = ["--image", str(next(project.images.iterdir())), "--text", "apple"]
+    answers = []
+    for place in ("cpu", NAME):
+        assert main(["predict", model, *image, "--device", place]) == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1]

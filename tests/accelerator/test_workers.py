@@ -1,0 +1,88 @@
+"""The jobs of a worker on an accelerator: the results of the CPU, within a limit of memory."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nas.data.features.store import Batch
+from nas.execution.base import SupernetJob
+from nas.execution.worker import CandidateWorker
+from nas.execution.worker_setup import WorkerSetup
+from nas.search.keys import CandidateKey
+from nas.search.trial import Failure, Result, Stage
+from nas.training.distributed import SingleProcessGroup
+from tests.support.factories import make_job
+from tests.support.simulated_accelerator import SYNCHRONISATIONS, operators
+
+pytestmark = pytest.mark.accelerator
+
+
+@pytest.fixture
+def worker(setup: WorkerSetup, device: torch.device) -> CandidateWorker:
+    return CandidateWorker(replace(setup, device=str(device)))
+
+
+@pytest.mark.parametrize(("stage", "steps"), [("one_shot", 0), ("short", 3), ("full", 4)])
+def test_job_of_every_stage_has_the_result_of_the_cpu(
+    setup: WorkerSetup, worker: CandidateWorker, stage: Stage, steps: int
+) -> None:
+    found = []
+    for trial, own in enumerate((CandidateWorker(setup), worker)):
+        (result,) = own.outcomes(make_job(trial=trial, stage=stage, step_count=steps), limit_bytes=None)
+        assert isinstance(result, Result), result
+        weights = {} if stage == "one_shot" else load_file(setup.weights_path(CandidateKey(trial), stage))
+        found.append((result.metrics, weights))
+    assert found[1][0] == pytest.approx(found[0][0], abs=1e-5)
+    torch.testing.assert_close(found[1][1], found[0][1], atol=1e-5, rtol=1e-4)
+
+
+def test_supernet_is_trained_as_on_the_cpu(setup: WorkerSetup, device: torch.device, tmp_path: Path) -> None:
+    found = []
+    for place in ("cpu", str(device)):
+        directory = tmp_path / place.partition(":")[0]
+        directory.mkdir()
+        for path in setup.frozen_paths:
+            (directory / path.name).symlink_to(path)
+        own = replace(setup, run_directory=directory, device=place)
+        job = SupernetJob(None, {}, peak_bytes=1)
+        done = CandidateWorker(own).train_supernet(
+            job, SingleProcessGroup(), limit_bytes=None, on_progress=lambda progress: None
+        )
+        assert done == setup.config.supernet.steps
+        found.append(load_file(own.supernet_path))
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
+
+
+def test_more_memory_than_granted_is_a_failure_of_the_job_and_the_next_one_runs(worker: CandidateWorker) -> None:
+    job = make_job(stage="full", step_count=2)
+    (result,) = worker.outcomes(job, limit_bytes=None)
+    assert isinstance(result, Result) and result.measured_peak_bytes > 0
+    (failure,) = worker.outcomes(job, limit_bytes=result.measured_peak_bytes // 2)
+    assert isinstance(failure, Failure) and failure.kind == "memory", failure
+    (again,) = worker.outcomes(job, limit_bytes=2 * result.measured_peak_bytes)
+    assert isinstance(again, Result) and again.score == result.score
+
+
+def test_batch_that_is_left_on_the_host_is_found(worker: CandidateWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Batch, "to", lambda batch, device: batch)
+    (failure,) = worker.outcomes(make_job(stage="full", step_count=1), limit_bytes=None)
+    assert isinstance(failure, Failure) and "xpected all tensors" in failure.reason
+
+
+def test_waits_of_the_host_in_a_training_step_are_known(worker: CandidateWorker) -> None:
+    counts = {}
+    for steps in (2, 3):
+        with operators() as found:
+            (result,) = worker.outcomes(make_job(stage="full", step_count=steps), limit_bytes=None)
+        assert isinstance(result, Result), result
+        counts[steps] = found
+    one_step = {name: counts[3][name] - counts[2].get(name, 0) for name in counts[3]}
+    assert {name: one_step.get(name, 0) for name in SYNCHRONISATIONS} == {
+        "_local_scalar_dense": 1,  # the loss
+        "aten::nonzero": 0,
+        "aten::masked_select": 0,
+        "copy to host": 0,
+    }
