@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nas.common.devices import AUTO, device_of
+import torch
+
+from nas.common.devices import AUTO, CPU, accelerator, device_of
 from nas.common.files import default_cache_directory
 from nas.config.schema import Config
 from nas.execution.base import Executor
@@ -39,6 +41,17 @@ class ExecutionOptions:
     verify: bool = False
     accepts_changes: bool = False
     device: str = AUTO
+
+    @property
+    def own_device(self) -> torch.device:
+        """The device of this process.
+
+        Raises:
+            ExecutionError: If this machine lacks a device that has to be there.
+        """
+        if self.worker_count == 0:
+            return device_of(self.device)
+        return (None if self.device == CPU.type else accelerator()) or CPU  # GPUs may be on other nodes only
 
     @property
     def cache(self) -> Path:
@@ -94,7 +107,7 @@ def build_executor(
     if options.worker_count == 0:
         from nas.execution.serial import SerialExecutor
 
-        return SerialExecutor(replace(setup, device=str(device_of(options.device))))
+        return SerialExecutor(replace(setup, device=str(options.own_device)))
     from nas.execution.ray.executor import RayExecutor  # Ray takes seconds to import, and not every command needs it
 
     placement = Placement(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from nas.common.devices import CPU
 from nas.common.progress import Reporter, build_reporter
 from nas.common.units import format_bytes
 from nas.config.schema import Config
@@ -68,6 +69,7 @@ def prepare(
     reporter: Reporter,
     verify: bool = False,
     check: CheckContents | None = None,
+    device: torch.device = CPU,
 ) -> SearchContext:
     """Load the encoders, read the data, and compute the encoder outputs of train and validation or find them cached.
 
@@ -78,6 +80,7 @@ def prepare(
         reporter: The receiver of messages.
         verify: Whether to hash images, weights and cached outputs, whatever their times.
         check: Function that refuses contents that are not those of an earlier session.
+        device: The device that computes the encoder outputs.
 
     Raises:
         NasError: If the space does not fit the encoders, an encoder cannot be loaded, or the data cannot be used.
@@ -98,6 +101,7 @@ def prepare(
         entry_layers=frozenset(needed_entry_layers(config.space, sizes_of(*encoders))),
         uses_attention=config.space.architecture_class.reads_attention,
         contents=contents,
+        device=device,
     )
     store = _open_features(sources, config, cache_directory, reporter, verify=verify)
     return SearchContext(

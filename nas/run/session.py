@@ -75,7 +75,14 @@ def create_session(
         NasError: If the data, the encoders or the run directory cannot be used.
         OSError: If the directory cannot be created.
     """
-    prepared = prepare(config, source=source, cache_directory=options.cache, reporter=reporter, verify=options.verify)
+    prepared = prepare(
+        config,
+        source=source,
+        cache_directory=options.cache,
+        reporter=reporter,
+        verify=options.verify,
+        device=options.own_device,
+    )
     create_directory(directory)
     run = Run(
         config=config,
@@ -179,6 +186,7 @@ class Session:
                     reporter=self._reporter,
                     verify=self._options.verify,
                     check=partial(check_contents, self._directory, self._run.contents, self._run.config),
+                    device=self._options.own_device,
                 ),
             )
 

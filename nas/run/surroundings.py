@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nas.common.boundary import reason_of
-from nas.common.devices import check_kind, device_of
+from nas.common.devices import check_kind
 from nas.common.errors import ExecutionError
 from nas.common.files import check_writable
 from nas.execution.cluster_address import check_cluster
@@ -25,7 +25,7 @@ def check_surroundings(options: ExecutionOptions, storage: str | None) -> None:
     """
     check_limits(uses_ray=options.worker_count != 0)
     if options.worker_count == 0:
-        device_of(options.device)
+        _ = options.own_device
     else:
         check_kind(options.device)
     _check_cache(options.cache)

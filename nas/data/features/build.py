@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.common.boundary import shown
+from nas.common.devices import CPU, is_accelerator, start_peak
 from nas.common.errors import DataError
 from nas.common.files import sync_directory, write_atomically
 from nas.config.data_schema import FeaturesConfig
@@ -177,6 +178,7 @@ class FeatureBuild:
         with (
             ArrayFiles(directory, self.plan.arrays) as files,
             ProgressSaver(files, lambda done: self._write_progress(directory, done)) as saver,
+            _placed((self.sources.image_encoder, self.sources.text_encoder), self.sources.device),
             contextlib.closing(prepare_inputs(self._steps[done:], self._splits, self.sources)) as steps,
         ):
             for step, inputs, mask in steps:
@@ -239,6 +241,22 @@ class FeatureBuild:
                 f"shape; expected {self._image_shape} as for other images, got {shape}; use an image processor that "
                 "resizes all images to one size"
             )
+
+
+@contextlib.contextmanager
+def _placed(encoders: Iterable[Encoder], device: torch.device) -> Iterator[None]:
+    """Keep encoders on a device; afterwards they are on the CPU, where workers get their weights from."""
+    if not is_accelerator(device):
+        yield
+        return
+    try:
+        for encoder in encoders:
+            encoder.to(device)
+        yield
+    finally:
+        for encoder in encoders:
+            encoder.to(CPU)
+        start_peak(device)  # gives the memory back
 
 
 def read_out(encoder: Encoder, rows: Tensor, mask: Tensor | None) -> dict[Readout, Tensor]:

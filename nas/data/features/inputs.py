@@ -7,10 +7,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.common.boundary import shown
+from nas.common.devices import CPU
 from nas.common.errors import DataError
 from nas.data.augmentation import augment
 from nas.data.contents import Contents
@@ -38,6 +40,8 @@ class FeatureSources:
         entry_layers: Every pair of layers at which a model may start to compute.
         uses_attention: Whether the models use stored data attention, if the configuration allows storing it.
         contents: The content of all of them, which identifies the features.
+        device: The device to compute on. It affects the features by rounding only, and so is no part of what identifies
+            them.
     """
 
     dataset: Dataset
@@ -48,6 +52,7 @@ class FeatureSources:
     entry_layers: frozenset[EntryLayers]
     uses_attention: bool
     contents: Contents
+    device: torch.device = CPU
 
 
 @dataclass(frozen=True)

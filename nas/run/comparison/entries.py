@@ -111,6 +111,7 @@ def prepare_entry(
         reporter=data_reporter,
         verify=settings.options.verify,
         check=lambda dataset, contents: _check_contents(folder, config, dataset, contents),
+        device=settings.options.own_device,
     )
     architecture = found or prepared.default
     if is_other:
