@@ -120,11 +120,9 @@ def _resume_hint(options: argparse.Namespace) -> str:
 
 
 def _overrides(options: argparse.Namespace) -> "Overrides":
-    """Return the values that replace those of the file; slow imports follow after their checks."""
+    """Return the values that replace those of the file."""
     time_seconds, trials = parse_budgets(getattr(options, "budget", None) or ())
     memory_bytes = parse_memory_budget(options.memory_budget)
-
-    import_frameworks()  # before any other import that takes seconds
     from nas.config.overrides import Overrides
 
     return Overrides(
@@ -160,22 +158,28 @@ def _execution(options: argparse.Namespace) -> "ExecutionOptions":
 
 def _space(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
-    from nas.common.progress import build_reporter
     from nas.config.load import load_arms
+
+    arms = load_arms(options.space)  # most mistakes are found here, so before the imports that take seconds
+    import_frameworks()
+    from nas.common.progress import build_reporter
     from nas.run.arms.describe import describe_arms
 
     with build_reporter() as reporter:
-        describe_arms(load_arms(options.space), overrides, str(options.space), reporter)
+        describe_arms(arms, overrides, str(options.space), reporter)
 
 
 def _search(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
-    from nas.common.progress import build_reporter
     from nas.config.load import load_arms
+
+    config = load_arms(options.space)[0].config  # before the imports that take seconds
+    import_frameworks()
+    from nas.common.progress import build_reporter
     from nas.run.commands import start
 
     if options.run_dir is None:
-        config = overrides.apply(load_arms(options.space)[0].config)
+        config = overrides.apply(config)
         options.run_dir = Path("runs") / f"{config.name}-{config.seed}"
     with build_reporter() as reporter:
         start(options.space, options.run_dir, overrides, _execution(options), reporter)
@@ -183,6 +187,7 @@ def _search(options: argparse.Namespace) -> None:
 
 def _resume(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
+    import_frameworks()
     from nas.common.progress import build_reporter
     from nas.run.commands import resume
 
@@ -223,8 +228,11 @@ def _export(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
-    from nas.common.progress import build_reporter
     from nas.config.load import load_config
+
+    config = load_config(options.space)  # before the imports that take seconds
+    import_frameworks()
+    from nas.common.progress import build_reporter
     from nas.run.comparison.compare import compare
     from nas.run.comparison.entries import entry_names
 
@@ -234,7 +242,7 @@ def _compare(options: argparse.Namespace) -> None:
     if unknown:
         raise ArgumentError(f"--families {' '.join(unknown)}: expected any of {', '.join(known)}")
     if options.run_dir is None:
-        options.run_dir = Path("runs") / f"{load_config(options.space).name}-comparison"
+        options.run_dir = Path("runs") / f"{config.name}-comparison"
     with build_reporter() as reporter:
         compare(
             options.space,

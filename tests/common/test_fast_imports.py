@@ -2,6 +2,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 def run(code: str, directory: Path | None = None) -> list[str]:
     command = [sys.executable, "-c", code]
@@ -34,3 +36,15 @@ def test_importing_models_and_executors_does_not_touch_the_collector() -> None:
         "import gc, nas.common.fast_imports, nas.models.classifier, nas.execution.serial\n"
         "print(gc.isenabled(), gc.get_freeze_count())"
     ) == ["True", "0"]
+
+
+@pytest.mark.parametrize("command", ["space", "search", "compare"])
+def test_mistakes_in_a_search_file_are_found_before_anything_slow_is_imported(command: str, tmp_path: Path) -> None:
+    source = tmp_path / "search.yaml"
+    source.write_text("data: 3\n")
+    program = (
+        f"import sys; from nas.cli import main; status = main([{command!r}, {str(source)!r}]); "
+        "sys.exit(bool({'torch', 'transformers', 'ray'} & set(sys.modules)) or status)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2 and "- data: invalid value; expected a mapping, got 3" in ended.stderr, ended.stderr
