@@ -60,6 +60,11 @@ def is_accelerator(device: torch.device) -> bool:
     return device.type not in ("cpu", "meta")
 
 
+def has_fused_updates(device: torch.device) -> bool:
+    """Return whether optimizers can update all tensors of a model in one kernel, without further memory."""
+    return device.type == "cuda"
+
+
 def total_bytes(device: torch.device) -> int:
     """Return the memory of an accelerator in bytes."""
     _, total = _module(device).mem_get_info(device)

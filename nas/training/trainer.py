@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas.common.devices import has_fused_updates
 from nas.common.errors import TrainingError
 from nas.config.training_schema import RecipeConfig
 from nas.data.features.store import Batch, FeatureSplit
@@ -159,7 +160,10 @@ class Trainer:
             )
         self._set_learning_rates(index, architectures)
         if self.recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm, foreach=False)
+            # On a GPU, all tensors at once: kernels cost more than the second set of gradients.
+            nn.utils.clip_grad_norm_(
+                self.model.parameters(), self.recipe.clip_norm, foreach=has_fused_updates(self.device)
+            )
         self.optimizer.step()
 
     def _set_learning_rates(self, index: int, architectures: Sequence[Architecture]) -> None:
@@ -190,8 +194,9 @@ def _build_optimizer(model: FusionModel, recipe: RecipeConfig) -> torch.optim.Op
         for group, parameters in members.items()
         if parameters
     ]
+    options: dict[str, Any] = {"lr": 0.0, "weight_decay": recipe.weight_decay}
     # foreach=False, the default on CPUs: updating all tensors at once would need a second set of gradients.
-    options: dict[str, Any] = {"lr": 0.0, "weight_decay": recipe.weight_decay, "foreach": False}
+    options |= {"fused": True} if has_fused_updates(next(model.parameters()).device) else {"foreach": False}
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=recipe.momentum, **options)
     return torch.optim.AdamW(groups, betas=(recipe.momentum, 0.999), **options)

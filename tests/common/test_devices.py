@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nas.cli import main
-from nas.common.devices import CPU, device_of, is_accelerator, synchronize
+from nas.common.devices import CPU, device_of, has_fused_updates, is_accelerator, synchronize
 from nas.common.errors import ExecutionError
 
 
@@ -54,3 +54,7 @@ def test_commands_refuse_a_device_before_they_read_anything(
     given = [*command, *(["--image", "x.png"] if command[0] == "predict" else []), "--device", "cuda"]
     assert main(given) == 2
     assert capsys.readouterr().err == "error: --device: not available here; expected one of auto, cpu, got 'cuda'\n"
+
+
+def test_only_a_gpu_updates_all_tensors_at_once() -> None:
+    assert has_fused_updates(torch.device("cuda", 0)) and not has_fused_updates(CPU)
