@@ -34,6 +34,7 @@ LIBRARIES = {"ray": ("nas/execution/ray/",), "optuna": ("nas/search/strategies/"
 HEAVY = {"torch", "transformers", "optuna", "ray", "torchmetrics", "matplotlib"}
 
 HEAVY_MODULES = {
+    "nas.common.devices": "asks torch for its devices",
     "nas.common.torch_files": "writes files in torch's format",
     "nas.common.vml_workaround": "calls functions of torch",
     "nas.search.strategies.optuna_samplers": "imported only when one of its strategies is built",

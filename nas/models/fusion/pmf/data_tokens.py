@@ -18,7 +18,6 @@ from nas.models.fusion.pmf.joined_attention import joined_attention, known_atten
 from nas.models.fusion.pmf.layer_input import DataReader, LayerInput
 from nas.models.fusion.pmf.packing import PackedBatch
 from nas.models.fusion.readouts import Readout
-from nas.models.fusion.token_places import TokenPlaces
 
 
 @dataclass(frozen=True)
@@ -40,21 +39,15 @@ class Modality:
     bias: Tensor | None
 
     @classmethod
-    def of(
-        cls,
-        encoder: Encoder,
-        readout: Readout,
-        tokens: Tensor,
-        mask: Tensor | None,
-        places: TokenPlaces | None = None,
-    ) -> "Modality":
-        """Describe the modality of data tokens (B, S, D) with a mask (B, S), whose places may be known."""
+    def of(cls, encoder: Encoder, readout: Readout, layout: PackedBatch, dtype: torch.dtype) -> "Modality":
+        """Describe the modality of data tokens with a layout and a dtype."""
+        mask = layout.mask
         return cls(
             encoder=encoder,
             readout=readout,
-            layout=PackedBatch.of(tokens, mask, places),
-            padding=None if mask is None else padding_bias(mask, tokens.dtype),
-            bias=encoder.data_bias(mask, tokens.shape[1], tokens.dtype),
+            layout=layout,
+            padding=None if mask is None else padding_bias(mask, dtype),
+            bias=encoder.data_bias(mask, layout.token_count, dtype),
         )
 
     @property

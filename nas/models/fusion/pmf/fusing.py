@@ -12,6 +12,7 @@ from nas.models.encoders.base import Encoder
 from nas.models.fusion.base import Features
 from nas.models.fusion.pmf.data_tokens import DataTokens, Modality, read_data
 from nas.models.fusion.pmf.layer import DirectionWeights, ModalityFusionLayer
+from nas.models.fusion.pmf.packing import PackedBatch
 from nas.models.fusion.readouts import Readout
 
 
@@ -49,11 +50,12 @@ def read_first_layer(
 def _read_image(
     encoder: Encoder, weights: FusionLayerWeights, features: Features, fusing: int, readout: Readout
 ) -> DataTokens:
-    modality = Modality.of(encoder, readout, features.image_tokens, None)
+    tokens = features.image_tokens
+    modality = Modality.of(encoder, readout, PackedBatch.of(tokens, None), tokens.dtype)
     return read_data(
         modality,
         encoder.num_layers - fusing,
-        modality.layout.pack(features.image_tokens),
+        modality.layout.pack(tokens),
         weights.image_to_text.query_prompts,
         is_first=True,
         stored=features.image_attention,
@@ -63,11 +65,13 @@ def _read_image(
 def _read_text(
     encoder: Encoder, weights: FusionLayerWeights, features: Features, fusing: int, readout: Readout
 ) -> DataTokens:
-    modality = Modality.of(encoder, readout, features.text_tokens, features.text_mask, features.text_places)
+    layout = PackedBatch.of(features.text_tokens, features.text_mask, features.text_places)
+    tokens = features.text_tokens
+    modality = Modality.of(encoder, readout, layout, tokens.dtype)
     return read_data(
         modality,
         encoder.num_layers - fusing,
-        modality.layout.pack(features.text_tokens),
+        layout.pack(tokens),
         weights.text_to_image.query_prompts,
         is_first=True,
         stored=features.text_attention,
