@@ -134,9 +134,11 @@ def test_worker_that_exceeds_its_grant_is_stopped_and_measured(ray_workers: Exec
 
 
 def test_idle_workers_end_and_start_again_when_they_are_needed(ray_workers: Executor) -> None:
-    (device,) = ray_workers.devices
-    ray_workers.stop_idle_workers(device.name, 1)
-    assert ray_workers.devices[0].process_count == device.process_count - 1
+    name = ray_workers.devices[0].name
+    ray_workers.start_workers(name, 2)  # those that no earlier test has started
+    assert ray_workers.devices[0].process_count == 2
+    ray_workers.stop_idle_workers(name, 1)
+    assert ray_workers.devices[0].process_count == 1
     for trial in range(2):
         submit(ray_workers, make_job(trial=trial))
     assert all(isinstance(outcome, Result) for outcome in wait_for_outcomes(ray_workers, 2))

@@ -1,10 +1,12 @@
 """A finished search that tests copy or read."""
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from nas.run.executors import ExecutionOptions
 from tests.support.project import Project
@@ -32,8 +34,16 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> ExecutionOptions:
 
 @pytest.fixture(scope="session")
 def finished(project: Project, options: ExecutionOptions, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    directory = tmp_path_factory.mktemp("runs") / "whole"
-    return FinishedRun(directory, run_search(project.root / "search.yaml", directory, options))
+    """Searched once for all processes of the test run."""
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+    directory, output = place / "finished" / "whole", place / "finished.txt"
+    with FileLock(place / "finished.lock"):
+        if not output.exists():
+            shutil.rmtree(directory, ignore_errors=True)  # of a process that failed
+            output.write_text(run_search(project.root / "search.yaml", directory, options))
+    return FinishedRun(directory, output.read_text())
 
 
 @pytest.fixture
