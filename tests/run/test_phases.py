@@ -374,6 +374,22 @@ def test_default_is_trained_first_even_if_its_time_is_too_short(tmp_path: Path) 
         assert read_simple_result(tmp_path, DEFAULT) is not None and not study.count("full")
 
 
+@pytest.mark.parametrize(("step_seconds", "trained"), [(6.5, True), (7.5, False)])
+def test_no_worker_waits_for_the_end_because_an_estimate_is_a_little_too_long(
+    tmp_path: Path, step_seconds: float, trained: bool
+) -> None:
+    config = config_with(budget__time="60s", budget__trials=None)
+    default = Architecture.from_dict({**config.space.largest.as_dict(), "mapping_width": 9})
+    speed = TrainingSpeed(step_seconds, evaluation_seconds=1.0, process_count=2)
+    with Study(tmp_path, config.space, name="run", config=config.as_dict()) as study:
+        executor = SimulatedExecutor([2], random.Random(0))
+        context = build_context(tmp_path, config, study, executor, 1000, LineReporter(io.StringIO()))
+        context.clock.deadlines = replace(context.clock.deadlines, candidates_seconds=0.0)
+        queue = CandidatePhase([config.space.smallest]).run(context)
+        FinalistPhase(queue, default, tmp_path, full_steps=10, validation_count=10, speed=speed).run(context)
+        assert read_simple_result(tmp_path, DEFAULT) is not None and bool(study.count("full")) == trained
+
+
 def test_time_of_screening_does_not_end_before_the_first_score(tmp_path: Path) -> None:
     config = config_with(budget__time="60s", budget__trials=None)
     with Study(tmp_path, config.space, name="run", config=config.as_dict()) as study:

@@ -14,6 +14,10 @@ from nas.search.promotion import PromotionQueue
 from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result
 
+_TOLERANCE = 1.2
+"""How many times the time that is left a training may be estimated to take: estimates are rough, and a worker that
+waits for the end gains nothing."""
+
 
 class FinalistPhase:
     """Trains the finalists, the family's default among them.
@@ -152,6 +156,7 @@ class FinalistPlan(Plan):
         deadlines = self._clock.deadlines
         has_race = self._config.search.rerun_seeds > 0
         room = self._clock.seconds_left(deadlines.finalists_seconds if has_race else deadlines.total_seconds)
+        room *= _TOLERANCE
         if self._is_default_possible and self._default_key not in self._tried:
             # The first training starts however long it takes: a search without the default has nothing to compare.
             if not self._tried or self._default_seconds(ranking) <= room:
