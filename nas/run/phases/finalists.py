@@ -156,16 +156,19 @@ class FinalistPlan(Plan):
         deadlines = self._clock.deadlines
         has_race = self._config.search.rerun_seeds > 0
         room = self._clock.seconds_left(deadlines.finalists_seconds if has_race else deadlines.total_seconds)
-        room *= _TOLERANCE
         if self._is_default_possible and self._default_key not in self._tried:
             # The first training starts however long it takes: a search without the default has nothing to compare.
-            if not self._tried or self._default_seconds(ranking) <= room:
+            if not self._tried or self._default_seconds(ranking) <= room * _TOLERANCE:
                 job = self._job(self._default_key, self._default)
                 if job is not None:
                     return job
         if not self._tried:
             # If no training can finish in time, the shortest one is started nevertheless.
             room = max(room, min(self._full_seconds(result) for result in ranking))
+        return self._best_fitting(ranking, room) or self._best_fitting(ranking, room * _TOLERANCE)
+
+    def _best_fitting(self, ranking: Sequence[Result], room: float) -> Job | None:
+        """Return the training of the first candidate that is estimated to end in time, among those to train."""
         taken = 0
         for result in ranking:
             if taken == self._config.search.finalists:
