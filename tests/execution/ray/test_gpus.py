@@ -1,6 +1,6 @@
 """Workers on the GPUs of a cluster: how they share them, and what happens where torch cannot use them.
 
-Ray is told about GPUs that are not there. It gives them to workers as it would real ones.
+The cluster declares GPUs that do not exist; Ray assigns them to workers like real ones.
 """
 
 import os
@@ -27,7 +27,7 @@ GRANT_BYTES = 2**30
 
 
 class TellsItsGpu(CandidateWorker):
-    """Computes on the CPU, and fails with the GPU that it was given."""
+    """Fails with a message that names the GPU that Ray has assigned; computes on the CPU."""
 
     def __init__(self, setup: WorkerSetup, on_exceeded: Callable[[int, int], None] | None = None) -> None:
         super().__init__(replace(setup, device="cpu"), on_exceeded)
