@@ -361,33 +361,30 @@ def test_without_short_training_the_best_screened_candidates_are_the_finalists(t
         assert finalists and finalists == set(best[: len(finalists)])
 
 
+def trains_default_and_candidate(directory: Path, speed: TrainingSpeed, workers: int) -> tuple[bool, bool]:
+    """Run the full trainings of a search of 60 s with one candidate; return whether default and candidate finished."""
+    config = config_with(budget__time="60s", budget__trials=None)
+    default = Architecture.from_dict({**config.space.largest.as_dict(), "mapping_width": 9})
+    with Study(directory, config.space, name="run", config=config.as_dict()) as study:
+        executor = SimulatedExecutor([workers], random.Random(0))
+        context = build_context(directory, config, study, executor, 1000, LineReporter(io.StringIO()))
+        context.clock.deadlines = replace(context.clock.deadlines, candidates_seconds=0.0)
+        queue = CandidatePhase([config.space.smallest]).run(context)
+        FinalistPhase(queue, default, directory, full_steps=10, validation_count=10, speed=speed).run(context)
+        return read_simple_result(directory, DEFAULT) is not None, bool(study.count("full"))
+
+
 def test_default_is_trained_first_even_if_its_time_is_too_short(tmp_path: Path) -> None:
-    config = config_with(budget__time="60s", budget__trials=None)
-    default = Architecture.from_dict({**config.space.largest.as_dict(), "mapping_width": 9})
     slow = TrainingSpeed(step_seconds=50.0, evaluation_seconds=1.0, process_count=1)
-    with Study(tmp_path, config.space, name="run", config=config.as_dict()) as study:
-        executor = SimulatedExecutor([1], random.Random(0))
-        context = build_context(tmp_path, config, study, executor, 1000, LineReporter(io.StringIO()))
-        context.clock.deadlines = replace(context.clock.deadlines, candidates_seconds=0.0)
-        queue = CandidatePhase([config.space.smallest]).run(context)
-        FinalistPhase(queue, default, tmp_path, full_steps=10, validation_count=10, speed=slow).run(context)
-        assert read_simple_result(tmp_path, DEFAULT) is not None and not study.count("full")
+    assert trains_default_and_candidate(tmp_path, slow, workers=1) == (True, False)
 
 
-@pytest.mark.parametrize(("step_seconds", "trained"), [(6.5, True), (7.5, False)])
-def test_no_worker_waits_for_the_end_because_an_estimate_is_a_little_too_long(
-    tmp_path: Path, step_seconds: float, trained: bool
+@pytest.mark.parametrize(("step_seconds", "is_trained"), [(6.5, True), (7.5, False)])
+def test_training_starts_although_its_estimate_is_slightly_too_long(
+    tmp_path: Path, step_seconds: float, is_trained: bool
 ) -> None:
-    config = config_with(budget__time="60s", budget__trials=None)
-    default = Architecture.from_dict({**config.space.largest.as_dict(), "mapping_width": 9})
     speed = TrainingSpeed(step_seconds, evaluation_seconds=1.0, process_count=2)
-    with Study(tmp_path, config.space, name="run", config=config.as_dict()) as study:
-        executor = SimulatedExecutor([2], random.Random(0))
-        context = build_context(tmp_path, config, study, executor, 1000, LineReporter(io.StringIO()))
-        context.clock.deadlines = replace(context.clock.deadlines, candidates_seconds=0.0)
-        queue = CandidatePhase([config.space.smallest]).run(context)
-        FinalistPhase(queue, default, tmp_path, full_steps=10, validation_count=10, speed=speed).run(context)
-        assert read_simple_result(tmp_path, DEFAULT) is not None and bool(study.count("full")) == trained
+    assert trains_default_and_candidate(tmp_path, speed, workers=2) == (True, is_trained)
 
 
 def test_time_of_screening_does_not_end_before_the_first_score(tmp_path: Path) -> None:
