@@ -162,11 +162,15 @@ def _space(options: argparse.Namespace) -> None:
 
     arms = load_arms(options.space)  # most mistakes are found here, so before the imports that take seconds
     import_frameworks()
+    from nas.common.devices import check_kind
     from nas.common.progress import build_reporter
     from nas.run.arms.describe import describe_arms
+    from nas.run.executors import ExecutionOptions
 
+    check_kind(options.device)
+    device = ExecutionOptions(device=options.device).workers_device
     with build_reporter() as reporter:
-        describe_arms(arms, overrides, str(options.space), reporter)
+        describe_arms(arms, overrides, str(options.space), reporter, device)
 
 
 def _search(options: argparse.Namespace) -> None:

@@ -44,6 +44,14 @@ def device_of(choice: str) -> torch.device:
     return torch.device(wanted)
 
 
+def is_here(device: torch.device) -> bool:
+    """Return whether this process can use a device."""
+    if not is_accelerator(device):
+        return True
+    first = accelerator()
+    return first is not None and first.type == device.type
+
+
 def check_kind(choice: str) -> None:
     """Check that a user has chosen a kind of device for the workers of a cluster, each of which sees one device.
 

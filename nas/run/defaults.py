@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from huggingface_hub import try_to_load_from_cache
 
-from nas.common.devices import accelerator, total_bytes
-from nas.common.errors import EncoderError
+from nas.common.devices import CPU, is_accelerator, is_here, total_bytes
+from nas.common.errors import EncoderError, ExecutionError
 from nas.common.progress import Reporter
 from nas.config.defaults import Choice, Facts, choice_rows, resolve
 from nas.config.schema import Config
@@ -28,16 +28,18 @@ _HOST_FRACTION, _GPU_FRACTION = 0.5, 0.8
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
-def complete(config: Config, *, source: str, reporter: Reporter | None = None) -> Config:
+def complete(config: Config, *, source: str, reporter: Reporter | None = None, device: torch.device = CPU) -> Config:
     """Replace the placeholders of a configuration, and report the values that were chosen.
 
     Args:
         config: The configuration of a search file; one without placeholders is returned as it is.
         source: The name of its file, for messages.
         reporter: The receiver of the table of choices.
+        device: The device of the workers, whose memory the search may use.
 
     Raises:
         ConfigError: If a key contradicts the encoders, the data or another key.
+        ExecutionError: If the memory of the device is wanted and the device is on other machines only.
         EncoderError: If an encoder cannot be loaded.
         DataError: If the data set cannot be used.
     """
@@ -46,17 +48,29 @@ def complete(config: Config, *, source: str, reporter: Reporter | None = None) -
     encoders = (_encoder_of(config, "image"), _encoder_of(config, "text"))
     sizes = _encoder_sizes(config, encoders)
     dataset = read_dataset(config.data, ("train", "validation"), compares_images=False)
-    facts = Facts(len(dataset.splits["train"]), sizes, usable_memory(), encoders)
+    memory_bytes = usable_memory(device) if "budget.memory" in config.automatic else config.budget.memory_bytes
+    facts = Facts(len(dataset.splits["train"]), sizes, memory_bytes, encoders)
     final, choices = resolve(config, facts, source=source)
     if reporter is not None:
         reporter.note(_table(choices))
     return final
 
 
-def usable_memory() -> int:
-    """Return the memory in bytes that a search may use per device: 80 % of a GPU's, or half of the host's."""
-    device = accelerator()
-    if device is not None:
+def usable_memory(device: torch.device) -> int:
+    """Return the memory in bytes that a search may use of a device: 80 % of a GPU's, or half of the host's.
+
+    Args:
+        device: The device of the workers.
+
+    Raises:
+        ExecutionError: If it is on other machines only.
+    """
+    if is_accelerator(device):
+        if not is_here(device):
+            raise ExecutionError(
+                f"budget.memory: auto is the memory of a GPU, and this machine has none; expected a size such as 40GiB "
+                f"(--memory-budget) for --device {device.type}"
+            )
         return int(_GPU_FRACTION * total_bytes(device))
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = _CGROUP_LIMIT.read_text().strip() if _CGROUP_LIMIT.is_file() else "max"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from nas.common.devices import AUTO, CPU, accelerator, device_of
+from nas.common.devices import AUTO, CPU, accelerator, device_of, is_accelerator
 from nas.common.files import default_cache_directory
 from nas.config.schema import Config
 from nas.execution.base import Executor
@@ -52,6 +52,16 @@ class ExecutionOptions:
         if self.worker_count == 0:
             return device_of(self.device)
         return (None if self.device == CPU.type else accelerator()) or CPU  # GPUs may be on other nodes only
+
+    @property
+    def workers_device(self) -> torch.device:
+        """The device of the workers, or one like it: it may be on other nodes only.
+
+        Raises:
+            ExecutionError: If this machine lacks a device that has to be there.
+        """
+        own = self.own_device
+        return own if self.device in (AUTO, CPU.type) or is_accelerator(own) else torch.device(self.device)
 
     @property
     def cache(self) -> Path:

@@ -90,6 +90,7 @@ def _add_space(commands: _Commands) -> argparse.ArgumentParser:
     )
     _add_search_file(parser)
     _add_memory_budget(parser)
+    _add_device(parser)
     _add_places(parser)
     return parser
 

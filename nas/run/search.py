@@ -61,14 +61,14 @@ def start(
     fixed = overrides.fixed_places(given, load_fixed_places(source))
     if is_run(directory):
         run = read_run(directory)
-        config = _with_memory_of(run.config, complete(draft, source=str(source)), draft)
+        config = _with_memory_of(run.config, complete(draft, source=str(source), device=options.workers_device), draft)
         _check_same(run, config, directory, source)
         reporter.note(f"{directory} holds this search; resuming it")
         Session(directory, replace(run, config=config, fixed=fixed), options, reporter).resume(concludes=concludes)
         return
     check_new_directory(directory)
     check_surroundings(options, options.storage)
-    config = complete(draft, source=str(source), reporter=reporter)
+    config = complete(draft, source=str(source), reporter=reporter, device=options.workers_device)
     session, prepared = create_session(config, directory, options, reporter, source=str(source), fixed=fixed)
     session.search(prepared, concludes=concludes)
 

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from nas.common.errors import ConfigError, EncoderError
+from nas.common import devices
+from nas.common.errors import ConfigError, EncoderError, ExecutionError
 from nas.config.load import load_config
 from nas.config.overrides import Overrides
-from nas.run import defaults
+from nas.run import defaults, executors
 from nas.run.defaults import complete, usable_memory
 from nas.run.directory import read_run, read_study
 from nas.run.executors import ExecutionOptions
@@ -31,7 +33,7 @@ def test_search_prints_and_keeps_the_values_that_it_has_chosen(
     project: Project, options: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = short_file(project, recipe={"steps": 8}, search={"finalists": 1, "rerun_seeds": 0})
-    monkeypatch.setattr(defaults, "usable_memory", lambda: 3 * 2**30)
+    monkeypatch.setattr(defaults, "usable_memory", lambda device: 3 * 2**30)
     output = run_search(source, tmp_path / "run", options, trials=3)
     lines = [line.split() for line in output.splitlines()]
     assert ["recipe.batch_size", "8", "36", "training", "samples"] in lines
@@ -42,7 +44,7 @@ def test_search_prints_and_keeps_the_values_that_it_has_chosen(
     assert not recorded.automatic
     assert (recorded.recipe.batch_size, recorded.supernet.steps, recorded.search.short_training_steps) == (8, 10, 1)
     assert recorded.space.choices["fusion_layer"] == (0, 1, 2)
-    monkeypatch.setattr(defaults, "usable_memory", lambda: 2 * 2**30)  # as on another machine
+    monkeypatch.setattr(defaults, "usable_memory", lambda device: 2 * 2**30)  # as on another machine
     assert "holds this search; resuming it" in run_search(source, tmp_path / "run", options, trials=4)
     assert read_run(tmp_path / "run").config.budget.memory_bytes == 3 * 2**30
     assert counts_of(tmp_path / "run")[0] == 4
@@ -96,4 +98,31 @@ def test_command_line_replaces_values_before_the_rest_follows_from_them(project:
     config = complete(draft, source=str(source))
     assert (config.budget.trials, config.budget.time_seconds, config.budget.memory_bytes) == (5, None, 2**30)
     assert config.seed == 4 and config.recipe.epochs == 50  # 200 steps of 4 batches
-    assert 2**28 < usable_memory() < 2**45
+    assert 2**28 < usable_memory(torch.device("cpu")) < 2**45
+
+
+def test_automatic_memory_budget_follows_the_device_of_the_workers(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "accelerator", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(defaults, "total_bytes", lambda device: 80 * 2**30)
+    source = short_file(project)
+    found = {}
+    for choice in ("auto", "cuda", "cpu"):
+        monkeypatch.setattr(executors, "accelerator", devices.accelerator)
+        device = ExecutionOptions(device=choice).workers_device
+        found[choice] = complete(load_config(source), source=str(source), device=device).budget.memory_bytes
+    assert found == {"auto": 64 * 2**30, "cuda": 64 * 2**30, "cpu": usable_memory(torch.device("cpu"))}
+
+
+def test_memory_budget_has_to_be_given_where_only_other_machines_have_gpus(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "accelerator", lambda: None)
+    monkeypatch.setattr(executors, "accelerator", devices.accelerator)
+    device = ExecutionOptions(device="cuda").workers_device
+    source = short_file(project)
+    with pytest.raises(ExecutionError, match=r"^budget\.memory: auto is .* none; expected a size .* --device cuda$"):
+        complete(load_config(source), source=str(source), device=device)
+    draft = Overrides(memory_bytes=2**30).apply(load_config(source))
+    assert complete(draft, source=str(source), device=device).budget.memory_bytes == 2**30

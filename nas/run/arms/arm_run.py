@@ -137,7 +137,7 @@ class ArmRun:
         )
 
     def _new_config(self, reporter: Reporter | None = None) -> Config:
-        return complete(self._arm.config, source=self._source, reporter=reporter)
+        return complete(self._arm.config, source=self._source, reporter=reporter, device=self._options.workers_device)
 
     def _encoders(self, known: Config) -> EncodersConfig:
         """Return the present places of the encoders; that of one that the program chose is in the run."""

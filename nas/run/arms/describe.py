@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import torch
+
 from nas.common.errors import BudgetError, EncoderError
 from nas.common.progress import Reporter
 from nas.config.load import Arm
@@ -13,7 +15,9 @@ from nas.run.prepare import predict_memory
 from nas.run.space_summary import describe_space
 
 
-def describe_arms(arms: Sequence[Arm], overrides: Overrides, source: str, reporter: Reporter) -> None:
+def describe_arms(
+    arms: Sequence[Arm], overrides: Overrides, source: str, reporter: Reporter, device: torch.device
+) -> None:
     """Show the search space of every arm; of several, those that cannot be loaded or do not fit are named.
 
     Args:
@@ -21,25 +25,26 @@ def describe_arms(arms: Sequence[Arm], overrides: Overrides, source: str, report
         overrides: The values of the command line.
         source: The name of the search file, for messages.
         reporter: The receiver of the descriptions.
+        device: The device of the workers of a search.
 
     Raises:
         NasError: If the search file or the data cannot be used, or an encoder of the only arm cannot be loaded.
     """
     if len(arms) == 1:
-        _describe(Arm(arms[0].name, overrides.apply(arms[0].config), {}), source, reporter, checks=False)
+        _describe(Arm(arms[0].name, overrides.apply(arms[0].config), {}), source, reporter, device, checks=False)
         return
     for arm in with_overrides(arms, overrides).arms:
         reporter.note(f"Arm {arm.name}")
         reporter.note("")
         try:
-            _describe(arm, source, reporter, checks=True)
+            _describe(arm, source, reporter, device, checks=True)
         except (BudgetError, EncoderError) as error:
             reporter.note(f"Left out by a search: {error}")
         reporter.note("")
 
 
-def _describe(arm: Arm, source: str, reporter: Reporter, *, checks: bool) -> None:
-    config = complete(arm.config, source=source, reporter=reporter)
+def _describe(arm: Arm, source: str, reporter: Reporter, device: torch.device, *, checks: bool) -> None:
+    config = complete(arm.config, source=source, reporter=reporter, device=device)
     memory, default = predict_memory(config, source=source)
     if checks:
         check_memory(config, memory)

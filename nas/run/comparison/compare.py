@@ -55,7 +55,8 @@ def compare(
         NasError: If the search file, data, encoders or directory cannot be used, or the directory holds something else.
         Interrupted: If the user has interrupted the comparison.
     """
-    config = complete(apply_overrides(load_config(source), overrides), source=str(source), reporter=reporter)
+    draft = apply_overrides(load_config(source), overrides)
+    config = complete(draft, source=str(source), reporter=reporter, device=options.workers_device)
     family = config.space.architecture_class.family
     if family != SEARCHED_FAMILY:
         raise StudyError(f"{source}: family: not supported by compare; expected {SEARCHED_FAMILY}, got {family}")
