@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ class BatchSchedule:
     def indices(self, step: int) -> NDArray[np.int64]:
         """Return the sample indices of batch `step`, counted from 0 over all epochs."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng((self.seed, epoch)).permutation(self.sample_count)
+        order = _order(self.sample_count, self.seed, epoch)
         return order[position * self.batch_size : (position + 1) * self.batch_size]
 
     def select(self, split: FeatureSplit, step: int) -> "BatchSelection":
@@ -43,8 +44,27 @@ class BatchSchedule:
         if split.view_count == 1:
             return BatchSelection(split, indices, None)
         epoch = step // self.steps_per_epoch
-        views = np.random.default_rng((self.seed, epoch, 1)).integers(split.view_count, size=self.sample_count)
+        views = _views(self.sample_count, self.seed, epoch, split.view_count)
         return BatchSelection(split, indices, views[indices])
+
+
+# Drawn once an epoch: drawing all samples for every batch would take time quadratic in their number.
+
+
+@lru_cache(maxsize=2)
+def _order(sample_count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Return the order of all samples in an epoch, (N,), read-only."""
+    order = np.random.default_rng((seed, epoch)).permutation(sample_count)
+    order.flags.writeable = False
+    return order
+
+
+@lru_cache(maxsize=2)
+def _views(sample_count: int, seed: int, epoch: int, view_count: int) -> NDArray[np.int64]:
+    """Return the selected view of every sample in an epoch, (N,), read-only."""
+    views = np.random.default_rng((seed, epoch, 1)).integers(view_count, size=sample_count)
+    views.flags.writeable = False
+    return views
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,15 @@ def test_every_epoch_contains_each_sample_once() -> None:
     assert schedule.indices(0).tolist() != schedule.indices(3).tolist()
 
 
+def test_order_of_an_epoch_is_drawn_once_for_all_its_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, default_rng = [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or default_rng(seed))
+    schedule = BatchSchedule(sample_count=12, batch_size=4, seed=77)
+    order = np.concatenate([schedule.indices(3 + step) for step in range(3)])
+    assert drawn == [(77, 1)]
+    assert order.tolist() == default_rng((77, 1)).permutation(12).tolist()
+
+
 def test_split_smaller_than_a_batch_is_one_batch() -> None:
     assert BatchSchedule(5, 8, 0).indices(2).size == 5
 
