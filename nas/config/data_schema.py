@@ -82,8 +82,8 @@ class DataConfig(Section):
     )
     images: LocationText | None = Field(
         default=None,
-        description="A folder or ZIP file that the image paths of the manifest are relative to. The default is the "
-        "folder of the manifest.",
+        description="A folder or ZIP file that the image paths of the manifest are relative to. A path may lead into a "
+        "ZIP file of the folder. The default is the folder of the manifest.",
     )
     columns: ColumnsConfig = Field(
         default=ColumnsConfig(), description="The names of the columns, where the reader does not fix them."

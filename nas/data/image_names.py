@@ -8,7 +8,7 @@ import posixpath
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _DRIVE = re.compile(r"^[A-Za-z]:[\\/]")
@@ -108,38 +108,3 @@ def _exists(path: Path) -> bool:
     except (OSError, ValueError):  # ValueError: a path with a null byte
         return False
     return True
-
-
-class ArchiveNames:
-    """Names of the files in an archive.
-
-    Args:
-        names: The names, each with its further spellings.
-    """
-
-    def __init__(self, names: Iterable[tuple[str, Sequence[str]]]) -> None:
-        self._exact: set[str] = set()
-        self._normal: dict[str, set[str]] = defaultdict(set)
-        for name, spellings in names:
-            self._exact.add(name)
-            for spelling in (name, *spellings):
-                self._normal[normal_name(spelling)].add(name)
-
-    def find(self, name: str) -> str | None:
-        """Return the name in the archive; None if there is none, or if several differ only in their spelling."""
-        if name in self._exact:
-            return name
-        found = self._normal.get(normal_name(name), ())
-        return next(iter(found)) if len(found) == 1 else None
-
-    def hint(self, name: str) -> str:
-        """Return what could be meant by a name that is not found; empty if nothing is near."""
-        wanted, normal = loose_name(name), normal_name(name)
-        for entry in self._exact:
-            if loose_name(entry) == wanted:
-                return f"the archive has {entry!r}"
-        for entry in sorted(self._exact):
-            other = normal_name(entry)
-            if other.endswith(f"/{normal}") or normal.endswith(f"/{other}"):
-                return f"the archive has {entry!r}"
-        return ""

@@ -18,16 +18,17 @@ from nas.common.boundary import check_no_lfs_pointer, check_regular_file, readin
 from nas.common.errors import DataError
 from nas.common.units import format_bytes
 from nas.config.data_schema import MAX_PIXELS
+from nas.data.archive import open_archive
 from nas.data.decoding import MAX_WHOLE, OpenFile, check_decodable, check_start, decode, open_file
-from nas.data.image_names import ArchiveNames, FolderNames, foreign_path_hint
+from nas.data.image_names import FolderNames, foreign_path_hint
 from nas.data.pixels import ImageProblem
 
 _CHECK_BATCH = 256
 _CHUNK = 2**20
 _BYTES_PER_PIXEL = 6
 _LARGE_FILE = 2**24
-_UTF8_NAME = 0x800
 _ENCRYPTED = 0x1
+_ARCHIVE = ".zip"
 
 
 def file_size(path: Path) -> int | None:
@@ -76,6 +77,11 @@ class ImageSource(ABC):
     def _chunks(self, name: str) -> Iterable[bytes]:
         """Return the content of the file in parts."""
 
+    def is_missing(self, name: str) -> bool:
+        """Return whether there is certainly no such image, at once; one that cannot be read is not missing."""
+        del name
+        return False
+
     def own_name(self, name: str) -> str:
         """Return the name under which the source has an image that is spelt in another way; others unchanged."""
         return name
@@ -120,10 +126,14 @@ class ImageSource(ABC):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for start in range(0, len(names), _CHECK_BATCH):
                 chosen = names[start : start + _CHECK_BATCH]
-                reasons = pool.map(self.read_error, chosen)
-                found += [name for name, reason in zip(chosen, reasons, strict=True) if reason is not None]
+                found += [name for name, fails in zip(chosen, pool.map(self._fails, chosen), strict=True) if fails]
                 on_progress(start + len(chosen), len(names))
         return found
+
+    def _fails(self, name: str) -> bool:
+        """Return whether an image cannot be decoded."""
+        # A reason names what could be meant, from all names; where all are wrong, that would take quadratic time.
+        return self.is_missing(name) or self.read_error(name) is not None
 
     def read_error(self, name: str) -> str | None:
         """Return why an image cannot be decoded; None if it can."""
@@ -173,7 +183,7 @@ class ImageSource(ABC):
 
 
 class FolderImages(ImageSource):
-    """Images in a folder.
+    """Images in a folder, and in ZIP files in it: `part-1.zip/0001.jpg`.
 
     Args:
         location: Path of the folder.
@@ -183,12 +193,31 @@ class FolderImages(ImageSource):
     def __init__(self, location: Path, max_pixels: int = MAX_PIXELS) -> None:
         super().__init__(location, max_pixels)
         self._names = FolderNames(location)
+        self._archives: dict[str, ZipImages | None] = {}
+
+    def _inside(self, name: str) -> "tuple[str, ZipImages, str] | None":
+        """Return the name of the archive that an image is in, the archive, and the name inside; None for a file."""
+        place, mark, inner = name.partition(f"{_ARCHIVE}/")
+        place += _ARCHIVE
+        if mark and place not in self._archives:
+            path = self._names.find(place)
+            self._archives[place] = ZipImages(path, self.max_pixels) if path is not None and path.is_file() else None
+        archive = self._archives[place] if mark else None
+        return None if archive is None else (place, archive, inner)
 
     def own_name(self, name: str) -> str:
+        if found := self._inside(name):
+            return f"{found[0]}/{found[1].own_name(found[2])}"
         path = self._names.find(name)
         return name if path is None or path == self.location / name else path.relative_to(self.location).as_posix()
 
+    def is_missing(self, name: str) -> bool:
+        found = self._inside(name)
+        return self._names.find(name) is None if found is None else found[1].is_missing(found[2])
+
     def fingerprint(self, name: str) -> str | None:
+        if found := self._inside(name):
+            return found[1].fingerprint(found[2])
         path = self._names.find(name)
         try:
             status = None if path is None else path.stat()
@@ -197,6 +226,8 @@ class FolderImages(ImageSource):
         return None if status is None else f"{status.st_size} {status.st_mtime_ns}"
 
     def modified_ns(self, name: str) -> int:
+        if self._inside(name):
+            return 0
         path = self._names.find(name)
         try:
             return sys.maxsize if path is None else path.stat().st_mtime_ns
@@ -204,6 +235,8 @@ class FolderImages(ImageSource):
             return sys.maxsize
 
     def size(self, name: str) -> int | None:
+        if found := self._inside(name):
+            return found[1].size(found[2])
         path = self._names.find(name)
         return None if path is None else file_size(path)
 
@@ -215,11 +248,16 @@ class FolderImages(ImageSource):
         return path
 
     def _chunks(self, name: str) -> Iterable[bytes]:
+        if found := self._inside(name):
+            yield from found[1]._chunks(found[2])
+            return
         with self._path(name).open("rb") as file:
             while chunk := file.read(_CHUNK):
                 yield chunk
 
     def _opener(self, name: str) -> OpenFile:
+        if found := self._inside(name):
+            return found[1]._opener(found[2])
         path = self._path(name)
         self._check_format(name, path.stat().st_size)
         return lambda: open_file(path)
@@ -241,19 +279,17 @@ class ZipImages(ImageSource):
         expected = "a ZIP file of images"
         check_no_lfs_pointer(location, expected=expected, error=DataError)
         with reading(location, expected=expected, error=DataError, problem="cannot be opened"):
-            self._archive = zipfile.ZipFile(location)
-        self._entries: dict[str, list[zipfile.ZipInfo]] = {}
-        for entry in self._archive.infolist():
-            if not entry.is_dir():
-                self._entries.setdefault(entry.filename, []).append(entry)
-        self._names = ArchiveNames((entries[0].filename, _spellings(entries[0])) for entries in self._entries.values())
+            self._archive = open_archive(location)
 
     def own_name(self, name: str) -> str:
-        return self._names.find(name) or name
+        return self._archive.find(name) or name
 
     def _entry(self, name: str) -> zipfile.ZipInfo | None:
-        found = self._names.find(name)
-        return None if found is None else self._entries[found][-1]
+        found = self._archive.entries(name)
+        return found[-1] if found else None
+
+    def is_missing(self, name: str) -> bool:
+        return self._entry(name) is None
 
     def fingerprint(self, name: str) -> str | None:
         entry = self._entry(name)
@@ -264,14 +300,14 @@ class ZipImages(ImageSource):
         return None if entry is None else entry.file_size
 
     def _checked_entry(self, name: str) -> zipfile.ZipInfo:
-        entry = self._entry(name)
-        if entry is None:
-            raise missing_image(foreign_path_hint(name) or self._names.hint(name))
-        if len({(other.file_size, other.CRC) for other in self._entries[entry.filename]}) > 1:
+        found = self._archive.entries(name)
+        if not found:
+            raise missing_image(foreign_path_hint(name) or self._archive.hint(name))
+        if len({(entry.file_size, entry.CRC) for entry in found}) > 1:
             raise ImageProblem("the archive has several files of this name; expected one")
-        if entry.flag_bits & _ENCRYPTED:
+        if found[-1].flag_bits & _ENCRYPTED:
             raise ImageProblem("is encrypted; expected an archive without a password")
-        return entry
+        return found[-1]
 
     def _chunks(self, name: str) -> Iterable[bytes]:
         with self._archive.open(self._checked_entry(name)) as file:  # thread-safe
@@ -288,22 +324,8 @@ class ZipImages(ImageSource):
         return lambda: open_file(io.BytesIO(content))
 
 
-def _spellings(entry: zipfile.ZipInfo) -> Sequence[str]:
-    """Return the name of an entry read as UTF-8 where the archive does not say that it is, as macOS writes it."""
-    if entry.flag_bits & _UTF8_NAME or entry.filename.isascii():
-        return ()
-    try:
-        return (entry.filename.encode("cp437").decode(),)
-    except UnicodeError:
-        return ()
-
-
 def missing_image(hint: str) -> ImageProblem:
-    """Return the problem of an image that does not exist.
-
-    Args:
-        hint: What could be meant; may be empty.
-    """
+    """Return the problem of an image that does not exist, with a hint of what could be meant, which may be empty."""
     return ImageProblem(f"is missing; expected a path relative to data.images{hint and f'; {hint}'}")
 
 

@@ -1,3 +1,4 @@
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ import pytest
 from PIL import Image
 
 from nas.common.errors import DataError
+from nas.data.archive import Archive, open_archive
+from nas.data.image_names import FolderNames
 from nas.data.images import open_images
 
 
@@ -19,9 +22,11 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     Image.new("I;16", (4, 4), 40_000).save(folder / "deep.png")
     Image.new("CMYK", (4, 4), (0, 0, 0, 255)).save(folder / "print.jpg")
     (folder / "broken.png").write_bytes(b"not an image")
-    if request.param == "folder":
-        return folder
-    archive = tmp_path / "images.zip"
+    return folder if request.param == "folder" else zipped(folder)
+
+
+def zipped(folder: Path) -> Path:
+    archive = folder.with_suffix(".zip")
     with zipfile.ZipFile(archive, "w") as file:
         for path in folder.iterdir():
             file.write(path, path.name)
@@ -96,6 +101,72 @@ def test_pixel_values_of_unknown_scale_are_rejected(tmp_path: Path, values: np.n
         open_images(tmp_path).open("numbers.tif")
     Image.fromarray(np.array([[0, 65_535]], dtype=np.int32)).save(tmp_path / "grey.tif")
     assert np.asarray(open_images(tmp_path).open("grey.tif"))[0, :, 0].tolist() == [0, 255]
+
+
+def test_image_in_an_archive_of_the_folder_is_read_like_a_file(location: Path) -> None:
+    inside = zipped(location) if location.is_dir() else location
+    inside.rename(location.parent / "part-1.zip")
+    images, alone = open_images(location.parent), open_images(location.parent / "part-1.zip")
+    assert images.open("part-1.zip/grey.png").getpixel((0, 0)) == (7, 7, 7)
+    assert images.own_name("part-1.zip/./grey.png") == "part-1.zip/grey.png"
+    for read in ("fingerprint", "size", "digest", "modified_ns"):
+        assert getattr(images, read)("part-1.zip/grey.png") == getattr(alone, read)("grey.png")
+    names = ["part-1.zip/grey.png", "part-1.zip/broken.png", "part-1.zip/none.png", "part-2.zip/grey.png"]
+    assert images.find_unreadable(names) == names[1:]
+    with pytest.raises(DataError, match=r"image 'part-1\.zip/broken\.png': is not an image"):
+        images.open("part-1.zip/broken.png")
+
+
+def test_folder_with_the_name_of_an_archive_stays_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.zip" / "b.png")
+    assert open_images(tmp_path).open("a.zip/b.png").size == (4, 4)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_archive_with_a_name_twice_is_read_where_both_are_the_same(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for name, data in (("same.png", content), ("same.png", content), ("other.png", content), ("other.png", b"no")):
+            archive.writestr(name, data)
+    images = open_images(tmp_path / "images.zip")
+    assert images.open("same.png").size == (4, 4)
+    with pytest.raises(DataError, match=r"image 'other\.png': the archive has several files of this name"):
+        images.open("other.png")
+
+
+def test_archive_is_indexed_once_for_all_that_open_it_until_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", b"a")
+    first = open_archive(path)
+    assert open_archive(path) is first
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("b.png", b"b")
+    assert open_archive(path) is not first and open_archive(path).find("b.png") == "b.png"
+
+
+def test_index_of_an_archive_is_compact(tmp_path: Path) -> None:
+    count = 3_000
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for number in range(count):
+            archive.writestr(f"{number:08}.png", b"")
+    tracemalloc.start()
+    images = open_images(tmp_path / "images.zip")
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert images.size("00002999.png") == 0
+    assert held < 150 * count
+
+
+def test_missing_images_are_found_without_a_search_for_what_could_be_meant(
+    location: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each such search looks at all names; where all names are wrong, the time would be quadratic in their number."""
+    for place in (Archive, FolderNames):
+        monkeypatch.setattr(place, "hint", lambda self, name: pytest.fail("searched"))
+    assert open_images(location).find_unreadable(["grey.png", "none.png"]) == ["none.png"]
 
 
 def test_path_with_a_null_byte_does_not_exist(location: Path) -> None:
