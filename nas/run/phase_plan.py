@@ -25,6 +25,8 @@ _MIN_KEPT = 0.055
 _RECIPE_TRAININGS = 3
 """The smallest number of trainings from which a setting of the recipe can be chosen."""
 _MARGIN = 1.1
+_SLOWER = 1.4
+"""How many times the default's training a candidate's may take where the time holds one: deeper fusion takes longer."""
 _LARGEST = 2.0
 """How much longer the evaluation of the first candidates may take than that of as many defaults."""
 _SHORTEST_SECONDS = 1e-3
@@ -159,13 +161,22 @@ class _Division:
         return _first_group(self.config, self.speed)
 
     def _full_share(self) -> float:
-        """Return the time of finalists and race, which holds a training in any case."""
+        """Return the time of finalists and race: a training of the default in any case, and if possible a candidate's.
+
+        Without one the search would have no answer of its own. The first of several workers trains the default.
+        """
         fraction = self.config.budget.finalists_fraction
         wanted = min(fraction, MAX_SHARE) * self.total
-        needed = min(_MARGIN * self._training, MAX_SHARE * self.total)
+        both = _SLOWER if self.speed.process_count > 1 else 1 + _SLOWER
+        others = self._first_group + 2 * MIN_SHARE * self.total
+        needed = max(_MARGIN * self._training, min(both * self._training, self.total - others))
+        needed = min(needed, MAX_SHARE * self.total)
         share = max(wanted, needed)
         if needed > wanted:
-            reason = f"{format_seconds(wanted)}, but a full training takes {format_seconds(self._training)}"
+            reason = (
+                f"{format_seconds(wanted)}, but the default's full training takes {format_seconds(self._training)} "
+                f"and a candidate's up to {format_seconds(_SLOWER * self._training)}"
+            )
         elif fraction > MAX_SHARE:
             reason = f"more than the {MAX_SHARE:.0%} that a phase may have"
         else:
@@ -251,7 +262,7 @@ class _Division:
         room = full / 2 if has_race else full
         finalists = max(min(round_count, int(room / training)), 1) * training
         if not has_race:
-            return min(finalists, full), 0.0
+            return min(max(finalists, _SLOWER * training), full), 0.0
         return finalists, min(math.ceil(models * search.rerun_seeds / count) * training, full - finalists)
 
     @property
