@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 PIP_ARGS ?=
-BUDGET ?= 4m
+BUDGET ?= 6m
 RUN_DIR ?= runs/demo
 
 .PHONY: install search test fast-tests lint types docs clean

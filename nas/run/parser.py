@@ -100,7 +100,7 @@ def _add_search(commands: _Commands) -> argparse.ArgumentParser:
         commands,
         "search",
         "Search within a budget, and export the best model.",
-        "search_spaces/demo.yaml --budget 4m --memory-budget 3GiB --run-dir runs/demo",
+        "search_spaces/demo.yaml --budget 6m --memory-budget 3GiB --run-dir runs/demo",
     )
     _add_search_file(parser)
     parser.add_argument(

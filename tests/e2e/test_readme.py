@@ -37,6 +37,7 @@ def _on_project(command: list[str], project: Project, folder: Path) -> list[str]
         "runs/demo": str(folder / "run"),
         "my_model": str(folder / "my_model"),
         "4m": "5",
+        "6m": "5",
         "8m": "6",
     }
     words = [replaced.get(word, word) for word in command]
