@@ -16,6 +16,7 @@ from nas.data.digests import image_digests
 from nas.data.features.cache import open_or_build
 from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureStore
+from nas.data.features.threads import BuildLimits
 from nas.data.image_check import check_images, without_unreadable
 from nas.data.images import ImageSource
 from nas.data.preprocessing import Preprocessor
@@ -169,6 +170,7 @@ def _open_features(
         on_progress=lambda done, total: reporter.progress("features", done, total),
         on_note=reporter.note,
         verify=verify,
+        limits=BuildLimits(torch.get_num_threads(), config.budget.memory_bytes),
     )
     counts = ", ".join(f"{len(samples)} {name}" for name, samples in sources.dataset.splits.items())
     reporter.note(

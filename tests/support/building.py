@@ -1,6 +1,6 @@
 """Build the features of the tiny project: in a test, or in a separate process that a test may kill.
 
-`python -m tests.support.building PROJECT CACHE HOLD` pauses after its second step until the file HOLD is deleted.
+`python -m tests.support.building PROJECT CACHE HOLD` pauses after its second block until the file HOLD is deleted.
 """
 
 import dataclasses
@@ -17,10 +17,12 @@ from nas.config.load import load_config
 from nas.data.contents import Contents, describe_contents, encoder_parts
 from nas.data.dataset import open_dataset_images, read_dataset
 from nas.data.digests import image_digests
-from nas.data.features import writer as feature_writing
+from nas.data.features import blocks as feature_blocks
+from nas.data.features import inputs as feature_inputs
 from nas.data.features.cache import open_or_build
 from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureStore
+from nas.data.features.threads import BuildLimits
 from nas.data.preprocessing import Preprocessor
 from nas.models.encoders.checkpoints import load_encoder
 from nas.models.encoders.pretrained import load_image_processor, load_tokenizer
@@ -64,6 +66,7 @@ def build(
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_note: Callable[[str], None] = lambda text: None,
+    limits: BuildLimits | None = None,
     **changes: Any,
 ) -> FeatureStore:
     """Open or build the features of some sources.
@@ -73,16 +76,24 @@ def build(
         cache: The cache directory.
         on_progress: Callback that receives the numbers of images and texts done and in total.
         on_note: Callback that receives notes for the user.
+        limits: The cores and the memory that the build may use; None for one core.
         changes: Values of `FeaturesConfig` other than the defaults of these tests.
     """
     features = FeaturesConfig(dtype="float16", disk_bytes=2**30, views=1, attention=False)
-    return open_or_build(sources, features.replace(**changes), cache, on_progress=on_progress, on_note=on_note)
+    return open_or_build(
+        sources, features.replace(**changes), cache, on_progress=on_progress, on_note=on_note, limits=limits
+    )
+
+
+def finished_blocks(building: Path) -> int:
+    """Return the number of blocks that a build has recorded."""
+    return sum(path.read_bytes().count(b"\n") for path in building.glob("blocks/*.finished"))
 
 
 def main(project: str, cache: str, hold: str) -> None:
-    """Build in this process, and pause after the second step until the file `hold` is deleted."""
+    """Build in this process, and pause after the second block until the file `hold` is deleted."""
     torch.set_num_threads(1)
-    feature_writing.SAVE_SECONDS = 0.0
+    feature_blocks.SAVE_SECONDS, feature_inputs.BLOCK_SIZE = 0.0, feature_inputs.BATCH_SIZE
 
     def wait(done: int, total: int) -> None:
         while done > 32 and Path(hold).exists():

@@ -1,54 +1,40 @@
-"""Compute base features into a folder, in steps of 32 images or texts, so that a killed build can be resumed.
+"""Compute base features into a folder, in blocks that threads, processes and nodes share, and that survive a kill.
 
-Resuming is safe because every file has its full size before the first step, and each step writes to its own rows. At
-intervals all files are flushed (fsync), and only then is `progress.json` replaced, with the number of steps that were
-done when the flush began. So all recorded steps are on disk, even after a power loss, and later steps are recomputed
-with the same numbers. `features.json`, which makes the folder a store, is written last, with checksums of all files.
+Every file has its full size before the first block, and each block has rows of its own. Blocks are claimed and recorded
+through `nas.data.features.blocks`: the rows of all recorded ones are on disk, even after a power failure, and the
+others are computed again with the same numbers. Whichever process computes a block, it does so in the same batches.
+So a store is equal to the bit to one that a single process has built, with as many threads for each batch and on the
+same kind of processor. `features.json`, which makes the folder a store, is written last, with checksums of all files.
 """
 
 import contextlib
 import hashlib
 import json
-import math
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from nas.common.boundary import shown
 from nas.common.devices import CPU, is_accelerator, start_peak
-from nas.common.errors import DataError
 from nas.common.files import sync_directory, write_atomically
 from nas.config.data_schema import FeaturesConfig
-from nas.data.features.inputs import BuildStep, FeatureSources, SplitInputs, pixel_values, prepare_inputs
-from nas.data.features.plan import (
-    ArrayPlan,
-    ModalityPlan,
-    attended_name,
-    choose_plan,
-    logsumexp_name,
-    readout_name,
-    tokens_name,
-)
-from nas.data.features.writer import ArrayFiles, ProgressSaver
-from nas.models.encoders.base import Encoder, mean_over_tokens
-from nas.models.fusion.data_attention import data_attention
-from nas.models.fusion.readouts import Readout
-from nas.search.space import RAW
+from nas.data.features.blocks import BlockBoard
+from nas.data.features.crew import BlockWork, BuildCrew
+from nas.data.features.inputs import FeatureSources, SplitInputs, pixel_values
+from nas.data.features.plan import ArrayPlan, ModalityPlan, choose_plan
+from nas.data.features.threads import BuildLimits, BuildThreads, batch_bytes
+from nas.data.features.writer import ArrayFiles
+from nas.models.encoders.base import Encoder
 
-_PROGRESS = "progress.json"
+_BUILD = "build.json"
+_POLL_SECONDS = 0.2
 
 OnProgress = Callable[[int, int], None]
 """Receives the number of images and texts done, and the total."""
-
-
-class NotFiniteError(DataError):
-    """A feature exceeds the range of its storage type; resuming the build would fail in the same way."""
 
 
 class FeatureBuild:
@@ -77,7 +63,9 @@ class FeatureBuild:
         self._image_shape, self.image_token_count = _image_sizes(sources)
         small = [ArrayPlan(name, array.shape, array.dtype.name) for name, array in self._small.items()]
         self.plan = choose_plan(self._modalities(), small, config, list(splits))
-        self._steps = [step for inputs in self._splits.values() for step in inputs.steps()]
+        self._blocks = [block for inputs in self._splits.values() for block in inputs.blocks()]
+        self.total = sum(block.count for block in self._blocks)
+        """The number of views of images, and of texts."""
 
     def _modalities(self) -> tuple[ModalityPlan, ModalityPlan]:
         sources, splits = self.sources, self._splits
@@ -116,22 +104,30 @@ class FeatureBuild:
 
     @cached_property
     def _digest(self) -> str:
-        return hashlib.sha256(repr((self.plan.arrays, self._steps)).encode()).hexdigest()
+        return hashlib.sha256(repr((self.plan.arrays, self._blocks)).encode()).hexdigest()
 
-    def steps_done(self, directory: Path) -> int | None:
-        """Return the number of durable steps of an earlier build of the same plan; None if it cannot be resumed.
+    def identity(self, directory: Path) -> str | None:
+        """Return what identifies an earlier build of the same plan; None if it cannot be resumed.
 
         Args:
             directory: The folder of the build.
         """
         try:
-            progress = json.loads((directory / _PROGRESS).read_text(encoding="utf-8"))
-            is_same = progress["plan"] == self._digest and all(
+            values = json.loads((directory / _BUILD).read_text(encoding="utf-8"))
+            is_same = values["plan"] == self._digest and all(
                 (directory / array.name).stat().st_size == array.file_bytes for array in self.plan.arrays
             )
-            return int(progress["done"]) if is_same else None
+            return str(values["build"]) if is_same else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
+
+    def has_finished_blocks(self, directory: Path) -> bool:
+        """Return whether a build has blocks that need not be computed again.
+
+        Args:
+            directory: The folder of the build.
+        """
+        return self.identity(directory) is not None and bool(BlockBoard(directory).finished)
 
     def start(self, directory: Path) -> None:
         """Create the folder with all files in their full size, which reserves the disk space.
@@ -153,94 +149,96 @@ class FeatureBuild:
             for name, values in self._small.items():
                 files.write(name, 0, values)
             files.sync()
+        BlockBoard.create(directory)
         for path in (*(directory / split for split in self._splits), directory, directory.parent):
             sync_directory(path)
-        self._write_progress(directory, 0)
+        content = {"plan": self._digest, "build": uuid.uuid4().hex}
+        write_atomically(directory / _BUILD, json.dumps(content).encode())
 
-    def _write_progress(self, directory: Path, done: int) -> None:
-        write_atomically(directory / _PROGRESS, json.dumps({"plan": self._digest, "done": done}).encode())
+    def threads(self, limits: BuildLimits) -> BuildThreads:
+        """Return the threads of this process that compute.
 
-    @torch.inference_mode()
-    def run(self, directory: Path, on_progress: OnProgress) -> None:
-        """Compute all remaining steps in a folder that `start` has created.
+        Args:
+            limits: The cores and the memory that they may use.
+        """
+        if is_accelerator(self.sources.device):
+            return BuildThreads(1, limits.cores)
+        encoders = (self.sources.image_encoder, self.sources.text_encoder)
+        attention = [len(part.attention_layers(self.plan.tier)) for part in self.plan.modalities]
+        image, text = (
+            len(part.token_layers(self.plan.tier)) + count
+            for part, count in zip(self.plan.modalities, attention, strict=True)
+        )
+        one_bytes = batch_bytes(
+            encoders,
+            token_counts=(
+                self.image_token_count,
+                max(int(inputs.text_lengths.max()) for inputs in self._splits.values()),
+            ),
+            stored_arrays=(image, text),
+            image_shape=self._image_shape,
+            has_scores=any(attention),
+        )
+        return limits.threads(one_bytes)
+
+    def run(self, directory: Path, on_progress: OnProgress, threads: BuildThreads) -> None:
+        """Compute all remaining blocks in a folder that `start` has created, together with other processes.
 
         Args:
             directory: The folder.
             on_progress: Callback that receives the numbers of images and texts done and in total.
+            threads: The threads of this process that compute.
 
         Raises:
             DataError: If an image cannot be read, or a feature exceeds the storage type.
             OSError: If a file cannot be written.
         """
-        done = self.steps_done(directory) or 0
-        count, total = sum(step.count for step in self._steps[:done]), sum(step.count for step in self._steps)
-        on_progress(count, total)
+        verified: set[int] = set()
+        with self._crew(directory, threads) as crew:
+            board = crew.board
+            on_progress(crew.done, self.total)
+            while True:
+                with contextlib.closing(crew.compute()) as batches:
+                    for _ in batches:
+                        on_progress(crew.done, self.total)
+                board.refresh()
+                if len(board.finished) < len(self._blocks):  # others compute the rest, or die
+                    time.sleep(_POLL_SECONDS)
+                    on_progress(crew.done, self.total)
+                    continue
+                received = {block: found for block, found in board.received.items() if block not in verified}
+                damaged = [block for block, found in received.items() if not any(map(crew.is_written, found))]
+                if not damaged:
+                    break
+                verified |= received.keys()
+                board.forget(damaged)
+            on_progress(self.total, self.total)
+
+    def help(self, directory: Path, threads: BuildThreads) -> None:
+        """Compute blocks of a build that another process has started, until all are claimed.
+
+        Args:
+            directory: The folder of the build.
+            threads: The threads of this process that compute.
+
+        Raises:
+            DataError: If an image cannot be read, or a feature exceeds the storage type.
+            OSError: If a file cannot be written.
+        """
+        with self._crew(directory, threads) as crew:
+            for _ in crew.compute():
+                pass
+
+    @contextlib.contextmanager
+    def _crew(self, directory: Path, threads: BuildThreads) -> Iterator[BuildCrew]:
+        sources = self.sources
+        work = BlockWork(self._blocks, self._splits, sources, self.plan, self._image_shape)
         with (
             ArrayFiles(directory, self.plan.arrays) as files,
-            ProgressSaver(files, lambda done: self._write_progress(directory, done)) as saver,
-            _placed((self.sources.image_encoder, self.sources.text_encoder), self.sources.device),
-            contextlib.closing(prepare_inputs(self._steps[done:], self._splits, self.sources)) as steps,
+            contextlib.closing(BlockBoard(directory)) as board,
+            _placed((sources.image_encoder, sources.text_encoder), sources.device),
         ):
-            for step, inputs, mask in steps:
-                for name, first_row, values in self._encode(step, inputs, mask):
-                    files.write(f"{step.split}/{name}", first_row, values)
-                done, count = done + 1, count + step.count
-                saver.record(done)
-                on_progress(count, total)
-            saver.finish(done)
-
-    def _encode(
-        self, step: BuildStep, inputs: Tensor, mask: Tensor | None
-    ) -> Iterator[tuple[str, int, NDArray[np.generic]]]:
-        """Yield the name of each array of the split, the first row that the step writes to it, and the rows."""
-        is_text = step.modality == "text"
-        encoder = self.sources.text_encoder if is_text else self.sources.image_encoder
-        modality = self.plan.modalities[1 if is_text else 0]
-        device = next(encoder.parameters()).device
-        inputs, mask = inputs.to(device), None if mask is None else mask.to(device)
-
-        def stored(name: str, values: Tensor, dtype: str) -> tuple[str, int, NDArray[np.generic]]:
-            if is_text:
-                values = values.flatten(0, 1) if mask is None else values[mask]  # without padding
-            return name, step.first_row, _to_storage(values, dtype, encoder)
-
-        if not is_text:
-            self._check_size(step, tuple(inputs.shape[1:]))
-        targets = modality.token_layers(self.plan.tier)
-        if RAW in targets:
-            yield stored(tokens_name(step.modality, RAW), inputs, "int32" if is_text else self.plan.dtype)
-            targets = targets[1:]
-        if not targets:
-            inputs = inputs[:: self._view_step(step)]  # only readouts are needed
-        rows = encoder.embed(inputs)  # (B, R, D)
-        bias = encoder.data_bias(mask, rows.shape[1], rows.dtype)
-        layer = 0
-        for target in targets:
-            rows = encoder.run(rows, bias, start=layer, stop=target)
-            layer = target
-            yield stored(tokens_name(step.modality, layer), rows, self.plan.dtype)
-            if layer in modality.attention_layers(self.plan.tier):
-                attention = data_attention(encoder.layers[layer], rows, bias)
-                yield stored(attended_name(step.modality, layer), attention.attended, self.plan.dtype)
-                yield stored(logsumexp_name(step.modality, layer), attention.logsumexp, "float32")
-        if targets:
-            rows = rows[:: self._view_step(step)]
-        rows = encoder.finish(encoder.run(rows, bias, start=layer, stop=encoder.num_layers))
-        for readout, values in read_out(encoder, rows, mask).items():
-            yield readout_name(step.modality, readout), step.start, _to_storage(values, "float32", encoder)
-
-    def _view_step(self, step: BuildStep) -> int:
-        """Return the distance of the images themselves, view 0, among the inputs of a step."""
-        return 1 if step.modality == "text" else self.views[step.split]
-
-    def _check_size(self, step: BuildStep, shape: tuple[int, ...]) -> None:
-        if shape != self._image_shape:
-            names = self._splits[step.split].images[step.start : step.stop]
-            raise DataError(
-                f"{self.sources.images.location}: processed images {shown(names[0])} to {shown(names[-1])} differ in "
-                f"shape; expected {self._image_shape} as for other images, got {shape}; use an image processor that "
-                "resizes all images to one size"
-            )
+            yield BuildCrew(work, files, board, threads)
 
 
 @contextlib.contextmanager
@@ -257,17 +255,6 @@ def _placed(encoders: Iterable[Encoder], device: torch.device) -> Iterator[None]
         for encoder in encoders:
             encoder.to(CPU)
         start_peak(device)  # gives the memory back
-
-
-def read_out(encoder: Encoder, rows: Tensor, mask: Tensor | None) -> dict[Readout, Tensor]:
-    """Return the readouts of a frozen encoder, (B, D) each.
-
-    Args:
-        encoder: The encoder.
-        rows: The tokens after the last layer and its final norm, (B, R, D).
-        mask: (B, R), true where there is a token; None without padding.
-    """
-    return {"pooled": encoder.pool(encoder.readout_rows(rows, mask)), "mean": mean_over_tokens(rows, mask)}
 
 
 def _reserve(descriptor: int, size_bytes: int) -> None:
@@ -287,28 +274,11 @@ def _image_sizes(sources: FeatureSources) -> tuple[tuple[int, ...], int]:
     return tuple(pixels.shape[1:]), int(tokens.shape[1])
 
 
-def _to_storage(values: Tensor, dtype: str, encoder: Encoder) -> NDArray[np.generic]:
-    if not values.is_floating_point():
-        ids: NDArray[np.generic] = values.cpu().numpy().astype(dtype)
-        return ids
-    lowest, highest = (abs(value.item()) for value in values.aminmax())  # both NaN if any value is
-    limit = float(np.finfo(dtype).max)
-    if not (lowest <= limit and highest <= limit):
-        largest = lowest if math.isnan(lowest) else max(lowest, highest)
-        hint = "; set features.dtype: float32" if math.isfinite(largest) else ""
-        raise NotFiniteError(
-            f"{encoder.model.name_or_path}: a feature exceeds the range of {dtype} (features.dtype); expected at most "
-            f"{limit:g}, got {largest:g}{hint}"
-        )
-    array: NDArray[np.generic] = values.to(getattr(torch, dtype)).cpu().contiguous().numpy()
-    return array
-
-
 def delete_progress(directory: Path) -> None:
-    """Delete the progress record of a build, so that it cannot be resumed.
+    """Delete the records of a build, so that it cannot be resumed.
 
     Args:
         directory: The folder of the build or the finished store.
     """
-    (directory / _PROGRESS).unlink(missing_ok=True)
-    sync_directory(directory)
+    (directory / _BUILD).unlink(missing_ok=True)  # without it the records count for nothing
+    BlockBoard.delete(directory)

@@ -19,10 +19,12 @@ from nas.common.files import sync_directory
 from nas.common.units import format_bytes
 from nas.config.data_schema import FeaturesConfig
 from nas.data.augmentation import PARAMETERS
-from nas.data.features.build import FeatureBuild, NotFiniteError, OnProgress, delete_progress
+from nas.data.features.build import FeatureBuild, OnProgress, delete_progress
+from nas.data.features.encode import NotFiniteError
 from nas.data.features.files import FORMAT, find_damage, seal_store
 from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureStore
+from nas.data.features.threads import BuildLimits
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -38,6 +40,7 @@ def open_or_build(
     on_progress: OnProgress,
     on_note: OnNote,
     verify: bool = False,
+    limits: BuildLimits | None = None,
 ) -> FeatureStore:
     """Return the features of a data set at every layer where models start to compute, cached or computed now.
 
@@ -49,6 +52,7 @@ def open_or_build(
             exists.
         on_note: Callback that receives notes for the user about builds, waiting and repairs.
         verify: Whether to hash all files of an existing store, whatever their times.
+        limits: The cores and the memory that a build may use; None for one core.
 
     Raises:
         DataError: If an image cannot be read, a feature exceeds the storage type, or disk space is insufficient.
@@ -59,7 +63,7 @@ def open_or_build(
         try:
             directory.parent.mkdir(parents=True, exist_ok=True)
             with _lock(directory.with_name(f"{key}.lock"), on_note):
-                _build_unless_intact(directory, sources, features, on_progress, on_note)
+                _build_unless_intact(directory, sources, features, limits or BuildLimits(), on_progress, on_note)
         except OSError as error:
             raise DataError(f"{cache_directory}: the features cannot be stored: {error.strerror or error}") from error
     return FeatureStore(directory, (sources.image_encoder, sources.text_encoder))
@@ -96,7 +100,12 @@ def _lock(path: Path, on_note: OnNote) -> Iterator[None]:
 
 
 def _build_unless_intact(
-    directory: Path, sources: FeatureSources, features: FeaturesConfig, on_progress: OnProgress, on_note: OnNote
+    directory: Path,
+    sources: FeatureSources,
+    features: FeaturesConfig,
+    limits: BuildLimits,
+    on_progress: OnProgress,
+    on_note: OnNote,
 ) -> None:
     building = directory.with_name(f"{directory.name}.building")
     if directory.is_dir():
@@ -109,16 +118,15 @@ def _build_unless_intact(
         directory.rename(building)  # so that no incomplete store ever has the final name
     build = FeatureBuild(sources, features)
     needed = build.plan.size_bytes
-    done = build.steps_done(building)
     on_note(build.plan.describe(features))
     try:
-        if done is None:
+        if build.identity(building) is None:
             shutil.rmtree(building, ignore_errors=True)
             _check_free_space(directory.parent, needed)
             build.start(building)
-        elif done:
+        elif build.has_finished_blocks(building):
             on_note("features: resuming an interrupted build")
-        build.run(building, on_progress)
+        build.run(building, on_progress, build.threads(limits))
         seal_store(
             building,
             build.plan,
@@ -131,7 +139,7 @@ def _build_unless_intact(
         delete_progress(directory)
     except (DataError, OSError) as error:
         free = shutil.disk_usage(directory.parent).free
-        if isinstance(error, NotFiniteError) or not build.steps_done(building):
+        if isinstance(error, NotFiniteError) or not build.has_finished_blocks(building):
             shutil.rmtree(building, ignore_errors=True)  # no progress to resume from
         if isinstance(error, OSError) and error.errno == errno.EFBIG:
             raise DataError(

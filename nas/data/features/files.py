@@ -3,9 +3,12 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from nas.common.errors import DataError
 from nas.common.files import write_atomically
@@ -71,7 +74,9 @@ def seal_store(
     """
     # Taken before the files are hashed, so that a change meanwhile is noticed.
     stamps = {array.name: _stamp(directory / array.name) for array in plan.arrays}
-    files = {name: FileFacts(stamp[0], file_sha256(directory / name)) for name, stamp in stamps.items()}
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        digests = list(pool.map(lambda name: file_sha256(directory / name), stamps))
+    files = {name: FileFacts(stamp[0], digest) for (name, stamp), digest in zip(stamps.items(), digests, strict=True)}
     contents = StoreContents(
         tier=plan.tier,
         dtype=plan.dtype,

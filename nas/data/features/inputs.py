@@ -1,8 +1,7 @@
-"""Inputs of the encoders during a feature build: images and texts in storage order, prepared in the background."""
+"""Inputs of the encoders during a feature build: images and texts in storage order."""
 
-import os
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -23,8 +22,9 @@ from nas.models.encoders.base import Encoder
 from nas.search.space import EntryLayers
 
 BATCH_SIZE = 32
+BLOCK_SIZE = 128
+"""The number of images and views, or of texts, that are computed and recorded together."""
 _TOKENIZER_BATCH = 1024
-_PREFETCHED_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,15 @@ class FeatureSources:
 
 
 @dataclass(frozen=True)
-class BuildStep:
-    """Images, or texts in the order of their lengths, that are encoded as one batch.
+class InputRange:
+    """Neighbouring images, or texts in the order of their lengths: a batch, or the batches of a block.
 
     Args:
         split: Name of the split.
         modality: "image" or "text".
         start: Index of the first image or text.
         stop: Index after the last image or text.
-        first_row: Row in the arrays at which the results of the step begin.
+        first_row: Row in the arrays at which the results begin.
         count: Number of views of images, or of texts.
     """
 
@@ -114,46 +114,59 @@ class SplitInputs:
             "text_lengths": self.text_lengths,
         }
 
-    def token_ids(self, step: BuildStep) -> list[NDArray[np.int32]]:
-        """Return the token ids of every text of a step."""
-        return [self._ids[self._starts[index] : self._stops[index]] for index in range(step.start, step.stop)]
+    def token_ids(self, texts: InputRange) -> list[NDArray[np.int32]]:
+        """Return the token ids of every text of a range."""
+        return [self._ids[self._starts[index] : self._stops[index]] for index in range(texts.start, texts.stop)]
 
-    def steps(self) -> list[BuildStep]:
-        """Return the steps that encode all images and texts of the split."""
-        steps = []
-        image_count = max(BATCH_SIZE // self.views, 1)  # all views of an image in one step, so that it is decoded once
-        for start in range(0, len(self.images), image_count):
-            stop = min(start + image_count, len(self.images))
-            steps.append(BuildStep(self.name, "image", start, stop, start * self.views, (stop - start) * self.views))
-        for start in range(0, len(self.samples), BATCH_SIZE):
-            stop = min(start + BATCH_SIZE, len(self.samples))
-            steps.append(BuildStep(self.name, "text", start, stop, int(self._starts[start]), stop - start))
-        return steps
+    def blocks(self) -> list[InputRange]:
+        """Return the blocks of all images and texts of the split."""
+        return [
+            *self._ranges("image", 0, len(self.images), BLOCK_SIZE),
+            *self._ranges("text", 0, len(self.samples), BLOCK_SIZE),
+        ]
+
+    def batches(self, block: InputRange) -> list[InputRange]:
+        """Return the batches of a block."""
+        return list(self._ranges(block.modality, block.start, block.stop, BATCH_SIZE))
+
+    def _ranges(self, modality: str, start: int, stop: int, size: int) -> Iterator[InputRange]:
+        # All views of an image are in one batch, so that it is decoded once.
+        views = self.views if modality == "image" else 1
+        step = max(size // views, 1)
+        for first in range(start, stop, step):
+            end = min(first + step, stop)
+            row = first * views if modality == "image" else int(self._starts[first])
+            yield InputRange(self.name, modality, first, end, row, (end - first) * views)
 
 
 def prepare_inputs(
-    steps: Sequence[BuildStep], splits: Mapping[str, SplitInputs], sources: FeatureSources
-) -> Generator[tuple[BuildStep, Tensor, Tensor | None]]:
-    """Yield every step with its inputs, which are prepared in the background while the encoders compute.
+    batches: Iterable[InputRange], splits: Mapping[str, SplitInputs], sources: FeatureSources, *, threads: int
+) -> Generator[tuple[InputRange, Tensor, Tensor | None]]:
+    """Yield every batch with its inputs.
 
     Args:
-        steps: The steps in order.
+        batches: The batches in order; only a few of them are taken ahead.
         splits: Inputs of every split, by name.
         sources: The data to prepare.
+        threads: The number of threads that prepare inputs while the encoders compute; 0 to prepare them in between.
 
     Yields:
-        The step; pixel values (B, 3, height, width) or token ids (B, T); and the mask of the tokens (B, T), or None for
-        images and for texts without padding.
+        The batch; pixel values (B, 3, height, width) or token ids (B, T); and the mask of the tokens (B, T), or None
+        for images and for texts without padding.
 
     Raises:
         DataError: If an image cannot be read.
     """
-    pending: deque[tuple[BuildStep, Future[tuple[Tensor, Tensor | None]]]] = deque()
-    pool = ThreadPoolExecutor(max(min((os.cpu_count() or 1) // 2, _PREFETCHED_STEPS), 1))
+    if not threads:
+        for batch in batches:
+            yield batch, *_inputs(batch, splits[batch.split], sources)
+        return
+    pending: deque[tuple[InputRange, Future[tuple[Tensor, Tensor | None]]]] = deque()
+    pool = ThreadPoolExecutor(threads)
     try:
-        for step in steps:
-            pending.append((step, pool.submit(_step_inputs, step, splits[step.split], sources)))
-            if len(pending) > _PREFETCHED_STEPS:
+        for batch in batches:
+            pending.append((batch, pool.submit(_inputs, batch, splits[batch.split], sources)))
+            if len(pending) > threads:
                 first, result = pending.popleft()
                 yield first, *result.result()
         for first, result in pending:
@@ -162,11 +175,11 @@ def prepare_inputs(
         pool.shutdown(cancel_futures=True)
 
 
-def _step_inputs(step: BuildStep, split: SplitInputs, sources: FeatureSources) -> tuple[Tensor, Tensor | None]:
-    if step.modality == "text":
-        ids, mask = sources.preprocessor.pad(split.token_ids(step))
+def _inputs(batch: InputRange, split: SplitInputs, sources: FeatureSources) -> tuple[Tensor, Tensor | None]:
+    if batch.modality == "text":
+        ids, mask = sources.preprocessor.pad(split.token_ids(batch))
         return ids, None if bool(mask.all()) else mask
-    return pixel_values(split.images[step.start : step.stop], split.views, sources), None
+    return pixel_values(split.images[batch.start : batch.stop], split.views, sources), None
 
 
 def pixel_values(names: Sequence[str], views: int, sources: FeatureSources) -> Tensor:

@@ -1,10 +1,9 @@
-"""Write the arrays of a feature store so that recorded progress is always on disk."""
+"""Write the arrays of a feature store, and read them back."""
 
 import contextlib
 import os
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,14 @@ from numpy.typing import NDArray
 
 from nas.data.features.plan import ArrayPlan
 
-SAVE_SECONDS = 10.0
+_READ_BYTES = 2**24
 
 
 class ArrayFiles(contextlib.AbstractContextManager["ArrayFiles"]):
     """The arrays of a store, open for writing.
 
-    They are not memory-mapped: a full disk would kill the process with SIGBUS instead of raising an error.
+    They are not memory-mapped: a full disk would kill the process with SIGBUS instead of raising an error. Several
+    threads may write.
 
     Args:
         directory: Folder of the store, with all files in their full size.
@@ -46,6 +46,24 @@ class ArrayFiles(contextlib.AbstractContextManager["ArrayFiles"]):
             written = os.pwrite(self._descriptors[name], rest, offset)
             rest, offset = rest[written:], offset + written
 
+    def checksum(self, name: str, row: int, size_bytes: int) -> int:
+        """Return the CRC-32 of neighbouring rows as the file has them.
+
+        Args:
+            name: Name of the array.
+            row: Index of the first row.
+            size_bytes: Size of the rows.
+        """
+        array = self._arrays[name]
+        offset, checksum = len(array.header) + row * array.row_bytes, 0
+        stop = offset + size_bytes
+        while offset < stop:
+            content = os.pread(self._descriptors[name], min(_READ_BYTES, stop - offset), offset)
+            if not content:
+                break  # the file was truncated
+            checksum, offset = zlib.crc32(content, checksum), offset + len(content)
+        return checksum
+
     def sync(self) -> None:
         """Flush everything written so far to the disk (fsync)."""
         for descriptor in self._descriptors.values():
@@ -54,48 +72,3 @@ class ArrayFiles(contextlib.AbstractContextManager["ArrayFiles"]):
     def __exit__(self, *exception: object) -> None:
         for descriptor in self._descriptors.values():
             os.close(descriptor)
-
-
-class ProgressSaver(contextlib.AbstractContextManager["ProgressSaver"]):
-    """Makes progress durable in a background thread: flushes the files, then records the steps written before.
-
-    Args:
-        files: The files to flush.
-        write_progress: Records a number of steps durably.
-    """
-
-    def __init__(self, files: ArrayFiles, write_progress: Callable[[int], None]) -> None:
-        self._files, self._write_progress = files, write_progress
-        self._pool = ThreadPoolExecutor(1)
-        self._running: Future[None] | None = None
-        self._last = time.monotonic()
-
-    def record(self, done: int) -> None:
-        """Start saving, after a step, if the interval has passed and the previous save has ended.
-
-        Args:
-            done: Number of steps written so far.
-        """
-        if time.monotonic() - self._last < SAVE_SECONDS or (self._running and not self._running.done()):
-            return
-        if self._running:
-            self._running.result()  # raises the error of the last save, if any
-        self._last = time.monotonic()
-        self._running = self._pool.submit(self._save, done)
-
-    def finish(self, done: int) -> None:
-        """Save and wait until the progress is durable.
-
-        Args:
-            done: Number of steps written so far.
-        """
-        if self._running:
-            self._running.result()
-        self._save(done)
-
-    def _save(self, done: int) -> None:
-        self._files.sync()
-        self._write_progress(done)
-
-    def __exit__(self, *exception: object) -> None:
-        self._pool.shutdown()

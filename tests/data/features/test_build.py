@@ -3,7 +3,6 @@
 import dataclasses
 import errno
 import hashlib
-import json
 import os
 import re
 import resource
@@ -24,12 +23,13 @@ from PIL import Image
 from nas.common.errors import DataError
 from nas.common.files import write_atomically
 from nas.common.units import format_bytes
+from nas.data.features import blocks as feature_blocks
 from nas.data.features import cache as feature_cache
 from nas.data.features import files as feature_files
-from nas.data.features import writer as feature_writing
+from nas.data.features import inputs as feature_inputs
 from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureStore
-from tests.support.building import build, described, feature_sources
+from tests.support.building import build, described, feature_sources, finished_blocks
 from tests.support.paths import REPOSITORY
 from tests.support.project import Project
 from tests.support.tiny import reads_at
@@ -56,8 +56,9 @@ def opened(sources: FeatureSources, monkeypatch: pytest.MonkeyPatch) -> list[str
 
 
 @pytest.fixture
-def _every_step_is_durable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_writing, "SAVE_SECONDS", 0.0)
+def _every_batch_is_durable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_inputs, "BLOCK_SIZE", feature_inputs.BATCH_SIZE)
+    monkeypatch.setattr(feature_blocks, "SAVE_SECONDS", 0.0)
 
 
 def content(store: FeatureStore) -> dict[str, bytes]:
@@ -156,9 +157,9 @@ def test_progress_counts_every_view_and_every_text(sources: FeatureSources, tmp_
     assert seen[0] == (0, total) and seen[-1] == (total, total) and seen == sorted(seen)
 
 
-@pytest.mark.usefixtures("_every_step_is_durable")
+@pytest.mark.usefixtures("_every_batch_is_durable")
 @pytest.mark.parametrize("stopped_at", range(1, 8))
-def test_build_interrupted_after_any_step_is_resumed(
+def test_build_interrupted_after_any_batch_is_resumed(
     sources: FeatureSources, tmp_path: Path, stopped_at: int, opened: list[str]
 ) -> None:
     whole = content(build(sources, tmp_path / "whole", attention=True, views=2))
@@ -173,7 +174,7 @@ def test_build_interrupted_after_any_step_is_resumed(
         build(sources, tmp_path / "stopped", attention=True, views=2, on_progress=stop)
     assert [name.endswith(".building") for name in left(tmp_path / "stopped")] == [True]
     building = next((tmp_path / "stopped" / "features").glob("*.building"))
-    done = json.loads((building / "progress.json").read_text())["done"]
+    done = finished_blocks(building)
     assert done <= stopped_at
     with pytest.raises(DataError):
         FeatureStore(building)
@@ -187,7 +188,7 @@ def test_build_interrupted_after_any_step_is_resumed(
     assert left(tmp_path / "stopped") == [store.directory.name]
 
 
-@pytest.mark.usefixtures("_every_step_is_durable")
+@pytest.mark.usefixtures("_every_batch_is_durable")
 def test_interrupted_build_of_another_plan_is_not_resumed(sources: FeatureSources, tmp_path: Path) -> None:
     whole = content(build(sources, tmp_path / "whole"))
 
@@ -232,7 +233,7 @@ def test_damaged_store_with_leftover_progress_is_rebuilt_from_scratch(
         with pytest.raises(KeyboardInterrupt):
             build(sources, tmp_path)
     (directory,) = (path for path in (tmp_path / "features").iterdir() if path.suffix != ".lock")
-    assert (directory / "progress.json").is_file()
+    assert (directory / "build.json").is_file() and finished_blocks(directory)
     store = FeatureStore(directory)
     whole = content(store)
     path = directory / "train" / "image_02.npy"
@@ -241,7 +242,7 @@ def test_damaged_store_with_leftover_progress_is_rebuilt_from_scratch(
 
 
 class Builder:
-    """A building process that pauses after its second step until `release`; by then the first step is durable."""
+    """A building process that pauses after its second block until `release`; by then the first is durable."""
 
     def __init__(self, project: Project, cache: Path) -> None:
         self.cache, self.hold = cache, cache / "hold"
@@ -252,21 +253,20 @@ class Builder:
             cwd=REPOSITORY,
         )
 
-    def wait_for_steps(self, count: int) -> None:
+    def wait_for_blocks(self, count: int) -> None:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self.process.poll() is None:
-            for path in self.cache.glob("features/*.building/progress.json"):
-                if json.loads(path.read_text())["done"] >= count:
-                    return
+            if any(finished_blocks(path) >= count for path in self.cache.glob("features/*.building")):
+                return
             time.sleep(0.02)
-        raise AssertionError(f"no {count} steps; exit status {self.process.poll()}")
+        raise AssertionError(f"no {count} blocks; exit status {self.process.poll()}")
 
     def release(self) -> None:
         self.hold.unlink()
 
 
 @pytest.fixture
-def builder(project: Project, tmp_path: Path) -> Iterator[Builder]:
+def builder(project: Project, tmp_path: Path, _every_batch_is_durable: None) -> Iterator[Builder]:
     started = Builder(project, tmp_path / "cache")
     yield started
     started.process.kill()
@@ -292,7 +292,7 @@ def start_waiting(sources: FeatureSources, cache: Path) -> tuple[threading.Threa
 def test_one_of_two_processes_builds_and_the_other_waits_and_uses_it(
     sources: FeatureSources, builder: Builder, opened: list[str]
 ) -> None:
-    builder.wait_for_steps(1)
+    builder.wait_for_blocks(1)
     thread, seen = start_waiting(sources, builder.cache)
     builder.release()
     thread.join(60)
@@ -305,7 +305,7 @@ def test_waiting_process_takes_over_from_a_builder_killed_by_kill_9(
 ) -> None:
     whole = content(build(sources, tmp_path / "whole"))
     opened.clear()
-    builder.wait_for_steps(1)
+    builder.wait_for_blocks(1)
     thread, seen = start_waiting(sources, builder.cache)
     builder.process.kill()
     thread.join(60)
@@ -431,7 +431,7 @@ def full_after(count: int, function: Callable[..., Any]) -> Callable[..., Any]:
     return fails
 
 
-@pytest.mark.usefixtures("_every_step_is_durable")
+@pytest.mark.usefixtures("_every_batch_is_durable")
 @pytest.mark.parametrize(
     ("name", "count"),
     [

@@ -1,0 +1,177 @@
+"""The threads of one process that compute blocks of a feature build."""
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from nas.common.devices import is_accelerator
+from nas.data.features.blocks import BlockBoard, BlockRecord, BlockSaver
+from nas.data.features.encode import BatchEncoder
+from nas.data.features.inputs import FeatureSources, InputRange, SplitInputs, prepare_inputs
+from nas.data.features.plan import FeaturePlan
+from nas.data.features.threads import BuildThreads
+from nas.data.features.writer import ArrayFiles
+
+_PREPARING_THREADS = 3
+
+
+@dataclass(frozen=True)
+class BlockWork:
+    """The blocks of a build, and what they are computed from.
+
+    Args:
+        blocks: All blocks.
+        splits: Inputs of every split, by name.
+        sources: The data and the encoders, on the device that computes.
+        plan: The plan of the store.
+        image_shape: Shape of the pixel values of an image.
+    """
+
+    blocks: Sequence[InputRange]
+    splits: Mapping[str, SplitInputs]
+    sources: FeatureSources
+    plan: FeaturePlan
+    image_shape: tuple[int, ...]
+
+
+class BuildCrew:
+    """Claims, computes, writes and records blocks.
+
+    Args:
+        work: The blocks.
+        files: The arrays to write to.
+        board: Claims and records of the blocks.
+        threads: The threads that compute. With several blocks at a time, each thread prepares its own inputs; otherwise
+            further threads prepare them meanwhile.
+    """
+
+    def __init__(self, work: BlockWork, files: ArrayFiles, board: BlockBoard, threads: BuildThreads) -> None:
+        self.board = board
+        self._work = work
+        self._files = files
+        self._threads = threads
+        sources = work.sources
+        self._encoder = BatchEncoder(
+            (sources.image_encoder, sources.text_encoder),
+            work.plan,
+            work.splits,
+            work.image_shape,
+            sources.images.location,
+        )
+        prepares_meanwhile = threads.per_batch > 1 or is_accelerator(sources.device)
+        self._preparing_threads = min(threads.per_batch // 2 + 1, _PREPARING_THREADS) if prepares_meanwhile else 0
+        self._next = 0
+        self._claimed: set[int] = set()
+        self._computed = 0
+        self._mutex = threading.Lock()
+        self._stopping = threading.Event()
+
+    @property
+    def done(self) -> int:
+        """The number of views of images and of texts that this process has computed, or others have recorded."""
+        self.board.refresh_if_due()
+        blocks = self._work.blocks
+        return self._computed + sum(blocks[block].count for block in self.board.received if block not in self._claimed)
+
+    def is_written(self, record: BlockRecord) -> bool:
+        """Return whether the rows of a block are on disk as another process has recorded them."""
+        return record.is_intact(self._files)
+
+    def compute(self) -> Generator[None]:
+        """Compute blocks until all are finished or claimed by other processes, and record them.
+
+        Yields:
+            After every batch.
+
+        Raises:
+            DataError: If an image cannot be read, or a feature exceeds the storage type.
+            OSError: If a file cannot be written.
+        """
+        with BlockSaver(self._files, self.board.record) as saver, _thread_count_kept():
+            if self._threads.count == 1:
+                yield from self._compute_blocks(saver)
+            else:
+                yield from self._compute_in_threads(saver)
+            saver.finish()
+
+    def _compute_in_threads(self, saver: BlockSaver) -> Iterator[None]:
+        events: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+        def compute() -> None:
+            try:
+                for _ in self._compute_blocks(saver):
+                    events.put(True)
+            except BaseException:
+                self._stopping.set()  # the other threads end, too
+                raise
+            finally:
+                events.put(False)
+
+        running = self._threads.count
+        with ThreadPoolExecutor(running) as pool:
+            try:
+                futures = [pool.submit(compute) for _ in range(running)]
+                while running:
+                    if events.get():
+                        yield
+                    else:
+                        running -= 1
+            finally:
+                self._stopping.set()
+        self._stopping.clear()
+        for future in futures:
+            future.result()
+
+    def _compute_blocks(self, saver: BlockSaver) -> Iterator[None]:
+        torch.set_num_threads(self._threads.per_batch)
+        claimed: deque[tuple[InputRange, BlockRecord]] = deque()
+        inputs = prepare_inputs(
+            self._batches(claimed), self._work.splits, self._work.sources, threads=self._preparing_threads
+        )
+        with closing(inputs):
+            for batch, values, mask in inputs:
+                block, record = claimed[0]
+                with torch.inference_mode():
+                    encoded = self._encoder.encode(batch, values, mask)
+                for rows in encoded:
+                    self._files.write(rows.name, rows.first_row, rows.values)
+                    record.add(rows)
+                if batch.stop == block.stop:
+                    saver.add(record)
+                    claimed.popleft()
+                with self._mutex:
+                    self._computed += batch.count
+                yield
+                if self._stopping.is_set():
+                    return
+
+    def _batches(self, claimed: deque[tuple[InputRange, BlockRecord]]) -> Iterator[InputRange]:
+        """Claim blocks, and yield their batches."""
+        while not self._stopping.is_set() and (index := self._claim()) is not None:
+            block = self._work.blocks[index]
+            claimed.append((block, BlockRecord(index)))
+            yield from self._work.splits[block.split].batches(block)
+
+    def _claim(self) -> int | None:
+        with self._mutex:
+            count, start = len(self._work.blocks), self._next
+            index = self.board.claim((start + step) % count for step in range(count))
+            if index is not None:
+                self._next = index + 1
+                self._claimed.add(index)
+            return index
+
+
+@contextmanager
+def _thread_count_kept() -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
