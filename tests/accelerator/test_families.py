@@ -6,8 +6,11 @@ from torch import Tensor
 
 from nas.models.encoders.base import Encoder
 from nas.models.fusion.base import features_of
+from nas.search.space import Architecture
 from nas.search.space.family_registry import FAMILIES
 from tests.models.fusion.test_contract import encoders, fresh
+from tests.models.fusion.test_precision import CASES, PMF, case, check_rounding, hold, outcome
+from tests.support.simulated_accelerator import operators
 from tests.support.tiny import raw_batch
 from tests.support.tiny_families import ALL_FAMILIES, TinyFamily
 
@@ -47,3 +50,23 @@ def test_every_encoder_family_equals_that_on_the_cpu(family: TinyFamily, device:
         found.append(encoder.pool(encoder.readout_rows(rows, rows_mask)).detach())
         assert found[-1].device == place
     torch.testing.assert_close(found[1].cpu(), found[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("family", "architecture"), CASES, ids=str)
+def test_step_in_bfloat16_differs_from_float32_by_rounding(
+    family: str, architecture: Architecture | None, device: torch.device
+) -> None:
+    check_rounding(*case(family, architecture, device))
+
+
+def test_no_weight_that_is_held_in_bfloat16_is_cast_in_a_step(device: torch.device) -> None:
+    counts = []
+    for is_held in (False, True):
+        model, features = case("pmf", PMF[0], device)
+        if is_held:
+            hold(model.encoders)
+        with operators() as found:
+            outcome(model, features, is_half=True)
+        counts.append(sum(found.values()))
+    # A product reads a weight and a bias, each both ways; 2 fusing layers of 6 products, some of them of two parts.
+    assert counts[0] - counts[1] > 100

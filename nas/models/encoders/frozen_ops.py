@@ -32,8 +32,12 @@ def rows_per_chunk(rows: int, preferred: int) -> int:
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return rows (…, K) · weight (N, K)ᵀ + bias (N,), (…, N), in the dtype of the rows and without a graph."""
-    if weight.dtype != rows.dtype:  # under autocast
+    """Return rows (…, K) · weight (N, K)ᵀ + bias (N,), (…, N), in the dtype of the rows and without a graph.
+
+    A weight of higher precision is cast, as autocast does; one of lower precision is an error, since it was rounded for
+    rows of its own.
+    """
+    if weight.dtype.itemsize > rows.dtype.itemsize:
         weight, bias = weight.to(rows.dtype), None if bias is None else bias.to(rows.dtype)
     if rows.device.type == "cpu" and rows.dtype == torch.float32 and _has_onednn():
         # oneDNN reorders the weights in every call, which costs 5 to 10 %: reordered copies could not be mapped from a
@@ -45,10 +49,15 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def autocasted(rows: Tensor) -> Tensor:
     """Cast float32 rows to the dtype of autocast, where it is enabled."""
-    kind = rows.device.type
-    if torch.is_autocast_enabled(kind) and rows.dtype == torch.float32:
-        return rows.to(torch.get_autocast_dtype(kind))
+    if is_autocast(rows) and rows.dtype == torch.float32:
+        return rows.to(torch.get_autocast_dtype(rows.device.type))
     return rows
+
+
+def is_autocast(rows: Tensor) -> bool:
+    """Return whether autocast is enabled for the device of a tensor."""
+    kind = rows.device.type
+    return kind != "meta" and torch.is_autocast_enabled(kind)
 
 
 def _has_onednn() -> bool:

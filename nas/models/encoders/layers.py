@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from nas.models.encoders.frozen_ops import frozen_linear
+from nas.models.encoders.frozen_ops import autocasted, frozen_linear
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,10 @@ class EncoderLayer(ABC):
 
     @abstractmethod
     def normalize(self, rows: Tensor) -> Tensor:
-        """Return the input of the query, key and value projections, row by row: (…, D) → (…, D)."""
+        """Return the input of the query, key and value projections, row by row: (…, D) → (…, D).
+
+        Under autocast it is in its dtype, cast once for all of them.
+        """
 
     @abstractmethod
     def accumulate(self, rows: Tensor, attended: Tensor) -> Tensor:
@@ -155,8 +158,7 @@ class PreNormLayer(EncoderLayer):
         self.norms, self.feed_forward, self.scales = norms, feed_forward, scales
 
     def normalize(self, rows: Tensor) -> Tensor:
-        normalized: Tensor = self.norms[0](rows)
-        return normalized
+        return autocasted(self.norms[0](rows))
 
     def accumulate(self, rows: Tensor, attended: Tensor) -> Tensor:
         change = frozen_linear(attended, self.projections.output)
@@ -188,7 +190,7 @@ class PostNormLayer(EncoderLayer):
         self.norms, self.feed_forward = norms, feed_forward
 
     def normalize(self, rows: Tensor) -> Tensor:
-        return rows
+        return autocasted(rows)
 
     def accumulate(self, rows: Tensor, attended: Tensor) -> Tensor:
         rows = self.norms[0](rows + frozen_linear(attended, self.projections.output))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.models.encoders.base import Encoder, mean_over_tokens
+from nas.models.encoders.frozen_ops import is_autocast
 from nas.models.fusion.data_attention import DataAttention
 from nas.models.fusion.readouts import Readout
 from nas.models.fusion.token_places import TokenPlaces
@@ -91,10 +92,27 @@ def read_out(encoder: Encoder, rows: Tensor, mask: Tensor | None, readout: Reado
     return encoder.pool(encoder.finish(encoder.readout_rows(rows, mask)))
 
 
+def classify(classifier: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the logits of a linear classifier, (B, C), under autocast in the precision of its weights.
+
+    Logits of 8 bits would not tell close classes apart, and sums over them would be wrong in the third digit.
+
+    Args:
+        classifier: The classifier, called as a module: it may have been replaced.
+        inputs: Its inputs, (B, D).
+    """
+    if is_autocast(inputs):
+        weight = getattr(classifier, "weight", None)
+        with torch.autocast(inputs.device.type, enabled=False):
+            return classify(classifier, inputs.to(weight.dtype if isinstance(weight, Tensor) else torch.float32))
+    logits: Tensor = classifier(inputs)
+    return logits
+
+
 class FusionModel(nn.Module, ABC):
     """The trained part of a fusion model of one architecture.
 
-    Its logits are the mean of those of its linear classifiers, which it calls as modules.
+    Its logits are the mean of those of its linear classifiers, which it calls with `classify`.
 
     Frozen encoders are not part of `state_dict`: only trained tensors are saved. The names of trained prompts contain
     `prompts`, those of classifiers `classifier`, and trained encoders are called `image_encoder` and `text_encoder`:

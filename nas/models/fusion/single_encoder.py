@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import trainable_copy
 from nas.models.encoders.layers import KeysValues
-from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel
+from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel, classify
 from nas.models.fusion.joint_attention import encoded, joint_bias, with_prompts
 from nas.search.space import MODALITIES, Architecture
 
@@ -45,8 +45,7 @@ class FineTuned(OneEncoder):
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         del architecture  # the family has only one
         encoder = getattr(self, f"{self.modality}_encoder")
-        logits: Tensor = self.classifier(encoded(encoder, *self.inputs(features), whole=features.whole_layers))
-        return logits
+        return classify(self.classifier, encoded(encoder, *self.inputs(features), whole=features.whole_layers))
 
 
 class DeepPrompts(OneEncoder):
@@ -79,8 +78,7 @@ class DeepPrompts(OneEncoder):
             rows = layer.attend(rows, context, None if bias is None else pad(bias, (0, len(learned))))
         if features.whole_layers:
             rows = encoder.readout_rows(rows, mask)
-        logits: Tensor = self.classifier(encoder.pool(encoder.finish(rows)))
-        return logits
+        return classify(self.classifier, encoder.pool(encoder.finish(rows)))
 
     def _run_whole(self, rows: Tensor, mask: Tensor | None, learned: Tensor, index: int) -> Tensor:
         """Run a layer of transformers over data and prompts, and return its outputs of the data."""

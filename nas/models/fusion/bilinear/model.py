@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from nas.models.fusion.base import Features, FusionModel, read_out
+from nas.models.fusion.base import Features, FusionModel, classify, read_out
 from nas.models.fusion.bilinear.architecture import BilinearArchitecture
 from nas.models.fusion.readouts import Readout, readouts_of
 from nas.search.space import MODALITIES, Architecture
@@ -79,8 +79,7 @@ class Bilinear(FusionModel):
         features = features.to_dtype_of(classifier)
         tokens, masks = (features.image_tokens, features.text_tokens), (None, features.text_mask)
         image, text = (read_out(*given) for given in zip(self.encoders, tokens, masks, pair, strict=True))
-        logits: Tensor = classifier(self.classifier_inputs(image, text, chosen))
-        return logits
+        return classify(classifier, self.classifier_inputs(image, text, chosen))
 
     def classifier_inputs(self, image: Tensor, text: Tensor, architecture: BilinearArchitecture) -> Tensor:
         """Return the inputs of the classifier, (B, D_img + D_txt + k²).

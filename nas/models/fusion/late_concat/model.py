@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.models.encoders.checkpoints import trainable_copy
-from nas.models.fusion.base import Features, FusionModel
+from nas.models.fusion.base import Features, FusionModel, classify
 from nas.models.fusion.joint_attention import encoded
 from nas.models.fusion.late_concat.architecture import LateConcatArchitecture
 from nas.search.space import Architecture
@@ -28,5 +28,4 @@ class LateConcat(FusionModel):
         features = features.to_dtype_of(self.classifier)
         image = encoded(self.image_encoder, features.image_tokens, None, whole=features.whole_layers)
         text = encoded(self.text_encoder, features.text_tokens, features.text_mask, whole=features.whole_layers)
-        logits: Tensor = self.classifier(torch.cat([image, text], dim=1))
-        return logits
+        return classify(self.classifier, torch.cat([image, text], dim=1))

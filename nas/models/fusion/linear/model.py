@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from nas.models.fusion.base import Features, FusionModel, read_out
+from nas.models.fusion.base import Features, FusionModel, classify, read_out
 from nas.models.fusion.linear.architecture import LinearArchitecture
 from nas.models.fusion.readouts import Readout, readouts_of
 from nas.search.space import Architecture
@@ -37,8 +37,7 @@ class Linear(FusionModel):
         features = features.to_dtype_of(classifier)
         tokens, masks = (features.image_tokens, features.text_tokens), (None, features.text_mask)
         read = [read_out(*given) for given in zip(self.encoders, tokens, masks, pair, strict=True)]
-        logits: Tensor = classifier(torch.cat(read, dim=1))
-        return logits
+        return classify(classifier, torch.cat(read, dim=1))
 
     def used_parameters(self, architecture: Architecture) -> list[nn.Parameter]:
         return list(self._classifier(self._readouts(architecture)).parameters())

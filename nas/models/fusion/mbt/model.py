@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.models.encoders.checkpoints import trainable_copy
-from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel
+from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel, classify
 from nas.models.fusion.joint_attention import joint_bias, read_out
 from nas.models.fusion.mbt.architecture import MBTArchitecture
 from nas.search.space import Architecture
@@ -62,8 +62,7 @@ class MBT(FusionModel):
         # The outputs of the bottlenecks in the last layer are never read.
         image_read = read_out(image, z_rows, None, z_bias, start=image.num_layers - 1, count=z.shape[1], whole=whole)
         text_read = read_out(text, t_rows, mask, t_bias, start=text.num_layers - 1, count=t.shape[1], whole=whole)
-        logits: Tensor = (self.image_classifier(image_read) + self.text_classifier(text_read)) / 2
-        return logits
+        return (classify(self.image_classifier, image_read) + classify(self.text_classifier, text_read)) / 2
 
     def _fusing(self, architecture: Architecture) -> int:
         """Return the number of layers of each encoder that read bottlenecks."""

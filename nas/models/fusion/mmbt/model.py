@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.models.encoders.checkpoints import trainable_copy
-from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel
+from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel, classify
 from nas.models.fusion.joint_attention import joint_bias, read_out
 from nas.models.fusion.mmbt.architecture import MMBTArchitecture
 from nas.search.space import Architecture
@@ -39,5 +39,4 @@ class MMBT(FusionModel):
         t = text.embed(features.text_tokens)
         bias = joint_bias(text, t, mask, further=z.shape[1])
         rows, count = torch.cat([t, z], dim=1), t.shape[1]
-        logits: Tensor = self.classifier(read_out(text, rows, mask, bias, start=0, count=count, whole=whole))
-        return logits
+        return classify(self.classifier, read_out(text, rows, mask, bias, start=0, count=count, whole=whole))

@@ -29,7 +29,7 @@ from torch.nn.functional import relu
 
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.tracing import is_traced
-from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel, sizes_of
+from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel, classify, sizes_of
 from nas.models.fusion.pmf.architecture import DirectionSizes, PMFArchitecture, trainable_parameter_count
 from nas.models.fusion.pmf.fusing import FusionLayerWeights, SharedFirstLayer, fuse, read_first_layer
 from nas.models.fusion.pmf.layer import DirectionWeights
@@ -258,5 +258,4 @@ class PMF(FusionModel):
 
     def _classify(self, architecture: PMFArchitecture, image_readout: Tensor, text_readout: Tensor) -> Tensor:
         image, text = self.classifiers(architecture)
-        logits: Tensor = (image(image_readout) + text(text_readout)) / 2
-        return logits
+        return (classify(image, image_readout) + classify(text, text_readout)) / 2

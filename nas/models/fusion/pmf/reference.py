@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.layers import EncoderLayer
-from nas.models.fusion.base import read_out
+from nas.models.fusion.base import classify, read_out
 from nas.models.fusion.joint_attention import joint_bias
 from nas.models.fusion.readouts import Readout
 
@@ -79,8 +79,11 @@ def reference_logits(
     # Head: one linear classifier on the readout (CLS) of each modality, and the mean of their logits.
     readouts = model.architecture.readouts
     image_readout, text_readout = fuse_whole(model.encoders, layers, (z, t), text_mask, run, readouts)
-    logits: Tensor = (model.image_classifier(image_readout) + model.text_classifier(text_readout)) / 2  # (B, C)
-    return logits
+    image_logits, text_logits = (
+        classify(model.image_classifier, image_readout),
+        classify(model.text_classifier, text_readout),
+    )
+    return (image_logits + text_logits) / 2  # (B, C)
 
 
 def fuse_whole(

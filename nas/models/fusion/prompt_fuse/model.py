@@ -9,7 +9,7 @@ image tokens. Image tokens and prompts enter the first layer without position, s
 import torch
 from torch import Tensor, nn
 
-from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel
+from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel, classify
 from nas.models.fusion.joint_attention import joint_bias, read_out, with_prompts
 from nas.models.fusion.prompt_fuse.architecture import PromptFuseArchitecture
 from nas.search.space import Architecture
@@ -33,8 +33,7 @@ class PromptFuse(FusionModel):
         prompts = self.prompts[: architecture.value_at("prompts", 0)[0]]
         features = features.to_dtype_of(self.classifier)
         image = self.projection(self.encoders[0].finish(features.image_tokens))  # (B, S, D_txt)
-        logits: Tensor = self.classifier(self._read(features, image, prompts))
-        return logits
+        return classify(self.classifier, self._read(features, image, prompts))
 
     def _read(self, features: Features, image: Tensor, prompts: Tensor) -> Tensor:
         """Return the input of the classifier, (B, D_txt), given the projected image tokens."""
