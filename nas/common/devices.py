@@ -6,6 +6,7 @@ An accelerator is what `torch.accelerator` finds: a CUDA GPU, or another kind wh
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nas.common.errors import ExecutionError
 
@@ -108,6 +109,31 @@ def peak_bytes(device: torch.device) -> int:
     They are reserved rather than allocated bytes: other processes cannot use what the allocator keeps.
     """
     return int(_module(device).max_memory_reserved(device))
+
+
+class HostCopy:
+    """A copy of a tensor on the host, for which the host waits only when it needs the values.
+
+    On an accelerator, copying at once (`tensor.cpu()`, `float(tensor)`) waits until the device has done all that was
+    asked of it, and the device then waits for the host.
+
+    Args:
+        tensor: The tensor, without a graph; on the CPU it is the copy itself.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._values, self._copied = tensor, None
+        if is_accelerator(tensor.device):
+            self._values = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._values.copy_(tensor, non_blocking=True)
+            self._copied = torch.Event(tensor.device)
+            self._copied.record()
+
+    def wait(self) -> Tensor:
+        """Return the values, once the device has computed and copied them."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._values
 
 
 def _module(device: torch.device) -> Any:

@@ -174,8 +174,10 @@ class TrainingCheckpoint:
             step: The number of finished steps.
 
         Raises:
+            TrainingError: If the loss of a step was not finite.
             OSError: If the file cannot be written; the previous one remains untouched.
         """
+        self._trainer.losses.finish()
         torch_files.save(self._path, self._state(step))
 
     def restore(self) -> int:

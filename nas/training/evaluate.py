@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas.common.devices import synchronize
+from nas.common.devices import HostCopy, is_accelerator, synchronize
 from nas.common.errors import TrainingError
 from nas.data.features.store import FeatureSplit
 from nas.models.fusion.base import FusionModel
@@ -86,21 +87,40 @@ def predict_population(
     groups: dict[EntryLayers, list[int]] = {}
     for position, architecture in enumerate(architectures):
         groups.setdefault(supernet.entry_layers(architecture), []).append(position)
+    computed: deque[tuple[NDArray[np.int64], list[int], list[HostCopy]]] = deque()
     for entry_layers, positions in groups.items():
         for indices in batches:
             if should_stop():
                 raise StopRequested
             features = features_of_batch(split.batch(indices, entry_layers).to(device))
             outputs = supernet.population_logits(features, [architectures[position] for position in positions])
-            for position, values in zip(positions, outputs, strict=True):
-                logits[position][torch.from_numpy(indices)] = values.cpu()
-    for architecture, values in zip(architectures, logits, strict=True):
-        if not values.isfinite().all():
+            computed.append((indices, positions, [HostCopy(values) for values in outputs]))
+            if len(computed) > is_accelerator(device):  # on an accelerator those of the batch before
+                _store(logits, *computed.popleft())
+    for values in computed:
+        _store(logits, *values)
+    for architecture, found in zip(architectures, logits, strict=True):
+        if not found.isfinite().all():
             raise TrainingError(
                 f"{architecture}: the logits are not finite after training; lower recipe.learning_rates or set "
                 "recipe.clip_norm"
             )
     return logits
+
+
+def _store(
+    logits: Sequence[Tensor], indices: NDArray[np.int64], positions: Sequence[int], outputs: Sequence[HostCopy]
+) -> None:
+    """Put the logits of a batch at their places.
+
+    Args:
+        logits: The logits of each architecture, (N, C).
+        indices: The samples of the batch, (B,).
+        positions: The positions of the architectures that were computed.
+        outputs: Their logits, (B, C).
+    """
+    for position, values in zip(positions, outputs, strict=True):
+        logits[position][torch.from_numpy(indices)] = values.wait()
 
 
 @torch.inference_mode()

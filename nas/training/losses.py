@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from nas.common.devices import CPU
 from nas.config.training_schema import RecipeConfig
 from nas.data.samples import Labels, class_counts
 
@@ -42,19 +43,21 @@ class Loss:
         weights: The weights of the classes, (C,), float32; None for equal weights.
         label_smoothing: The fraction of the target that is spread over all classes, or in the multi-label case over
             positive and negative.
+        device: The device of the logits; by default the CPU.
     """
 
-    def __init__(self, weights: Tensor | None, label_smoothing: float) -> None:
-        self._weights = weights
+    def __init__(self, weights: Tensor | None, label_smoothing: float, device: torch.device = CPU) -> None:
+        self._host_weights = weights
+        self._weights = None if weights is None else weights.to(device)
         self._label_smoothing = label_smoothing
 
     def to(self, device: torch.device) -> "Loss":
-        """Return the loss with its weights on a device."""
-        return Loss(None if self._weights is None else self._weights.to(device), self._label_smoothing)
+        """Return the loss for logits on a device."""
+        return Loss(self._host_weights, self._label_smoothing, device)
 
     def total_weight(self, labels: Labels) -> float:
         """Return the divisor of the weighted sum over samples with these labels."""
-        weights = None if self._weights is None else self._weights.cpu()
+        weights = self._host_weights
         if labels.ndim == 1:
             return float(len(labels)) if weights is None else float(weights[torch.from_numpy(labels)].sum())
         positive = torch.from_numpy(labels)

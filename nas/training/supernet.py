@@ -11,6 +11,7 @@ supernet, including one received gradient and the sum. A single process adds eac
 """
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ def train_supernet(
         training: The settings, the same in every process.
         group: The processes that train together; a single process by default. Closed if an error is raised.
         should_stop: Called before every step; if it returns true in any process, all processes save and return.
-        on_step: Callback that receives the number of finished steps and the last loss, on rank 0.
+        on_step: Callback on rank 0 that receives the number of a step, from 1, and its loss; see `StepLosses`.
         elapsed_fraction: Function that returns the elapsed fraction of the available time; only the value of rank 0
             is used. If time runs ahead of the steps, the schedule follows the time and training ends at 1: weights
             whose learning rate has not decayed rank architectures wrongly.
@@ -103,32 +104,45 @@ def train_supernet(
         GroupBroken: If another process of the group failed or died.
     """
     group = group or SingleProcessGroup()
-    recipe, sampler, step_count = training.recipe, training.sampler, training.step_count
-    loss_function = build_loss(recipe, training.split.labels, supernet.num_classes)
-    trainer = Trainer(model=supernet, recipe=recipe, step_count=step_count, loss=loss_function)
+    sampler, step_count = training.sampler, training.step_count
+    trainer = _build_trainer(supernet, training)
     checkpoint = TrainingCheckpoint(training.checkpoint_path, trainer, sampler.count, training.seed)
     try:
         step = first_step = _start(checkpoint, group, partial(_start_classifiers, supernet, training, should_stop))
+        numbers = itertools.count(step + 1)
         while not group.any(should_stop()):
             elapsed = min(max(elapsed_fraction(), 0.0), 1.0)
             position = group.broadcast_int(max(step, first_step + int(elapsed * (step_count - first_step))))
             if position >= step_count:
                 break
             architectures = sampler.step(step)
-            loss = _sum_gradients(trainer, training, group, step, architectures)
-            trainer.apply(position, loss, architectures)
+            losses = _sum_gradients(trainer, training, group, step, architectures)
+            trainer.apply(position, losses, architectures)
             step += 1
             if group.rank == 0:
                 if step % training.checkpoint_steps == 0:
                     checkpoint.save(step)
-                on_step(step, loss)
+                _report(trainer, numbers, on_step)
         if group.rank == 0:
             checkpoint.save(step)
+            _report(trainer, numbers, on_step)
         group.any(False)  # no process returns before the checkpoint is complete
     except BaseException:
         group.close()
         raise
     return step
+
+
+def _build_trainer(supernet: FusionModel, training: SupernetTraining) -> Trainer:
+    recipe = training.recipe
+    loss = build_loss(recipe, training.split.labels, supernet.num_classes)
+    return Trainer(model=supernet, recipe=recipe, step_count=training.step_count, loss=loss)
+
+
+def _report(trainer: Trainer, numbers: Iterator[int], on_step: Callable[[int, float], None]) -> None:
+    """Pass on the losses that are known by now, with the numbers of their steps."""
+    for loss in trainer.losses.take():
+        on_step(next(numbers), loss)
 
 
 def _start(checkpoint: TrainingCheckpoint, group: GradientGroup, begin: Callable[[], None]) -> int:
@@ -190,13 +204,13 @@ def _sum_gradients(
     group: GradientGroup,
     step: int,
     architectures: Sequence[Architecture],
-) -> float:
-    """Set every parameter's gradient of a step's loss, identical in every process; return the loss."""
+) -> Tensor:
+    """Set every parameter's gradient of a step's loss, identical in every process; return the K parts of the loss."""
     trainer.optimizer.zero_grad(set_to_none=True)
     own_buffers = _own_gradients(trainer, training, group, step, architectures)
     if group.size > 1:
         own_buffers = iter(list(own_buffers))  # compute before waiting, so that all processes compute at the same time
-    loss = 0.0
+    losses: list[Tensor] = []
     sums: dict[nn.Parameter, Tensor] = {}
     for index, architecture in enumerate(architectures):
         used = trainer.model.used_parameters(architecture)
@@ -205,7 +219,7 @@ def _sum_gradients(
         buffer = next(own_buffers) if owner == group.rank else used[0].new_empty(sum(sizes) + 1)
         group.broadcast(buffer, owner)
         *gradients, last = buffer.split([*sizes, 1])
-        loss += float(last)
+        losses.append(last.clone())  # not a view, which would keep the buffer
         for parameter, gradient in zip(used, gradients, strict=True):
             if parameter in sums:
                 sums[parameter] += gradient.view_as(parameter)
@@ -214,7 +228,7 @@ def _sum_gradients(
         del buffer, gradients, gradient, last  # freed before the next one is computed
     for parameter, gradient in sums.items():
         parameter.grad = gradient
-    return loss
+    return torch.cat(losses)
 
 
 def _own_gradients(

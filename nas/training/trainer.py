@@ -4,6 +4,7 @@ A training depends on the recipe, the features, the initial weights and a seed o
 so that a training interrupted at step k resumes without a difference.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from nas.common.devices import has_fused_updates
-from nas.common.errors import TrainingError
 from nas.config.training_schema import RecipeConfig
 from nas.data.features.store import Batch, FeatureSplit
 from nas.models.fusion.base import FusionModel
 from nas.search.space import Architecture
 from nas.training.batches import BatchSchedule, features_of_batch
 from nas.training.losses import Loss, build_loss, class_probabilities
+from nas.training.step_losses import StepLosses
 from nas.training.stopping import StopRequested
 
 
@@ -74,6 +75,8 @@ class Trainer:
         self.device = next(model.parameters()).device
         self.loss = loss.to(self.device)
         self.optimizer = _build_optimizer(model, recipe)
+        self.losses = StepLosses(self.device)
+        """The losses of the steps; `finish` them before the weights are saved."""
 
     def step(
         self,
@@ -81,8 +84,8 @@ class Trainer:
         micro_batches: Iterable[Batch],
         total_weight: float,
         architecture: Architecture | None = None,
-    ) -> float:
-        """Train one step on one batch.
+    ) -> None:
+        """Train one step on one batch; `losses` receives the loss before the step.
 
         Args:
             index: The number of the step, from 0.
@@ -90,16 +93,12 @@ class Trainer:
             total_weight: The total weight of the batch, from `Loss.total_weight`.
             architecture: The slice to train; the architecture of the model by default.
 
-        Returns:
-            The loss before the step.
-
         Raises:
-            TrainingError: If the loss is not finite.
+            TrainingError: If a loss is not finite.
         """
         self.optimizer.zero_grad(set_to_none=True)  # before the forward pass, to free the previous gradients
-        loss = float(self.accumulate_gradients(micro_batches, total_weight, architecture))
-        self.apply(index, loss, [architecture or self.model.architecture])
-        return loss
+        loss = self.accumulate_gradients(micro_batches, total_weight, architecture)
+        self.apply(index, loss[None], [architecture or self.model.architecture])
 
     def accumulate_gradients(
         self,
@@ -143,21 +142,18 @@ class Trainer:
         batches = (micro_batch.to(self.device) for micro_batch in micro_batches)
         return [class_probabilities(self.model(features_of_batch(batch), teacher), batch.labels) for batch in batches]
 
-    def apply(self, index: int, loss: float, architectures: Sequence[Architecture]) -> None:
+    def apply(self, index: int, losses: Tensor, architectures: Sequence[Architecture]) -> None:
         """Update the weights with the accumulated gradients.
 
         Args:
             index: The number of the step, from 0.
-            loss: The loss of the step.
+            losses: The parts whose sum is the loss of the step, (K,).
             architectures: The architectures that were trained in the step.
 
         Raises:
-            TrainingError: If the loss is not finite.
+            TrainingError: If a loss is not finite.
         """
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss} at step {index}; lower recipe.learning_rates or set recipe.clip_norm"
-            )
+        self.losses.add(index, losses)
         self._set_learning_rates(index, architectures)
         if self.recipe.clip_norm is not None:
             # On a GPU, all tensors at once: kernels cost more than the second set of gradients.
@@ -223,7 +219,7 @@ def train(
         seed: The seed of the sample order.
         micro_batches: The number of micro-batches per batch; affects memory, and results only by rounding.
         should_stop: Called before every step; training stops when it returns true.
-        on_step: Callback that receives the number of finished steps and the last loss.
+        on_step: Callback that receives the number of a step, from 1, and its loss; see `StepLosses`.
 
     Raises:
         StopRequested: If `should_stop` returned true.
@@ -232,9 +228,15 @@ def train(
     loss = build_loss(recipe, split.labels, model.num_classes)
     trainer = Trainer(model=model, recipe=recipe, step_count=step_count, loss=loss)
     schedule = BatchSchedule(len(split), recipe.batch_size, seed)
+    steps = itertools.count(1)
     for step in range(step_count):
         if should_stop():
             raise StopRequested
         batch = schedule.select(split, step)
         inputs = batch.read(model.entry_layers(), micro_batches)
-        on_step(step + 1, trainer.step(step, inputs, loss.total_weight(batch.labels)))
+        trainer.step(step, inputs, loss.total_weight(batch.labels))
+        for known in trainer.losses.take():
+            on_step(next(steps), known)
+    trainer.losses.finish()
+    for known in trainer.losses.take():
+        on_step(next(steps), known)

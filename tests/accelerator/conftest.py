@@ -5,6 +5,7 @@ import torch
 
 from tests.execution.conftest import setup  # noqa: F401 - a fixture
 from tests.support import simulated_accelerator
+from tests.training.conftest import case, config, fresh, prepared, split  # noqa: F401 - fixtures
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -164,7 +164,7 @@ def finished(outcomes: Sequence[ProcessOutcome | None]) -> list[ProcessOutcome]:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(path, weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 

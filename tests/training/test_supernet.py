@@ -128,13 +128,13 @@ def test_one_architecture_per_step_equals_plain_training(case: TrainingCase) -> 
     supernet, split, recipe = fresh_supernet(case.config), unbalanced_split(case.store), case.config.recipe
     trainer = Trainer(model=supernet, recipe=recipe, step_count=STEPS, loss=build_loss(recipe, split.labels, 3))
     schedule = BatchSchedule(len(split), recipe.batch_size, seed_from(SEED, "supernet samples"))
-    case, losses = replace(case, architectures_per_step=1), []
+    case = replace(case, architectures_per_step=1)
     for step in range(STEPS):
         ((number, architecture),) = case.drawn(step)
         batch = schedule.select(split, number)
         inputs = batch.read(reads_at(architecture.first_layer))
-        losses.append(trainer.step(step, inputs, trainer.loss.total_weight(batch.labels), architecture))
-    assert train_case(case, fresh_supernet(case.config)) == (STEPS, losses)
+        trainer.step(step, inputs, trainer.loss.total_weight(batch.labels), architecture)
+    assert train_case(case, fresh_supernet(case.config)) == (STEPS, trainer.losses.take())
     state = load_checkpoint(case.checkpoint)
     assert_identical(dict(state["model"]), dict(supernet.state_dict()))
     assert_identical(state["optimizer"], trainer.optimizer.state_dict())

@@ -23,8 +23,15 @@ import torch
 from torch.utils import backend_registration
 
 NAME = "simulated"
-SYNCHRONISATIONS = ("_local_scalar_dense", "aten::nonzero", "aten::masked_select", "copy to host")
-"""The operators for which the host waits for a GPU."""
+SYNCHRONISATIONS = (
+    "_local_scalar_dense",
+    "aten::nonzero",
+    "aten::masked_select",
+    "copy from host",
+    "copy to host",
+    "wait for all",
+)
+"""What the host waits for a GPU for. Copies between the GPU and pinned memory are waited for through an event."""
 
 _SOURCE = Path(__file__).with_name("backend.cpp")
 _MODULE = "simulated_backend"
@@ -65,9 +72,10 @@ class _DeviceModule:
         return [torch.bfloat16, torch.float16]
 
     def synchronize(self, device: object = None) -> None:
-        pass
+        self._backend.synchronize()
 
-    empty_cache = synchronize
+    def empty_cache(self) -> None:
+        pass
 
     def mem_get_info(self, device: object = None) -> tuple[int, int]:
         return self._limit_bytes - self._backend.live_bytes(), _TOTAL_BYTES
@@ -134,3 +142,9 @@ def operators() -> Iterator[dict[str, int]]:
     backend.reset_counts()
     yield found
     found.update(backend.counts())
+
+
+def operators_so_far() -> dict[str, int]:
+    """Return the operators that have run on the device since the context of `operators` began, by name."""
+    backend: Any = load()
+    return dict(backend.counts())

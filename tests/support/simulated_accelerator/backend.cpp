@@ -81,14 +81,79 @@ struct DeviceAllocator final : c10::Allocator {
 
 DeviceAllocator allocator;
 
+// Host memory that copies to and from the device need not be waited for: pinned.
+
+std::mutex pinned_mutex;
+std::map<const char*, size_t> pinned_blocks;
+
+void release_pinned(void* data) {
+  std::lock_guard<std::mutex> lock(pinned_mutex);
+  pinned_blocks.erase(static_cast<const char*>(data));
+  std::free(data);
+}
+
+bool is_pinned(const void* data) {
+  std::lock_guard<std::mutex> lock(pinned_mutex);
+  const auto* place = static_cast<const char*>(data);
+  auto after = pinned_blocks.upper_bound(place);
+  if (after == pinned_blocks.begin()) return false;
+  const auto& [start, bytes] = *std::prev(after);
+  return place < start + bytes;
+}
+
+struct PinnedAllocator final : c10::Allocator {
+  c10::DataPtr allocate(size_t count) override {
+    if (count == 0) return {nullptr, c10::Device(c10::kCPU)};
+    void* data = std::aligned_alloc(64, (count + kRounding - 1) / kRounding * kRounding);
+    std::lock_guard<std::mutex> lock(pinned_mutex);
+    pinned_blocks[static_cast<const char*>(data)] = count;
+    return {data, data, &release_pinned, c10::Device(c10::kCPU)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &release_pinned; }
+  void copy_data(void* to, const void* from, size_t count) const override { default_copy_data(to, from, count); }
+};
+
+PinnedAllocator pinned_allocator;
+
 // What was run
 
 std::mutex count_mutex;
 std::map<std::string, int64_t> operator_counts;
+int64_t issued = 0;  // all that the device was given to do
 
 void count(const std::string& name) {
   std::lock_guard<std::mutex> lock(count_mutex);
   ++operator_counts[name];
+  ++issued;
+}
+
+int64_t issued_now() {
+  std::lock_guard<std::mutex> lock(count_mutex);
+  return issued;
+}
+
+// Copies to pinned memory, which arrive when the host waits for an event after them, and not before.
+
+struct Arriving {
+  at::Tensor values, target;
+  int64_t at;
+};
+
+std::mutex arriving_mutex;
+std::vector<Arriving> arriving;
+
+void arrive(int64_t until) {
+  c10::InferenceMode may_write_to_any_tensor;
+  std::lock_guard<std::mutex> lock(arriving_mutex);
+  std::vector<Arriving> left;
+  for (auto& entry : arriving) {
+    if (entry.at <= until) {
+      entry.target.copy_(entry.values);
+    } else {
+      left.push_back(std::move(entry));
+    }
+  }
+  arriving = std::move(left);
 }
 
 // Devices and streams
@@ -104,8 +169,31 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::Stream exchangeStream(c10::Stream) const override { return getStream(getDevice()); }
   c10::DeviceIndex deviceCount() const noexcept override { return 1; }
   bool queryStream(const c10::Stream&) const override { return true; }
-  void synchronizeStream(const c10::Stream&) const override {}
-  void synchronizeDevice(const c10::DeviceIndex) const override {}
+  void synchronizeStream(const c10::Stream&) const override { wait_for_all(); }
+  void synchronizeDevice(const c10::DeviceIndex) const override { wait_for_all(); }
+
+  // An event is the number of operations before it.
+  void record(void** event, const c10::Stream&, const c10::DeviceIndex, const c10::EventFlag) const override {
+    if (!*event) *event = new int64_t;
+    *static_cast<int64_t*>(*event) = issued_now();
+  }
+  void destroyEvent(void* event, const c10::DeviceIndex) const noexcept override { delete static_cast<int64_t*>(event); }
+  void block(void*, const c10::Stream&) const override {}
+  bool queryEvent(void* event) const override {
+    if (event) arrive(*static_cast<int64_t*>(event));
+    return true;
+  }
+  void synchronizeEvent(void* event) const override {
+    if (!event) return;
+    const auto at = *static_cast<int64_t*>(event);
+    if (at == issued_now()) count("wait for all");  // the device has nothing left to do
+    arrive(at);
+  }
+
+  static void wait_for_all() {
+    count("wait for all");
+    arrive(issued_now());
+  }
 };
 
 C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard)
@@ -119,7 +207,8 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   void setCurrentDevice(c10::DeviceIndex) const override {}
   c10::DeviceIndex exchangeDevice(c10::DeviceIndex) const override { return 0; }
   c10::DeviceIndex maybeExchangeDevice(c10::DeviceIndex) const override { return 0; }
-  at::Allocator* getPinnedMemoryAllocator() const override { return c10::GetAllocator(c10::kCPU); }
+  at::Allocator* getPinnedMemoryAllocator() const override { return &pinned_allocator; }
+  bool isPinnedPtr(const void* data) const override { return is_pinned(data); }
   void resizePrivateUse1Bytes(const c10::Storage& storage, size_t bytes) const override {
     auto* impl = storage.unsafeGetStorageImpl();
     auto data = allocator.allocate(bytes);
@@ -159,8 +248,21 @@ Tensor to_device(const Tensor& result) {
   return copied;
 }
 
-Tensor copy_from(const Tensor& self, const Tensor& target, bool) {
-  count(!is_ours(self) ? "copy from host" : is_ours(target) ? "copy" : "copy to host");
+Tensor copy_from(const Tensor& self, const Tensor& target, bool non_blocking) {
+  if (is_ours(self) && is_ours(target)) {
+    count("copy");
+  } else if (is_ours(target)) {
+    count(non_blocking && is_pinned(self.data_ptr()) ? "copy from pinned" : "copy from host");
+  } else if (non_blocking && is_pinned(target.data_ptr())) {
+    count("copy to pinned");
+    std::lock_guard<std::mutex> lock(arriving_mutex);
+    arriving.push_back({host_of(self).clone(), target, issued_now()});
+    std::memset(target.data_ptr(), 0xff, target.numel() * target.itemsize());  // read too early: not a number
+    return target;
+  } else {
+    count("copy to host");
+    arrive(issued_now());
+  }
   host_of(target).copy_(host_of(self));
   return target;
 }
@@ -275,6 +377,10 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     } else if (value.isOptionalTensorList()) {
       c10::List<std::optional<Tensor>> hosts;
       for (const std::optional<Tensor>& tensor : value.toOptionalTensorVector()) {
+        if (tensor.has_value() && tensor->defined()) {
+          if (!is_ours(*tensor) && tensor->dim()) count("copy from host");
+          if (tensor->scalar_type() == at::kBool || tensor->scalar_type() == at::kByte) count("aten::nonzero");
+        }
         hosts.push_back(tensor.has_value() ? std::optional(call.argument(*tensor, takes_host_indices(schema.name())))
                                            : std::nullopt);
       }
@@ -393,6 +499,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("peak_bytes", [] { return memory.peak; });
   module.def("reset_peak", [] { memory.peak = memory.live; });
   module.def("set_limit", [](size_t bytes) { memory.limit = bytes; });
+  module.def("synchronize", [] { Guard::wait_for_all(); });
   module.def("counts", [] {
     std::lock_guard<std::mutex> lock(count_mutex);
     return operator_counts;
