@@ -147,8 +147,13 @@ def measure(case: Case, rounds: int) -> dict[str, float]:
     }
 
 
-def bare_forward(case: Case) -> Callable[[], None]:
-    """Return a function that runs the encoders up to the last entry layer on inputs in memory."""
+def bare_forward(case: Case, *, whole: bool = False) -> Callable[[], None]:
+    """Return a function that runs the encoders on inputs in memory.
+
+    Args:
+        case: The data and encoders.
+        whole: Whether to run all layers, as building does for the readouts; otherwise those up to the last entry layer.
+    """
     sources, samples = case.sources, case.sources.dataset.splits["train"]
     image, text, preprocessor = sources.image_encoder, sources.text_encoder, sources.preprocessor
     names = list(dict.fromkeys(samples.images))
@@ -159,7 +164,7 @@ def bare_forward(case: Case) -> Callable[[], None]:
     by_length = sorted(samples.texts, key=lambda entry: len(preprocessor.tokenize([entry])[0][0]))
     tokens = [preprocessor.tokenize(by_length[start : start + BATCH]) for start in range(0, len(by_length), BATCH)]
     last = entry_layers_from(sizes_of(image, text), case.fusion_layers[-1])
-    image_stop, text_stop = last.image, last.text
+    image_stop, text_stop = (image.num_layers, text.num_layers) if whole else (last.image, last.text)
     assert image_stop is not None and text_stop is not None  # PMF uses both encoders
 
     def run() -> None:

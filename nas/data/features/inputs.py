@@ -22,7 +22,7 @@ from nas.models.encoders.base import Encoder
 from nas.search.space import EntryLayers
 
 BATCH_SIZE = 32
-BLOCK_SIZE = 128
+BLOCK_SIZE = 64
 """The number of images and views, or of texts, that are computed and recorded together."""
 _TOKENIZER_BATCH = 1024
 
