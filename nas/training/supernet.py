@@ -116,8 +116,7 @@ def train_supernet(
             if position >= step_count:
                 break
             architectures = sampler.step(step)
-            losses = _sum_gradients(trainer, training, group, step, architectures)
-            trainer.apply(position, losses, architectures)
+            trainer.apply(position, _sum_gradients(trainer, training, group, step, architectures), architectures)
             step += 1
             if group.rank == 0:
                 if step % training.checkpoint_steps == 0:
