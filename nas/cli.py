@@ -11,11 +11,13 @@ from nas.common.boundary import reading
 from nas.common.errors import ArgumentError, NasError
 from nas.common.fast_imports import import_frameworks
 from nas.common.interrupt import Interrupted, ending_by_exception
-from nas.common.output import OutputStream, ReaderGone, complain, resilient_output, visible
+from nas.common.output import OutputStream, ReaderGone, complain, resilient_output, visible, warn
 from nas.common.shortage import shortage
 from nas.config.choices import COLUMNS
 from nas.run.arguments import parse_budgets, parse_memory_budget, parse_pick
-from nas.run.parser import Command, build_parser
+from nas.run.model_parser import check_choice
+from nas.run.parser import build_parser
+from nas.run.parser_parts import Command
 from nas.run.program_name import command_line
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, 1 if the reader of standard output has gone, 2 for a user error or if standard output cannot
-        take the answer, 130 after Ctrl-C.
+        take the answer, 3 if rows of a table could not be predicted and were kept, 130 after Ctrl-C.
     """
     # Threads that wait for others sleep instead of spinning: workers and driver share the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -63,13 +65,13 @@ def _run(options: argparse.Namespace, output: OutputStream, errors: OutputStream
     """Run the command and return the exit status."""
     command: Command = options.command
     _check_paths(options)
-    if command in _ANSWERING:
+    if command in _ANSWERING and not (command is _predict and options.output is not None):
         output.check()
     else:  # its result is in files
         output.go_on_with(errors)
     try:
         with ending_by_exception():
-            command(options)
+            status = command(options) or 0
     except (KeyboardInterrupt, Interrupted):
         complain(f"Interrupted; everything finished is saved{_resume_hint(options)}")
         return 130
@@ -80,7 +82,7 @@ def _run(options: argparse.Namespace, output: OutputStream, errors: OutputStream
         complain(f"error: {lack}{_resume_hint(options)}")
         return 2
     output.check()
-    return 0
+    return status
 
 
 def _check_paths(options: argparse.Namespace) -> None:
@@ -111,7 +113,7 @@ def _on_one_line(message: str, words: Sequence[str]) -> str:
 
 def _resume_hint(options: argparse.Namespace) -> str:
     """Return how an interrupted command is resumed; empty where it has saved nothing."""
-    if options.command is _compare:
+    if options.command is _compare or (options.command is _predict and options.output is not None):
         return ". Resume with the same command"
     directory = getattr(options, "run_dir", None)
     if directory is None or not (directory / "config.yaml").exists():
@@ -277,7 +279,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         ALL if is_whole else options.split,
         device=device,
         accept_changed=options.accept_changed,
-        on_note=_warn,
+        on_note=warn,
     )
     for name, value in metrics.items():
         print(metric_line(name, value, count))
@@ -285,27 +287,12 @@ def _evaluate(options: argparse.Namespace) -> None:
         print(f"note: {note}")
 
 
-def _predict(options: argparse.Namespace) -> None:
+def _predict(options: argparse.Namespace) -> int:
+    check_choice(options)
     import_frameworks()
-    from nas.common.devices import device_of
-    from nas.run.predict import classify
+    from nas.run.prediction.command import predict_one, predict_rows
 
-    predictions = classify(
-        options.model,
-        options.image,
-        options.text,
-        options.top,
-        device=device_of(options.device),
-        accept_changed=options.accept_changed,
-        on_note=_warn,
-    )
-    for prediction in predictions:
-        name = visible(prediction.class_name).replace("\n", "\\n")
-        print(f"{name}: {prediction.probability:.4f}{' yes' if prediction.is_predicted else ''}")
-
-
-def _warn(note: str) -> None:
-    complain(f"warning: {note}")
+    return predict_one(options) if options.data is None else predict_rows(options)
 
 
 _HANDLERS: Mapping[str, Command] = {

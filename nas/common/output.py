@@ -208,3 +208,8 @@ def complain(text: str) -> None:
     sys.stderr.flush()
     if isinstance(sys.stderr, OutputStream) and sys.stderr.is_lost:
         sys.stdout.write(line)
+
+
+def warn(note: str) -> None:
+    """Write a warning to standard error; see `complain`."""
+    complain(f"warning: {note}")

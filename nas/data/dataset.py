@@ -9,6 +9,7 @@ import numpy as np
 from nas.common.boundary import shown
 from nas.common.errors import DataError
 from nas.config.data_schema import ColumnsConfig, DataConfig
+from nas.data.characters import check_characters
 from nas.data.duplicates import DuplicateFinder, FindDuplicates, find_no_duplicates
 from nas.data.image_names import has_one_spelling
 from nas.data.images import ImageSource
@@ -168,17 +169,9 @@ def _check_labels(source: str, samples: Iterable[RawSample], class_names: Sequen
 
 
 def _check_characters(raw: RawDataset) -> None:
-    """Raise DataError if a text has a lone surrogate: JSON can express one, but neither tokenizers nor files can."""
     for samples in raw.splits.values():
         for sample in samples:
-            for text in (sample.text, sample.image, *sample.labels):
-                try:
-                    text.encode()
-                except UnicodeEncodeError as error:
-                    raise DataError(
-                        f"{raw.source}, {sample.place}: {text[:60]!r} has an unpaired surrogate at position "
-                        f"{error.start}; expected complete characters"
-                    ) from error
+            check_characters((sample.text, sample.image, *sample.labels), f"{raw.source}, {sample.place}")
 
 
 def _samples_in_two_splits(raw: RawDataset, duplicates: Mapping[str, str]) -> list[str]:

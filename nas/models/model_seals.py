@@ -4,12 +4,13 @@
 into the folder later, as transformers' Trainer does; they are covered from the next `save_pretrained` on.
 """
 
+import hashlib
 import json
 from pathlib import Path
 
-from nas.common.boundary import read_json
+from nas.common.boundary import read_json, reading
 from nas.common.errors import ExportError, NasError
-from nas.common.seals import SEALS, Changes, changed_files, read_seals, seal
+from nas.common.seals import SEALS, Changes, changed_files, digest_of, read_seals, seal
 
 CONFIG = "config.json"
 """The file of an exported folder that a model is opened by."""
@@ -74,6 +75,22 @@ def model_changes(folder: Path) -> Changes:
     # A part without any sealed file was saved after the model.
     sealed = {"model", *(_part(name) for name in read_seals(folder, ExportError) or {})}
     return Changes(changes.changed, changes.missing, tuple(name for name in changes.added if _part(name) in sealed))
+
+
+def folder_digest(folder: Path, *, is_checked: bool) -> str:
+    """Return a digest of everything that a model folder computes with.
+
+    Args:
+        folder: The folder.
+        is_checked: Whether its files were found to be those that its checksums describe, if it has some.
+
+    Raises:
+        ExportError: If a file cannot be read.
+    """
+    names = [SEALS] if is_checked and is_sealed(folder) else sorted(path.name for path in folder.iterdir())
+    with reading(folder, expected="the files of an exported model", error=ExportError):
+        digests = {name: digest_of(folder / name) for name in names if name == SEALS or _part(name)}
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 
 def _part(name: str) -> str | None:

@@ -1,6 +1,6 @@
 """Evaluate exported models on a data set, from raw images and texts in float32."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +15,11 @@ from nas.data.dataset import open_dataset_images, read_all_samples, read_dataset
 from nas.data.digests import image_digests
 from nas.data.image_check import image_notes, without_unreadable
 from nas.data.images import ImageSource
+from nas.data.inputs import Input
 from nas.data.samples import Dataset, Samples
 from nas.run.exported_model import ExportedModel, open_exported
+from nas.run.prediction.batches import checked_outcomes
 from nas.training.metrics import evaluate_logits
-
-_BATCH_SIZE = 32
-
 
 ALL = "all"
 """The name of all splits together."""
@@ -107,18 +106,12 @@ def logits_of_samples(exported: ExportedModel, samples: Samples, images: ImageSo
     Raises:
         DataError: If an image cannot be read.
     """
-    return torch.cat(
-        [
-            exported.logits([images.open(name) for name in names], texts)
-            for names, texts in _batches(samples.images, samples.texts)
-        ]
+    inputs = (
+        Input(number, image, text)
+        for number, (image, text) in enumerate(zip(samples.images, samples.texts, strict=True), start=1)
     )
-
-
-def _batches(images: Sequence[str], texts: Sequence[str]) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
-    for start in range(0, len(texts), _BATCH_SIZE):
-        stop = start + _BATCH_SIZE
-        yield images[start:stop], texts[start:stop]
+    outcomes = checked_outcomes(exported.outcomes(inputs, images.open))
+    return torch.stack([outcome.values for outcome in outcomes if outcome.values is not None])
 
 
 def digest_of_test(data: DataConfig, class_names: tuple[str, ...], cache_directory: Path) -> str:

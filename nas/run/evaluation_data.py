@@ -1,4 +1,4 @@
-"""Describe the data that an exported model is evaluated on."""
+"""Describe the data that an exported model is evaluated on, or that it predicts."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +8,8 @@ from nas.config.load import parse_data
 from nas.config.reader_registry import READERS
 from nas.data.readers.base import load_reader
 from nas.run.exported_model import exported_form
+
+_TABLES = (".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson")
 
 
 def evaluation_data(
@@ -31,8 +33,30 @@ def evaluation_data(
         ExportError: If the format of the training data cannot be read.
         ConfigError: If the values do not describe a data set.
     """
+    data = described_data(model, path, reader=reader, images=images, columns=columns)
+    if "split" in columns:
+        return data, False
+    opened = load_reader(data)
+    if opened.has_split_folders():  # the training data may have had a column instead
+        return data.replace(columns=data.columns.replace(split=ColumnsConfig().split)), False
+    if not opened.lacks_split_column():
+        return data, False
+    return data.replace(columns=data.columns.replace(split=None)), True
+
+
+def described_data(
+    model: Path, path: Path, *, reader: str | None, images: Path | None, columns: Mapping[str, str]
+) -> DataConfig:
+    """Return a data set in the format of an exported model's training data, with some values replaced.
+
+    A table that the reader of the training data does not read is taken as a manifest. See `evaluation_data`.
+
+    Raises:
+        ExportError: If the format of the training data cannot be read.
+        ConfigError: If the values do not describe a data set.
+    """
     form = exported_form(model)
-    name = reader or form["reader"]
+    name = reader or ("manifest" if path.suffix.lower() in _TABLES and path.is_file() else form["reader"])
     if name != form["reader"]:
         form = {"reader": name, "labels": form["labels"]} if READERS[name].has_label_keys else {"reader": name}
     values = {
@@ -45,12 +69,4 @@ def evaluation_data(
     named = {**form.get("columns", {}), **columns}
     if named:
         values["columns"] = named
-    data = parse_data(values, source="--data", base_directory=Path.cwd())
-    if "split" in columns:
-        return data, False
-    opened = load_reader(data)
-    if opened.has_split_folders():  # the training data may have had a column instead
-        return data.replace(columns=data.columns.replace(split=ColumnsConfig().split)), False
-    if not opened.lacks_split_column():
-        return data, False
-    return data.replace(columns=data.columns.replace(split=None)), True
+    return parse_data(values, source="--data", base_directory=Path.cwd())

@@ -1,8 +1,9 @@
 """Open exported models and predict with them."""
 
 import os
+import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,19 @@ from nas.config.load import parse_data
 from nas.config.reader_registry import READERS
 from nas.data.given_images import GivenImages
 from nas.data.images import open_images
+from nas.data.inputs import Input
 from nas.data.preprocessing import Preprocessor
 from nas.models.classifier import MULTI_LABEL, FusionForClassification
 from nas.models.encoders.config_check import check_weights
 from nas.models.encoders.folder_check import SAFE_WEIGHTS
 from nas.models.encoders.pretrained import PROCESSOR_FILES, load_image_processor, load_tokenizer, place_in
-from nas.models.model_seals import DESCRIPTION, MODEL_CARD, is_sealed, model_changes
+from nas.models.model_seals import DESCRIPTION, MODEL_CARD, folder_digest, is_sealed, model_changes
 from nas.run.checks import check_inputs
 from nas.run.exported_checks import check_exported, find_config
+from nas.run.prediction.batches import BATCH_SIZE, OpenImage, Outcome, checked_outcomes, predict_inputs
 
-_BATCH_SIZE = 32
+_IN_MEMORY = threading.Lock()
+"""Pictures of a program are copied one at a time: one may be in a list twice, and be decoded when it is first used."""
 
 Picture = Image.Image | str | os.PathLike[str]
 """A picture of any mode, or the path of one."""
@@ -59,12 +63,14 @@ class ExportedModel:
         preprocessor: The image processor and tokenizer of the folder.
         class_names: The class names in the order of the logits.
         max_pixels: The number of pixels that a picture may have.
+        digest: The digest of the files of the folder.
     """
 
     model: FusionForClassification
     preprocessor: Preprocessor
     class_names: tuple[str, ...]
     max_pixels: int = MAX_PIXELS
+    digest: str = ""
 
     @property
     def has_several_labels(self) -> bool:
@@ -114,35 +120,50 @@ class ExportedModel:
                 raise DataError(f"{name}: not a list; expected a list with one entry or more, got {shown(values)}")
         if len(images) != len(texts):
             raise DataError(f"texts: wrong number; expected {len(images)}, one for each image, got {len(texts)}")
-        return torch.cat(
-            [
-                self._logits(images[start : start + _BATCH_SIZE], texts[start : start + _BATCH_SIZE], start)
-                for start in range(0, len(texts), _BATCH_SIZE)
-            ]
+        for index, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise DataError(f"texts[{index}]: not allowed; expected text, got {shown(text)}")
+        empty = (
+            None if self.preprocessor.adds_tokens else self.preprocessor.first_empty(self.preprocessor.token_ids(texts))
+        )
+        if empty is not None:
+            raise DataError(f"texts[{empty}]: {self.preprocessor.empty_text(texts[empty])}")
+        pictures = {f"images[{index}]": image for index, image in enumerate(images)}
+        inputs = [Input(index, name, text) for index, (name, text) in enumerate(zip(pictures, texts, strict=True))]
+        outcomes = self.outcomes(inputs, lambda name: self._open(pictures[name], name))
+        return torch.stack([outcome.values for outcome in checked_outcomes(outcomes) if outcome.values is not None])
+
+    def outcomes(
+        self, inputs: Iterable[Input], open_image: OpenImage, batch_size: int = BATCH_SIZE
+    ) -> Iterator[Outcome]:
+        """Yield the logits of every input, or its error, in order; see `predict_inputs`.
+
+        Args:
+            inputs: The inputs, of any number.
+            open_image: Opens the image of an input; it is called in several threads.
+            batch_size: The number of inputs that are computed at once.
+        """
+        return predict_inputs(
+            inputs,
+            preprocessor=self.preprocessor,
+            open_image=open_image,
+            compute=self._forward,
+            batch_size=batch_size,
         )
 
     @torch.inference_mode()
-    def _logits(self, images: Sequence[Picture], texts: Sequence[str], start: int) -> Tensor:
-        for index, text in enumerate(texts, start):
-            if not isinstance(text, str):
-                raise DataError(f"texts[{index}]: not allowed; expected text, got {shown(text)}")
-        pictures = [self._open(image, f"images[{index}]") for index, image in enumerate(images, start)]
-        token_ids = self.preprocessor.token_ids(texts)
-        empty = self.preprocessor.first_empty(token_ids)
-        if empty is not None:
-            raise DataError(f"texts[{start + empty}]: {self.preprocessor.empty_text(texts[empty])}")
-        ids, mask = self.preprocessor.pad(token_ids)
+    def _forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         device = self.model.device
-        pixels = self.preprocessor.pixel_values(pictures).to(device)
         # Given here, because the configuration may ask for other outputs.
         options = {"return_dict": True, "output_hidden_states": False, "output_attentions": False}
-        logits: Tensor = self.model(pixels, ids.to(device), mask.to(device), **options).logits
+        logits: Tensor = self.model(pixels.to(device), ids.to(device), mask.to(device), **options).logits
         return logits.cpu()
 
     def _open(self, image: Picture, name: str) -> Image.Image:
         """Return a picture as the images of a data set are read."""
         if isinstance(image, Image.Image):
-            return GivenImages({name: image}, self.max_pixels).open(name)
+            with _IN_MEMORY:
+                return GivenImages({name: image}, self.max_pixels).open(name)
         if not isinstance(image, str | os.PathLike):
             raise DataError(f"{name}: not allowed; expected a picture of PIL or the path of one, got {shown(image)}")
         path = Path(image)
@@ -192,7 +213,8 @@ def open_exported(
     check_inputs(image, text, preprocessor, (str(folder), str(folder)), ExportError)
     names: dict[int, str] = model.config.id2label
     class_names = tuple(names[index] for index in range(len(names)))
-    return ExportedModel(model, preprocessor, class_names, _max_pixels(folder))
+    digest = folder_digest(folder, is_checked=not accept_changed)
+    return ExportedModel(model, preprocessor, class_names, _max_pixels(folder), digest)
 
 
 def _max_pixels(folder: Path) -> int:

@@ -2,50 +2,16 @@
 
 import argparse
 import importlib.metadata
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
 
-from nas.common.output import visible
 from nas.common.units import MAX_COUNT, MAX_SEED
-from nas.config.choices import ANSWERS, COLUMNS
-from nas.config.reader_registry import READERS
+from nas.config.choices import ANSWERS
 from nas.run.arguments import whole_number, worker_count
-from nas.run.program_name import program_call, program_name
+from nas.run.model_parser import add_evaluate, add_predict
+from nas.run.parser_parts import Command, Commands, Parser, add_command, add_device
+from nas.run.program_name import program_name
 from nas.search.strategies.registry import STRATEGIES
-
-Command = Callable[[argparse.Namespace], None]
-
-_LONG_WORD = re.compile(r"\S{120,}")
-
-
-class _Parser(argparse.ArgumentParser):
-    """Parser whose errors stay on one line and do not drive the terminal, whatever the arguments contain."""
-
-    def error(self, message: str) -> NoReturn:
-        line = visible(message).replace("\n", "\\n")
-        super().error(_LONG_WORD.sub(lambda word: f"{word[0][:38]}...{word[0][-38:]}", line))
-
-    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        return super().parse_known_args(None if args is None else self._with_values(list(args)), namespace)
-
-    def _with_values(self, words: list[str]) -> list[str]:
-        """Join options with values that begin with a dash, as a text may: argparse would take those for options."""
-        joined: list[str] = []
-        for word in words:
-            option = self._option_string_actions.get(joined[-1]) if joined else None
-            takes_one = option is not None and option.nargs is None
-            if takes_one and re.match("-.", word) and not self._may_be_option(word):
-                joined[-1] += f"={word}"
-            else:
-                joined.append(word)
-        return joined
-
-    def _may_be_option(self, word: str) -> bool:
-        """Return whether a word is an option of this parser, or the beginning of one."""
-        name = word.partition("=")[0]
-        return word == "--" or any(known.startswith(name) for known in self._option_string_actions)
 
 
 def build_parser(handlers: Mapping[str, Command]) -> argparse.ArgumentParser:
@@ -54,35 +20,21 @@ def build_parser(handlers: Mapping[str, Command]) -> argparse.ArgumentParser:
     Args:
         handlers: The function that runs each command, by name; parsed options hold it as `command`.
     """
-    parser = _Parser(
+    parser = Parser(
         prog=program_name(),
         description="Search for the best prompt-based multimodal fusion (PMF) model for images, texts and labels.",
     )
     version = importlib.metadata.version("pmf-nas")
     parser.add_argument("--version", action="version", version=f"pmf-nas {version}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_add_space, _add_search, _add_resume, _add_export, _add_evaluate, _add_predict, _add_compare):
+    for add in (_add_space, _add_search, _add_resume, _add_export, add_evaluate, add_predict, _add_compare):
         command = add(commands)
         command.set_defaults(command=handlers[command.prog.split()[-1]])
     return parser
 
 
-_Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
-
-
-def _add_command(commands: _Commands, name: str, summary: str, example: str) -> argparse.ArgumentParser:
-    """Add a command with its help text and an example."""
-    return commands.add_parser(
-        name,
-        help=summary,
-        description=summary,
-        epilog=f"example:\n  {program_call()} {name} {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def _add_space(commands: _Commands) -> argparse.ArgumentParser:
-    parser = _add_command(
+def _add_space(commands: Commands) -> argparse.ArgumentParser:
+    parser = add_command(
         commands,
         "space",
         "Show the search space of a search file, and the part of it that fits the memory budget.",
@@ -90,13 +42,13 @@ def _add_space(commands: _Commands) -> argparse.ArgumentParser:
     )
     _add_search_file(parser)
     _add_memory_budget(parser)
-    _add_device(parser)
+    add_device(parser)
     _add_places(parser)
     return parser
 
 
-def _add_search(commands: _Commands) -> argparse.ArgumentParser:
-    parser = _add_command(
+def _add_search(commands: Commands) -> argparse.ArgumentParser:
+    parser = add_command(
         commands,
         "search",
         "Search within a budget, and export the best model.",
@@ -126,10 +78,8 @@ def _add_search(commands: _Commands) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_resume(commands: _Commands) -> argparse.ArgumentParser:
-    parser = _add_command(
-        commands, "resume", "Resume a run; finished results are never lost.", "runs/demo --budget 10m"
-    )
+def _add_resume(commands: Commands) -> argparse.ArgumentParser:
+    parser = add_command(commands, "resume", "Resume a run; finished results are never lost.", "runs/demo --budget 10m")
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="directory of the run")
     _add_budget(parser)
     _add_places(parser)
@@ -137,8 +87,8 @@ def _add_resume(commands: _Commands) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_export(commands: _Commands) -> argparse.ArgumentParser:
-    parser = _add_command(
+def _add_export(commands: Commands) -> argparse.ArgumentParser:
+    parser = add_command(
         commands,
         "export",
         "Export the answer of a run, or one of its candidates, as a model folder.",
@@ -167,75 +117,8 @@ def _add_export(commands: _Commands) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_evaluate(commands: _Commands) -> argparse.ArgumentParser:
-    parser = _add_command(
-        commands,
-        "evaluate",
-        "Evaluate an exported model on a data set.",
-        "runs/demo/best --data demo/data/manifest.csv --images demo/data/images.zip",
-    )
-    parser.add_argument("model", type=Path, metavar="DIR", help="folder of the exported model")
-    parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="manifest or folder of the data set")
-    parser.add_argument(
-        "--reader", choices=READERS.names(), help="reader of the data set (default: as for the training data)"
-    )
-    parser.add_argument(
-        "--images", type=Path, help="folder or ZIP file of the images (default: the folder of the manifest)"
-    )
-    parser.add_argument(
-        "--split",
-        choices=("train", "validation", "test", "all"),
-        default="test",
-        help="split to evaluate (default: test, or all where the data set has no column of splits)",
-    )
-    _add_device(parser)
-    _add_accept_changed(parser)
-    for column in COLUMNS:
-        parser.add_argument(f"--{column}-column", metavar="NAME", help=argparse.SUPPRESS)
-    return parser
-
-
-def _add_predict(commands: _Commands) -> argparse.ArgumentParser:
-    parser = _add_command(
-        commands,
-        "predict",
-        "Classify one image with its text.",
-        'runs/demo/best --image apple.png --text "red apple"',
-    )
-    parser.add_argument("model", type=Path, metavar="DIR", help="folder of the exported model")
-    parser.add_argument("--image", type=Path, required=True, metavar="FILE", help="image file")
-    parser.add_argument("--text", required=True, help="text of the image")
-    parser.add_argument(
-        "--top",
-        type=whole_number(1, MAX_COUNT),
-        default=5,
-        metavar="K",
-        help="number of classes to show (default: 5); if several labels are possible, all predicted ones are shown",
-    )
-    _add_device(parser)
-    _add_accept_changed(parser)
-    return parser
-
-
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--device",
-        default="auto",
-        metavar="NAME",
-        help="device to compute on: auto, cpu, cuda or cuda:N (default: auto, a GPU where there is one)",
-    )
-
-
-def _add_accept_changed(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--accept-changed",
-        action="store_true",
-        help="use the model although files of its folder were changed after it was saved",
-    )
-
-
-def _add_compare(commands: _Commands) -> argparse.ArgumentParser:
-    parser = _add_command(
+def _add_compare(commands: Commands) -> argparse.ArgumentParser:
+    parser = add_command(
         commands,
         "compare",
         "Train every fusion family with the same recipe, search for the best PMF, and compare all in one table.",
@@ -303,7 +186,7 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
         help="number of Ray workers, or auto (default) for as many as cores, GPUs and memory allow; 0 to run "
         "everything in this process",
     )
-    _add_device(parser)
+    add_device(parser)
     parser.add_argument("--ray-address", metavar="ADDRESS", help="Ray cluster to join (default: start a private one)")
     parser.add_argument(
         "--storage",

@@ -1,6 +1,7 @@
 """Interface of data readers: find the samples of a data set and open its images."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -8,6 +9,7 @@ from nas.common.registry import load_object
 from nas.config.data_schema import DataConfig
 from nas.config.reader_registry import READERS
 from nas.data.images import ImageSource
+from nas.data.inputs import Input, inputs_of
 from nas.data.samples import RawDataset
 
 
@@ -51,6 +53,33 @@ class Reader(ABC):
             DataError: If the data set cannot be read.
         """
         return False
+
+    def has_column(self, name: str) -> bool:
+        """Return whether the data set is a table with a column of this name.
+
+        Args:
+            name: The name of the column.
+
+        Raises:
+            DataError: If the data set cannot be read.
+        """
+        del name
+        return False
+
+    def inputs(self, id_column: str | None) -> Iterator[Input]:
+        """Yield every row of the data set in its order, without its label and split, which it need not have.
+
+        The number of a row is that of its line as editors count, and as messages name it, where the data set is one
+        table; else rows are numbered from 1. A row that cannot be used is yielded with its error.
+
+        Args:
+            id_column: The column of ids; None for none.
+
+        Raises:
+            DataError: If a file is missing, has no such columns, or cannot be read further.
+        """
+        del id_column  # only tables have columns
+        return inputs_of(self.find_samples())
 
     @abstractmethod
     def open_images(self) -> ImageSource:

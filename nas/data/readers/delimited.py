@@ -131,8 +131,10 @@ class _Recorder:
 
 def delimited_rows(
     path: Path, lines: Iterable[str], notes: RowNotes
-) -> Iterator[tuple[int, Sequence[str], Sequence[str] | None]]:
+) -> Iterator[tuple[int, Sequence[str], Sequence[str] | DataError | None]]:
     """Yield the header, with None for its row, and then every row: number of its first line, header, values.
+
+    A row with more or fewer values than the header is yielded as an error.
 
     Args:
         path: The file, for messages.
@@ -140,7 +142,7 @@ def delimited_rows(
         notes: Checks the rows.
 
     Raises:
-        DataError: If a row is malformed, or has more or fewer values than the header.
+        DataError: If quotes of a row are malformed, so that its end is unknown.
     """
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
     recorder = _Recorder(lines)
@@ -173,9 +175,15 @@ def delimited_rows(
         if not row:  # a blank line
             continue
         if len(row) != len(header):
-            raise DataError(
-                f"{path}, row {number}: wrong number of values; expected {len(header)} as in the header, got {len(row)}"
+            yield (
+                number,
+                header,
+                DataError(
+                    f"{path}, row {number}: wrong number of values; expected {len(header)} as in the header, got "
+                    f"{len(row)}"
+                ),
             )
+            continue
         notes.check(number, recorder.take(), row)
         yield number, header, row
     if header is None:

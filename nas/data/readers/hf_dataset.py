@@ -13,12 +13,13 @@ from nas.common.errors import DataError
 from nas.config.data_schema import MAX_PIXELS, ColumnsConfig, DataConfig
 from nas.data.decoding import OpenFile, open_file
 from nas.data.images import ImageSource, file_size
+from nas.data.inputs import Input
 from nas.data.pixels import ImageProblem
 from nas.data.readers.base import Reader
-from nas.data.readers.image_tables import read_image_table
+from nas.data.readers.image_tables import image_table_inputs, read_image_table
 from nas.data.readers.parquet_files import ParquetImages, find_parts
-from nas.data.readers.rows import as_text, decode_label, parse_labels, parse_split
-from nas.data.readers.tables import has_column, missing_column_hint
+from nas.data.readers.rows import as_text, decode_label, parse_labels, parse_split, row_inputs
+from nas.data.readers.tables import has_column, input_columns, missing_column_hint
 from nas.data.samples import SPLIT_NAMES, SPLITS, RawDataset, RawSample
 
 _BATCH_ROWS = 1000
@@ -105,6 +106,26 @@ class SavedDatasetReader(Reader):
         files = _parquet_parts(self.folder)
         return list(_load_parts(self.folder) if files is None else files) != [""]
 
+    def has_column(self, name: str) -> bool:
+        if (files := _parquet_parts(self.folder)) is not None:
+            return all(has_column(path, name, self.config) for paths in files.values() for path in paths)
+        return all(name in part.column_names for part in _load_parts(self.folder).values())
+
+    def inputs(self, id_column: str | None) -> Iterator[Input]:
+        root, columns = self.folder, self.config.columns.replace(split=None)
+        if (files := _parquet_parts(root)) is not None:
+            return image_table_inputs(root, files, columns, id_column)
+        _forget_changed(root)
+        names = input_columns(columns, id_column)
+        for data in _load_parts(root).values():
+            _check_columns(root, data, names, columns)
+        rows = (
+            {**row, columns.image: f"{part}/{index}"}
+            for part, data in _load_parts(root).items()
+            for index, row in enumerate(_rows(data, [name for name in names if name != columns.image]))
+        )
+        return row_inputs(enumerate(rows, start=1), columns, id_column, str(root))
+
     def open_images(self) -> ImageSource:
         if (parts := _parquet_parts(self.folder)) is not None:
             config = self.config
@@ -125,43 +146,44 @@ def _read_part(
 ) -> Iterator[tuple[str, RawSample]]:
     """Yield the samples of a part, each with its split."""
     columns = config.columns
-    names = _checked_columns(root, part, data, columns)
+    split_column = None if part else columns.split
+    names = [name for name in (columns.image, columns.text, columns.label, split_column) if name is not None]
+    _check_columns(root, data, names, columns)
     class_names = _class_names(data.features[columns.label])
     subject = f"{root}: column {columns.image!r}"
     with reading(subject, expected="an Image column", error=DataError, problem="has no images"):
         first_rows = _first_rows_with_image(root, part, columns.image)
-    kept = data.select_columns([name for name in names if name != columns.image])
-    number = 0
-    for batch in kept.iter(_BATCH_ROWS):
+    for number, row in enumerate(_rows(data, [name for name in names if name != columns.image])):
+        place = f"{part or 'data'}, row {number}"
+        where = f"{root}, {place}"
+        value = decode_label(row[columns.label], class_names, f"{where}: {columns.label}")
+        labels = parse_labels(value, config, where)
+        if config.labels == "one" and not labels:
+            raise DataError(f"{where}: {columns.label} is empty; expected a label in every row")
+        text = as_text(row[columns.text], f"{where}: {columns.text}")
+        sample = RawSample(f"{part}/{first_rows[number]}", text, labels, place)
+        yield split or parse_split(row, columns, where), sample
+
+
+def _rows(data: Any, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a part with some columns."""
+    for batch in data.select_columns(list(names)).iter(_BATCH_ROWS):
         for values in zip(*batch.values(), strict=True):
-            row = dict(zip(batch, values, strict=True))
-            place = f"{part or 'data'}, row {number}"
-            where = f"{root}, {place}"
-            value = decode_label(row[columns.label], class_names, f"{where}: {columns.label}")
-            labels = parse_labels(value, config, where)
-            if config.labels == "one" and not labels:
-                raise DataError(f"{where}: {columns.label} is empty; expected a label in every row")
-            text = as_text(row[columns.text], f"{where}: {columns.text}")
-            sample = RawSample(f"{part}/{first_rows[number]}", text, labels, place)
-            yield split or parse_split(row, columns, where), sample
-            number += 1
+            yield dict(zip(batch, values, strict=True))
 
 
-def _checked_columns(root: Path, part: str, data: Any, columns: ColumnsConfig) -> list[str]:
-    """Return the names of the columns to read.
+def _check_columns(root: Path, data: Any, names: Sequence[str], columns: ColumnsConfig) -> None:
+    """Check that a part has the columns to read.
 
     Raises:
         DataError: If one is missing.
     """
-    split_column = None if part else columns.split
-    names = [name for name in (columns.image, columns.text, columns.label, split_column) if name is not None]
     missing = [name for name in names if name not in data.column_names]
     if missing:
         raise DataError(
             f"{root}: column {', '.join(map(repr, missing))} is missing; expected it in the data set, got "
             f"{', '.join(data.column_names)}{missing_column_hint(missing, columns)}"
         )
-    return names
 
 
 @cache

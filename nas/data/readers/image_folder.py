@@ -6,6 +6,7 @@ without a split column.
 
 import os
 import posixpath
+from collections.abc import Iterator
 from pathlib import Path
 
 from nas.common.boundary import reading
@@ -13,9 +14,10 @@ from nas.common.errors import DataError
 from nas.config.data_schema import DataConfig
 from nas.config.reader_registry import FILE_NAME
 from nas.data.images import ImageSource, open_images
+from nas.data.inputs import Input
 from nas.data.readers.base import Reader
-from nas.data.readers.rows import parse_sample, parse_split
-from nas.data.readers.tables import has_column, read_rows
+from nas.data.readers.rows import parse_sample, parse_split, row_inputs
+from nas.data.readers.tables import has_column, input_columns, read_rows, table_rows
 from nas.data.samples import SPLIT_NAMES, SPLITS, RawDataset, RawSample
 
 _METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -42,6 +44,16 @@ class ImageFolderReader(Reader):
     def has_split_folders(self) -> bool:
         return all(split is not None for split, _ in _find_metadata(self.folder))
 
+    def has_column(self, name: str) -> bool:
+        return all(has_column(path, name, self.config) for _, path in _find_metadata(self.folder))
+
+    def inputs(self, id_column: str | None) -> Iterator[Input]:
+        files = _find_metadata(self.folder)
+        found = (entry for _, path in files for entry in _metadata_inputs(self.folder, path, self.config, id_column))
+        if len(files) == 1:
+            return found
+        return (entry._replace(number=number) for number, entry in enumerate(found, start=1))
+
     def open_images(self) -> ImageSource:
         return open_images(self.folder, self.config.max_pixels)
 
@@ -57,15 +69,36 @@ def _read_metadata(
         place = f"{path.relative_to(root)}, row {number}"
         sample = parse_sample(row, row_config, source=str(path), place=f"row {number}")
         if Path(sample.image).is_absolute():
-            raise DataError(
-                f"{root / place}: {FILE_NAME} is an absolute path; expected a path relative to the folder of the "
-                f"metadata file, got {sample.image!r}"
-            )
-        image = posixpath.normpath(posixpath.join(path.parent.relative_to(root).as_posix(), sample.image))
+            raise DataError(f"{root / place}: {_absolute(sample.image)}")
+        image = _image_name(root, path, sample.image)
         samples.append(
             (split or parse_split(row, columns, str(root / place)), sample._replace(image=image, place=place))
         )
     return samples
+
+
+def _metadata_inputs(root: Path, path: Path, config: DataConfig, id_column: str | None) -> Iterator[Input]:
+    """Yield the rows of a metadata file."""
+    columns = config.columns.replace(image=FILE_NAME, split=None)
+    rows = table_rows(path, config, columns, input_columns(columns, id_column), [])
+    for entry in row_inputs(rows, columns, id_column, str(path)):
+        if entry.error:
+            yield entry
+        elif Path(entry.image).is_absolute():
+            yield entry._replace(error=f"{path}, row {entry.number}: {_absolute(entry.image)}")
+        else:
+            yield entry._replace(image=_image_name(root, path, entry.image))
+
+
+def _absolute(image: str) -> str:
+    return (
+        f"{FILE_NAME} is an absolute path; expected a path relative to the folder of the metadata file, got {image!r}"
+    )
+
+
+def _image_name(root: Path, path: Path, name: str) -> str:
+    """Return the path of an image within the data set, given that within the folder of a metadata file."""
+    return posixpath.normpath(posixpath.join(path.parent.relative_to(root).as_posix(), name))
 
 
 def _find_metadata(root: Path) -> list[tuple[str | None, Path]]:

@@ -1,10 +1,12 @@
 """Samples of Parquet files with the images inside."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nas.common.errors import DataError
-from nas.config.data_schema import DataConfig
+from nas.config.data_schema import ColumnsConfig, DataConfig
+from nas.data.inputs import Input
 from nas.data.readers.parquet_files import (
     class_names,
     first_rows_with_image,
@@ -12,8 +14,8 @@ from nas.data.readers.parquet_files import (
     open_parquet,
     read_cells,
 )
-from nas.data.readers.rows import as_text, decode_label, parse_labels, parse_split
-from nas.data.readers.tables import column_names, match_columns
+from nas.data.readers.rows import as_text, decode_label, parse_labels, parse_split, row_inputs
+from nas.data.readers.tables import column_names, input_columns, match_columns
 from nas.data.samples import SPLITS, RawSample
 
 
@@ -33,12 +35,7 @@ def read_image_table(root: Path, parts: Mapping[str, Sequence[Path]], config: Da
         columns = config.columns.replace(split=None) if part else config.columns
         names = column_names(columns)
         for path in paths:
-            with open_parquet(path) as table:
-                match_columns(path, table.schema_arrow.names, names, columns)
-            if not holds_images(path, columns.image):
-                raise DataError(
-                    f"{path}: column {columns.image!r} has no images; expected cells with the content of image files"
-                )
+            _check_table(path, names, columns)
         known = class_names(paths[0], columns.label)
         first_rows = first_rows_with_image(tuple(paths), columns.image)
         kept = [name for name in names if name != columns.image]
@@ -53,3 +50,44 @@ def read_image_table(root: Path, parts: Mapping[str, Sequence[Path]], config: Da
             sample = RawSample(f"{part}/{first_rows[number]}", text, labels, place)
             splits[part or parse_split(row, columns, where)].append(sample)
     return splits
+
+
+def image_table_inputs(
+    root: Path, parts: Mapping[str, Sequence[Path]], columns: ColumnsConfig, id_column: str | None
+) -> Iterator[Input]:
+    """Yield the rows of Parquet files with the images inside, numbered from 1.
+
+    Args:
+        root: The file or folder of the data set, for messages.
+        parts: The files of each part.
+        columns: The names of the columns.
+        id_column: The column of ids; None for none.
+
+    Raises:
+        DataError: If a file is damaged, lacks a column, or has no images.
+    """
+    columns = columns.replace(split=None)
+    names, numbers = input_columns(columns, id_column), itertools.count(1)
+    for part, paths in parts.items():
+        for path in paths:
+            _check_table(path, names, columns)
+        kept = [name for name in names if name != columns.image]
+        rows = (
+            (next(numbers), {**row, columns.image: f"{part}/{index}"})
+            for index, row in enumerate(read_cells(paths, kept))
+        )
+        yield from row_inputs(rows, columns, id_column, str(root))
+
+
+def _check_table(path: Path, names: Sequence[str], columns: ColumnsConfig) -> None:
+    """Check that a file has the columns to read, and images.
+
+    Raises:
+        DataError: If it lacks one.
+    """
+    with open_parquet(path) as table:
+        match_columns(path, table.schema_arrow.names, names, columns)
+    if not holds_images(path, columns.image):
+        raise DataError(
+            f"{path}: column {columns.image!r} has no images; expected cells with the content of image files"
+        )

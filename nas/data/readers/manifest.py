@@ -1,13 +1,15 @@
 """A table file that describes one sample per row: image, text, labels and, optionally, the split."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from nas.data.images import ImageSource, open_images
+from nas.data.inputs import Input
 from nas.data.readers.base import Reader
-from nas.data.readers.image_tables import read_image_table
+from nas.data.readers.image_tables import image_table_inputs, read_image_table
 from nas.data.readers.parquet_files import ParquetImages, holds_images
-from nas.data.readers.rows import parse_sample, parse_split
-from nas.data.readers.tables import has_column, read_rows
+from nas.data.readers.rows import parse_sample, parse_split, row_inputs
+from nas.data.readers.tables import has_column, input_columns, read_rows, table_rows
 from nas.data.samples import SPLITS, RawDataset, RawSample
 
 
@@ -30,6 +32,17 @@ class ManifestReader(Reader):
     def lacks_split_column(self) -> bool:
         split = self.config.columns.split
         return split is not None and not has_column(Path(self.config.manifest or ""), split, self.config)
+
+    def has_column(self, name: str) -> bool:
+        return has_column(Path(self.config.manifest or ""), name, self.config)
+
+    def inputs(self, id_column: str | None) -> Iterator[Input]:
+        config, path = self.config, Path(self.config.manifest or "")
+        if self._has_images_inside():
+            return image_table_inputs(path, {"": [path]}, config.columns, id_column)
+        columns = config.columns.replace(split=None)
+        rows = table_rows(path, config, columns, input_columns(columns, id_column), [])
+        return row_inputs(rows, columns, id_column, str(path))
 
     def open_images(self) -> ImageSource:
         config, path = self.config, Path(self.config.manifest or "")

@@ -7,12 +7,14 @@ dataset/<id>.jpeg
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from nas.common.boundary import read_json, shown
 from nas.common.errors import DataError
 from nas.data.images import ImageSource, open_images
+from nas.data.inputs import Input
 from nas.data.readers.base import Reader
 from nas.data.samples import SPLIT_NAMES, SPLITS, RawDataset, RawSample
 
@@ -66,6 +68,16 @@ class MMIMDbReader(Reader):
                     continue
                 splits[name].append(RawSample(f"{number}.jpeg", plot, genres, f"film {number}"))
         return RawDataset(str(root), splits, has_several_labels=True, class_names=GENRES, left_out=dict(left_out))
+
+    def inputs(self, id_column: str | None) -> Iterator[Input]:
+        del id_column
+        films = [number for ids in _read_splits(self.folder / "split.json").values() for number in ids]
+        for count, number in enumerate(films, start=1):
+            path = self.folder / "dataset" / f"{number}.json"
+            try:
+                yield Input(count, f"{number}.jpeg", _longest_plot(path, _read_mapping(path)))
+            except DataError as error:
+                yield Input(count, "", "", error=str(error))
 
     def open_images(self) -> ImageSource:
         return open_images(self.folder / "dataset", self.config.max_pixels)

@@ -3,12 +3,14 @@
 import ast
 import math
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from nas.common.boundary import shown
 from nas.common.errors import DataError
 from nas.config.data_schema import ColumnsConfig, DataConfig
+from nas.data.characters import check_characters
+from nas.data.inputs import Input
 from nas.data.samples import SPLIT_NAMES, SPLITS, RawSample
 
 
@@ -33,6 +35,46 @@ def parse_sample(row: Mapping[str, Any], config: DataConfig, *, source: str, pla
             raise DataError(f"{where}: {column} is empty; expected an image and a label in every row")
     # Normalized, so that two spellings of one path are one image.
     return RawSample(posixpath.normpath(name), as_text(row[columns.text], f"{where}: {columns.text}"), labels, place)
+
+
+def row_inputs(
+    rows: Iterable[tuple[int, Mapping[str, Any] | DataError]],
+    columns: ColumnsConfig,
+    id_column: str | None,
+    source: str,
+) -> Iterator[Input]:
+    """Yield the inputs of the rows of a table; of a row that cannot be used, its error.
+
+    Args:
+        rows: The numbers of rows with their values by column, or with what is wrong with them.
+        columns: The names of the columns.
+        id_column: The column of ids; None for none.
+        source: The file, for messages.
+    """
+    for number, row in rows:
+        if isinstance(row, DataError):
+            yield Input(number, "", "", error=str(row))
+            continue
+        name = ""
+        try:
+            if id_column is not None:
+                name = _as_characters(row[id_column], f"{source}, row {number}: {id_column}")
+            image, text = (
+                _as_characters(row[column], f"{source}, row {number}: {column}")
+                for column in (columns.image, columns.text)
+            )
+            if not image:
+                raise DataError(f"{source}, row {number}: {columns.image} is empty; expected an image in every row")
+            yield Input(number, posixpath.normpath(image), text, name)
+        except DataError as error:
+            yield Input(number, "", "", name, str(error))
+
+
+def _as_characters(value: Any, where: str) -> str:
+    """Return a cell as text of complete characters; see `as_text`."""
+    text = as_text(value, where)
+    check_characters([text], where)
+    return text
 
 
 def parse_labels(value: Any, config: DataConfig, where: str) -> tuple[str, ...]:

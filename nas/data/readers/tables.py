@@ -28,6 +28,9 @@ EXPECTED = "a CSV, TSV, JSON, JSON Lines or Parquet file"
 Row = tuple[int, dict[str, Any]]
 """Number of the first line of a row, as editors count (the header of a CSV file is row 1), and values by column."""
 
+_MaybeRow = tuple[int, dict[str, Any] | DataError]
+"""A row, or its number with what is wrong with it."""
+
 
 def read_rows(path: Path, config: DataConfig, columns: ColumnsConfig, notes: list[str]) -> Iterator[Row]:
     """Yield every row with the columns that the search file names; at most a few thousand rows are in memory.
@@ -41,7 +44,27 @@ def read_rows(path: Path, config: DataConfig, columns: ColumnsConfig, notes: lis
     Raises:
         DataError: If the file cannot be read, lacks a column, or has a malformed row; names the file and the row.
     """
-    names = column_names(columns)
+    for number, row in table_rows(path, config, columns, column_names(columns), notes):
+        if isinstance(row, DataError):
+            raise row
+        yield number, row
+
+
+def table_rows(
+    path: Path, config: DataConfig, columns: ColumnsConfig, names: Sequence[str], notes: list[str]
+) -> Iterator[_MaybeRow]:
+    """Yield every row as `read_rows` does, with the error in place of the values where a row is malformed.
+
+    Args:
+        path: The file.
+        config: The `data` section of the search file.
+        columns: Names of the columns, for messages.
+        names: Names of the columns to read.
+        notes: See `read_rows`.
+
+    Raises:
+        DataError: If the file cannot be read, or not beyond a row, or lacks a column.
+    """
     suffix = path.suffix.lower()
     _check_file(path, suffix)
     if suffix == ".parquet":
@@ -51,14 +74,16 @@ def read_rows(path: Path, config: DataConfig, columns: ColumnsConfig, notes: lis
         file = path.open("rb")
     with file:
         if suffix in _JSON_LINES or (suffix == ".json" and not _is_list(file)):
-            yield from _json_line_rows(path, file, names, columns)
+            yield from _with_columns(path, _objects(path, file), names, columns)
         elif suffix == ".json":
-            yield from _json_rows(path, names, columns)
+            yield from _with_columns(path, _listed_objects(path), names, columns, "entry")
         else:
             kind = RowNotes(path, config, columns)
             for number, header, row in delimited_rows(path, Lines(path, file), kind):
                 if row is None:
                     positions = match_columns(path, header, names, columns, config.delimiter)
+                elif isinstance(row, DataError):
+                    yield number, row
                 else:
                     yield number, {name: row[position] for name, position in positions.items()}
             notes += kind.lines()
@@ -67,6 +92,11 @@ def read_rows(path: Path, config: DataConfig, columns: ColumnsConfig, notes: lis
 def column_names(columns: ColumnsConfig) -> list[str]:
     """Return the names of the columns to read."""
     return [name for name in (columns.image, columns.text, columns.label, columns.split) if name is not None]
+
+
+def input_columns(columns: ColumnsConfig, id_column: str | None) -> list[str]:
+    """Return the names of the columns to read for a prediction, for which labels and splits are of no use."""
+    return [name for name in (columns.image, columns.text, id_column) if name is not None]
 
 
 def has_column(path: Path, name: str, config: DataConfig) -> bool:
@@ -88,11 +118,16 @@ def has_column(path: Path, name: str, config: DataConfig) -> bool:
             return wanted in map(normal_column, table.schema_arrow.names)
     with reading(path, expected=EXPECTED, error=DataError), path.open("rb") as file:
         if suffix in _JSON_LINES or (suffix == ".json" and not _is_list(file)):
-            return any(name in row for _, row in _objects(path, file))
+            return _is_key(name, _objects(path, file))
         if suffix == ".json":
-            return any(name in row for _, row in _listed_objects(path))
+            return _is_key(name, _listed_objects(path))
         rows = delimited_rows(path, Lines(path, file), RowNotes(path, config, config.columns))
         return wanted in map(normal_column, next((header for _, header, _ in rows), ()))
+
+
+def _is_key(name: str, rows: Iterator[_MaybeRow]) -> bool:
+    """Return whether any row of JSON has a key; a malformed row is an error when it is read."""
+    return any(not isinstance(row, DataError) and name in row for _, row in rows)
 
 
 def missing_column_hint(missing: Sequence[str], columns: ColumnsConfig) -> str:
@@ -104,7 +139,7 @@ def missing_column_hint(missing: Sequence[str], columns: ColumnsConfig) -> str:
     """
     if columns.split is not None and list(missing) == [columns.split]:
         return "; set data.columns.split: null and data.held_out.validation if the data set has no splits"
-    return "; set the names of the columns in data.columns"
+    return "; name the columns in data.columns, for evaluate and predict with --text-column and the like"
 
 
 def normal_column(name: object) -> str:
@@ -165,18 +200,25 @@ def _is_list(file: BinaryIO) -> bool:
     return start.startswith(b"[")
 
 
-def _objects(path: Path, file: BinaryIO) -> Iterator[Row]:
+def _objects(path: Path, file: BinaryIO) -> Iterator[_MaybeRow]:
     for number, line in enumerate(Lines(path, file), start=1):
         if line.strip():
-            yield number, parse_object(line, f"{path}, row {number}")
+            try:
+                yield number, parse_object(line, f"{path}, row {number}")
+            except DataError as error:
+                yield number, error
 
 
-def _listed_objects(path: Path) -> Iterator[Row]:
+def _listed_objects(path: Path) -> Iterator[_MaybeRow]:
     values = read_json(path, expected="a list of JSON objects", error=DataError, max_bytes=_MAX_JSON)
     for number, value in enumerate(values, start=1):
-        if not isinstance(value, dict):
-            raise DataError(f"{path}, entry {number}: not a JSON object; expected keys and values, got {shown(value)}")
-        yield number, value
+        if isinstance(value, dict):
+            yield number, value
+        else:
+            yield (
+                number,
+                DataError(f"{path}, entry {number}: not a JSON object; expected keys and values, got {shown(value)}"),
+            )
 
 
 def parse_object(line: str, where: str) -> dict[str, Any]:
@@ -205,24 +247,23 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _with_columns(
-    path: Path, rows: Iterator[Row], names: Sequence[str], columns: ColumnsConfig, unit: str = "row"
-) -> Iterator[Row]:
+    path: Path, rows: Iterator[_MaybeRow], names: Sequence[str], columns: ColumnsConfig, unit: str = "row"
+) -> Iterator[_MaybeRow]:
     for number, row in rows:
+        if isinstance(row, DataError):
+            yield number, row
+            continue
         missing = [column for column in names if column not in row]
         if missing:
-            raise DataError(
-                f"{path}, {unit} {number}: key {', '.join(map(repr, missing))} is missing; expected it in every row"
-                f"{missing_column_hint(missing, columns)}"
+            yield (
+                number,
+                DataError(
+                    f"{path}, {unit} {number}: key {', '.join(map(repr, missing))} is missing; expected it in every "
+                    f"row{missing_column_hint(missing, columns)}"
+                ),
             )
-        yield number, {column: row[column] for column in names}
-
-
-def _json_line_rows(path: Path, file: BinaryIO, names: Sequence[str], columns: ColumnsConfig) -> Iterator[Row]:
-    yield from _with_columns(path, _objects(path, file), names, columns)
-
-
-def _json_rows(path: Path, names: Sequence[str], columns: ColumnsConfig) -> Iterator[Row]:
-    yield from _with_columns(path, _listed_objects(path), names, columns, "entry")
+        else:
+            yield number, {column: row[column] for column in names}
 
 
 def _parquet_rows(path: Path, names: Sequence[str], columns: ColumnsConfig) -> Iterator[Row]:
