@@ -1,17 +1,24 @@
 """The samples of each training batch: drawn from a seed, read from a split in micro-batches."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from nas.common.devices import is_accelerator
 from nas.config.training_schema import steps_per_epoch
 from nas.data.features.store import Batch, FeatureSplit
 from nas.data.samples import Labels
 from nas.models.fusion.base import Features
 from nas.search.space import EntryLayers
+
+BatchRead = Callable[[], Batch]
+"""Function that reads a batch."""
 
 
 @dataclass(frozen=True)
@@ -86,17 +93,54 @@ class BatchSelection:
         """The labels of the samples, (B,), or (B, C) for multi-label data."""
         return self.split.labels[self.indices]
 
-    def read(self, entry_layers: EntryLayers, micro_batches: int = 1) -> Iterator[Batch]:
-        """Read the samples in micro-batches whose sizes differ by at most one, the largest first.
+    def reads(self, entry_layers: EntryLayers, micro_batches: int = 1) -> list[BatchRead]:
+        """Return the reads of the samples, in micro-batches whose sizes differ by at most one, the largest first.
 
         Args:
             entry_layers: The layers at which the model starts to compute.
             micro_batches: The number of micro-batches; at most one per sample.
         """
         count = min(micro_batches, len(self.indices))
-        for positions in np.array_split(np.arange(len(self.indices)), count):
-            views = None if self.views is None else self.views[positions]
-            yield self.split.batch(self.indices[positions], entry_layers, views)
+        return [
+            partial(
+                self.split.batch,
+                self.indices[positions],
+                entry_layers,
+                None if self.views is None else self.views[positions],
+            )
+            for positions in np.array_split(np.arange(len(self.indices)), count)
+        ]
+
+    def read(self, entry_layers: EntryLayers, micro_batches: int = 1) -> Iterator[Batch]:
+        """Read the samples; see `reads`."""
+        return (read() for read in self.reads(entry_layers, micro_batches))
+
+
+def read_ahead(reads: Iterable[BatchRead], device: torch.device) -> Iterator[Batch]:
+    """Read batches for a device, on which they are used one after the other.
+
+    On an accelerator a thread reads a batch into pinned memory while the device computes on the one before, so that
+    the host has at most two batches. On the CPU a batch is read when it is needed.
+
+    Args:
+        reads: The reads, from which the next one is taken early on an accelerator.
+        device: The device of the model.
+    """
+    if not is_accelerator(device):
+        yield from (read() for read in reads)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="reading") as pool:
+        pending: deque[Future[Batch]] = deque()
+        for read in reads:
+            pending.append(pool.submit(_read_pinned, read))
+            if len(pending) > 1:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _read_pinned(read: BatchRead) -> Batch:
+    return read().pinned()
 
 
 def features_of_batch(batch: Batch) -> Features:

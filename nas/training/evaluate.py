@@ -4,6 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from nas.common.errors import TrainingError
 from nas.data.features.store import FeatureSplit
 from nas.models.fusion.base import FusionModel
 from nas.search.space import Architecture, EntryLayers
-from nas.training.batches import features_of_batch
+from nas.training.batches import features_of_batch, read_ahead
 from nas.training.stopping import StopRequested
 
 _WARMUP_PASSES = 2
@@ -87,12 +88,14 @@ def predict_population(
     groups: dict[EntryLayers, list[int]] = {}
     for position, architecture in enumerate(architectures):
         groups.setdefault(supernet.entry_layers(architecture), []).append(position)
+    reads = (partial(split.batch, indices, entry_layers) for entry_layers in groups for indices in batches)
+    read = read_ahead(reads, device)
     computed: deque[tuple[NDArray[np.int64], list[int], list[HostCopy]]] = deque()
-    for entry_layers, positions in groups.items():
+    for positions in groups.values():
         for indices in batches:
             if should_stop():
                 raise StopRequested
-            features = features_of_batch(split.batch(indices, entry_layers).to(device))
+            features = features_of_batch(next(read).to(device))
             outputs = supernet.population_logits(features, [architectures[position] for position in positions])
             computed.append((indices, positions, [HostCopy(values) for values in outputs]))
             if len(computed) > is_accelerator(device):  # on an accelerator those of the batch before

@@ -15,7 +15,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from nas.common.seeds import seed_from
 from nas.config.training_schema import RecipeConfig
-from nas.data.features.store import FeatureSplit
+from nas.data.features.store import Batch, FeatureSplit
 from nas.models.fusion.base import FusionModel
 from nas.search.space import Architecture
-from nas.training.batches import BatchSchedule, BatchSelection
+from nas.training.batches import BatchSchedule, BatchSelection, read_ahead
 from nas.training.checkpoint import TrainingCheckpoint
 from nas.training.distributed import GradientGroup, SingleProcessGroup
 from nas.training.linear_start import start_classifiers
@@ -69,6 +69,11 @@ class SupernetTraining:
     distillation: float = 0.0
     micro_batches: Callable[[Architecture], int] = _whole_batch
 
+    @cached_property
+    def architectures(self) -> Callable[[int], list[Architecture]]:
+        """Function that returns the architectures of a step, drawn once although several places ask for them."""
+        return lru_cache(maxsize=2)(self.sampler.step)
+
 
 def train_supernet(
     supernet: FusionModel,
@@ -104,19 +109,19 @@ def train_supernet(
         GroupBroken: If another process of the group failed or died.
     """
     group = group or SingleProcessGroup()
-    sampler, step_count = training.sampler, training.step_count
+    step_count = training.step_count
     trainer = _build_trainer(supernet, training)
-    checkpoint = TrainingCheckpoint(training.checkpoint_path, trainer, sampler.count, training.seed)
+    checkpoint = TrainingCheckpoint(training.checkpoint_path, trainer, training.sampler.count, training.seed)
     try:
         step = first_step = _start(checkpoint, group, partial(_start_classifiers, supernet, training, should_stop))
-        numbers = itertools.count(step + 1)
+        numbers, batches = itertools.count(step + 1), _read(trainer, training, group, step)
         while not group.any(should_stop()):
             elapsed = min(max(elapsed_fraction(), 0.0), 1.0)
             position = group.broadcast_int(max(step, first_step + int(elapsed * (step_count - first_step))))
             if position >= step_count:
                 break
-            architectures = sampler.step(step)
-            trainer.apply(position, _sum_gradients(trainer, training, group, step, architectures), architectures)
+            losses = _sum_gradients(trainer, training, group, step, batches)
+            trainer.apply(position, losses, training.architectures(step))
             step += 1
             if group.rank == 0:
                 if step % training.checkpoint_steps == 0:
@@ -202,16 +207,16 @@ def _sum_gradients(
     training: SupernetTraining,
     group: GradientGroup,
     step: int,
-    architectures: Sequence[Architecture],
+    batches: Iterator[Batch],
 ) -> Tensor:
     """Set every parameter's gradient of a step's loss, identical in every process; return the K parts of the loss."""
     trainer.optimizer.zero_grad(set_to_none=True)
-    own_buffers = _own_gradients(trainer, training, group, step, architectures)
+    own_buffers = _own_gradients(trainer, training, group, step, batches)
     if group.size > 1:
         own_buffers = iter(list(own_buffers))  # compute before waiting, so that all processes compute at the same time
     losses: list[Tensor] = []
     sums: dict[nn.Parameter, Tensor] = {}
-    for index, architecture in enumerate(architectures):
+    for index, architecture in enumerate(training.architectures(step)):
         used = trainer.model.used_parameters(architecture)
         sizes = [parameter.numel() for parameter in used]
         owner = index % group.size
@@ -235,23 +240,61 @@ def _own_gradients(
     training: SupernetTraining,
     group: GradientGroup,
     step: int,
-    architectures: Sequence[Architecture],
+    batches: Iterator[Batch],
 ) -> Iterator[Tensor]:
     """Compute the gradients and the loss of each architecture of this process, one buffer per architecture."""
-    batches = _batches(training, step)
-    total_weight = sum(trainer.loss.total_weight(batch.labels) for batch in batches)
-    teacher = architectures[0]
+    total_weight = sum(trainer.loss.total_weight(batch.labels) for batch in _batches(training, step))
+    for part in _parts(training, group, step):
+        distillation = None
+        if part.teacher is not None:
+            inputs = itertools.islice(batches, part.micro_batches)
+            distillation = Distillation(trainer.teacher_probabilities(inputs, part.teacher), training.distillation)
+        inputs = itertools.islice(batches, part.micro_batches)
+        loss = trainer.accumulate_gradients(inputs, total_weight, part.architecture, distillation)
+        yield _pack_gradients(trainer.model.used_parameters(part.architecture), loss)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One architecture of a step, computed by this process.
+
+    Args:
+        architecture: The architecture.
+        teacher: The architecture that teaches it; None for the teacher itself, and without distillation.
+        batch: The samples of both.
+        micro_batches: The number of micro-batches of each.
+    """
+
+    architecture: Architecture
+    teacher: Architecture | None
+    batch: BatchSelection
+    micro_batches: int
+
+
+def _parts(training: SupernetTraining, group: GradientGroup, step: int) -> list[_Part]:
+    """Return what this process computes in a step."""
+    architectures, batches = training.architectures(step), _batches(training, step)
+    parts = []
     for index in range(group.rank, len(architectures), group.size):
         architecture, batch = architectures[index], batches[index]
-        count = training.micro_batches(architecture)
-        distillation = None
-        if index and training.distillation:
-            # Every process computes the teacher itself, so that none waits for another.
-            inputs = batch.read(trainer.model.entry_layers(teacher), count)
-            distillation = Distillation(trainer.teacher_probabilities(inputs, teacher), training.distillation)
-        micro_batches = batch.read(trainer.model.entry_layers(architecture), count)
-        loss = trainer.accumulate_gradients(micro_batches, total_weight, architecture, distillation)
-        yield _pack_gradients(trainer.model.used_parameters(architecture), loss)
+        # Every process computes the teacher itself, so that none waits for another.
+        teacher = architectures[0] if index and training.distillation else None
+        count = min(training.micro_batches(architecture), len(batch.indices))
+        parts.append(_Part(architecture, teacher, batch, count))
+    return parts
+
+
+def _read(trainer: Trainer, training: SupernetTraining, group: GradientGroup, first_step: int) -> Iterator[Batch]:
+    """Read the batches of this process in the order of the computation, from a step on."""
+    reads = (
+        read
+        for step in range(first_step, training.step_count)
+        for part in _parts(training, group, step)
+        for architecture in (part.teacher, part.architecture)
+        if architecture is not None
+        for read in part.batch.reads(trainer.model.entry_layers(architecture), part.micro_batches)
+    )
+    return read_ahead(reads, trainer.device)
 
 
 def _batches(training: SupernetTraining, step: int) -> list[BatchSelection]:

@@ -18,7 +18,7 @@ from nas.config.training_schema import RecipeConfig
 from nas.data.features.store import Batch, FeatureSplit
 from nas.models.fusion.base import FusionModel
 from nas.search.space import Architecture
-from nas.training.batches import BatchSchedule, features_of_batch
+from nas.training.batches import BatchSchedule, features_of_batch, read_ahead
 from nas.training.losses import Loss, build_loss, class_probabilities
 from nas.training.step_losses import StepLosses
 from nas.training.stopping import StopRequested
@@ -228,13 +228,18 @@ def train(
     loss = build_loss(recipe, split.labels, model.num_classes)
     trainer = Trainer(model=model, recipe=recipe, step_count=step_count, loss=loss)
     schedule = BatchSchedule(len(split), recipe.batch_size, seed)
-    steps = itertools.count(1)
+    reads = (
+        read
+        for step in range(step_count)
+        for read in schedule.select(split, step).reads(model.entry_layers(), micro_batches)
+    )
+    batches, steps = read_ahead(reads, trainer.device), itertools.count(1)
     for step in range(step_count):
         if should_stop():
             raise StopRequested
-        batch = schedule.select(split, step)
-        inputs = batch.read(model.entry_layers(), micro_batches)
-        trainer.step(step, inputs, loss.total_weight(batch.labels))
+        labels = schedule.select(split, step).labels
+        inputs = itertools.islice(batches, min(micro_batches, len(labels)))
+        trainer.step(step, inputs, loss.total_weight(labels))
         for known in trainer.losses.take():
             on_step(next(steps), known)
     trainer.losses.finish()

@@ -4,7 +4,7 @@ They depend on no trained parameter, so all candidates and workers share them, m
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nas.common.devices import CPU
 from nas.common.errors import DataError
 from nas.data.features.files import StoreContents, read_contents
 from nas.data.features.plan import attended_name, logsumexp_name, readout_name, tokens_name
@@ -52,25 +53,32 @@ class Batch:
     text_places: TokenPlaces | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch on a device.
+        """Return the batch on a device; the host does not wait for copies from pinned memory.
 
         Args:
             device: The target device.
         """
+        return self._map(lambda values: values.to(device, non_blocking=True))
 
-        def moved(attention: DataAttention | None) -> DataAttention | None:
+    def pinned(self) -> "Batch":
+        """Return the batch with all that is on the host in memory from which an accelerator copies by itself."""
+        return self._map(lambda values: values.pin_memory() if values.device == CPU else values)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        def of_attention(attention: DataAttention | None) -> DataAttention | None:
             if attention is None:
                 return None
-            return DataAttention(attention.attended.to(device), attention.logsumexp.to(device))
+            return DataAttention(function(attention.attended), function(attention.logsumexp))
 
+        places = self.text_places
         return Batch(
-            image_tokens=self.image_tokens.to(device),
-            text_tokens=self.text_tokens.to(device),
-            text_mask=None if self.text_mask is None else self.text_mask.to(device),
-            labels=self.labels.to(device),
-            image_attention=moved(self.image_attention),
-            text_attention=moved(self.text_attention),
-            text_places=None if self.text_places is None else self.text_places.to(device),
+            image_tokens=function(self.image_tokens),
+            text_tokens=function(self.text_tokens),
+            text_mask=None if self.text_mask is None else function(self.text_mask),
+            labels=function(self.labels),
+            image_attention=of_attention(self.image_attention),
+            text_attention=of_attention(self.text_attention),
+            text_places=None if places is None else replace(places, index=function(places.index)),
         )
 
 

@@ -41,7 +41,3 @@ class TokenPlaces:
         """
         count = len(index)
         return cls(torch.cat([index, index[-1:].expand(-count % _BLOCK_TOKENS)]), count)
-
-    def to(self, device: torch.device) -> "TokenPlaces":
-        """Return the places on a device."""
-        return TokenPlaces(self.index.to(device), self.count)
