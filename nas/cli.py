@@ -1,4 +1,4 @@
-"""The command line: space, search, resume, export, evaluate, predict, compare."""
+"""The command line: init, space, search, resume, export, evaluate, predict, compare."""
 
 import argparse
 import os
@@ -175,6 +175,18 @@ def _space(options: argparse.Namespace) -> None:
         describe_arms(arms, overrides, str(options.space), reporter, device)
 
 
+def _init(options: argparse.Namespace) -> None:
+    columns = {role: value for role in COLUMNS if (value := getattr(options, f"{role}_column")) is not None}
+    from nas.run.proposal.search_file import propose_search_file, write_search_file
+
+    folder = Path() if options.output is None else options.output.parent
+    text = propose_search_file(options.table, images=options.images, columns=columns, folder=folder)
+    if options.output is None:
+        print(text, end="")
+    else:
+        write_search_file(options.output, text)
+
+
 def _search(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
     from nas.config.load import load_arms
@@ -296,6 +308,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 _HANDLERS: Mapping[str, Command] = {
+    "init": _init,
     "space": _space,
     "search": _search,
     "resume": _resume,
@@ -305,5 +318,5 @@ _HANDLERS: Mapping[str, Command] = {
     "compare": _compare,
 }
 
-_ANSWERING = (_space, _evaluate, _predict)
+_ANSWERING = (_init, _space, _evaluate, _predict)
 """The commands whose result is only printed."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from nas.common.errors import DataError
 from nas.common.files import write_atomically
+from nas.data.image_places import place_hint
 from nas.data.images import ImageSource
 from nas.data.samples import Dataset, shortened_list
 
@@ -100,6 +101,8 @@ def without_unreadable(
     if not skip:
         few = len(missing) <= max(_SKIPPABLE_FRACTION * total, 1) and len(missing) < total
         hint = "; set data.skip_unreadable_images: true to skip them" if few else ""
+        if len(missing) == total:
+            hint = place_hint(images.location, sorted(missing))
         raise DataError(f"{images.location}: {listed}{hint}")
     kept = replace(dataset, splits={name: samples.without(missing) for name, samples in dataset.splits.items()})
     for name, samples in kept.splits.items():

@@ -1,18 +1,17 @@
 """Complete a configuration with the values that follow from its data, its encoders and this machine."""
 
-import importlib.util
-import os
 from pathlib import Path
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 
 from nas.common.devices import CPU, is_accelerator, is_here, total_bytes
 from nas.common.errors import EncoderError, ExecutionError
+from nas.common.host import usable_host_memory
 from nas.common.progress import Reporter
 from nas.config.defaults import Choice, Facts, choice_rows, resolve
 from nas.config.schema import Config
 from nas.data.dataset import read_dataset
+from nas.models.encoders.availability import is_local
 from nas.models.encoders.checkpoints import build_encoder, load_config, resolve_checkpoint
 from nas.models.fusion.base import sizes_of
 from nas.run.tables import text_table
@@ -24,8 +23,7 @@ DEFAULT_ENCODERS = {
 }
 """The encoders for a file that names none, the paper's first: the first that is on this machine, or else the first."""
 
-_HOST_FRACTION, _GPU_FRACTION = 0.5, 0.8
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_GPU_FRACTION = 0.8
 
 
 def complete(config: Config, *, source: str, reporter: Reporter | None = None, device: torch.device = CPU) -> Config:
@@ -72,9 +70,7 @@ def usable_memory(device: torch.device) -> int:
                 f"(--memory-budget) for --device {device.type}"
             )
         return int(_GPU_FRACTION * total_bytes(device))
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _CGROUP_LIMIT.read_text().strip() if _CGROUP_LIMIT.is_file() else "max"
-    return int(_HOST_FRACTION * (min(total, int(limit)) if limit.isdecimal() else total))
+    return usable_host_memory()
 
 
 def _table(choices: list[Choice]) -> str:
@@ -87,14 +83,6 @@ def _encoder_of(config: Config, modality: str) -> str:
         return named
     names = DEFAULT_ENCODERS[modality]
     return next((name for name in names if is_local(name)), names[0])
-
-
-def is_local(name: str) -> bool:
-    """Return whether an encoder of a package or of the hub is on this machine."""
-    package = name.removeprefix("package:")
-    if package != name:
-        return importlib.util.find_spec(package.partition("/")[0]) is not None
-    return isinstance(try_to_load_from_cache(name, "config.json"), str)
 
 
 def _encoder_sizes(config: Config, encoders: tuple[str, str]) -> EncoderSizes:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nas.common.units import MAX_COUNT, MAX_SEED
-from nas.config.choices import ANSWERS
+from nas.config.choices import ANSWERS, COLUMNS
 from nas.run.arguments import whole_number, worker_count
 from nas.run.model_parser import add_evaluate, add_predict
 from nas.run.parser_parts import Command, Commands, Parser, add_command, add_device
@@ -24,10 +24,18 @@ def build_parser(handlers: Mapping[str, Command]) -> argparse.ArgumentParser:
         prog=program_name(),
         description="Search for the best prompt-based multimodal fusion (PMF) model for images, texts and labels.",
     )
-    version = importlib.metadata.version("pmf-nas")
-    parser.add_argument("--version", action="version", version=f"pmf-nas {version}")
+    parser.add_argument("--version", action="version", version=f"pmf-nas {importlib.metadata.version('pmf-nas')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_add_space, _add_search, _add_resume, _add_export, add_evaluate, add_predict, _add_compare):
+    for add in (
+        _add_init,
+        _add_space,
+        _add_search,
+        _add_resume,
+        _add_export,
+        add_evaluate,
+        add_predict,
+        _add_compare,
+    ):
         command = add(commands)
         command.set_defaults(command=handlers[command.prog.split()[-1]])
     return parser
@@ -135,6 +143,21 @@ def _add_compare(commands: Commands) -> argparse.ArgumentParser:
     _add_budget(parser)
     _add_places(parser)
     _add_execution(parser)
+    return parser
+
+
+def _add_init(commands: Commands) -> argparse.ArgumentParser:
+    parser = add_command(
+        commands,
+        "init",
+        "Propose a search file for a table of images, texts and labels: columns, splits and encoders are found.",
+        "demo/data/manifest.csv --output mine.yaml",
+    )
+    parser.add_argument("table", type=Path, metavar="TABLE", help="CSV, TSV, JSON, JSON Lines or Parquet file")
+    parser.add_argument("--images", type=Path, metavar="PATH", help="folder or ZIP file of the images")
+    for role in COLUMNS:
+        parser.add_argument(f"--{role}", dest=f"{role}_column", metavar="COLUMN", help=f"the column of {role}s")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="file to write (default: standard output)")
     return parser
 
 

@@ -130,6 +130,45 @@ def _is_key(name: str, rows: Iterator[_MaybeRow]) -> bool:
     return any(not isinstance(row, DataError) and name in row for _, row in rows)
 
 
+def read_all_columns(path: Path, config: DataConfig) -> Iterator[dict[str, Any]]:
+    """Yield every row of a table with all of its columns, whose names the search file need not know.
+
+    Args:
+        path: The file.
+        config: The `data` section, with the form of the file.
+
+    Raises:
+        DataError: If the file cannot be read or has a malformed row; names the file and the row.
+    """
+    suffix = path.suffix.lower()
+    _check_file(path, suffix)
+    if suffix == ".parquet":
+        with open_parquet(path) as table, reading(path, expected="a whole Parquet file", error=DataError):
+            for batch in table.iter_batches(_PARQUET_BATCH):
+                yield from batch.to_pylist()
+        return
+    with reading(path, expected=EXPECTED, error=DataError):
+        file = path.open("rb")
+    with file:
+        if suffix in _JSON_LINES or (suffix == ".json" and not _is_list(file)):
+            yield from map(_sound, _objects(path, file))
+        elif suffix == ".json":
+            yield from map(_sound, _listed_objects(path))
+        else:
+            for _, header, row in delimited_rows(path, Lines(path, file), RowNotes(path, config, config.columns)):
+                if isinstance(row, DataError):
+                    raise row
+                if row is not None:
+                    yield dict(zip(map(normal_column, header), row, strict=True))
+
+
+def _sound(row: _MaybeRow) -> dict[str, Any]:
+    _, values = row
+    if isinstance(values, DataError):
+        raise values
+    return values
+
+
 def missing_column_hint(missing: Sequence[str], columns: ColumnsConfig) -> str:
     """Return how to fix a missing column in the search file.
 

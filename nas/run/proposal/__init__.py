@@ -1,0 +1,1 @@
+"""Propose a search file for a table of images, texts and labels."""
