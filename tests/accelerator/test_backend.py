@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from nas.common import devices
-from tests.support.simulated_accelerator import NAME, operators
+from tests.support.simulated_accelerator import NAME, cpu_operators, operators
 
 pytestmark = pytest.mark.accelerator
 
@@ -71,6 +71,19 @@ def test_operators_and_waits_of_the_host_are_counted(device: torch.device) -> No
     with operators() as counts:
         (ours * 2).sum().item()
     assert counts == {"aten::mul": 1, "aten::sum": 1, "_local_scalar_dense": 1}
+
+
+def test_operators_that_only_a_cpu_has_are_refused(device: torch.device) -> None:
+    assert len(cpu_operators()) > 30 and "aten::_scaled_dot_product_flash_attention_for_cpu" in cpu_operators()
+    ours = torch.ones(1, 2, 4, 8, device=device)
+    calls = [
+        lambda: torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(ours, ours, ours),
+        lambda: torch.histogram(ours.flatten(), 4),
+        lambda: torch.ops.mkldnn._linear_pointwise(ours[0, 0], torch.ones(3, 8, device=device), None, "none", [], ""),
+    ]
+    for call in calls:
+        with pytest.raises(NotImplementedError, match="a GPU has no kernel for this operator"):
+            call()
 
 
 def test_matrix_products_are_of_lower_precision_under_autocast(device: torch.device) -> None:

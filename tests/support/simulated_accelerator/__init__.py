@@ -20,6 +20,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import torchgen
+import yaml
 from torch.utils import backend_registration
 
 NAME = "simulated"
@@ -105,12 +107,28 @@ def load() -> ModuleType:
         _compile(library)
     spec = importlib.util.spec_from_file_location(_MODULE, library)
     assert spec is not None and spec.loader is not None
-    backend = importlib.util.module_from_spec(spec)
+    backend: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(backend)
+    backend.refuse(cpu_operators())
     backend_registration.rename_privateuse1_backend(NAME)
     torch._register_device_module(NAME, _DeviceModule(backend))
     backend_registration.generate_methods_for_privateuse1_backend()
-    return backend
+    module: ModuleType = backend
+    return module
+
+
+@cache
+def cpu_operators() -> frozenset[str]:
+    """Return the operators of PyTorch with a kernel for the CPU and none for CUDA, with their overloads."""
+    path = Path(torchgen.__file__).parent / "packaged/ATen/native/native_functions.yaml"
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    kernels = {
+        f"aten::{entry['func'].partition('(')[0]}": set(", ".join(entry["dispatch"]).split(", "))
+        for entry in yaml.load(path.read_text(), Loader=loader)
+        if "dispatch" in entry
+    }
+    composite = ("CompositeExplicitAutograd", "CompositeImplicitAutograd", "CompositeExplicitAutogradNonFunctional")
+    return frozenset(name for name, keys in kernels.items() if "CPU" in keys and not keys & {"CUDA", *composite})
 
 
 def _compile(library: Path) -> None:

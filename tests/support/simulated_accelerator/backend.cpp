@@ -21,6 +21,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -332,6 +333,13 @@ Tensor& set_tensor(Tensor& self, const Tensor& source) {
 
 // Operators
 
+std::set<std::string> refused;  // operators that a CPU has and a GPU has not, with their overloads
+
+void check_kernel(const c10::OperatorName& name) {
+  TORCH_CHECK_NOT_IMPLEMENTED(!refused.count(toString(name)) && name.name.rfind("mkldnn::", 0) != 0, toString(name),
+                              ": a GPU has no kernel for this operator");
+}
+
 bool takes_host_indices(const std::string& name) {
   return name == "aten::index" || name == "aten::index_put_" || name == "aten::_index_put_impl_" ||
          name == "aten::index_put" || name == "aten::_unsafe_index";
@@ -351,6 +359,7 @@ struct Call {
 
 void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const auto& schema = op.schema();
+  check_kernel(op.operator_name());
   count(schema.name());
   Call call{op, {}};
   const size_t length = schema.arguments().size();
@@ -499,6 +508,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("peak_bytes", [] { return memory.peak; });
   module.def("reset_peak", [] { memory.peak = memory.live; });
   module.def("set_limit", [](size_t bytes) { memory.limit = bytes; });
+  module.def("refuse", [](std::set<std::string> names) { refused = std::move(names); });
   module.def("synchronize", [] { Guard::wait_for_all(); });
   module.def("counts", [] {
     std::lock_guard<std::mutex> lock(count_mutex);
