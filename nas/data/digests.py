@@ -14,17 +14,18 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from nas.common.boundary import read_json, reading
+from nas.common.boundary import check_regular_file, reading
 from nas.common.errors import NasError
-from nas.common.files import write_atomically
+from nas.common.files import replace_atomically
 from nas.data.images import ImageSource
 
-_FORMAT = 1
+_FORMAT = 2
 _BATCH = 256
 _SETTLED_NS = 2_000_000_000
 """The time after which a change of a file has another modification time on every file system."""
 
-_MAX_INDEX_BYTES = 2**32
+_Entry = tuple[str, str]
+"""The size and modification time of a file, and its digest."""
 
 OnProgress = Callable[[int, int], None]
 """Receives the numbers of files hashed and to hash."""
@@ -45,19 +46,23 @@ class DigestIndex:
 
     def __init__(self, cache_directory: Path, place: Path, *, verify: bool = False) -> None:
         name = hashlib.sha256(str(place.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:32]
-        self._path = cache_directory / "contents" / f"{name}.json"
+        self._path = cache_directory / "contents" / f"{name}.jsonl"
         self._place = str(place)
         self._known = self._read()
         self._verifies = verify
         self._settled_before = time.time_ns() - _SETTLED_NS
         self._is_changed = False
 
-    def _read(self) -> dict[str, list[str]]:
+    def _read(self) -> dict[str, _Entry]:
+        # Line by line, since the text of the index of a million files is much larger than what is kept of it.
+        expected = "an index of digests"
         try:
-            values = read_json(self._path, expected="an index of digests", max_bytes=_MAX_INDEX_BYTES)
-            with reading(self._path, expected="an index of digests"):
-                known = {str(name): [str(stamp), str(digest)] for name, (stamp, digest) in values["files"].items()}
-                return known if values["format"] == _FORMAT else {}
+            check_regular_file(self._path, expected=expected, error=NasError)
+            with reading(self._path, expected=expected), self._path.open(encoding="ascii") as file:
+                if json.loads(next(file))["format"] != _FORMAT:
+                    return {}
+                entries = (json.loads(line) for line in file)
+                return {str(name): (str(stamp), str(digest)) for name, stamp, digest in entries}
         except NasError:
             return {}
 
@@ -82,17 +87,18 @@ class DigestIndex:
         """
         if modified_ns >= self._settled_before:
             return
-        self._known[name] = [stamp, digest]
+        self._known[name] = (stamp, digest)
         self._is_changed = True
 
     def save(self) -> None:
         """Write the index if it has changed; a cache that cannot be written only costs time."""
         if not self._is_changed:
             return
-        content = json.dumps({"format": _FORMAT, "place": self._place, "files": self._known})
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._path, content.encode("utf-8", "surrogatepass"))
+            with replace_atomically(self._path) as temporary, temporary.open("w", encoding="ascii") as file:
+                file.write(json.dumps({"format": _FORMAT, "place": self._place}) + "\n")
+                file.writelines(json.dumps([name, *entry]) + "\n" for name, entry in self._known.items())
         except OSError:
             return
         self._is_changed = False
@@ -116,21 +122,25 @@ def image_digests(
         on_progress: Callback that is called only if files are hashed.
     """
     index = None if cache_directory is None else DigestIndex(cache_directory, images.location, verify=verify)
-    stamps = {name: images.fingerprint(name) for name in dict.fromkeys(names)}
-    digests = {
-        name: None if index is None or stamp is None else index.get(name, stamp) for name, stamp in stamps.items()
-    }
-    unknown = [name for name, stamp in stamps.items() if stamp is not None and digests[name] is None]
+    digests: dict[str, str | None] = {}
+    unknown: list[tuple[str, str]] = []
+    for name in names:
+        if name in digests:
+            continue
+        stamp = images.fingerprint(name)
+        digests[name] = None if index is None or stamp is None else index.get(name, stamp)
+        if stamp is not None and digests[name] is None:
+            unknown.append((name, stamp))
     if not unknown:
         return digests
     batches = [unknown[start : start + _BATCH] for start in range(0, len(unknown), _BATCH)]
     done = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for batch, found in zip(batches, pool.map(lambda batch: _hashed(images, batch), batches), strict=True):
-            digests.update(found)
-            for name, digest in found.items():
+            for (name, stamp), digest in zip(batch, found, strict=True):
+                digests[name] = digest
                 if digest is not None and index is not None:
-                    index.put(name, str(stamps[name]), digest, images.modified_ns(name))
+                    index.put(name, stamp, digest, images.modified_ns(name))
             done += len(batch)
             on_progress(done, len(unknown))
     if index is not None:
@@ -138,5 +148,5 @@ def image_digests(
     return digests
 
 
-def _hashed(images: ImageSource, names: Sequence[str]) -> dict[str, str | None]:
-    return {name: images.digest(name) for name in names}
+def _hashed(images: ImageSource, batch: Sequence[tuple[str, str]]) -> list[str | None]:
+    return [images.digest(name) for name, _ in batch]

@@ -77,7 +77,9 @@ def test_archive_has_the_digests_of_the_folder(folder: Path, tmp_path: Path, has
     assert not hashed, "the checksums of its entries are unchanged"
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"format": 1, "files": {"a.png": 3}}', '{"format": 9, "files": {}}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"format": 2}\n{"a.png": 3}', '{"format": 2}\n["a.png", "4', '{"format": 9}']
+)
 def test_damaged_index_only_costs_time(folder: Path, tmp_path: Path, hashed: list[str], content: str) -> None:
     first = image_digests(open_images(folder), NAMES, tmp_path)
     hashed.clear()
