@@ -4,7 +4,6 @@ A whole search (`nas.run.phases.loop.Search`) of the demo with its own encoders,
 predictions, a journal on disk and two Ray workers; only the work of the workers is omitted.
 """
 
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from benchmarks.models import DEMO, papers_space
+from benchmarks.scaling.instant_actor import instant_result
 from nas.common.files import default_cache_directory
 from nas.common.interrupt import Interruption
 from nas.common.progress import LineReporter, Reporter
@@ -24,7 +24,7 @@ from nas.execution.ray.executor import RayExecutor
 from nas.execution.worker import CandidateWorker
 from nas.execution.worker_setup import WorkerSetup
 from nas.models.fusion.base import FusionModel
-from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
+from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.supernet import build_model
 from nas.run.executors import write_worker_setup
 from nas.run.phases.loop import Search
@@ -62,30 +62,14 @@ def configuration(strategy: str, together: int, trials: int) -> Config:
 
 
 def search(config: Config, directory: Path) -> dict[str, float]:
-    """Run the whole search, and return its figures."""
-    with (directory / "search.log").open("w") as log:
-        reporter = Timeline(log)
-        prepared = prepare_demo(config, reporter)
-        setup = write_worker_setup(config, prepared, directory, thread_count=1)
-        # An existing supernet is not trained; instant workers do not read it.
-        save_weights(setup.supernet_path, small_model(prepared), steps="0")
-        started = time.perf_counter()
-        for architecture in SearchSpace(
-            PMFArchitecture, {**config.space.choices, "mapping_width": LARGER["mapping_width"][:1]}
-        ):
-            prepared.memory.predict(architecture)
-        warm_up_seconds = time.perf_counter() - started
+    """Run the whole search on a private Ray, and return its figures."""
+
+    def private_executor(setup: WorkerSetup) -> RayExecutor:
         placement = Placement(worker_count=WORKERS, most_by_memory=WORKERS, threads=1)
-        with open_study(config, directory) as study:
-            executor = RayExecutor(setup, placement=placement, factory=InstantWorker)
-            try:
-                build_search(config, prepared, setup, study, executor, reporter).run(compares=False)
-            finally:
-                executor.close()
-            trials = config.budget.trials or 0
-            promoted = int(trials * config.search.promotion_fraction)
-            if (study.count("one_shot"), study.count("short")) != (trials, promoted):
-                raise SystemExit(f"{study.count('one_shot')} of {trials} trials ended; expected all of them")
+        return RayExecutor(setup, placement=placement, factory=InstantWorker)
+
+    reporter, warm_up_seconds = run_search(config, directory, private_executor)
+    trials = config.budget.trials or 0
     early = trials // 10
     first, last = reporter.cost(early - early // 2, early), reporter.cost(trials - early // 2, trials)
     return {
@@ -98,6 +82,44 @@ def search(config: Config, directory: Path) -> dict[str, float]:
         "resident_bytes": resident_bytes(),
         "resident_growth_bytes": last.resident_bytes - first.resident_bytes,
     }
+
+
+def run_search(
+    config: Config, directory: Path, build_executor: Callable[[WorkerSetup], RayExecutor]
+) -> "tuple[Timeline, float]":
+    """Run a whole search.
+
+    Args:
+        config: The configuration, with a budget in trials.
+        directory: The run directory.
+        build_executor: Function that starts the workers.
+
+    Returns:
+        The moments of all trials, and the seconds that the memory predictions took before the first one.
+    """
+    with (directory / "search.log").open("w") as log:
+        reporter = Timeline(log)
+        prepared = prepare_demo(config, reporter)
+        setup = write_worker_setup(config, prepared, directory, thread_count=1)
+        # An existing supernet is not trained; instant workers do not read it.
+        save_weights(setup.supernet_path, small_model(prepared), steps="0")
+        started = time.perf_counter()
+        for architecture in SearchSpace(
+            PMFArchitecture, {**config.space.choices, "mapping_width": LARGER["mapping_width"][:1]}
+        ):
+            prepared.memory.predict(architecture)
+        warm_up_seconds = time.perf_counter() - started
+        with open_study(config, directory) as study:
+            executor = build_executor(setup)
+            try:
+                build_search(config, prepared, setup, study, executor, reporter).run(compares=False)
+            finally:
+                executor.close()
+            trials = config.budget.trials or 0
+            promoted = int(trials * config.search.promotion_fraction)
+            if (study.count("one_shot"), study.count("short")) != (trials, promoted):
+                raise SystemExit(f"{study.count('one_shot')} of {trials} trials ended; expected all of them")
+    return reporter, warm_up_seconds
 
 
 def small_model(prepared: SearchContext) -> FusionModel:
@@ -235,30 +257,8 @@ class InstantWorker(CandidateWorker):
         self, job: Job, *, limit_bytes: int | None, should_stop: Callable[[], bool] = lambda: False
     ) -> list[Result | Failure]:
         del limit_bytes, should_stop
-        return [self._instant_result(member) for member in job.members]
-
-    def _instant_result(self, job: Job) -> Result:
-        score = self._score_by_formula(job)
-        return Result(
-            key=job.key,
-            architecture=job.architecture,
-            stage=job.stage,
-            score=score,
-            metrics={"accuracy": score, "balanced_accuracy": score, "macro_f1": score},
-            step_count=job.step_count,
-            supernet_steps=self.setup.config.supernet.steps,
-            seed=job.seed,
-            seconds=0.001,
-            predicted_peak_bytes=job.predicted_peak_bytes,
-            measured_peak_bytes=job.predicted_peak_bytes,
-            micro_batches=job.micro_batches,
-        )
-
-    def _score_by_formula(self, job: Job) -> float:
-        """Return a score that is highest in the middle of the space, with noise: learning strategies converge to it."""
-        choices, architecture = self.setup.config.space.choices, job.architecture.values()
-        places = [choices[gene].index(architecture[gene]) / (len(choices[gene]) - 1) for gene in GENES]
-        return 0.9 - sum((place - 0.5) ** 2 for place in places) / 2 + random.Random(job.seed).uniform(0, 0.1)
+        config = self.setup.config
+        return [instant_result(member, config.space.choices, config.supernet.steps) for member in job.members]
 
 
 class ProposalReady(Exception):
