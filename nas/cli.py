@@ -11,7 +11,7 @@ from nas.common.boundary import reading
 from nas.common.errors import ArgumentError, NasError
 from nas.common.fast_imports import import_frameworks
 from nas.common.interrupt import Interrupted, ending_by_exception
-from nas.common.output import OutputStream, ReaderGone, complain, resilient_output, visible, warn
+from nas.common.output import OutputStream, ReaderGone, complain, resilient_output, visible
 from nas.common.shortage import shortage
 from nas.config.choices import COLUMNS
 from nas.run.arguments import parse_budgets, parse_memory_budget, parse_pick
@@ -275,28 +275,9 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     import_frameworks()
-    from nas.common.devices import device_of
-    from nas.run.evaluate import ALL, evaluate_exported
-    from nas.run.evaluation_data import evaluation_data
-    from nas.run.progress_lines import metric_line
+    from nas.run.evaluate_command import evaluate
 
-    device = device_of(options.device)
-    columns = {name: value for name in COLUMNS if (value := getattr(options, f"{name}_column")) is not None}
-    data, is_whole = evaluation_data(
-        options.model, options.data, reader=options.reader, images=options.images, columns=columns
-    )
-    metrics, count, notes = evaluate_exported(
-        options.model,
-        data,
-        ALL if is_whole else options.split,
-        device=device,
-        accept_changed=options.accept_changed,
-        on_note=warn,
-    )
-    for name, value in metrics.items():
-        print(metric_line(name, value, count))
-    for note in notes:
-        print(f"note: {note}")
+    evaluate(options)
 
 
 def _predict(options: argparse.Namespace) -> int:

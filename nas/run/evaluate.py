@@ -19,6 +19,7 @@ from nas.data.inputs import Input
 from nas.data.samples import Dataset, Samples
 from nas.run.exported_model import ExportedModel, open_exported
 from nas.run.prediction.batches import checked_outcomes
+from nas.training.class_scores import Details, describe_errors
 from nas.training.metrics import evaluate_logits
 
 ALL = "all"
@@ -32,11 +33,13 @@ class Evaluation(NamedTuple):
         metrics: The metrics by name.
         num_samples: The number of samples.
         notes: What was evaluated, and what is worth knowing about the files, one line each.
+        details: The scores of the classes, the confusion matrix and the calibration.
     """
 
     metrics: dict[str, float]
     num_samples: int
     notes: list[str]
+    details: Details
 
 
 def evaluate_exported(
@@ -63,6 +66,11 @@ def evaluate_exported(
         DataError: If the data cannot be used, or has labels that are unknown to the model.
     """
     exported = open_exported(directory, device=device, accept_changed=accept_changed, on_note=on_note)
+    return evaluate_model(exported, data, split)
+
+
+def evaluate_model(exported: ExportedModel, data: DataConfig, split: str) -> Evaluation:
+    """Evaluate an opened model on a split; see `evaluate_exported`."""
     several = exported.has_several_labels
     if READERS[data.reader].has_label_keys:
         data = data.replace(labels="several" if several else "one")
@@ -76,15 +84,22 @@ def evaluate_exported(
     samples = readable.splits[split]
     logits = logits_of_samples(exported, samples, images)
     threshold = exported.threshold if several else None
-    metrics = evaluate_logits(logits, torch.from_numpy(samples.labels), threshold)
-    return Evaluation(metrics, len(samples), [*notes, *skipped, *image_notes(images)])
+    labels = torch.from_numpy(samples.labels)
+    return Evaluation(
+        evaluate_logits(logits, labels, threshold),
+        len(samples),
+        [*notes, *skipped, *image_notes(images)],
+        describe_errors(logits, labels, exported.class_names, threshold),
+    )
 
 
 def _read_samples(data: DataConfig, split: str, class_names: tuple[str, ...]) -> tuple[Samples, list[str]]:
     """Return the samples of a split, or all, and lines about them."""
     if split == ALL:
         samples, notes = read_all_samples(data, class_names)
-        return samples, [f"{data.location}: all {len(samples)} samples are evaluated", *notes]
+        lacks_split = READERS[data.reader].has_label_keys and data.columns.split is None
+        why = "has no column of splits; " if lacks_split else ""
+        return samples, [f"{data.location}: {why}all {len(samples)} samples are evaluated", *notes]
     dataset = read_dataset(data, (split,), class_names=class_names)
     samples, notes = dataset.splits[split], list(dataset.notes)
     if data.columns.split is None and READERS[data.reader].has_label_keys:

@@ -136,7 +136,7 @@ class Finalizer:
             facts |= {key: entry[key] for key in ("test", "test_samples", "latency_seconds") if key in entry}
         else:
             self._reporter.note(f"{role}: evaluating the exported and reloaded model on the test split")
-            metrics, count, _ = evaluate_exported(target, self._config.data, "test")
+            metrics, count, *_ = evaluate_exported(target, self._config.data, "test")
             facts |= {"test": metrics, "test_samples": count, "latency_seconds": self._latency_seconds(model)}
         describe(target, facts)
         return {

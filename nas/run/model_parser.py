@@ -30,6 +30,9 @@ def add_evaluate(commands: Commands) -> argparse.ArgumentParser:
         help="split to evaluate (default: test, or all where the data set has no column of splits)",
     )
     _add_columns(parser, COLUMNS)
+    parser.add_argument("--json", action="store_true", help="print the whole report as JSON")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the whole report to a JSON file")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     add_device(parser)
     add_accept_changed(parser)
     return parser

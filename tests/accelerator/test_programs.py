@@ -12,8 +12,8 @@ pytestmark = pytest.mark.accelerator
 
 
 def scores(printed: str) -> dict[str, float]:
-    """Return the metrics that `evaluate` has printed."""
-    lines = [line.split(" (")[0].split(": ") for line in printed.splitlines() if not line.startswith("note")]
+    """Return the metrics that `evaluate` has printed, which are its first lines."""
+    lines = [line.split(" (")[0].split(": ") for line in printed.partition("\n\n")[0].splitlines()]
     return {name: float(value) for name, value in lines}
 
 

@@ -121,7 +121,7 @@ def test_all_rows_of_a_manifest_without_splits_are_evaluated(
     assert main(["evaluate", str(run / "best"), "--data", str(new), *images]) == 0
     shown = capsys.readouterr().out.splitlines()
     count = len(table) - 1 - sum(split != "test" for _, _, split in table[1:])
-    assert shown[-1] == f"note: {new}: all {count} samples are evaluated"
+    assert shown[-1] == f"note: {new}: has no column of splits; all {count} samples are evaluated"
     assert main(["evaluate", str(run / "best"), "--data", str(project.manifest), *images]) == 0
     assert capsys.readouterr().out.splitlines() == shown[:-1], "the split column is respected where it exists"
     assert main(["evaluate", str(run / "best"), "--data", str(project.manifest), *images, "--split", "all"]) == 0
