@@ -48,7 +48,8 @@ from nas.memory.prediction import bytes_with_fragmentation
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.pmf.architecture import GENES
 from nas.run.executors import write_worker_setup
-from nas.run.prepare import SearchContext, needed_entry_layers, prepare
+from nas.run.prepare import SearchContext, prepare
+from nas.run.sources import needed_entry_layers
 from nas.search.keys import CandidateKey
 from nas.search.space import Architecture, SearchSpace
 from nas.search.trial import Failure, Job, Result, architecture_seed

@@ -29,7 +29,7 @@ from nas.data.text_check import check_texts
 from nas.memory.measurement import private_bytes, release_freed_memory
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.pmf.architecture import PMFArchitecture
-from nas.run.prepare import needed_entry_layers, resolve_checkpoints
+from nas.run.sources import needed_entry_layers, resolve_checkpoints
 from nas.search.space import EntryLayers
 from nas.training.batches import BatchSchedule
 from nas.training.evaluate import predict_logits

@@ -11,7 +11,7 @@ from nas.data.contents import DATA, Contents, changed_samples
 from nas.data.samples import Dataset
 from nas.models.encoders.digests import weight_files
 from nas.run.directory import CONTENTS
-from nas.run.prepare import resolve_checkpoints
+from nas.run.sources import resolve_checkpoints
 
 _FILES = {"config": "config.json", "processor": "preprocessor_config.json", "tokenizer": "the files of the tokenizer"}
 _DIGEST_SHOWN = 16

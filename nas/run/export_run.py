@@ -15,9 +15,9 @@ from nas.run.export_ensemble import export_ensemble
 from nas.run.finalize import identity, read_report
 from nas.run.model_card import describe
 from nas.run.model_parts import ModelParts
-from nas.run.prepare import resolve_checkpoints
 from nas.run.roles import ExportRule
 from nas.run.select import find_result, latest_results, pick_result
+from nas.run.sources import resolve_checkpoints
 from nas.search.trial import Result
 
 _NO_OVERRIDES = Overrides()

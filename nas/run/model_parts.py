@@ -8,7 +8,8 @@ from nas.data.preprocessing import Preprocessor
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import load_encoder
 from nas.models.encoders.pretrained import load_image_processor, load_tokenizer
-from nas.run.prepare import SearchContext, resolve_checkpoints
+from nas.run.prepare import SearchContext
+from nas.run.sources import resolve_checkpoints
 
 
 @dataclass(frozen=True)

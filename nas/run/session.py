@@ -19,6 +19,7 @@ from nas.config.schema import Config
 from nas.execution.base import Executor
 from nas.memory.measurement import keep_freed_memory
 from nas.run.answer import excluded_models
+from nas.run.build_help import build_helpers
 from nas.run.checks import check_memory
 from nas.run.choose_ensemble import choose_ensemble
 from nas.run.contents import check_contents, write_contents
@@ -82,6 +83,7 @@ def create_session(
         reporter=reporter,
         verify=options.verify,
         device=options.own_device,
+        helpers=build_helpers(config, options, reporter),
     )
     create_directory(directory)
     run = Run(
@@ -187,6 +189,7 @@ class Session:
                     verify=self._options.verify,
                     check=partial(check_contents, self._directory, self._run.contents, self._run.config),
                     device=self._options.own_device,
+                    helpers=build_helpers(self._run.config, self._options, self._reporter),
                 ),
             )
 

@@ -30,7 +30,7 @@ from nas.data.features.threads import BuildLimits, BuildThreads, batch_bytes
 from nas.data.features.writer import ArrayFiles
 from nas.models.encoders.base import Encoder
 
-_BUILD = "build.json"
+BUILD = "build.json"
 _POLL_SECONDS = 0.2
 
 OnProgress = Callable[[int, int], None]
@@ -113,7 +113,7 @@ class FeatureBuild:
             directory: The folder of the build.
         """
         try:
-            values = json.loads((directory / _BUILD).read_text(encoding="utf-8"))
+            values = json.loads((directory / BUILD).read_text(encoding="utf-8"))
             is_same = values["plan"] == self._digest and all(
                 (directory / array.name).stat().st_size == array.file_bytes for array in self.plan.arrays
             )
@@ -153,7 +153,7 @@ class FeatureBuild:
         for path in (*(directory / split for split in self._splits), directory, directory.parent):
             sync_directory(path)
         content = {"plan": self._digest, "build": uuid.uuid4().hex}
-        write_atomically(directory / _BUILD, json.dumps(content).encode())
+        write_atomically(directory / BUILD, json.dumps(content).encode())
 
     def threads(self, limits: BuildLimits) -> BuildThreads:
         """Return the threads of this process that compute.
@@ -280,5 +280,5 @@ def delete_progress(directory: Path) -> None:
     Args:
         directory: The folder of the build or the finished store.
     """
-    (directory / _BUILD).unlink(missing_ok=True)  # without it the records count for nothing
+    (directory / BUILD).unlink(missing_ok=True)  # without it the records count for nothing
     BlockBoard.delete(directory)

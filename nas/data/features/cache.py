@@ -22,10 +22,12 @@ from nas.data.augmentation import PARAMETERS
 from nas.data.features.build import FeatureBuild, OnProgress, delete_progress
 from nas.data.features.encode import NotFiniteError
 from nas.data.features.files import FORMAT, find_damage, seal_store
+from nas.data.features.helpers import BuildHelpers, HelpedProgress, HelpOrder
 from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureStore
 from nas.data.features.threads import BuildLimits
 
+_BUILDING = ".building"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 OnNote = Callable[[str], None]
@@ -41,6 +43,7 @@ def open_or_build(
     on_note: OnNote,
     verify: bool = False,
     limits: BuildLimits | None = None,
+    helpers: BuildHelpers | None = None,
 ) -> FeatureStore:
     """Return the features of a data set at every layer where models start to compute, cached or computed now.
 
@@ -53,6 +56,7 @@ def open_or_build(
         on_note: Callback that receives notes for the user about builds, waiting and repairs.
         verify: Whether to hash all files of an existing store, whatever their times.
         limits: The cores and the memory that a build may use; None for one core.
+        helpers: Starts processes on other machines that share the cache, if the build takes long; None without them.
 
     Raises:
         DataError: If an image cannot be read, a feature exceeds the storage type, or disk space is insufficient.
@@ -63,10 +67,35 @@ def open_or_build(
         try:
             directory.parent.mkdir(parents=True, exist_ok=True)
             with _lock(directory.with_name(f"{key}.lock"), on_note):
-                _build_unless_intact(directory, sources, features, limits or BuildLimits(), on_progress, on_note)
+                _build_unless_intact(
+                    directory, sources, features, limits or BuildLimits(), helpers, on_progress, on_note
+                )
         except OSError as error:
             raise DataError(f"{cache_directory}: the features cannot be stored: {error.strerror or error}") from error
     return FeatureStore(directory, (sources.image_encoder, sources.text_encoder))
+
+
+def help_build(sources: FeatureSources, features: FeaturesConfig, order: HelpOrder, limits: BuildLimits) -> None:
+    """Compute blocks of a build that another process has started, until all are finished or claimed.
+
+    Args:
+        sources: The data set and the encoders.
+        features: Storage type, number of views, and disk budget.
+        order: The build.
+        limits: The cores and the memory that this process may use.
+
+    Raises:
+        DataError: If data or encoders differ from those of the build, an image cannot be read, or a feature exceeds the
+            storage type.
+    """
+    key = order.building.name.removesuffix(_BUILDING)
+    build = FeatureBuild(sources, features)
+    if _cache_key(sources, features) != key or build.identity(order.building) != order.identity:
+        raise DataError(
+            f"{order.building}: data, encoders or program of this machine differ from those of the build; expected "
+            f"features {key}, got {_cache_key(sources, features)}"
+        )
+    build.help(order.building, build.threads(limits))
 
 
 def _cache_key(sources: FeatureSources, features: FeaturesConfig) -> str:
@@ -104,10 +133,11 @@ def _build_unless_intact(
     sources: FeatureSources,
     features: FeaturesConfig,
     limits: BuildLimits,
+    helpers: BuildHelpers | None,
     on_progress: OnProgress,
     on_note: OnNote,
 ) -> None:
-    building = directory.with_name(f"{directory.name}.building")
+    building = directory.with_name(f"{directory.name}{_BUILDING}")
     if directory.is_dir():
         damage = find_damage(directory)
         if damage is None:
@@ -126,7 +156,10 @@ def _build_unless_intact(
             build.start(building)
         elif build.has_finished_blocks(building):
             on_note("features: resuming an interrupted build")
-        build.run(building, on_progress, build.threads(limits))
+        threads = build.threads(limits)
+        order = HelpOrder(building.resolve(), build.identity(building) or "", threads.per_batch)
+        with HelpedProgress(helpers, order, on_progress) as progress:
+            build.run(building, progress, threads)
         seal_store(
             building,
             build.plan,

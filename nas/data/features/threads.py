@@ -20,20 +20,22 @@ class BuildLimits:
     Args:
         cores: The number of cores.
         memory_bytes: The memory of all threads that compute; None if there is no limit.
+        per_batch: The number of threads with which each batch is computed; None to share the cores evenly.
     """
 
     cores: int = 1
     memory_bytes: int | None = None
+    per_batch: int | None = None
 
     def threads(self, one_bytes: int) -> "BuildThreads":
-        """Return as many threads as the limits allow, at least one; they share the cores.
+        """Return as many threads as the limits allow, at least one.
 
         Args:
             one_bytes: The memory that each thread needs.
         """
-        most = self.cores if self.memory_bytes is None else min(self.cores, self.memory_bytes // one_bytes)
-        count = max(most, 1)
-        return BuildThreads(count, max(self.cores // count, 1))
+        most = self.cores // (self.per_batch or 1)
+        count = max(most if self.memory_bytes is None else min(most, self.memory_bytes // one_bytes), 1)
+        return BuildThreads(count, self.per_batch or max(self.cores // count, 1))
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from nas.run.comparison.testing import table_row
 from nas.run.comparison.training import EntryTrainer, TrainedEntry
 from nas.run.defaults import complete
 from nas.run.executors import ExecutionOptions
-from nas.run.prepare import check_encoders
 from nas.run.search import apply_overrides
+from nas.run.sources import check_encoders
 from nas.run.surroundings import check_surroundings
 from nas.storage.lease import Holder, LockFile
 

@@ -10,6 +10,7 @@ from nas.config.schema import Config
 from nas.data.contents import Contents
 from nas.data.samples import Dataset
 from nas.models.fusion.base import sizes_of
+from nas.run.build_help import build_helpers
 from nas.run.comparison.files import FACTS, read_stored
 from nas.run.contents import check_contents, write_contents
 from nas.run.executors import ExecutionOptions
@@ -112,6 +113,7 @@ def prepare_entry(
         verify=settings.options.verify,
         check=lambda dataset, contents: _check_contents(folder, config, dataset, contents),
         device=settings.options.own_device,
+        helpers=build_helpers(config, settings.options, data_reporter),
     )
     architecture = found or prepared.default
     if is_other:

@@ -12,9 +12,12 @@ import torch
 from nas.common.errors import DataError
 from nas.config.data_schema import FeaturesConfig
 from nas.data.features import blocks as feature_blocks
+from nas.data.features import helpers as feature_helpers
 from nas.data.features import inputs as feature_inputs
 from nas.data.features.blocks import BlockBoard, BlockRecord
 from nas.data.features.build import FeatureBuild
+from nas.data.features.cache import help_build, open_or_build
+from nas.data.features.helpers import BuildHelpers, HelpOrder
 from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureStore
 from nas.data.features.threads import BuildLimits, BuildThreads, batch_bytes
@@ -162,3 +165,47 @@ def test_memory_limits_the_threads_which_share_the_cores(sources: FeatureSources
     sizes: dict[str, Any] = {"stored_arrays": (3, 3), "image_shape": (3, 16, 16)}
     few, many = (batch_bytes(encoders, token_counts=(17, tokens), has_scores=True, **sizes) for tokens in (8, 512))
     assert few < many
+
+
+class Recorded(BuildHelpers):
+    """Helpers that compute the rest of a build at their second update, and record what they are asked."""
+
+    def __init__(self, sources: FeatureSources) -> None:
+        self.sources = sources
+        self.orders: list[HelpOrder] = []
+        self.is_closed = False
+
+    def update(self, order: HelpOrder) -> None:
+        self.orders.append(order)
+        if len(self.orders) == 2:
+            assert order.is_here
+            assert not HelpOrder(order.building, "another", 1).is_here
+            assert not HelpOrder(order.building / "missing", order.identity, 1).is_here
+            help_build(self.sources, FEATURES, order, BuildLimits())
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_helpers_are_started_when_the_rest_takes_long(
+    sources: FeatureSources, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helpers, seen = Recorded(sources), [0]
+    features: dict[str, Any] = {"on_note": lambda text: None, "helpers": helpers}
+    open_or_build(sources, FEATURES, tmp_path / "short", on_progress=nothing, **features)
+    assert not helpers.orders, "it takes less than a minute"
+    monkeypatch.setattr(feature_helpers, "WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(feature_helpers, "_UPDATE_SECONDS", 0.0)
+    store = open_or_build(
+        sources, FEATURES, tmp_path / "long", on_progress=lambda done, total: seen.append(done), **features
+    )
+    assert content(store) == whole and len(helpers.orders) >= 2 and helpers.is_closed
+    assert seen[-1] == 96 and len(seen) < 10, "others have computed most of it"
+
+
+def test_help_with_a_build_of_other_data_is_refused(sources: FeatureSources, tmp_path: Path) -> None:
+    directory = tmp_path / "0123.building"
+    found = started(sources, directory)
+    order = HelpOrder(directory, found.identity(directory) or "", 1)
+    with pytest.raises(DataError, match="of this machine differ from those of the build; expected features 0123, got"):
+        help_build(sources, FEATURES, order, BuildLimits())
