@@ -1,10 +1,12 @@
 """Generated data sets have the form of the distributed ones, and growth is computed as stated."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import scale_estimate
 from benchmarks.scale import bytes_at_a_million, sample_problems, slope
 from benchmarks.scale_data.archives import write_data_set
 from benchmarks.scale_data.food101 import write_food101
@@ -14,6 +16,7 @@ from nas.config.data_schema import DataConfig, HeldOutConfig
 from nas.config.load import load_config
 from nas.data.dataset import open_dataset_images, read_dataset
 from nas.data.samples import SPLITS
+from tests.support.paths import REPOSITORY
 
 
 def test_generated_food101_is_read_as_distributed(tmp_path: Path) -> None:
@@ -49,6 +52,27 @@ def test_generated_archives_hold_every_sample_once(tmp_path: Path) -> None:
     images = [name for split in SPLITS for name in found.splits[split].images]
     assert len(set(images)) == len(images) == 200 and len({name.split("/")[0] for name in images}) == 8
     assert open_dataset_images(config.data).find_unreadable(images) == []
+
+
+def test_page_about_scale_has_the_present_estimates(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", ["scale_estimate"])
+        scale_estimate.main()
+    assert capsys.readouterr().out in (REPOSITORY / "docs" / "scale.md").read_text(encoding="utf-8")
+
+
+def test_features_of_food101_have_the_size_of_the_hidden_states_of_one_layer() -> None:
+    (task,) = (task for task in scale_estimate.TASKS if task.name == "Food-101")
+    assert scale_estimate.feature_bytes(task) == (65_101 * 197 + 65_101 * 20) * 768 * 2
+
+
+def test_operations_of_a_layer_are_those_of_its_products() -> None:
+    """Four projections, two of the feed-forward network of four times the width, scores and weighted sums."""
+    tokens, width = 197, 768
+    products = [(width, width)] * 4 + [(width, 4 * width), (4 * width, width)]
+    attention = 2 * 2 * tokens * tokens * width
+    expected = sum(2 * tokens * rows * columns for rows, columns in products) + attention
+    assert scale_estimate.layer_operations(tokens) == expected
 
 
 def figures(samples: int, seconds: float, peak: int) -> dict[str, Any]:
