@@ -135,6 +135,7 @@ def _overrides(options: argparse.Namespace) -> "Overrides":
         seed=getattr(options, "seed", None),
         deterministic=getattr(options, "deterministic", None),
         warm_start=getattr(options, "warm_start", None),
+        precision=getattr(options, "precision", None),
         **_places(options),
     )
 

@@ -3,12 +3,14 @@
 An accelerator is what `torch.accelerator` finds: a CUDA GPU, or another kind whose backend is loaded.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nas.common.errors import ExecutionError
+from nas.common.precision import Precision
 
 CPU = torch.device("cpu")
 _KINDS = ("cuda",)
@@ -72,6 +74,35 @@ def is_accelerator(device: torch.device) -> bool:
 def has_fused_updates(device: torch.device) -> bool:
     """Return whether optimizers can update all tensors of a model in one kernel, without further memory."""
     return device.type == "cuda"
+
+
+def fast_precision(device: torch.device) -> Precision:
+    """Return the precision that a device is fast at: bfloat16 on GPUs with units for it, otherwise float32.
+
+    A GPU that is on other machines only cannot be asked, and processors differ: some take longer for bfloat16.
+    """
+    has_units = device.type == "cuda" and torch.cuda.is_available() and torch.cuda.is_bf16_supported(False)
+    return "bfloat16" if has_units else "float32"
+
+
+def precision_of(choice: str, device: torch.device) -> Precision:
+    """Return the precision that a user has chosen for a device: `float32`, `bfloat16`, or `auto`."""
+    return "bfloat16" if "bfloat16" in (choice, choice == AUTO and fast_precision(device)) else "float32"
+
+
+def computing_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which products on a device are computed with a precision.
+
+    It is for forward passes and losses; backward passes run outside of it, with the dtypes that these have left.
+    """
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def product_dtype(precision: Precision) -> torch.dtype:
+    """Return the dtype of the factors of products with a precision."""
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
 def total_bytes(device: torch.device) -> int:

@@ -29,6 +29,7 @@ _PLACEHOLDERS: Mapping[tuple[str, str], Any] = {
     ("recipe", "weight_decay"): 1.0,
     ("recipe", "batch_size"): 1,
     ("recipe", "epochs"): 1,
+    ("recipe", "precision"): "float32",
     ("supernet", "steps"): 1,
     ("search", "short_training_steps"): 1,
     ("budget", "memory"): "1GiB",

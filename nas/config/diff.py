@@ -6,6 +6,8 @@ from typing import Any
 
 _FREE_SECTIONS = ("budget", "compare")
 _FREE_KEYS = frozenset({"features.disk"})  # cached or computed, features are equal up to the rounding to float16
+_ADDED_KEYS = {"recipe.precision": "float32"}
+"""Keys that older runs lack, with the value that all of them had."""
 _FIXED_KEYS = frozenset({"budget.oversized"})  # changes how a candidate is trained, not how many are
 
 
@@ -22,7 +24,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     Returns:
         One line per key, in alphabetical order: its dotted path, the old value and the new value.
     """
-    before, after = dict(_leaves(old)), dict(_leaves(new))
+    before, after = {**_ADDED_KEYS, **dict(_leaves(old))}, {**_ADDED_KEYS, **dict(_leaves(new))}
     free = frozenset() if after.get("deterministic") else _FREE_KEYS
     return [
         f"{path}: {_as_json(before, path)} → {_as_json(after, path)}"

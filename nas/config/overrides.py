@@ -28,6 +28,7 @@ class Overrides:
             passes them to `apply`.
         data: The manifest or folder of the data set, where it is now.
         images: The folder or ZIP file of the images.
+        precision: The precision of training and evaluation, or `auto`.
         image_encoder: The image encoder.
         text_encoder: The text encoder.
     """
@@ -39,6 +40,7 @@ class Overrides:
     seed: int | None = None
     deterministic: bool | None = None
     warm_start: Path | None = None
+    precision: str | None = None
     data: str | None = None
     images: str | None = None
     image_encoder: str | None = None
@@ -66,6 +68,8 @@ class Overrides:
         search["initial_architectures"] += [architecture.as_dict() for architecture in initial_architectures]
         if self.seed is not None:
             values["seed"] = self.seed
+        if self.precision is not None:
+            values["recipe"]["precision"] = self.precision
         if self.deterministic is not None:
             values["deterministic"] = self.deterministic
         for key, path in self._places(config).items():

@@ -5,6 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from nas.common.precision import Precision
 from nas.common.units import MAX_COUNT
 from nas.config.choices import ClassifierStart, ClassWeights, Optimizer, Sampling, Schedule
 from nas.config.section import Automatic, FromFile, Rejected, Section
@@ -107,6 +108,11 @@ class RecipeConfig(Section):
     class_weights: ClassWeights = Field(default="none", description="The weight of each class in the loss.")
     label_smoothing: Annotated[Number, Automatic("0.1; 0 in files that set `optimizer`")] = Field(
         ge=0, le=0.9, description="The fraction of the target that is spread over all classes."
+    )
+    precision: Annotated[Precision, Automatic("bfloat16 on a GPU that is fast at it, otherwise float32")] = Field(
+        default="float32",
+        description="The precision of products in training and evaluation. With bfloat16, products are computed by "
+        "autocast; trained weights, logits, losses and metrics stay float32.",
     )
 
     @field_validator("steps")

@@ -53,4 +53,5 @@ def speed_result(
         predicted_peak_bytes=job.predicted_peak_bytes,
         measured_peak_bytes=0,
         micro_batches=job.micro_batches,
+        precision=recipe.precision,
     )

@@ -66,7 +66,7 @@ class CandidateWorker:
         map_large_tensors()
         load_torchmetrics()
         self.setup = setup
-        self._device = torch.device(setup.device)
+        self._device, self._precision = torch.device(setup.device), setup.config.recipe.precision
         self._grant = MemoryGrant(self._device, base_bytes=base_bytes, on_exceeded=on_exceeded)
         self._image_encoder, self._text_encoder = (
             # A family that trains an encoder copies it; only the copy is moved to the device.
@@ -174,6 +174,7 @@ class CandidateWorker:
             micro_batches=job.micro_batches,
             latency_seconds=latency,
             kept_freed_memory=self._grant.keeps_freed_memory,
+            precision=self._precision,
         )
 
     def _latency_seconds(self, job: Job) -> float | None:
@@ -187,7 +188,7 @@ class CandidateWorker:
         split = self._store.splits["validation"]
         size = min(search.latency_batch, len(split))
         model = self.fresh_model(job) if job.stage == "full" else self.supernet()
-        return forward_seconds(model, split, job.architecture, size)
+        return forward_seconds(model, split, job.architecture, size, precision=self._precision)
 
     def _score(self, job: Job, should_stop: Callable[[], bool]) -> list[Tensor]:
         """Return the validation logits of every member with the supernet's weights."""
@@ -200,6 +201,7 @@ class CandidateWorker:
                 self._store.splits["validation"],
                 [member.architecture for member in members],
                 batch_size=size,
+                precision=self._precision,
                 should_stop=should_stop,
             )
             logits |= zip([member.key for member in members], values, strict=True)
@@ -233,7 +235,7 @@ class CandidateWorker:
             should_stop=should_stop,
         )
         validation = self._store.splits["validation"]
-        logits = predict_logits(model, validation, batch_size=size, should_stop=should_stop)
+        logits = predict_logits(model, validation, batch_size=size, precision=self._precision, should_stop=should_stop)
         save_weights(self.setup.weights_path(job.key, job.stage), model, **training_facts(job))
         if job.stage == "full" and isinstance(job.key, _MAY_JOIN_ENSEMBLES):
             keep_logits(self.setup.logits_path(job.key), logits, job)

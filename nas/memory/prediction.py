@@ -95,7 +95,7 @@ TraceKey: TypeAlias = tuple[TrainingStep, Architecture]
 
 @dataclass(frozen=True)
 class TraceCache:
-    """Results of traces, which predictors with the same encoders, label smoothing, features and task may share.
+    """Results of traces, which predictors with the same encoders, label smoothing, precision, features and task share.
 
     The number of training samples and all other settings of the recipe may differ, and so may the space: the supernet
     is part of the key of a step that trains one of its slices.

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from nas.common.devices import product_dtype
 from nas.config.data_schema import FeaturesConfig
 from nas.config.training_schema import RecipeConfig
 from nas.data.features.store import Batch
 from nas.memory.tracing import ShapeTracer, Trace
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import build_encoder
+from nas.models.encoders.held_weights import hold_products_in
 from nas.models.fusion.base import FusionModel, sizes_of
 from nas.models.fusion.data_attention import DataAttention
 from nas.models.fusion.model_classes import load_model_class
@@ -90,6 +92,9 @@ class StepTracer:
         self._shape_tracer = ShapeTracer()
         with self._shape_tracer:
             self._encoders = build_encoder(image_config), build_encoder(text_config)
+            if recipe.precision != "float32":
+                for encoder in self._encoders:
+                    hold_products_in(encoder, product_dtype(recipe.precision))
         self._sizes = sizes_of(*self._encoders)
         self._recipe = recipe
         self._features = features

@@ -1,8 +1,10 @@
 """Start and resume searches, of one arm or of several."""
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
+from nas.common.devices import fast_precision
 from nas.common.errors import StudyError
 from nas.common.files import check_writable
 from nas.common.progress import Reporter
@@ -10,12 +12,14 @@ from nas.config.diff import differences
 from nas.config.load import Arm, load_arms
 from nas.config.overrides import Overrides
 from nas.config.places import without_places
+from nas.config.section import AUTO
 from nas.run.arms.arms_search import ArmsSearch
 from nas.run.arms.directory import (
     ArmsRun,
     is_arms_run,
     read_arms_run,
     with_overrides,
+    with_precision,
     write_arms_run,
 )
 from nas.run.directory import CONFIG, check_new_directory, is_run
@@ -50,11 +54,14 @@ def start(source: Path, directory: Path, overrides: Overrides, options: Executio
         return
     run = with_overrides(arms, overrides)
     if is_run(directory):
-        _check_same(read_arms_run(directory), run, directory, source)
+        known = read_arms_run(directory)
+        run = with_precision(run, known.arms[0].config.recipe.precision)
+        _check_same(known, run, directory, str(source))
         reporter.note(f"{directory} holds this search; resuming it")
     else:
         check_new_directory(directory)
         check_surroundings(options, options.storage)
+        run = with_precision(run, fast_precision(options.workers_device))
     _run(directory, run, options, reporter, source=str(source))
 
 
@@ -74,7 +81,11 @@ def resume(directory: Path, overrides: Overrides, options: ExecutionOptions, rep
     if not is_arms_run(directory):
         resume_one(directory, overrides, options, reporter)
         return
-    run = with_overrides(read_arms_run(directory).arms, overrides)
+    known = read_arms_run(directory)
+    if overrides.precision == AUTO:  # that of the run
+        overrides = replace(overrides, precision=None)
+    run = with_overrides(known.arms, overrides)
+    _check_same(known, run, directory, "the command line")
     for arm in run.arms:
         overrides.check_places(arm.config)
     _run(directory, run, options, reporter, source=str(directory / CONFIG))
@@ -94,7 +105,7 @@ def _run(directory: Path, run: ArmsRun, options: ExecutionOptions, reporter: Rep
         search.run(search.check() if left_out is None else left_out)
 
 
-def _check_same(known: ArmsRun, run: ArmsRun, directory: Path, source: Path) -> None:
+def _check_same(known: ArmsRun, run: ArmsRun, directory: Path, source: str) -> None:
     """Check that a directory holds the arms of a search file.
 
     Raises:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from nas.common.devices import CPU, is_accelerator, is_here, total_bytes
+from nas.common.devices import CPU, fast_precision, is_accelerator, is_here, total_bytes
 from nas.common.errors import EncoderError, ExecutionError
 from nas.common.host import usable_host_memory
 from nas.common.progress import Reporter
@@ -33,7 +33,7 @@ def complete(config: Config, *, source: str, reporter: Reporter | None = None, d
         config: The configuration of a search file; one without placeholders is returned as it is.
         source: The name of its file, for messages.
         reporter: The receiver of the table of choices.
-        device: The device of the workers, whose memory the search may use.
+        device: The device of the workers, whose memory and precision the search may use.
 
     Raises:
         ConfigError: If a key contradicts the encoders, the data or another key.
@@ -47,7 +47,7 @@ def complete(config: Config, *, source: str, reporter: Reporter | None = None, d
     sizes = _encoder_sizes(config, encoders)
     dataset = read_dataset(config.data, ("train", "validation"), compares_images=False)
     memory_bytes = usable_memory(device) if "budget.memory" in config.automatic else config.budget.memory_bytes
-    facts = Facts(len(dataset.splits["train"]), sizes, memory_bytes, encoders)
+    facts = Facts(len(dataset.splits["train"]), sizes, memory_bytes, encoders, fast_precision(device))
     final, choices = resolve(config, facts, source=source)
     if reporter is not None:
         reporter.note(_table(choices))

@@ -20,6 +20,7 @@ from nas.config.load import parse_config
 from nas.config.overrides import Overrides
 from nas.config.places import RecordedPlaces, portable, without_places
 from nas.config.schema import Config
+from nas.config.section import AUTO
 from nas.execution.worker_setup import FROZEN_FILES
 from nas.storage.backends.journal import JOURNAL, LOCK
 from nas.storage.lease import LockFile
@@ -103,11 +104,16 @@ def read_run(directory: Path) -> Run:
             raise ValueError(f"storage: expected the URL of a database or null, got {shown(storage)}")
         if not all(isinstance(name, str) for name in class_names):
             raise ValueError(f"class_names: expected a list of names, got {shown(values['class_names'])}")
-        search, fixed = RecordedPlaces(directory, Path(values["directory"])).resolve(search)
+        search, fixed = RecordedPlaces(directory, Path(values["directory"])).resolve(with_added_keys(search))
     if storage is not None:
         stored_url(storage, directory)  # refuses what is no URL, before anything uses it
     config = parse_config(search, source=str(path), base_directory=directory.resolve())
     return Run(config, class_names, contents, identity, storage, fixed)
+
+
+def with_added_keys(search: dict[str, Any]) -> dict[str, Any]:
+    """Return the recorded search file of a run with the keys that older runs lack, as they were for all of these."""
+    return {**search, "recipe": {"precision": "float32", **search["recipe"]}}
 
 
 def _damaged(path: Path) -> Callable[[str], ConfigError]:
@@ -125,6 +131,8 @@ def place_run(run: Run, overrides: Overrides) -> Run:
     Raises:
         ConfigError: If the result is not a valid configuration, or a given place does not exist.
     """
+    if overrides.precision == AUTO:  # that of the run
+        overrides = replace(overrides, precision=None)
     config = overrides.apply(run.config)
     overrides.check_places(config)
     return replace(run, config=config, fixed=overrides.fixed_places(run.config, run.fixed))

@@ -89,7 +89,7 @@ def write_worker_setup(config: Config, prepared: SearchContext, directory: Path,
         thread_count=thread_count,
     )
     for encoder, start, path in zip(encoders, setup.first_layers, setup.frozen_paths, strict=True):
-        save_tail(encoder, start, path)
+        save_tail(encoder, start, path, config.recipe.precision)
     return setup
 
 

@@ -114,6 +114,7 @@ def export_result(
         "training_steps": result.step_count,
         **({"supernet_steps": result.supernet_steps} if result.stage != "full" else {}),
         "seed": result.seed,
+        "precision": result.precision,
         **({} if trained.learning_rate is None else {"learning_rate": trained.learning_rate}),
         "trainable_parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         "predicted_peak_bytes": result.predicted_peak_bytes,

@@ -56,6 +56,7 @@ def export_ensemble(
                 "weight": member.weight,
                 "seed": member.result.seed,
                 "training_steps": member.result.step_count,
+                "precision": member.result.precision,
                 "validation": member.result.metrics,
             }
             for member in members

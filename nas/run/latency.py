@@ -35,4 +35,4 @@ def latency_seconds(
     if not validation.can_read(model.entry_layers()):
         return None
     size = min(config.search.latency_batch, len(validation))
-    return forward_seconds(model, validation, result.architecture, size)
+    return forward_seconds(model, validation, result.architecture, size, precision=result.precision)

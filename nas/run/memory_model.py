@@ -33,7 +33,7 @@ def build_memory_model(
     task = TaskShapes(image_shape, *token_counts, num_classes, config.data.has_several_labels, train_samples)
     # All that the bytes of a step depend on, besides the architecture; see `TraceCache`.
     features = (config.features.dtype, config.features.attention)
-    shared_by = (config.recipe.label_smoothing, features, replace(task, train_samples=0))
+    shared_by = (config.recipe.label_smoothing, config.recipe.precision, features, replace(task, train_samples=0))
     return MemoryModel(
         image_config=image_config,
         text_config=text_config,

@@ -9,7 +9,7 @@ from nas.common.units import MAX_COUNT, MAX_SEED
 from nas.config.choices import ANSWERS, COLUMNS
 from nas.run.arguments import whole_number, worker_count
 from nas.run.model_parser import add_evaluate, add_predict
-from nas.run.parser_parts import Command, Commands, Parser, add_command, add_device
+from nas.run.parser_parts import Command, Commands, Parser, add_command, add_device, add_precision
 from nas.run.program_name import program_name
 from nas.search.strategies.registry import STRATEGIES
 
@@ -210,6 +210,7 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
         "everything in this process",
     )
     add_device(parser)
+    add_precision(parser, None, "from the search file or the run")
     parser.add_argument("--ray-address", metavar="ADDRESS", help="Ray cluster to join (default: start a private one)")
     parser.add_argument(
         "--storage",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeAlias
 
 from nas.common.output import visible
+from nas.common.precision import PRECISION_CHOICES
 from nas.run.program_name import program_call
 
 Command = Callable[[argparse.Namespace], int | None]
@@ -63,6 +64,23 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         default="auto",
         metavar="NAME",
         help="device to compute on: auto, cpu, cuda or cuda:N (default: auto, a GPU where there is one)",
+    )
+
+
+def add_precision(parser: argparse.ArgumentParser, default: str | None, text: str) -> None:
+    """Add the option that chooses the precision.
+
+    Args:
+        parser: The parser of the command.
+        default: The value without the option; None to leave it to a file.
+        text: The default, for the help text.
+    """
+    parser.add_argument(
+        "--precision",
+        choices=PRECISION_CHOICES,
+        default=default,
+        help="precision of products: float32, bfloat16, or auto for bfloat16 on a GPU that is fast at it "
+        f"(default: {text})",
     )
 
 

@@ -30,6 +30,7 @@ _COLUMNS_AFTER_METRICS = (
     "supernet_steps",
     "seed",
     "micro_batches",
+    "precision",
     "seconds",
     "predicted_peak_bytes",
     "measured_peak_bytes",
@@ -156,6 +157,7 @@ def _finished_row(result: Result, round_index: int | str, score: tuple[object, .
         result.supernet_steps,
         result.seed,
         result.micro_batches,
+        result.precision,
         round(result.seconds, 3),
         result.predicted_peak_bytes,
         result.measured_peak_bytes,
@@ -166,8 +168,8 @@ def _finished_row(result: Result, round_index: int | str, score: tuple[object, .
 
 
 def _rejected_row(rejection: Rejection, round_index: int | str) -> tuple[object, ...]:
-    # Besides the score and the metrics: steps, seed, micro-batches and time.
-    unknown = [""] * (len(_SCORE_COLUMNS) + len(_metric_columns()) + 5)
+    # Besides the score and the metrics: steps, seed, micro-batches, precision and time.
+    unknown = [""] * (len(_SCORE_COLUMNS) + len(_metric_columns()) + 6)
     return (
         rejection.trial,
         rejection.stage,

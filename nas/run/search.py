@@ -61,7 +61,7 @@ def start(
     fixed = overrides.fixed_places(given, load_fixed_places(source))
     if is_run(directory):
         run = read_run(directory)
-        config = _with_memory_of(run.config, complete(draft, source=str(source), device=options.workers_device), draft)
+        config = _with_machine_of(run.config, complete(draft, source=str(source), device=options.workers_device), draft)
         _check_same(run, config, directory, source)
         reporter.note(f"{directory} holds this search; resuming it")
         Session(directory, replace(run, config=config, fixed=fixed), options, reporter).resume(concludes=concludes)
@@ -90,17 +90,19 @@ def resume(directory: Path, overrides: Overrides, options: ExecutionOptions, rep
     Session(directory, run, options, reporter).resume(concludes=True)
 
 
-def _with_memory_of(run: Config, config: Config, draft: Config) -> Config:
-    """Return a configuration with the memory budget of a run, if the search file leaves it to the program.
+def _with_machine_of(run: Config, config: Config, draft: Config) -> Config:
+    """Return a configuration with the memory budget and the precision of a run, where the file leaves them open.
 
     Args:
         run: The configuration of the run, which may come from another machine.
         config: The complete configuration of the search file.
         draft: The same with its placeholders.
     """
-    if "budget.memory" not in draft.automatic:
-        return config
-    return config.replace(budget=config.budget.replace(memory_bytes=run.budget.memory_bytes))
+    if "budget.memory" in draft.automatic:
+        config = config.replace(budget=config.budget.replace(memory_bytes=run.budget.memory_bytes))
+    if "recipe.precision" in draft.automatic:
+        config = config.replace(recipe=config.recipe.replace(precision=run.recipe.precision))
+    return config
 
 
 def _check_same(run: Run, config: Config, directory: Path, source: Path) -> None:

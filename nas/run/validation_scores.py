@@ -70,6 +70,6 @@ def validation_logits(result: Result, directory: Path, config: Config, prepared:
                 read = validation.readouts(*model.architecture.readouts)
                 logits = model.classifier(model.classifier_inputs(*read, model.architecture))
         else:
-            logits = predict_logits(model, validation, batch_size=config.recipe.batch_size)
+            logits = predict_logits(model, validation, batch_size=config.recipe.batch_size, precision=result.precision)
         keep_logits(path, logits, result)
     return logits

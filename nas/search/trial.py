@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from nas.common.boundary import shown
 from nas.common.errors import NasError, TrainingError
+from nas.common.precision import PRECISIONS, Precision
 from nas.common.seeds import seed_from
 from nas.common.shortage import is_out_of_memory
 from nas.search.keys import CandidateKey, ModelKey, key_from_json, key_to_json
@@ -95,6 +96,7 @@ class Result:
         latency_seconds: The time of a forward pass from the base features; None if it was not measured.
         kept_freed_memory: Whether the worker kept freed memory, because it had room; its measured peak is then
             unrelated to the prediction.
+        precision: The precision of products in training and evaluation.
     """
 
     key: ModelKey
@@ -111,6 +113,7 @@ class Result:
     micro_batches: int = 1
     latency_seconds: float | None = None
     kept_freed_memory: bool = False
+    precision: Precision = "float32"
 
     @property
     def trial(self) -> int:
@@ -122,9 +125,14 @@ class Result:
         return _trial_of(self.key)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as nested plain values; `trial` holds the number of a candidate, else the key's name."""
+        """Return the result as nested plain values; `trial` holds the number of a candidate, else the key's name.
+
+        Without a precision it is float32, as in results from before there was another.
+        """
         values = {name: getattr(self, name) for name in _FIELDS if name != "key"}  # `asdict` takes ten times as long
         plain = {"metrics": dict(self.metrics), "architecture": self.architecture.as_dict()}
+        if self.precision == "float32":
+            del values["precision"]
         return {"trial": key_to_json(self.key), **values, **plain}
 
     @classmethod
@@ -147,8 +155,16 @@ class Result:
             seconds=to_number("seconds", values["seconds"]),
             latency_seconds=None if latency is None else to_number("latency_seconds", latency),
             kept_freed_memory=values["kept_freed_memory"],
+            precision=_to_precision(values.get("precision", "float32")),
             **counts,
         )
+
+
+def _to_precision(value: object) -> Precision:
+    for precision in PRECISIONS:
+        if value == precision:
+            return precision
+    raise ValueError(f"precision: expected {' or '.join(PRECISIONS)}, got {shown(value)}")
 
 
 _FIELDS = tuple(field.name for field in fields(Result))

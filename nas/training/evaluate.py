@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas.common.devices import HostCopy, is_accelerator, synchronize
+from nas.common.devices import HostCopy, computing_in, is_accelerator, synchronize
 from nas.common.errors import TrainingError
+from nas.common.precision import Precision
 from nas.data.features.store import FeatureSplit
 from nas.models.fusion.base import FusionModel
 from nas.search.space import Architecture, EntryLayers
@@ -35,6 +36,7 @@ def predict_logits(
     *,
     batch_size: int,
     architecture: Architecture | None = None,
+    precision: Precision = "float32",
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Tensor:
     """Compute the logits of every sample of a split, (N, C), in the order of the split.
@@ -44,6 +46,7 @@ def predict_logits(
         split: The samples.
         batch_size: The number of samples per batch; affects results only by rounding.
         architecture: The slice to evaluate; the architecture of the model by default.
+        precision: The precision of products.
         should_stop: Called before every batch; evaluation stops when it returns true.
 
     Raises:
@@ -51,7 +54,9 @@ def predict_logits(
         TrainingError: If logits are not finite.
     """
     architectures = [architecture or model.architecture]
-    return predict_population(model, split, architectures, batch_size=batch_size, should_stop=should_stop)[0]
+    return predict_population(
+        model, split, architectures, batch_size=batch_size, precision=precision, should_stop=should_stop
+    )[0]
 
 
 @torch.inference_mode()
@@ -61,6 +66,7 @@ def predict_population(
     architectures: Sequence[Architecture],
     *,
     batch_size: int,
+    precision: Precision = "float32",
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Tensor]:
     """Compute the logits of many architectures, sharing the feature reads and, for PMF, part of the first fusing layer.
@@ -73,6 +79,7 @@ def predict_population(
         split: The samples.
         architectures: The architectures, in any order.
         batch_size: The number of samples per batch; affects results only by rounding.
+        precision: The precision of products; logits are float32 in any case.
         should_stop: Called before every batch; evaluation stops when it returns true.
 
     Returns:
@@ -96,7 +103,8 @@ def predict_population(
             if should_stop():
                 raise StopRequested
             features = features_of_batch(next(read).to(device))
-            outputs = supernet.population_logits(features, [architectures[position] for position in positions])
+            with computing_in(precision, device):
+                outputs = supernet.population_logits(features, [architectures[position] for position in positions])
             computed.append((indices, positions, [HostCopy(values) for values in outputs]))
             if len(computed) > is_accelerator(device):  # on an accelerator those of the batch before
                 _store(logits, *computed.popleft())
@@ -128,7 +136,13 @@ def _store(
 
 @torch.inference_mode()
 def forward_seconds(
-    model: FusionModel, split: FeatureSplit, architecture: Architecture, batch_size: int, repetitions: int = 15
+    model: FusionModel,
+    split: FeatureSplit,
+    architecture: Architecture,
+    batch_size: int,
+    *,
+    precision: Precision = "float32",
+    repetitions: int = 15,
 ) -> float:
     """Return the shortest time in seconds of a forward pass on features in memory.
 
@@ -137,6 +151,7 @@ def forward_seconds(
         split: The samples; the first `batch_size` are used.
         architecture: The slice.
         batch_size: The number of samples.
+        precision: The precision of products.
         repetitions: The number of measured passes.
     """
     device = next(model.parameters()).device
@@ -144,7 +159,8 @@ def forward_seconds(
     shortest = math.inf
     for index in range(repetitions + _WARMUP_PASSES):
         started = time.perf_counter()
-        model(features, architecture)
+        with computing_in(precision, device):
+            model(features, architecture)
         synchronize(device)
         if index >= _WARMUP_PASSES:
             shortest = min(shortest, time.perf_counter() - started)

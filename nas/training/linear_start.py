@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from nas.common.devices import computing_in
+from nas.common.precision import Precision
 from nas.config.training_schema import RecipeConfig
 from nas.data.features.store import FeatureSplit
 from nas.data.samples import Labels
@@ -61,7 +63,7 @@ def start_classifiers(
     """
     if recipe.classifier_start == "random":
         return
-    inputs, classifiers = _read_all(model, split, architecture, batch_size, should_stop)
+    inputs, classifiers = _read_all(model, split, architecture, batch_size, recipe.precision, should_stop)
     loss = build_loss(recipe, split.labels, model.num_classes)
     penalty = start_penalty(split.labels)
     problem = LinearProblem(inputs, split.labels, model.num_classes, loss)
@@ -92,6 +94,7 @@ def _read_all(
     split: FeatureSplit,
     architecture: Architecture | None,
     batch_size: int,
+    precision: Precision,
     should_stop: Callable[[], bool],
 ) -> tuple[Tensor, list[nn.Linear]]:
     """Return the inputs of all classifiers side by side, (N, D), float32, in the order of the split; and these."""
@@ -102,7 +105,8 @@ def _read_all(
             if should_stop():
                 raise StopRequested
             batch = split.batch(indices, model.entry_layers(architecture)).to(device)
-            model(features_of_batch(batch), architecture)
+            with computing_in(precision, device):
+                model(features_of_batch(batch), architecture)
             rows = torch.cat(list(read.values()), dim=1)
             if not values.numel():
                 values = torch.empty(len(split), rows.shape[1])

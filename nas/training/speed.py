@@ -92,7 +92,9 @@ def measure_speed(
     batches = _Stopwatch(should_stop)
     started = time.perf_counter()
     try:
-        predict_logits(model, splits["validation"], batch_size=batch_size, should_stop=batches)
+        predict_logits(
+            model, splits["validation"], batch_size=batch_size, precision=recipe.precision, should_stop=batches
+        )
         evaluation = time.perf_counter() - started
     except StopRequested:
         if not batches.is_enough:

@@ -7,13 +7,14 @@ so that a training interrupted at step k resumes without a difference.
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nas.common.devices import has_fused_updates
+from nas.common.devices import computing_in, has_fused_updates
 from nas.config.training_schema import RecipeConfig
 from nas.data.features.store import Batch, FeatureSplit
 from nas.models.fusion.base import FusionModel
@@ -63,7 +64,7 @@ class Trainer:
 
     Args:
         model: The model; its parameters are trained in place.
-        recipe: Optimizer, learning rates and schedule.
+        recipe: Optimizer, learning rates, schedule and precision.
         step_count: The total number of steps, which the schedule spans.
         loss: The loss to minimize.
     """
@@ -124,13 +125,14 @@ class Trainer:
         losses = []
         for index, micro_batch in enumerate(micro_batches):
             batch = micro_batch.to(self.device)
-            logits = self.model(features_of_batch(batch), architecture)
-            loss = self.loss.weighted_sum(logits, batch.labels)
-            if distillation is not None:
-                targets = distillation.teacher_probabilities[index]
-                distillation_loss = self.loss.distillation_sum(logits, targets, batch.labels)
-                loss = (1.0 - distillation.weight) * loss + distillation.weight * distillation_loss
-            loss = loss / total_weight
+            with self._computing():
+                logits = self.model(features_of_batch(batch), architecture)
+                loss = self.loss.weighted_sum(logits, batch.labels)
+                if distillation is not None:
+                    targets = distillation.teacher_probabilities[index]
+                    distillation_loss = self.loss.distillation_sum(logits, targets, batch.labels)
+                    loss = (1.0 - distillation.weight) * loss + distillation.weight * distillation_loss
+                loss = loss / total_weight
             torch.autograd.backward(loss)
             losses.append(loss.detach())
             del micro_batch, batch, logits, loss  # freed before the next one is read
@@ -139,8 +141,15 @@ class Trainer:
     @torch.no_grad()
     def teacher_probabilities(self, micro_batches: Iterable[Batch], teacher: Architecture) -> list[Tensor]:
         """Compute the class probabilities of a slice, (B, C) per micro-batch."""
-        batches = (micro_batch.to(self.device) for micro_batch in micro_batches)
-        return [class_probabilities(self.model(features_of_batch(batch), teacher), batch.labels) for batch in batches]
+        found = []
+        for micro_batch in micro_batches:
+            batch = micro_batch.to(self.device)
+            with self._computing():
+                found.append(class_probabilities(self.model(features_of_batch(batch), teacher), batch.labels))
+        return found
+
+    def _computing(self) -> AbstractContextManager[object]:
+        return computing_in(self.recipe.precision, self.device)
 
     def apply(self, index: int, losses: Tensor, architectures: Sequence[Architecture]) -> None:
         """Update the weights with the accumulated gradients.

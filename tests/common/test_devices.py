@@ -4,8 +4,19 @@ import pytest
 import torch
 
 from nas.cli import main
-from nas.common.devices import CPU, device_of, has_fused_updates, is_accelerator, synchronize
+from nas.common.devices import (
+    CPU,
+    computing_in,
+    device_of,
+    fast_precision,
+    has_fused_updates,
+    is_accelerator,
+    precision_of,
+    product_dtype,
+    synchronize,
+)
 from nas.common.errors import ExecutionError
+from nas.common.precision import Precision
 
 
 @pytest.fixture
@@ -58,3 +69,24 @@ def test_commands_refuse_a_device_before_they_read_anything(
 
 def test_only_a_gpu_updates_all_tensors_at_once() -> None:
     assert has_fused_updates(torch.device("cuda", 0)) and not has_fused_updates(CPU)
+
+
+@pytest.mark.parametrize(("has_units", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_automatic_precision_is_bfloat16_where_a_gpu_has_units_for_it(
+    has_units: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_units)
+    gpu = torch.device("cuda", 0)
+    assert precision_of("auto", gpu) == fast_precision(gpu) == expected
+    assert precision_of("auto", CPU) == "float32"
+    assert precision_of("bfloat16", CPU) == "bfloat16" and precision_of("float32", gpu) == "float32"
+
+
+def test_products_have_the_chosen_precision_and_sums_float32() -> None:
+    rows, weight = torch.ones(2, 3), torch.ones(3, 3)
+    expected: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    for precision, dtype in expected.items():
+        with computing_in(precision, CPU):
+            assert (rows @ weight).dtype == product_dtype(precision) == dtype
+            assert (rows + 1).dtype == torch.float32

@@ -67,3 +67,11 @@ def test_there_are_differences_exactly_where_more_than_the_budget_changed(
         return json.dumps({key: value for key, value in config.items() if key != "budget"}, sort_keys=True)
 
     assert bool(differences(old, new)) == (fixed(old) != fixed(new))
+
+
+def test_run_from_before_there_was_a_precision_has_float32() -> None:
+    before, after = {"recipe": {"epochs": 5}}, {"recipe": {"epochs": 5, "precision": "float32"}}
+    assert differences(before, after) == differences(after, before) == []
+    assert differences(before, {"recipe": {"epochs": 5, "precision": "bfloat16"}}) == [
+        'recipe.precision: "float32" → "bfloat16"'
+    ]

@@ -124,7 +124,7 @@ def test_first_architectures_of_a_set_are_traced_until_that_has_cost_as_much_as_
     assert [eager.predict(architecture) for architecture in chosen] == predicted
 
 
-def test_traces_may_be_shared_by_recipes_with_equal_label_smoothing_and_by_spaces() -> None:
+def test_traces_may_be_shared_by_recipes_with_equal_label_smoothing_and_precision_and_by_spaces() -> None:
     others = {
         "optimizer": "sgd",
         "learning_rates": LearningRatesConfig.of_all(0.5),
@@ -140,7 +140,7 @@ def test_traces_may_be_shared_by_recipes_with_equal_label_smoothing_and_by_space
         "classifier_start": "linear",
         "class_weights": "inverse_frequency",
     }
-    assert {*others, "label_smoothing"} == set(RecipeConfig.model_fields)
+    assert {*others, "label_smoothing", "precision"} == set(RecipeConfig.model_fields)
     recipe, traces = RECIPE.replace(**others), TraceCache()
     spaces = [SPACE, SearchSpace(PMFArchitecture, {**SPACE.choices, "mapping_width": (1, 9)})]
     for space in spaces:

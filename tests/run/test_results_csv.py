@@ -87,6 +87,7 @@ def test_every_candidate_and_stage_is_a_row_of_all_known_values(tmp_path: Path) 
         "training_steps": "5",
         "supernet_steps": "7",
         "seed": "11",
+        "precision": "float32",
         "seconds": "2.062",
         "predicted_peak_bytes": "100",
         "measured_peak_bytes": "90",

@@ -27,6 +27,7 @@ recipe:
   clip_norm: 1.0
   batch_size: 8
   epochs: 2
+  precision: float32
 supernet: {steps: 12, checkpoint_steps: 4, sampling: balanced, architectures_per_step: 1}
 search:
   strategy: evolution

@@ -7,6 +7,7 @@ import pytest
 
 from nas.training import speed
 from nas.training.stopping import StopRequested
+from tests.support.tiny_memory import RECIPE
 
 
 class Clock:
@@ -30,7 +31,9 @@ class Clock:
     def start(self, *_: object, **__: object) -> None:
         self.now += 4.0
 
-    def predict(self, model: object, split: list[int], *, batch_size: int, should_stop: Callable[[], bool]) -> None:
+    def predict(
+        self, model: object, split: list[int], *, batch_size: int, should_stop: Callable[[], bool], **_: object
+    ) -> None:
         for _ in range(0, len(split), batch_size):
             if should_stop():
                 raise StopRequested
@@ -51,7 +54,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def measured(validation: int, should_stop: Callable[[], bool] = lambda: False) -> Mapping[str, float]:
     splits: Any = {"train": [], "validation": list(range(validation))}
     nothing: Any = None
-    return speed.measure_speed(nothing, splits, nothing, batch_size=10, should_stop=should_stop)
+    return speed.measure_speed(nothing, splits, RECIPE, batch_size=10, should_stop=should_stop)
 
 
 def test_steps_are_timed_without_the_first_and_only_until_their_time_is_known(clock: Clock) -> None:

@@ -12,17 +12,22 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from nas.common import torch_files
+from nas.common.devices import product_dtype
 from nas.common.errors import EncoderError
+from nas.common.precision import Precision
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import build_encoder
+from nas.models.encoders.held_weights import product_weights
 
 
-def tail_weights(encoder: Encoder, start: int) -> dict[str, Tensor]:
+def tail_weights(encoder: Encoder, start: int, precision: Precision = "float32") -> dict[str, Tensor]:
     """Return the weights and buffers of an encoder without those of the lowest layers.
 
     Args:
         encoder: The encoder.
-        start: The first layer to include; the embedding is left out. −1 includes everything.
+        start: The first layer to include; the embedding is left out. −1 includes everything, for a family that trains
+            the encoder, so that the weights keep their dtype.
+        precision: The precision of products, in which the weights that they read are held.
 
     Returns:
         The tensors by their name in the state of the model.
@@ -31,23 +36,28 @@ def tail_weights(encoder: Encoder, start: int) -> dict[str, Tensor]:
     left_out = [*embedding, *(layer.module for layer in encoder.layers[: max(start, 0)])]
     skipped = {id(tensor) for module in left_out for tensor in [*module.parameters(), *module.buffers()]}
     state: dict[str, Tensor] = encoder.model.state_dict(keep_vars=True)
-    return {name: tensor.detach() for name, tensor in state.items() if id(tensor) not in skipped}
+    kept = {name: tensor.detach() for name, tensor in state.items() if id(tensor) not in skipped}
+    if start >= 0 and precision != "float32":
+        held = {name for *_, name in product_weights(encoder.model)}
+        kept = {name: tensor.to(product_dtype(precision)) if name in held else tensor for name, tensor in kept.items()}
+    return kept
 
 
-def save_tail(encoder: Encoder, start: int, path: Path) -> None:
+def save_tail(encoder: Encoder, start: int, path: Path, precision: Precision = "float32") -> None:
     """Write the tensors of `tail_weights` to a file.
 
     Args:
         encoder: The encoder.
         start: The first layer to include; −1 includes everything.
         path: The file to write.
+        precision: The precision of products; see `tail_weights`.
 
     Raises:
         OSError: If the file cannot be written.
     """
     # Not safetensors: torch aligns every tensor to 64 bytes, without which products with mapped weights take twice as
     # long. Clones, because saving a view would save all of its storage.
-    tensors = {name: tensor.clone() for name, tensor in tail_weights(encoder, start).items()}
+    tensors = {name: tensor.clone() for name, tensor in tail_weights(encoder, start, precision).items()}
     torch_files.save(path, tensors)
 
 

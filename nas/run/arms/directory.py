@@ -6,7 +6,7 @@ directory that exists once the arm was reached.
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ import yaml
 from nas.common.boundary import SMALL_FILE, reading
 from nas.common.errors import ArgumentError, ConfigError, StudyError
 from nas.common.files import write_atomically
+from nas.common.precision import Precision
 from nas.common.yaml_files import read_yaml
 from nas.config.load import Arm, parse_config
 from nas.config.overrides import Overrides
 from nas.config.places import RecordedPlaces, portable
-from nas.run.directory import ARMS, CONFIG, FORMAT_VERSION, check_format
+from nas.run.directory import ARMS, CONFIG, FORMAT_VERSION, check_format, with_added_keys
 
 _EXPECTED = "the file that `search` wrote"
 
@@ -82,7 +83,7 @@ def read_arms_run(directory: Path) -> ArmsRun:
         if ARMS not in values:
             raise StudyError(f"{directory}: holds a search of one arm; expected a search over several")
         places = RecordedPlaces(directory, Path(values["directory"]))
-        found = [(str(entry["name"]), *places.resolve(entry["search"])) for entry in values[ARMS]]
+        found = [(str(entry["name"]), *places.resolve(with_added_keys(entry["search"]))) for entry in values[ARMS]]
         if not found or any(os.sep in name or name in ("", os.curdir, os.pardir) for name, _, _ in found):
             raise ValueError(f"{ARMS}: expected arms with the names of folders")
     arms = [
@@ -132,6 +133,22 @@ def with_overrides(arms: Sequence[Arm], overrides: Overrides) -> ArmsRun:
             )
     return ArmsRun(
         tuple(Arm(arm.name, overrides.apply(arm.config), overrides.fixed_places(arm.config, arm.fixed)) for arm in arms)
+    )
+
+
+def with_precision(run: ArmsRun, precision: Precision) -> ArmsRun:
+    """Return the arms with a precision where the search file leaves it to the program: one for all, in all sessions.
+
+    Args:
+        run: The arms.
+        precision: The precision.
+    """
+    chosen = Overrides(precision=precision)
+    return ArmsRun(
+        tuple(
+            replace(arm, config=chosen.apply(arm.config)) if "recipe.precision" in arm.config.automatic else arm
+            for arm in run.arms
+        )
     )
 
 

@@ -57,7 +57,7 @@ def _frozen_bytes(entry: Entry) -> int:
         tensor.nbytes
         for encoder, layer in zip(encoders, entry.architecture.entry_layers(sizes_of(*encoders)), strict=True)
         if layer is not None and layer != RAW
-        for tensor in tail_weights(encoder, layer).values()
+        for tensor in tail_weights(encoder, layer, entry.config.recipe.precision).values()
     )
 
 

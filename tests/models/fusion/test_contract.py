@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nas.common.devices import product_dtype
+from nas.common.precision import Precision
 from nas.config.data_schema import FeaturesConfig
 from nas.data.features.store import Batch
 from nas.memory.prediction import MemoryModel
@@ -22,6 +24,7 @@ from nas.memory.tracker import PeakTracker
 from nas.models.classifier import FusionForClassification
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.bert import BertEncoder
+from nas.models.encoders.held_weights import hold_products_in
 from nas.models.encoders.vit import ViTEncoder
 from nas.models.fusion.base import Features, FusionModel, features_of, sizes_of
 from nas.models.fusion.bilinear.architecture import BilinearArchitecture
@@ -491,12 +494,19 @@ def batch_of(features: Features, size: int) -> Batch:
     )
 
 
-@pytest.mark.parametrize(("micro_batches", "image_hidden_size"), [(1, 24), (2, 24), (1, 16)])
+@pytest.mark.parametrize(
+    ("micro_batches", "image_hidden_size", "precision"),
+    [(1, 24, "float32"), (2, 24, "float32"), (1, 16, "float32"), (1, 24, "bfloat16"), (2, 16, "bfloat16")],
+)
 @every_family
-def test_predicted_memory_equals_the_peak_of_a_step(family: str, micro_batches: int, image_hidden_size: int) -> None:
-    pair = encoders(torch.float32, image_hidden_size=image_hidden_size)
+def test_predicted_memory_equals_the_peak_of_a_step(
+    family: str, micro_batches: int, image_hidden_size: int, precision: Precision
+) -> None:
+    pair, readers = (encoders(torch.float32, image_hidden_size=image_hidden_size) for _ in range(2))
+    for encoder in pair:
+        hold_products_in(encoder, product_dtype(precision))
     space = space_of(family)
-    recipe = RECIPE.replace(batch_size=4)
+    recipe = RECIPE.replace(batch_size=4, precision=precision)
     memory = MemoryModel(
         image_config=pair[0].config,
         text_config=pair[1].config,
@@ -513,7 +523,7 @@ def test_predicted_memory_equals_the_peak_of_a_step(family: str, micro_batches: 
         assert memory.parameter_count(architecture) == sum(parameter.numel() for parameter in trained)
         pixels, ids, _ = raw_batch(size=4 // micro_batches)
         features = features_of(
-            pair, model.entry_layers(), pixels.float(), ids, torch.ones(len(ids), 7, dtype=torch.bool)
+            readers, model.entry_layers(), pixels.float(), ids, torch.ones(len(ids), 7, dtype=torch.bool)
         )
         stored = replace(features, image_tokens=halved(features.image_tokens), text_tokens=halved(features.text_tokens))
         trainer = Trainer(model=model, recipe=recipe, step_count=1, loss=Loss(None, 0.0))

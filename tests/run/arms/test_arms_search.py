@@ -20,7 +20,14 @@ from nas.execution.worker import CandidateWorker
 from nas.models.classifier import FusionForClassification
 from nas.run.arms.arm_run import ArmRun
 from nas.run.arms.arms_search import ArmsSearch
-from nas.run.arms.directory import arm_directory, is_arms_run, read_arms_run
+from nas.run.arms.directory import (
+    ArmsRun,
+    arm_directory,
+    is_arms_run,
+    read_arms_run,
+    with_precision,
+    write_arms_run,
+)
 from nas.run.arms.report import answering_run, read_arms_report
 from nas.run.arms.state import STATE, ArmsState, TrialRecord
 from nas.run.commands import resume, start
@@ -356,3 +363,17 @@ def test_space_describes_every_arm(finished_arms: FinishedArms, capsys: pytest.C
     assert main(["space", str(finished_arms.source)]) == 0
     output = capsys.readouterr().out
     assert output.count("architectures fit") == 2 and output.count("Left out by a search: ") == 2
+
+
+def test_all_arms_have_one_precision_in_all_sessions(
+    project: Project, options: ExecutionOptions, tmp_path: Path
+) -> None:
+    left_open = project.write("open_arms.yaml", **LITTLE, **{"recipe.precision": "auto"})
+    run = with_precision(ArmsRun(tuple(load_arms(left_open))), "bfloat16")
+    write_arms_run(tmp_path, run)
+    assert {arm.config.recipe.precision for arm in read_arms_run(tmp_path).arms} == {"bfloat16"}
+    reporter = LineReporter(io.StringIO())
+    with pytest.raises(StudyError, match=r'recipe\.precision: "bfloat16" → "float32"'):
+        resume(tmp_path, Overrides(precision="float32"), options, reporter)
+    with pytest.raises(StudyError, match=r'recipe\.precision: "bfloat16" → "float32"'):
+        start(project.write("arms32.yaml", **LITTLE), tmp_path, Overrides(), options, reporter)
