@@ -24,7 +24,8 @@ PENALTIES = tuple(10 ** (exponent / 2) for exponent in range(2, -10, -1))
 _PATIENCE = 4
 """The number of weaker penalties in a row without a better score that end the path."""
 
-_TOLERANCE = 1e-6
+_TOLERANCE, _PATH_TOLERANCE = 1e-6, 1e-5
+"""The largest entry of the gradient at an optimum, and while penalties are compared, which costs half of the steps."""
 _MAX_STEPS = 500
 _HISTORY = 20
 _SMALLEST_DEVIATION = 1e-6
@@ -265,6 +266,8 @@ def choose_penalty(
 ) -> LinearChoice:
     """Return the solution of the penalty with the best score on validation; of equals, that of the stronger one.
 
+    Penalties are compared by solutions that are nearly optimal; that of the best is then solved to its optimum.
+
     Args:
         problem: The training samples.
         inputs: The inputs of the validation samples, (N, D), float32.
@@ -280,8 +283,8 @@ def choose_penalty(
         StopRequested: If `should_stop` returned true.
     """
 
-    def solved(penalty: float) -> LinearChoice:
-        solution = problem.solve(penalties_of_inputs(penalty), should_stop=should_stop)
+    def solved(penalty: float, tolerance: float = _PATH_TOLERANCE) -> LinearChoice:
+        solution = problem.solve(penalties_of_inputs(penalty), tolerance=tolerance, should_stop=should_stop)
         logits = solution.logits(inputs)
         metrics = evaluate_logits(logits, torch.from_numpy(labels))
         return LinearChoice(solution, penalty, score(metrics), metrics, logits)
@@ -289,12 +292,16 @@ def choose_penalty(
     if not penalties:
         raise ValueError("penalties: expected at least one, got none")
     if near is None:
-        return _best_of_path(map(solved, penalties), _PATIENCE)
-    place = penalties.index(near)
-    stronger, weaker = reversed(penalties[:place]), penalties[place + 1 :]
-    first = solved(near)
-    best = _best_of_path(map(solved, weaker), 1, first)
-    return best if best is not first else _best_of_path(map(solved, stronger), 1, first)
+        best = _best_of_path(map(solved, penalties), _PATIENCE)
+    else:
+        place = penalties.index(near)
+        stronger, weaker = reversed(penalties[:place]), penalties[place + 1 :]
+        first = solved(near)
+        best = _best_of_path(map(solved, weaker), 1, first)
+        if best is first:
+            best = _best_of_path(map(solved, stronger), 1, first)
+    problem.start_from(best.solution.weight, best.solution.bias)
+    return solved(best.penalty, _TOLERANCE)
 
 
 def _best_of_path(path: Iterable[LinearChoice], patience: int, best: LinearChoice | None = None) -> LinearChoice:

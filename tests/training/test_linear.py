@@ -189,7 +189,7 @@ def test_choice_near_a_penalty_walks_to_the_best_one(near: int) -> None:
     choice = choose_penalty(problem, validation, held_out, score=score, near=PENALTIES[near])
     assert choice.penalty == expected.penalty and choice.score == pytest.approx(expected.score, abs=1e-4)
     best = PENALTIES.index(expected.penalty)
-    assert 0 < best < len(PENALTIES) - 1 and len(tried) <= abs(near - best) + 3
+    assert 0 < best < len(PENALTIES) - 1 and len(tried) <= abs(near - best) + 4, "both neighbours, and the optimum"
 
 
 def test_of_equal_scores_the_lower_loss_decides_and_then_the_stronger_penalty() -> None:
