@@ -105,6 +105,16 @@ def product_dtype(precision: Precision) -> torch.dtype:
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
+def is_fast_in_float16(device: torch.device) -> bool:
+    """Return whether a device multiplies float16 matrices much faster than float32 ones: GPUs with tensor cores."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host on a device; the host waits for the copy only if its memory is not pinned."""
+    return tensor.to(device, non_blocking=True)
+
+
 def total_bytes(device: torch.device) -> int:
     """Return the memory of an accelerator in bytes."""
     _, total = _module(device).mem_get_info(device)

@@ -60,6 +60,7 @@ def read_sources(
         uses_attention=config.space.architecture_class.reads_attention,
         contents=contents,
         device=device,
+        allows_float16=config.recipe.precision != "float32",
     )
 
 

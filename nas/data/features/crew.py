@@ -12,7 +12,7 @@ import torch
 
 from nas.common.devices import is_accelerator
 from nas.data.features.blocks import BlockBoard, BlockRecord, BlockSaver
-from nas.data.features.encode import BatchEncoder
+from nas.data.features.encode import BatchEncoder, EncodedBatch
 from nas.data.features.inputs import FeatureSources, InputRange, SplitInputs, prepare_inputs
 from nas.data.features.plan import FeaturePlan
 from nas.data.features.threads import BuildThreads
@@ -40,6 +40,16 @@ class BlockWork:
     image_shape: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class _Encoded:
+    """A batch whose rows may still be computed, the record of its block, and whether it is the last of the block."""
+
+    batch: InputRange
+    result: EncodedBatch
+    record: BlockRecord
+    is_last: bool
+
+
 class BuildCrew:
     """Claims, computes, writes and records blocks.
 
@@ -47,8 +57,8 @@ class BuildCrew:
         work: The blocks.
         files: The arrays to write to.
         board: Claims and records of the blocks.
-        threads: The threads that compute. With several blocks at a time, each thread prepares its own inputs; otherwise
-            further threads prepare them meanwhile.
+        threads: The threads that compute. With one core for a batch, each prepares its own inputs; otherwise further
+            threads prepare them meanwhile, on an accelerator as many as there are cores.
     """
 
     def __init__(self, work: BlockWork, files: ArrayFiles, board: BlockBoard, threads: BuildThreads) -> None:
@@ -63,9 +73,13 @@ class BuildCrew:
             work.splits,
             work.image_shape,
             sources.images.location,
+            sources.allows_float16,
         )
-        prepares_meanwhile = threads.per_batch > 1 or is_accelerator(sources.device)
-        self._preparing_threads = min(threads.per_batch // 2 + 1, _PREPARING_THREADS) if prepares_meanwhile else 0
+        self._batches_ahead = 1 if is_accelerator(sources.device) else 0
+        if is_accelerator(sources.device):
+            self._preparing_threads = threads.per_batch
+        else:
+            self._preparing_threads = min(threads.per_batch // 2, _PREPARING_THREADS)
         self._next = 0
         self._claimed: set[int] = set()
         self._computed = 0
@@ -134,29 +148,39 @@ class BuildCrew:
         inputs = prepare_inputs(
             self._batches(claimed), self._work.splits, self._work.sources, threads=self._preparing_threads
         )
+        encoded: deque[_Encoded] = deque()
         with closing(inputs):
             for batch, values, mask in inputs:
                 block, record = claimed[0]
-                with torch.inference_mode():
-                    encoded = self._encoder.encode(batch, values, mask)
-                for rows in encoded:
-                    self._files.write(rows.name, rows.first_row, rows.values)
-                    record.add(rows)
-                if batch.stop == block.stop:
-                    saver.add(record)
+                is_last = batch.stop == block.stop
+                encoded.append(_Encoded(batch, self._encoder.encode(batch, values, mask), record, is_last))
+                if is_last:
                     claimed.popleft()
-                with self._mutex:
-                    self._computed += batch.count
-                yield
+                if len(encoded) > self._batches_ahead:
+                    self._write(encoded.popleft(), saver)
+                    yield
                 if self._stopping.is_set():
                     return
+            for rest in encoded:
+                self._write(rest, saver)
+                yield
+
+    def _write(self, encoded: "_Encoded", saver: BlockSaver) -> None:
+        for rows in encoded.result.rows():
+            self._files.write(rows.name, rows.first_row, rows.values)
+            encoded.record.add(rows)
+        if encoded.is_last:
+            saver.add(encoded.record)
+        with self._mutex:
+            self._computed += encoded.batch.count
 
     def _batches(self, claimed: deque[tuple[InputRange, BlockRecord]]) -> Iterator[InputRange]:
         """Claim blocks, and yield their batches."""
         while not self._stopping.is_set() and (index := self._claim()) is not None:
             block = self._work.blocks[index]
             claimed.append((block, BlockRecord(index)))
-            yield from self._work.splits[block.split].batches(block)
+            # A GPU needs many rows at a time, a core few that stay in its cache.
+            yield from [block] if self._batches_ahead else self._work.splits[block.split].batches(block)
 
     def _claim(self) -> int | None:
         with self._mutex:

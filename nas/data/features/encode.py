@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.common.boundary import shown
-from nas.common.devices import CPU
+from nas.common.devices import HostCopy, is_fast_in_float16, to_device
 from nas.common.errors import DataError
 from nas.data.features.inputs import InputRange, SplitInputs
 from nas.data.features.plan import FeaturePlan, attended_name, logsumexp_name, readout_name, tokens_name
@@ -48,6 +48,7 @@ class BatchEncoder:
         splits: Inputs of every split, by name.
         image_shape: Shape of the pixel values of an image.
         location: The images, for messages.
+        allows_float16: Whether to compute in float16 what is stored as float16, on a device that is fast at it.
     """
 
     def __init__(
@@ -57,15 +58,17 @@ class BatchEncoder:
         splits: Mapping[str, SplitInputs],
         image_shape: tuple[int, ...],
         location: object,
+        allows_float16: bool = True,
     ) -> None:
         self._encoders = encoders
         self._plan = plan
         self._splits = splits
         self._image_shape = image_shape
         self._location = location
+        self._is_float16 = allows_float16 and plan.dtype == "float16"
 
-    def encode(self, batch: InputRange, inputs: Tensor, mask: Tensor | None) -> list[EncodedRows]:
-        """Return the rows of all arrays that a batch has.
+    def encode(self, batch: InputRange, inputs: Tensor, mask: Tensor | None) -> "EncodedBatch":
+        """Return the rows of all arrays that a batch has; on an accelerator the host does not wait for them yet.
 
         Args:
             batch: The batch.
@@ -73,17 +76,21 @@ class BatchEncoder:
             mask: The mask of the tokens, (B, T); None for images and for texts without padding.
 
         Raises:
-            NotFiniteError: If a feature exceeds the range of its storage type.
             DataError: If images differ in shape.
         """
+        device = next(self._encoders[0].parameters()).device
+        is_half = self._is_float16 and is_fast_in_float16(device)
+        with torch.inference_mode(), torch.autocast(device.type, torch.float16, enabled=is_half):
+            return self._encode(batch, inputs, mask, device)
+
+    def _encode(self, batch: InputRange, inputs: Tensor, mask: Tensor | None, device: torch.device) -> "EncodedBatch":
         is_text = batch.modality == "text"
         if not is_text:
             self._check_size(batch, tuple(inputs.shape[1:]))
         encoder = self._encoders[1 if is_text else 0]
         modality = self._plan.modalities[1 if is_text else 0]
-        device = next(encoder.parameters()).device
-        stored = _StoredRows(batch, None if mask is None else _places(mask).to(device))
-        inputs, mask = inputs.to(device), None if mask is None else mask.to(device)
+        stored = EncodedBatch(batch, encoder, None if mask is None else to_device(_places(mask), device))
+        inputs, mask = to_device(inputs, device), None if mask is None else to_device(mask, device)
         view_step = 1 if is_text else self._splits[batch.split].views  # view 0 is the image itself
         targets = modality.token_layers(self._plan.tier)
         if RAW in targets:
@@ -107,7 +114,8 @@ class BatchEncoder:
         rows = encoder.finish(encoder.run(rows, bias, start=layer, stop=encoder.num_layers))
         for readout, values in read_out(encoder, rows, mask).items():
             stored.add_readout(readout_name(batch.modality, readout), values)
-        return stored.on_host(encoder)
+        stored.copy()
+        return stored
 
     def _check_size(self, batch: InputRange, shape: tuple[int, ...]) -> None:
         if shape != self._image_shape:
@@ -119,15 +127,23 @@ class BatchEncoder:
             )
 
 
-class _StoredRows:
-    """Collects the rows of one batch on the device, so that the host waits for it once."""
+class EncodedBatch:
+    """The rows of all arrays that one batch has, collected on the device, so that the host waits for it once.
 
-    def __init__(self, batch: InputRange, places: Tensor | None) -> None:
+    Args:
+        batch: The batch.
+        encoder: The encoder, for messages.
+        places: The places of the tokens among all places of the batch, (tokens,); None without padding.
+    """
+
+    def __init__(self, batch: InputRange, encoder: Encoder, places: Tensor | None) -> None:
         self._batch = batch
+        self._encoder = encoder
         self._places = places
         self._rows: list[tuple[str, int, Tensor]] = []
         self._extremes: list[Tensor] = []
         self._limits: list[str] = []
+        self._copies: list[HostCopy] = []
 
     def add(self, name: str, values: Tensor, dtype: str) -> None:
         """Add the rows of tokens, (B, R, …)."""
@@ -142,15 +158,26 @@ class _StoredRows:
 
     def _add(self, name: str, first_row: int, values: Tensor, dtype: str) -> None:
         if values.is_floating_point():
-            self._extremes.append(torch.stack(torch.aminmax(values)))  # both NaN if any value is
+            self._extremes.append(torch.stack(torch.aminmax(values)).float())  # both NaN if any value is
             self._limits.append(dtype)
         self._rows.append((f"{self._batch.split}/{name}", first_row, values.to(getattr(torch, dtype))))
 
-    def on_host(self, encoder: Encoder) -> list[EncodedRows]:
-        """Return the rows in host memory, after checking that all are in the range of their types."""
-        extremes = torch.stack(self._extremes).abs().tolist()
-        _check_range(extremes, self._limits, encoder)
-        return [EncodedRows(name, row, values.contiguous().to(CPU).numpy()) for name, row, values in self._rows]
+    def copy(self) -> None:
+        """Start to copy all rows to the host."""
+        self._copies = [HostCopy(values.contiguous()) for _, _, values in self._rows]
+        self._copies.append(HostCopy(torch.stack(self._extremes).abs()))
+
+    def rows(self) -> list[EncodedRows]:
+        """Return the rows on the host, once the device has computed them.
+
+        Raises:
+            NotFiniteError: If a feature exceeds the range of its storage type.
+        """
+        *arrays, extremes = [copy.wait() for copy in self._copies]
+        _check_range(extremes.tolist(), self._limits, self._encoder)
+        return [
+            EncodedRows(name, row, values.numpy()) for (name, row, _), values in zip(self._rows, arrays, strict=True)
+        ]
 
 
 def _places(mask: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.common.boundary import shown
-from nas.common.devices import CPU
+from nas.common.devices import CPU, is_accelerator
 from nas.common.errors import DataError
 from nas.data.augmentation import augment
 from nas.data.contents import Contents
@@ -42,6 +42,7 @@ class FeatureSources:
         contents: The content of all of them, which identifies the features.
         device: The device to compute on. It affects the features by rounding only, and so is no part of what identifies
             them.
+        allows_float16: Whether a device that is fast at float16 computes in it what is stored as float16.
     """
 
     dataset: Dataset
@@ -53,6 +54,7 @@ class FeatureSources:
     uses_attention: bool
     contents: Contents
     device: torch.device = CPU
+    allows_float16: bool = True
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,8 @@ def _inputs(batch: InputRange, split: SplitInputs, sources: FeatureSources) -> t
     if batch.modality == "text":
         ids, mask = sources.preprocessor.pad(split.token_ids(batch))
         return ids, None if bool(mask.all()) else mask
-    return pixel_values(split.images[batch.start : batch.stop], split.views, sources), None
+    pixels = pixel_values(split.images[batch.start : batch.stop], split.views, sources)
+    return pixels.pin_memory() if is_accelerator(sources.device) else pixels, None
 
 
 def pixel_values(names: Sequence[str], views: int, sources: FeatureSources) -> Tensor:
