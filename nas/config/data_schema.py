@@ -1,16 +1,27 @@
 """The sections `data`, `encoders` and `features` of the search file."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import MaxLen, MinLen
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, PlainValidator, ValidationInfo, WithJsonSchema, field_validator
 
 from nas.common.units import MAX_COUNT, MAX_SEED
 from nas.config.choices import COLUMNS, FeatureDtype, Labels, Quotes, Texts
 from nas.config.reader_registry import READERS, ReaderEntry
-from nas.config.section import Automatic, Expected, Rejected, Section, Several
-from nas.config.values import Bytes, CheckpointPath, Flag, Integer, LocalPath, Number, OneOf, PathText, Text
+from nas.config.section import AUTO, Automatic, Expected, Rejected, Section, Several
+from nas.config.values import (
+    Bytes,
+    CheckpointPath,
+    Flag,
+    Integer,
+    LocalPath,
+    Number,
+    OneOf,
+    PathText,
+    Text,
+    as_number,
+)
 
 _FORM = (
     "reader",
@@ -32,6 +43,24 @@ MAX_PIXELS = 200_000_000
 
 LocationText = Annotated[PathText, LocalPath(), _FILE_OR_FOLDER]
 CheckpointText = Annotated[PathText, CheckpointPath(), _CHECKPOINT]
+_SHARE = Expected("auto, or a fraction above 0 and at most 1")
+
+
+def _as_share(value: Any) -> float | Literal["auto"]:
+    if value == AUTO:
+        return "auto"
+    number = as_number(value)
+    if not 0 < number <= 1:
+        raise Rejected()
+    return float(number)
+
+
+Share = Annotated[
+    float | Literal["auto"],
+    PlainValidator(_as_share),
+    WithJsonSchema({"anyOf": [{"const": AUTO}, {"type": "number", "exclusiveMinimum": 0, "maximum": 1}]}),
+    _SHARE,
+]
 Amount = Annotated[Number, Expected("a fraction below 1, or a whole number of images")]
 
 
@@ -104,6 +133,11 @@ class DataConfig(Section):
     )
     held_out: HeldOutConfig = Field(
         default=HeldOutConfig(), description="The amounts taken from the training split to make missing splits."
+    )
+    search_share: Share = Field(
+        default="auto",
+        description="The share of the training samples, stratified by class, that the supernet and short trainings "
+        "read; full trainings read all. `auto`: as many as they can read without reading one twice, at least 50,000.",
     )
     texts: Texts = Field(default="titles", description="The texts of Food-101: page titles or whole pages.")
     max_text_tokens: Integer | None = Field(

@@ -161,7 +161,12 @@ def is_path(name: str) -> bool:
     return name.startswith((".", "~")) or os.path.isabs(name)
 
 
-def _as_number(value: Any) -> Any:
+def as_number(value: Any) -> Any:
+    """Return a number, also one that YAML reads as text.
+
+    Raises:
+        Rejected: If the value is none.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise Rejected()
     if isinstance(value, str) and not _NUMBER.fullmatch(value):  # YAML 1.1 reads 1e-4 as text
@@ -212,12 +217,12 @@ def ascending(value: Any, is_allowed: Callable[[Any], bool]) -> tuple[Any, ...]:
 
 
 def _ascending_rates(value: Any) -> tuple[float, ...]:
-    numbers = [_as_number(entry) for entry in value[: MAX_CHOICES + 1]] if isinstance(value, list | tuple) else value
+    numbers = [as_number(entry) for entry in value[: MAX_CHOICES + 1]] if isinstance(value, list | tuple) else value
     return ascending(numbers, lambda entry: isinstance(entry, int | float) and 0 < entry <= MAX_RATE)
 
 
 Integer = Annotated[int, Strict()]
-Number = Annotated[float, BeforeValidator(_as_number), AllowInfNan(False)]
+Number = Annotated[float, BeforeValidator(as_number), AllowInfNan(False)]
 Flag = Annotated[bool, Strict()]
 Text = Annotated[str, Strict(), MinLen(1), AfterValidator(_check_text)]
 PathText = Annotated[str, Strict(), MinLen(1), AfterValidator(_check_path)]

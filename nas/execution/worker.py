@@ -29,6 +29,7 @@ from nas.training.evaluate import forward_seconds, predict_logits, predict_popul
 from nas.training.kept_logits import keep_logits
 from nas.training.linear_start import start_classifiers
 from nas.training.metrics import evaluate_logits, load_torchmetrics
+from nas.training.search_share import searched_split
 from nas.training.stopping import StopRequested
 from nas.training.supernet import SupernetTraining, train_supernet
 from nas.training.supernet_sampling import build_sampler
@@ -76,6 +77,7 @@ class CandidateWorker:
             )
         )
         self._store = self.open_features(setup.feature_directory)
+        self._searched = searched_split(setup.config, self._store.splits["train"])
         self._supernet: FusionModel | None = None
         self._supernet_steps = 0
         self._stop = threading.Event()
@@ -213,7 +215,8 @@ class CandidateWorker:
 
     def _train(self, job: Job, should_stop: Callable[[], bool]) -> Tensor:
         """Train the model of a job and return its validation logits."""
-        split, size = self._store.splits["train"], self.batch_size(job)
+        split = self._searched if job.stage == "short" else self._store.splits["train"]
+        size = self.batch_size(job)
         recipe = self.setup.config.recipe.with_setting(job.recipe)
         if job.learning_rate is not None:
             # One rate for all parameters, not scaled by the number of layers with prompts.
@@ -298,7 +301,7 @@ class CandidateWorker:
             return 0.0 if job.seconds_left is None else (time.monotonic() - started) / max(job.seconds_left, 1e-3)
 
         training = SupernetTraining(
-            split=self._store.splits["train"],
+            split=self._searched,
             sampler=build_sampler(
                 config.supernet.sampling,
                 space=job.space or config.space,

@@ -13,11 +13,12 @@ from nas.common.errors import StudyError
 from nas.common.files import check_writable
 from nas.common.interrupt import Interrupted, interruptible
 from nas.common.progress import Reporter
-from nas.common.units import format_bytes, format_seconds
+from nas.common.units import format_seconds
 from nas.config.places import check_places
 from nas.config.schema import Config
 from nas.execution.base import Executor
 from nas.memory.measurement import keep_freed_memory
+from nas.run.announcement import announcement
 from nas.run.answer import excluded_models
 from nas.run.build_help import build_helpers
 from nas.run.checks import check_memory
@@ -45,7 +46,6 @@ from nas.run.time_budget import TimeAccount, time_file
 from nas.search.trial import STAGES, Result
 from nas.storage.study import Study
 from nas.storage.urls import storable_url, stored_url
-from nas.training.kept_logits import logits_bytes
 
 _Found = TypeVar("_Found")
 
@@ -214,7 +214,7 @@ class Session:
         def work(search: Search) -> Outcome:
             return search.run(compares=concludes)
 
-        outcome = self._run_work(prepared, study, account, work, announce=partial(_announcement, self._run.config))
+        outcome = self._run_work(prepared, study, account, work, announce=partial(announcement, self._run.config))
         counts = {stage: study.count(stage) for stage in STAGES}
         reporter.note(
             f"Search: {counts_text(counts)}, {len(study.rejections)} infeasible or failed; "
@@ -322,28 +322,3 @@ class Session:
                 )
                 write_simple_result(self._directory, found[role])
         return found
-
-
-def _announcement(config: Config, prepared: SearchContext, executor: Executor) -> list[str]:
-    """Return the lines about the resources of the search."""
-    space, memory = config.space, prepared.memory
-    slots = sum(device.slot_count for device in executor.devices)
-    smallest, largest = (memory.predict(entry).peak_bytes for entry in (space.smallest, space.largest))
-    lines = [
-        f"Memory: {format_bytes(config.budget.memory_bytes)} per device, {slots} worker(s) on "
-        f"{len(executor.devices)} device(s). Each training needs {format_bytes(smallest)} to {format_bytes(largest)}, "
-        f"{format_bytes(memory.idle_bytes)} of it fixed overhead"
-    ]
-    return [*lines, _disk_line(config, prepared)]
-
-
-def _disk_line(config: Config, prepared: SearchContext) -> str:
-    """Return the line about what full trainings leave in the run directory."""
-    store = prepared.store
-    count = (config.search.finalists + 1) * (1 + config.search.rerun_seeds)
-    weights = 4 * max(map(prepared.memory.parameter_count, config.space.largest_of_each_kind))
-    logits = logits_bytes(len(store.splits["validation"]), len(store.class_names))
-    return (
-        f"Disk: up to {count} full trainings keep their weights and validation logits in the run directory, at most "
-        f"{format_bytes(count * (weights + logits))}"
-    )

@@ -1,9 +1,12 @@
 """The memory grant of a worker, and its outcomes; test_executors.py tests its results."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from nas.execution.base import SupernetJob
 from nas.execution.worker import CandidateWorker
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.measurement import private_bytes
@@ -11,6 +14,8 @@ from nas.memory.prediction import PROCESS_BYTES, bytes_with_fragmentation
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.keys import CandidateKey
 from nas.search.trial import Failure, Result, Stage
+from nas.training.distributed import SingleProcessGroup
+from nas.training.stopping import StopRequested
 from tests.support.factories import make_job
 
 NEED_BYTES = PROCESS_BYTES + 100 * 2**20
@@ -64,6 +69,35 @@ def test_short_training_scales_the_learning_rates_of_the_recipe_and_full_trainin
     assert loss("short", 1e-9) == pytest.approx(one_shot, abs=1e-6)
     assert abs(loss("short", 1.0) - one_shot) > 2 * abs(loss("short", 0.1) - one_shot) > 1e-5
     assert loss("full", 0.1) == loss("full", 1.0)
+
+
+def test_short_trainings_and_the_supernet_read_the_share_of_the_search_and_full_trainings_all_samples(
+    setup: WorkerSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: dict[str, int] = {}
+
+    def record(stage: str) -> Callable[..., int]:
+        def stop(*arguments: Any, **settings: Any) -> int:
+            read[stage] = len(settings["split"] if "split" in settings else arguments[1].split)
+            raise StopRequested
+
+        return stop
+
+    config = setup.config.replace(data=setup.config.data.replace(search_share=0.5))
+    worker = CandidateWorker(replace(setup, config=config))
+    for stage in ("short", "full"):
+        monkeypatch.setattr("nas.execution.worker.train", record(stage))
+        with pytest.raises(StopRequested):
+            worker.outcomes(make_job(stage=stage, step_count=2), limit_bytes=None)
+    monkeypatch.setattr("nas.execution.worker.train_supernet", record("supernet"))
+    with pytest.raises(StopRequested):
+        worker.train_supernet(
+            SupernetJob(feasible=None, micro_batches={}, peak_bytes=0),
+            SingleProcessGroup(),
+            limit_bytes=None,
+            on_progress=lambda progress: None,
+        )
+    assert read["short"] == read["supernet"] == read["full"] // 2
 
 
 def test_training_that_diverges_in_the_last_step_fails_and_stores_no_weights(

@@ -49,8 +49,14 @@ def test_every_epoch_contains_each_sample_once() -> None:
 
 
 def test_order_of_an_epoch_is_drawn_once_for_all_its_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn, default_rng = [], np.random.default_rng
-    monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or default_rng(seed))
+    drawn: list[tuple[int, int]] = []
+    default_rng = np.random.default_rng
+
+    def draw(seed: tuple[int, int]) -> np.random.Generator:
+        drawn.append(seed)
+        return default_rng(seed)
+
+    monkeypatch.setattr(np.random, "default_rng", draw)
     schedule = BatchSchedule(sample_count=12, batch_size=4, seed=77)
     order = np.concatenate([schedule.indices(3 + step) for step in range(3)])
     assert drawn == [(77, 1)]

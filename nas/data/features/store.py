@@ -3,6 +3,7 @@
 They depend on no trained parameter, so all candidates and workers share them, memory-mapped.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,6 +113,26 @@ class FeatureSplit:
         self.text_lengths: NDArray[np.int64] = np.load(directory / "text_lengths.npy")
         """Number of text tokens of every sample, (N,)."""
         self.labels: Labels = np.load(directory / "labels.npy")
+        self._text_rows: NDArray[np.int64] | None = None
+
+    def subset(self, indices: NDArray[np.int64]) -> "FeatureSplit":
+        """Return a split of some of the samples, which reads the same files.
+
+        Args:
+            indices: The indices of the samples.
+        """
+        part = copy.copy(self)
+        part._image_index = self._image_index[indices]
+        part._text_starts = self._text_starts[indices]
+        part.text_lengths = self.text_lengths[indices]
+        part.labels = self.labels[indices]
+        part._text_rows = self._rows_of_texts()[indices]
+        return part
+
+    def _rows_of_texts(self) -> NDArray[np.int64]:
+        """Return the place of each sample's text among all texts, (N,), which are stored in this order."""
+        # That of their first tokens.
+        return np.argsort(np.argsort(self._text_starts)) if self._text_rows is None else self._text_rows
 
     def _mapped(self, name: str) -> NDArray[Any]:
         # A plain array: operations on np.memmap are slower.
@@ -179,11 +200,9 @@ class FeatureSplit:
             image: The readout of the image encoder.
             text: The readout of the text encoder.
         """
-        # Texts are stored in the order of their first tokens.
-        text_index = np.argsort(np.argsort(self._text_starts))
         images = np.load(self._directory / readout_name("image", image))
         texts = np.load(self._directory / readout_name("text", text))
-        return torch.from_numpy(images[self._image_index]), torch.from_numpy(texts[text_index])
+        return torch.from_numpy(images[self._image_index]), torch.from_numpy(texts[self._rows_of_texts()])
 
     def _tokens_at(self, modality: str, layer: int | None, read: _Reader, mask: Tensor | None, count: int) -> Tensor:
         """Return the tokens at a layer: read, or recomputed from the last stored layer before it."""
