@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nas.common.devices import CPU
+from nas.common.precision import Precision
 from nas.config.data_schema import DataConfig
 from nas.config.reader_registry import READERS
 from nas.data.contents import DATA, describe_contents
@@ -48,6 +49,7 @@ def evaluate_exported(
     split: str,
     *,
     device: torch.device = CPU,
+    precision: Precision = "float32",
     accept_changed: bool = False,
     on_note: Callable[[str], None] | None = None,
 ) -> Evaluation:
@@ -58,6 +60,7 @@ def evaluate_exported(
         data: The data set.
         split: The name of the split, or `ALL`.
         device: The device to compute on.
+        precision: The precision of products.
         accept_changed: Whether files of the folder may have been changed after the model was saved.
         on_note: The receiver of notes about the folder; by default they are warnings of Python.
 
@@ -65,7 +68,9 @@ def evaluate_exported(
         ExportError: If the folder holds no model, or a changed one.
         DataError: If the data cannot be used, or has labels that are unknown to the model.
     """
-    exported = open_exported(directory, device=device, accept_changed=accept_changed, on_note=on_note)
+    exported = open_exported(
+        directory, device=device, precision=precision, accept_changed=accept_changed, on_note=on_note
+    )
     return evaluate_model(exported, data, split)
 
 
@@ -88,9 +93,15 @@ def evaluate_model(exported: ExportedModel, data: DataConfig, split: str) -> Eva
     return Evaluation(
         evaluate_logits(logits, labels, threshold),
         len(samples),
-        [*notes, *skipped, *image_notes(images)],
+        [*notes, *skipped, *image_notes(images), *_precision_notes(exported)],
         describe_errors(logits, labels, exported.class_names, threshold),
     )
+
+
+def _precision_notes(exported: ExportedModel) -> list[str]:
+    if exported.precision == "float32":
+        return []
+    return [f"products were computed in {exported.precision}; a search evaluates its models in float32 (--precision)"]
 
 
 def _read_samples(data: DataConfig, split: str, class_names: tuple[str, ...]) -> tuple[Samples, list[str]]:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from nas.common.devices import device_of
+from nas.common.devices import device_of, precision_of
 from nas.common.errors import ArgumentError
 from nas.common.files import write_atomically
 from nas.common.output import visible, warn
@@ -30,6 +30,7 @@ def evaluate(options: argparse.Namespace) -> None:
         data,
         ALL if is_whole else options.split,
         device=device,
+        precision=precision_of(options.precision, device),
         accept_changed=options.accept_changed,
         on_note=warn,
     )

@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from nas.common.boundary import SMALL_FILE, reading, shown
-from nas.common.devices import CPU
+from nas.common.devices import CPU, computing_in
 from nas.common.errors import DataError, ExportError
+from nas.common.precision import Precision
 from nas.common.yaml_files import read_yaml
 from nas.config.data_schema import MAX_PIXELS
 from nas.config.load import parse_data
@@ -64,6 +65,7 @@ class ExportedModel:
         class_names: The class names in the order of the logits.
         max_pixels: The number of pixels that a picture may have.
         digest: The digest of the files of the folder.
+        precision: The precision of products.
     """
 
     model: FusionForClassification
@@ -71,6 +73,7 @@ class ExportedModel:
     class_names: tuple[str, ...]
     max_pixels: int = MAX_PIXELS
     digest: str = ""
+    precision: Precision = "float32"
 
     @property
     def has_several_labels(self) -> bool:
@@ -156,7 +159,8 @@ class ExportedModel:
         device = self.model.device
         # Given here, because the configuration may ask for other outputs.
         options = {"return_dict": True, "output_hidden_states": False, "output_attentions": False}
-        logits: Tensor = self.model(pixels.to(device), ids.to(device), mask.to(device), **options).logits
+        with computing_in(self.precision, device):
+            logits: Tensor = self.model(pixels.to(device), ids.to(device), mask.to(device), **options).logits
         return logits.cpu()
 
     def _open(self, image: Picture, name: str) -> Image.Image:
@@ -174,6 +178,7 @@ def open_exported(
     directory: str | os.PathLike[str],
     *,
     device: torch.device = CPU,
+    precision: Precision = "float32",
     accept_changed: bool = False,
     on_note: Callable[[str], None] | None = None,
 ) -> ExportedModel:
@@ -182,6 +187,7 @@ def open_exported(
     Args:
         directory: The folder that `export` or `save_pretrained` wrote.
         device: The device to compute on.
+        precision: The precision of products; logits and probabilities are float32 in any case.
         accept_changed: Whether files may have been changed after the model was saved.
         on_note: The receiver of notes about the folder; by default they are warnings of Python.
 
@@ -214,7 +220,7 @@ def open_exported(
     names: dict[int, str] = model.config.id2label
     class_names = tuple(names[index] for index in range(len(names)))
     digest = folder_digest(folder, is_checked=not accept_changed)
-    return ExportedModel(model, preprocessor, class_names, _max_pixels(folder), digest)
+    return ExportedModel(model, preprocessor, class_names, _max_pixels(folder), digest, precision)
 
 
 def _max_pixels(folder: Path) -> int:

@@ -9,7 +9,7 @@ from nas.common.units import MAX_COUNT
 from nas.config.choices import COLUMNS
 from nas.config.reader_registry import READERS
 from nas.run.arguments import whole_number
-from nas.run.parser_parts import Commands, add_accept_changed, add_command, add_device
+from nas.run.parser_parts import Commands, add_accept_changed, add_command, add_device, add_precision
 from nas.run.program_name import program_call
 
 
@@ -34,6 +34,7 @@ def add_evaluate(commands: Commands) -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the whole report to a JSON file")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     add_device(parser)
+    add_precision(parser, "auto", "auto")
     add_accept_changed(parser)
     return parser
 
@@ -62,6 +63,7 @@ def add_predict(commands: Commands) -> argparse.ArgumentParser:
         "table); if several labels are possible, all predicted ones are shown for one sample",
     )
     add_device(parser)
+    add_precision(parser, "auto", "auto")
     add_accept_changed(parser)
     return parser
 

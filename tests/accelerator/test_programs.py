@@ -24,7 +24,8 @@ def test_search_evaluate_and_predict_on_the_accelerator(
     on_device = ["--device", NAME]
     source = project.write("accelerated.yaml", **{"budget.trials": 2, "budget.memory": "4GiB"})
     with operators() as counts:
-        assert main(["search", str(source), "--workers", "0", *places, *on_device]) == 0, capsys.readouterr().err
+        command = ["search", str(source), "--workers", "0", *places, *on_device, "--precision", "bfloat16"]
+        assert main(command) == 0, capsys.readouterr().err
     assert counts["aten::addmm"] > 0 and "(failed)" not in capsys.readouterr().out
     model = str(tmp_path / "run" / "best")
     data = ["--data", str(project.manifest), "--images", str(project.images)]
@@ -35,6 +36,10 @@ def test_search_evaluate_and_predict_on_the_accelerator(
         assert bool(counts) == (place == NAME)
         found.append(scores(capsys.readouterr().out))
     assert found[1] == pytest.approx(found[0], abs=1e-5)
+    assert main(["evaluate", model, *data, *on_device, "--precision", "bfloat16"]) == 0
+    printed = capsys.readouterr().out
+    assert scores(printed)["cross_entropy"] == pytest.approx(found[0]["cross_entropy"], rel=0.05)
+    assert "note: products were computed in bfloat16" in printed
     image = ["--image", str(next(project.images.iterdir())), "--text", "apple"]
     answers = []
     for place in ("cpu", NAME):

@@ -11,6 +11,7 @@ from nas.data.features.store import Batch
 from nas.execution.base import SupernetJob
 from nas.execution.worker import CandidateWorker
 from nas.execution.worker_setup import WorkerSetup
+from nas.models.encoders.partial_checkpoint import load_tail, save_tail
 from nas.search.keys import CandidateKey
 from nas.search.trial import Failure, Result, Stage
 from nas.training.distributed import SingleProcessGroup
@@ -37,6 +38,29 @@ def test_job_of_every_stage_has_the_result_of_the_cpu(
         found.append((result.metrics, weights))
     assert found[1][0] == pytest.approx(found[0][0], abs=1e-5)
     torch.testing.assert_close(found[1][1], found[0][1], atol=1e-5, rtol=1e-4)
+
+
+def test_training_in_bfloat16_has_the_result_of_the_cpu_up_to_rounding(
+    setup: WorkerSetup, device: torch.device, tmp_path: Path
+) -> None:
+    config = setup.config.replace(recipe=setup.config.recipe.replace(precision="bfloat16"))
+    half = replace(setup, config=config, run_directory=tmp_path)
+    configs = setup.image_config, setup.text_config
+    for own, first, source, target in zip(
+        configs, setup.first_layers, setup.frozen_paths, half.frozen_paths, strict=True
+    ):
+        save_tail(load_tail(own, first, source), first, target, "bfloat16")
+    found = []
+    for place in ("cpu", str(device)):
+        (result,) = CandidateWorker(replace(half, device=place)).outcomes(
+            make_job(stage="full", step_count=4), limit_bytes=None
+        )
+        assert isinstance(result, Result) and result.precision == "bfloat16", result
+        weights = load_file(half.weights_path(CandidateKey(0), "full"))
+        assert {values.dtype for values in weights.values()} == {torch.float32}
+        found.append(torch.cat([values.flatten() for values in weights.values()]))
+    # The CPU's attention and that of other devices round at different places.
+    assert float((found[1] - found[0]).norm() / found[0].norm()) < 2**-5
 
 
 def test_supernet_is_trained_as_on_the_cpu(setup: WorkerSetup, device: torch.device, tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from nas.cli import main
 from nas.common.errors import StudyError
+from nas.common.precision import PRECISIONS
 from nas.common.progress import build_reporter
 from nas.config.load import load_config
 from nas.config.overrides import Overrides
@@ -16,6 +18,7 @@ from nas.run import defaults
 from nas.run.defaults import complete
 from nas.run.directory import read_run, read_study
 from nas.run.executors import ExecutionOptions
+from nas.run.exported_model import open_exported
 from nas.run.finalize import read_report
 from nas.run.prepare import prepare
 from nas.run.validation_scores import validation_logits
@@ -71,6 +74,24 @@ def test_validation_logits_are_those_of_the_exported_weights_under_autocast(
         prepared = prepare(run.config, source="", cache_directory=options.cache, reporter=reporter)
     found = validation_logits(result, half, run.config, prepared)
     torch.testing.assert_close(found, kept, rtol=0, atol=1e-3 * float(kept.abs().max()))
+
+
+def test_exported_model_is_evaluated_and_used_in_a_chosen_precision(
+    half: Path, project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, data = str(half / "default"), ["--data", str(project.manifest), "--images", str(project.images)]
+    sample = ["--image", str(next(project.images.iterdir())), "--text", "apple"]
+    printed = {}
+    for precision in ("auto", "float32", "bfloat16"):
+        assert main(["evaluate", model, *data, "--precision", precision]) == 0
+        assert main(["predict", model, *sample, "--precision", precision]) == 0
+        printed[precision] = capsys.readouterr().out
+    assert printed["auto"] == printed["float32"] != printed["bfloat16"]
+    assert "note: products were computed in bfloat16" in printed["bfloat16"]
+    exported = [open_exported(model, precision=precision) for precision in PRECISIONS]
+    logits = [entry.logits([Path(sample[1])], ["apple"]) for entry in exported]
+    assert logits[0].dtype == logits[1].dtype == torch.float32
+    assert 0 < float((logits[1] - logits[0]).norm() / logits[0].norm()) < 4 * 2**-8
 
 
 def test_resumed_search_keeps_the_precision_of_the_run_and_refuses_another(

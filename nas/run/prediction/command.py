@@ -2,7 +2,7 @@
 
 import argparse
 
-from nas.common.devices import device_of
+from nas.common.devices import device_of, precision_of
 from nas.common.output import warn
 from nas.common.progress import build_reporter
 from nas.run.evaluation_data import described_data
@@ -16,12 +16,14 @@ _HAS_ERRORS = 3
 
 def predict_one(options: argparse.Namespace) -> int:
     """Print the prediction for one sample and return the exit status."""
+    device = device_of(options.device)
     answer = classify(
         options.model,
         options.image,
         options.text,
         options.top or _TOP,
-        device=device_of(options.device),
+        device=device,
+        precision=precision_of(options.precision, device),
         accept_changed=options.accept_changed,
         on_note=warn,
     )
@@ -36,7 +38,13 @@ def predict_rows(options: argparse.Namespace) -> int:
     device = device_of(options.device)
 
     def open_model() -> ExportedModel:
-        return open_exported(options.model, device=device, accept_changed=options.accept_changed, on_note=warn)
+        return open_exported(
+            options.model,
+            device=device,
+            precision=precision_of(options.precision, device),
+            accept_changed=options.accept_changed,
+            on_note=warn,
+        )
 
     table = TableOptions(
         id_column=options.id_column,

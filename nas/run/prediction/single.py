@@ -11,6 +11,7 @@ from nas.common.boundary import check_regular_file
 from nas.common.devices import CPU
 from nas.common.errors import DataError
 from nas.common.output import visible
+from nas.common.precision import Precision
 from nas.run.exported_model import Prediction, open_exported
 from nas.run.prediction.rows import significant
 
@@ -53,6 +54,7 @@ def classify(
     top: int,
     *,
     device: torch.device = CPU,
+    precision: Precision = "float32",
     accept_changed: bool = False,
     on_note: Callable[[str], None] | None = None,
 ) -> Answer:
@@ -64,6 +66,7 @@ def classify(
         text: The text of the image.
         top: The number of classes.
         device: The device to compute on.
+        precision: The precision of products.
         accept_changed: Whether files of the folder may have been changed after the model was saved.
         on_note: The receiver of notes about the folder; by default they are warnings of Python.
 
@@ -72,7 +75,9 @@ def classify(
         ExportError: If the folder holds no exported model, or a changed one.
     """
     check_regular_file(image, expected="an image file", error=DataError)
-    exported = open_exported(directory, device=device, accept_changed=accept_changed, on_note=on_note)
+    exported = open_exported(
+        directory, device=device, precision=precision, accept_changed=accept_changed, on_note=on_note
+    )
     predictions = exported.predict([image], [text])[0]
     chosen = [entry for place, entry in enumerate(predictions) if entry.is_predicted or place < max(top, 1)]
     return Answer(chosen, exported.has_several_labels)

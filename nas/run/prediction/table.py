@@ -124,7 +124,7 @@ def predict_table(
     )
     table = table_format(output, form.columns, separator=data.label_separator, is_spreadsheet=options.is_spreadsheet)
     depends_on: dict[str, Any] = {
-        "model": exported.digest,
+        "model": [exported.digest, exported.precision],
         "input": source.digest,
         "options": {**vars(options), "separator": data.label_separator, "device": exported.model.device.type},
         "columns": form.columns,
