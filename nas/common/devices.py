@@ -87,7 +87,9 @@ def fast_precision(device: torch.device) -> Precision:
 
 def precision_of(choice: str, device: torch.device) -> Precision:
     """Return the precision that a user has chosen for a device: `float32`, `bfloat16`, or `auto`."""
-    return "bfloat16" if "bfloat16" in (choice, choice == AUTO and fast_precision(device)) else "float32"
+    if choice == AUTO:
+        return fast_precision(device)
+    return "bfloat16" if choice == "bfloat16" else "float32"
 
 
 def computing_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
