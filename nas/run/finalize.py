@@ -21,7 +21,7 @@ from nas.run.model_card import describe
 from nas.run.model_folder import copy_model_folder
 from nas.run.model_parts import ModelParts
 from nas.run.program_name import command_line
-from nas.run.progress_lines import better_model_lines, memory_text, metric_title, training_text
+from nas.run.progress_lines import better_model_lines, metric_title, training_text
 from nas.run.reliability import ReliabilityReport
 from nas.run.roles import BEST, SIMPLE_MODELS
 from nas.run.tables import text_table
@@ -167,10 +167,13 @@ class Finalizer:
         assert best is not None, "a search is concluded with a result"
         answer = report[BEST]
         name, is_ensemble = metric_title(metric), answer["role"] == ENSEMBLE_ROLE
+        error = "\n(standard error)" if metric == "accuracy" else ""
+        batch = self._config.search.latency_batch
         header = (
-            *("", "architecture", f"validation {name}", f"test {name}", "parameters", "peak memory"),
-            *(f"latency ({self._config.search.latency_batch})", "file"),
+            *("", f"validation\n{name}", f"test {name}{error}", "parameters", "training\nmemory"),
+            *(f"latency\n({batch} sample{'s' if batch > 1 else ''})", "file"),
         )
+        rows = self._rows(report, best)
         predict = command_line("predict", run / BEST, rest='--image FILE --text "..."')
         resume = command_line("resume", run, rest="--budget ...")
         export = command_line("export", run, rest="--output DIR --pick best")
@@ -178,7 +181,9 @@ class Finalizer:
             "",
             verdict(reliability, is_ensemble=is_ensemble),
             "",
-            text_table(header, self._rows(report, best)),
+            text_table(header, [(title, *cells) for title, _, *cells in rows]),
+            "",
+            *(f"{title}: {model}" for title, model, *_ in rows),
             "",
             "How far to trust this result:",
             *(f"- {line}" for line in reliability.lines(is_ensemble=is_ensemble)),
@@ -194,7 +199,7 @@ class Finalizer:
             self._reporter.note(line)
 
     def _rows(self, report: Mapping[str, Any], best: Result) -> list[Sequence[str]]:
-        """Return the rows of the table: the answer, the best architecture, and the simpler models, without the answer.
+        """Return the answer, the best architecture, and the simpler models without the answer: names, models, cells.
 
         A best architecture that is not the answer is not evaluated on test.
         """
@@ -204,10 +209,10 @@ class Finalizer:
         title = {ENSEMBLE_ROLE: ENSEMBLE_ROLE, BEST: _BEST_NAMES[best.stage], **names}[answer]
         rows: list[Sequence[str]] = [(f"answer ({title})", *_row(report[BEST], metric))]
         if answer != BEST:
-            cost = memory_text(best.predicted_peak_bytes, best.measured_peak_bytes)
+            cost = format_bytes(best.predicted_peak_bytes)
             latency = "" if best.latency_seconds is None else f"{1000 * best.latency_seconds:.1f} ms"
             values = (f"{best.metrics[metric]:.3f}", "", f"{self._parameter_count(best.architecture):,}", cost, latency)
-            rows.append((_BEST_NAMES[best.stage], str(best.architecture), *values, ""))
+            rows.append((_BEST_NAMES[best.stage], _described(best.architecture), *values, ""))
         others = [role for role in names if role in report and role != answer]
         return [*rows, *((names[role], *_row(report[role], metric)) for role in others)]
 
@@ -277,14 +282,18 @@ def _to_report(values: dict[str, Any]) -> dict[str, Any]:
 def _row(entry: Mapping[str, Any], metric: str) -> Sequence[str]:
     value, count = entry["test"][metric], entry["test_samples"]
     # The binomial error holds for a share of samples, not for averages over classes.
-    error = f" (standard error with {count} test samples: {standard_error(value, count):.3f})"
+    error = f" ({standard_error(value, count):.3f})"
     members, latency, size = (entry.get(name) for name in ("members", "latency_seconds", "file_bytes"))
     return (
-        f"{len(members)} models" if members else str(Architecture.from_dict(entry["architecture"])),
+        f"{len(members)} models" if members else _described(Architecture.from_dict(entry["architecture"])),
         f"{entry['validation'][metric]:.3f}",
         f"{value:.3f}{error if metric == 'accuracy' else ''}",
         f"{entry['trainable_parameters']:,}",
-        memory_text(entry["predicted_peak_bytes"], entry["measured_peak_bytes"]),
+        format_bytes(entry["predicted_peak_bytes"]),
         "" if latency is None else f"{1000 * latency:.1f} ms",
         "" if size is None else format_bytes(size),
     )
+
+
+def _described(architecture: Architecture) -> str:
+    return f"{architecture.summary()} ({architecture})"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from nas.common.units import format_bytes, format_seconds
+from nas.common.units import format_seconds
 from nas.execution.failure_policy import Verdict
 from nas.run.phase_plan import PhasePlan
 from nas.run.program_name import command_line
@@ -186,11 +186,6 @@ def planned_text(seconds: Mapping[Phase, float]) -> str:
         f"{_PLANNED_TITLES[phase]} {'up to ' if phase == 'race' else ''}{format_seconds(value)}"
         for phase, value in seconds.items()
     )
-
-
-def memory_text(needed_bytes: int, used_bytes: int) -> str:
-    """Return the predicted and the measured memory of a training: `541 MiB needed (565 MiB in use)`."""
-    return f"{format_bytes(needed_bytes)} needed ({format_bytes(used_bytes)} in use)"
 
 
 def metric_line(name: str, value: float, count: int) -> str:

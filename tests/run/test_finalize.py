@@ -111,9 +111,9 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeModels:
 
 def first_words(lines: Sequence[str]) -> list[str]:
     """Return the names of the rows of the table in a report."""
-    header = next(place for place, line in enumerate(lines) if "architecture" in line and "parameters" in line)
-    rows = lines[header + 1 : lines.index("", header)]
-    return [row.split("  ")[0].strip() for row in rows if not set(row) <= set("- ")]
+    rule = next(place for place, line in enumerate(lines) if line.startswith("---"))
+    assert all(len(line) <= 100 for line in lines[rule - 2 : lines.index("", rule)]), "it fits a terminal"
+    return [row.split("  ")[0].strip() for row in lines[rule + 1 : lines.index("", rule)]]
 
 
 def test_simpler_answer_is_exported_and_evaluated_once_and_the_best_stands_in_the_table(models: FakeModels) -> None:
@@ -124,7 +124,8 @@ def test_simpler_answer_is_exported_and_evaluated_once_and_the_best_stands_in_th
     assert report["best"]["role"] == "linear" and report["best"]["test"] == report["linear"]["test"]
     assert first_words(lines) == ["answer (linear)", "best", "PMF default"]
     (row,) = (line for line in lines if line.startswith("best "))
-    assert str(ARCHITECTURE) in row and "0.730" in row and "1,234" in row and "3.0 ms" in row and "0.600" not in row
+    assert f"best: {ARCHITECTURE.summary()} ({ARCHITECTURE})" in lines
+    assert "0.730" in row and "1,234" in row and "3.0 ms" in row and "0.600" not in row
     assert f"To export the best architecture instead: python run_search.py export {models.directory} " in "".join(lines)
 
 
