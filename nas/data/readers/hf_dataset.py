@@ -23,6 +23,7 @@ from nas.data.readers.tables import has_column, input_columns, missing_column_hi
 from nas.data.samples import SPLIT_NAMES, SPLITS, RawDataset, RawSample
 
 _BATCH_ROWS = 1000
+_MAX_STAMP = 64
 _SAVED = ("dataset_dict.json", "state.json")
 
 
@@ -41,6 +42,15 @@ class SavedImages(ImageSource):
         self._stamps: dict[str, str] = {}
 
     def fingerprint(self, name: str) -> str | None:
+        stamp = self._stamp_of(name)
+        # An index has it for every image, and a part may have many files.
+        return stamp if stamp is None or len(stamp) <= _MAX_STAMP else hashlib.sha256(stamp.encode()).hexdigest()
+
+    def modified_ns(self, name: str) -> int:
+        return max(map(int, (self._stamp_of(name) or "").split()[1::2]), default=0)
+
+    def _stamp_of(self, name: str) -> str | None:
+        """Return the sizes and modification times of the files that an image is in."""
         part, _, row = name.rpartition("/")
         data = _load_parts(self.location).get(part)
         if data is None or int(row) >= len(data):
@@ -50,9 +60,6 @@ class SavedImages(ImageSource):
         if part not in self._stamps:
             self._stamps[part] = _stamp(Path(entry["filename"]) for entry in data.cache_files)
         return self._stamps[part]
-
-    def modified_ns(self, name: str) -> int:
-        return max(map(int, (self.fingerprint(name) or "").split()[1::2]), default=0)
 
     def size(self, name: str) -> int | None:
         value = self._value(name)

@@ -1,3 +1,4 @@
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -161,3 +162,15 @@ def test_picture_that_changes_in_the_files_of_the_data_set_has_another_digest(tm
     changed.replace(path)
     second = digests()
     assert sum(first[name] != second[name] for name in first) == 1
+
+
+def test_fingerprint_is_short_for_a_part_of_many_files_and_changes_with_each(tmp_path: Path) -> None:
+    """An index of digests has it for every image."""
+    part([0, 1] * 4).save_to_disk(tmp_path / "saved", num_shards=8)
+    config = config_of("datasets", tmp_path / "saved", columns={"split": None})
+    name = read_dataset(config, ("train",)).splits["train"].images[0]
+    first = open_dataset_images(config)
+    newest = max(path.stat().st_mtime_ns for path in (tmp_path / "saved").glob("*.arrow"))
+    assert len(first.fingerprint(name) or "") == 64 and first.modified_ns(name) == newest
+    os.utime(sorted((tmp_path / "saved").glob("*.arrow"))[-1], (1, 1))
+    assert open_dataset_images(config).fingerprint(name) != first.fingerprint(name)
