@@ -44,7 +44,7 @@ from nas.execution.plan import Plan
 from nas.execution.ray.executor import RayExecutor
 from nas.execution.worker import CandidateWorker
 from nas.execution.worker_setup import WorkerSetup
-from nas.memory.prediction import bytes_with_fragmentation
+from nas.memory.overheads import bytes_with_fragmentation
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.pmf.architecture import GENES
 from nas.run.executors import write_worker_setup

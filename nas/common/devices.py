@@ -3,7 +3,9 @@
 An accelerator is what `torch.accelerator` finds: a CUDA GPU, or another kind whose backend is loaded.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -15,6 +17,8 @@ from nas.common.precision import Precision
 CPU = torch.device("cpu")
 _KINDS = ("cuda",)
 """The kinds of accelerators that Ray gives to workers."""
+BLOCK_BYTES = 512
+"""The unit in which the allocators of accelerators give memory to tensors."""
 AUTO = "auto"
 """The choice of an accelerator where there is one, otherwise of the CPU."""
 
@@ -66,9 +70,31 @@ def check_kind(choice: str) -> None:
         raise ExecutionError(f"--device: not available for workers; expected one of {allowed}, got {choice!r}")
 
 
+_counts_as: ContextVar[torch.device] = ContextVar("_counts_as", default=CPU)
+"""The device that code on the CPU takes it for."""
+
+
+@contextmanager
+def counting_as(device: torch.device) -> Iterator[None]:
+    """Let code that asks for the kind of a device take the CPU for another one.
+
+    So tensors without data, which are on the CPU, are computed as on a device that need not be there.
+    """
+    token = _counts_as.set(device)
+    try:
+        yield
+    finally:
+        _counts_as.reset(token)
+
+
+def has_cpu_kernels(device: torch.device) -> bool:
+    """Return whether tensors of a device are computed by the kernels of CPUs, which are best for other shapes."""
+    return device.type == CPU.type and _counts_as.get().type == CPU.type
+
+
 def is_accelerator(device: torch.device) -> bool:
     """Return whether a device has memory of its own, beside that of the host."""
-    return device.type not in ("cpu", "meta")
+    return device.type != "meta" and not has_cpu_kernels(device)
 
 
 def has_fused_updates(device: torch.device) -> bool:
@@ -149,9 +175,30 @@ def start_peak(device: torch.device) -> None:
 def peak_bytes(device: torch.device) -> int:
     """Return the most bytes that the allocator of this process has held on an accelerator since `start_peak`.
 
-    They are reserved rather than allocated bytes: other processes cannot use what the allocator keeps.
+    Other processes cannot use them, whether they belong to tensors or are kept for later ones.
     """
     return int(_module(device).max_memory_reserved(device))
+
+
+def allocated_peak_bytes(device: torch.device) -> int:
+    """Return the most bytes that tensors of this process have needed on an accelerator since `start_peak`."""
+    return int(_module(device).max_memory_allocated(device))
+
+
+def outside_bytes(device: torch.device) -> int:
+    """Return the bytes in use on an accelerator that do not belong to the allocator of this process.
+
+    They belong to its context there, and to other processes.
+    """
+    free, total = _module(device).mem_get_info(device)
+    return max(int(total) - int(free) - int(_module(device).memory_reserved(device)), 0)
+
+
+def load_kernels(device: torch.device) -> None:
+    """Multiply and add on an accelerator, forward and backward, so that libraries take the memory that they keep."""
+    rows = torch.ones(64, 64, device=device, requires_grad=True)
+    torch.autograd.backward((rows @ rows + rows).sum())
+    synchronize(device)
 
 
 class HostCopy:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from nas.common.devices import is_accelerator, limit_memory
+from nas.common.devices import is_accelerator, limit_memory, load_kernels, outside_bytes
 from nas.memory.measurement import (
     AllocatorWatch,
     MemoryWatch,
@@ -13,7 +13,7 @@ from nas.memory.measurement import (
     map_large_tensors,
     release_freed_memory,
 )
-from nas.memory.prediction import bytes_with_fragmentation
+from nas.memory.overheads import CONTEXT_BYTES, bytes_with_fragmentation
 
 
 class GrantExceeded(Exception):
@@ -23,7 +23,8 @@ class GrantExceeded(Exception):
 class MemoryGrant:
     """Holds this process to the memory it was granted, one job at a time.
 
-    On the CPU a thread measures the private memory of the process; on a GPU torch's allocator enforces the limit.
+    On the CPU a thread measures the private memory of the process. On a GPU torch's allocator enforces the limit, less
+    the memory of the process outside of it, which is measured once.
 
     Args:
         device: The device of the tensors.
@@ -44,6 +45,11 @@ class MemoryGrant:
         self._on_exceeded = on_exceeded
         self._limit_bytes: int | None = None
         self._exceeded_bytes = 0
+        self._outside_bytes = 0
+        if is_accelerator(device):
+            load_kernels(device)
+            # What other processes use looks the same, and the bound holds for them together.
+            self._outside_bytes = min(outside_bytes(device), CONTEXT_BYTES)
 
     @contextmanager
     def limit(self, limit_bytes: int | None, needed_bytes: int) -> Iterator[None]:
@@ -64,8 +70,8 @@ class MemoryGrant:
             with watch:
                 yield
         finally:
-            base_bytes = 0 if is_accelerator(self._device) else self._base_bytes
-            self.peak_bytes = max(watch.peak_bytes - base_bytes, 0)
+            fixed_bytes = self._outside_bytes if is_accelerator(self._device) else -self._base_bytes
+            self.peak_bytes = max(watch.peak_bytes + fixed_bytes, 0)
             release_freed_memory()  # the memory of an idle worker counts against the budget as well
 
     def check(self) -> None:
@@ -81,7 +87,7 @@ class MemoryGrant:
         limit_bytes = self._limit_bytes
         if not is_accelerator(self._device):
             return MemoryWatch(None if limit_bytes is None else self._base_bytes + limit_bytes, self._note_exceeded)
-        limit_memory(self._device, limit_bytes)
+        limit_memory(self._device, None if limit_bytes is None else max(limit_bytes - self._outside_bytes, 0))
         return AllocatorWatch(self._device)
 
     def _note_exceeded(self, held_bytes: int) -> None:

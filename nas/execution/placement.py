@@ -54,12 +54,14 @@ class Placement:
         most_by_memory: The largest number of workers on one device that fit the memory budget.
         threads: The number of threads of each worker; None for an equal share of a node's cores.
         device: `auto`, the GPUs of nodes that have some; `cpu`; or the kind of GPU that one node at least has to have.
+        predicts_gpus: Whether the memory of GPUs is predicted; if not, workers cannot use them.
     """
 
     worker_count: int | None
     most_by_memory: int
     threads: int | None
     device: str = "auto"
+    predicts_gpus: bool = True
 
     def shares(self, nodes: Sequence[Node]) -> list[Share]:
         """Return the share of every node, in the order given; a node may get no worker."""

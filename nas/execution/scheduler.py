@@ -10,7 +10,7 @@ from nas.execution.failure_policy import FailurePolicy, Verdict
 from nas.execution.job_queue import JobQueue
 from nas.execution.memory_pool import MemoryPool
 from nas.execution.plan import Plan
-from nas.memory.prediction import bytes_with_fragmentation
+from nas.memory.overheads import bytes_with_fragmentation
 from nas.search.keys import ModelKey
 from nas.search.trial import Failure, Job, Result, Stage
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedConfig
 
+from nas.common.fast_imports import allocator_environment
 from nas.config.schema import Config
 from nas.search.keys import ModelKey, SpeedKey
 from nas.search.trial import Stage
@@ -103,4 +104,5 @@ def process_environment(thread_count: int) -> dict[str, str]:
         "GLIBC_TUNABLES": ":".join([*tunables, "glibc.malloc.hugetlb=1"]),
         # Each cached program takes 0.6 MB; the default is 1,024 of them.
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
+        **allocator_environment(),
     }

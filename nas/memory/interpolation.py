@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.memory.tracing import Trace
+from nas.memory.tracing import Trace, peak_of
 from nas.search.space import AffineMemory, Architecture
 
 
@@ -22,15 +22,19 @@ class PeakSurface:
 
     Args:
         genes: The genes g that vary in the set.
-        levels: The live bytes just before a release, one row per release: a row times [1, g…] is the level.
+        events: The allocations and releases of a step; see `Trace`.
+        storages: The bytes of the storages, one row per storage: a row times [1, g…] is its size.
+        block_bytes: The unit of the allocator.
     """
 
     genes: tuple[str, ...]
-    levels: NDArray[np.int64]
+    events: NDArray[np.int64]
+    storages: NDArray[np.int64]
+    block_bytes: int
 
     def peak_bytes(self, architecture: Architecture) -> int:
         """Return the peak of an architecture of the set, in bytes."""
-        return int((self.levels @ _lengths(architecture, self.genes)).max(initial=0))
+        return peak_of(self.events, self.storages @ _lengths(architecture, self.genes), self.block_bytes)
 
     @classmethod
     def fit(cls, affine: AffineMemory, trace: Callable[[Architecture], Trace]) -> "PeakSurface | None":
@@ -56,10 +60,7 @@ class PeakSurface:
         far, expected_sizes = trace(far_architecture), sizes @ _lengths(far_architecture, genes)
         if not np.array_equal(far.events, base.events) or not np.array_equal(far.sizes, expected_sizes):
             return None
-        changes = np.sign(base.events)[:, None] * sizes[np.abs(base.events) - 1]
-        # Between two releases there are only allocations, so the level is highest just before a release.
-        precedes_release = (base.events > 0) & (np.append(base.events[1:], -1) < 0)
-        return cls(genes, changes.cumsum(axis=0)[precedes_release])
+        return cls(genes, base.events, sizes, base.block_bytes)
 
 
 def _lengths(architecture: Architecture, genes: tuple[str, ...]) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from nas.common import devices
+from nas.memory.overheads import ON_ACCELERATOR
 
 
 def private_bytes() -> int:
@@ -126,9 +127,10 @@ class MemoryWatch:
 
 
 class AllocatorWatch:
-    """Context that measures the peak memory that torch reserves on an accelerator for this process.
+    """Context that measures the memory that torch needs on an accelerator for this process at its peak.
 
-    The context of the driver is not included.
+    It is what tensors need with what the allocator needs between them, or all that the allocator has reserved, if that
+    is less: it keeps freed memory as long as it has room. The driver's context is not included.
 
     Args:
         device: The accelerator.
@@ -144,4 +146,5 @@ class AllocatorWatch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.peak_bytes = devices.peak_bytes(self._device)
+        needed_bytes = devices.allocated_peak_bytes(self._device) + ON_ACCELERATOR.allocator_bytes
+        self.peak_bytes = min(devices.peak_bytes(self._device), needed_bytes)

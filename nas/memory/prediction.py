@@ -7,44 +7,23 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TypeAlias
 
+import torch
 from transformers import PreTrainedConfig
 
+from nas.common.devices import CPU, is_accelerator
 from nas.config.data_schema import FeaturesConfig
 from nas.config.training_schema import RecipeConfig
 from nas.memory.interpolation import PeakSurface
+from nas.memory.overheads import overheads_on
 from nas.memory.step_tracing import StepTracer, TaskShapes, TrainingStep
 from nas.search.space import Architecture, SearchSpace
 
 _STATE_TENSORS = {"sgd": 1, "adamw": 2}
 """Optimizer state, in tensors of the size of the parameter."""
 
-PROCESS_BYTES = 500 * 2**20
-"""Private memory of a worker apart from all tensors, before it is measured; a cautious value. Measured on Linux x86-64
-with torch 2.13 and Ray 2.60: 350 MiB after loading the encoders, 60 MiB more with the first job, then up to 80 MiB of
-compiled oneDNN kernels; 465 MiB after 40 jobs of the demo."""
-
-ALLOCATOR_BYTES = 2**20
-"""Fragmentation between tensors that are too small to be mapped on their own. The measured peaks of 44 steps at base
-size with `map_large_tensors` were 0 to 5 MiB above the tensors, 1.6 MiB in the median; a larger value would be wrong
-for the smallest steps."""
-
-_FRAGMENTATION = 0.6
-"""Memory that a process holds in addition, as a fraction of all tensors, when it keeps freed memory
-(`keep_freed_memory`); a cautious value. Measured: 0.17 to 0.35 for steps at base size, 0.25 to 0.75 for steps of the
-demo, where PROCESS_BYTES leaves room for the difference."""
-
 _TRACE_MARGIN = 0.01
 """Distance from the budget, as a fraction of the bytes of a step, below which the step is traced even if its peak can
 be interpolated. Interpolated peaks were exact to the byte in all comparisons; this guards the decision elsewhere."""
-
-
-def bytes_with_fragmentation(peak_bytes: int) -> int:
-    """Return the memory to grant to a process that keeps freed memory, given its predicted peak without fragmentation.
-
-    Args:
-        peak_bytes: The predicted peak of the process, in bytes.
-    """
-    return peak_bytes + max(round(_FRAGMENTATION * (peak_bytes - PROCESS_BYTES)), 0)
 
 
 @cache
@@ -56,12 +35,12 @@ def micro_batch_counts(batch_size: int) -> Sequence[int]:
 
 @dataclass(frozen=True)
 class PeakPrediction:
-    """Private memory of a training process at its peak, in bytes by purpose.
-
-    Frozen weights do not count: workers map those of the fusing layers from a file, which the system holds once.
+    """Memory of a training process at its peak, in bytes by purpose: on the CPU its private memory, or that on its GPU.
 
     Args:
         process_bytes: The process apart from all tensors.
+        frozen_bytes: The frozen weights, of which every process has a copy on its GPU. On the CPU workers map them from
+            a file, which the system holds once: 0.
         supernet_bytes: The weights of the supernet.
         trained_bytes: The weights of a candidate, in addition to those of the supernet.
         optimizer_bytes: The optimizer state.
@@ -71,6 +50,7 @@ class PeakPrediction:
     """
 
     process_bytes: int
+    frozen_bytes: int
     supernet_bytes: int
     trained_bytes: int
     optimizer_bytes: int
@@ -86,7 +66,8 @@ class PeakPrediction:
     @property
     def peak_bytes(self) -> int:
         """The peak of the process."""
-        return self.process_bytes + self.supernet_bytes + self.training_bytes + self.allocator_bytes
+        fixed_bytes = self.process_bytes + self.frozen_bytes + self.supernet_bytes
+        return fixed_bytes + self.training_bytes + self.allocator_bytes
 
 
 TraceKey: TypeAlias = tuple[TrainingStep, Architecture]
@@ -101,6 +82,7 @@ class TraceCache:
     is part of the key of a step that trains one of its slices.
 
     Args:
+        device: The device of the trainings, which need not be there.
         surfaces: The surfaces by the step of the smallest architecture of their set; None if its sizes are not affine.
         peaks: The peak in bytes by traced step.
         traced: The number of traced architectures of each set.
@@ -108,6 +90,7 @@ class TraceCache:
             on their own, until that has cost as much as the surface: most searches need few architectures of a set.
     """
 
+    device: torch.device = CPU
     surfaces: dict[TraceKey, PeakSurface | None] = field(default_factory=dict)
     peaks: dict[TraceKey, int] = field(default_factory=dict)
     traced: Counter[TraceKey] = field(default_factory=Counter)
@@ -130,7 +113,7 @@ class MemoryModel:
         task: Shapes of inputs and outputs.
         space: The search space; a worker holds the weights of its supernet in addition to a candidate's.
         architectures_per_step: The number K of architectures per supernet step.
-        traces: The cache to use; see `TraceCache` for what may share it.
+        traces: The cache to use, with the device; see `TraceCache` for what may share it.
     """
 
     def __init__(
@@ -145,6 +128,8 @@ class MemoryModel:
         architectures_per_step: int = 1,
         traces: TraceCache | None = None,
     ) -> None:
+        self._traces = traces or TraceCache()
+        device = self._traces.device
         self._tracer = StepTracer(
             image_config=image_config,
             text_config=text_config,
@@ -152,21 +137,28 @@ class MemoryModel:
             features=features,
             task=task,
             supernet_at=space.supernet_at,
+            device=device,
         )
         self._recipe = recipe
         self._supernet = space.supernet
         # A single process holds one sum. Of several, each computes its share of a step before gradients are summed.
         self._gradient_sums = max(-(-architectures_per_step // 2) - 1, 1)
-        self._traces = traces or TraceCache()
-        self.process_bytes = PROCESS_BYTES
-        """Memory of an idle worker that has loaded the encoders; to be replaced by a measurement."""
+        self._is_accelerator, self._overheads = is_accelerator(device), overheads_on(device)
+        self.first_layers = 0, 0
+        """The first layers of the image and the text encoder that workers compute."""
+        self.process_bytes = self._overheads.process_bytes
+        """Memory of an idle worker apart from its weights; to be replaced by a measurement."""
         self.holds_supernet = True
         """Whether a worker holds the weights of the supernet in addition to a candidate's."""
 
     @property
     def idle_bytes(self) -> int:
-        """The memory of an idle worker: its process and the supernet."""
-        return self.process_bytes + self._supernet_bytes
+        """The memory of an idle worker: its process, the frozen weights and the supernet."""
+        return self.process_bytes + self._frozen_bytes + self._supernet_bytes
+
+    @property
+    def _frozen_bytes(self) -> int:
+        return self._tracer.frozen_bytes(self.first_layers) if self._is_accelerator else 0
 
     @property
     def _supernet_bytes(self) -> int:
@@ -195,12 +187,13 @@ class MemoryModel:
         trained_bytes = self._tracer.weight_bytes(architecture)
         weights = PeakPrediction(
             process_bytes=self.process_bytes,
+            frozen_bytes=self._frozen_bytes,
             supernet_bytes=self._supernet_bytes,
             trained_bytes=trained_bytes,
             optimizer_bytes=trained_bytes * _STATE_TENSORS[self._recipe.optimizer],
             gradient_sum_bytes=0,
             step_bytes=0,
-            allocator_bytes=ALLOCATOR_BYTES,
+            allocator_bytes=self._overheads.allocator_bytes,
         )
         return self._add_step(weights, self._step(architecture, micro_batches, is_slice=False), budget_bytes)
 
@@ -217,12 +210,13 @@ class MemoryModel:
         weight_bytes = self._tracer.weight_bytes(self._supernet)
         weights = PeakPrediction(
             process_bytes=self.process_bytes,
+            frozen_bytes=self._frozen_bytes,
             supernet_bytes=weight_bytes,
             trained_bytes=0,
             optimizer_bytes=weight_bytes * _STATE_TENSORS[self._recipe.optimizer],
             gradient_sum_bytes=weight_bytes * self._gradient_sums,
             step_bytes=0,
-            allocator_bytes=ALLOCATOR_BYTES,
+            allocator_bytes=self._overheads.allocator_bytes,
         )
         return self._add_step(weights, self._step(architecture, micro_batches, is_slice=True), budget_bytes)
 

@@ -1,6 +1,6 @@
 """Trace the forward and backward passes of training steps on encoders without data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from nas.common.devices import product_dtype
+from nas.common.devices import CPU, product_dtype
 from nas.config.data_schema import FeaturesConfig
 from nas.config.training_schema import RecipeConfig
 from nas.data.features.store import Batch
+from nas.memory.overheads import overheads_on
 from nas.memory.tracing import ShapeTracer, Trace
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import build_encoder
 from nas.models.encoders.held_weights import hold_products_in
+from nas.models.encoders.partial_checkpoint import tail_weights
 from nas.models.fusion.base import FusionModel, sizes_of
 from nas.models.fusion.data_attention import DataAttention
 from nas.models.fusion.model_classes import load_model_class
@@ -26,6 +28,11 @@ from nas.training.trainer import Trainer
 
 _WEIGHT_BYTES = 4
 """Bytes of a trained weight, which is float32."""
+
+
+def blocks(tensors: Iterable[Tensor], block_bytes: int) -> int:
+    """Return the bytes that an allocator gives to tensors."""
+    return sum(-(-tensor.numel() * tensor.element_size() // block_bytes) * block_bytes for tensor in tensors)
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,7 @@ class StepTracer:
         task: Shapes of the task.
         supernet_at: Function that returns the architecture of the supernet with a given first layer, which cuts its
             slices.
+        device: The device of the training, which need not be there.
     """
 
     def __init__(
@@ -88,8 +96,10 @@ class StepTracer:
         features: FeaturesConfig,
         task: TaskShapes,
         supernet_at: Callable[[int], Architecture],
+        device: torch.device = CPU,
     ) -> None:
-        self._shape_tracer = ShapeTracer()
+        self._shape_tracer = ShapeTracer(device)
+        self._block_bytes = overheads_on(device).block_bytes
         with self._shape_tracer:
             self._encoders = build_encoder(image_config), build_encoder(text_config)
             if recipe.precision != "float32":
@@ -101,6 +111,8 @@ class StepTracer:
         self._task = task
         self._supernet_at = cache(supernet_at)
         self._parameter_counts: dict[Architecture, int] = {}
+        self._weight_bytes: dict[Architecture, int] = {}
+        self._frozen_bytes: dict[tuple[int, int], int] = {}
 
     def parameter_count(self, architecture: Architecture) -> int:
         """Return the number of trainable parameters."""
@@ -113,7 +125,28 @@ class StepTracer:
 
     def weight_bytes(self, architecture: Architecture) -> int:
         """Return the bytes of the trained weights."""
-        return _WEIGHT_BYTES * self.parameter_count(architecture)
+        if self._block_bytes == 1:
+            return _WEIGHT_BYTES * self.parameter_count(architecture)
+        if architecture not in self._weight_bytes:
+            with self._shape_tracer:
+                weights = self._build_model(architecture).parameters()
+            self._weight_bytes[architecture] = blocks(weights, self._block_bytes)
+        return self._weight_bytes[architecture]
+
+    def frozen_bytes(self, first_layers: tuple[int, int]) -> int:
+        """Return the bytes of the frozen weights that a worker has on an accelerator.
+
+        Args:
+            first_layers: The first layers of the image and the text encoder that workers compute; see `WorkerSetup`.
+        """
+        if first_layers not in self._frozen_bytes:
+            with self._shape_tracer:
+                self._frozen_bytes[first_layers] = sum(
+                    blocks(tail_weights(encoder, start).values(), self._block_bytes)
+                    for encoder, start in zip(self._encoders, first_layers, strict=True)
+                    if start != RAW  # trained: a model has a copy
+                )
+        return self._frozen_bytes[first_layers]
 
     def start_bytes(self, step_bytes: int) -> int:
         """Return the bytes that are needed to set the classifiers before the first step; see `start_classifiers`.
@@ -133,7 +166,10 @@ class StepTracer:
     def trace(self, step: TrainingStep) -> Trace:
         """Trace forward and backward pass, including the batch and new gradients, without weights."""
         with self._shape_tracer:
-            model = self._build_model(step)
+            model = self._build_model(self.trained_architecture(step))
+            if not step.is_first:
+                for parameter in model.parameters():
+                    parameter.grad = torch.empty_like(parameter)
             loss = Loss(None, self._recipe.label_smoothing)
             trainer = Trainer(model=model, recipe=self._recipe, step_count=1, loss=loss)
             self._shape_tracer.start()
@@ -147,18 +183,14 @@ class StepTracer:
             return step.architecture
         return self._supernet_at(step.architecture.first_layer)
 
-    def _build_model(self, step: TrainingStep) -> FusionModel:
+    def _build_model(self, architecture: Architecture) -> FusionModel:
         image_encoder, text_encoder = self._encoders
-        model = load_model_class(step.architecture.family)(
+        return load_model_class(architecture.family)(
             image_encoder=image_encoder,
             text_encoder=text_encoder,
-            architecture=self.trained_architecture(step),
+            architecture=architecture,
             num_classes=self._task.num_classes,
         )
-        if not step.is_first:
-            for parameter in model.parameters():
-                parameter.grad = torch.empty_like(parameter)
-        return model
 
     def _batch(self, step: TrainingStep) -> Batch:
         """Return a batch with texts of the largest length, as the feature store would read it."""

@@ -5,9 +5,10 @@ given operand shapes are determined once on the meta device of torch and cached,
 tensors of torch and gives the same bytes.
 """
 
+import contextlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -15,7 +16,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_META, _CPU = torch.device("meta"), torch.device("cpu")
+from nas.common.devices import CPU, counting_as, is_accelerator
+from nas.memory.attention_kernels import AcceleratorAttention
+from nas.memory.overheads import overheads_on
+
+_META = torch.device("meta")
+
+
+def peak_of(events: NDArray[np.int64], sizes: NDArray[np.int64], block_bytes: int) -> int:
+    """Return the highest live bytes of allocations and releases; see `Trace`."""
+    blocks = -(-sizes // block_bytes) * block_bytes
+    changes = np.sign(events) * blocks[np.abs(events) - 1]
+    return int(changes.cumsum().max(initial=0))
 
 
 @dataclass(frozen=True)
@@ -25,21 +37,17 @@ class Trace:
     Args:
         events: The events: k + 1 for the allocation of storage k, −(k + 1) for its release.
         sizes: The bytes of every storage, in the order of allocation.
+        block_bytes: The unit of the allocator, to which it rounds up the bytes of a storage.
     """
 
     events: NDArray[np.int64]
     sizes: NDArray[np.int64]
-
-    @property
-    def live_bytes(self) -> NDArray[np.int64]:
-        """The live bytes after every event."""
-        changes: NDArray[np.int64] = np.sign(self.events) * self.sizes[np.abs(self.events) - 1]
-        return changes.cumsum()
+    block_bytes: int = 1
 
     @property
     def peak_bytes(self) -> int:
         """The highest live bytes."""
-        return int(self.live_bytes.max(initial=0))
+        return peak_of(self.events, self.sizes, self.block_bytes)
 
 
 class _Storage:
@@ -78,7 +86,7 @@ class DatalessTensor(Tensor):
     def build(layout: "_OutputLayout", storage: _Storage) -> "DatalessTensor":
         """Build a tensor of a layout in a storage."""
         tensor: DatalessTensor = Tensor._make_wrapper_subclass(
-            DatalessTensor, layout.shape, layout.stride, dtype=layout.dtype, device=_CPU
+            DatalessTensor, layout.shape, layout.stride, dtype=layout.dtype, device=CPU
         )
         tensor.layout_key, tensor.traced_storage = layout.key, storage
         return tensor
@@ -119,12 +127,13 @@ class _OperationRule:
     """The outputs of an operation for given operand layouts.
 
     Args:
-        outputs: The layouts of the returned tensors, None for an omitted one; None if the operation returns a constant.
+        outputs: The layouts of the returned tensors, None for an omitted one, or numbers among them; None if the
+            operation returns a constant.
         is_single: Whether the operation returns a single tensor rather than several.
         constant: The returned constant.
     """
 
-    outputs: tuple[_OutputLayout | None, ...] | None
+    outputs: tuple[_OutputLayout | int | None, ...] | None
     is_single: bool
     constant: Any = None
 
@@ -133,10 +142,15 @@ class ShapeTracer(TorchDispatchMode):
     """Mode in which tensors have no data; records their storages between `start` and `stop`.
 
     Data-dependent sizes are the largest possible: a mask counts as all true.
+
+    Args:
+        device: The device whose operations are recorded; it need not be there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device = CPU) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._device = device
+        self._as_device = contextlib.ExitStack()
         self._rules: dict[Any, _OperationRule] = {}
         self._mutated: dict[Any, tuple[tuple[int, str], ...]] = {}
         self._recording: _Recording | None = None
@@ -154,7 +168,19 @@ class ShapeTracer(TorchDispatchMode):
         """Stop recording; return the trace."""
         recording, self._recording = self._recording, None
         assert recording is not None, "start has been called"
-        return Trace(np.array(recording.events, dtype=np.int64), np.array(recording.sizes, dtype=np.int64))
+        events, sizes = (np.array(values, dtype=np.int64) for values in (recording.events, recording.sizes))
+        return Trace(events, sizes, overheads_on(self._device).block_bytes)
+
+    def __enter__(self) -> Self:
+        if is_accelerator(self._device):
+            self._as_device.enter_context(counting_as(self._device))
+            self._as_device.enter_context(AcceleratorAttention(self._device))
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        self._as_device.close()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -170,10 +196,10 @@ class ShapeTracer(TorchDispatchMode):
             rule = self._rules[key] = _run_on_meta(func, args, kwargs)
         if rule.outputs is None:
             return rule.constant
-        tensors: list[DatalessTensor | None] = []
+        tensors: list[DatalessTensor | int | None] = []
         for layout in rule.outputs:
-            if layout is None:
-                tensors.append(None)
+            if not isinstance(layout, _OutputLayout):
+                tensors.append(layout)
                 continue
             if layout.viewed_argument is None:
                 storage = _Storage(layout.storage_bytes, self._recording)
@@ -231,10 +257,10 @@ def _run_on_meta(func: Any, args: Any, kwargs: dict[str, Any]) -> _OperationRule
         for position, argument in enumerate(args)
         if isinstance(argument, DatalessTensor)  # a real tensor is a constant of the code, such as the 0 of rows[:] = 0
     }
-    outputs: list[_OutputLayout | None] = []
+    outputs: list[_OutputLayout | int | None] = []
     for output in [result] if is_single else result:
-        if output is None:
-            outputs.append(None)
+        if not isinstance(output, Tensor):
+            outputs.append(output)
             continue
         storage = output.untyped_storage()
         layout = (tuple(output.shape), output.stride(), output.dtype)

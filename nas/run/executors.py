@@ -125,6 +125,7 @@ def build_executor(
         most_by_memory=config.budget.memory_bytes // memory.predict(prepared.default).peak_bytes,
         threads=config.threads if config.deterministic else None,
         device=options.device,
+        predicts_gpus=is_accelerator(options.workers_device),
     )
     return RayExecutor(
         setup,

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import lru_cache
 
+import torch
 from transformers import PreTrainedConfig
 
 from nas.config.schema import Config
@@ -18,6 +19,8 @@ def build_memory_model(
     token_counts: tuple[int, int],
     num_classes: int,
     train_samples: int,
+    first_layers: tuple[int, int],
+    device: torch.device,
 ) -> MemoryModel:
     """Return the memory predictions of a search.
 
@@ -28,13 +31,15 @@ def build_memory_model(
         token_counts: The number of tokens of an image and of the longest text.
         num_classes: The number of classes.
         train_samples: The number of training samples.
+        first_layers: The first layers of the image and the text encoder that workers compute.
+        device: The device of the workers, which need not be there.
     """
     image_config, text_config = encoders
     task = TaskShapes(image_shape, *token_counts, num_classes, config.data.has_several_labels, train_samples)
     # All that the bytes of a step depend on, besides the architecture; see `TraceCache`.
     features = (config.features.dtype, config.features.attention)
     shared_by = (config.recipe.label_smoothing, config.recipe.precision, features, replace(task, train_samples=0))
-    return MemoryModel(
+    memory = MemoryModel(
         image_config=image_config,
         text_config=text_config,
         recipe=config.recipe,
@@ -42,12 +47,14 @@ def build_memory_model(
         task=task,
         space=config.space,
         architectures_per_step=config.supernet.architectures_per_step,
-        traces=_trace_cache(image_config.to_json_string(), text_config.to_json_string(), repr(shared_by)),
+        traces=_trace_cache(image_config.to_json_string(), text_config.to_json_string(), repr(shared_by), device.type),
     )
+    memory.first_layers = first_layers
+    return memory
 
 
 @lru_cache(maxsize=16)
-def _trace_cache(image_config: str, text_config: str, shared_by: str) -> TraceCache:
+def _trace_cache(image_config: str, text_config: str, shared_by: str, device: str) -> TraceCache:
     """Return the traces that searches of one process share, as in a comparison, since tracing takes seconds."""
     del image_config, text_config, shared_by
-    return TraceCache()
+    return TraceCache(torch.device(device))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from nas.common.devices import CPU
+from nas.common.devices import CPU, is_here
 from nas.common.progress import Reporter, build_reporter
 from nas.common.units import format_bytes
 from nas.config.schema import Config
@@ -72,7 +72,7 @@ def prepare(
         reporter: The receiver of messages.
         verify: Whether to hash images, weights and cached outputs, whatever their times.
         check: Function that refuses contents that are not those of an earlier session.
-        device: The device that computes the encoder outputs.
+        device: The device of the workers. It computes the encoder outputs as well, if this machine has it.
         helpers: Starts processes on other machines that compute encoder outputs, too; None without them.
 
     Raises:
@@ -85,16 +85,17 @@ def prepare(
         reporter=reporter,
         verify=verify,
         check=check,
-        device=device,
+        device=device if is_here(device) else CPU,
     )
     image_encoder, text_encoder, preprocessor = sources.image_encoder, sources.text_encoder, sources.preprocessor
     store = _open_features(sources, config, cache_directory, reporter, verify=verify, helpers=helpers)
+    sizes = sizes_of(image_encoder, text_encoder)
     return SearchContext(
         image_encoder=image_encoder,
         text_encoder=text_encoder,
         preprocessor=preprocessor,
         store=store,
-        default=config.space.architecture_class.default(sizes_of(image_encoder, text_encoder)),
+        default=config.space.architecture_class.default(sizes),
         memory=build_memory_model(
             config,
             (image_encoder.config, text_encoder.config),
@@ -102,6 +103,8 @@ def prepare(
             token_counts=(store.image_token_count, store.longest_text),
             num_classes=len(store.class_names),
             train_samples=len(store.splits["train"]),
+            first_layers=first_layers(config.space, sizes),
+            device=device,
         ),
         contents=sources.contents,
     )
@@ -151,12 +154,13 @@ def build_features(config: Config, cache_directory: Path) -> Path:
     return prepare(config, source=config.name, cache_directory=cache_directory, reporter=reporter).store.directory
 
 
-def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Architecture]:
+def predict_memory(config: Config, *, source: str, device: torch.device = CPU) -> tuple[MemoryModel, Architecture]:
     """Predict the memory of a search without its images and cached encoder outputs.
 
     Args:
         config: The configuration of the search.
         source: The name of its file, for messages.
+        device: The device of the workers.
 
     Returns:
         The memory predictions, and the family's default architecture for the encoders.
@@ -178,6 +182,7 @@ def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Archite
         for start in range(0, len(samples), _TOKENIZER_BATCH)
         for ids in preprocessor.token_ids(samples.texts[start : start + _TOKENIZER_BATCH])
     )
+    sizes = sizes_of(image_encoder, text_encoder)
     memory = build_memory_model(
         config,
         (image_encoder.config, text_encoder.config),
@@ -185,8 +190,10 @@ def predict_memory(config: Config, *, source: str) -> tuple[MemoryModel, Archite
         token_counts=(int(image_tokens.shape[1]), longest),
         num_classes=len(dataset.class_names),
         train_samples=len(dataset.splits["train"]),
+        first_layers=first_layers(config.space, sizes),
+        device=device,
     )
-    return memory, config.space.architecture_class.default(sizes_of(image_encoder, text_encoder))
+    return memory, config.space.architecture_class.default(sizes)
 
 
 def first_layers(space: SearchSpace, sizes: EncoderSizes) -> tuple[int, int]:

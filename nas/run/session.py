@@ -82,7 +82,7 @@ def create_session(
         cache_directory=options.cache,
         reporter=reporter,
         verify=options.verify,
-        device=options.own_device,
+        device=options.workers_device,
         helpers=build_helpers(config, options, reporter),
     )
     create_directory(directory)
@@ -188,7 +188,7 @@ class Session:
                     reporter=self._reporter,
                     verify=self._options.verify,
                     check=partial(check_contents, self._directory, self._run.contents, self._run.config),
-                    device=self._options.own_device,
+                    device=self._options.workers_device,
                     helpers=build_helpers(self._run.config, self._options, self._reporter),
                 ),
             )

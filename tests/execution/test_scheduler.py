@@ -14,7 +14,7 @@ from nas.execution.base import Device, SupernetJob, WorkerLost
 from nas.execution.failure_policy import FailurePolicy
 from nas.execution.plan import Plan
 from nas.execution.scheduler import JobScheduler
-from nas.memory.prediction import PROCESS_BYTES, bytes_with_fragmentation
+from nas.memory.overheads import PROCESS_BYTES, bytes_with_fragmentation
 from nas.search.trial import Failure, Job, Result
 from tests.support.factories import make_job
 from tests.support.search_loop import SimulatedExecutor

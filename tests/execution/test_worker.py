@@ -10,7 +10,7 @@ from nas.execution.base import SupernetJob
 from nas.execution.worker import CandidateWorker
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.measurement import private_bytes
-from nas.memory.prediction import PROCESS_BYTES, bytes_with_fragmentation
+from nas.memory.overheads import PROCESS_BYTES, bytes_with_fragmentation
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.keys import CandidateKey
 from nas.search.trial import Failure, Result, Stage

@@ -76,7 +76,8 @@ class NodePool:
         is_fixed: Whether there is one node, the driver's, as long as Ray lives.
 
     Raises:
-        ExecutionError: If no node can run workers, or none has the GPUs that are wanted.
+        ExecutionError: If no node can run workers, none has the GPUs that are wanted, or one has GPUs whose memory is
+            not predicted.
     """
 
     def __init__(
@@ -186,6 +187,13 @@ class NodePool:
         count = usable_gpus(node)
         if count < node.gpu_count:
             self._on_note(f"node {node.name[:8]}: torch can use {count} of the {node.gpu_count} GPUs that Ray sees")
+        if count and not self._placement.predicts_gpus:
+            problem = "has GPUs and the driver has none, so memory is predicted for CPUs"
+            hint = f"expected {CPU.type}, or cuda to predict it for GPUs, got {self._placement.device!r}"
+            if not self._nodes:
+                raise ExecutionError(f"--device: node {node.name[:8]} {problem}; {hint}")
+            self._on_note(f"node {node.name[:8]} {problem}; its GPUs are not used")
+            count = 0
         return replace(node, gpu_count=count)
 
     def _free_placement(self) -> Placement:

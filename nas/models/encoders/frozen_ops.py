@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu, linear, silu
 
+from nas.common.devices import has_cpu_kernels
+
 _CHUNK_BYTES = 4 * 2**20
 """Size of a chunk of hidden activations in a feed-forward block; a chunk fits into the cache of a core."""
 _MAX_CHUNKS = 128
@@ -39,7 +41,7 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     if weight.dtype.itemsize > rows.dtype.itemsize:
         weight, bias = weight.to(rows.dtype), None if bias is None else bias.to(rows.dtype)
-    if rows.device.type == "cpu" and rows.dtype == torch.float32 and _has_onednn():
+    if has_cpu_kernels(rows.device) and rows.dtype == torch.float32 and _has_onednn():
         # oneDNN reorders the weights in every call, which costs 5 to 10 %: reordered copies could not be mapped from a
         # file and shared by workers.
         result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nas.common.devices import has_cpu_kernels
 from nas.models.encoders.layers import EncoderLayer, KeysValues, merge_heads
 
 
@@ -48,7 +49,7 @@ def attention_with_logsumexp(
     queries: Tensor, context: KeysValues, bias: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Return the attention of queries, (B, H, R, d), and the logsumexp of their scores, (B, H, R); without a graph."""
-    if has_cpu_kernels(queries.device):
+    if has_cpu_kernels(queries.device):  # they return and accept a logsumexp
         output, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             queries, context.keys, context.values, 0.0, False, attn_mask=bias, scale=scale
         )
@@ -56,11 +57,6 @@ def attention_with_logsumexp(
     scores = (queries @ context.keys.transpose(2, 3)).to(accumulation_dtype(queries.dtype)) * scale
     scores = scores if bias is None else scores + bias
     return scores.softmax(dim=-1).to(queries.dtype) @ context.values, scores.logsumexp(dim=-1)
-
-
-def has_cpu_kernels(device: torch.device) -> bool:
-    """Return whether a device has the attention kernels of CPUs, which return and accept a logsumexp."""
-    return device.type == "cpu"
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -77,7 +77,7 @@ class ArmRun:
             DataError: If the data cannot be used.
         """
         config = self._new_config()
-        memory, _ = predict_memory(config, source=self._source)
+        memory, _ = predict_memory(config, source=self._source, device=self._options.workers_device)
         check_memory(config, memory)
         _check_supernet(config, memory)
 

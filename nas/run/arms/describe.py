@@ -45,7 +45,7 @@ def describe_arms(
 
 def _describe(arm: Arm, source: str, reporter: Reporter, device: torch.device, *, checks: bool) -> None:
     config = complete(arm.config, source=source, reporter=reporter, device=device)
-    memory, default = predict_memory(config, source=source)
+    memory, default = predict_memory(config, source=source, device=device)
     if checks:
         check_memory(config, memory)
     describe_space(config, memory, default, reporter)

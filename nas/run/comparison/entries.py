@@ -14,7 +14,7 @@ from nas.run.build_help import build_helpers
 from nas.run.comparison.files import FACTS, read_stored
 from nas.run.contents import check_contents, write_contents
 from nas.run.executors import ExecutionOptions
-from nas.run.prepare import SearchContext, prepare
+from nas.run.prepare import SearchContext, first_layers, prepare
 from nas.search.space import Architecture, SearchSpace
 from nas.search.space.family_registry import FAMILIES, load_architecture_class
 
@@ -112,13 +112,14 @@ def prepare_entry(
         reporter=data_reporter,
         verify=settings.options.verify,
         check=lambda dataset, contents: _check_contents(folder, config, dataset, contents),
-        device=settings.options.own_device,
+        device=settings.options.workers_device,
         helpers=build_helpers(config, settings.options, data_reporter),
     )
     architecture = found or prepared.default
+    sizes = sizes_of(prepared.image_encoder, prepared.text_encoder)
     if is_other:
-        sizes = sizes_of(prepared.image_encoder, prepared.text_encoder)
         config = config.replace(space=SearchSpace.around(architecture, architecture_class.num_layers(sizes)))
+    prepared.memory.first_layers = first_layers(config.space, sizes)
     prepared.memory.holds_supernet = False
     return Entry(name, folder, config, prepared, architecture)
 

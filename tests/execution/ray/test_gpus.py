@@ -84,6 +84,13 @@ def test_gpus_that_torch_cannot_use_are_named_and_left_alone(setup: WorkerSetup)
         RayExecutor(setup, placement=replace(placement, device="cuda"))
 
 
+def test_gpus_whose_memory_is_not_predicted_need_a_choice(setup: WorkerSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.execution.ray.nodes.usable_gpus", lambda node: node.gpu_count)
+    placement = Placement(worker_count=1, most_by_memory=1, threads=1, predicts_gpus=False)
+    with pytest.raises(ExecutionError, match=r"--device: node \w+ has GPUs and the driver has none, .* got 'auto'"):
+        RayExecutor(setup, placement=placement)
+
+
 def test_gpus_are_not_used_if_the_cpu_is_asked_for(setup: WorkerSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     def unexpected(node: Node) -> int:
         raise AssertionError(node)

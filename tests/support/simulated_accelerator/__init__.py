@@ -88,6 +88,11 @@ class _DeviceModule:
     def max_memory_reserved(self, device: object = None) -> int:
         return int(self._backend.peak_bytes())
 
+    max_memory_allocated = max_memory_reserved
+
+    def memory_reserved(self, device: object = None) -> int:
+        return int(self._backend.live_bytes())
+
     def set_per_process_memory_fraction(self, fraction: float, device: object = None) -> None:
         self._limit_bytes = round(fraction * _TOTAL_BYTES)
         self._backend.set_limit(self._limit_bytes)

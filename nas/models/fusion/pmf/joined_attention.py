@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from nas.common.devices import has_cpu_kernels
 from nas.models.encoders.frozen_ops import multiply_per_head
 from nas.models.encoders.layers import KeysValues
-from nas.models.fusion.data_attention import attention_with_logsumexp, has_cpu_kernels
+from nas.models.fusion.data_attention import attention_with_logsumexp
 from nas.models.fusion.pmf.layer_input import DataReader
 
 
