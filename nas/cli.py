@@ -1,4 +1,4 @@
-"""The command line: init, space, search, resume, export, evaluate, predict, compare."""
+"""The command line: init, check, space, search, resume, export, evaluate, predict, compare."""
 
 import argparse
 import os
@@ -188,6 +188,23 @@ def _init(options: argparse.Namespace) -> None:
         write_search_file(options.output, text)
 
 
+def _check(options: argparse.Namespace) -> None:
+    overrides = _overrides(options)
+    from nas.config.load import load_arms
+
+    arms = load_arms(options.space)  # before the imports that take seconds
+    import_frameworks()
+    from nas.common.files import default_cache_directory
+    from nas.common.progress import build_reporter
+    from nas.run.arms.describe import for_each_arm
+    from nas.run.check_search import check_arm
+
+    cache, source = options.cache_dir or default_cache_directory(), str(options.space)
+    with build_reporter() as reporter:
+        for_each_arm(arms, overrides, reporter, lambda arm: check_arm(arm, source, cache, reporter))
+        reporter.note(f"No problem found. Start the search with: {command_line('search', options.space)}")
+
+
 def _search(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
     from nas.config.load import load_arms
@@ -291,6 +308,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 _HANDLERS: Mapping[str, Command] = {
     "init": _init,
+    "check": _check,
     "space": _space,
     "search": _search,
     "resume": _resume,
@@ -300,5 +318,5 @@ _HANDLERS: Mapping[str, Command] = {
     "compare": _compare,
 }
 
-_ANSWERING = (_init, _space, _evaluate, _predict)
+_ANSWERING = (_init, _check, _space, _evaluate, _predict)
 """The commands whose result is only printed."""

@@ -28,6 +28,7 @@ def build_parser(handlers: Mapping[str, Command]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for add in (
         _add_init,
+        _add_check,
         _add_space,
         _add_search,
         _add_resume,
@@ -38,6 +39,20 @@ def build_parser(handlers: Mapping[str, Command]) -> argparse.ArgumentParser:
     ):
         command = add(commands)
         command.set_defaults(command=handlers[command.prog.split()[-1]])
+    return parser
+
+
+def _add_check(commands: Commands) -> argparse.ArgumentParser:
+    parser = add_command(
+        commands,
+        "check",
+        "Check what can be known before a search: data, images, encoders, memory, and the plan with its times.",
+        "search_spaces/demo.yaml",
+    )
+    _add_search_file(parser)
+    _add_budget(parser)
+    _add_places(parser)
+    _add_cache(parser)
     return parser
 
 
@@ -200,6 +215,12 @@ def _add_encoder_places(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cache-dir", type=Path, help="directory of cached encoder outputs (default: ~/.cache/pmf-nas)"
+    )
+
+
 def _add_execution(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
@@ -224,9 +245,7 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
         help="accept a study that lost or changed records: restore missing ones from the log of the run, keep "
         "changed ones",
     )
-    parser.add_argument(
-        "--cache-dir", type=Path, help="directory of cached encoder outputs (default: ~/.cache/pmf-nas)"
-    )
+    _add_cache(parser)
     parser.add_argument(
         "--verify",
         action="store_true",

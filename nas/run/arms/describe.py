@@ -1,6 +1,6 @@
 """Describe the search space of every arm of a search file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -30,14 +30,32 @@ def describe_arms(
     Raises:
         NasError: If the search file or the data cannot be used, or an encoder of the only arm cannot be loaded.
     """
+    is_only = len(arms) == 1
+    for_each_arm(arms, overrides, reporter, lambda arm: _describe(arm, source, reporter, device, checks=not is_only))
+
+
+def for_each_arm(
+    arms: Sequence[Arm], overrides: Overrides, reporter: Reporter, describe: Callable[[Arm], None]
+) -> None:
+    """Describe every arm; of several, those that a search would leave out are named.
+
+    Args:
+        arms: The arms of a search file.
+        overrides: The values of the command line.
+        reporter: The receiver of the descriptions.
+        describe: Function that describes an arm.
+
+    Raises:
+        NasError: If the search file or the data cannot be used, or the only arm cannot be searched.
+    """
     if len(arms) == 1:
-        _describe(Arm(arms[0].name, overrides.apply(arms[0].config), {}), source, reporter, device, checks=False)
+        describe(Arm(arms[0].name, overrides.apply(arms[0].config), {}))
         return
     for arm in with_overrides(arms, overrides).arms:
         reporter.note(f"Arm {arm.name}")
         reporter.note("")
         try:
-            _describe(arm, source, reporter, device, checks=True)
+            describe(arm)
         except (BudgetError, EncoderError) as error:
             reporter.note(f"Left out by a search: {error}")
         reporter.note("")

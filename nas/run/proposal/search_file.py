@@ -132,7 +132,7 @@ def _head(table: Path, raw: RawDataset) -> list[str]:
     texts = f"texts of {_range(words.min(), words.max())} words, median {int(np.median(words))}"
     return [
         f"# {visible(table.name)}: {splits} samples; {classes}; {texts}.",
-        f"# What it needs, and the search: {command_line('space', _NAME)}; {command_line('search', _NAME)}",
+        f"# Check it, then search: {command_line('check', _NAME)}; {command_line('search', _NAME)}",
     ]
 
 
