@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nas.run.commands import resume
     from nas.run.commands import start as run_search
     from nas.run.executors import ExecutionOptions
-    from nas.run.exported_model import open_exported
+    from nas.run.loaded_model import load
     from nas.search.costs import register_cost
     from nas.search.metric_registry import register_metric
     from nas.search.space.family_registry import register_family
@@ -32,8 +32,8 @@ _TARGETS = {
     "Overrides": "nas.config.overrides:Overrides",
     "Reporter": "nas.common.progress:Reporter",
     "build_reporter": "nas.common.progress:build_reporter",
+    "load": "nas.run.loaded_model:load",
     "load_config": "nas.config.load:load_config",
-    "open_exported": "nas.run.exported_model:open_exported",
     "register_cost": "nas.search.costs:register_cost",
     "register_encoder": "nas.models.encoders.registry:register_encoder",
     "register_family": "nas.search.space.family_registry:register_family",
@@ -52,8 +52,8 @@ __all__ = [
     "Overrides",
     "Reporter",
     "build_reporter",
+    "load",
     "load_config",
-    "open_exported",
     "register_cost",
     "register_encoder",
     "register_family",

@@ -1,10 +1,13 @@
 import importlib
 import pkgutil
+import subprocess
+import sys
 import types
 
 import pytest
 
 import nas
+from tests.support.paths import REPOSITORY
 
 
 def test_public_names_are_not_hidden_by_submodules() -> None:
@@ -18,6 +21,16 @@ def test_public_names_are_not_hidden_by_submodules() -> None:
 
 def test_public_names_are_listed() -> None:
     assert set(nas.__all__) <= set(dir(nas))
+
+
+def test_importing_the_package_loads_nothing_slow() -> None:
+    code = (
+        "import sys, nas\ndir(nas)\n"
+        "heavy = {'torch', 'transformers', 'optuna', 'ray', 'pydantic', 'pandas', 'scipy', 'matplotlib'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
 
 
 def test_other_names_are_attribute_errors() -> None:

@@ -87,12 +87,24 @@ def read_all_samples(config: DataConfig, class_names: tuple[str, ...]) -> tuple[
     _check_split_column(config, reader)
     _check_characters(raw)
     raw = _with_own_names(raw, reader)
+    return convert_all(raw, class_names), list(raw.notes)
+
+
+def convert_all(raw: RawDataset, class_names: tuple[str, ...]) -> Samples:
+    """Return all samples of a data set, one split after the other, with labels as a trained model has them.
+
+    Args:
+        raw: The data set, with labels in composed form.
+        class_names: The classes of the model in order.
+
+    Raises:
+        DataError: If the data set is empty, or has a label that is unknown.
+    """
     samples = list(itertools.chain.from_iterable(raw.splits.values()))
     if not samples:
         raise DataError(f"{raw.source}: the data set is empty; expected at least one sample")
     _check_labels(raw.source, samples, class_names)
-    whole = replace(raw, splits={"test": samples})
-    return _convert_samples(whole, "test", class_names), list(raw.notes)
+    return _convert_samples(replace(raw, splits={"test": samples}), "test", class_names)
 
 
 def _check_split_column(config: DataConfig, reader: Reader) -> None:

@@ -88,14 +88,23 @@ def evaluate_model(exported: ExportedModel, data: DataConfig, split: str) -> Eva
     )
     samples = readable.splits[split]
     logits = logits_of_samples(exported, samples, images)
-    threshold = exported.threshold if several else None
+    return evaluation_of(exported, logits, samples, [*notes, *skipped, *image_notes(images)])
+
+
+def evaluation_of(exported: ExportedModel, logits: Tensor, samples: Samples, notes: list[str]) -> Evaluation:
+    """Return the evaluation of logits.
+
+    Args:
+        exported: The model.
+        logits: Its logits, (N, C).
+        samples: The samples, with their labels.
+        notes: What is worth knowing about them.
+    """
+    threshold = exported.threshold if exported.has_several_labels else None
     labels = torch.from_numpy(samples.labels)
-    return Evaluation(
-        evaluate_logits(logits, labels, threshold),
-        len(samples),
-        [*notes, *skipped, *image_notes(images), *_precision_notes(exported)],
-        describe_errors(logits, labels, exported.class_names, threshold),
-    )
+    details = describe_errors(logits, labels, exported.class_names, threshold)
+    notes = [*notes, *_precision_notes(exported)]
+    return Evaluation(evaluate_logits(logits, labels, threshold), len(samples), notes, details)
 
 
 def _precision_notes(exported: ExportedModel) -> list[str]:

@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas.common.boundary import SMALL_FILE, reading, shown
 from nas.common.devices import CPU, computing_in
@@ -21,7 +21,7 @@ from nas.config.data_schema import MAX_PIXELS
 from nas.config.load import parse_data
 from nas.config.reader_registry import READERS
 from nas.data.given_images import GivenImages
-from nas.data.images import open_images
+from nas.data.images import ImageSource, open_images
 from nas.data.inputs import Input
 from nas.data.preprocessing import Preprocessor
 from nas.models.classifier import MULTI_LABEL, FusionForClassification
@@ -31,13 +31,21 @@ from nas.models.encoders.pretrained import PROCESSOR_FILES, load_image_processor
 from nas.models.model_seals import DESCRIPTION, MODEL_CARD, folder_digest, is_sealed, model_changes
 from nas.run.checks import check_inputs
 from nas.run.exported_checks import check_exported, find_config
-from nas.run.prediction.batches import BATCH_SIZE, OpenImage, Outcome, checked_outcomes, predict_inputs
+from nas.run.prediction.batches import BATCH_SIZE, Compute, OpenImage, Outcome, checked_outcomes, predict_inputs
 
 _IN_MEMORY = threading.Lock()
 """Pictures of a program are copied one at a time: one may be in a list twice, and be decoded when it is first used."""
 
-Picture = Image.Image | str | os.PathLike[str]
-"""A picture of any mode, or the path of one."""
+
+class SourceImage(NamedTuple):
+    """A picture of an image source, such as a ZIP file."""
+
+    source: ImageSource
+    name: str
+
+
+Picture = Image.Image | str | os.PathLike[str] | SourceImage
+"""A picture of any mode, or the path or the place of one."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,13 @@ class ExportedModel:
 
     def logits(self, images: Sequence[Picture], texts: Sequence[str]) -> Tensor:
         """Return logits, (B, C); see `predict`."""
+        return self._outputs(images, texts, self._forward)
+
+    def embeddings(self, images: Sequence[Picture], texts: Sequence[str]) -> Tensor:
+        """Return the inputs of all classifiers of the model, one behind the other, (B, D); see `predict`."""
+        return self._outputs(images, texts, self._embed)
+
+    def _outputs(self, images: Sequence[Picture], texts: Sequence[str], compute: Compute) -> Tensor:
         for name, values in (("images", images), ("texts", texts)):
             if isinstance(values, str | bytes | os.PathLike | Image.Image) or len(values) == 0:
                 raise DataError(f"{name}: not a list; expected a list with one entry or more, got {shown(values)}")
@@ -133,7 +148,12 @@ class ExportedModel:
             raise DataError(f"texts[{empty}]: {self.preprocessor.empty_text(texts[empty])}")
         pictures = {f"images[{index}]": image for index, image in enumerate(images)}
         inputs = [Input(index, name, text) for index, (name, text) in enumerate(zip(pictures, texts, strict=True))]
-        outcomes = self.outcomes(inputs, lambda name: self._open(pictures[name], name))
+        outcomes = predict_inputs(
+            inputs,
+            preprocessor=self.preprocessor,
+            open_image=lambda name: self._open(pictures[name], name),
+            compute=compute,
+        )
         return torch.stack([outcome.values for outcome in checked_outcomes(outcomes) if outcome.values is not None])
 
     def outcomes(
@@ -163,11 +183,28 @@ class ExportedModel:
             logits: Tensor = self.model(pixels.to(device), ids.to(device), mask.to(device), **options).logits
         return logits.cpu()
 
+    def _embed(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        read: list[Tensor] = []
+        hooks = [
+            module.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].float().cpu()))
+            for member in self.model.members
+            for name, module in member.named_modules()
+            if isinstance(module, nn.Linear) and "classifier" in name
+        ]
+        try:
+            self._forward(pixels, ids, mask)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.cat(read, dim=1)
+
     def _open(self, image: Picture, name: str) -> Image.Image:
         """Return a picture as the images of a data set are read."""
         if isinstance(image, Image.Image):
             with _IN_MEMORY:
                 return GivenImages({name: image}, self.max_pixels).open(name)
+        if isinstance(image, SourceImage):
+            return image.source.open(image.name)
         if not isinstance(image, str | os.PathLike):
             raise DataError(f"{name}: not allowed; expected a picture of PIL or the path of one, got {shown(image)}")
         path = Path(image)
