@@ -3,6 +3,7 @@
 An accelerator is what `torch.accelerator` finds: a CUDA GPU, or another kind whose backend is loaded.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -99,7 +100,25 @@ def is_accelerator(device: torch.device) -> bool:
 
 def has_fused_updates(device: torch.device) -> bool:
     """Return whether optimizers can update all tensors of a model in one kernel, without further memory."""
-    return device.type == "cuda"
+    return is_accelerator(device)
+
+
+def communication_backend(device: torch.device) -> str:
+    """Return the backend of torch.distributed by which processes with a device each exchange tensors directly."""
+    return "nccl" if device.type == "cuda" and torch.distributed.is_nccl_available() else "gloo"
+
+
+def use_deterministic_kernels(device: torch.device) -> None:
+    """Let this process compute the same numbers in every run on an accelerator; on the CPU it does in any case.
+
+    An operator without a deterministic kernel then raises an error. To be called before the first product, since cuBLAS
+    reads its setting only once.
+    """
+    if is_accelerator(device):
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        filling: Any = torch.utils.deterministic
+        filling.fill_uninitialized_memory = False  # it costs kernels, and nothing reads such memory
+        torch.use_deterministic_algorithms(True)
 
 
 def fast_precision(device: torch.device) -> Precision:

@@ -17,11 +17,13 @@ class Device:
         name: The name of the device, which never changes.
         slot_count: The number of jobs that may run on it at once.
         process_count: The number of its worker processes that are alive now.
+        is_gpu: Whether it is a GPU.
     """
 
     name: str
     slot_count: int
     process_count: int
+    is_gpu: bool = False
 
 
 @dataclass(frozen=True)

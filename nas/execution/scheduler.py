@@ -167,13 +167,18 @@ class JobScheduler:
     def _group(self, process_count: int, peak_bytes: int) -> Iterator[tuple[Mapping[str, int], int]]:
         """Reserve memory for a group of processes, as many as fit, while no job runs.
 
+        All are on GPUs, if there are some, or all on CPUs: the weights of both would drift apart by rounding.
+
         Yields the number of processes of each device, and the memory that each of them may hold: the processes of a
         device share all memory that its idle ones leave.
         """
         self._update_devices()
         reserved: list[tuple[str, Hashable]] = []
         # One device after the other: processes on one device exchange their gradients faster.
+        gpus = {device.name for device in self._executor.devices if device.is_gpu}
         for name, pool in self._pools.items():
+            if gpus and name not in gpus:
+                continue
             while len(reserved) < process_count and (ended := pool.processes_in_the_way(peak_bytes)) is not None:
                 key: Hashable = ("supernet", len(reserved))
                 pool.admit(key, peak_bytes)

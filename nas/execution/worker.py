@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nas.common.devices import use_deterministic_kernels
 from nas.common.seeds import seed_from
 from nas.config.training_schema import LearningRatesConfig
 from nas.data.features.store import FeatureStore
@@ -68,6 +69,8 @@ class CandidateWorker:
         load_torchmetrics()
         self.setup = setup
         self._device, self._precision = torch.device(setup.device), setup.config.recipe.precision
+        if setup.config.deterministic:
+            use_deterministic_kernels(self._device)
         self._grant = MemoryGrant(self._device, base_bytes=base_bytes, on_exceeded=on_exceeded)
         self._image_encoder, self._text_encoder = (
             # A family that trains an encoder copies it; only the copy is moved to the device.

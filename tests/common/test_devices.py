@@ -6,6 +6,7 @@ import torch
 from nas.cli import main
 from nas.common.devices import (
     CPU,
+    communication_backend,
     computing_in,
     device_of,
     fast_precision,
@@ -90,3 +91,13 @@ def test_products_have_the_chosen_precision_and_sums_float32() -> None:
         with computing_in(precision, CPU):
             assert (rows @ weight).dtype == product_dtype(precision) == dtype
             assert (rows + 1).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_built", "backend"), [("cuda", True, "nccl"), ("cuda", False, "gloo"), ("cpu", True, "gloo")]
+)
+def test_gpus_exchange_tensors_by_nccl_where_it_is_built(
+    monkeypatch: pytest.MonkeyPatch, kind: str, is_built: bool, backend: str
+) -> None:
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: is_built)
+    assert communication_backend(torch.device(kind)) == backend

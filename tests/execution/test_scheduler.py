@@ -39,7 +39,7 @@ class Group(SimulatedExecutor):
 
     @property
     def devices(self) -> list[Device]:
-        return [Device(name, count, count) for name, count in self.slots.items()]
+        return [Device(name, count, count, is_gpu="GPU" in name) for name, count in self.slots.items()]
 
     def stop_idle_workers(self, device: str, count: int) -> None:
         self.ended[device] = self.ended.get(device, 0) + count
@@ -120,6 +120,7 @@ def trained(executor: Group, process_count: int, peak_bytes: int) -> tuple[int, 
         ({"host": 4}, 4, 5000, {"host": 1}, 1000, {"host": 3}),  # parts of the batch are smaller than predicted
         ({"host": 2, "other": 4}, 3, 300, {"host": 2, "other": 1}, 500, {}),
         ({"GPU 0": 1, "GPU 1": 1}, 4, 900, {"GPU 0": 1, "GPU 1": 1}, 1000, {}),
+        ({"host": 2, "GPU 0": 1}, 3, 300, {"GPU 0": 1}, 1000, {}),  # weights on CPUs and GPUs would drift apart
     ],
 )
 def test_as_many_processes_as_fit_take_part_and_idle_ones_end_for_them(

@@ -1,8 +1,9 @@
 """A worker process as a Ray actor: it runs jobs, trains the supernet, and can be stopped during either."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,13 +85,19 @@ class WorkerActor:
         """
         return free_address() if host is None else free_address(host)
 
-    def train_supernet(self, job: SupernetJob, rank: int, size: int, address: str, grant_bytes: int) -> int:
-        """Do this process's part of the training of the supernet; returns the number of steps done."""
-        return self._computing.submit(self._train_supernet, job, rank, size, address, grant_bytes).result()
+    def train_supernet(self, job: SupernetJob, grant_bytes: int, **place: Any) -> int:
+        """Do this process's part of the training of the supernet; returns the number of steps done.
 
-    def _train_supernet(self, job: SupernetJob, rank: int, size: int, address: str, grant_bytes: int) -> int:
+        Args:
+            job: The architectures that may be sampled.
+            grant_bytes: The memory that this process may hold.
+            place: The place of this process in the group: `rank`, `size`, `address` and `backend`.
+        """
+        return self._computing.submit(self._train_supernet, job, grant_bytes, place).result()
+
+    def _train_supernet(self, job: SupernetJob, grant_bytes: int, place: Mapping[str, Any]) -> int:
         worker = self._worker()  # first: creating it takes seconds in which the other processes would wait
-        with distributed_group(rank=rank, size=size, address=address, timeout_seconds=_GROUP_SECONDS) as group:
+        with distributed_group(**place, timeout_seconds=_GROUP_SECONDS) as group:
             return worker.train_supernet(job, group, limit_bytes=grant_bytes, on_progress=self._set_progress)
 
     def _set_progress(self, progress: SupernetProgress) -> None:

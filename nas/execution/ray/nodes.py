@@ -132,7 +132,7 @@ class NodePool:
         for _, slot in self.slots():
             slots.setdefault(slot.device, []).append(slot)
         return [
-            Device(name, len(members), sum(slot.actor is not None for slot in members))
+            Device(name, len(members), sum(slot.actor is not None for slot in members), members[0].gpu is not None)
             for name, members in slots.items()
         ]
 

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
+import torch
 from ray.exceptions import RayActorError, RayTaskError
 
+from nas.common.devices import communication_backend
 from nas.common.errors import NasError, TrainingError
 from nas.common.files import write_atomically
 from nas.execution.base import SupernetJob, SupernetProgress, WorkerLost
@@ -67,8 +69,9 @@ class SupernetGroup:
         """
         node, slot = self._members[0]
         address = self._address()
+        place = {"size": len(self._members), "address": address, "backend": group_backend(self._members)}
         references = [
-            member.actor.train_supernet.remote(job, rank, len(self._members), address, grant_bytes)
+            member.actor.train_supernet.remote(job, grant_bytes, rank=rank, **place)
             for rank, (_, member) in enumerate(self._members)
         ]
         self._watch(references, should_stop, on_progress)
@@ -145,6 +148,14 @@ class SupernetGroup:
         reason = self._exits.read(None, node, slot, error).reason
         slot.actor = None
         return reason
+
+
+def group_backend(members: Sequence[tuple[WorkerNode, Slot]]) -> str:
+    """Return the backend by which workers exchange gradients: directly between GPUs if each has one of its own."""
+    names = [slot.device for _, slot in members if slot.gpu is not None]
+    if len(set(names)) < len(members):
+        return "gloo"
+    return communication_backend(torch.device(members[0][0].setup.device))
 
 
 def _is_lost(reference: Any) -> bool:
