@@ -1,20 +1,26 @@
 """The jobs of a worker on an accelerator: the results of the CPU, within a limit of memory."""
 
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
+from nas.common.devices import HostCopy
 from nas.data.features.store import Batch
 from nas.execution.base import SupernetJob
 from nas.execution.worker import CandidateWorker
 from nas.execution.worker_setup import WorkerSetup
 from nas.models.encoders.partial_checkpoint import load_tail, save_tail
+from nas.models.fusion.base import FusionModel
 from nas.search.keys import CandidateKey
 from nas.search.trial import Failure, Result, Stage
 from nas.training.distributed import SingleProcessGroup
+from nas.training.losses import Loss
 from tests.support.factories import make_job
 from tests.support.simulated_accelerator import SYNCHRONISATIONS, operators
 
@@ -96,13 +102,70 @@ def test_batch_that_is_left_on_the_host_is_found(worker: CandidateWorker, monkey
     assert isinstance(failure, Failure) and "xpected all tensors" in failure.reason
 
 
-def test_host_waits_for_nothing_in_a_training_step(worker: CandidateWorker) -> None:
+def test_weights_of_the_loss_that_are_left_on_the_host_are_found(
+    setup: WorkerSetup, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Loss, "to", lambda loss, device: loss)
+    recipe = setup.config.recipe.replace(class_weights="inverse_frequency")
+    worker = CandidateWorker(replace(setup, config=setup.config.replace(recipe=recipe), device=str(device)))
+    (failure,) = worker.outcomes(make_job(stage="full", step_count=1), limit_bytes=None)
+    assert isinstance(failure, Failure) and "on the same device" in failure.reason
+
+
+def test_model_that_is_left_on_the_host_is_found(worker: CandidateWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FusionModel, "to", lambda model, device: model)
+    (failure,) = worker.outcomes(make_job(stage="full", step_count=1), limit_bytes=None)
+    assert isinstance(failure, Failure) and "xpected all tensors" in failure.reason
+
+
+def test_loss_that_is_read_before_it_has_arrived_is_found(
+    worker: CandidateWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HostCopy, "wait", lambda copied: copied._values)
+    (failure,) = worker.outcomes(make_job(stage="full", step_count=1), limit_bytes=None)
+    assert isinstance(failure, Failure) and "the loss is nan at step 0" in failure.reason
+
+
+@pytest.mark.parametrize("wait", [Tensor.item, Tensor.cpu, Tensor.nonzero], ids=["item", "cpu", "nonzero"])
+def test_wait_of_the_host_in_a_training_step_is_found(
+    worker: CandidateWorker, monkeypatch: pytest.MonkeyPatch, wait: Callable[[Tensor], object]
+) -> None:
+    weighted_sum = Loss.weighted_sum
+
+    def waits(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
+        found = weighted_sum(loss, logits, labels)
+        wait(found.detach())
+        return found
+
+    monkeypatch.setattr(Loss, "weighted_sum", waits)
+    assert sum(waits_of_a_step(worker).values()) == 1
+
+
+def waits_of_a_step(worker: CandidateWorker) -> dict[str, int]:
+    """Return how often the host waits in a training step, by what it waits for."""
     counts = {}
     for steps in (2, 3):
         with operators() as found:
             (result,) = worker.outcomes(make_job(stage="full", step_count=steps), limit_bytes=None)
         assert isinstance(result, Result), result
         counts[steps] = found
-    one_step = {name: counts[3][name] - counts[2].get(name, 0) for name in counts[3]}
-    waits = {name: one_step.get(name, 0) for name in SYNCHRONISATIONS}
-    assert waits == dict.fromkeys(SYNCHRONISATIONS, 0)
+    return {name: counts[3].get(name, 0) - counts[2].get(name, 0) for name in SYNCHRONISATIONS}
+
+
+def test_host_waits_for_nothing_in_a_training_step(worker: CandidateWorker) -> None:
+    assert waits_of_a_step(worker) == dict.fromkeys(SYNCHRONISATIONS, 0)
+
+
+def test_deterministic_search_takes_deterministic_kernels(
+    setup: WorkerSetup, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    try:
+        for place in ("cpu", str(device)):
+            assert not torch.are_deterministic_algorithms_enabled()
+            config = setup.config.replace(deterministic=True)
+            CandidateWorker(replace(setup, config=config, device=place))
+        assert torch.are_deterministic_algorithms_enabled() and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-import torchgen
+import torchgen  # type: ignore[import-untyped]
 import yaml
 from torch.utils import backend_registration
 
