@@ -11,6 +11,9 @@ means that the fast path uses a faster product than `linear`.
 
 Run: python -m benchmarks.training_step [--size demo|base|large] [--batch N] [--precision float32|bfloat16]
          [--device cpu|cuda] [--threads N] [--json FILE] [--quick]
+     python -m benchmarks.training_step --count [--size base|large] [--batch N]
+
+The second prints the operators of a step on the accelerator of this machine, from shapes alone.
 """
 
 import argparse
@@ -27,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.models import DEMO, build_pmf, demo_encoders, random_encoders
+from benchmarks.operator_counts import count_table
 from benchmarks.step_operations import necessary_operations, product_rates, seconds_of
 from benchmarks.straightforward import StraightforwardPMF, frozen_parameters
 from nas.common.units import format_bytes
@@ -148,7 +152,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="default: 1 for demo, as in its workers, otherwise one per core")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--quick", action="store_true", help="one pair instead of 15, to try the script")
+    parser.add_argument("--count", action="store_true", help="only count the operators of a step on the accelerator")
     options = parser.parse_args()
+    if options.count:
+        print(count_table("base" if options.size == "demo" else options.size, options.batch or 32))
+        return
     threads = options.threads or (1 if options.size == "demo" else torch.get_num_threads())
     torch.set_num_threads(threads)
     keep_freed_memory()  # excludes page faults from the times of both sides

@@ -163,6 +163,10 @@ class Trainer:
             TrainingError: If a loss is not finite.
         """
         self.losses.add(index, losses)
+        self.update(index, architectures)
+
+    def update(self, index: int, architectures: Sequence[Architecture]) -> None:
+        """Update the weights with the accumulated gradients, whatever the loss; see `apply`."""
         self._set_learning_rates(index, architectures)
         if self.recipe.clip_norm is not None:
             # On a GPU, all tensors at once: kernels cost more than the second set of gradients.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu, linear, silu
 
-from nas.common.devices import has_cpu_kernels
+from nas.common.devices import has_cpu_kernels, is_accelerator
 
 _CHUNK_BYTES = 4 * 2**20
 """Size of a chunk of hidden activations in a feed-forward block; a chunk fits into the cache of a core."""
@@ -23,14 +23,16 @@ _MAX_CHUNKS = 128
 """Far above the chunks of usual batches; bounds the operations of a step, and with them the time that tracing takes."""
 
 
-def rows_per_chunk(rows: int, preferred: int) -> int:
+def rows_per_chunk(rows: Tensor, preferred: int) -> int:
     """Return the rows of a chunk: the preferred number, or more if there were too many chunks.
 
+    An accelerator computes all rows at once: it has no cache to fill, and every kernel has its cost.
+
     Args:
-        rows: The number of all rows.
-        preferred: The number that is fastest.
+        rows: All rows, (N, …).
+        preferred: The number that is fastest on a CPU.
     """
-    return max(preferred, -(-rows // _MAX_CHUNKS))
+    return max(preferred, len(rows) if is_accelerator(rows.device) else -(-len(rows) // _MAX_CHUNKS))
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -146,29 +148,41 @@ class _FrozenFeedForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, inner: nn.Linear, activation: Activation, outer: nn.Linear) -> Tensor:
         flat = rows.reshape(-1, rows.shape[-1])
-        output = flat.new_empty(len(flat), outer.out_features)
         is_trained = ctx.needs_input_grad[0]
         fastest = max(_CHUNK_BYTES // (inner.out_features * flat.element_size()), 64)
-        chunk_rows = rows_per_chunk(len(flat), fastest)
-        ctx.hidden, ctx.chunk_rows, ctx.parts = [], chunk_rows, (inner, activation, outer)
-        for start in range(0, len(flat), chunk_rows):
-            hidden = product(flat[start : start + chunk_rows], inner.weight, inner.bias)
+        ctx.hidden, ctx.chunk_rows, ctx.parts = [], rows_per_chunk(flat, fastest), (inner, activation, outer)
+
+        def compute(chunk: Tensor) -> Tensor:
+            hidden = product(chunk, inner.weight, inner.bias)
             if is_trained:
                 ctx.hidden.append(hidden)  # all that the backward pass needs
-            output[start : start + chunk_rows] = product(activation.forward(hidden), outer.weight, outer.bias)
-        return output.view(*rows.shape[:-1], -1)
+            return product(activation.forward(hidden), outer.weight, outer.bias)
+
+        return _by_chunks(compute, flat, ctx.chunk_rows, outer.out_features).view(*rows.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         inner, activation, outer = ctx.parts
         flat = gradients[0].reshape(-1, gradients[0].shape[-1])
-        result = flat.new_empty(len(flat), inner.in_features)
-        for start in range(0, len(flat), ctx.chunk_rows):
-            gradient = product(flat[start : start + ctx.chunk_rows], outer.weight.t(), None)
+
+        def compute(chunk: Tensor) -> Tensor:
+            gradient = product(chunk, outer.weight.t(), None)
             activation.backward(gradient, ctx.hidden.pop(0))
-            result[start : start + ctx.chunk_rows] = product(gradient, inner.weight.t(), None)
+            return product(gradient, inner.weight.t(), None)
+
+        result = _by_chunks(compute, flat, ctx.chunk_rows, inner.in_features)
         return result.view(*gradients[0].shape[:-1], -1), None, None, None
+
+
+def _by_chunks(compute: Callable[[Tensor], Tensor], rows: Tensor, count: int, width: int) -> Tensor:
+    """Return what a function computes of rows (N, D), `count` at a time: (N, width)."""
+    if 0 < len(rows) <= count:
+        return compute(rows)
+    output = rows.new_empty(len(rows), width)
+    for start in range(0, len(rows), count):
+        output[start : start + count] = compute(rows[start : start + count])
+    return output
 
 
 class FrozenFeedForward:

@@ -103,8 +103,8 @@ def _absorb(queries: Tensor, parts: Projections) -> Tensor:
 
 
 def _through(read: RowFunction, tokens: Tensor, gradient: Tensor) -> Tensor:
-    """Return the gradient of tokens (N, D), given that of `read(tokens)`, which is overwritten chunk by chunk."""
-    count = rows_per_chunk(len(tokens), _CHUNK_ROWS)
+    """Return the gradient of tokens (N, D), given that of `read(tokens)`, which may be overwritten chunk by chunk."""
+    count = rows_per_chunk(tokens, _CHUNK_ROWS)
     for start in range(0, len(tokens), count):
         part = tokens[start : start + count].detach().requires_grad_()
         with torch.enable_grad():
@@ -112,7 +112,10 @@ def _through(read: RowFunction, tokens: Tensor, gradient: Tensor) -> Tensor:
         if as_read is part:
             return gradient
         chunk = gradient[start : start + count]
-        chunk.copy_(torch.autograd.grad(as_read, part, chunk)[0])
+        change = torch.autograd.grad(as_read, part, chunk)[0]
+        if len(part) == len(tokens):
+            return change
+        chunk.copy_(change)
     return gradient
 
 
