@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from benchmarks.models import DEMO, few_samples, write_figures
+from benchmarks.models import DEMO, add_precision, few_samples, in_precision, write_figures
 from benchmarks.recipe_stability import QUICK_STEPS, train_all
 from benchmarks.suite.tasks import SEARCH_FILE, TASKS
 from nas.common.files import default_cache_directory
@@ -47,6 +47,7 @@ def main() -> None:
     )
     parser.add_argument("--workers", type=int, default=2, help="number of workers (default: 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for the figures")
+    add_precision(parser)
     parser.add_argument("--quick", action="store_true", help="trial run: 2 seeds and a few steps of the demo")
     options = parser.parse_args()
     figures: dict[str, dict[str, Any]] = {}
@@ -92,6 +93,7 @@ def train(source: Path, start: ClassifierStart, options: argparse.Namespace, rep
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         config = with_start(few_samples(directory) if options.quick else load_config(source), start)
+        config = in_precision(config, options.precision)
         prepared = prepare(config, source=str(source), cache_directory=default_cache_directory(), reporter=reporter)
         setup = write_worker_setup(config, prepared, directory, thread_count=1)
         full = full_step_count(config.recipe, len(prepared.store.splits["train"]))

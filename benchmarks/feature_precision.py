@@ -12,7 +12,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from benchmarks.models import DEMO, few_samples
+from benchmarks.models import DEMO, add_precision, few_samples, in_precision
 from benchmarks.recipe_stability import QUICK_STEPS, train_all
 from nas.common.files import default_cache_directory
 from nas.common.progress import build_reporter
@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="FILE")
+    add_precision(parser)
     parser.add_argument("--quick", action="store_true", help="2 seeds and a few steps: shows that the script works")
     options = parser.parse_args()
     seeds = 2 if options.quick else options.seeds
@@ -35,7 +36,7 @@ def main() -> None:
     for dtype in ("float16", "float32"):
         with build_reporter() as reporter, tempfile.TemporaryDirectory() as name:
             directory = Path(name)
-            config = few_samples(directory) if options.quick else load_config(DEMO)
+            config = in_precision(few_samples(directory) if options.quick else load_config(DEMO), options.precision)
             typed = config.replace(features=config.features.replace(dtype=dtype))
             prepared = prepare(typed, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
             setup = write_worker_setup(typed, prepared, directory, thread_count=1)

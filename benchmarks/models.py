@@ -1,5 +1,6 @@
 """Encoders, models and data that several benchmarks share."""
 
+import argparse
 import csv
 import json
 from collections import Counter
@@ -9,7 +10,9 @@ from typing import Any
 import torch
 from transformers import BertConfig, ViTConfig
 
+from nas.common.devices import AUTO, CPU, accelerator, precision_of
 from nas.common.files import write_atomically
+from nas.common.precision import PRECISION_CHOICES
 from nas.config.load import load_config
 from nas.config.schema import Config
 from nas.config.space_schema import NUM_LAYERS, space_as_dict
@@ -29,7 +32,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 """The settings that ViT and BERT of a size share and that differ from the defaults of transformers."""
 
-_AS_BEFORE = (("steps", None), ("classifier_start", "random"))
+_AS_BEFORE = (("steps", None), ("classifier_start", "random"), ("precision", "float32"), ("precision", AUTO))
 """Keys of the recipe that are newer than recorded figures, with the value that all figures before had."""
 
 
@@ -82,6 +85,19 @@ def papers_space(space: SearchSpace) -> SearchSpace:
 def plain_space(space: SearchSpace) -> dict[str, Any]:
     """Return a space with the paper's readouts as a search file stated it before there were others."""
     return {key: value for key, value in space_as_dict(space).items() if key in (*GENES, NUM_LAYERS)}
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--precision` of a benchmark that trains."""
+    parser.add_argument(
+        "--precision", choices=PRECISION_CHOICES, default=AUTO, help="auto: what the device is fast at (default)"
+    )
+
+
+def in_precision(config: Config, choice: str) -> Config:
+    """Return a configuration with the precision of `--precision` for the device of this machine."""
+    precision = precision_of(choice, accelerator() or CPU)
+    return config.replace(recipe=config.recipe.replace(precision=precision))
 
 
 def decisive_recipe(config: Config) -> dict[str, Any]:

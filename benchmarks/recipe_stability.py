@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.models import DEMO, few_samples
+from benchmarks.models import DEMO, add_precision, few_samples, in_precision
 from nas.common.files import default_cache_directory
 from nas.common.progress import build_reporter
 from nas.config.load import load_config
@@ -34,12 +34,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds of the default architecture (default: 5)")
     parser.add_argument("--workers", type=int, default=2, help="number of workers (default: 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for the figures")
+    add_precision(parser)
     parser.add_argument("--quick", action="store_true", help="trial run: 2 seeds and a few steps")
     options = parser.parse_args()
     seeds = 2 if options.quick else options.seeds
     with build_reporter() as reporter, tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        config = few_samples(directory) if options.quick else load_config(DEMO)
+        config = in_precision(few_samples(directory) if options.quick else load_config(DEMO), options.precision)
         prepared = prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
         setup = write_worker_setup(config, prepared, directory, thread_count=1)
         steps = QUICK_STEPS if options.quick else full_step_count(config.recipe, len(prepared.store.splits["train"]))

@@ -35,7 +35,16 @@ from typing import Any
 from scipy.stats import kendalltau
 
 from benchmarks.mapping import mapped
-from benchmarks.models import DEMO, decisive_recipe, few_samples, papers_space, plain_space, write_figures
+from benchmarks.models import (
+    DEMO,
+    add_precision,
+    decisive_recipe,
+    few_samples,
+    in_precision,
+    papers_space,
+    plain_space,
+    write_figures,
+)
 from benchmarks.pmf_bench.landscapes import METRIC
 from benchmarks.pmf_bench.table import TABLE, Table, read_table
 from nas.common.files import default_cache_directory
@@ -114,6 +123,7 @@ def main() -> None:
     parser.add_argument("--architectures", type=int, help="number of architectures from the table (default: all)")
     parser.add_argument("--table", type=Path, default=TABLE, help="table of trainings (default: the committed one)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for the figures; resumes from it if it exists")
+    add_precision(parser)
     parser.add_argument("--quick", action="store_true", help="trial run: 8 batches, 6 architectures")
     options = parser.parse_args()
     known = read_table(options.table)
@@ -127,7 +137,7 @@ def main() -> None:
         Variant(*WAYS[way], batches, seed) for batches in lengths for way in options.sampling for seed in range(seeds)
     ]
     with build_reporter() as reporter, tempfile.TemporaryDirectory() as name:
-        config = few_samples(Path(name)) if options.quick else load_config(DEMO)
+        config = in_precision(few_samples(Path(name)) if options.quick else load_config(DEMO), options.precision)
         config = config.replace(space=papers_space(config.space))
         prepared = prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
         settings = settings_of(config, [(str(architecture), truth[architecture]) for architecture in chosen])
