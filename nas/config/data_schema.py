@@ -7,7 +7,7 @@ from annotated_types import MaxLen, MinLen
 from pydantic import Field, PlainValidator, ValidationInfo, WithJsonSchema, field_validator
 
 from nas.common.units import MAX_COUNT, MAX_SEED
-from nas.config.choices import COLUMNS, FeatureDtype, Labels, Quotes, Texts
+from nas.config.choices import COLUMNS, FeatureDtype, FeatureStorage, Labels, Quotes, Texts
 from nas.config.reader_registry import READERS, ReaderEntry
 from nas.config.section import AUTO, Automatic, Expected, Rejected, Section, Several
 from nas.config.values import (
@@ -260,6 +260,12 @@ class FeaturesConfig(Section):
         serialization_alias="disk",
         description="The disk space for one data set. If it is too small for the inputs of every fusion layer, "
         "those of deeper layers are computed whenever they are read.",
+    )
+    storage: FeatureStorage = Field(
+        default="auto",
+        description="The fusion layers whose inputs are cached: `every_layer`; `lowest_layer`, so that those of deeper "
+        "layers are computed whenever they are read; `auto`: every layer if that fits `disk`, otherwise the lowest. "
+        "What both cost is printed before the outputs are computed.",
     )
     views: Integer = Field(
         default=1,

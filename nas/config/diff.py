@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _FREE_SECTIONS = ("budget", "compare")
-_FREE_KEYS = frozenset({"features.disk"})  # cached or computed, features are equal up to the rounding to float16
-_ADDED_KEYS = {"recipe.precision": "float32"}
+# Cached or computed, features are equal up to the rounding to float16.
+_FREE_KEYS = frozenset({"features.disk", "features.storage"})
+_ADDED_KEYS = {"recipe.precision": "float32", "features.storage": "auto"}
 """Keys that older runs lack, with the value that all of them had."""
 _FIXED_KEYS = frozenset({"budget.oversized"})  # changes how a candidate is trained, not how many are
 
@@ -14,8 +15,8 @@ _FIXED_KEYS = frozenset({"budget.oversized"})  # changes how a candidate is trai
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return every key whose change makes new scores incomparable with the stored ones.
 
-    Budgets and the section `compare` may change between two sessions of a search, and so may `features.disk` unless the
-    search is deterministic.
+    Budgets and the section `compare` may change between two sessions of a search, and so may `features.disk` and
+    `features.storage` unless the search is deterministic.
 
     Args:
         old: The stored configuration, see `nas.config.schema.Config.as_dict`.

@@ -23,9 +23,10 @@ from nas.common.devices import CPU, is_accelerator, start_peak
 from nas.common.files import sync_directory, write_atomically
 from nas.config.data_schema import FeaturesConfig
 from nas.data.features.blocks import BlockBoard
+from nas.data.features.costs import describe_costs
 from nas.data.features.crew import BlockWork, BuildCrew
 from nas.data.features.inputs import FeatureSources, SplitInputs, pixel_values
-from nas.data.features.plan import ArrayPlan, ModalityPlan, choose_plan
+from nas.data.features.plan import ArrayPlan, ModalityPlan, choose_plan, possible_plans
 from nas.data.features.threads import BuildLimits, BuildThreads, batch_bytes
 from nas.data.features.writer import ArrayFiles
 from nas.models.encoders.base import Encoder
@@ -62,7 +63,8 @@ class FeatureBuild:
         }
         self._image_shape, self.image_token_count = _image_sizes(sources)
         small = [ArrayPlan(name, array.shape, array.dtype.name) for name, array in self._small.items()]
-        self.plan = choose_plan(self._modalities(), small, config, list(splits))
+        self.plans = possible_plans(self._modalities(), small, config, list(splits))
+        self.plan = choose_plan(self.plans, config)
         self._blocks = [block for inputs in self._splits.values() for block in inputs.blocks()]
         self.total = sum(block.count for block in self._blocks)
         """The number of views of images, and of texts."""
@@ -180,6 +182,15 @@ class FeatureBuild:
             has_scores=any(attention),
         )
         return limits.threads(one_bytes)
+
+    def costs(self, threads: BuildThreads) -> str | None:
+        """Return one line about what each way to store features costs; None where there is only one.
+
+        Args:
+            threads: The threads that compute.
+        """
+        with _placed((self.sources.image_encoder, self.sources.text_encoder), self.sources.device):
+            return describe_costs(self.plans, self.plan, self.sources, threads)
 
     def run(self, directory: Path, on_progress: OnProgress, threads: BuildThreads) -> None:
         """Compute all remaining blocks in a folder that `start` has created, together with other processes.

@@ -101,6 +101,7 @@ def help_build(sources: FeatureSources, features: FeaturesConfig, order: HelpOrd
 def _cache_key(sources: FeatureSources, features: FeaturesConfig) -> str:
     """Return a hash of everything that determines the numbers, but not of the disk budget, which only selects arrays.
 
+    So an existing store is used under any budget; but where the arrays are chosen by the user, it has to have them.
     Stored data attention is part of it: it yields the same logits only up to rounding, and needs additional memory.
     """
     entry_layers = sorted(
@@ -110,7 +111,8 @@ def _cache_key(sources: FeatureSources, features: FeaturesConfig) -> str:
     uses_attention = features.attention and sources.uses_attention
     augmentation = PARAMETERS if features.views > 1 else ""
     contents = sorted(sources.contents.summary().items())
-    facts = (FORMAT, entry_layers, features.dtype, features.views, uses_attention, augmentation, contents)
+    forced = () if features.storage == "auto" else (features.storage,)
+    facts = (FORMAT, entry_layers, features.dtype, features.views, uses_attention, augmentation, contents, *forced)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
 
@@ -157,6 +159,8 @@ def _build_unless_intact(
         elif build.has_finished_blocks(building):
             on_note("features: resuming an interrupted build")
         threads = build.threads(limits)
+        if (costs := build.costs(threads)) is not None:
+            on_note(costs)
         order = HelpOrder(building.resolve(), build.identity(building) or "", threads.per_batch)
         with HelpedProgress(helpers, order, on_progress) as progress:
             build.run(building, progress, threads)

@@ -21,11 +21,17 @@ import numpy as np
 
 from nas.common.errors import DiskError
 from nas.common.units import format_bytes
+from nas.config.choices import FeatureStorage
 from nas.config.data_schema import FeaturesConfig
 from nas.models.fusion.readouts import READOUTS, Readout
 from nas.search.space import RAW
 
 ATTENTION, EVERY_LAYER, SMALLEST_LAYER = TIERS = ("attention", "every layer", "smallest layer")
+_TIERS_OF: Mapping[FeatureStorage, Sequence[str]] = {
+    "auto": TIERS,
+    "every_layer": (ATTENTION, EVERY_LAYER),
+    "lowest_layer": (SMALLEST_LAYER,),
+}
 
 
 @dataclass(frozen=True)
@@ -171,26 +177,24 @@ class FeaturePlan:
         if config.views > 1:
             text += f", with {config.views} views of every training image"
         if self.tier == SMALLEST_LAYER and any(len(part.layers) > 1 for part in self.modalities):
-            text += "; only the first entry layer fits features.disk, later ones are recomputed whenever they are read"
+            reason = "is cached (features.storage)" if config.storage == "lowest_layer" else "fits features.disk"
+            text += f"; only the first entry layer {reason}, later ones are recomputed whenever they are read"
         return text
 
 
-def choose_plan(
+def possible_plans(
     modalities: tuple[ModalityPlan, ModalityPlan],
     small: Sequence[ArrayPlan],
     config: FeaturesConfig,
     splits: Sequence[str],
-) -> FeaturePlan:
-    """Return the plan of the best tier that fits the disk budget.
+) -> list[FeaturePlan]:
+    """Return the plan of every tier, whatever its size, best first.
 
     Args:
         modalities: The parts of image and text.
         small: Further arrays that every tier has: labels and indices.
         config: Storage type, disk budget, and whether to store data attention.
         splits: Names of the splits.
-
-    Raises:
-        DiskError: If no tier fits.
     """
     plans = []
     small = [*small, *(array for split in splits for part in modalities for array in part.readouts(split))]
@@ -199,11 +203,28 @@ def choose_plan(
             continue
         large = (array for split in splits for part in modalities for array in part.arrays(split, tier, config.dtype))
         plans.append(FeaturePlan(tier, config.dtype, modalities, (*small, *large)))
-    for plan in plans:
+    return plans
+
+
+def choose_plan(plans: Sequence[FeaturePlan], config: FeaturesConfig) -> FeaturePlan:
+    """Return the best plan that fits the disk budget, of those that `features.storage` allows.
+
+    Nothing measured decides: features depend on the choice up to the rounding to their storage type.
+
+    Args:
+        plans: The possible plans, best first.
+        config: The disk budget and the allowed tiers.
+
+    Raises:
+        DiskError: If none fits.
+    """
+    allowed = [plan for plan in plans if plan.tier in _TIERS_OF[config.storage]]
+    for plan in allowed:
         if plan.size_bytes <= config.disk_bytes:
             return plan
+    layers = "every entry layer" if config.storage == "every_layer" else "the first entry layer"
     raise DiskError(
-        f"features.disk: the budget is too small; expected at least {format_bytes(plans[-1].size_bytes)} for the first "
-        f"entry layer as {config.dtype} with {config.views} view(s) of every training image, got "
+        f"features.disk: the budget is too small; expected at least {format_bytes(allowed[-1].size_bytes)} for "
+        f"{layers} as {config.dtype} with {config.views} view(s) of every training image, got "
         f"{format_bytes(config.disk_bytes)}"
     )

@@ -131,7 +131,10 @@ def test_disk_budget_selects_the_tier_and_is_reported_first(sources: FeatureSour
         assert seen[0] == (
             f"Encoder outputs are cached once: {format_bytes(size)} of at most {format_bytes(budget)}{restriction}"
         )
-        assert seen[1] == "progress"
+        assert seen[1].startswith("Features of every fusion layer: ") and seen[1].endswith(
+            "; stored: the lowest layer only" if restriction else "; stored: every layer"
+        )
+        assert seen[2] == "progress"
         budget = size - 1
         names.add(store.directory.name)
     assert len(names) == 1
@@ -140,6 +143,38 @@ def test_disk_budget_selects_the_tier_and_is_reported_first(sources: FeatureSour
     ):
         build(sources, tmp_path / "none", disk_bytes=budget)
     assert not left(tmp_path / "none")
+
+
+def test_storage_can_be_forced_and_both_ways_give_the_same_inputs(sources: FeatureSources, tmp_path: Path) -> None:
+    automatic, every, lowest = (
+        build(sources, tmp_path, dtype="float32", storage=storage)
+        for storage in ("auto", "every_layer", "lowest_layer")
+    )
+    assert len({store.directory for store in (automatic, every, lowest)}) == 3, "a forced store has what was asked for"
+    assert content(automatic) == content(every) and every.size_bytes > lowest.size_bytes
+    for layer in (0, 1, 2):
+        stored, computed = (store.splits["train"].batch([5, 0, 9], reads_at(layer)) for store in (every, lowest))
+        torch.testing.assert_close(computed.image_tokens, stored.image_tokens)
+        torch.testing.assert_close(computed.text_tokens, stored.text_tokens)
+    with pytest.raises(DataError, match=r"features.disk: .* for every entry layer as float16"):
+        build(sources, tmp_path, storage="every_layer", disk_bytes=lowest.size_bytes // 2)
+
+
+def test_costs_are_stated_for_both_ways_to_store(sources: FeatureSources, tmp_path: Path) -> None:
+    notes: list[str] = []
+    store = build(sources, tmp_path, on_note=notes.append)
+    (line,) = (note for note in notes if note.startswith("Features of every fusion layer: "))
+    pattern = (
+        r"Features of every fusion layer: (.+), about .+ to build; of the lowest only: (.+), as long to build, up to "
+        r"\S+ s more for each training step; stored: every layer"
+    )
+    found = re.fullmatch(pattern, line)
+    assert found is not None and found[1] == format_bytes(store.size_bytes)
+    assert found[2] == format_bytes(build(sources, tmp_path, storage="lowest_layer").size_bytes)
+    notes.clear()
+    one_layer = dataclasses.replace(sources, entry_layers=frozenset({reads_at(1)}))
+    build(one_layer, tmp_path, on_note=notes.append)
+    assert not any(note.startswith("Features of every fusion layer") for note in notes), "there is one way only"
 
 
 def test_attention_is_stored_only_if_configured_and_useful(sources: FeatureSources, tmp_path: Path) -> None:

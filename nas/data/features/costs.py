@@ -1,0 +1,87 @@
+"""What each way to store features costs: bytes on disk, seconds to build, seconds a step."""
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from nas.common.devices import is_accelerator, synchronize
+from nas.common.units import format_bytes, format_seconds
+from nas.data.features.inputs import BATCH_SIZE, FeatureSources
+from nas.data.features.plan import EVERY_LAYER, SMALLEST_LAYER, FeaturePlan, ModalityPlan
+from nas.data.features.threads import BuildThreads
+from nas.models.encoders.base import Encoder
+
+_TOKENS = 512
+"""The number of tokens with which a layer is timed."""
+
+
+def describe_costs(
+    plans: Sequence[FeaturePlan],
+    chosen: FeaturePlan,
+    sources: FeatureSources,
+    threads: BuildThreads,
+) -> str | None:
+    """Return one line for the user; None where every entry layer is the lowest.
+
+    The seconds are those of a layer for a few tokens, timed now on the device that builds. A step may have to recompute
+    the layers from the lowest to the highest entry layer, in a batch of 32 samples.
+
+    Args:
+        plans: The possible plans.
+        chosen: The plan that is built.
+        sources: The encoders, on the device that computes.
+        threads: The threads that build.
+    """
+    modalities = chosen.modalities
+    if all(len(part.layers) <= 1 for part in modalities):
+        return None
+    encoders = (sources.image_encoder, sources.text_encoder)
+    timed = [seconds_per_token(encoder, sources.device) for encoder in encoders]
+    count = 1 if is_accelerator(sources.device) else threads.count
+    build_seconds = sum(
+        seconds * _tokens(part) * part.num_layers / count for seconds, part in zip(timed, modalities, strict=True)
+    )
+    step_seconds = sum(
+        seconds * BATCH_SIZE * _tokens(part) / max(_inputs(part), 1) * (part.layers[-1] - max(part.layers[0], 0))
+        for seconds, part in zip(timed, modalities, strict=True)
+        if part.layers
+    )
+    sizes = {plan.tier: plan.size_bytes for plan in plans}
+    name = "the lowest layer only" if chosen.tier == SMALLEST_LAYER else "every layer"
+    return (
+        f"Features of every fusion layer: {format_bytes(sizes[EVERY_LAYER])}, about {format_seconds(build_seconds)} to "
+        f"build; of the lowest only: {format_bytes(sizes[SMALLEST_LAYER])}, as long to build, up to "
+        f"{step_seconds:.2g} s more for each training step; stored: {name}"
+    )
+
+
+def _inputs(part: ModalityPlan) -> int:
+    """Return the number of images, those of views included, or of texts."""
+    if part.name == "image":
+        return sum(shape[0] for shape in part.row_shapes.values())
+    return sum(part.input_counts.values())
+
+
+def _tokens(part: ModalityPlan) -> int:
+    """Return the number of tokens of all images or texts, those of views included."""
+    return sum(shape[0] * (shape[1] if len(shape) > 1 else 1) for shape in part.row_shapes.values())
+
+
+@torch.inference_mode()
+def seconds_per_token(encoder: Encoder, device: torch.device) -> float:
+    """Return the seconds that one layer of an encoder takes for a token, in one thread on the CPU.
+
+    Args:
+        encoder: The encoder.
+        device: The device on which it is.
+    """
+    rows = torch.zeros(_TOKENS // 64, 64, encoder.hidden_size, device=device)
+    bias = encoder.data_bias(None, 64, rows.dtype)
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        encoder.run(rows, bias, start=0, stop=1)
+        synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds) / _TOKENS
