@@ -1,4 +1,4 @@
-"""The command line: init, check, space, search, resume, export, evaluate, predict, compare."""
+"""The command line: init, check, space, search, resume, export, evaluate, predict, compare, list, diff."""
 
 import argparse
 import os
@@ -306,6 +306,20 @@ def _predict(options: argparse.Namespace) -> int:
     return predict_one(options) if options.data is None else predict_rows(options)
 
 
+def _list(options: argparse.Namespace) -> None:
+    import_frameworks()
+    from nas.run.overview import list_runs
+
+    print(visible(list_runs(options.folder)))
+
+
+def _diff(options: argparse.Namespace) -> None:
+    import_frameworks()
+    from nas.run.overview import compare_runs
+
+    print(visible(compare_runs(options.first, options.second)))
+
+
 _HANDLERS: Mapping[str, Command] = {
     "init": _init,
     "check": _check,
@@ -316,7 +330,9 @@ _HANDLERS: Mapping[str, Command] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "compare": _compare,
+    "list": _list,
+    "diff": _diff,
 }
 
-_ANSWERING = (_init, _check, _space, _evaluate, _predict)
+_ANSWERING = (_init, _check, _space, _evaluate, _predict, _list, _diff)
 """The commands whose result is only printed."""

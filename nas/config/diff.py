@@ -34,6 +34,18 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def all_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return every key with another value: its dotted path, the old value and the new value, in alphabetical order.
+
+    Args:
+        old: A configuration; see `nas.config.schema.Config.as_dict`.
+        new: Another.
+    """
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    pairs = ((path, _as_json(before, path), _as_json(after, path)) for path in sorted(before.keys() | after.keys()))
+    return [(path, one, other) for path, one, other in pairs if one != other]
+
+
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, Mapping) and value:

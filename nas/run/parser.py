@@ -36,6 +36,8 @@ def build_parser(handlers: Mapping[str, Command]) -> argparse.ArgumentParser:
         add_evaluate,
         add_predict,
         _add_compare,
+        _add_list,
+        _add_diff,
     ):
         command = add(commands)
         command.set_defaults(command=handlers[command.prog.split()[-1]])
@@ -173,6 +175,23 @@ def _add_init(commands: Commands) -> argparse.ArgumentParser:
     for role in COLUMNS:
         parser.add_argument(f"--{role}", dest=f"{role}_column", metavar="COLUMN", help=f"the column of {role}s")
     parser.add_argument("--output", type=Path, metavar="FILE", help="file to write (default: standard output)")
+    return parser
+
+
+def _add_list(commands: Commands) -> argparse.ArgumentParser:
+    parser = add_command(commands, "list", "List the runs of a folder: state, best score, time and size.", "runs")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
+    )
+    return parser
+
+
+def _add_diff(commands: Commands) -> argparse.ArgumentParser:
+    parser = add_command(
+        commands, "diff", "Show what differs between two runs: configuration, data, results.", "runs/demo runs/demo-2"
+    )
+    parser.add_argument("first", type=Path, metavar="RUN_DIR", help="directory of a run")
+    parser.add_argument("second", type=Path, metavar="RUN_DIR", help="directory of another run")
     return parser
 
 

@@ -128,4 +128,17 @@ def test_unknown_option_is_found(program: tuple[str, ...], monkeypatch: pytest.M
 
 def test_every_command_of_the_program_is_documented() -> None:
     shown = {words[2] for _, words in COMMANDS if words[:2] == ("python", "run_search.py")}
-    assert shown == {"init", "check", "space", "search", "resume", "export", "evaluate", "predict", "compare"}
+    expected = {
+        "init",
+        "check",
+        "space",
+        "search",
+        "resume",
+        "export",
+        "evaluate",
+        "predict",
+        "compare",
+        "list",
+        "diff",
+    }
+    assert shown == expected
