@@ -68,6 +68,10 @@ def start(
         return
     check_new_directory(directory)
     check_surroundings(options, options.storage)
+    reporter.note(
+        f"Run directory: {directory}. Everything finished is kept there; after an interruption, resume it with: "
+        f"{command_line('resume', directory)}"
+    )
     config = complete(draft, source=str(source), reporter=reporter, device=options.workers_device)
     session, prepared = create_session(config, directory, options, reporter, source=str(source), fixed=fixed)
     session.search(prepared, concludes=concludes)

@@ -39,6 +39,12 @@ def test_every_line_of_output_is_one_event(finished: FinishedRun) -> None:
     assert "1 worker(s) on 1 device(s). Each training needs" in finished.output
 
 
+def test_first_line_names_the_run_directory_and_how_to_resume(finished: FinishedRun) -> None:
+    first = finished.output.splitlines()[0]
+    assert first.startswith(f"Run directory: {finished.directory}. ")
+    assert first.endswith(f"resume it with: python run_search.py resume {finished.directory}")
+
+
 def test_finished_search_has_nothing_left_to_run(copy: Path, options: ExecutionOptions) -> None:
     before = (results_of(copy), (copy / REPORT).read_text())
     output = resume_search(copy, options)
