@@ -71,7 +71,7 @@ class CandidateWorker:
         self._device, self._precision = torch.device(setup.device), setup.config.recipe.precision
         if setup.config.deterministic:
             use_deterministic_kernels(self._device)
-        self._grant = MemoryGrant(self._device, base_bytes=base_bytes, on_exceeded=on_exceeded)
+        self._grant = MemoryGrant(self._device, base_bytes, on_exceeded, setup.worker_count)
         self._image_encoder, self._text_encoder = (
             # A family that trains an encoder copies it; only the copy is moved to the device.
             load_tail(config, start, path, torch.device("cpu") if start == RAW else self._device)

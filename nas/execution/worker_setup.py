@@ -46,6 +46,7 @@ class WorkerSetup:
         run_directory: Path of the directory with the frozen weights, the supernet and the weights of full trainings.
         thread_count: The number of threads of one worker.
         device: The device of the tensors: `cpu`, or `cuda:0` for the one GPU that a worker sees.
+        worker_count: The number of workers of this machine, which share the memory of the host.
     """
 
     config: Config
@@ -56,6 +57,7 @@ class WorkerSetup:
     run_directory: Path
     thread_count: int
     device: str = "cpu"
+    worker_count: int = 1
 
     @property
     def frozen_paths(self) -> tuple[Path, Path]:

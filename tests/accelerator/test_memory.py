@@ -131,6 +131,19 @@ def test_predicted_peak_of_a_supernet_step_is_that_of_the_allocator(
     assert predicted == pytest.approx(measured_peak(supernet, architecture, device, before), rel=LARGEST_ERROR)
 
 
+def test_host_memory_of_a_worker_has_a_limit_of_its_own(
+    setup: WorkerSetup, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.execution.grant.usable_host_memory", lambda: 2**20)
+    held: list[tuple[int, int]] = []
+    own = replace(setup, device=str(device), worker_count=2)
+    worker = CandidateWorker(own, lambda *given: held.append(given))
+    (failure,) = worker.outcomes(make_job(stage="full", step_count=2), limit_bytes=None)
+    assert isinstance(failure, Failure) and failure.kind == "memory", failure
+    assert failure.reason.endswith(" bytes held on the host, 524288 granted")
+    assert held[0][0] > held[0][1] == 2**19
+
+
 def test_jobs_of_a_worker_need_what_is_predicted(setup: WorkerSetup, device: torch.device) -> None:
     before, recipe = live_bytes(device), setup.config.recipe.replace(optimizer="sgd", weight_decay=0.0)
     own = replace(setup, device=str(device), config=setup.config.replace(recipe=recipe))

@@ -236,7 +236,12 @@ class NodePool:
 
     def _admit(self, node: Node, share: Share, setup: WorkerSetup, *, is_local: bool) -> None:
         # A worker sees the GPU that it shares, and no other.
-        setup = replace(setup, thread_count=share.threads, device="cuda:0" if share.gpu_count else CPU.type)
+        setup = replace(
+            setup,
+            thread_count=share.threads,
+            device="cuda:0" if share.gpu_count else CPU.type,
+            worker_count=share.worker_count,
+        )
         admitted = WorkerNode(node, share, setup, is_local, has_supernet=is_local)
         cpu_count = cpu_share(node.cpu_count, share) * share.workers_per_gpu if share.gpu_count else 0.0
         gpus = [reserve_gpu(node, cpu_count) for _ in range(share.gpu_count)]
