@@ -346,7 +346,7 @@ def test_features_have_defaults_and_every_key_is_checked() -> None:
         f"features.disk: invalid value; expected {BYTES_FORM}, got 'much'",
         "features.views: invalid value; expected a whole number of at least 1 and at most 100, got 0",
         "features.attention: invalid value; expected true or false, got 'yes'",
-        "features.view: unknown key; expected one of attention, disk, dtype, views; did you mean 'views'?",
+        "features.view: unknown key; expected one of attention, disk, dtype, storage, views; did you mean 'views'?",
     )
 
 
