@@ -75,9 +75,7 @@ class CandidateWorker:
         self._image_encoder, self._text_encoder = (
             # A family that trains an encoder copies it; only the copy is moved to the device.
             load_tail(config, start, path, torch.device("cpu") if start == RAW else self._device)
-            for config, start, path in zip(
-                (setup.image_config, setup.text_config), setup.first_layers, setup.frozen_paths, strict=True
-            )
+            for config, start, path in zip(setup.encoder_configs, setup.first_layers, setup.frozen_paths, strict=True)
         )
         self._store = self.open_features(setup.feature_directory)
         self._searched = searched_split(setup.config, self._store.splits["train"])

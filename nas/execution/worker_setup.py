@@ -60,6 +60,11 @@ class WorkerSetup:
     worker_count: int = 1
 
     @property
+    def encoder_configs(self) -> tuple[PreTrainedConfig, PreTrainedConfig]:
+        """The configurations of the image and the text encoder."""
+        return self.image_config, self.text_config
+
+    @property
     def frozen_paths(self) -> tuple[Path, Path]:
         """Paths of the weights of the image and the text encoder, from their `first_layers` on."""
         image, text = FROZEN_FILES
