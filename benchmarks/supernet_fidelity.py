@@ -47,6 +47,7 @@ from benchmarks.models import (
 )
 from benchmarks.pmf_bench.landscapes import METRIC
 from benchmarks.pmf_bench.table import TABLE, Table, read_table
+from nas.common.devices import AUTO
 from nas.common.files import default_cache_directory
 from nas.common.progress import build_reporter
 from nas.config.load import load_config
@@ -172,7 +173,8 @@ def own_batches() -> int:
 def settings_of(config: Config, truth: Sequence[tuple[str, float]]) -> str:
     """Return a digest of everything besides the variant that the figures depend on."""
     values, search = config.as_dict(), config.search
-    decisive = [values["features"], plain_space(config.space), decisive_recipe(config)]
+    features: Any = {key: value for key, value in values["features"].items() if (key, value) != ("storage", AUTO)}
+    decisive = [features, plain_space(config.space), decisive_recipe(config)]
     decisive += [
         config.supernet.architectures_per_step,
         search.short_training_steps,

@@ -32,8 +32,9 @@ class Clock:
         self.now += 4.0
 
     def predict(
-        self, model: object, split: list[int], *, batch_size: int, should_stop: Callable[[], bool], **_: object
+        self, model: object, split: list[int], *, batch_size: int, should_stop: Callable[[], bool], **other: object
     ) -> None:
+        del other
         for _ in range(0, len(split), batch_size):
             if should_stop():
                 raise StopRequested

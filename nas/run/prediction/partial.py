@@ -5,7 +5,6 @@ appended after it was last written is cut off and computed again.
 """
 
 import fcntl
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from typing import Any, BinaryIO
 
 from nas.common.errors import ArgumentError, NasError
 from nas.common.files import sync_directory
-from nas.common.sealed_json import read_sealed_json, write_sealed_json
+from nas.common.sealed_json import as_stored, read_sealed_json, write_sealed_json
 
 _SAVE_SECONDS = 2.0
 
@@ -53,7 +52,7 @@ class PartialTable:
     def __init__(self, output: Path, depends_on: Mapping[str, Any], header: bytes) -> None:
         self.path = output.with_name(f".{output.name}.partial")
         self._state = output.with_name(f".{output.name}.partial.json")
-        self._depends_on, self._header = json.loads(json.dumps(depends_on)), header
+        self._depends_on, self._header = as_stored(depends_on), header
         self._file: BinaryIO = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
