@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from nas.common.boundary import reading
 from nas.common.devices import CPU, fast_precision, is_accelerator, is_here, total_bytes
 from nas.common.errors import EncoderError, ExecutionError
 from nas.common.host import usable_host_memory
@@ -24,6 +25,7 @@ DEFAULT_ENCODERS = {
 """The encoders for a file that names none, the paper's first: the first that is on this machine, or else the first."""
 
 _GPU_FRACTION = 0.8
+_PRECISION = "recipe.precision"
 
 
 def complete(config: Config, *, source: str, reporter: Reporter | None = None, device: torch.device = CPU) -> Config:
@@ -43,6 +45,8 @@ def complete(config: Config, *, source: str, reporter: Reporter | None = None, d
     """
     if not config.automatic:
         return config
+    if set(config.automatic) == {_PRECISION}:  # neither data nor encoders have to be read
+        return config.replace(recipe=config.recipe.replace(precision=fast_precision(device))).deferring({})
     encoders = (_encoder_of(config, "image"), _encoder_of(config, "text"))
     sizes = _encoder_sizes(config, encoders)
     dataset = read_dataset(config.data, ("train", "validation"), compares_images=False)
@@ -99,6 +103,9 @@ def _encoder_sizes(config: Config, encoders: tuple[str, str]) -> EncoderSizes:
                 f"package:NAME/FOLDER or the name of a model on the Hugging Face Hub, or the default installed with "
                 f"`hf download {name}`\n{error}"
             ) from error
-        with torch.device("meta"):
+        with (
+            reading(name, expected="the configuration of a complete checkpoint", error=EncoderError),
+            torch.device("meta"),
+        ):
             found.append(build_encoder(encoder_config))
     return sizes_of(*found)

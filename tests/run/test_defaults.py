@@ -1,5 +1,6 @@
 """Searches whose file leaves values to the program."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,24 @@ def test_memory_budget_has_to_be_given_where_only_other_machines_have_gpus(
         complete(load_config(source), source=str(source), device=device)
     draft = Overrides(memory_bytes=2**30).apply(load_config(source))
     assert complete(draft, source=str(source), device=device).budget.memory_bytes == 2**30
+
+
+def test_precision_alone_is_chosen_without_reading_data_or_encoders(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(defaults, "read_dataset", None)
+    monkeypatch.setattr(defaults, "load_config", None)
+    config = load_config(project.write("precision.yaml", **{"recipe.precision": "auto"}))
+    assert set(config.automatic) == {"recipe.precision"}
+    done = defaults.complete(config, source="search.yaml")
+    assert done.recipe.precision == "float32" and not done.automatic
+
+
+def test_default_encoder_with_an_impossible_configuration_is_one_error(
+    own_project: Project,
+) -> None:
+    path = own_project.root / "bert" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "hidden_size": 7}))
+    config = load_config(own_project.write("automatic.yaml", **{"recipe.batch_size": "auto"}))
+    with pytest.raises(EncoderError, match=r"bert: cannot be read: .* expected the configuration of a complete"):
+        defaults.complete(config, source="automatic.yaml")

@@ -65,9 +65,19 @@ FREE: dict[str, object] = {
 
 
 @pytest.mark.parametrize(
-    ("changes", "budget_bytes"), [({}, 40), (FREE, 80)], ids=["one objective", "free genes, three objectives"]
+    ("strategy", "changes", "budget_bytes"),
+    [
+        pytest.param(
+            strategy,
+            changes,
+            budget_bytes,
+            id=f"{strategy}-{name}",
+            marks=[pytest.mark.long] if strategy == "gp" and changes else [],
+        )
+        for strategy in STRATEGIES
+        for changes, budget_bytes, name in (({}, 40, "one objective"), (FREE, 80, "free genes, three objectives"))
+    ],
 )
-@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_deterministic_search_is_the_same_for_any_workers_kills_and_order(
     strategy: str, changes: dict[str, object], budget_bytes: int
 ) -> None:

@@ -107,6 +107,7 @@ def test_fractions_of_the_phases_leave_time_for_candidates() -> None:
         config_with(budget__recipe_fraction=0.5)
 
 
+@pytest.mark.long
 def test_search_with_a_tuned_recipe_equals_one_with_that_recipe_written_down(
     project: Project, options: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

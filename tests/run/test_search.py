@@ -52,6 +52,7 @@ def test_finished_search_has_nothing_left_to_run(copy: Path, options: ExecutionO
     assert (results_of(copy), (copy / REPORT).read_text()) == before
 
 
+@pytest.mark.long
 def test_study_in_a_database_is_the_same_and_is_found_again(
     project: Project,
     finished: FinishedRun,

@@ -385,6 +385,7 @@ def test_error_in_the_search_space_is_reported_before_any_training(
     assert not ran
 
 
+@pytest.mark.long
 def test_searched_entry_resumes_its_stopped_search(
     source: Path, options: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
