@@ -36,7 +36,7 @@ class RunOverview:
 
     Args:
         directory: The run directory.
-        state: `running`, `finished`, `stopped` (`resume` goes on with it), `damaged`, `held by` another host, or
+        state: `running`, `finished`, `stopped` (`resume` continues it), `damaged`, `held by` another host, or
             `unfinished` where only a database knows whether it is running.
         candidates: The number of architectures that have a score.
         best: The best score, and how it was obtained; empty if there is none.

@@ -58,5 +58,7 @@ def test_table_without_images_is_an_error_with_its_columns() -> None:
         (["a", "b", None, "a"], None),
     ],
 )
-def test_several_labels_in_a_cell_are_told_from_names_with_commas(cells: list[Any], separator: str | None) -> None:
+def test_several_labels_in_a_cell_are_distinguished_from_names_with_commas(
+    cells: list[Any], separator: str | None
+) -> None:
     assert label_separator(cells) == separator

@@ -135,6 +135,6 @@ def test_search_file_in_another_folder_has_paths_that_work_there(products: Path,
 
 
 @pytest.mark.parametrize("are_drawings", [True, False])
-def test_drawings_are_told_from_photographs(tmp_path: Path, are_drawings: bool) -> None:
+def test_drawings_and_photographs_are_distinguished(tmp_path: Path, are_drawings: bool) -> None:
     names = write_images(tmp_path / "images", 5, are_drawings=are_drawings)
     assert places.are_drawings(open_images(tmp_path / "images"), [*names, "missing.png"]) == are_drawings
