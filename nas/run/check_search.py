@@ -39,7 +39,7 @@ from nas.search.space import Architecture
 from nas.training.speed import EVALUATION_SECONDS, START_SECONDS, STEP_SECONDS, measure_speed
 
 _TRAIN_BATCHES = 4
-"""The number of training batches, and of samples of validation in batches, that speeds are measured with."""
+"""The number of training batches that speeds are measured with; of validation, one batch is enough."""
 
 
 def check_arm(arm: Arm, source: str, cache_directory: Path, reporter: Reporter) -> None:
