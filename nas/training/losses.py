@@ -80,14 +80,21 @@ class Loss:
             logits, smoothed if self._label_smoothing else labels, weight=self._label_weights(labels), reduction="sum"
         )
 
-    def distillation_sum(self, logits: Tensor, teacher_probabilities: Tensor, labels: Tensor) -> Tensor:
+    def distillation_sum(
+        self, logits: Tensor, teacher_probabilities: Tensor, labels: Tensor, temperature: float = 1.0
+    ) -> Tensor:
         """Return the cross-entropy with the probabilities of a teacher as targets, weighted by the labels and summed.
 
         Args:
             logits: The logits of the student, (B, C).
-            teacher_probabilities: The result of `class_probabilities` for the teacher, (B, C).
+            teacher_probabilities: The probabilities of the teacher at the temperature, (B, C); see
+                `class_probabilities`.
             labels: The labels, (B,), int64, or (B, C), float32.
+            temperature: The divisor of the logits. The sum is multiplied by its square, so that the gradients are about
+                as large as without it (Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015).
         """
+        if temperature != 1.0:
+            return temperature**2 * self.distillation_sum(logits / temperature, teacher_probabilities, labels)
         if labels.ndim == 1:
             losses = cross_entropy(logits, teacher_probabilities, reduction="none")
             return (losses if self._weights is None else losses * self._weights[labels]).sum()

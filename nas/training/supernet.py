@@ -31,9 +31,10 @@ from nas.training.checkpoint import TrainingCheckpoint
 from nas.training.distributed import GradientGroup, SingleProcessGroup
 from nas.training.linear_start import start_classifiers
 from nas.training.losses import build_loss
+from nas.training.soft_targets import Distillation
 from nas.training.stopping import StopRequested
 from nas.training.supernet_sampling import Sampler
-from nas.training.trainer import Distillation, Trainer
+from nas.training.trainer import Trainer
 
 
 def _whole_batch(architecture: Architecture) -> int:

@@ -21,6 +21,7 @@ from nas.models.fusion.base import FusionModel
 from nas.search.space import Architecture
 from nas.training.batches import BatchSchedule, features_of_batch, read_ahead
 from nas.training.losses import Loss, build_loss, class_probabilities
+from nas.training.soft_targets import Distillation, SoftTargets
 from nas.training.step_losses import StepLosses
 from nas.training.stopping import StopRequested
 
@@ -44,19 +45,6 @@ def learning_rate_factor(step: int, step_count: int, recipe: RecipeConfig) -> fl
 def full_step_count(recipe: RecipeConfig, sample_count: int) -> int:
     """Return the number of steps of the complete recipe."""
     return recipe.step_count(sample_count)
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """Targets of a teacher for one batch.
-
-    Args:
-        teacher_probabilities: The probabilities of the classes by the teacher, (B, C) per micro-batch.
-        weight: The weight of the distillation loss; the loss on the labels has the rest.
-    """
-
-    teacher_probabilities: Sequence[Tensor]
-    weight: float
 
 
 class Trainer:
@@ -85,6 +73,7 @@ class Trainer:
         micro_batches: Iterable[Batch],
         total_weight: float,
         architecture: Architecture | None = None,
+        distillation: Distillation | None = None,
     ) -> None:
         """Train one step on one batch; `losses` receives the loss before the step.
 
@@ -93,12 +82,13 @@ class Trainer:
             micro_batches: The batch in one or more micro-batches, read at the entry layers of the architecture.
             total_weight: The total weight of the batch, from `Loss.total_weight`.
             architecture: The slice to train; the architecture of the model by default.
+            distillation: The targets of a teacher, if any.
 
         Raises:
             TrainingError: If a loss is not finite.
         """
         self.optimizer.zero_grad(set_to_none=True)  # before the forward pass, to free the previous gradients
-        loss = self.accumulate_gradients(micro_batches, total_weight, architecture)
+        loss = self.accumulate_gradients(micro_batches, total_weight, architecture, distillation)
         self.apply(index, loss[None], [architecture or self.model.architecture])
 
     def accumulate_gradients(
@@ -129,8 +119,9 @@ class Trainer:
                 logits = self.model(features_of_batch(batch), architecture)
                 loss = self.loss.weighted_sum(logits, batch.labels)
                 if distillation is not None:
-                    targets = distillation.teacher_probabilities[index]
-                    distillation_loss = self.loss.distillation_sum(logits, targets, batch.labels)
+                    distillation_loss = self.loss.distillation_sum(
+                        logits, distillation.teacher_probabilities[index], batch.labels, distillation.temperature
+                    )
                     loss = (1.0 - distillation.weight) * loss + distillation.weight * distillation_loss
                 loss = loss / total_weight
             torch.autograd.backward(loss)
@@ -211,6 +202,21 @@ def _build_optimizer(model: FusionModel, recipe: RecipeConfig) -> torch.optim.Op
     return torch.optim.AdamW(groups, betas=(recipe.momentum, 0.999), **options)
 
 
+@dataclass(frozen=True)
+class Steps:
+    """The steps of a training.
+
+    Args:
+        count: The number of steps, which the schedule of the learning rate spans.
+        seed: The seed of the sample order.
+        micro_batches: The number of micro-batches per batch; affects memory, and results only by rounding.
+    """
+
+    count: int
+    seed: int
+    micro_batches: int = 1
+
+
 def train(
     *,
     model: FusionModel,
@@ -238,23 +244,71 @@ def train(
         StopRequested: If `should_stop` returned true.
         TrainingError: If the loss is not finite.
     """
+    steps = Steps(step_count, seed, micro_batches)
+    _train(model, split, recipe, steps, soft_targets=None, should_stop=should_stop, on_step=on_step)
+
+
+def train_distilled(
+    *,
+    model: FusionModel,
+    split: FeatureSplit,
+    recipe: RecipeConfig,
+    steps: Steps,
+    soft_targets: SoftTargets,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> None:
+    """Train a standalone model in place as `train` does, on labels and the probabilities of a teacher.
+
+    Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015.
+
+    Args:
+        model: The model with its initial weights.
+        split: The training samples.
+        recipe: Optimizer, learning rates and schedule.
+        steps: The steps.
+        soft_targets: The probabilities of the teacher for all samples of the split.
+        should_stop: Called before every step; training stops when it returns true.
+        on_step: Callback that receives the number of a step, from 1, and its loss; see `StepLosses`.
+
+    Raises:
+        StopRequested: If `should_stop` returned true.
+        TrainingError: If the loss is not finite.
+    """
+    _train(model, split, recipe, steps, soft_targets=soft_targets, should_stop=should_stop, on_step=on_step)
+
+
+def _train(
+    model: FusionModel,
+    split: FeatureSplit,
+    recipe: RecipeConfig,
+    steps: Steps,
+    *,
+    soft_targets: SoftTargets | None,
+    should_stop: Callable[[], bool],
+    on_step: Callable[[int, float], None],
+) -> None:
     loss = build_loss(recipe, split.labels, model.num_classes)
-    trainer = Trainer(model=model, recipe=recipe, step_count=step_count, loss=loss)
-    schedule = BatchSchedule(len(split), recipe.batch_size, seed)
+    trainer = Trainer(model=model, recipe=recipe, step_count=steps.count, loss=loss)
+    schedule = BatchSchedule(len(split), recipe.batch_size, steps.seed)
     reads = (
         read
-        for step in range(step_count)
-        for read in schedule.select(split, step).reads(model.entry_layers(), micro_batches)
+        for step in range(steps.count)
+        for read in schedule.select(split, step).reads(model.entry_layers(), steps.micro_batches)
     )
-    batches, steps = read_ahead(reads, trainer.device), itertools.count(1)
-    for step in range(step_count):
+    batches, numbers = read_ahead(reads, trainer.device), itertools.count(1)
+    for step in range(steps.count):
         if should_stop():
             raise StopRequested
-        labels = schedule.select(split, step).labels
-        inputs = itertools.islice(batches, min(micro_batches, len(labels)))
-        trainer.step(step, inputs, loss.total_weight(labels))
+        selection = schedule.select(split, step)
+        labels = selection.labels
+        inputs = itertools.islice(batches, min(steps.micro_batches, len(labels)))
+        distillation = None
+        if soft_targets is not None:
+            distillation = soft_targets.of_batch(selection.indices, steps.micro_batches, trainer.device)
+        trainer.step(step, inputs, loss.total_weight(labels), distillation=distillation)
         for known in trainer.losses.take():
-            on_step(next(steps), known)
+            on_step(next(numbers), known)
     trainer.losses.finish()
     for known in trainer.losses.take():
-        on_step(next(steps), known)
+        on_step(next(numbers), known)

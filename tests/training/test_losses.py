@@ -79,3 +79,14 @@ def test_single_label_distillation_uses_teacher_probabilities_as_targets() -> No
         Loss(WEIGHTS, 0.0).distillation_sum(LOGITS, teacher, labels), (losses * WEIGHTS[labels]).sum()
     )
     torch.testing.assert_close(Loss(None, 0.0).distillation_sum(LOGITS, teacher, labels), losses.sum())
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([1, 0]), MULTI_LABELS], ids=["one label", "several labels"])
+def test_temperature_divides_logits_and_keeps_the_size_of_gradients(labels: Tensor) -> None:
+    loss, logits = Loss(None, 0.1), LOGITS.clone().requires_grad_()
+    teacher = torch.tensor([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]], dtype=torch.float64)
+    found = loss.distillation_sum(logits, teacher, labels, temperature=4.0)
+    torch.testing.assert_close(found, 16.0 * loss.distillation_sum(LOGITS / 4.0, teacher, labels))
+    (gradient,) = torch.autograd.grad(found, logits)
+    # Of both cross-entropies the gradient by a logit is the difference of the probabilities, here times 16 / 4.
+    torch.testing.assert_close(gradient, 4.0 * (class_probabilities(LOGITS / 4.0, labels) - teacher))

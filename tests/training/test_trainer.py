@@ -15,7 +15,8 @@ from nas.training.batches import BatchSchedule
 from nas.training.evaluate import predict_logits
 from nas.training.losses import Loss
 from nas.training.stopping import StopRequested
-from nas.training.trainer import Trainer, learning_rate_factor, train
+from nas.training.soft_targets import SoftTargets
+from nas.training.trainer import Steps, Trainer, learning_rate_factor, train, train_distilled
 from tests.support.tiny import reads_at
 
 
@@ -120,3 +121,35 @@ def test_non_finite_loss_is_an_error(split: FeatureSplit, config: Config, fresh:
         model.image_classifier.bias.fill_(float("nan"))
     with pytest.raises(TrainingError, match="the loss is nan at step 0"):
         train(model=model, split=split, recipe=config.recipe, step_count=1, seed=0)
+
+
+def test_soft_targets_of_each_sample_are_learned(
+    split: FeatureSplit, config: Config, fresh: Callable[..., FusionModel]
+) -> None:
+    """With all weight on targets that contradict the labels, the model learns the targets of each sample."""
+    model, wanted = fresh(), (torch.from_numpy(split.labels) + 1) % 3
+    targets = SoftTargets(torch.nn.functional.one_hot(wanted, 3).float(), weight=1.0, temperature=1.0)
+    train_distilled(model=model, split=split, recipe=config.recipe, steps=Steps(40, seed=0), soft_targets=targets)
+    assert (predict_logits(model, split, batch_size=8).argmax(dim=1) == wanted).double().mean() > 0.9
+
+
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_loss_of_a_step_mixes_labels_and_soft_targets(
+    split: FeatureSplit, config: Config, fresh: Callable[..., FusionModel], micro_batches: int
+) -> None:
+    recipe = config.recipe.replace(label_smoothing=0.0)
+    probabilities = torch.rand(len(split), 3, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
+    found: list[float] = []
+    train_distilled(
+        model=fresh(),
+        split=split,
+        recipe=recipe,
+        steps=Steps(1, 5, micro_batches),
+        on_step=lambda step, loss: found.append(loss),
+        soft_targets=SoftTargets(probabilities, weight=0.25, temperature=2.0),
+    )
+    indices = torch.tensor(BatchSchedule(len(split), recipe.batch_size, 5).indices(0))
+    logits = predict_logits(fresh(), split, batch_size=8)[indices]
+    soft = -(probabilities[indices] * (logits / 2).log_softmax(dim=1)).sum(dim=1).mean()
+    hard = cross_entropy(logits, torch.from_numpy(split.labels)[indices])
+    assert found == pytest.approx([float(0.75 * hard + 0.25 * 4 * soft)], rel=1e-5)
