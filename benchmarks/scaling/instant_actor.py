@@ -69,6 +69,11 @@ class InstantActor:
         del key, stage
         return {}
 
+    def losses(self, key: object, stage: str) -> tuple[Any, ...]:
+        """Return an empty learning curve: nothing is trained."""
+        del key, stage
+        return ()
+
     def stop(self) -> None:
         """Stop nothing."""
 

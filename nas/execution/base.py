@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from nas.search.recipe_tuning import AS_CONFIGURED, RecipeSetting
 from nas.search.space import Architecture, SearchSpace
 from nas.search.trial import Failure, Job, Result
+from nas.training.loss_curve import LossPoint
+
+LossReceiver = Callable[[Job, Sequence[LossPoint]], None]
+"""Receives a training that is running or has just ended, and its learning curve until then, from its first point on;
+may be called repeatedly with the same points."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +81,12 @@ class SupernetProgress:
     Args:
         done: The number of finished steps.
         loss: The loss of the last step.
+        points: The learning curve until then, from where the training was started or resumed.
     """
 
     done: int
     loss: float
+    points: tuple[LossPoint, ...] = ()
 
 
 class WorkerLost(Exception):
@@ -106,6 +113,15 @@ class Executor(ABC):
         Args:
             should_stop: Called between training steps, by executors that block in `wait`.
         """
+
+    def follow_losses(self, receive: LossReceiver) -> None:
+        """Set the receiver of the learning curves of trainings; an executor that trains nothing has none to send.
+
+        Args:
+            receive: Called in `wait`, in this process: from time to time while a training runs, and before its outcome
+                is returned.
+        """
+        del receive
 
     @abstractmethod
     def submit(self, job: Job, device: str, grant_bytes: int) -> None:

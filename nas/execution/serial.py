@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from nas.common.errors import TrainingError
-from nas.execution.base import Device, Executor, JobOutcome, SupernetJob, SupernetProgress
+from nas.execution.base import Device, Executor, JobOutcome, LossReceiver, SupernetJob, SupernetProgress
 from nas.execution.grant import GrantExceeded
 from nas.execution.worker import CandidateWorker
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.measurement import private_bytes
 from nas.search.trial import Job
 from nas.training.distributed import SingleProcessGroup
+from nas.training.loss_curve import LossPoint
 from nas.training.stopping import StopRequested
 
 DEVICE = "this process"
@@ -27,6 +28,7 @@ class SerialExecutor(Executor):
         self._worker = CandidateWorker(setup, base_bytes=private_bytes())
         self._job: tuple[Job, int] | None = None
         self._should_stop: Callable[[], bool] = lambda: False
+        self._receive_losses: LossReceiver = lambda job, points: None
 
     @property
     def devices(self) -> Sequence[Device]:
@@ -38,6 +40,9 @@ class SerialExecutor(Executor):
 
     def stop_when(self, should_stop: Callable[[], bool]) -> None:
         self._should_stop = should_stop
+
+    def follow_losses(self, receive: LossReceiver) -> None:
+        self._receive_losses = receive
 
     def submit(self, job: Job, device: str, grant_bytes: int) -> None:
         if self._job is not None:
@@ -55,8 +60,22 @@ class SerialExecutor(Executor):
         if self._job is None:
             return []
         (job, grant_bytes), self._job = self._job, None
+        sent: tuple[LossPoint, ...] = ()
+
+        def send_losses() -> None:
+            nonlocal sent
+            curve = self._worker.curve
+            if curve is not None and curve.identity == job.identity and curve.points != sent:
+                sent = curve.points
+                self._receive_losses(job, sent)
+
+        def should_stop() -> bool:
+            send_losses()
+            return self._should_stop()
+
         try:
-            outcomes = self._worker.outcomes(job, limit_bytes=grant_bytes, should_stop=self._should_stop)
+            outcomes = self._worker.outcomes(job, limit_bytes=grant_bytes, should_stop=should_stop)
+            send_losses()
         except StopRequested:
             outcomes = []
         return [JobOutcome(job, tuple(outcomes), process_lives=True)]

@@ -16,6 +16,7 @@ from nas.data.features.store import FeatureStore
 from nas.execution.base import SupernetJob, SupernetProgress
 from nas.execution.grant import GrantExceeded, MemoryGrant
 from nas.execution.speed_job import speed_result
+from nas.execution.supernet_job import supernet_training
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.measurement import map_large_tensors
 from nas.models.encoders.partial_checkpoint import load_tail
@@ -29,11 +30,11 @@ from nas.training.distributed import GradientGroup
 from nas.training.evaluate import forward_seconds, predict_logits, predict_population
 from nas.training.kept_logits import keep_logits
 from nas.training.linear_start import start_classifiers
+from nas.training.loss_curve import LossCurve
 from nas.training.metrics import evaluate_logits, load_torchmetrics
 from nas.training.search_share import searched_split
 from nas.training.stopping import StopRequested
-from nas.training.supernet import SupernetTraining, train_supernet
-from nas.training.supernet_sampling import build_sampler
+from nas.training.supernet import train_supernet
 from nas.training.trainer import train
 
 _MAY_JOIN_ENSEMBLES = (CandidateKey, DefaultKey, RerunKey)
@@ -82,6 +83,8 @@ class CandidateWorker:
         self._supernet: FusionModel | None = None
         self._supernet_steps = 0
         self._stop = threading.Event()
+        self.curve: LossCurve | None = None
+        """The learning curve of the last training, which may be running."""
 
     def open_features(self, directory: Path) -> FeatureStore:
         """Return a complete feature store, opened for the encoders of this worker."""
@@ -229,6 +232,7 @@ class CandidateWorker:
         else:
             model = self.fresh_model(job)
             start_classifiers(model, split, recipe, batch_size=size, should_stop=should_stop)
+        self.curve = LossCurve(job.identity, job.step_count, len(split) / recipe.batch_size)
         train(
             model=model,
             split=split,
@@ -237,6 +241,7 @@ class CandidateWorker:
             seed=job.seed,
             micro_batches=job.micro_batches,
             should_stop=should_stop,
+            on_step=self.curve.add,
         )
         validation = self._store.splits["validation"]
         logits = predict_logits(model, validation, batch_size=size, precision=self._precision, should_stop=should_stop)
@@ -297,33 +302,23 @@ class CandidateWorker:
         setup, config = self.setup, self.setup.config
         supernet = self._build_supernet(seed_from(config.seed, "supernet"))
         started = time.monotonic()
+        training = supernet_training(setup, job, self._searched)
+        step_samples = training.recipe.batch_size * training.sampler.count
+        curve = LossCurve("supernet", training.step_count, len(training.split) / step_samples)
 
         def elapsed_fraction() -> float:
             return 0.0 if job.seconds_left is None else (time.monotonic() - started) / max(job.seconds_left, 1e-3)
 
-        training = SupernetTraining(
-            split=self._searched,
-            sampler=build_sampler(
-                config.supernet.sampling,
-                space=job.space or config.space,
-                count=config.supernet.architectures_per_step,
-                seed=config.seed,
-                is_feasible=job.is_feasible,
-            ),
-            recipe=config.recipe.with_setting(job.recipe),
-            step_count=config.supernet.steps,
-            seed=config.seed,
-            checkpoint_path=setup.checkpoint_path,
-            checkpoint_steps=config.supernet.checkpoint_steps,
-            distillation=config.supernet.distillation,
-            micro_batches=job.micro_batches_of,
-        )
+        def on_step(step: int, loss: float) -> None:
+            curve.add(step, loss)
+            on_progress(SupernetProgress(step, loss, curve.points))
+
         done = train_supernet(
             supernet,
             training,
             group=group,
             should_stop=should_stop,
-            on_step=lambda step, loss: on_progress(SupernetProgress(step, loss)),
+            on_step=on_step,
             elapsed_fraction=elapsed_fraction,
         )
         if group.rank == 0:

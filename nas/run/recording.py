@@ -10,6 +10,7 @@ from nas.execution.failure_policy import Verdict
 from nas.execution.worker_setup import full_weights_path, trained_weights_path
 from nas.memory.calibration import PeakCalibration
 from nas.run.feasibility import Feasibility
+from nas.run.history import HISTORY, History
 from nas.run.progress_lines import STAGE_VERBS, failure_line, model_name, result_line, scores_text
 from nas.run.recipe_file import RECIPE, RecipeFile
 from nas.run.reruns import RERUNS, RerunStore, write_simple_result
@@ -49,6 +50,7 @@ class ResultRecorder:
         self._has_measured_peaks = False
         self.reruns = RerunStore(directory / RERUNS)
         self.recipe = RecipeFile(directory / RECIPE)
+        self.history = History(directory / HISTORY, config.search.objective)
         for stage in STAGES:
             for result in study.results(stage):
                 self._learn(result)
@@ -65,9 +67,11 @@ class ResultRecorder:
             OSError: If it cannot be stored.
         """
         metric = self._config.search.objective
+        if isinstance(result.key, SpeedKey):
+            return
+        # First: if a kill parts the history from the result, the training is repeated and replaces its points.
+        self.history.add_result(result)
         match result.key:
-            case SpeedKey():
-                return
             case DefaultKey():
                 write_simple_result(self.directory, result)
                 line = result_line("default", result, metric)

@@ -1,11 +1,14 @@
 """The contract of all executors, then what only Ray workers do."""
 
+import math
 import os
 import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -20,6 +23,8 @@ from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.keys import CandidateKey
 from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result, Stage
+from nas.training.loss_curve import LossPoint
+from nas.training.trainer import train
 from tests.support.factories import ARCHITECTURE, make_job
 from tests.support.jobs import slot_count, submit, wait_for_outcomes, wait_until
 from tests.support.processes import descendants, listening_addresses
@@ -66,6 +71,51 @@ def test_result_does_not_depend_on_the_worker_or_its_earlier_jobs(executor: Exec
         weights = load_file(setup.weights_path(CandidateKey(trial)))  # the rest of the file names the trial
         scores.append((result.metrics, {name: values.numpy().tobytes() for name, values in weights.items()}))
     assert scores[0] == scores[1] == scores[2]
+
+
+def test_learning_curve_of_a_training_arrives_before_its_outcome(executor: Executor, setup: WorkerSetup) -> None:
+    received: list[tuple[Job, tuple[LossPoint, ...]]] = []
+    executor.follow_losses(lambda job, points: received.append((job, tuple(points))))
+    try:
+        submit(executor, make_job(trial=70))  # a candidate that is scored has none
+        wait_for_outcomes(executor, 1)
+        assert not received
+        curves = []
+        for trial in (71, 72):
+            job = make_job(trial=trial, stage="full", step_count=45)
+            submit(executor, job)
+            wait_for_outcomes(executor, 1)
+            assert {sent.identity for sent, _ in received} == {job.identity}
+            curves.append(received[-1][1])
+            assert all(earlier == curves[-1][: len(earlier)] for _, earlier in received)
+            received.clear()
+    finally:
+        executor.follow_losses(lambda job, points: None)
+    first, second = ([(point.step, point.epoch, point.loss) for point in curve] for curve in curves)
+    assert first == second and [step for step, *_ in first] == [step for step in STEPS_WITH_POINTS if step]
+    step_losses = losses_of_steps(setup, step_count=45)
+    for (before, after), (step, epoch, loss) in zip(pairwise(STEPS_WITH_POINTS), first, strict=True):
+        assert step == after and epoch == after * setup.config.recipe.batch_size / TRAIN_SAMPLES
+        assert loss == pytest.approx(sum(step_losses[before:after]) / (after - before), rel=1e-6)
+
+
+TRAIN_SAMPLES = 36  # three fifths of those of the project
+STEPS_WITH_POINTS = [0, *(math.ceil(45 * point / 40) for point in range(1, 41))]
+
+
+def losses_of_steps(setup: WorkerSetup, *, step_count: int) -> list[float]:
+    """Return the loss of every step of the job's training, computed without a worker's curve."""
+    losses: list[float] = []
+
+    def train_and_listen(**settings: Any) -> None:
+        train(**{**settings, "on_step": lambda step, loss: losses.append(loss)})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nas.execution.worker.train", train_and_listen)
+        executor = SerialExecutor(setup)
+        submit(executor, make_job(trial=73, stage="full", step_count=step_count))
+        wait_for_outcomes(executor, 1)
+    return losses
 
 
 def test_no_more_jobs_than_slots_are_accepted(executor: Executor) -> None:

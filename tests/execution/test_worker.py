@@ -1,12 +1,15 @@
 """The memory grant of a worker, and its outcomes; test_executors.py tests its results."""
 
+import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nas.execution.base import SupernetJob
+from nas.execution.base import SupernetJob, SupernetProgress
 from nas.execution.worker import CandidateWorker
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.measurement import private_bytes
@@ -18,6 +21,7 @@ from nas.training.distributed import SingleProcessGroup
 from nas.training.stopping import StopRequested
 from tests.support.factories import make_job
 
+TRAIN_SAMPLES = 36  # three fifths of those of the project
 NEED_BYTES = PROCESS_BYTES + 100 * 2**20
 
 
@@ -122,3 +126,34 @@ def test_only_members_with_infinite_logits_fail_when_candidates_are_scored_toget
     outcomes = worker.outcomes(replace(longer, companions=(shorter,)), limit_bytes=None)
     assert [type(outcome) for outcome in outcomes] == [Failure, Result]
     assert isinstance(outcomes[0], Failure) and outcomes[0].job == longer and "not finite" in outcomes[0].reason
+
+
+def test_learning_curve_of_the_supernet_counts_the_samples_of_all_architectures(
+    setup: WorkerSetup, tmp_path: Path
+) -> None:
+    for path in setup.frozen_paths:
+        shutil.copy(path, tmp_path)
+    supernet = setup.config.supernet.replace(steps=50, checkpoint_steps=7)
+    worker = CandidateWorker(replace(setup, config=setup.config.replace(supernet=supernet), run_directory=tmp_path))
+    progress: list[SupernetProgress] = []
+
+    def train(stops_after: int) -> None:
+        worker.train_supernet(
+            SupernetJob(feasible=None, micro_batches={}, peak_bytes=0),
+            SingleProcessGroup(),
+            limit_bytes=None,
+            on_progress=progress.append,
+            should_stop=lambda: bool(progress) and progress[-1].done == stops_after,
+        )
+
+    train(stops_after=21)
+    first = progress[-1].points
+    train(stops_after=50)
+    steps = [point.step for point in (*first, *progress[-1].points)]
+    assert steps == [math.ceil(50 * place / 40) for place in range(1, 41)]
+    samples = supernet.architectures_per_step * setup.config.recipe.batch_size
+    for point in (*first, *progress[-1].points):
+        assert point.epoch == pytest.approx(point.step * samples / TRAIN_SAMPLES, rel=1e-12)
+    losses = {entry.done: entry.loss for entry in progress}
+    assert first[3].step == 5 and first[3].loss == losses[5]
+    assert first[4].step == 7 and first[4].loss == (losses[6] + losses[7]) / 2

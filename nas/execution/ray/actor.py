@@ -19,6 +19,7 @@ from nas.execution.worker_setup import WorkerSetup
 from nas.search.keys import ModelKey
 from nas.search.trial import Failure, Job, Result, Stage
 from nas.training.distributed import distributed_group, free_address
+from nas.training.loss_curve import LossPoint
 from nas.training.stopping import StopRequested
 
 _GROUP_SECONDS = 300.0
@@ -28,7 +29,7 @@ WorkerFactory = Callable[[WorkerSetup, Callable[[int, int], None]], CandidateWor
 
 
 class WorkerActor:
-    """One worker process; it serves `stop` and `progress` while `run` is active.
+    """One worker process; it serves `stop`, `losses` and `progress` while `run` is active.
 
     Args:
         factory: Creates the worker when it is first needed.
@@ -71,6 +72,11 @@ class WorkerActor:
         """Return the files that a short or full training has written, by their paths in the run directory."""
         files = self._setup.training_files(key, stage)
         return {str(path.relative_to(self._setup.run_directory)): np.fromfile(path, dtype=np.uint8) for path in files}
+
+    def losses(self, key: ModelKey, stage: Stage) -> tuple[LossPoint, ...]:
+        """Return the learning curve of a training until now; empty if it is not the last one."""
+        curve = None if self._built is None else self._built.curve
+        return () if curve is None or curve.identity != (key, stage) else curve.points
 
     def stop(self) -> None:
         """Stop the running job at its next step."""

@@ -14,12 +14,13 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from nas.common.files import write_atomically
-from nas.execution.base import Device, Executor, JobOutcome, SupernetJob, SupernetProgress, WorkerLost
+from nas.execution.base import Device, Executor, JobOutcome, LossReceiver, SupernetJob, SupernetProgress, WorkerLost
 from nas.execution.placement import Placement, cpu_share
 from nas.execution.ray.actor import WorkerActor, WorkerFactory
 from nas.execution.ray.cluster import on_gpu, on_node, task_on
 from nas.execution.ray.exits import ExitReader
 from nas.execution.ray.loss import LossGuard, RayLost
+from nas.execution.ray.losses import LossPoller
 from nas.execution.ray.node_setup import FeatureFinder, receive_file
 from nas.execution.ray.nodes import NodePool, Slot, WorkerNode
 from nas.execution.ray.session import open_session
@@ -92,6 +93,7 @@ class RayExecutor(Executor):
         )
         self._should_stop: Callable[[], bool] = lambda: False
         self._running: dict[Any, tuple[Job, WorkerNode, Slot]] = {}
+        self._losses = LossPoller()
         self._stranded: list[Job] = []
         """Jobs that were submitted after Ray was lost."""
         self._session = open_session(address, placement, on_note)
@@ -106,6 +108,7 @@ class RayExecutor(Executor):
     def _abandon_jobs(self) -> list[JobOutcome]:
         """Return the outcomes of all jobs after the loss of Ray: none of their members has one."""
         ended = [JobOutcome(job, (), process_lives=False) for job in self.running]
+        self._losses.clear()
         self._running.clear()
         self._stranded.clear()
         return ended
@@ -161,6 +164,9 @@ class RayExecutor(Executor):
             should_stop  # otherwise the caller calls `stop_running`, since `wait` returns while jobs run
         )
 
+    def follow_losses(self, receive: LossReceiver) -> None:
+        self._losses.receive = receive
+
     def submit(self, job: Job, device: str, grant_bytes: int) -> None:
         free = [(node, slot) for node, slot in self._nodes.slots(device) if not slot.is_busy]
         if not free:
@@ -195,6 +201,7 @@ class RayExecutor(Executor):
                 self._nodes.update_if_due()
                 self._nodes.admit_prepared(timeout_seconds=0)
                 if self._running:
+                    self._losses.poll([(job, slot) for job, _, slot in self._running.values()])
                     ready, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout_seconds)
                     for reference in ready:
                         ended.append(self._collect(reference))
@@ -233,6 +240,7 @@ class RayExecutor(Executor):
         job, node, slot = self._running[reference]
         try:
             outcomes: tuple[Result | Failure, ...] = ray.get(reference)
+            self._losses.finish(job, slot)
             if not node.is_local:
                 self._fetch_files(slot, outcomes)
         except RayTaskError as error:

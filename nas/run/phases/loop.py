@@ -76,6 +76,7 @@ class Search:
         self._setup = setup
         calibration = PeakCalibration()
         recorder = ResultRecorder(config, setup.run_directory, study=study, calibration=calibration, reporter=reporter)
+        executor.follow_losses(recorder.history.receiver)
         feasibility = Feasibility(
             memory=prepared.memory,
             budget=config.budget,

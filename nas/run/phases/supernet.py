@@ -10,6 +10,7 @@ from nas.common.units import format_bytes
 from nas.execution.base import SupernetJob, SupernetProgress
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.prediction import MemoryModel
+from nas.run.history import SUPERNET, TrainingName
 from nas.run.phases.context import PhaseContext
 from nas.run.progress_lines import supernet_line
 from nas.run.time_plan import Speed, StepTimer, TimePlan
@@ -69,12 +70,14 @@ class SupernetPhase:
         deadline = clock.end_of("supernet", clock.deadlines.supernet_seconds)
         total = context.config.supernet.steps
         timer = StepTimer()
+        training = TrainingName(SUPERNET, SUPERNET, context.config.seed)
 
         def should_stop() -> bool:
             return clock.is_over(deadline) or clock.is_interrupted
 
         def on_progress(progress: SupernetProgress) -> None:
             context.study.check_lease()
+            context.recorder.history.add_losses(training, progress.points)
             text = f"loss {progress.loss:.3f}{clock.left_text(deadline)}"
             context.reporter.progress("supernet", progress.done, total, text)
             step_seconds = timer.seconds_per_step(progress.done)

@@ -1,0 +1,67 @@
+"""The learning curve of one training: a few dozen points, each the mean loss of the steps since the one before."""
+
+import time
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+MAX_POINTS = 40
+"""The largest number of points of one training."""
+
+
+@dataclass(frozen=True)
+class LossPoint:
+    """One point of a learning curve.
+
+    Args:
+        step: The number of finished steps, from 1.
+        steps: The total number of steps.
+        epoch: The number of passes over the training samples until then.
+        loss: The mean training loss of the steps since the point before, or since the training was resumed.
+        time: The time of day in seconds since 1970, by the clock of the worker.
+    """
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float
+    time: float
+
+
+class LossCurve:
+    """Collects the points of one training while it runs; another thread may read `points`.
+
+    The points have fixed places among the steps, whenever the training was resumed: at most `MAX_POINTS`, the last one
+    at the last step. A step costs one addition.
+
+    Args:
+        identity: What tells the training from others, such as the key and the stage of its model.
+        steps: The total number of steps.
+        epoch_steps: The number of steps of one pass over the training samples; need not be whole.
+    """
+
+    def __init__(self, identity: Hashable, steps: int, epoch_steps: float) -> None:
+        self.identity = identity
+        self.points: tuple[LossPoint, ...] = ()
+        """The points so far; replaced as a whole when there is another."""
+        self._steps = steps
+        self._epoch_steps = epoch_steps
+        self._sum, self._count = 0.0, 0
+
+    def add(self, step: int, loss: float) -> None:
+        """Add the loss of a step.
+
+        Args:
+            step: The number of the step, from 1.
+            loss: The mean loss over its samples.
+        """
+        self._sum, self._count = self._sum + loss, self._count + 1
+        if _place(step, self._steps) == _place(step - 1, self._steps):
+            return
+        mean = self._sum / self._count
+        self.points += (LossPoint(step, self._steps, step / self._epoch_steps, mean, time.time()),)
+        self._sum, self._count = 0.0, 0
+
+
+def _place(step: int, steps: int) -> int:
+    """Return the number of points that belong to the first steps of a training."""
+    return step * min(MAX_POINTS, steps) // steps
