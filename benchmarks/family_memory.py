@@ -22,6 +22,7 @@ from transformers import BertConfig, ViTConfig
 
 from benchmarks.models import empty_encoders, random_encoders
 from benchmarks.training_memory import CLASSES, TEXT_TOKENS, pmf, size_of
+from nas.common.devices import allocated_peak_bytes, device_of, start_peak
 from nas.common.units import format_bytes
 from nas.config.data_schema import FeaturesConfig
 from nas.config.load import load_config
@@ -105,11 +106,11 @@ def predicted(name: str, encoders: tuple[Encoder, Encoder], recipe: RecipeConfig
 
 
 def measured(name: str, recipe: RecipeConfig) -> int:
-    """Return the peak of two training steps that the GPU's allocator reports, in bytes.
+    """Return the peak of two training steps that the allocator of the accelerator reports, in bytes.
 
     Only the encoder weights that the family needs are moved to the GPU.
     """
-    device = torch.device("cuda")
+    device = device_of("cuda")
     encoders = random_encoders("base")
     architecture = load_architecture_class(name).default(sizes_of(*encoders))
     reads = architecture.entry_layers(sizes_of(*encoders))
@@ -127,10 +128,10 @@ def measured(name: str, recipe: RecipeConfig) -> int:
     model = model.to(device)
     batch = random_batch(encoders, reads, recipe.batch_size)
     trainer = Trainer(model=model, recipe=recipe, step_count=2, loss=Loss(None, recipe.label_smoothing))
-    torch.cuda.reset_peak_memory_stats(device)
+    start_peak(device)
     for step in range(2):
         trainer.step(step, [batch], recipe.batch_size)
-    return torch.cuda.max_memory_allocated(device)
+    return allocated_peak_bytes(device)
 
 
 def random_batch(encoders: tuple[Encoder, Encoder], reads: EntryLayers, size: int) -> Batch:

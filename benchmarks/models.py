@@ -28,6 +28,7 @@ from nas.search.space import SearchSpace
 DEMO = Path(__file__).resolve().parent.parent / "search_spaces" / "demo.yaml"
 SIZES: dict[str, dict[str, Any]] = {
     "base": {},
+    "tiny": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64},
     "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
 }
 """The settings that ViT and BERT of a size share and that differ from the defaults of transformers."""

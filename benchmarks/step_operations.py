@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch.nn.functional import linear
 
+from nas.common.devices import CPU, synchronize
 from nas.models.encoders.frozen_ops import product
 from nas.models.fusion.pmf.model import PMF
 
@@ -72,17 +73,15 @@ def product_rates(rows: int, width: int, hidden: int, repeats: int, device: torc
     with torch.no_grad():
         for _ in range(repeats + 1):
             for name, multiply in (("linear", linear), ("fast path", product)):
-                seconds[name].append(seconds_of(lambda multiply=multiply: multiply(x, weight, bias)))  # type: ignore[misc]
+                seconds[name].append(seconds_of(lambda multiply=multiply: multiply(x, weight, bias), device))  # type: ignore[misc]
     # The first run is a warm-up. The median is the rate that the steps reach as well if the machine is shared.
     return {name: 2 * rows * width * hidden / statistics.median(times[1:]) for name, times in seconds.items()}
 
 
-def seconds_of(step: Callable[[], object]) -> float:
-    """Return the seconds of one call, including the work of a GPU."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def seconds_of(step: Callable[[], object], device: torch.device = CPU) -> float:
+    """Return the seconds of one call, including the work of its device."""
+    synchronize(device)
     started = time.perf_counter()
     step()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    synchronize(device)
     return time.perf_counter() - started

@@ -33,6 +33,8 @@ from benchmarks.models import DEMO, build_pmf, demo_encoders, random_encoders
 from benchmarks.operator_counts import count_table
 from benchmarks.step_operations import necessary_operations, product_rates, seconds_of
 from benchmarks.straightforward import StraightforwardPMF, frozen_parameters
+from nas.common.devices import CPU, computing_in, device_name, device_of, has_fused_updates
+from nas.common.precision import PRECISIONS, Precision
 from nas.common.units import format_bytes
 from nas.config.load import load_config
 from nas.data.dataset import open_dataset_images, read_dataset
@@ -65,7 +67,7 @@ class Case:
     labels: Tensor
 
 
-def random_case(size: str, batch: int, device: str) -> Case:
+def random_case(size: str, batch: int, device: torch.device) -> Case:
     """Build random weights and inputs: two fusing layers, all M = 4, h half the hidden size, 128 text tokens."""
     image, text = (encoder.to(device) for encoder in random_encoders(size))
     architecture = PMFArchitecture.default(sizes_of(image, text))
@@ -110,17 +112,22 @@ class Step:
         forward: Function that returns the logits, (B, C).
         model: The model with the trained tensors.
         labels: The classes, (B,).
+        precision: The precision of products; bfloat16 by autocast.
     """
 
-    def __init__(self, forward: Callable[[], Tensor], model: PMF, labels: Tensor) -> None:
-        self.forward, self.model, self.labels = forward, model, labels
-        self.optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
+    def __init__(
+        self, forward: Callable[[], Tensor], model: PMF, labels: Tensor, precision: Precision = "float32"
+    ) -> None:
+        self.forward, self.model, self.labels, self.precision = forward, model, labels, precision
+        options = {"fused": True} if has_fused_updates(labels.device) else {}
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9, **options)
         self.logits = torch.empty(0)
 
     def __call__(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        logits = self.forward()
-        loss = cross_entropy(logits, self.labels)
+        with computing_in(self.precision, self.labels.device):
+            logits = self.forward()
+            loss = cross_entropy(logits, self.labels)
         self.logits = logits.detach()
         del logits
         loss.backward()
@@ -138,7 +145,9 @@ class Step:
             for tensor in inputs:
                 if tensor is not None:
                     tracker.follow(tensor)
-            cross_entropy(self.forward(), self.labels).backward()
+            with computing_in(self.precision, self.labels.device):
+                loss = cross_entropy(self.forward(), self.labels)
+            loss.backward()
         peak_bytes: int = tracker.peak_bytes
         return peak_bytes
 
@@ -147,7 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("demo", "base", "large"), default="demo")
     parser.add_argument("--batch", type=int, help="samples per batch (default: 32 for demo, otherwise 8)")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="bfloat16 is autocast")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="bfloat16 is autocast")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; demo uses cpu only")
     parser.add_argument("--threads", type=int, help="default: 1 for demo, as in its workers, otherwise one per core")
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -161,17 +170,16 @@ def main() -> None:
     torch.set_num_threads(threads)
     keep_freed_memory()  # excludes page faults from the times of both sides
     batch = options.batch or (32 if options.size == "demo" else 8)
-    case = demo_case(batch) if options.size == "demo" else random_case(options.size, batch, options.device)
-    with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bfloat16"):
-        figures = measure(case, pairs=1 if options.quick else 15)
+    device = CPU if options.size == "demo" else device_of(options.device)
+    case = demo_case(batch) if options.size == "demo" else random_case(options.size, batch, device)
+    figures = measure(case, pairs=1 if options.quick else 15, precision=options.precision)
     settings: dict[str, Any] = {
         "size": options.size,
         "batch": batch,
         "precision": options.precision,
         "threads": threads,
     }
-    name = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
-    figures = {**settings, "device": name, **figures}
+    figures = {**settings, "device": device_name(device), **figures}
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
 
@@ -191,7 +199,7 @@ class Sides:
     stored: Step
 
 
-def measure(case: Case, pairs: int) -> dict[str, Any]:
+def measure(case: Case, pairs: int, precision: Precision = "float32") -> dict[str, Any]:
     """Compare both sides on one case; print the table and return the figures."""
     model = case.model
     arguments = (case.pixel_values, case.input_ids, case.text_mask)
@@ -199,9 +207,9 @@ def measure(case: Case, pairs: int) -> dict[str, Any]:
     with_attention = stored_attention(model, features)
     slow_model = StraightforwardPMF(model)
     sides = Sides(
-        straightforward=Step(lambda: slow_model(*arguments), model, case.labels),
-        fast=Step(lambda: model(features), model, case.labels),
-        stored=Step(lambda: model(with_attention), model, case.labels),
+        straightforward=Step(lambda: slow_model(*arguments), model, case.labels, precision),
+        fast=Step(lambda: model(features), model, case.labels, precision),
+        stored=Step(lambda: model(with_attention), model, case.labels, precision),
     )
     found = differences(sides)
     operations = case_operations(case, features)
@@ -269,16 +277,17 @@ def step_seconds(case: Case, sides: Sides, operations: float, pairs: int, image_
     """
     names = ("straightforward", "fast", "stored", "fastest floor", "linear floor")
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    image = case.model.encoders[0]
+    image, device = case.model.encoders[0], case.labels.device
     for index in range(pairs + 1):
-        seconds["straightforward"].append(seconds_of(sides.straightforward))
+        seconds["straightforward"].append(seconds_of(sides.straightforward, device))
         for _ in range(2):  # the second is measured: the first finds the caches as the other side left them
-            fast_seconds = seconds_of(sides.fast)
+            fast_seconds = seconds_of(sides.fast, device)
         seconds["fast"].append(fast_seconds)
-        seconds["stored"].append(seconds_of(sides.stored))
-        rates = product_rates(
-            len(case.labels) * image_rows, image.hidden_size, int(image.config.intermediate_size), 3, case.labels.device
-        )
+        seconds["stored"].append(seconds_of(sides.stored, device))
+        with computing_in(sides.fast.precision, device):
+            rates = product_rates(
+                len(case.labels) * image_rows, image.hidden_size, int(image.config.intermediate_size), 3, device
+            )
         seconds["fastest floor"].append(operations / max(rates.values()))
         seconds["linear floor"].append(operations / rates["linear"])
         if index == 0:

@@ -4,7 +4,7 @@ An accelerator is what `torch.accelerator` finds: a CUDA GPU, or another kind wh
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
@@ -172,6 +172,39 @@ def synchronize(device: torch.device) -> None:
     """Wait until a device has done all that was asked of it; the CPU always has."""
     if is_accelerator(device):
         _module(device).synchronize(device)
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of the model of a GPU; of other devices the name of their kind."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def replayed(step: Callable[[], object], device: torch.device) -> Callable[[], None] | None:
+    """Record the kernels of a step on a GPU, and return a function that runs all of them by one call of the host.
+
+    The step has to read the same tensors in every run, and to wait for nothing. What it computes, it leaves in the
+    tensors of the recorded run.
+
+    Args:
+        step: The step; it is run four times.
+        device: The device.
+
+    Returns:
+        The function; None where kernels cannot be recorded.
+    """
+    if device.type != "cuda":
+        return None
+    with torch.cuda.device(device):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):  # libraries take their memory, and the optimizer creates its state
+                step()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+    return graph.replay
 
 
 def limit_memory(device: torch.device, limit_bytes: int | None) -> None:

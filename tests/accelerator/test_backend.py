@@ -7,7 +7,7 @@ from torch import nn
 from nas.common import devices
 from tests.support.simulated_accelerator import NAME, cpu_operators, operators
 
-pytestmark = pytest.mark.accelerator
+pytestmark = [pytest.mark.accelerator, pytest.mark.usefixtures("simulated")]
 
 
 def test_it_is_the_accelerator_of_this_process(device: torch.device) -> None:

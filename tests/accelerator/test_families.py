@@ -59,6 +59,7 @@ def test_step_in_bfloat16_differs_from_float32_by_rounding(
     check_rounding(*case(family, architecture, device))
 
 
+@pytest.mark.usefixtures("simulated")
 def test_no_weight_that_is_held_in_bfloat16_is_cast_in_a_step(device: torch.device) -> None:
     counts = []
     for is_held in (False, True):

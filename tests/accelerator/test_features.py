@@ -9,7 +9,7 @@ import torch
 from nas.data.features import encode
 from tests.support.building import build, feature_sources
 from tests.support.project import Project
-from tests.support.simulated_accelerator import operators
+from tests.support.simulated_accelerator import NAME, operators
 from tests.support.tiny import reads_at
 
 pytestmark = pytest.mark.accelerator
@@ -22,7 +22,8 @@ def test_features_of_an_accelerator_equal_those_of_the_cpu(
     expected = build(sources, tmp_path / "cpu", dtype="float32", attention=True)
     with operators() as counts:
         found = build(replace(sources, device=device), tmp_path / "device", dtype="float32", attention=True)
-    assert counts["aten::addmm"] > 0
+    if device.type == NAME:
+        assert counts["aten::addmm"] > 0
     assert not counts.keys() & {"_local_scalar_dense", "aten::nonzero"}, "the host waits for no value of a batch"
     assert {parameter.device.type for parameter in sources.image_encoder.parameters()} == {"cpu"}
     for name, split in expected.splits.items():

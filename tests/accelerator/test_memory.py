@@ -144,6 +144,7 @@ def test_host_memory_of_a_worker_has_a_limit_of_its_own(
     assert held[0][0] > held[0][1] == 2**19
 
 
+@pytest.mark.usefixtures("simulated")
 def test_jobs_of_a_worker_need_what_is_predicted(setup: WorkerSetup, device: torch.device) -> None:
     before, recipe = live_bytes(device), setup.config.recipe.replace(optimizer="sgd", weight_decay=0.0)
     own = replace(setup, device=str(device), config=setup.config.replace(recipe=recipe))

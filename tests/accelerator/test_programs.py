@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from nas.cli import main
 from tests.support.project import Project
@@ -18,19 +19,20 @@ def scores(printed: str) -> dict[str, float]:
 
 
 def test_search_evaluate_and_predict_on_the_accelerator(
-    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    project: Project, tmp_path: Path, device: torch.device, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = ["--run-dir", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache")]
-    on_device = ["--device", NAME]
+    on_device = ["--device", device.type]
     source = project.write("accelerated.yaml", **{"budget.trials": 2, "budget.memory": "4GiB"})
     with operators() as counts:
         command = ["search", str(source), "--workers", "0", *places, *on_device, "--precision", "bfloat16"]
         assert main(command) == 0, capsys.readouterr().err
-    assert counts["aten::addmm"] > 0 and "(failed)" not in capsys.readouterr().out
+    assert "(failed)" not in capsys.readouterr().out
+    assert counts.get("aten::addmm", 0) > 0 or device.type != NAME
     model = str(tmp_path / "run" / "best")
     data = ["--data", str(project.manifest), "--images", str(project.images)]
     found = []
-    for place in ("cpu", NAME):
+    for place in ("cpu", device.type):
         with operators() as counts:
             assert main(["evaluate", model, *data, "--device", place]) == 0
         assert bool(counts) == (place == NAME)
@@ -42,7 +44,7 @@ def test_search_evaluate_and_predict_on_the_accelerator(
     assert "note: products were computed in bfloat16" in printed
     image = ["--image", str(next(project.images.iterdir())), "--text", "apple"]
     answers = []
-    for place in ("cpu", NAME):
+    for place in ("cpu", device.type):
         assert main(["predict", model, *image, "--device", place]) == 0
         answers.append(capsys.readouterr().out)
     assert answers[0] == answers[1]

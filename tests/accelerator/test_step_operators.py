@@ -7,7 +7,7 @@ from benchmarks.operator_counts import step_operators
 from nas.common.precision import Precision
 from tests.support.simulated_accelerator import SYNCHRONISATIONS
 
-pytestmark = pytest.mark.accelerator
+pytestmark = [pytest.mark.accelerator, pytest.mark.usefixtures("simulated")]
 
 
 @pytest.mark.parametrize(("precision", "count"), [("float32", 796), ("bfloat16", 966)])

@@ -43,6 +43,7 @@ def fails_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[FusionModel, int], Ca
     return build
 
 
+@pytest.mark.usefixtures("simulated")
 def test_copy_on_the_host_arrives_when_it_is_waited_for(device: torch.device) -> None:
     ours = torch.ones(3, device=device)
     with operators() as counts:
@@ -97,6 +98,7 @@ def test_supernet_is_not_saved_after_a_loss_that_is_not_finite(
     assert state["step"] == 2 and all(values.isfinite().all() for values in state["model"].values())
 
 
+@pytest.mark.usefixtures("simulated")
 def test_host_waits_for_nothing_in_a_supernet_step(case: TrainingCase, device: torch.device) -> None:
     counts: list[dict[str, int]] = []
 

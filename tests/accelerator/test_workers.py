@@ -86,6 +86,7 @@ def test_supernet_is_trained_as_on_the_cpu(setup: WorkerSetup, device: torch.dev
     torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("simulated")
 def test_more_memory_than_granted_is_a_failure_of_the_job_and_the_next_one_runs(worker: CandidateWorker) -> None:
     job = make_job(stage="full", step_count=2)
     (result,) = worker.outcomes(job, limit_bytes=None)
@@ -118,6 +119,7 @@ def test_model_that_is_left_on_the_host_is_found(worker: CandidateWorker, monkey
     assert isinstance(failure, Failure) and "xpected all tensors" in failure.reason
 
 
+@pytest.mark.usefixtures("simulated")
 def test_loss_that_is_read_before_it_has_arrived_is_found(
     worker: CandidateWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +128,7 @@ def test_loss_that_is_read_before_it_has_arrived_is_found(
     assert isinstance(failure, Failure) and "the loss is nan at step 0" in failure.reason
 
 
+@pytest.mark.usefixtures("simulated")
 @pytest.mark.parametrize("wait", [Tensor.item, Tensor.cpu, Tensor.nonzero], ids=["item", "cpu", "nonzero"])
 def test_wait_of_the_host_in_a_training_step_is_found(
     worker: CandidateWorker, monkeypatch: pytest.MonkeyPatch, wait: Callable[[Tensor], object]
@@ -152,6 +155,7 @@ def waits_of_a_step(worker: CandidateWorker) -> dict[str, int]:
     return {name: counts[3].get(name, 0) - counts[2].get(name, 0) for name in SYNCHRONISATIONS}
 
 
+@pytest.mark.usefixtures("simulated")
 def test_host_waits_for_nothing_in_a_training_step(worker: CandidateWorker) -> None:
     assert waits_of_a_step(worker) == dict.fromkeys(SYNCHRONISATIONS, 0)
 

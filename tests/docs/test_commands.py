@@ -103,6 +103,7 @@ CHECKS: dict[str, Callable[[tuple[str, ...]], None]] = {
     ".venv/bin/pre-commit": _check_program,
     ".ci/run": _check_ci,
     ".ci/full": _check_ci,
+    "benchmarks/gpu.sh": _check_ci,
     "source": lambda words: None,  # .venv/bin/activate, which `make install` creates
 }
 
