@@ -13,26 +13,25 @@ if TYPE_CHECKING:
     from nas.config.load import load_config
     from nas.config.overrides import Overrides
     from nas.config.reader_registry import register_reader
-    from nas.models.classifier import FusionConfig, FusionForClassification
     from nas.models.encoders.registry import register_encoder
     from nas.run.commands import resume
     from nas.run.commands import start as run_search
     from nas.run.executors import ExecutionOptions
-    from nas.run.loaded_model import load
     from nas.search.costs import register_cost
     from nas.search.metric_registry import register_metric
     from nas.search.space.family_registry import register_family
     from nas.search.strategies.registry import register_strategy
+    from nas.transformers_classes import FusionConfig, FusionForClassification, load
 
 _TARGETS = {
     "ExecutionOptions": "nas.run.executors:ExecutionOptions",
-    "FusionConfig": "nas.models.classifier:FusionConfig",
-    "FusionForClassification": "nas.models.classifier:FusionForClassification",
+    "FusionConfig": "nas.transformers_classes:FusionConfig",
+    "FusionForClassification": "nas.transformers_classes:FusionForClassification",
     "NasError": "nas.common.errors:NasError",
     "Overrides": "nas.config.overrides:Overrides",
     "Reporter": "nas.common.progress:Reporter",
     "build_reporter": "nas.common.progress:build_reporter",
-    "load": "nas.run.loaded_model:load",
+    "load": "nas.transformers_classes:load",
     "load_config": "nas.config.load:load_config",
     "register_cost": "nas.search.costs:register_cost",
     "register_encoder": "nas.models.encoders.registry:register_encoder",

@@ -21,6 +21,7 @@ ORDER = (
     "storage",
     "execution",
     "run",
+    "transformers_classes",
     "cli",
 )
 """Packages from low to high; a module imports only from its own package and from lower ones."""

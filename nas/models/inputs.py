@@ -134,7 +134,9 @@ def _check_values(ids: Tensor, mask: Tensor | None, vocabulary: int) -> None:
 def _shifted_to_start(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Move padding before a text behind it: its tokens then have the positions that they had in training."""
     leading = mask.to(torch.int64).argmax(dim=1, keepdim=True)  # the first of the largest
-    places = (torch.arange(mask.shape[1], device=mask.device) + leading) % mask.shape[1]
+    length = mask.shape[1]
+    places = torch.arange(length, device=mask.device) + leading
+    places = torch.where(places < length, places, places - length)  # a remainder, which not every exporter knows
     return ids.gather(1, places), mask.gather(1, places)
 
 

@@ -14,6 +14,7 @@ from nas.models.fusion.supernet import build_model, extract
 from nas.run.model_card import describe
 from nas.run.model_folder import write_model_folder
 from nas.run.model_parts import ModelParts
+from nas.run.processor import processor_of
 from nas.run.progress_lines import STAGE_VERBS
 from nas.search.keys import key_to_json
 from nas.search.space import SearchSpace
@@ -227,8 +228,7 @@ def export(
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
-        image_processor.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        processor_of(image_processor, tokenizer, int(model.config.max_text_tokens)).save_pretrained(folder)
         describe(folder, facts)
 
     write_model_folder(directory, write)

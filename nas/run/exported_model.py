@@ -1,7 +1,6 @@
 """Open exported models and predict with them."""
 
 import os
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from nas.common.yaml_files import read_yaml
 from nas.config.data_schema import MAX_PIXELS
 from nas.config.load import parse_data
 from nas.config.reader_registry import READERS
-from nas.data.given_images import GivenImages
-from nas.data.images import ImageSource, open_images
+from nas.data.given_images import open_picture
+from nas.data.images import ImageSource
 from nas.data.inputs import Input
 from nas.data.preprocessing import Preprocessor
 from nas.models.classifier import MULTI_LABEL, FusionForClassification
@@ -32,9 +31,6 @@ from nas.models.model_seals import DESCRIPTION, MODEL_CARD, folder_digest, is_se
 from nas.run.checks import check_inputs
 from nas.run.exported_checks import check_exported, find_config
 from nas.run.prediction.batches import BATCH_SIZE, Compute, OpenImage, Outcome, checked_outcomes, predict_inputs
-
-_IN_MEMORY = threading.Lock()
-"""Pictures of a program are copied one at a time: one may be in a list twice, and be decoded when it is first used."""
 
 
 class SourceImage(NamedTuple):
@@ -200,15 +196,9 @@ class ExportedModel:
 
     def _open(self, image: Picture, name: str) -> Image.Image:
         """Return a picture as the images of a data set are read."""
-        if isinstance(image, Image.Image):
-            with _IN_MEMORY:
-                return GivenImages({name: image}, self.max_pixels).open(name)
         if isinstance(image, SourceImage):
             return image.source.open(image.name)
-        if not isinstance(image, str | os.PathLike):
-            raise DataError(f"{name}: not allowed; expected a picture of PIL or the path of one, got {shown(image)}")
-        path = Path(image)
-        return open_images(path.parent, self.max_pixels).open(path.name)
+        return open_picture(image, name, self.max_pixels)
 
 
 def open_exported(

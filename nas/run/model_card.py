@@ -32,11 +32,11 @@ library_name: transformers
 Classes: {classes}.
 
 ```python
-from nas import open_exported
+import nas
 
-exported = open_exported("this folder")
-predictions = exported.predict(["picture.png"], ["a text"])[0]  # pictures are paths, or PIL images of any mode
-{usage}
+loaded = nas.load("this folder")
+print(loaded.predict("picture.png", "a text"))  # {result}; pictures are paths, or PIL images of any mode
+print(loaded.predict_proba("picture.png", "a text"))
 ```
 """
 
@@ -91,11 +91,7 @@ def describe(directory: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _model_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    usage = (
-        "print([prediction.class_name for prediction in predictions if prediction.is_predicted])"
-        if config.get("problem_type") == MULTI_LABEL
-        else "print(predictions[0].class_name)"
-    )
+    result = "the predicted classes" if config.get("problem_type") == MULTI_LABEL else "the class"
     architecture, members = Architecture.from_dict(config["architecture"]), config.get("members")
     if members:
         training, table = _ENSEMBLE.format(count=len(members)), _members_table(members)
@@ -109,7 +105,7 @@ def _model_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         genes="\n".join(table),
         facts="\n".join(_rows(facts)),
         classes=", ".join(map(markdown_text, config["id2label"].values())),
-        usage=usage,
+        result=result,
     )
 
 
