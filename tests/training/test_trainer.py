@@ -14,8 +14,8 @@ from nas.models.fusion.pmf.model import PMF
 from nas.training.batches import BatchSchedule
 from nas.training.evaluate import predict_logits
 from nas.training.losses import Loss
-from nas.training.stopping import StopRequested
 from nas.training.soft_targets import SoftTargets
+from nas.training.stopping import StopRequested
 from nas.training.trainer import Steps, Trainer, learning_rate_factor, train, train_distilled
 from tests.support.tiny import reads_at
 
