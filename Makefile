@@ -12,10 +12,12 @@ install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python: too old; expected 3.11 or newer, got " + sys.version)'
+	@echo "Installing into .venv the versions pinned in constraints.txt; PyTorch is the largest. This takes minutes."
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt \
+	.venv/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt \
 		--editable '.[demo,dev,docs]'
 	touch $@
+	@echo "Installed. Next: make search (a search of the demo), or source .venv/bin/activate for the commands by hand"
 
 # The first call starts a search, later calls resume it.
 search: install

@@ -85,7 +85,7 @@ class JobScheduler:
         is_interrupted: Callable[[], bool] = lambda: False,
         in_rounds: bool = False,
         on_turn: Callable[[], None] = lambda: None,
-    ) -> None:
+    ) -> int:
         """Run the jobs of a plan until none is left or the phase is over.
 
         Jobs that are still running then are stopped and requeued.
@@ -97,10 +97,14 @@ class JobScheduler:
             in_rounds: Whether the plan supplies new jobs only after all its earlier ones have ended.
             on_turn: Callback of every turn of the loop.
 
+        Returns:
+            The number of jobs that were stopped.
+
         Raises:
             TrainingError: If consecutive candidates fail with one cause.
         """
         self._executor.stop_when(lambda: is_over() or is_interrupted())
+        stopped_count = 0
         try:
             while not is_over() and not is_interrupted():
                 self._update_devices()
@@ -116,10 +120,12 @@ class JobScheduler:
             # Also after an error: results that have arrived meanwhile are kept.
             for ended in self._executor.stop_running():
                 self._end(plan, ended)
+                stopped_count += len(ended.outcomes) < len(ended.job.members)
             for key in list(self._waiting):
                 self._queue.remove(key)
                 plan.requeue(self._waiting.pop(key))
         self._policy.settle()
+        return stopped_count
 
     def train_supernet(
         self,

@@ -1,5 +1,6 @@
 """Conclude a run: export its answer and the simpler models, and evaluate each on test once."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from nas.common.units import format_bytes
 from nas.config.schema import Config
 from nas.data.features.store import FeatureSplit
 from nas.models.model_seals import CONFIG, DESCRIPTION, model_changes
+from nas.run.announcement import longer
 from nas.run.ensemble import Ensemble, EnsembleChoice
 from nas.run.evaluate import digest_of_test, evaluate_exported
 from nas.run.export import TrainedWeights, export_result
 from nas.run.export_ensemble import export_ensemble
+from nas.run.forecast import EVALUATION
 from nas.run.latency import latency_seconds
 from nas.run.model_card import describe
 from nas.run.model_folder import copy_model_folder
@@ -60,6 +63,7 @@ class Finalizer:
         parameter_count: Function that returns the number of trainable parameters of an architecture.
         cache_directory: The cache, which has the digests of images.
         reporter: The receiver of messages.
+        evaluation_seconds: The estimated time of exporting and evaluating one model.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Finalizer:
         parameter_count: Callable[[Architecture], int],
         cache_directory: Path,
         reporter: Reporter,
+        evaluation_seconds: float = 0.0,
     ) -> None:
         self._config = config
         self._directory = directory
@@ -80,6 +85,7 @@ class Finalizer:
         self._parameter_count = parameter_count
         self._cache_directory = cache_directory
         self._reporter = reporter
+        self._evaluation_seconds = evaluation_seconds
 
     def conclude(self, simple: Mapping[str, Result], reliability: ReliabilityReport, choice: EnsembleChoice) -> None:
         """Export and evaluate the answer and the simpler models, then write and show the final report.
@@ -99,13 +105,18 @@ class Finalizer:
         assert choice.single is not None, "a search is concluded with a result"
         models: dict[str, Result | Ensemble] = {BEST: ensemble or choice.single, **simple}
         answer_role = choice.role if ensemble is None else ENSEMBLE_ROLE
-        for role, model in models.items():
+        started = time.monotonic()
+        for index, (role, model) in enumerate(models.items()):
+            each = (time.monotonic() - started) / index if index else self._evaluation_seconds
+            left = (len(models) - index) * each
+            self._reporter.progress(EVALUATION, index, len(models), left_seconds=left or None)
             entry = self._exported(role, model, report, test_data)
             if role == BEST:
                 entry = {**entry, "role": answer_role}
             if report.get(role) != entry:
                 report[role] = entry
                 write_sealed_json(self._directory / REPORT, report)
+        self._reporter.progress(EVALUATION, len(models), len(models))
         write_sealed_json(self._directory / RELIABILITY, reliability.as_dict())
         self._show(report, reliability, choice)
 
@@ -175,7 +186,7 @@ class Finalizer:
         )
         rows = self._rows(report, best)
         predict = command_line("predict", run / BEST, rest='--image FILE --text "..."')
-        resume = command_line("resume", run, rest="--budget ...")
+        resume = longer(run, self._config.budget)
         export = command_line("export", run, rest="--output DIR --pick best")
         lines = [
             "",
@@ -192,7 +203,7 @@ class Finalizer:
             f"Exported model: {run / BEST}{training_text(answer['stage'])}",
             f"Use it: {predict}",
             *([] if answer["role"] == BEST else [f"To export the best architecture instead: {export}"]),
-            f"All candidates: {run / 'results.csv'}; continue with: {resume}",
+            f"All candidates: {run / 'results.csv'}; search longer: {resume}",
             *better_model_lines(best.stage, run),
         ]
         for line in lines:

@@ -1,5 +1,6 @@
 """Prepare a search: encoders, data, cached encoder outputs, memory predictions."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from nas.config.schema import Config
 from nas.data.contents import Contents
 from nas.data.dataset import read_dataset
 from nas.data.features.cache import open_or_build
+from nas.data.features.costs import seconds_per_token
 from nas.data.features.helpers import BuildHelpers
 from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureStore
@@ -27,6 +29,8 @@ from nas.run.sources import CheckContents, load_encoders, needed_entry_layers, r
 from nas.search.space import Architecture, EncoderSizes, SearchSpace
 
 _TOKENIZER_BATCH = 1024
+_LOADING_SECONDS = 2.0
+"""The usual time of exporting, reloading and copying a model."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class SearchContext:
         default: The family's default architecture for these encoders.
         memory: The memory predictions of candidates.
         contents: The content of the data and of the encoders.
+        evaluation_seconds: The estimated time of evaluating one model on the test split.
     """
 
     image_encoder: Encoder
@@ -50,6 +55,7 @@ class SearchContext:
     default: Architecture
     memory: MemoryModel
     contents: Contents
+    evaluation_seconds: float = 0.0
 
 
 def prepare(
@@ -107,7 +113,19 @@ def prepare(
             device=device,
         ),
         contents=sources.contents,
+        evaluation_seconds=_evaluation_seconds(sources, store),
     )
+
+
+def _evaluation_seconds(sources: FeatureSources, store: FeatureStore) -> float:
+    """Return the estimated time of loading a model and computing the encoder outputs of the test split with it."""
+    tokens = (store.image_token_count, store.longest_text)
+    encoders = (sources.image_encoder, sources.text_encoder)
+    sample_seconds = sum(
+        count * encoder.num_layers * seconds_per_token(encoder, sources.device)
+        for count, encoder in zip(tokens, encoders, strict=True)
+    )
+    return _LOADING_SECONDS + sources.test_count * sample_seconds
 
 
 def _open_features(
@@ -124,7 +142,7 @@ def _open_features(
         sources,
         config.features,
         cache_directory,
-        on_progress=lambda done, total: reporter.progress("features", done, total),
+        on_progress=_FeatureProgress(config, reporter),
         on_note=reporter.note,
         verify=verify,
         limits=BuildLimits(torch.get_num_threads(), config.budget.memory_bytes),
@@ -136,6 +154,29 @@ def _open_features(
         f"{format_bytes(store.size_bytes)} ({store.contents.dtype}, {store.contents.tier}) in {store.directory}"
     )
     return store
+
+
+class _FeatureProgress:
+    """Reports the progress of a build, and how long it and a search with a time budget take together.
+
+    Args:
+        config: The configuration of the search.
+        reporter: The receiver of the progress.
+    """
+
+    def __init__(self, config: Config, reporter: Reporter) -> None:
+        self._search_seconds = config.budget.time_seconds
+        self._reporter = reporter
+        self._started: tuple[float, int] | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        now, left = time.monotonic(), None
+        if self._started is None:  # a resumed build starts with what is finished
+            self._started = now, done
+        started_at, first = self._started
+        if self._search_seconds is not None and done > first:
+            left = (now - started_at) / (done - first) * (total - done) + self._search_seconds
+        self._reporter.progress("features", done, total, left_seconds=left)
 
 
 def build_features(config: Config, cache_directory: Path) -> Path:

@@ -10,6 +10,7 @@ from nas.config.load import load_config, load_fixed_places
 from nas.config.overrides import Overrides
 from nas.config.places import without_places
 from nas.config.schema import Config
+from nas.run.announcement import resume_line
 from nas.run.defaults import complete
 from nas.run.directory import Run, check_new_directory, is_run, place_run, read_run
 from nas.run.executors import ExecutionOptions
@@ -91,6 +92,7 @@ def resume(directory: Path, overrides: Overrides, options: ExecutionOptions, rep
         Interrupted: If the user has interrupted the search.
     """
     run = place_run(read_run(directory), overrides)
+    reporter.note(resume_line(directory, run.config.budget))
     Session(directory, run, options, reporter).resume(concludes=True)
 
 

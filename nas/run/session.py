@@ -18,7 +18,7 @@ from nas.config.places import check_places
 from nas.config.schema import Config
 from nas.execution.base import Executor
 from nas.memory.measurement import keep_freed_memory
-from nas.run.announcement import announcement
+from nas.run.announcement import announcement, used_up_line
 from nas.run.answer import excluded_models
 from nas.run.build_help import build_helpers
 from nas.run.checks import check_memory
@@ -37,7 +37,7 @@ from nas.run.prepare import SearchContext, prepare
 from nas.run.progress_lines import counts_text
 from nas.run.race_report import report_end
 from nas.run.reliability import build_report
-from nas.run.reruns import read_simple_results, write_simple_result
+from nas.run.reruns import RERUNS, RerunStore, read_simple_results, write_simple_result
 from nas.run.roles import BEST, SolvedRole
 from nas.run.select import latest_results, nothing_eligible, nothing_scored
 from nas.run.speed import read_speed
@@ -95,6 +95,11 @@ def create_session(
         fixed=fixed,
     )
     return Session(directory, run, options, reporter), prepared
+
+
+def _result_count(study: Study, directory: Path) -> int:
+    """Return the number of results of a run, further seeds included."""
+    return sum(map(study.count, STAGES)) + len(RerunStore(directory / RERUNS).results())
 
 
 class Session:
@@ -210,6 +215,7 @@ class Session:
 
     def _search(self, prepared: SearchContext, study: Study, *, concludes: bool) -> None:
         reporter, account = self._reporter, self._time_account(study)
+        known = _result_count(study, self._directory)
 
         def work(search: Search) -> Outcome:
             return search.run(compares=concludes)
@@ -224,6 +230,8 @@ class Session:
             raise Interrupted
         if concludes:
             self._conclude(outcome, study, account, prepared)
+            if known and known == _result_count(study, self._directory):
+                reporter.note(used_up_line(self._directory, self._run.config.budget))
 
     def _time_account(self, study: Study) -> TimeAccount:
         path = time_file(self._directory)
@@ -306,6 +314,7 @@ class Session:
             parameter_count=prepared.memory.parameter_count,
             cache_directory=self._options.cache,
             reporter=self._reporter,
+            evaluation_seconds=prepared.evaluation_seconds,
         )
         finalizer.conclude(simple, reliability, choice)
 

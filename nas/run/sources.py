@@ -61,6 +61,7 @@ def read_sources(
         contents=contents,
         device=device,
         allows_float16=config.recipe.precision != "float32",
+        test_count=data.test_count,
     )
 
 
@@ -69,6 +70,7 @@ class _Data:
     dataset: Dataset
     images: ImageSource
     digests: Mapping[str, str | None]
+    test_count: int
 
 
 def _read_data(
@@ -97,7 +99,7 @@ def _read_data(
     )
     whole = _readable(whole, images, digests, config.data.skip_unreadable_images, cache_directory, reporter)
     splits = {split: whole.splits[split] for split in ("train", "validation")}
-    return _Data(Dataset(whole.class_names, splits), images, digests)
+    return _Data(Dataset(whole.class_names, splits), images, digests, len(whole.splits["test"]))
 
 
 def check_encoders(config: Config, *, source: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from nas.common.units import format_seconds
 from nas.config.schema import Config
+from nas.run.forecast import EVALUATION, Forecast, forecast_of
 
 SHOWN_FROM_SECONDS = 60.0
 """The shortest search whose times are worth a line."""
@@ -74,10 +75,14 @@ class TimePlan:
         config: The configuration of the search.
         full_steps: The number of steps of a full training.
         validation_count: The number of validation samples.
+        evaluation_seconds: The time of evaluating the models of the search on test.
     """
 
-    def __init__(self, config: Config, *, full_steps: int, validation_count: int) -> None:
+    def __init__(
+        self, config: Config, *, full_steps: int, validation_count: int, evaluation_seconds: float = 0.0
+    ) -> None:
         self._config = config
+        self._evaluation_seconds = evaluation_seconds
         self._full_steps = full_steps
         self._validation_batches = validation_count / config.recipe.batch_size
 
@@ -100,6 +105,21 @@ class TimePlan:
             "finalists": math.ceil(models / speed.process_count) * full,
             "race": math.ceil(models * search.rerun_seeds / speed.process_count) * full,
         }
+
+    def forecast(self, speed: Speed, spent_seconds: float) -> Forecast | None:
+        """Return the forecast of a search without a time budget; None for one that has a time budget.
+
+        Args:
+            speed: The measured speed.
+            spent_seconds: The time that the supernet has used.
+        """
+        budget = self._config.budget
+        if budget.time_seconds is not None:
+            return None
+        assert budget.trials is not None
+        seconds = dict(self.seconds(budget.trials, speed))
+        seconds["supernet"] += spent_seconds
+        return forecast_of({**seconds, EVALUATION: self._evaluation_seconds})
 
     def lines(self, speed: Speed) -> list[str]:
         """Return the lines about the times, and about a supernet that is longer than its time; none if all is short.

@@ -98,12 +98,13 @@ class Bench:
             is_over=lambda seconds: False,
             deadlines=SimpleNamespace(total_seconds=9.0),
             account=SimpleNamespace(phases=self.phases),
+            forecast=None,
         )
         config = make_search_config()
         self.context: Any = SimpleNamespace(
             config=config.replace(budget=config.budget.model_copy(update=budget)),
             clock=clock,
-            reporter=SimpleNamespace(note=self.notes.append),
+            reporter=SimpleNamespace(note=self.notes.append, progress=lambda *args, **kwargs: None),
         )
 
     def run(self) -> Any:

@@ -127,11 +127,10 @@ def test_readouts_with_the_best_validation_score_are_chosen(telling: dict[str, R
         weights_path=lambda key: trained_weights_path(tmp_path, key, "full"),
         logits_path=lambda key: kept_logits_path(tmp_path, key),
     )
-    clock = SimpleNamespace(is_interrupted=False, is_over=lambda seconds: False)
+    clock = SimpleNamespace(is_interrupted=False, is_over=lambda seconds: False, forecast=None)
     clock.deadlines = SimpleNamespace(total_seconds=9.0)
-    context: Any = SimpleNamespace(
-        config=make_search_config(), clock=clock, reporter=SimpleNamespace(note=notes.append)
-    )
+    reporter = SimpleNamespace(note=notes.append, progress=lambda *args, **kwargs: None)
+    context: Any = SimpleNamespace(config=make_search_config(), clock=clock, reporter=reporter)
     result = LinearPhase(setup, prepared).run(context)
     assert result is not None and result == read_simple_result(tmp_path, LINEAR) and result.score > 0.9
     assert isinstance(result.architecture, LinearArchitecture)

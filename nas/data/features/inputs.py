@@ -43,6 +43,7 @@ class FeatureSources:
         device: The device to compute on. It affects the features by rounding only, and so is no part of what identifies
             them.
         allows_float16: Whether a device that is fast at float16 computes in it what is stored as float16.
+        test_count: The number of test samples, which are not part of the data set here.
     """
 
     dataset: Dataset
@@ -55,6 +56,7 @@ class FeatureSources:
     contents: Contents
     device: torch.device = CPU
     allows_float16: bool = True
+    test_count: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nas.common.errors import ArmsError, BudgetError, ConfigError, DiskError, EncoderError, NasError, TrainingError
-from nas.common.progress import Reporter
+from nas.common.progress import PartReporter, Reporter
 from nas.common.units import format_bytes, format_seconds
 from nas.config.schema import Config
 from nas.config.search_schema import objectives_of
@@ -46,7 +46,9 @@ class ArmsSearch:
     ) -> None:
         self._directory = directory
         self._reporter = reporter
-        self._arms = {arm.name: ArmRun(directory, arm, options, reporter, source=source) for arm in run.arms}
+        self._arms = {
+            arm.name: ArmRun(directory, arm, options, PartReporter(reporter), source=source) for arm in run.arms
+        }
         self._budget_seconds = run.arms[0].config.budget.time_seconds
         self._objective = run.arms[0].config.search.objective
         self._state = ArmsState(directory / STATE, run.names)

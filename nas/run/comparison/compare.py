@@ -78,6 +78,7 @@ def _train_all(settings: ComparisonSettings, names: Sequence[str], overrides: Ov
     file = SettingsFile(settings.directory, settings.config, settings.seeds)
     trained = []
     for index, name in enumerate(names):
+        settings.reporter.progress("comparison", index, len(names), name)
         found = searched_architecture(settings, overrides) if name == SEARCHED else None
         # Messages about the data are the same for all entries.
         data_reporter = settings.reporter if index == 0 else ProgressOnly(settings.reporter)

@@ -1,6 +1,7 @@
 """Search the architecture of the searched entry of a comparison."""
 
 from nas.common.errors import StudyError
+from nas.common.progress import PartReporter
 from nas.common.sealed_json import write_sealed_json
 from nas.config.overrides import Overrides
 from nas.run.comparison.entries import SEARCHED, ComparisonSettings
@@ -37,7 +38,7 @@ def searched_architecture(settings: ComparisonSettings, overrides: Overrides) ->
                 (trained / name).unlink(missing_ok=True)
             path.unlink()
     if not path.exists():
-        start(settings.source, run, overrides, settings.options, settings.reporter, concludes=False)
+        start(settings.source, run, overrides, settings.options, PartReporter(settings.reporter), concludes=False)
         found = best_full(run, settings.options.storage)
         if found is None:
             raise StudyError(

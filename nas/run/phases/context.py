@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from nas.common.interrupt import Interruption
 from nas.common.progress import Reporter
-from nas.common.units import format_bytes, format_seconds
+from nas.common.units import format_bytes
 from nas.config.schema import Config
 from nas.execution.plan import Plan
 from nas.execution.scheduler import JobScheduler
 from nas.run.feasibility import Feasibility
+from nas.run.forecast import Activity, Forecast
 from nas.run.phases.jobs import JobFactory
 from nas.run.progress_lines import PHASE_TITLES
 from nas.run.recording import ResultRecorder
@@ -32,6 +33,8 @@ class SearchClock:
         self.account = account
         self.deadlines = deadlines
         """The ends of the phases; replaced when the speed of the search is known."""
+        self.forecast: Forecast | None = None
+        """The estimated times of the phases; None while nothing is known, replaced when something is."""
         self._interruption = interruption
 
     @property
@@ -62,10 +65,40 @@ class SearchClock:
         longest = self.deadlines.longest.get(phase, math.inf)
         return min(deadline_seconds, self.account.spent_seconds + longest - self.account.phases.get(phase, 0.0))
 
-    def left_text(self, deadline_seconds: float) -> str:
-        """Return the remaining time for a progress line; an empty string if there is no deadline."""
-        left = self.seconds_left(deadline_seconds)
-        return "" if math.isinf(left) else f", {format_seconds(max(left, 0.0))} left"
+
+class PhaseWatch:
+    """Watches the progress of one phase to estimate when the whole search ends.
+
+    Args:
+        clock: The clock of the search.
+        phase: The name of the phase, as in the account of the running time.
+        deadline_seconds: The end of the phase in seconds of running time.
+    """
+
+    def __init__(self, clock: SearchClock, phase: str, deadline_seconds: float = math.inf) -> None:
+        self._clock = clock
+        self._phase = phase
+        self._deadline_seconds = deadline_seconds
+        self._done = 0
+        self._seconds_at_done = 0.0
+
+    def left_seconds(self, done: int = 0, total: int | None = None) -> float | None:
+        """Return the estimated time until the search ends; None if unknown.
+
+        Args:
+            done: The number of finished pieces of the phase.
+            total: The number of all; None if unknown.
+        """
+        if self._clock.forecast is None:
+            return None
+        spent = self._clock.account.phases
+        seconds = spent.get(self._phase, 0.0)
+        if done != self._done:
+            self._done, self._seconds_at_done = done, seconds
+        limit = self._clock.seconds_left(self._deadline_seconds)
+        return self._clock.forecast.left_seconds(
+            spent, Activity(self._phase, seconds, done, total, self._seconds_at_done, limit)
+        )
 
 
 @dataclass(frozen=True)
@@ -110,22 +143,25 @@ class PhaseContext:
         """
         if self.clock.is_interrupted:
             return
-        title = PHASE_TITLES[name]
+        title, watch = PHASE_TITLES[name], PhaseWatch(self.clock, name, deadline_seconds)
         self.reporter.note(f"Phase: {title}")
 
         def on_turn() -> None:
             self.study.check_lease()
             done, total = counts()
             memory = f"{format_bytes(self.scheduler.reserved_bytes)} reserved"
-            left = self.clock.left_text(deadline_seconds)
             # A budget that was lowered may be exceeded already.
             shown = None if total is None else max(total, done)
-            self.reporter.progress(title, done, shown, f"{self.recorder.best_text()}, {memory}{left}")
+            left = watch.left_seconds(done, shown)
+            self.reporter.progress(title, done, shown, f"{self.recorder.best_text()}, {memory}", left_seconds=left)
 
-        self.scheduler.run(
+        stopped_count = self.scheduler.run(
             plan,
             is_over=lambda: self.clock.is_over(deadline_seconds),
             is_interrupted=lambda: self.clock.is_interrupted,
             in_rounds=self.config.deterministic,
             on_turn=on_turn,
         )
+        if stopped_count and not self.clock.is_interrupted and name != "candidates":
+            plural = "s were" if stopped_count > 1 else " was"
+            self.reporter.note(f"{title}: time was up; {stopped_count} unfinished training{plural} stopped")

@@ -18,6 +18,7 @@ from nas.execution.worker_setup import WorkerSetup
 from nas.memory.calibration import PeakCalibration
 from nas.run.checks import check_time
 from nas.run.feasibility import Feasibility
+from nas.run.forecast import EVALUATED_MODELS, budget_forecast, plan_forecast
 from nas.run.phase_plan import PhasePlan, plan_phases
 from nas.run.phases.arm_trial import ArmTrial, ArmTrialPhase
 from nas.run.phases.bilinear import BilinearPhase
@@ -108,6 +109,9 @@ class Search:
         self._initial = config.search.initial_architectures
         self._speed: TrainingSpeed | None = None
         self._full_steps = full_step_count(config.recipe, len(prepared.store.splits["train"]))
+        self._evaluation_seconds = EVALUATED_MODELS * prepared.evaluation_seconds
+        if config.budget.time_seconds is not None:
+            self._context.clock.forecast = budget_forecast(config.budget.time_seconds, self._evaluation_seconds)
 
     def run(self, *, compares: bool = True) -> Outcome:
         """Search until the budget is spent, nothing is left to do, or the user interrupts.
@@ -131,8 +135,7 @@ class Search:
             self._tune_recipe()
             account.start("supernet")
             validation_count = len(self._prepared.store.splits["validation"])
-            plan = TimePlan(context.config, full_steps=self._full_steps, validation_count=validation_count)
-            SupernetPhase(self._setup, self._prepared.memory, plan).run(context)
+            SupernetPhase(self._setup, self._prepared.memory, self._time_plan(validation_count)).run(context)
             account.start("candidates")
             queue = CandidatePhase(self._initial_architectures()).run(context)
             account.start("finalists")
@@ -246,7 +249,18 @@ class Search:
             spent_seconds=self._seconds_before_training,
         )
         context.clock.deadlines = plan.deadlines
+        context.clock.forecast = plan_forecast(
+            plan, self._evaluation_seconds, fills=context.config.budget.trials is None
+        )
         return plan
+
+    def _time_plan(self, validation_count: int) -> TimePlan:
+        return TimePlan(
+            self._context.config,
+            full_steps=self._full_steps,
+            validation_count=validation_count,
+            evaluation_seconds=self._evaluation_seconds,
+        )
 
     @property
     def _seconds_before_training(self) -> float:

@@ -14,7 +14,7 @@ from nas.common.errors import StudyError
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.measurement import MemoryWatch, private_bytes, release_freed_memory
 from nas.models.fusion.supernet import build_model
-from nas.run.phases.context import PhaseContext
+from nas.run.phases.context import PhaseContext, PhaseWatch
 from nas.run.prepare import SearchContext
 from nas.run.progress_lines import PHASE_TITLES, scores_text
 from nas.run.reruns import read_simple_result, simple_result_path, write_simple_result
@@ -92,7 +92,8 @@ class SolvedPhase(ABC):
         title = PHASE_TITLES[self.key.name]
         try:
             self._check_time(context)
-            context.reporter.note(f"Phase: {title}")
+            left = PhaseWatch(context.clock, self.key.name).left_seconds()
+            context.reporter.progress(title, 0, None, left_seconds=left)
             with _solver_threads(self._setup.thread_count):
                 return self._run(context)
         except StopRequested:

@@ -11,7 +11,7 @@ from nas.execution.base import SupernetJob, SupernetProgress
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.prediction import MemoryModel
 from nas.run.history import SUPERNET, TrainingName
-from nas.run.phases.context import PhaseContext
+from nas.run.phases.context import PhaseContext, PhaseWatch
 from nas.run.progress_lines import supernet_line
 from nas.run.time_plan import Speed, StepTimer, TimePlan
 from nas.search.space import Architecture
@@ -69,7 +69,7 @@ class SupernetPhase:
         clock = context.clock
         deadline = clock.end_of("supernet", clock.deadlines.supernet_seconds)
         total = context.config.supernet.steps
-        timer = StepTimer()
+        timer, watch = StepTimer(), PhaseWatch(clock, "supernet", deadline)
         training = TrainingName(SUPERNET, SUPERNET, context.config.seed)
 
         def should_stop() -> bool:
@@ -78,8 +78,8 @@ class SupernetPhase:
         def on_progress(progress: SupernetProgress) -> None:
             context.study.check_lease()
             context.recorder.history.add_losses(training, progress.points)
-            text = f"loss {progress.loss:.3f}{clock.left_text(deadline)}"
-            context.reporter.progress("supernet", progress.done, total, text)
+            left = watch.left_seconds(progress.done, total)
+            context.reporter.progress("supernet", progress.done, total, f"loss {progress.loss:.3f}", left_seconds=left)
             step_seconds = timer.seconds_per_step(progress.done)
             if step_seconds is not None:
                 self._report_times(context, step_seconds, total - progress.done, clock.seconds_left(deadline))
@@ -111,6 +111,8 @@ class SupernetPhase:
         speed = Speed(step_seconds, process_count, steps_left, context.clock.account.spent_seconds, seconds_left)
         for line in self._plan.lines(speed):
             context.reporter.note(line)
+        forecast = self._plan.forecast(speed, context.clock.account.phases.get("supernet", 0.0))
+        context.clock.forecast = forecast or context.clock.forecast
 
     def _is_done(self, context: PhaseContext) -> bool:
         """Return whether there is nothing to train.
