@@ -13,7 +13,6 @@ from nas.common.fast_imports import import_frameworks
 from nas.common.interrupt import Interrupted, ending_by_exception
 from nas.common.output import OutputStream, ReaderGone, complain, resilient_output, visible
 from nas.common.shortage import shortage
-from nas.config.choices import COLUMNS
 from nas.run.arguments import parse_budgets, parse_memory_budget, parse_pick
 from nas.run.model_parser import check_choice
 from nas.run.parser import build_parser
@@ -177,15 +176,9 @@ def _space(options: argparse.Namespace) -> None:
 
 
 def _init(options: argparse.Namespace) -> None:
-    columns = {role: value for role in COLUMNS if (value := getattr(options, f"{role}_column")) is not None}
-    from nas.run.proposal.search_file import propose_search_file, write_search_file
+    from nas.run.init_command import init
 
-    folder = Path() if options.output is None else options.output.parent
-    text = propose_search_file(options.table, images=options.images, columns=columns, folder=folder)
-    if options.output is None:
-        print(text, end="")
-    else:
-        write_search_file(options.output, text)
+    init(options)
 
 
 def _check(options: argparse.Namespace) -> None:

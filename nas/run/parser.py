@@ -11,6 +11,7 @@ from nas.run.arguments import whole_number, worker_count
 from nas.run.model_parser import add_evaluate, add_predict
 from nas.run.parser_parts import Command, Commands, Parser, add_command, add_device, add_precision
 from nas.run.program_name import program_name
+from nas.run.templates import search_file
 from nas.search.strategies.registry import STRATEGIES
 
 
@@ -170,7 +171,12 @@ def _add_init(commands: Commands) -> argparse.ArgumentParser:
         "Propose a search file for a table of images, texts and labels: columns, splits and encoders are found.",
         "demo/data/manifest.csv --output mine.yaml",
     )
-    parser.add_argument("table", type=Path, metavar="TABLE", help="CSV, TSV, JSON, JSON Lines or Parquet file")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "table", type=Path, nargs="?", metavar="TABLE", help="CSV, TSV, JSON, JSON Lines or Parquet file"
+    )
+    which.add_argument("--template", metavar="NAME", help="write this template instead")
+    which.add_argument("--list", action="store_true", dest="lists", help="list the templates")
     parser.add_argument("--images", type=Path, metavar="PATH", help="folder or ZIP file of the images")
     for role in COLUMNS:
         parser.add_argument(f"--{role}", dest=f"{role}_column", metavar="COLUMN", help=f"the column of {role}s")
@@ -197,7 +203,10 @@ def _add_diff(commands: Commands) -> argparse.ArgumentParser:
 
 def _add_search_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "space", type=Path, metavar="SPACE.yaml", help="search file: data, encoders, search space, recipe, budget"
+        "space",
+        type=search_file,
+        metavar="SPACE.yaml",
+        help="search file: data, encoders, search space, recipe, budget; or the name of a template (init --list)",
     )
 
 

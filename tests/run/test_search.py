@@ -332,3 +332,15 @@ def test_every_family_is_searched_resumed_and_exported(
     assert main(["export", str(run), "--output", str(model), "--pick", "best"]) == 0
     described = yaml.safe_load((model / "architecture.yaml").read_text())
     assert described["architecture"]["family"] == family
+
+
+def test_resumed_search_begins_with_what_is_used_and_ends_with_what_it_would_take_to_go_on(
+    copy: Path, options: ExecutionOptions
+) -> None:
+    lines = resume_search(copy, options).splitlines()
+    assert re.fullmatch(rf"Run directory: {copy}\. Resuming its search: \d+s used of a budget of 8 trials", lines[0]), (
+        lines[0]
+    )
+    assert lines[-1] == (
+        f"Nothing was left to do within 8 trials. To search longer: python run_search.py resume {copy} --budget 16"
+    )

@@ -194,21 +194,3 @@ def _plain(value: Any) -> str:
         .removesuffix("...\n")
         .strip()
     )
-
-
-def write_search_file(path: Path, text: str) -> None:
-    """Write a proposed search file.
-
-    Args:
-        path: The file, which must not exist.
-        text: Its content.
-
-    Raises:
-        ArgumentError: If it exists.
-        OSError: If it cannot be written.
-    """
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise ArgumentError(f"--output: {path} exists; expected a file that does not, or standard output") from error
