@@ -1,4 +1,4 @@
-"""The command line: init, check, space, search, resume, export, evaluate, predict, compare, list, diff."""
+"""The command line: init, check, space, search, resume, export, evaluate, predict, compare, report, list, diff."""
 
 import argparse
 import os
@@ -299,6 +299,13 @@ def _predict(options: argparse.Namespace) -> int:
     return predict_one(options) if options.data is None else predict_rows(options)
 
 
+def _report(options: argparse.Namespace) -> None:
+    import_frameworks()
+    from nas.run.html_report.command import report
+
+    print(visible(f"Report: {report(options)}"))
+
+
 def _list(options: argparse.Namespace) -> None:
     import_frameworks()
     from nas.run.overview import list_runs
@@ -323,6 +330,7 @@ _HANDLERS: Mapping[str, Command] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "compare": _compare,
+    "report": _report,
     "list": _list,
     "diff": _diff,
 }

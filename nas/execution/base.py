@@ -47,6 +47,27 @@ class JobOutcome:
 
 
 @dataclass(frozen=True)
+class EndedJob:
+    """A job that has ended, and where it ran.
+
+    Args:
+        job: The job as it was submitted.
+        device: The name of its device.
+        slot: The number of its slot on the device, from 0.
+        seconds: The time from its submission to its end.
+        granted_bytes: The memory that its worker was allowed to hold.
+        outcomes: The outcome of each member that finished or failed.
+    """
+
+    job: Job
+    device: str
+    slot: int
+    seconds: float
+    granted_bytes: int
+    outcomes: tuple[Result | Failure, ...]
+
+
+@dataclass(frozen=True)
 class SupernetJob:
     """The architectures that the training of the supernet may sample.
 

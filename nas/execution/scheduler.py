@@ -1,11 +1,12 @@
 """Keep the slots of all devices busy with the jobs of a plan, within the memory budget of every device."""
 
+import itertools
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from nas.common.errors import TrainingError
-from nas.execution.base import Executor, JobOutcome, SupernetJob, SupernetProgress, WorkerLost
+from nas.execution.base import EndedJob, Executor, JobOutcome, SupernetJob, SupernetProgress, WorkerLost
 from nas.execution.failure_policy import FailurePolicy, Verdict
 from nas.execution.job_queue import JobQueue
 from nas.execution.memory_pool import MemoryPool
@@ -20,6 +21,15 @@ _LOST_GROUPS = 3
 
 _GRACE_SECONDS = 3.0
 """After an interruption, jobs that end within this time are not stopped."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a job runs, and since when."""
+
+    device: str
+    slot: int
+    since: float
 
 
 class JobScheduler:
@@ -59,9 +69,18 @@ class JobScheduler:
         self._pools: dict[str, MemoryPool] = {}
         self._queue = JobQueue()
         self._waiting: dict[Hashable, Job] = {}
-        self._device_of: dict[tuple[ModelKey, Stage], str] = {}
+        self._places: dict[tuple[ModelKey, Stage], _Place] = {}
+        self._on_end: Callable[[EndedJob], None] = lambda ended: None
         self._largest_bytes = 0
         self._update_devices()
+
+    def watch(self, on_end: Callable[[EndedJob], None]) -> None:
+        """Set the receiver of jobs that have ended, whether they finished, failed or were stopped.
+
+        Args:
+            on_end: Callback that receives each of them before its results are taken.
+        """
+        self._on_end = on_end
 
     @property
     def reserved_bytes(self) -> int:
@@ -228,7 +247,9 @@ class JobScheduler:
             raise
         for job, device in starting:  # after all are admitted: a wider grant must keep none of them out
             self._widen(job, self._pools[device])
-            self._device_of[job.identity] = device
+            taken = {place.slot for place in self._places.values() if place.device == device}
+            slot = next(number for number in itertools.count() if number not in taken)
+            self._places[job.identity] = _Place(device, slot, self._now())
             self._executor.submit(job, device, self._pools[device].granted(job.identity))
 
     def _admit_jobs(self, plan: Plan, starting: list[tuple[Job, str]], *, in_rounds: bool) -> None:
@@ -272,9 +293,13 @@ class JobScheduler:
             self._end(plan, ended)
 
     def _end(self, plan: Plan, ended: JobOutcome) -> None:
-        pool = self._pools.get(self._device_of.pop(ended.job.identity))
-        if pool is not None and pool.holds(ended.job.identity):
-            pool.release(ended.job.identity, process_lives=ended.process_lives)
+        identity = ended.job.identity
+        place = self._places.pop(identity)
+        pool = self._pools.get(place.device)
+        if pool is not None and pool.holds(identity):
+            granted, seconds = pool.granted(identity), self._now() - place.since
+            self._on_end(EndedJob(ended.job, place.device, place.slot, seconds, granted, ended.outcomes))
+            pool.release(identity, process_lives=ended.process_lives)
         ended_members = set()
         for outcome in ended.outcomes:
             if isinstance(outcome, Result):

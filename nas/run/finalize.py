@@ -117,7 +117,9 @@ class Finalizer:
                 report[role] = entry
                 write_sealed_json(self._directory / REPORT, report)
         self._reporter.progress(EVALUATION, len(models), len(models))
-        write_sealed_json(self._directory / RELIABILITY, reliability.as_dict())
+        is_ensemble = answer_role == ENSEMBLE_ROLE
+        lines = [verdict(reliability, is_ensemble=is_ensemble), *reliability.lines(is_ensemble=is_ensemble)]
+        write_sealed_json(self._directory / RELIABILITY, {**reliability.as_dict(), "verdict": lines})
         self._show(report, reliability, choice)
 
     def _exported(

@@ -102,7 +102,7 @@ def _find_runs(folder: Path) -> Iterator[Path]:
 def _overview(directory: Path) -> RunOverview:
     candidates, best, seconds = 0, "", None
     try:
-        state = _state(directory, read_run(directory))
+        state = run_state(directory, read_run(directory))
         candidates, best = _results(directory / RESULTS)
         seconds = TimeAccount(time_file(directory)).spent_seconds
     except NasError:
@@ -119,7 +119,7 @@ def _overview(directory: Path) -> RunOverview:
     )
 
 
-def _state(directory: Path, run: Run) -> str:
+def run_state(directory: Path, run: Run) -> str:
     """Return whether a run is running, finished, or stopped; unfinished where only its database knows."""
     lock = directory / LOCK
     if run.storage is None and lock.exists():

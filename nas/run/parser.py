@@ -37,6 +37,7 @@ def build_parser(handlers: Mapping[str, Command]) -> argparse.ArgumentParser:
         add_evaluate,
         add_predict,
         _add_compare,
+        _add_report,
         _add_list,
         _add_diff,
     ):
@@ -181,6 +182,22 @@ def _add_init(commands: Commands) -> argparse.ArgumentParser:
     for role in COLUMNS:
         parser.add_argument(f"--{role}", dest=f"{role}_column", metavar="COLUMN", help=f"the column of {role}s")
     parser.add_argument("--output", type=Path, metavar="FILE", help="file to write (default: standard output)")
+    return parser
+
+
+def _add_report(commands: Commands) -> argparse.ArgumentParser:
+    parser = add_command(
+        commands,
+        "report",
+        "Write the report of a run, a page to open in a browser; a search writes it as well.",
+        "runs/demo",
+    )
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="directory of the run")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="file to write (default: report.html in the run directory)"
+    )
+    parser.add_argument("--storage", metavar="URL", help="database of the study, if it is not the recorded one")
+    _add_places(parser)
     return parser
 
 

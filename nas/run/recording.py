@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from nas.common.progress import Reporter
@@ -18,6 +19,7 @@ from nas.run.results_csv import keep_lost_results, write_results
 from nas.search.keys import CandidateKey, DefaultKey, RecipeKey, RerunKey, SpeedKey
 from nas.search.objectives import Objectives
 from nas.search.recipe_tuning import SETTINGS
+from nas.search.space import Architecture
 from nas.search.trial import STAGES, Failure, Result, Stage
 from nas.storage.study import Study
 
@@ -35,16 +37,25 @@ class ResultRecorder:
         study: The persistent record of all candidates.
         calibration: The correction of memory predictions; learns from measured peaks.
         reporter: The receiver of messages.
+        parameter_count: Function that returns the number of trainable parameters of an architecture.
     """
 
     def __init__(
-        self, config: Config, directory: Path, *, study: Study, calibration: PeakCalibration, reporter: Reporter
+        self,
+        config: Config,
+        directory: Path,
+        *,
+        study: Study,
+        calibration: PeakCalibration,
+        reporter: Reporter,
+        parameter_count: Callable[[Architecture], int] | None = None,
     ) -> None:
         self._config = config
         self.directory = directory
         self._study = study
         self._calibration = calibration
         self._reporter = reporter
+        self._parameter_count = parameter_count
         self._results_due_at = -math.inf
         self._best: dict[Stage, Result] = {}
         self._has_measured_peaks = False
@@ -109,7 +120,8 @@ class ResultRecorder:
             OSError: If it cannot be written.
         """
         config = self._config
-        write_results(self.directory / RESULTS, self._study, config.space.architecture_class, config.search)
+        genes_of, sizes = config.space.architecture_class, self._parameter_count
+        write_results(self.directory / RESULTS, self._study, genes_of, config.search, sizes)
 
     def show_failure(self, failure: Failure, verdict: Verdict) -> None:
         """Report a failure and its consequence for the job.

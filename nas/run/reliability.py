@@ -3,11 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import kendalltau
 
+from nas.common.sealed_json import read_sealed_json
 from nas.common.units import format_seconds
 from nas.run.answer import highest
 from nas.run.progress_lines import PHASE_TITLES, STAGE_NOUNS, counts_text, metric_title
@@ -135,6 +137,26 @@ class ReliabilityReport:
     def as_dict(self) -> dict[str, Any]:
         """Return plain values; ends of intervals that are not known are None."""
         return {key: _finite(entry) for key, entry in asdict(self).items()}
+
+
+def read_verdict(path: Path) -> list[str]:
+    """Return the verdict on a finished search, and the lines about how far to trust it.
+
+    Args:
+        path: The file with the reliability report; without it there are none.
+
+    Raises:
+        StudyError: If the file is damaged.
+    """
+    if not path.exists():
+        return []
+    # Runs of earlier versions have no such lines.
+    return read_sealed_json(
+        path,
+        lambda values: [str(line) for line in values.get("verdict", [])],
+        expected="the reliability report of a search",
+        remedy="delete it; `resume` writes it again",
+    )
 
 
 def _finite(value: Any) -> Any:

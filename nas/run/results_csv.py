@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ _COLUMNS_AFTER_METRICS = (
     "micro_batches",
     "precision",
     "seconds",
+    "trainable_parameters",
     "predicted_peak_bytes",
     "measured_peak_bytes",
     "kept_freed_memory",
@@ -49,7 +51,11 @@ def _genes(architecture: Architecture) -> list[str]:
 
 
 def write_results(
-    path: Path, study: StudyContents, architecture_class: type[Architecture], search: SearchConfig
+    path: Path,
+    study: StudyContents,
+    architecture_class: type[Architecture],
+    search: SearchConfig,
+    parameter_count: Callable[[Architecture], int] | None = None,
 ) -> None:
     """Write one CSV row for each candidate and stage, including those without a score.
 
@@ -58,6 +64,7 @@ def write_results(
         study: The study of the run.
         architecture_class: The class of its architectures, whose genes are columns.
         search: The section of the search file, which determines what each stage is ranked by.
+        parameter_count: Function that returns the number of trainable parameters; without it the column is empty.
 
     Raises:
         OSError: If the file cannot be written; the old one is then untouched.
@@ -79,7 +86,8 @@ def write_results(
             metric = METRICS[search.score_name(stage)]
             mark = "yes" if result.score == best else ""
             score = (metric_title(metric.name), metric.score(result.score), mark)
-            rows.append(_finished_row(result, rounds.get(result.trial, ""), score))
+            size = "" if parameter_count is None else parameter_count(result.architecture)
+            rows.append(_finished_row(result, rounds.get(result.trial, ""), score, size))
     rows.extend(_rejected_row(rejection, rounds.get(rejection.trial, "")) for rejection in study.rejections)
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([csv_cell(cell) for cell in row] for row in rows)
@@ -92,15 +100,29 @@ def finished_rows(path: Path) -> set[tuple[str, str]]:
     Args:
         path: The file; what of it cannot be read counts as empty, because the study is what counts.
     """
+    return {(row.get("trial") or "", row.get("stage") or "") for row in _rows(path) if row.get("status") == "finished"}
+
+
+def read_parameters(path: Path) -> dict[int, int]:
+    """Return the number of trainable parameters of every candidate that a file of `write_results` has it for.
+
+    Args:
+        path: The file; what of it cannot be read counts as empty.
+    """
+    found = ((row.get("trial") or "", row.get("trainable_parameters") or "") for row in _rows(path))
+    return {int(trial): int(count) for trial, count in found if trial.isdecimal() and count.isdecimal()}
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a file, as far as it can be read."""
     if not path.exists():
-        return set()
+        return []
     content = read_bytes(path, expected="the results of a search", error=StudyError, max_bytes=_MAX_BYTES)
     text = content.replace(b"\0", b"").decode(errors="replace")
     try:
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        return list(csv.DictReader(io.StringIO(text, newline="")))
     except csv.Error:
-        return set()
-    return {(row.get("trial") or "", row.get("stage") or "") for row in rows if row.get("status") == "finished"}
+        return []
 
 
 def keep_lost_results(path: Path, study: StudyContents) -> str | None:
@@ -144,7 +166,9 @@ def _metric_columns() -> tuple[str, ...]:
     return (*metric_names(), *metric_names(role="proxy"))
 
 
-def _finished_row(result: Result, round_index: int | str, score: tuple[object, ...]) -> tuple[object, ...]:
+def _finished_row(
+    result: Result, round_index: int | str, score: tuple[object, ...], parameters: int | str
+) -> tuple[object, ...]:
     return (
         result.trial,
         result.stage,
@@ -159,6 +183,7 @@ def _finished_row(result: Result, round_index: int | str, score: tuple[object, .
         result.micro_batches,
         result.precision,
         round(result.seconds, 3),
+        parameters,
         result.predicted_peak_bytes,
         result.measured_peak_bytes,
         result.kept_freed_memory,
@@ -168,8 +193,8 @@ def _finished_row(result: Result, round_index: int | str, score: tuple[object, .
 
 
 def _rejected_row(rejection: Rejection, round_index: int | str) -> tuple[object, ...]:
-    # Besides the score and the metrics: steps, seed, micro-batches, precision and time.
-    unknown = [""] * (len(_SCORE_COLUMNS) + len(_metric_columns()) + 6)
+    # Besides the score and the metrics: steps, seed, micro-batches, precision, time and parameters.
+    unknown = [""] * (len(_SCORE_COLUMNS) + len(_metric_columns()) + 7)
     return (
         rejection.trial,
         rejection.stage,

@@ -3,7 +3,7 @@
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from nas.run.directory import CONFIG, Run, create_directory, open_study, write_r
 from nas.run.ensemble import read_choice, write_choice
 from nas.run.executors import ExecutionOptions, build_executor, write_worker_setup
 from nas.run.finalize import Finalizer, read_report
+from nas.run.html_report.live import RunReport, write_summary_of
 from nas.run.latency import latency_seconds
 from nas.run.model_parts import ModelParts
 from nas.run.phases.arm_trial import ArmTrial
@@ -220,18 +221,19 @@ class Session:
         def work(search: Search) -> Outcome:
             return search.run(compares=concludes)
 
-        outcome = self._run_work(prepared, study, account, work, announce=partial(announcement, self._run.config))
-        counts = {stage: study.count(stage) for stage in STAGES}
-        reporter.note(
-            f"Search: {counts_text(counts)}, {len(study.rejections)} infeasible or failed; "
-            f"{format_seconds(account.spent_seconds)} used"
-        )
-        if outcome is None:
-            raise Interrupted
-        if concludes:
-            self._conclude(outcome, study, account, prepared)
-            if known and known == _result_count(study, self._directory):
-                reporter.note(used_up_line(self._directory, self._run.config.budget))
+        with RunReport(self._directory, study, reporter) if concludes else nullcontext():
+            outcome = self._run_work(prepared, study, account, work, announce=partial(announcement, self._run.config))
+            counts = {stage: study.count(stage) for stage in STAGES}
+            reporter.note(
+                f"Search: {counts_text(counts)}, {len(study.rejections)} infeasible or failed; "
+                f"{format_seconds(account.spent_seconds)} used"
+            )
+            if outcome is None:
+                raise Interrupted
+            if concludes:
+                self._conclude(outcome, study, account, prepared)
+                if known and known == _result_count(study, self._directory):
+                    reporter.note(used_up_line(self._directory, self._run.config.budget))
 
     def _time_account(self, study: Study) -> TimeAccount:
         path = time_file(self._directory)
@@ -255,6 +257,7 @@ class Session:
         setup = write_worker_setup(config, prepared, self._directory, thread_count)
         write_contents(self._directory, prepared.contents)
         write_run(self._directory, self._run)
+        write_summary_of(prepared, self._directory)
         if study.requeued_count:
             reporter.note(f"{study.requeued_count} candidate(s) of an interrupted session are requeued")
         executor = build_executor(setup, self._options, prepared, run_id=self._run.identity, on_note=reporter.note)

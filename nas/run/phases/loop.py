@@ -19,6 +19,8 @@ from nas.memory.calibration import PeakCalibration
 from nas.run.checks import check_time
 from nas.run.feasibility import Feasibility
 from nas.run.forecast import EVALUATED_MODELS, budget_forecast, plan_forecast
+from nas.run.html_report.job_times import JobLog
+from nas.run.html_report.summary import write_plan
 from nas.run.phase_plan import PhasePlan, plan_phases
 from nas.run.phases.arm_trial import ArmTrial, ArmTrialPhase
 from nas.run.phases.bilinear import BilinearPhase
@@ -76,7 +78,14 @@ class Search:
         self._prepared = prepared
         self._setup = setup
         calibration = PeakCalibration()
-        recorder = ResultRecorder(config, setup.run_directory, study=study, calibration=calibration, reporter=reporter)
+        recorder = ResultRecorder(
+            config,
+            setup.run_directory,
+            study=study,
+            calibration=calibration,
+            reporter=reporter,
+            parameter_count=prepared.memory.parameter_count,
+        )
         executor.follow_losses(recorder.history.receiver)
         feasibility = Feasibility(
             memory=prepared.memory,
@@ -104,6 +113,7 @@ class Search:
             clock=SearchClock(account, Deadlines.of_fractions(config.budget), interruption),
             reporter=reporter,
         )
+        self._context.scheduler.watch(JobLog(setup.run_directory).add)
         self._config = config  # whose space is that of the supernet; the context's may become a part of it
         self._default = prepared.default
         self._initial = config.search.initial_architectures
@@ -252,6 +262,7 @@ class Search:
         context.clock.forecast = plan_forecast(
             plan, self._evaluation_seconds, fills=context.config.budget.trials is None
         )
+        write_plan(self._setup.run_directory, plan.seconds)
         return plan
 
     def _time_plan(self, validation_count: int) -> TimePlan:

@@ -1,0 +1,171 @@
+"""The figures about trainings: their learning curves, and the memory that their workers held."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from nas.run.html_report.data import CurvePoint, RunData
+from nas.run.html_report.job_times import JobTime
+from nas.run.html_report.style import (
+    ACCENT,
+    BAD,
+    GOOD,
+    MEBIBYTE,
+    QUIET,
+    STAGE_COLORS,
+    Figure,
+    Trace,
+    axis,
+    figure,
+    line,
+    plain,
+    rounded,
+)
+from nas.run.progress_lines import metric_title, model_name
+from nas.search.trial import STAGES
+
+_MAX_CURVES = 60
+_MAX_POINTS = 200
+_MAX_WORKERS = 12
+MAX_JOBS = 600
+"""The number of the last jobs that the figure of memory shows."""
+
+
+def learning_curves(data: RunData) -> dict[str, Figure]:
+    """Return the curves of the loss in training and of the metrics on validation, by a title.
+
+    The answer is drawn thick; of the others the last ones are drawn.
+
+    Args:
+        data: The content of the run directory.
+    """
+    kinds = list(dict.fromkeys((point.split, point.name) for point in data.curves))
+    wanted = [kind for kind in kinds if kind[1] in ("loss", data.metric)]
+    found = {}
+    for split, name in wanted:
+        chosen = [point for point in data.curves if (point.split, point.name) == (split, name)]
+        title = f"{'training' if split == 'train' else split} {metric_title(name) if name == data.metric else name}"
+        found[title] = _curves(data, chosen, title)
+    return found
+
+
+def _curves(data: RunData, chosen: Sequence[CurvePoint], title: str) -> Figure:
+    series: dict[tuple[str, str, int], list[CurvePoint]] = {}
+    for point in chosen:
+        series.setdefault((point.model, point.stage, point.seed), []).append(point)
+    answers = {model_name(result.key) for result, _ in data.answer_members}
+    shown = list(series.items())[-_MAX_CURVES:]
+    colors: Mapping[str, str] = {"supernet": GOOD} | {stage: STAGE_COLORS[stage] for stage in STAGES}
+    traces: list[Trace] = []
+    stages: set[str] = set()
+    # The answer last, so that it lies above the others.
+    for (model, stage, _), curve in sorted(shown, key=lambda entry: entry[0][0] in answers and entry[0][1] == "full"):
+        is_answer = model in answers and stage == "full"
+        thinned = _thinned(sorted(curve, key=lambda point: point.step))
+        label = "answer" if is_answer else _STAGE_NAMES.get(stage, stage)
+        hover = f"{plain(model)}, {plain(label)}: %{{y:.4g}} at step %{{x:,}}<extra></extra>"
+        traces.append(
+            line(
+                plain(label),
+                [point.step for point in thinned],
+                [rounded(point.value) for point in thinned],
+                BAD if is_answer else colors.get(stage, QUIET),
+                line={"width": 2.5 if is_answer else 1.2},
+                opacity=1.0 if is_answer else 0.55,
+                hovertemplate=hover,
+                legendgroup=label,
+                showlegend=label not in stages,
+            )
+        )
+        stages.add(label)
+    return figure(traces, x=axis("training step", rangemode="tozero"), y=axis(title), height=340, showlegend=True)
+
+
+_STAGE_NAMES = {"full": "full training", "short": "short training", "one_shot": "screening", "rerun": "further seed"}
+
+
+def _thinned(curve: Sequence[CurvePoint]) -> Sequence[CurvePoint]:
+    if len(curve) <= _MAX_POINTS:
+        return curve
+    step = (len(curve) - 1) / (_MAX_POINTS - 1)
+    return [curve[round(index * step)] for index in range(_MAX_POINTS)]
+
+
+def worker_memory(data: RunData) -> Figure | None:
+    """Return what the jobs of each worker were predicted to need and what the worker held, over time.
+
+    Args:
+        data: The content of the run directory.
+    """
+    jobs = sorted(data.jobs, key=lambda job: job.time)[-MAX_JOBS:]
+    if not jobs:
+        return None
+    start = min(job.time - job.seconds for job in jobs)
+    lanes: dict[tuple[str, int], list[JobTime]] = {}
+    for job in jobs:
+        lanes.setdefault((job.device, job.worker), []).append(job)
+    names = sorted(lanes)[:_MAX_WORKERS]
+    traces: list[Trace] = []
+    layout: dict[str, object] = {}
+    share = 1 / len(names)
+    top = 1.1 * max(max(job.predicted_peak_bytes, job.measured_peak_bytes or 0) for job in jobs) / MEBIBYTE
+    for row, lane in enumerate(names):
+        suffix = str(row + 1) if row else ""
+        place = {"yaxis": f"y{suffix}"} if row else {}
+        for title, color, values in _memory_of(lanes[lane], start):
+            times, heights, texts = values
+            fill = {"fill": "tozeroy", "fillcolor": "rgba(63,127,208,0.18)"} if title == "held" else {}
+            shape = {"width": 1.5, **({"dash": "dot"} if title == "predicted" else {})}
+            hover = {"text": texts, "hovertemplate": "%{text}<extra></extra>"}
+            group = {"legendgroup": title, "showlegend": row == 0}
+            traces.append(line(title, times, heights, color, line=shape, **place, **fill, **hover, **group))
+        domain = [1 - (row + 1) * share + 0.12 * share, 1 - row * share - 0.02 * share]
+        label = f"worker {lane[1] + 1}" + (f"<br>{plain(lane[0], 24)}" if len({name for name, _ in lanes}) > 1 else "")
+        layout[f"yaxis{suffix}"] = axis(f"{label}<br>MiB", domain=domain, range=[0, top], nticks=4)
+    height = 110 + 130 * len(names)
+    x = axis("minutes since the first job shown", rangemode="tozero", anchor=f"y{len(names) if len(names) > 1 else ''}")
+    found = figure(traces, x=x, y={}, height=height)
+    found["layout"] |= layout
+    return found
+
+
+Steps = tuple[list[float | None], list[float | None], list[str]]
+
+
+def _memory_of(jobs: Sequence[JobTime], start: float) -> Iterable[tuple[str, str, Steps]]:
+    """Yield the names, colours and steps of what the jobs of a worker were predicted to need and of what it held."""
+    for title, color in (("predicted", QUIET), ("held", ACCENT)):
+        times: list[float | None] = []
+        heights: list[float | None] = []
+        texts: list[str] = []
+        for job in jobs:
+            size = job.predicted_peak_bytes if title == "predicted" else job.measured_peak_bytes
+            if size is None:
+                continue
+            value = rounded(size / MEBIBYTE)
+            held = (
+                "not measured" if job.measured_peak_bytes is None else f"{job.measured_peak_bytes / MEBIBYTE:,.0f} MiB"
+            )
+            more = f" and {job.models - 1} more" if job.models > 1 else ""
+            text = (
+                f"<b>{plain(job.model)}{more}</b>, {_STAGE_NAMES.get(job.stage, plain(job.stage))}, {job.seconds:.1f} s"
+                f"<br>predicted {job.predicted_peak_bytes / MEBIBYTE:,.0f} MiB, held {held}"
+            )
+            ends = (job.time - job.seconds - start) / 60, (job.time - start) / 60
+            times += [rounded(ends[0]), rounded(ends[0]), rounded(ends[1]), rounded(ends[1]), None]
+            heights += [0.0, value, value, 0.0, None]
+            texts += [text] * 5
+        yield title, color, (times, heights, texts)
+
+
+def memory_facts(data: RunData) -> list[tuple[str, int, int, int]]:
+    """Return, for each stage, the number of its jobs with a measured peak, and their largest prediction and peak.
+
+    Args:
+        data: The content of the run directory.
+    """
+    found = []
+    for stage in STAGES:
+        jobs = [job for job in data.jobs if job.stage == stage and job.measured_peak_bytes is not None]
+        if jobs:
+            held = [job.measured_peak_bytes or 0 for job in jobs]
+            found.append((_STAGE_NAMES[stage], len(jobs), max(job.predicted_peak_bytes for job in jobs), max(held)))
+    return found

@@ -1,0 +1,55 @@
+"""Write the report of a run."""
+
+from pathlib import Path
+
+from nas.common.files import write_atomically
+from nas.run.html_report import class_sections
+from nas.run.html_report.data import RunData
+from nas.run.html_report.page import Page, PageFigures
+from nas.run.html_report.sections import AFTER_CLASSES, BEFORE_CLASSES, lead
+
+HTML_REPORT = "report.html"
+
+
+def run_page(data: RunData, *, is_live: bool) -> Page:
+    """Return the report of a run.
+
+    Args:
+        data: The content of the run directory.
+        is_live: Whether it is written again soon; what takes long is then left for later.
+    """
+    from nas.run.html_report.predictions import validation_details  # noqa: PLC0415 - imports torch
+
+    found = "Known when the search has ended." if is_live else validation_details(data)
+    figures = PageFigures()
+    sections = [build(data, figures) for build in BEFORE_CLASSES]
+    sections += [class_sections.classes(found, figures), class_sections.errors(found)]
+    sections += [build(data, figures) for build in AFTER_CLASSES]
+    return Page(
+        title=data.config.name,
+        lead=lead(data),
+        subtitle=f"{data.config.space.architecture_class.title} search in {data.directory}",
+        sections=sections,
+        figures=figures,
+        written=data.time,
+        is_live=is_live,
+    )
+
+
+def write_report(data: RunData, path: Path | None = None, *, is_live: bool = False) -> Path:
+    """Write the report of a run atomically.
+
+    Args:
+        data: The content of the run directory.
+        path: The file; None for `report.html` in the run directory.
+        is_live: Whether it is written again soon.
+
+    Returns:
+        The file.
+
+    Raises:
+        OSError: If it cannot be written; an old one is then untouched.
+    """
+    target = data.directory / HTML_REPORT if path is None else path
+    write_atomically(target, run_page(data, is_live=is_live).as_html().encode())
+    return target
