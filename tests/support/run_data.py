@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from nas.models.fusion.pmf.architecture import PMFArchitecture
-from nas.run.html_report.data import CurvePoint, RunData
+from nas.run.history import HistoryPoint
+from nas.run.html_report.data import RunData
 from nas.run.html_report.job_times import JobTime
 from nas.run.html_report.summary import RunSummary
 from nas.search.keys import DefaultKey, LinearKey
@@ -71,14 +72,13 @@ def make_jobs(count: int) -> list[JobTime]:
     ]
 
 
-def make_curves(count: int) -> list[CurvePoint]:
-    """Return the curves of some full trainings."""
-    return [
-        CurvePoint(f"#{10 * trial}", "full", 7, step, split, name, value)
-        for trial in range(count)
-        for step in range(0, 50, 10)
-        for split, name, value in (("train", "loss", 2 - step / 50), ("validation", "accuracy", step / 100))
+def make_curve(trial: int, steps: int) -> list[HistoryPoint]:
+    """Return the losses of a full training of some steps, and its evaluation."""
+    place = (str(trial), "full", 7)
+    losses = [
+        HistoryPoint(1.0, *place, step, steps, step / 10, "train", "loss", 2 - step / steps) for step in range(steps)
     ]
+    return [*losses, HistoryPoint(2.0, *place, steps, steps, steps / 10, "validation", "accuracy", 0.6)]
 
 
 def make_run_data(directory: Path, *, count: int = 40, **replaced: Any) -> RunData:
@@ -96,7 +96,7 @@ def make_run_data(directory: Path, *, count: int = 40, **replaced: Any) -> RunDa
         "reruns": [],
         "phases": {"linear": 3.0, "supernet": 60.0, "candidates": 80.0, "finalists": 40.0},
         "jobs": make_jobs(12),
-        "curves": make_curves(3),
+        "curves": [point for trial in (0, 10, 20) for point in make_curve(trial, 5)],
         "parameters": {result.trial: 1000 + 7 * result.trial for result in results["one_shot"]},
         "summary": RunSummary(
             SIZES,

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.common.json_lines import read_json_lines
 from nas.config.schema import Config
 from nas.run.directory import read_run, read_study
 from nas.run.finalize import RELIABILITY, read_report
+from nas.run.history import HISTORY, HistoryPoint, read_history
 from nas.run.html_report.job_times import JobTime, read_job_times
 from nas.run.html_report.summary import RunSummary, read_summary
-from nas.run.progress_lines import model_name
 from nas.run.recording import RESULTS
 from nas.run.reliability import Agreement, agreement, read_verdict
 from nas.run.reruns import RERUNS, RerunStore, read_simple_results
@@ -26,32 +25,6 @@ from nas.search.objectives import Objectives
 from nas.search.trial import STAGES, Result, Stage
 from nas.storage.contents import StudyContents
 from nas.storage.records import Rejection
-
-HISTORY = "history.jsonl"
-"""The file with the learning curves of all trainings."""
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """A value that a training has reached.
-
-    Args:
-        model: The name of the trained model.
-        stage: The stage of the training.
-        seed: Its seed.
-        step: The number of steps that were done.
-        split: `train` or `validation`.
-        name: `loss`, or the name of a metric.
-        value: The value.
-    """
-
-    model: str
-    stage: str
-    seed: int
-    step: float
-    split: str
-    name: str
-    value: float
 
 
 @dataclass(frozen=True)
@@ -86,7 +59,7 @@ class RunData:
     reruns: Sequence[Result]
     phases: Mapping[str, float]
     jobs: Sequence[JobTime]
-    curves: Sequence[CurvePoint]
+    curves: Sequence[HistoryPoint]
     parameters: Mapping[int, int]
     summary: RunSummary | None
     report: Mapping[str, Any]
@@ -184,7 +157,7 @@ def read_run_data(
         reruns=RerunStore(directory / RERUNS).results(),
         phases=TimeAccount(time_file(directory)).phases,
         jobs=read_job_times(directory),
-        curves=read_curves(directory / HISTORY),
+        curves=read_history(directory / HISTORY),
         parameters=read_parameters(directory / RESULTS),
         summary=read_summary(directory),
         report=read_report(directory),
@@ -192,35 +165,3 @@ def read_run_data(
         is_running=is_running,
         time=time.time(),
     )
-
-
-def read_curves(path: Path) -> list[CurvePoint]:
-    """Return the learning curves of a run, without lines of another form.
-
-    Args:
-        path: The file; without it there are none.
-
-    Raises:
-        StudyError: If it cannot be read.
-    """
-    found = []
-    for values in read_json_lines(path):
-        numbers = [values.get(name) for name in ("step", "seed", "value")]
-        if any(isinstance(value, bool) or not isinstance(value, int | float) for value in numbers):
-            continue
-        trial = values.get("trial")
-        name = f"#{trial}" if isinstance(trial, int) or str(trial).isdecimal() else str(trial)
-        texts = (str(values.get(key)) for key in ("stage", "split", "name"))
-        stage, split, metric = texts
-        found.append(CurvePoint(name, stage, values["seed"], values["step"], split, metric, float(values["value"])))
-    return found
-
-
-def named_results(data: RunData) -> list[tuple[str, Result]]:
-    """Return all full trainings with their names: candidates, the simpler models, and further seeds.
-
-    Args:
-        data: The content of the run directory.
-    """
-    found = [*data.results["full"], *data.simple.values(), *data.reruns]
-    return [(model_name(result.key), result) for result in found]

@@ -211,12 +211,11 @@ def agreement(data: RunData, page: PageFigures) -> Section:
 
 def curves(data: RunData, page: PageFigures) -> Section:
     """Return the section with the learning curves."""
-    found = training_figures.learning_curves(data)
-    parts = [
-        page.add(drawn, empty="", label=f"Learning curves: {title} over training steps.")
-        for title, drawn in found.items()
-    ]
-    body = f'<div class="grid">{"".join(parts)}</div>' if parts else note("This run has no learning curves.")
+    label = "Training loss of the supernet and of each training, over training steps."
+    caption = "Training losses of different stages and recipes differ by label smoothing and are not scores."
+    body = page.add(
+        training_figures.learning_curves(data), empty="No training has a curve yet.", label=label, caption=caption
+    )
     return Section("curves", "Learning curves", body, "Curves")
 
 

@@ -1,8 +1,9 @@
 """The figures about trainings: their learning curves, and the memory that their workers held."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from nas.run.html_report.data import CurvePoint, RunData
+from nas.run.history import HistoryPoint
+from nas.run.html_report.data import RunData
 from nas.run.html_report.job_times import JobTime
 from nas.run.html_report.style import (
     ACCENT,
@@ -19,7 +20,7 @@ from nas.run.html_report.style import (
     plain,
     rounded,
 )
-from nas.run.progress_lines import metric_title, model_name
+from nas.search.keys import key_to_json
 from nas.search.trial import STAGES
 
 _MAX_CURVES = 60
@@ -29,39 +30,33 @@ MAX_JOBS = 600
 """The number of the last jobs that the figure of memory shows."""
 
 
-def learning_curves(data: RunData) -> dict[str, Figure]:
-    """Return the curves of the loss in training and of the metrics on validation, by a title.
+def learning_curves(data: RunData) -> Figure | None:
+    """Return the training losses of the supernet and of all trainings, of very many those of the last ones.
 
-    The answer is drawn thick; of the others the last ones are drawn.
+    The answer is drawn thick.
 
     Args:
         data: The content of the run directory.
     """
-    kinds = list(dict.fromkeys((point.split, point.name) for point in data.curves))
-    wanted = [kind for kind in kinds if kind[1] in ("loss", data.metric)]
-    found = {}
-    for split, name in wanted:
-        chosen = [point for point in data.curves if (point.split, point.name) == (split, name)]
-        title = f"{'training' if split == 'train' else split} {metric_title(name) if name == data.metric else name}"
-        found[title] = _curves(data, chosen, title)
-    return found
-
-
-def _curves(data: RunData, chosen: Sequence[CurvePoint], title: str) -> Figure:
-    series: dict[tuple[str, str, int], list[CurvePoint]] = {}
-    for point in chosen:
-        series.setdefault((point.model, point.stage, point.seed), []).append(point)
-    answers = {model_name(result.key) for result, _ in data.answer_members}
+    series: dict[tuple[str, str, int], list[HistoryPoint]] = {}
+    for point in data.curves:
+        if (point.split, point.name) == ("train", "loss"):
+            series.setdefault((point.trial, point.stage, point.seed), []).append(point)
+    series = {key: curve for key, curve in series.items() if len(curve) > 1}
+    if not series:
+        return None
+    answers = {str(key_to_json(result.key)) for result, _ in data.answer_members}
     shown = list(series.items())[-_MAX_CURVES:]
-    colors: Mapping[str, str] = {"supernet": GOOD} | {stage: STAGE_COLORS[stage] for stage in STAGES}
+    colors = {"supernet": GOOD} | {stage: STAGE_COLORS[stage] for stage in STAGES}
     traces: list[Trace] = []
-    stages: set[str] = set()
+    named: set[str] = set()
     # The answer last, so that it lies above the others.
-    for (model, stage, _), curve in sorted(shown, key=lambda entry: entry[0][0] in answers and entry[0][1] == "full"):
-        is_answer = model in answers and stage == "full"
-        thinned = _thinned(sorted(curve, key=lambda point: point.step))
+    for (trial, stage, _), curve in sorted(shown, key=lambda entry: entry[0][0] in answers and entry[0][1] == "full"):
+        is_answer = trial in answers and stage == "full"
+        thinned = _thinned(curve)
         label = "answer" if is_answer else _STAGE_NAMES.get(stage, stage)
-        hover = f"{plain(model)}, {plain(label)}: %{{y:.4g}} at step %{{x:,}}<extra></extra>"
+        model = f"#{trial}" if trial.isdecimal() else trial
+        title = plain(label if model == label else f"{model}, {label}")
         traces.append(
             line(
                 plain(label),
@@ -69,20 +64,25 @@ def _curves(data: RunData, chosen: Sequence[CurvePoint], title: str) -> Figure:
                 [rounded(point.value) for point in thinned],
                 BAD if is_answer else colors.get(stage, QUIET),
                 line={"width": 2.5 if is_answer else 1.2},
-                opacity=1.0 if is_answer else 0.55,
-                hovertemplate=hover,
+                opacity=1.0 if is_answer or stage == "supernet" else 0.55,
+                hovertemplate=f"{title}: loss %{{y:.4g}} at step %{{x:,}}<extra></extra>",
                 legendgroup=label,
-                showlegend=label not in stages,
+                showlegend=label not in named,
             )
         )
-        stages.add(label)
-    return figure(traces, x=axis("training step", rangemode="tozero"), y=axis(title), height=340, showlegend=True)
+        named.add(label)
+    return figure(traces, x=axis("training step", rangemode="tozero"), y=axis("training loss"), height=360)
 
 
-_STAGE_NAMES = {"full": "full training", "short": "short training", "one_shot": "screening", "rerun": "further seed"}
+_STAGE_NAMES = {
+    "full": "full training",
+    "short": "short training",
+    "one_shot": "screening",
+    "rerun": "further seeds",
+}
 
 
-def _thinned(curve: Sequence[CurvePoint]) -> Sequence[CurvePoint]:
+def _thinned(curve: Sequence[HistoryPoint]) -> Sequence[HistoryPoint]:
     if len(curve) <= _MAX_POINTS:
         return curve
     step = (len(curve) - 1) / (_MAX_POINTS - 1)

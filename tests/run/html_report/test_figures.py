@@ -2,7 +2,6 @@
 
 import math
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -14,7 +13,7 @@ from nas.run.html_report.style import Figure, plain
 from nas.search.trial import Result, Stage
 from nas.storage.importance import gene_importance
 from tests.support.factories import make_result
-from tests.support.run_data import HOSTILE, make_architecture, make_curves, make_run_data
+from tests.support.run_data import HOSTILE, make_architecture, make_curve, make_run_data
 
 
 def named(found: Figure | None) -> dict[str, dict[str, object]]:
@@ -104,13 +103,13 @@ def test_memory_of_a_job_lasts_as_long_as_the_job(tmp_path: Path) -> None:
 
 
 def test_curves_are_grouped_by_training_and_thinned(tmp_path: Path) -> None:
-    data = make_run_data(tmp_path, curves=make_curves(3))
-    found = training_figures.learning_curves(data)
-    assert list(found) == ["training loss", "validation accuracy"]
-    for drawn in found.values():
-        assert len(drawn["data"]) == 3 and as_plotly(drawn)
-    many = [replace(make_curves(1)[0], step=step, value=step / 1000) for step in range(1000)]
-    (curve,) = training_figures.learning_curves(make_run_data(tmp_path, curves=many))["training loss"]["data"]
+    found = training_figures.learning_curves(make_run_data(tmp_path))
+    assert found is not None and as_plotly(found)
+    assert [trace["y"] for trace in found["data"]] == [pytest.approx([2, 1.8, 1.6, 1.4, 1.2])] * 3
+    assert [trace["showlegend"] for trace in found["data"]] == [True, False, False]
+    many = training_figures.learning_curves(make_run_data(tmp_path, curves=make_curve(0, 1000)))
+    assert many is not None
+    (curve,) = many["data"]
     assert len(curve["x"]) == 200 and curve["x"][0] == 0 and curve["x"][-1] == 999
 
 
