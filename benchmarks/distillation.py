@@ -42,10 +42,9 @@ from nas.search.ensemble import EnsembleLimits, select_members
 from nas.search.space import Architecture
 from nas.training.evaluate import predict_logits
 from nas.training.linear_start import start_classifiers
-from nas.training.losses import class_probabilities
 from nas.training.metrics import evaluate_logits
 from nas.training.soft_targets import SoftTargets
-from nas.training.trainer import Steps, full_step_count, train, train_distilled
+from nas.training.trainer import Steps, full_step_count, train_steps
 
 SETTINGS = ((2.0, 0.5), (1.0, 0.5), (2.0, 0.9), (4.0, 0.9))
 """Temperatures and weights of the soft targets; with the first, twice the steps are measured as well."""
@@ -101,10 +100,7 @@ class TaskTrainings:
             seed=seed_from(steps.seed, "weights"),
         )
         start_classifiers(model, split, recipe, batch_size=recipe.batch_size)
-        if targets is None:
-            train(model=model, split=split, recipe=recipe, step_count=steps.count, seed=steps.seed)
-        else:
-            train_distilled(model=model, split=split, recipe=recipe, steps=steps, soft_targets=targets)
+        train_steps(model=model, split=split, recipe=recipe, steps=steps, soft_targets=targets)
         size, precision = recipe.batch_size, recipe.precision
         return Predicted(
             *(predict_logits(model, self._splits[name], batch_size=size, precision=precision) for name in _SPLITS)
@@ -169,7 +165,7 @@ def measure(source: Path, runs: Path, options: argparse.Namespace, reporter: Rep
         pool.append(trainings.train("other readouts", other, 0, steps))
         teacher, weights = trainings.ensemble(pool)
         for temperature, weight in SETTINGS:
-            targets = soft_targets(teacher.train, trainings.labels, temperature, weight)
+            targets = SoftTargets.of(teacher.train, trainings.labels, temperature=temperature, weight=weight)
             for seed in seeds:
                 trainings.train(f"distilled, T={temperature:g}, w={weight:g}", student, seed, steps, targets)
             if (temperature, weight) == SETTINGS[0]:
@@ -194,11 +190,6 @@ def architectures(prepared: SearchContext) -> tuple[Architecture, Architecture]:
     assert isinstance(default, PMFArchitecture)
     paper, mean = replace(default, fusion_layer=sizes.shallower - 1), READOUTS.index("mean")
     return replace(paper, image_readout=mean, text_readout=mean), paper
-
-
-def soft_targets(logits: Tensor, labels: Tensor, temperature: float, weight: float) -> SoftTargets:
-    """Return the targets of a teacher with these logits."""
-    return SoftTargets(class_probabilities(logits / temperature, labels), weight, temperature)
 
 
 def rows(figures: dict[str, Any]) -> Iterable[tuple[str, ...]]:

@@ -7,7 +7,7 @@ from typing import Any
 _FREE_SECTIONS = ("budget", "compare")
 # Cached or computed, features are equal up to the rounding to float16.
 _FREE_KEYS = frozenset({"features.disk", "features.storage"})
-_ADDED_KEYS = {"recipe.precision": "float32", "features.storage": "auto"}
+_ADDED_KEYS = {"recipe.precision": "float32", "features.storage": "auto", "search.distill": False}
 """Keys that older runs lack, with the value that all of them had."""
 _FIXED_KEYS = frozenset({"budget.oversized"})  # changes how a candidate is trained, not how many are
 

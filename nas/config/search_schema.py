@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, Wi
 from nas.common.units import MAX_COUNT
 from nas.config.choices import AnswerKind, ReadoutChoice
 from nas.config.section import Automatic, Expected, FromFile, Rejected, Section, rejections
-from nas.config.values import MAX_BATCH, MAX_CHOICES, Integer, Number, OneOf, Text
+from nas.config.values import MAX_BATCH, MAX_CHOICES, Flag, Integer, Number, OneOf, Text
 from nas.search.costs import COSTS, CostModel
 from nas.search.metric_registry import METRICS, metric_names
 from nas.search.objectives import Constraint, Objectives
@@ -224,6 +224,12 @@ class SearchConfig(Section):
         default="auto",
         description="What the search exports: the best `single` model, the `ensemble` of its complete trainings, or "
         "`auto`: the ensemble where its gain on validation is not luck and it meets `constraints`.",
+    )
+    distill: Flag = Field(
+        default=False,
+        description="Whether the ensemble is distilled into one model: the architecture of its best member, trained on "
+        "the labels and on the probabilities of the ensemble. The model is exported as `distilled`. Where a single "
+        "model is the answer, it is this one if it is at least as good on validation.",
     )
     members: Integer = Field(
         default=4, ge=2, le=100, description="The largest number of different models in the ensemble."

@@ -15,14 +15,14 @@ from nas.config.training_schema import LearningRatesConfig
 from nas.data.features.store import FeatureStore
 from nas.execution.base import SupernetJob, SupernetProgress
 from nas.execution.grant import GrantExceeded, MemoryGrant
-from nas.execution.speed_job import speed_result
+from nas.execution.special_jobs import soft_targets_of, special_result
 from nas.execution.supernet_job import supernet_training
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.measurement import map_large_tensors
 from nas.models.encoders.partial_checkpoint import load_tail
 from nas.models.fusion.base import FusionModel
 from nas.models.fusion.supernet import build_model, build_supernet, extract
-from nas.search.keys import CandidateKey, DefaultKey, ModelKey, RerunKey, SpeedKey
+from nas.search.keys import CandidateKey, DefaultKey, DistilledKey, ModelKey, RerunKey, SpeedKey, TeacherKey
 from nas.search.space import RAW
 from nas.search.trial import Failure, Job, Result
 from nas.training.checkpoint import load_weights, save_weights, training_facts
@@ -35,9 +35,9 @@ from nas.training.metrics import evaluate_logits, load_torchmetrics
 from nas.training.search_share import searched_split
 from nas.training.stopping import StopRequested
 from nas.training.supernet import train_supernet
-from nas.training.trainer import train
+from nas.training.trainer import Steps, train_steps
 
-_MAY_JOIN_ENSEMBLES = (CandidateKey, DefaultKey, RerunKey)
+_KEEP_LOGITS = (CandidateKey, DefaultKey, RerunKey, DistilledKey)
 """The keys of trainings whose validation logits are kept."""
 
 
@@ -142,10 +142,8 @@ class CandidateWorker:
         self._stop.clear()
         is_stopped = self._stop_condition(should_stop)
         with self._grant.limit(limit_bytes, job.reserved_bytes):
-            if isinstance(job.key, SpeedKey):
-                return [
-                    speed_result(job, self.fresh_model(job), self._store.splits, self.setup.config.recipe, is_stopped)
-                ]
+            if isinstance(job.key, SpeedKey | TeacherKey):
+                return [special_result(job, self.setup, self._store.splits, self.fresh_model, is_stopped)]
             logits = self._score(job, is_stopped) if job.stage == "one_shot" else [self._train(job, is_stopped)]
             latencies = [self._latency_seconds(member) for member in job.members]
         seconds = (time.monotonic() - started) / len(logits)
@@ -233,20 +231,19 @@ class CandidateWorker:
             model = self.fresh_model(job)
             start_classifiers(model, split, recipe, batch_size=size, should_stop=should_stop)
         self.curve = LossCurve(job.identity, job.step_count, len(split) / recipe.batch_size)
-        train(
+        train_steps(
             model=model,
             split=split,
             recipe=recipe,
-            step_count=job.step_count,
-            seed=job.seed,
-            micro_batches=job.micro_batches,
+            steps=Steps(job.step_count, job.seed, job.micro_batches),
+            soft_targets=soft_targets_of(job.key, self.setup.run_directory, split, model.num_classes),
             should_stop=should_stop,
             on_step=self.curve.add,
         )
         validation = self._store.splits["validation"]
         logits = predict_logits(model, validation, batch_size=size, precision=self._precision, should_stop=should_stop)
         save_weights(self.setup.weights_path(job.key, job.stage), model, **training_facts(job))
-        if job.stage == "full" and isinstance(job.key, _MAY_JOIN_ENSEMBLES):
+        if job.stage == "full" and isinstance(job.key, _KEEP_LOGITS):
             keep_logits(self.setup.logits_path(job.key), logits, job)
         return logits
 

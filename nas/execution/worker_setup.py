@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 from nas.common.fast_imports import allocator_environment
 from nas.config.schema import Config
-from nas.search.keys import ModelKey, SpeedKey
+from nas.search.keys import ModelKey, SpeedKey, TeacherKey
 from nas.search.trial import Stage
 
 FROZEN_FILES = ("image_encoder.pt", "text_encoder.pt")
@@ -31,6 +31,11 @@ def trained_weights_path(run_directory: Path, key: ModelKey, stage: Stage) -> Pa
 def kept_logits_path(run_directory: Path, key: ModelKey) -> Path:
     """Return the path of the validation logits of a full training."""
     return run_directory / "logits" / f"{key.name}.safetensors"
+
+
+def teacher_path(run_directory: Path, digest: str) -> Path:
+    """Return the path of the logits of an ensemble for the training samples, from which a model learns."""
+    return run_directory / "teacher" / f"{TeacherKey(digest).name}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,8 @@ class WorkerSetup:
         """Return the paths of the files that a short or full training has written here."""
         if isinstance(key, SpeedKey):
             return []
+        if isinstance(key, TeacherKey):
+            return [teacher_path(self.run_directory, key.digest)]
         logits = self.logits_path(key)
         return [self.weights_path(key, stage), *([logits] if stage == "full" and logits.exists() else [])]
 

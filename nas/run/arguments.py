@@ -88,6 +88,7 @@ _RULES: Mapping[str, ExportRule] = {
     "best": "best",
     "knee": "knee",
     **{role: role for role in get_args(SolvedRole)},
+    "distilled": "distilled",
 }
 """The rules of `--pick` that are a single word."""
 

@@ -13,7 +13,7 @@ from nas.common.errors import StudyError
 from nas.common.sealed_json import read_sealed_json, write_sealed_json
 from nas.config.choices import AnswerKind
 from nas.run.progress_lines import metric_title, model_name
-from nas.run.roles import BEST, SIMPLE_MODELS
+from nas.run.roles import BEST, DISTILLED, SIMPLE_MODELS
 from nas.search.ensemble import Gain
 from nas.search.metric_registry import METRICS
 from nas.search.trial import Result, to_number
@@ -100,6 +100,7 @@ class EnsembleChoice:
             before the search is concluded.
         role: The role of the single model that is the answer where the ensemble is not.
         simple: That model, if it is not the best architecture.
+        distilled: The training of the distilled model that validation prefers; None if there is none.
     """
 
     ensemble: Ensemble | None
@@ -107,6 +108,7 @@ class EnsembleChoice:
     best: Result | None = None
     role: str = BEST
     simple: Result | None = None
+    distilled: Result | None = None
 
     @property
     def single(self) -> Result | None:
@@ -162,6 +164,8 @@ def write_choice(directory: Path, choice: EnsembleChoice) -> None:
     ensemble = None if choice.ensemble is None else choice.ensemble.as_dict()
     best, simple = (None if result is None else result.as_dict() for result in (choice.best, choice.simple))
     values = {"ensemble": ensemble, "reason": choice.reason, "single": best, "role": choice.role, "simple": simple}
+    if choice.distilled is not None:
+        values["distilled"] = choice.distilled.as_dict()
     write_sealed_json(directory / ENSEMBLE, values)
 
 
@@ -187,7 +191,8 @@ def _to_choice(values: Mapping[str, Any]) -> EnsembleChoice:
         raise ValueError(f"reason is {reason!r}")
     # Runs of earlier versions lack some of these.
     best, role, simple = values.get("single"), values.get("role", BEST), values.get("simple")
-    if role not in (BEST, *(model.role for model in SIMPLE_MODELS)) or (simple is None) != (role == BEST):
+    distilled = values.get("distilled")
+    if role not in (BEST, DISTILLED, *(model.role for model in SIMPLE_MODELS)) or (simple is None) != (role == BEST):
         raise ValueError(f"role is {role!r}")
     return EnsembleChoice(
         None if found is None else Ensemble.from_dict(found),
@@ -195,6 +200,7 @@ def _to_choice(values: Mapping[str, Any]) -> EnsembleChoice:
         None if best is None else Result.from_dict(best),
         role,
         None if simple is None else Result.from_dict(simple),
+        None if distilled is None else Result.from_dict(distilled),
     )
 
 

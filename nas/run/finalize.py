@@ -14,6 +14,7 @@ from nas.config.schema import Config
 from nas.data.features.store import FeatureSplit
 from nas.models.model_seals import CONFIG, DESCRIPTION, model_changes
 from nas.run.announcement import longer
+from nas.run.distilled import DistilledReport
 from nas.run.ensemble import Ensemble, EnsembleChoice
 from nas.run.evaluate import digest_of_test, evaluate_exported
 from nas.run.export import TrainedWeights, export_result
@@ -26,7 +27,7 @@ from nas.run.model_parts import ModelParts
 from nas.run.program_name import command_line
 from nas.run.progress_lines import better_model_lines, metric_title, training_text
 from nas.run.reliability import ReliabilityReport
-from nas.run.roles import BEST, SIMPLE_MODELS
+from nas.run.roles import BEST, DISTILLED, SIMPLE_MODELS, simple_titles
 from nas.run.tables import text_table
 from nas.run.verdict import verdict
 from nas.search.space import Architecture
@@ -34,10 +35,13 @@ from nas.search.trial import Result, Stage, to_count, to_number
 from nas.training.metrics import standard_error
 
 REPORT = "report.json"
-ROLES = (BEST, *(model.role for model in SIMPLE_MODELS))
+ROLES = (BEST, *(model.role for model in SIMPLE_MODELS), DISTILLED)
 """The exported models of a run, each in the folder of its name: the answer in that of the best."""
 
 ENSEMBLE_ROLE = "ensemble"
+
+_OTHER_ANSWERS = {ENSEMBLE_ROLE: "ensemble", DISTILLED: "distilled model"}
+"""The answers that the race has not found."""
 
 RELIABILITY = "reliability.json"
 
@@ -87,14 +91,21 @@ class Finalizer:
         self._reporter = reporter
         self._evaluation_seconds = evaluation_seconds
 
-    def conclude(self, simple: Mapping[str, Result], reliability: ReliabilityReport, choice: EnsembleChoice) -> None:
-        """Export and evaluate the answer and the simpler models, then write and show the final report.
+    def conclude(
+        self,
+        simple: Mapping[str, Result],
+        reliability: ReliabilityReport,
+        choice: EnsembleChoice,
+        distilled: DistilledReport | None = None,
+    ) -> None:
+        """Export and evaluate the answer and the other models, then write and show the final report.
 
         Args:
             simple: The simpler models that there are, by their roles.
             reliability: The reliability report.
             choice: The ensemble of the run, its best architecture, and which of them or of the simpler models is the
                 answer.
+            distilled: The distilled model; None if there is none.
 
         Raises:
             NasError: If a model cannot be exported or the test split cannot be used.
@@ -104,6 +115,10 @@ class Finalizer:
         ensemble = choice.answer(self._config.search.answer)
         assert choice.single is not None, "a search is concluded with a result"
         models: dict[str, Result | Ensemble] = {BEST: ensemble or choice.single, **simple}
+        if distilled is None:
+            report.pop(DISTILLED, None)  # that of an ensemble of an earlier session
+        else:
+            models[DISTILLED] = distilled.result
         answer_role = choice.role if ensemble is None else ENSEMBLE_ROLE
         started = time.monotonic()
         for index, (role, model) in enumerate(models.items()):
@@ -117,10 +132,10 @@ class Finalizer:
                 report[role] = entry
                 write_sealed_json(self._directory / REPORT, report)
         self._reporter.progress(EVALUATION, len(models), len(models))
-        is_ensemble = answer_role == ENSEMBLE_ROLE
-        lines = [verdict(reliability, is_ensemble=is_ensemble), *reliability.lines(is_ensemble=is_ensemble)]
+        other = _OTHER_ANSWERS.get(answer_role, "")
+        lines = [verdict(reliability, other=other), *reliability.lines(other=other)]
         write_sealed_json(self._directory / RELIABILITY, {**reliability.as_dict(), "verdict": lines})
-        self._show(report, reliability, choice)
+        self._show(report, reliability, choice, distilled)
 
     def _exported(
         self, role: str, model: Result | Ensemble, report: Mapping[str, dict[str, Any]], test_data: str
@@ -175,11 +190,17 @@ class Finalizer:
         known = [seconds for seconds in found if seconds is not None]
         return sum(known) if len(known) == len(found) else None
 
-    def _show(self, report: Mapping[str, Any], reliability: ReliabilityReport, choice: EnsembleChoice) -> None:
+    def _show(
+        self,
+        report: Mapping[str, Any],
+        reliability: ReliabilityReport,
+        choice: EnsembleChoice,
+        distilled: DistilledReport | None,
+    ) -> None:
         metric, run, best = self._config.search.objective, self._directory, choice.best
         assert best is not None, "a search is concluded with a result"
         answer = report[BEST]
-        name, is_ensemble = metric_title(metric), answer["role"] == ENSEMBLE_ROLE
+        name, other = metric_title(metric), _OTHER_ANSWERS.get(answer["role"], "")
         error = "\n(standard error)" if metric == "accuracy" else ""
         batch = self._config.search.latency_batch
         header = (
@@ -192,15 +213,16 @@ class Finalizer:
         export = command_line("export", run, rest="--output DIR --pick best")
         lines = [
             "",
-            verdict(reliability, is_ensemble=is_ensemble),
+            verdict(reliability, other=other),
             "",
             text_table(header, [(title, *cells) for title, _, *cells in rows]),
             "",
             *(f"{title}: {model}" for title, model, *_ in rows),
             "",
             "How far to trust this result:",
-            *(f"- {line}" for line in reliability.lines(is_ensemble=is_ensemble)),
+            *(f"- {line}" for line in reliability.lines(other=other)),
             *(f"- {line}" for line in choice.lines(self._config.search.answer, metric)),
+            *([] if distilled is None else [f"- {distilled.line(metric, _titles(reliability.title))}"]),
             "",
             f"Exported model: {run / BEST}{training_text(answer['stage'])}",
             f"Use it: {predict}",
@@ -219,6 +241,7 @@ class Finalizer:
         metric, answer = self._config.search.objective, report[BEST]["role"]
         family = self._config.space.architecture_class.title
         names = {model.role: model.row.format(family=family) for model in reversed(SIMPLE_MODELS)}
+        names = {DISTILLED: DISTILLED, **names}
         title = {ENSEMBLE_ROLE: ENSEMBLE_ROLE, BEST: _BEST_NAMES[best.stage], **names}[answer]
         rows: list[Sequence[str]] = [(f"answer ({title})", *_row(report[BEST], metric))]
         if answer != BEST:
@@ -228,6 +251,11 @@ class Finalizer:
             rows.append((_BEST_NAMES[best.stage], _described(best.architecture), *values, ""))
         others = [role for role in names if role in report and role != answer]
         return [*rows, *((names[role], *_row(report[role], metric)) for role in others)]
+
+
+def _titles(family: str) -> dict[str, str]:
+    """Return the names of single models in sentences, by their role."""
+    return {BEST: "best architecture", **simple_titles(family)}
 
 
 def _results_of(answer: Result | Ensemble) -> list[Result]:

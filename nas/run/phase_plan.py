@@ -6,13 +6,14 @@ and again when the recipe is chosen, which may ask for another number of steps.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import mean
 
 from nas.common.units import format_seconds
 from nas.config.schema import Config
 from nas.run.speed import TrainingSpeed
 from nas.run.time_budget import Deadlines, Phase
+from nas.search.distillation import SEEDS
 from nas.search.recipe_tuning import SETTINGS, TRAININGS
 
 MIN_SHARE, MAX_SHARE = 0.05, 0.7
@@ -29,6 +30,8 @@ _SLOWER = 1.4
 """How many times the default's training a candidate's may take where the time holds one: deeper fusion takes longer."""
 _LARGEST = 2.0
 """How much longer the evaluation of the first candidates may take than that of as many defaults."""
+_TEACHING = 0.5
+"""What computing the ensemble's outputs for the training samples takes in full trainings: a forward pass a member."""
 _SHORTEST_SECONDS = 1e-3
 _SUPERNET_STEP = 1.8
 """What an architecture in a step of the supernet costs in steps of the default, estimated from few searches of the demo
@@ -106,8 +109,9 @@ class _Division:
         recipe_share = self._recipe_share(full)
         supernet_share = self._supernet_share(self.total - full - recipe_share)
         recipe = min(recipe_share, self._recipe_need())
-        finalists, race = self._full_trainings(full)
-        others = recipe + finalists + race
+        distillation = self._distillation(full)
+        finalists, race = self._full_trainings(full, distillation)
+        others = recipe + finalists + race + distillation
         most_supernet = max(others / (1 - _LOW), others + self._first_group) * MAX_SHARE / (1 - MAX_SHARE)
         supernet = self._supernet(supernet_share, most_supernet)
         others += supernet
@@ -127,12 +131,16 @@ class _Division:
             "finalists": finalists,
             "race": race,
         }
+        if self.config.search.distill:
+            seconds["distillation"] = distillation
         longest = {"supernet": most_supernet, "candidates": most}
         return PhasePlan(
             seconds={phase: value for phase, value in seconds.items() if phase not in self.left_out},
             left_out=self.left_out,
             corrections=tuple(self.corrections),
-            deadlines=self._deadlines(full, recipe_share, supernet_share, longest),
+            deadlines=replace(
+                self._deadlines(full, recipe_share, supernet_share, longest), distillation_seconds=distillation
+            ),
             unneeded_seconds=max(self.total - others - candidates, 0.0),
         )
 
@@ -245,7 +253,20 @@ class _Division:
         rounds = math.ceil(self.config.supernet.architectures_per_step / self.speed.process_count)
         return rounds * _SUPERNET_STEP * self.speed.step_seconds
 
-    def _full_trainings(self, full: float) -> tuple[float, float]:
+    def _distillation(self, full: float) -> float:
+        """Return the time of the distillation at the end of the full trainings; 0 if it is left out."""
+        if not self.config.search.distill:
+            return 0.0
+        needed = (math.ceil(SEEDS / self.speed.process_count) + _TEACHING) * self._tuned_training
+        if needed <= full / 4:
+            return needed
+        self.left_out["distillation"] = (
+            f"a quarter of the {format_seconds(full)} for full trainings is shorter than the {format_seconds(needed)} "
+            "that it takes"
+        )
+        return 0.0
+
+    def _full_trainings(self, full: float, distillation: float) -> tuple[float, float]:
         """Return the times of finalists and race; 0 for a race that is left out."""
         search, count, training = self.config.search, self.speed.process_count, self._tuned_training
         models = search.finalists + 1  # the default is trained as well
@@ -253,17 +274,18 @@ class _Division:
         two = math.ceil(2 / count) * training
         if not search.rerun_seeds:
             self.left_out["race"] = "search.rerun_seeds is 0"
-        elif full / 2 < two:
+        elif full / 2 - distillation < two:
             self.left_out["race"] = (
                 f"half of the {format_seconds(full)} for full trainings is too short for another seed of two models, "
                 f"which takes {format_seconds(two)}"
             )
         has_race = "race" not in self.left_out
-        room = full / 2 if has_race else full
+        room = full / 2 if has_race else full - distillation
         finalists = max(min(round_count, int(room / training)), 1) * training
         if not has_race:
-            return min(max(finalists, _SLOWER * training), full), 0.0
-        return finalists, min(math.ceil(models * search.rerun_seeds / count) * training, full - finalists)
+            return min(max(finalists, _SLOWER * training), full - distillation), 0.0
+        most = full - distillation - finalists
+        return finalists, min(math.ceil(models * search.rerun_seeds / count) * training, most)
 
     @property
     def _round(self) -> tuple[float, float]:

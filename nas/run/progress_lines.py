@@ -8,7 +8,7 @@ from nas.execution.failure_policy import Verdict
 from nas.run.phase_plan import PhasePlan
 from nas.run.program_name import command_line
 from nas.run.time_budget import Phase
-from nas.search.keys import CandidateKey, DefaultKey, ModelKey, RecipeKey, RerunKey
+from nas.search.keys import CandidateKey, DefaultKey, DistilledKey, ModelKey, RecipeKey, RerunKey
 from nas.search.metric_registry import METRICS
 from nas.search.recipe_tuning import SETTINGS
 from nas.search.space import Architecture
@@ -39,6 +39,7 @@ PHASE_TITLES: Mapping[str, str] = {
     "candidates": "screening",
     "finalists": "full training",
     "race": "race",
+    "distillation": "distillation",
 }
 """The phases of a search, as its progress shows them."""
 
@@ -49,6 +50,7 @@ _PLANNED_TITLES: Mapping[Phase, str] = {
     "short": "short training",
     "finalists": "full training",
     "race": "race",
+    "distillation": "distillation",
 }
 _UNNEEDED_SHARE = 0.1
 
@@ -75,6 +77,8 @@ def model_name(key: ModelKey) -> str:
             return f"{model_name(origin)} with further seed {number}"
         case RecipeKey(setting=setting, seed=seed):
             return f"recipe, {SETTINGS[setting]}, seed {seed},"
+        case DistilledKey(number=number):
+            return f"distilled, seed {number}"
         case _:
             return key.name
 

@@ -58,13 +58,13 @@ class RaceReport:
     held_out: float | None
     expected: ExpectedScore
 
-    def lines(self, metric: str, titles: Mapping[str, str], *, is_ensemble: bool = False) -> list[str]:
+    def lines(self, metric: str, titles: Mapping[str, str], *, other: str = "") -> list[str]:
         """Return the report as readable text, one statement per line.
 
         Args:
             metric: The metric of the search.
             titles: The names of the simpler models by their role.
-            is_ensemble: Whether an ensemble is the answer in place of the single model that the race has found.
+            other: The name of the answer, if it is another model than the one that the race has found.
         """
         lines = [self._margin_line(role, metric, titles[role]) for role in self.margins]
         lines = [line for line in lines if line]
@@ -75,7 +75,7 @@ class RaceReport:
         if math.isfinite(self.expected.low):
             value, *ends = (METRICS[metric].score(entry) for entry in _ends(self.expected))
             single = {BEST: "best architecture", **titles}[self.answer]
-            subject = f"the {single} alone, not of the ensemble" if is_ensemble else "the answer"
+            subject = f"the {single} alone, not of the {other}" if other else "the answer"
             corrected = "; corrected for having been selected" if self.expected.optimism else ""
             lines.append(
                 f"expected test {name} of {subject}: {value:.3f}, 90 % interval {min(ends):.3f} to "

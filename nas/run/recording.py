@@ -14,9 +14,9 @@ from nas.run.feasibility import Feasibility
 from nas.run.history import HISTORY, History
 from nas.run.progress_lines import STAGE_VERBS, failure_line, model_name, result_line, scores_text
 from nas.run.recipe_file import RECIPE, RecipeFile
-from nas.run.reruns import RERUNS, RerunStore, write_simple_result
+from nas.run.reruns import DISTILLED, RERUNS, RerunStore, write_simple_result
 from nas.run.results_csv import keep_lost_results, write_results
-from nas.search.keys import CandidateKey, DefaultKey, RecipeKey, RerunKey, SpeedKey
+from nas.search.keys import CandidateKey, DefaultKey, DistilledKey, RecipeKey, RerunKey, SpeedKey, TeacherKey
 from nas.search.objectives import Objectives
 from nas.search.recipe_tuning import SETTINGS
 from nas.search.space import Architecture
@@ -60,6 +60,7 @@ class ResultRecorder:
         self._best: dict[Stage, Result] = {}
         self._has_measured_peaks = False
         self.reruns = RerunStore(directory / RERUNS)
+        self.distilled = RerunStore(directory / DISTILLED)
         self.recipe = RecipeFile(directory / RECIPE)
         self.history = History(directory / HISTORY, config.search.objective)
         for stage in STAGES:
@@ -78,7 +79,7 @@ class ResultRecorder:
             OSError: If it cannot be stored.
         """
         metric = self._config.search.objective
-        if isinstance(result.key, SpeedKey):
+        if isinstance(result.key, SpeedKey | TeacherKey):
             return
         # First: if a kill parts the history from the result, the training is repeated and replaces its points.
         self.history.add_result(result)
@@ -90,6 +91,9 @@ class ResultRecorder:
                 self.recipe.add(result.key, result)
                 full_weights_path(self.directory, result.key).unlink(missing_ok=True)  # only its score is needed
                 line = f"Recipe, {SETTINGS[setting]}, seed {seed}: {scores_text(result, metric)}"
+            case DistilledKey():
+                self.distilled.add(result)
+                line = f"{model_name(result.key)}: {scores_text(result, metric)}"
             case RerunKey():
                 self.reruns.add(result)
                 line = f"{model_name(result.key)}: {scores_text(result, metric)}"

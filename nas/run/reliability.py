@@ -109,11 +109,11 @@ class ReliabilityReport:
     is_default_best: bool = False
     race: RaceReport | None = None
 
-    def lines(self, *, is_ensemble: bool = False) -> list[str]:
+    def lines(self, *, other: str = "") -> list[str]:
         """Return the report as readable text, one statement per line.
 
         Args:
-            is_ensemble: Whether an ensemble is the answer in place of a single model.
+            other: The name of the answer, if it is another model than the one that the race has found.
         """
         lines = [agreement_text(entry) for entry in self.agreements]
         lines.append(f"best: {_spread_text(self.best, self.metric)}")
@@ -124,7 +124,7 @@ class ReliabilityReport:
             if model.role in self.simple and not model.is_solved
         )
         if self.race is not None:
-            lines.extend(self.race.lines(self.metric, titles, is_ensemble=is_ensemble))
+            lines.extend(self.race.lines(self.metric, titles, other=other))
         total = sum(self.phases.values())
         if total:
             shares = ", ".join(

@@ -11,6 +11,7 @@ from nas.search.space import Architecture
 from nas.search.trial import Result
 
 RERUNS = "reruns.json"
+DISTILLED = "distilled.json"
 _REMEDY = "delete it to repeat its trainings"
 
 

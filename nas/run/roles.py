@@ -11,11 +11,14 @@ if TYPE_CHECKING:
 BEST = "best"
 """The role of the best architecture of the search."""
 
+DISTILLED = "distilled"
+"""The role of the model that is distilled from the ensemble."""
+
 SolvedRole = Literal["linear", "bilinear"]
 """The roles of the simpler models that are solved to an optimum, so that seeds make no difference."""
 
-ExportRule: TypeAlias = "Pick | SolvedRole | Literal['answer']"
-"""What to export: a candidate by a rule, a simpler model that is solved, or the answer."""
+ExportRule: TypeAlias = "Pick | SolvedRole | Literal['answer', 'distilled']"
+"""What to export: a candidate by a rule, a simpler model that is solved, the distilled model, or the answer."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,12 @@ LINEAR, BILINEAR, DEFAULT = LinearKey().name, BilinearKey().name, DefaultKey().n
 
 
 def picks_candidate(rule: ExportRule) -> "TypeGuard[Pick]":
-    """Return whether a rule picks a candidate, and names neither a simpler model nor the answer.
+    """Return whether a rule picks a candidate, and names neither another model nor the answer.
 
     Args:
         rule: The rule.
     """
-    return rule not in (*get_args(SolvedRole), "answer")
+    return rule not in (*get_args(SolvedRole), DISTILLED, "answer")
 
 
 def simple_titles(family: str) -> dict[str, str]:

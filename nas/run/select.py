@@ -16,7 +16,7 @@ from nas.run.ensemble import EnsembleChoice, read_choice
 from nas.run.model_parts import ModelParts
 from nas.run.program_name import command_line
 from nas.run.reruns import read_simple_results
-from nas.run.roles import BEST, SIMPLE_MODELS, ExportRule, picks_candidate
+from nas.run.roles import BEST, DISTILLED, SIMPLE_MODELS, ExportRule, picks_candidate
 from nas.search.costs import CostModel
 from nas.search.metric_registry import METRICS
 from nas.search.objectives import Objectives, pick
@@ -116,7 +116,7 @@ class _KnownCosts:
 def pick_result(
     directory: Path, config: Config, parts: ModelParts, results: Sequence[Result], how: tuple[ExportRule, float]
 ) -> Result:
-    """Pick one of the candidates of a stage, see `nas.search.objectives.pick`, a simpler model, or the answer.
+    """Pick one of the candidates of a stage, see `nas.search.objectives.pick`, another model, or the answer.
 
     The answer and the best candidate are those of the run's report, which knows all seeds, if the search is concluded.
     Before that, the answer is the model with the highest metric on validation.
@@ -129,9 +129,11 @@ def pick_result(
         how: The rule, and how much lower than the best the metric may be, where the rule needs it.
 
     Raises:
-        StudyError: If there is no candidate, none of them meets the constraints, or the simpler model was not solved.
+        StudyError: If there is no candidate, none of them meets the constraints, or there is no such other model.
     """
     rule, within = how
+    if rule == DISTILLED:
+        return _distilled_result(directory, config)
     if rule != "answer" and not picks_candidate(rule):
         return _solved_result(directory, rule)
     if not results:
@@ -187,6 +189,14 @@ def _solved_result(directory: Path, role: str) -> Result:
         title = next(model.title for model in SIMPLE_MODELS if model.role == role)
         resume = command_line("resume", directory)
         raise StudyError(f"{directory}: has no {title} yet; solve it with: {resume}")
+    return result
+
+
+def _distilled_result(directory: Path, config: Config) -> Result:
+    result = read_choice(directory).distilled
+    if result is None:
+        hint = "resume it with a larger --budget" if config.search.distill else "search with search.distill: true"
+        raise StudyError(f"{directory}: has no distilled model; {hint}")
     return result
 
 

@@ -100,7 +100,7 @@ def _to_times(values: Mapping[str, Any]) -> tuple[float, dict[str, float]]:
     return float(values["spent_seconds"]), {str(name): float(seconds) for name, seconds in values["phases"].items()}
 
 
-Phase = Literal["recipe", "supernet", "screening", "short", "finalists", "race"]
+Phase = Literal["recipe", "supernet", "screening", "short", "finalists", "race", "distillation"]
 """A phase that a time budget is divided among; candidates are screened and trained briefly in turns."""
 
 
@@ -116,6 +116,7 @@ class Deadlines:
         total_seconds: The end of the search.
         longest: The longest duration of phases that the search need not spend all of its time on.
         left_out: The phases that are left out.
+        distillation_seconds: The part of the time before the end of the search that the race leaves for a distillation.
     """
 
     recipe_seconds: float
@@ -125,6 +126,12 @@ class Deadlines:
     total_seconds: float
     longest: Mapping[str, float] = field(default_factory=dict)
     left_out: frozenset[Phase] = frozenset()
+    distillation_seconds: float = 0.0
+
+    @property
+    def race_seconds(self) -> float:
+        """The end of the race."""
+        return self.total_seconds - self.distillation_seconds
 
     @classmethod
     def of_fractions(cls, budget: BudgetConfig) -> "Deadlines":

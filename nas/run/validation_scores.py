@@ -7,17 +7,15 @@ from torch import Tensor
 
 from nas.config.schema import Config
 from nas.execution.worker_setup import kept_logits_path
-from nas.models.fusion.bilinear.model import Bilinear
-from nas.models.fusion.linear.model import Linear
 from nas.run.export import TrainedWeights
 from nas.run.model_parts import ModelParts
 from nas.run.prepare import SearchContext
-from nas.search.keys import RerunKey, SeededKey
+from nas.search.keys import DistilledKey, RerunKey, SeededKey
 from nas.search.racing import SeedScores
 from nas.search.trial import Result
-from nas.training.evaluate import predict_logits
 from nas.training.kept_logits import keep_logits, read_logits
 from nas.training.seed_scores import seed_scores
+from nas.training.split_logits import split_logits
 
 
 def validation_scores(result: Result, directory: Path, config: Config, prepared: SearchContext) -> SeedScores:
@@ -40,7 +38,7 @@ def validation_scores(result: Result, directory: Path, config: Config, prepared:
         torch.from_numpy(validation.labels),
         config.search.objective,
         groups=validation.image_of_sample,
-        has_luck=isinstance(result.key, SeededKey | RerunKey),
+        has_luck=isinstance(result.key, SeededKey | RerunKey | DistilledKey),
     )
 
 
@@ -59,17 +57,9 @@ def validation_logits(result: Result, directory: Path, config: Config, prepared:
     """
     store, path = prepared.store, kept_logits_path(directory, result.key)
     validation = store.splits["validation"]
-    logits: Tensor | None = read_logits(path, result, (len(validation), len(store.class_names)))
+    logits = read_logits(path, result, (len(validation), len(store.class_names)))
     if logits is None:
         model = TrainedWeights.of(directory, result, config.space).load(ModelParts.of(prepared))
-        if isinstance(model, Linear):  # its inputs are stored for every family
-            with torch.inference_mode():
-                logits = model.classifier(torch.cat(validation.readouts(*model.architecture.readouts), dim=1))
-        elif isinstance(model, Bilinear):
-            with torch.inference_mode():
-                read = validation.readouts(*model.architecture.readouts)
-                logits = model.classifier(model.classifier_inputs(*read, model.architecture))
-        else:
-            logits = predict_logits(model, validation, batch_size=config.recipe.batch_size, precision=result.precision)
+        logits = split_logits(model, validation, batch_size=config.recipe.batch_size, precision=result.precision)
         keep_logits(path, logits, result)
     return logits

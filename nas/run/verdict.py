@@ -8,27 +8,30 @@ from nas.run.reliability import ReliabilityReport
 from nas.run.roles import BEST, DEFAULT, simple_titles
 from nas.search.metric_registry import METRICS
 
-_ENSEMBLE = "the answer is the ensemble of several models"
+_OTHERS = {
+    "ensemble": "the answer is the ensemble of several models",
+    "distilled model": "the answer is the model distilled from the ensemble",
+}
 
 
-def verdict(report: ReliabilityReport, *, is_ensemble: bool = False) -> str:
+def verdict(report: ReliabilityReport, *, other: str = "") -> str:
     """Return the verdict on the best architecture of a search, and the answer if that is another model.
 
     A model beats another where the lower end of the 95 % interval of their difference is above 0.
 
     Args:
         report: The scores of the best and of the simpler models.
-        is_ensemble: Whether the answer is an ensemble.
+        other: The answer, if the race has not found it: `ensemble` or `distilled model`.
     """
     race = report.race
     if not any(role != DEFAULT or not report.is_default_best for role in report.simple):
         return "There is no simpler model to compare with."
     if race is None or not race.comparisons:
-        return _by_scores(report, is_ensemble=is_ensemble)
-    return _by_race(report, race, is_ensemble=is_ensemble)
+        return _by_scores(report, other)
+    return _by_race(report, race, other)
 
 
-def _by_scores(report: ReliabilityReport, *, is_ensemble: bool) -> str:
+def _by_scores(report: ReliabilityReport, other: str) -> str:
     """Return the verdict where no model has a second seed."""
     names, name = _names(report), f"validation {metric_title(report.metric)}"
     values = {role: spread.mean for role, spread in report.simple.items()} | {BEST: report.best.mean}
@@ -36,14 +39,14 @@ def _by_scores(report: ReliabilityReport, *, is_ensemble: bool) -> str:
         del values[DEFAULT]
     texts = {role: f"{names[role]} {METRICS[report.metric].score(value):.3f}" for role, value in values.items()}
     text = f"The spread over seeds is unknown; {name}: {', '.join(texts.values())}{_excluded(report, list(values))}"
-    if is_ensemble:
-        return f"{text}; {_ENSEMBLE}."
+    if other:
+        return f"{text}; {_OTHERS[other]}."
     ties = [role for role in values if values[role] == values[report.answer] and role not in report.excluded]
     which = "the simplest of the models with the highest one" if len(ties) > 1 else "the model with the highest one"
     return f"{text}; the answer is {which}, {names[report.answer]}."
 
 
-def _by_race(report: ReliabilityReport, race: RaceReport, *, is_ensemble: bool) -> str:
+def _by_race(report: ReliabilityReport, race: RaceReport, other: str) -> str:
     """Return the verdict where the race has compared the models."""
     names, name = _names(report), f"validation {metric_title(report.metric)}"
     shown = {role: f"{names[role]} ({_text(margin, report.metric)})" for role, margin in race.margins.items()}
@@ -54,11 +57,11 @@ def _by_race(report: ReliabilityReport, race: RaceReport, *, is_ensemble: bool) 
         subject = f"The best architecture, which is {names[DEFAULT]},"
     wins, losses = (_joined([shown[role] for role in roles], word) for roles, word in ((beaten, "and"), (others, "or")))
     if not others:
-        return f"{subject} beats {wins} beyond chance in {name}."
+        return f"{subject} beats {wins} beyond chance in {name}{f'; {_OTHERS[other]}' if other else ''}."
     claim = f"beats {wins}, but not {losses}," if beaten else f"does not beat {losses}"
     text = f"{subject} {claim} beyond chance in {name}{_excluded(report, others)}"
-    if is_ensemble:
-        return f"{text}; {_ENSEMBLE}."
+    if other:
+        return f"{text}; {_OTHERS[other]}."
     if report.answer == BEST:
         return f"{text}; the answer is the best architecture."
     simpler = [role for role in others[: others.index(report.answer)] if role not in report.excluded]

@@ -123,10 +123,55 @@ class SpeedKey:
         return f"speed_{self.worker}"
 
 
+@dataclass(frozen=True)
+class TeacherKey:
+    """Key of the job that computes what an ensemble teaches; nothing is trained.
+
+    Args:
+        digest: The digest of the ensemble, see `nas.search.distillation.teacher_digest`.
+    """
+
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """The key as a part of a file name."""
+        return f"teacher_{self.digest}"
+
+
+@dataclass(frozen=True)
+class DistilledKey:
+    """Key of one training of a model that learns from an ensemble.
+
+    Args:
+        teacher: The digest of the ensemble.
+        number: The number of the training, from 0.
+    """
+
+    teacher: str
+    number: int
+
+    @property
+    def name(self) -> str:
+        """The key as a part of a file name."""
+        return f"distilled_{self.teacher}_{self.number}"
+
+
 SeededKey = CandidateKey | DefaultKey
 """Key of the first training of a model that further seeds can train again."""
 
-ModelKey = CandidateKey | DefaultKey | LinearKey | BilinearKey | RerunKey | ComparisonKey | RecipeKey | SpeedKey
+ModelKey = (
+    CandidateKey
+    | DefaultKey
+    | LinearKey
+    | BilinearKey
+    | RerunKey
+    | ComparisonKey
+    | RecipeKey
+    | SpeedKey
+    | TeacherKey
+    | DistilledKey
+)
 """Key of a model: an architecture together with the weights that a job gives it."""
 
 _SINGLE_KEYS: Mapping[str, ModelKey] = {key.name: key for key in (DefaultKey(), LinearKey(), BilinearKey())}
@@ -134,6 +179,7 @@ _SINGLE_KEYS: Mapping[str, ModelKey] = {key.name: key for key in (DefaultKey(), 
 _RERUN = re.compile(r"rerun_(?:default|trial_(\d+))_(\d+)")
 _COMPARISON = re.compile(r"rate_(\d+)_seed_(\d+)")
 _RECIPE = re.compile(r"recipe_(\d+)_seed_(\d+)")
+_DISTILLED = re.compile(r"distilled_([0-9a-f]{8})_(\d+)")
 
 
 def key_to_json(key: ModelKey) -> int | str:
@@ -159,7 +205,9 @@ def key_from_json(value: int | str) -> ModelKey:
         return ComparisonKey(int(found[1]), int(found[2]))
     if found := _RECIPE.fullmatch(value):
         return RecipeKey(int(found[1]), int(found[2]))
+    if found := _DISTILLED.fullmatch(value):
+        return DistilledKey(found[1], int(found[2]))
     raise ValueError(
-        f"{shown(value)}: not the key of a model; expected a number, default, linear, bilinear, rerun_…, rate_…_seed_… "
-        "or recipe_…_seed_…"
+        f"{shown(value)}: not the key of a model; expected a number, default, linear, bilinear, rerun_…, "
+        "rate_…_seed_…, recipe_…_seed_… or distilled_…"
     )

@@ -36,6 +36,9 @@ class Job:
         learning_rate: A peak learning rate for all trained parameters, which replaces the recipe's rates and their
             scaling with depth; None to use the recipe.
         recipe: The setting of the recipe.
+        taught_by: The full trainings of the members of an ensemble, with their weights; only of a job that computes
+            what it teaches.
+        inputs: The files that the job reads besides those of the run, by their paths in the run directory.
     """
 
     key: ModelKey
@@ -49,6 +52,8 @@ class Job:
     companions: tuple["Job", ...] = ()
     learning_rate: float | None = None
     recipe: RecipeSetting = AS_CONFIGURED
+    taught_by: tuple[tuple["Job", float], ...] = ()
+    inputs: tuple[str, ...] = ()
 
     @property
     def trial(self) -> int:

@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nas.training.losses import class_probabilities
+
 
 @dataclass(frozen=True)
 class Distillation:
@@ -37,6 +39,18 @@ class SoftTargets:
     probabilities: Tensor
     weight: float
     temperature: float
+
+    @classmethod
+    def of(cls, logits: Tensor, labels: Tensor, *, temperature: float, weight: float) -> "SoftTargets":
+        """Return the targets of a teacher with given logits.
+
+        Args:
+            logits: The logits of the teacher, (N, C).
+            labels: Labels of the data, whose shape distinguishes one label from several; see `class_probabilities`.
+            temperature: The divisor of the logits.
+            weight: The weight of the loss on the targets.
+        """
+        return cls(class_probabilities(logits / temperature, labels), weight, temperature)
 
     def of_batch(self, indices: NDArray[np.int64], micro_batches: int, device: torch.device) -> Distillation:
         """Return the targets of one batch.

@@ -245,22 +245,20 @@ def train(
         TrainingError: If the loss is not finite.
     """
     steps = Steps(step_count, seed, micro_batches)
-    _train(model, split, recipe, steps, soft_targets=None, should_stop=should_stop, on_step=on_step)
+    train_steps(model=model, split=split, recipe=recipe, steps=steps, should_stop=should_stop, on_step=on_step)
 
 
-def train_distilled(
+def train_steps(
     *,
     model: FusionModel,
     split: FeatureSplit,
     recipe: RecipeConfig,
     steps: Steps,
-    soft_targets: SoftTargets,
+    soft_targets: SoftTargets | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> None:
-    """Train a standalone model in place as `train` does, on labels and the probabilities of a teacher.
-
-    Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015.
+    """Train a standalone model in place on the labels, and on the probabilities of a teacher where there is one.
 
     Args:
         model: The model with its initial weights.
@@ -275,19 +273,6 @@ def train_distilled(
         StopRequested: If `should_stop` returned true.
         TrainingError: If the loss is not finite.
     """
-    _train(model, split, recipe, steps, soft_targets=soft_targets, should_stop=should_stop, on_step=on_step)
-
-
-def _train(
-    model: FusionModel,
-    split: FeatureSplit,
-    recipe: RecipeConfig,
-    steps: Steps,
-    *,
-    soft_targets: SoftTargets | None,
-    should_stop: Callable[[], bool],
-    on_step: Callable[[int, float], None],
-) -> None:
     loss = build_loss(recipe, split.labels, model.num_classes)
     trainer = Trainer(model=model, recipe=recipe, step_count=steps.count, loss=loss)
     schedule = BatchSchedule(len(split), recipe.batch_size, steps.seed)

@@ -1,4 +1,4 @@
-"""The ensemble of a run: chosen, exported and reported without training anything again."""
+"""The ensemble of a run: chosen, exported and reported without training anything again, and distilled."""
 
 import io
 import json
@@ -16,11 +16,14 @@ from nas.cli import main
 from nas.common.errors import ExportError, StudyError
 from nas.common.progress import LineReporter
 from nas.config.choices import AnswerKind
+from nas.execution.special_jobs import read_teacher
+from nas.execution.worker_setup import teacher_path
 from nas.run.choose_ensemble import choose_ensemble, full_trainings, score_function
 from nas.run.directory import open_study, read_run
 from nas.run.ensemble import ENSEMBLE, Ensemble, EnsembleChoice, Member, read_choice, write_choice
 from nas.run.executors import ExecutionOptions
 from nas.run.export import TrainedWeights, export_result
+from nas.run.export_run import export_run
 from nas.run.exported_model import open_exported
 from nas.run.finalize import read_report
 from nas.run.model_parts import ModelParts
@@ -28,10 +31,13 @@ from nas.run.prepare import prepare
 from nas.run.reruns import RERUNS, RerunStore
 from nas.run.roles import BEST
 from nas.run.select import best_full
+from nas.search.distillation import teacher_digest
 from nas.search.ensemble import Gain
 from nas.search.keys import CandidateKey, RerunKey
 from nas.search.objectives import Constraint
+from nas.search.trial import Result
 from nas.training.metrics import Predictions, mean_average_precision
+from nas.training.split_logits import split_logits
 from tests.run.conftest import FinishedRun
 from tests.support.factories import make_result
 from tests.support.project import Project, build_project
@@ -47,6 +53,7 @@ def noisy(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture(scope="module")
 def run(noisy: Project, options: ExecutionOptions, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     changes = {"search.answer": "ensemble", "search.rerun_seeds": 2, "recipe.epochs": 1, "supernet.steps": 4}
+    changes["search.distill"] = True
     source = noisy.write("ensemble.yaml", **changes, **{"budget.trials": 4})
     directory = tmp_path_factory.mktemp("ensemble") / "run"
     return FinishedRun(directory, run_search(source, directory, options))
@@ -260,3 +267,61 @@ def test_score_of_several_labels_is_that_of_the_metric() -> None:
     assert tie == pytest.approx(
         -torch.nn.functional.binary_cross_entropy_with_logits(logits[rows], labels[rows].double()).item()
     )
+
+
+def test_distilled_model_learns_from_the_members_of_the_ensemble(
+    run: FinishedRun, noisy: Project, options: ExecutionOptions
+) -> None:
+    choice, loaded = read_choice(run.directory), read_run(run.directory)
+    assert choice.ensemble is not None and choice.distilled is not None
+    digest = teacher_digest(choice.ensemble.member_dicts())
+    stored = RerunStore(run.directory / "distilled.json").results()
+    assert sorted(result.key.name for result in stored) == [f"distilled_{digest}_0", f"distilled_{digest}_1"]
+    assert choice.distilled == max(stored, key=lambda result: (result.score, -result.metrics["cross_entropy"]))
+    trained = [member.result for member in choice.ensemble.members if not member.result.key.name.endswith("linear")]
+    assert {result.architecture for result in stored} == {trained[0].architecture}
+    assert len({result.seed for result in stored}) == 2
+
+    prepared = prepare(loaded.config, source="", cache_directory=options.cache, reporter=LineReporter(io.StringIO()))
+    split, parts = prepared.store.splits["train"], ModelParts.load(loaded.config, loaded.class_names)
+    logits = read_teacher(teacher_path(run.directory, digest), digest, (len(split), len(loaded.class_names)))
+    assert logits is not None
+    expected = torch.zeros(())
+    for member in choice.ensemble.members:
+        model = TrainedWeights.of(run.directory, member.result, loaded.config.space).load(parts)
+        own = split_logits(model, split, batch_size=4, precision="float32")
+        expected = expected + member.weight * own.softmax(dim=1)
+    torch.testing.assert_close(logits.softmax(dim=1), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_distilled_model_is_exported_and_reported(run: FinishedRun, tmp_path: Path) -> None:
+    choice = read_choice(run.directory)
+    assert choice.distilled is not None
+    entry = read_report(run.directory)["distilled"]
+    assert Result.from_dict(entry["result"]) == choice.distilled and entry["test_samples"] > 0
+    assert "Phase: distillation" in run.output
+    (line,) = [line for line in run.output.splitlines() if line.startswith("- distilled from the ensemble")]
+    assert "mean of 2 seeds" in line and "95 % interval" in line
+    exported = export_run(
+        run.directory, tmp_path / "model", trial=None, how=("distilled", 0.0), storage=None, answer="single"
+    )
+    assert exported == choice.distilled
+    one, other = (
+        load_file(folder / "model.safetensors") for folder in (tmp_path / "model", run.directory / "distilled")
+    )
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_distillation_is_resumed_and_not_repeated(run: FinishedRun, options: ExecutionOptions, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run.directory, tmp_path / "copy"))
+    before = RerunStore(copy / "distilled.json").results()
+    assert "Phase: distillation" not in resume_search(copy, options)
+    # As after a kill in the second training, and the loss of the logits of the ensemble.
+    (copy / "distilled.json").unlink()
+    RerunStore(copy / "distilled.json").add(before[0])
+    shutil.rmtree(copy / "teacher")
+    assert "Phase: distillation" in resume_search(copy, options)
+    again = RerunStore(copy / "distilled.json").results()
+    assert [(result.key, result.seed, result.metrics) for result in again] == [
+        (result.key, result.seed, result.metrics) for result in before
+    ]

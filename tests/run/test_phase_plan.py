@@ -122,6 +122,22 @@ def test_settings_that_leave_a_phase_out_are_named() -> None:
     assert plan.deadlines.finalists_seconds == plan.deadlines.total_seconds
 
 
+def test_distillation_gets_its_time_at_the_end_of_the_race_or_is_left_out() -> None:
+    speed = speed_for(1_000)
+    training = speed.full_seconds(config_for(1_000).recipe.step_count(1_000))
+    without = planned(config_for(1_000, 3_600.0), speed, 1_000)
+    plan = planned(config_for(1_000, 3_600.0, search={"distill": True}), speed, 1_000)
+    assert plan.seconds["distillation"] == pytest.approx(1.5 * training), "two trainings at once, and the ensemble"
+    assert plan.deadlines.race_seconds == pytest.approx(plan.deadlines.total_seconds - 1.5 * training)
+    assert plan.deadlines.finalists_seconds == without.deadlines.finalists_seconds < plan.deadlines.race_seconds
+    assert "distillation" not in without.seconds and "distillation" not in without.left_out
+    assert without.deadlines.race_seconds == without.deadlines.total_seconds
+    assert " → distillation " in plan_lines(plan, 3_600.0)[0]
+    short = planned(config_for(1_000, 4 * training, search={"distill": True}), speed, 1_000)
+    assert "distillation" not in short.seconds and short.deadlines.race_seconds == short.deadlines.total_seconds
+    assert "for full trainings is shorter than the " in short.left_out["distillation"]
+
+
 def test_supernet_that_eats_the_time_is_corrected_and_named() -> None:
     config = config_for(180, 3_600.0, supernet={"steps": 1_000_000})
     plan = planned(config, speed_for(180), 180)

@@ -61,7 +61,7 @@ def test_expected_score_is_that_of_the_answer_and_corrected_only_if_it_was_selec
     assert "corrected" not in default.lines("accuracy", TITLES)[-1]
     for report, subject in ((best, "best architecture"), (default, "PMF default")):
         assert " of the answer: " in report.lines("accuracy", TITLES)[-1]
-        beside = report.lines("accuracy", TITLES, is_ensemble=True)[-1]
+        beside = report.lines("accuracy", TITLES, other="ensemble")[-1]
         assert f"expected test accuracy of the {subject} alone, not of the ensemble: " in beside
 
 

@@ -105,7 +105,7 @@ def test_without_a_race_the_spread_over_seeds_is_unknown() -> None:
         )
     tied = verdict(replace(report(0.9, 0.8, 0.9, answer="linear"), race=None))
     assert tied.endswith("the answer is the simplest of the models with the highest one, the linear classifier.")
-    assert verdict(replace(known, race=None), is_ensemble=True).endswith(
+    assert verdict(replace(known, race=None), other="ensemble").endswith(
         "; the answer is the ensemble of several models."
     )
 
@@ -123,5 +123,5 @@ def test_lone_best_has_nothing_to_be_compared_with() -> None:
 
 def test_ensemble_that_is_the_answer_is_named_instead_of_a_simpler_model() -> None:
     for linear, answer in ((0.82, "linear"), (0.7, "default")):
-        found = verdict(report(0.83, 0.81, linear, answer=answer), is_ensemble=True)
+        found = verdict(report(0.83, 0.81, linear, answer=answer), other="ensemble")
         assert "not" in found and found.endswith("; the answer is the ensemble of several models.")

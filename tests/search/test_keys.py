@@ -8,6 +8,7 @@ from nas.search.keys import (
     CandidateKey,
     ComparisonKey,
     DefaultKey,
+    DistilledKey,
     ModelKey,
     RerunKey,
     key_from_json,
@@ -21,6 +22,7 @@ KEYS: st.SearchStrategy[ModelKey] = st.one_of(
     st.just(DefaultKey()),
     st.builds(RerunKey, st.one_of(st.builds(CandidateKey, NUMBERS), st.just(DefaultKey())), NUMBERS),
     st.builds(ComparisonKey, NUMBERS, NUMBERS),
+    st.builds(DistilledKey, st.from_regex(r"[0-9a-f]{8}", fullmatch=True), NUMBERS),
 )
 
 
@@ -36,7 +38,7 @@ def test_names_of_keys_differ_and_can_be_file_names(first: ModelKey, second: Mod
     assert re.fullmatch(r"[a-z0-9_]+", first.name)
 
 
-@pytest.mark.parametrize("value", ["", "trial_3", "rerun_best_1", "rate_1", "default "])
+@pytest.mark.parametrize("value", ["", "trial_3", "rerun_best_1", "rate_1", "default ", "distilled_1_0"])
 def test_anything_else_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match="not the key of a model"):
         key_from_json(value)

@@ -16,7 +16,7 @@ from nas.training.evaluate import predict_logits
 from nas.training.losses import Loss
 from nas.training.soft_targets import SoftTargets
 from nas.training.stopping import StopRequested
-from nas.training.trainer import Steps, Trainer, learning_rate_factor, train, train_distilled
+from nas.training.trainer import Steps, Trainer, learning_rate_factor, train, train_steps
 from tests.support.tiny import reads_at
 
 
@@ -129,7 +129,7 @@ def test_soft_targets_of_each_sample_are_learned(
     """With all weight on targets that contradict the labels, the model learns the targets of each sample."""
     model, wanted = fresh(), (torch.from_numpy(split.labels) + 1) % 3
     targets = SoftTargets(torch.nn.functional.one_hot(wanted, 3).float(), weight=1.0, temperature=1.0)
-    train_distilled(model=model, split=split, recipe=config.recipe, steps=Steps(40, seed=0), soft_targets=targets)
+    train_steps(model=model, split=split, recipe=config.recipe, steps=Steps(40, seed=0), soft_targets=targets)
     assert (predict_logits(model, split, batch_size=8).argmax(dim=1) == wanted).double().mean() > 0.9
 
 
@@ -140,7 +140,7 @@ def test_loss_of_a_step_mixes_labels_and_soft_targets(
     recipe = config.recipe.replace(label_smoothing=0.0)
     probabilities = torch.rand(len(split), 3, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
     found: list[float] = []
-    train_distilled(
+    train_steps(
         model=fresh(),
         split=split,
         recipe=recipe,

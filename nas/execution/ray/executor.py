@@ -176,23 +176,26 @@ class RayExecutor(Executor):
             with self._guard.noticing():
                 if slot.actor is None:
                     self._start(node, slot)
-                if job.stage != "full" and not node.has_supernet:
-                    self._send_supernet(node)
+                self._send_inputs(node, job)
                 self._running[slot.actor.run.remote(job, grant_bytes)] = (job, node, slot)
                 slot.is_busy = True
         except RayLost:
             self._stranded.append(job)
 
-    def _send_supernet(self, node: WorkerNode) -> None:
-        """Send the supernet to a node other than the driver's, once for all of its workers."""
-        content = ray.put(np.fromfile(self._setup.supernet_path, dtype=np.uint8))
-        try:
-            ray.get(task_on(node.node, receive_file).remote(node.setup.run_directory, SUPERNET_FILE, content))
-        except RayTaskError:
-            raise
-        except RayError:
-            return  # the node was lost, which ends the job as well
-        node.has_supernet = True
+    def _send_inputs(self, node: WorkerNode, job: Job) -> None:
+        """Send what a job reads to a node other than the driver's, once for all of its workers."""
+        names = job.inputs if job.stage == "full" else (SUPERNET_FILE,)
+        for name in () if node.is_local else names:
+            if name in node.received:
+                continue
+            content = ray.put(np.fromfile(self._setup.run_directory / name, dtype=np.uint8))
+            try:
+                ray.get(task_on(node.node, receive_file).remote(node.setup.run_directory, name, content))
+            except RayTaskError:
+                raise
+            except RayError:
+                return  # the node was lost, which ends the job as well
+            node.received.add(name)
 
     def wait(self, timeout_seconds: float) -> list[JobOutcome]:
         ended: list[JobOutcome] = []

@@ -90,6 +90,6 @@ def receive_file(directory: Path, name: str, content: NDArray[np.uint8]) -> None
     path = directory / name
     if path.exists() and np.array_equal(np.memmap(path, dtype=np.uint8, mode="r"), content):
         return
-    directory.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replace_atomically(path) as temporary:
         content.tofile(temporary)

@@ -52,7 +52,7 @@ class WorkerNode:
         setup: The setup of its workers, with the paths of the node.
         is_local: Whether the driver runs on the node, so that both have the same files.
         slots: The slots of its workers.
-        has_supernet: Whether the trained supernet is in the node's run directory.
+        received: The files of the run that were sent to the node, by their paths in the run directory.
     """
 
     node: Node
@@ -60,7 +60,7 @@ class WorkerNode:
     setup: WorkerSetup
     is_local: bool
     slots: list[Slot] = field(default_factory=list)
-    has_supernet: bool = False
+    received: set[str] = field(default_factory=set)
 
 
 class NodePool:
@@ -242,7 +242,7 @@ class NodePool:
             device="cuda:0" if share.gpu_count else CPU.type,
             worker_count=share.worker_count,
         )
-        admitted = WorkerNode(node, share, setup, is_local, has_supernet=is_local)
+        admitted = WorkerNode(node, share, setup, is_local)
         cpu_count = cpu_share(node.cpu_count, share) * share.workers_per_gpu if share.gpu_count else 0.0
         gpus = [reserve_gpu(node, cpu_count) for _ in range(share.gpu_count)]
         for index in range(share.worker_count):

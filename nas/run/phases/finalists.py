@@ -155,7 +155,7 @@ class FinalistPlan(Plan):
             return None  # nothing was scored; a default alone would be no result of a search
         deadlines = self._clock.deadlines
         has_race = self._config.search.rerun_seeds > 0
-        room = self._clock.seconds_left(deadlines.finalists_seconds if has_race else deadlines.total_seconds)
+        room = self._clock.seconds_left(deadlines.finalists_seconds if has_race else deadlines.race_seconds)
         if self._is_default_possible and self._default_key not in self._tried:
             # The first training starts however long it takes: a search without the default has nothing to compare.
             if not self._tried or self._default_seconds(ranking) <= room * _TOLERANCE:

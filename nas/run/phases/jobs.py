@@ -2,7 +2,7 @@
 
 from nas.config.schema import Config
 from nas.run.feasibility import Feasibility
-from nas.search.keys import ModelKey, RecipeKey, RerunKey
+from nas.search.keys import DistilledKey, ModelKey, RecipeKey, RerunKey
 from nas.search.recipe_tuning import SETTINGS, RecipeSetting
 from nas.search.space import Architecture
 from nas.search.trial import Job, Stage, job_seed
@@ -50,7 +50,7 @@ class JobFactory:
 def _seed_number(key: ModelKey) -> int:
     """Return the number of the seed of a training, 0 for the search's own."""
     match key:
-        case RerunKey(number=number) | RecipeKey(seed=number):
+        case RerunKey(number=number) | RecipeKey(seed=number) | DistilledKey(number=number):
             return number
         case _:
             return 0

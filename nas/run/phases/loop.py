@@ -1,4 +1,4 @@
-"""The phases of a search, one after the other: linear classifier, speed, recipe, supernet, candidates, finalists, race.
+"""The phases of a search, one after the other, from the linear classifier to the race and the distillation.
 
 Every decision follows from the configuration and the study, so that a killed search continues where it was.
 """
@@ -17,6 +17,7 @@ from nas.execution.scheduler import JobScheduler
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.calibration import PeakCalibration
 from nas.run.checks import check_time
+from nas.run.distilled import with_distilled
 from nas.run.feasibility import Feasibility
 from nas.run.forecast import EVALUATED_MODELS, budget_forecast, plan_forecast
 from nas.run.html_report.job_times import JobLog
@@ -29,6 +30,7 @@ from nas.run.phases.context import PhaseContext, SearchClock
 from nas.run.phases.finalists import FinalistPhase
 from nas.run.phases.linear import LinearPhase
 from nas.run.phases.race import Outcome, RacePhase
+from nas.run.phases.race_plan import ReadScores
 from nas.run.phases.readouts import ChosenReadouts
 from nas.run.phases.recipe import RecipePhase
 from nas.run.phases.speed import SpeedPhase
@@ -166,18 +168,27 @@ class Search:
             return Outcome(best, solved)
         if validation_count < 2:
             return Outcome(best, solved)
-        directory = self._setup.run_directory
         race = RacePhase(
-            directory,
-            self._default,
-            full_steps=self._full_steps,
-            read_scores=partial(validation_scores, directory=directory, config=self._config, prepared=self._prepared),
+            self._setup.run_directory, self._default, full_steps=self._full_steps, read_scores=self._read_scores
         )
         try:
             account.start("race")
-            return race.run(context, best, solved)
+            outcome = race.run(context, best, solved)
+            return self._with_distilled(outcome) if context.config.search.distill else outcome
         finally:
             account.stop()
+
+    @property
+    def _read_scores(self) -> ReadScores:
+        return partial(
+            validation_scores, directory=self._setup.run_directory, config=self._config, prepared=self._prepared
+        )
+
+    def _with_distilled(self, outcome: Outcome) -> Outcome:
+        """Choose the ensemble, distil it, and return the outcome with both."""
+        return with_distilled(
+            outcome, self._context, self._config, self._prepared, full_steps=self._full_steps, read=self._read_scores
+        )
 
     def try_default(self, seeds: int, *, seconds: float) -> ArmTrial:
         """Solve the linear classifier and train the family's default: what the arms of a search are compared by.

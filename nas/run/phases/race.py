@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nas.common.errors import StudyError
+from nas.run.ensemble import EnsembleChoice
 from nas.run.phases.context import PhaseContext
+from nas.run.phases.distillation import Distilled
 from nas.run.phases.race_plan import RacePlan, Racer, ReadScores, preferred
 from nas.run.reruns import RERUNS, read_simple_result, simple_result_path
 from nas.run.roles import BEST, DEFAULT, SIMPLE_MODELS
@@ -44,12 +46,16 @@ class Outcome:
             prefers. One that does not fit, has failed, or had no time is missing.
         seeds: All trainings of the best architecture and of the simpler models, by role; empty if there was no race.
         race: The end of the race; None if there was none.
+        choice: The ensemble of the run, if it was chosen to be distilled.
+        distilled: The distilled model; None if there is none.
     """
 
     best: Result | None
     simple: Mapping[str, Result] = field(default_factory=dict)
     seeds: Mapping[str, Sequence[Result]] = field(default_factory=dict)
     race: RaceEnd | None = None
+    choice: EnsembleChoice | None = None
+    distilled: Distilled | None = None
 
 
 class RacePhase:
@@ -98,7 +104,7 @@ class RacePhase:
             context.run_plan(
                 "race",
                 plan,
-                deadline_seconds=context.clock.deadlines.total_seconds,
+                deadline_seconds=context.clock.deadlines.race_seconds,
                 counts=lambda: (sum(len(plan.trainings(racer)) for racer in entries), None),
             )
         end, scores = plan.end(), plan.field()

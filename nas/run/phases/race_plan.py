@@ -105,7 +105,7 @@ class RacePlan(Plan):
     def _room(self) -> float:
         """Return the seconds that are left for trainings."""
         clock = self._context.clock
-        return clock.seconds_left(clock.deadlines.total_seconds)
+        return clock.seconds_left(clock.deadlines.race_seconds)
 
     def finished(self, result: Result) -> None:
         self._running.discard(_rerun(result.key))
