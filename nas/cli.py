@@ -1,4 +1,4 @@
-"""The command line: init, check, space, search, resume, export, evaluate, predict, compare, report, list, diff."""
+"""The commands init, check, space, search, resume, export, evaluate, predict, compare, report, list, diff, clean."""
 
 import argparse
 import os
@@ -320,6 +320,12 @@ def _diff(options: argparse.Namespace) -> None:
     print(visible(compare_runs(options.first, options.second)))
 
 
+def _clean(options: argparse.Namespace) -> int:
+    from nas.run.clean_command import clean
+
+    return clean(options)
+
+
 _HANDLERS: Mapping[str, Command] = {
     "init": _init,
     "check": _check,
@@ -333,7 +339,8 @@ _HANDLERS: Mapping[str, Command] = {
     "report": _report,
     "list": _list,
     "diff": _diff,
+    "clean": _clean,
 }
 
-_ANSWERING = (_init, _check, _space, _evaluate, _predict, _list, _diff)
+_ANSWERING = (_init, _check, _space, _evaluate, _predict, _list, _diff, _clean)
 """The commands whose result is only printed."""

@@ -119,6 +119,18 @@ def _overview(directory: Path) -> RunOverview:
     )
 
 
+def state_of(directory: Path) -> str:
+    """Return the state of a run; see `RunOverview`.
+
+    Args:
+        directory: The run directory.
+    """
+    try:
+        return run_state(directory, read_run(directory))
+    except NasError:
+        return "damaged"
+
+
 def run_state(directory: Path, run: Run) -> str:
     """Return whether a run is running, finished, or stopped; unfinished where only its database knows."""
     lock = directory / LOCK

@@ -40,6 +40,7 @@ def build_parser(handlers: Mapping[str, Command]) -> argparse.ArgumentParser:
         _add_report,
         _add_list,
         _add_diff,
+        _add_clean,
     ):
         command = add(commands)
         command.set_defaults(command=handlers[command.prog.split()[-1]])
@@ -206,6 +207,31 @@ def _add_list(commands: Commands) -> argparse.ArgumentParser:
     parser.add_argument(
         "folder", type=Path, nargs="?", default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
     )
+    return parser
+
+
+def _add_clean(commands: Commands) -> argparse.ArgumentParser:
+    parser = add_command(
+        commands,
+        "clean",
+        "Delete abandoned caches, whose runs are gone, and abandoned runs, which were stopped long ago; asks first.",
+        "runs --older-than 30d --dry-run",
+    )
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
+    )
+    _add_cache(parser)
+    parser.add_argument(
+        "--older-than",
+        metavar="AGE",
+        help="only what has not changed for this time, such as 7d (default: 30d for runs, any age for caches)",
+    )
+    parser.add_argument(
+        "--unknown", action="store_true", help="delete caches without a record of their runs as well; runs may use them"
+    )
+    parser.add_argument("--yes", action="store_true", help="delete without asking, for scripts")
+    parser.add_argument("--dry-run", action="store_true", help="only show what would be deleted")
+    parser.add_argument("--json", action="store_true", help="print what was found, and what was deleted, as JSON")
     return parser
 
 

@@ -21,6 +21,7 @@ from nas.memory.measurement import keep_freed_memory
 from nas.run.announcement import announcement, used_up_line
 from nas.run.answer import excluded_models
 from nas.run.build_help import build_helpers
+from nas.run.cache_records import record_use
 from nas.run.checks import check_memory
 from nas.run.choose_ensemble import choose_ensemble
 from nas.run.contents import check_contents, write_contents
@@ -260,6 +261,7 @@ class Session:
         write_contents(self._directory, prepared.contents)
         write_run(self._directory, self._run)
         write_summary_of(prepared, self._directory)
+        self._record_cache(prepared)
         if study.requeued_count:
             reporter.note(f"{study.requeued_count} candidate(s) of an interrupted session are requeued")
         executor = build_executor(setup, self._options, prepared, run_id=self._run.identity, on_note=reporter.note)
@@ -283,6 +285,15 @@ class Session:
         finally:
             executor.close()
         return None if interruption.is_requested else found
+
+    def _record_cache(self, prepared: SearchContext) -> None:
+        """Record that this run uses its cached features, so that `clean` leaves them."""
+        if not prepared.store.directory.is_dir():
+            return
+        try:
+            record_use(prepared.store.directory, self._directory)
+        except OSError as error:  # of a cache that only others may write to
+            self._reporter.note(f"{prepared.store.directory}: its use cannot be recorded: {error.strerror or error}")
 
     def _conclude(self, outcome: Outcome, study: Study, account: TimeAccount, prepared: SearchContext) -> None:
         """Export and report the outcome, or explain why there is none.

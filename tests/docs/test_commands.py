@@ -115,6 +115,8 @@ def test_command_is_accepted_by_its_program(
 ) -> None:
     if words[0] == "python":
         _check_python(words, monkeypatch)
+    elif words[0] == "pmf-nas":  # the same program, installed
+        _check_python(("python", "run_search.py", *words[1:]), monkeypatch)
     else:
         assert words[0] in CHECKS, f"{document}: no check for {words[0]}"
         CHECKS[words[0]](words)
@@ -142,5 +144,6 @@ def test_every_command_of_the_program_is_documented() -> None:
         "report",
         "list",
         "diff",
+        "clean",
     }
     assert shown == expected

@@ -7,7 +7,20 @@ import pytest
 from nas.cli import main
 from nas.run.parser import build_parser
 
-COMMANDS = ("init", "check", "space", "search", "resume", "export", "evaluate", "predict", "compare", "list", "diff")
+COMMANDS = (
+    "init",
+    "check",
+    "space",
+    "search",
+    "resume",
+    "export",
+    "evaluate",
+    "predict",
+    "compare",
+    "list",
+    "diff",
+    "clean",
+)
 
 
 @pytest.mark.parametrize("words", [["--text", "-4m"], ["--text=-4m"]])

@@ -1,5 +1,6 @@
 """The entries of a comparison: fusion families with their defaults, and the architecture that a search has found."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from nas.data.contents import Contents
 from nas.data.samples import Dataset
 from nas.models.fusion.base import sizes_of
 from nas.run.build_help import build_helpers
+from nas.run.cache_records import record_use
 from nas.run.comparison.files import FACTS, read_stored
 from nas.run.contents import check_contents, write_contents
 from nas.run.executors import ExecutionOptions
@@ -115,6 +117,8 @@ def prepare_entry(
         device=settings.options.workers_device,
         helpers=build_helpers(config, settings.options, data_reporter),
     )
+    with contextlib.suppress(OSError):  # a cache that only others may write to is never cleaned from here
+        record_use(prepared.store.directory, settings.directory)
     architecture = found or prepared.default
     sizes = sizes_of(prepared.image_encoder, prepared.text_encoder)
     if is_other:

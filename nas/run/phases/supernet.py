@@ -79,7 +79,8 @@ class SupernetPhase:
             context.study.check_lease()
             context.recorder.history.add_losses(training, progress.points)
             left = watch.left_seconds(progress.done, total)
-            context.reporter.progress("supernet", progress.done, total, f"loss {progress.loss:.3f}", left_seconds=left)
+            loss = f"loss {progress.loss:.3f}" if progress.done else ""
+            context.reporter.progress("supernet", progress.done, total, loss, left_seconds=left)
             step_seconds = timer.seconds_per_step(progress.done)
             if step_seconds is not None:
                 self._report_times(context, step_seconds, total - progress.done, clock.seconds_left(deadline))
