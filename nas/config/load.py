@@ -14,11 +14,11 @@ from nas.common.yaml_files import read_yaml
 from nas.config.arms import ArmValues, expand
 from nas.config.automatic import fill
 from nas.config.data_schema import DataConfig
-from nas.config.places import fixed_places, path_marker
+from nas.config.places import fixed_places, with_absolute_paths
 from nas.config.reader_registry import LABEL_KEYS
 from nas.config.schema import Config
 from nas.config.section import FromFile, Section, show, show_key
-from nas.config.values import LocalPath, path_problem
+from nas.config.values import path_problem
 
 EXTENDS = "extends"
 
@@ -154,7 +154,16 @@ def load_fixed_places(path: Path) -> dict[str, str]:
     Args:
         path: The file, which `load_config` accepts.
     """
-    return fixed_places(expand(_merged(_read_extended(path, ())))[0].values)
+    return fixed_places(expand(read_values(path))[0].values)
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """Return the content of a search file, merged with the files that it extends, with absolute paths, unchecked.
+
+    Raises:
+        ConfigError: If a file cannot be read.
+    """
+    return _merged(_read_extended(path, ()))
 
 
 def parse_config(values: Any, *, source: str, base_directory: Path) -> Config:
@@ -168,7 +177,7 @@ def parse_config(values: Any, *, source: str, base_directory: Path) -> Config:
     Raises:
         ConfigError: Lists every problem.
     """
-    return _validate_search(_with_absolute_paths(Config, values, base_directory), source)
+    return _validate_search(with_absolute_paths(Config, values, base_directory), source)
 
 
 def parse_data(values: Any, *, source: str, base_directory: Path) -> DataConfig:
@@ -177,7 +186,7 @@ def parse_data(values: Any, *, source: str, base_directory: Path) -> DataConfig:
     Raises:
         ConfigError: Lists every problem.
     """
-    return _validate(DataConfig, _with_absolute_paths(DataConfig, values, base_directory), source, prefix=("data",))
+    return _validate(DataConfig, with_absolute_paths(DataConfig, values, base_directory), source, prefix=("data",))
 
 
 def config_error(
@@ -242,7 +251,7 @@ def _read_extended(path: Path, children: tuple[Path, ...]) -> list[_Layer]:
     if not isinstance(values, dict):
         problem = f"holds no mapping; expected keys with values, got {show(values)}"
         raise _file_error(path, children, problem)
-    values = _with_absolute_paths(Config, values, Path(os.path.realpath(path)).parent)
+    values = with_absolute_paths(Config, values, Path(os.path.realpath(path)).parent)
     if EXTENDS not in values:
         return [_Layer(path, values)]
     name = values.pop(EXTENDS)
@@ -318,29 +327,3 @@ def _updated(inherited: dict[str, Any], values: dict[str, Any]) -> dict[str, Any
         known = inherited.get(key)
         updated[key] = _updated(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
     return updated
-
-
-def _with_absolute_paths(section: type[Section], values: Any, directory: Path) -> Any:
-    """Resolve every path in the content of a section against a folder."""
-    if not isinstance(values, dict):
-        return values
-    resolved = dict(values)
-    for key, value in values.items():
-        field = section.field_of(key) if isinstance(key, str) else None
-        if field is None:
-            continue
-        marker = path_marker(field)
-        if marker is not None:
-            resolved[key] = _absolute(marker, value, directory)
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            resolved[key] = _with_absolute_paths(field.annotation, value, directory)
-    return resolved
-
-
-def _absolute(marker: LocalPath, value: Any, directory: Path) -> Any:
-    """Resolve a path, or each path of a list."""
-    if isinstance(value, list):
-        return [entry if isinstance(entry, list) else _absolute(marker, entry, directory) for entry in value]
-    if isinstance(value, str) and value and path_problem(value) is None:
-        return marker.resolve(value, directory)
-    return value

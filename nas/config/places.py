@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from nas.common.errors import ConfigError
 from nas.config.schema import Config
 from nas.config.section import Section
-from nas.config.values import CheckpointPath, FixedPath, LocalPath, is_path
+from nas.config.values import CheckpointPath, FixedPath, LocalPath, is_path, path_problem
 
 
 def path_marker(field: FieldInfo) -> LocalPath | None:
@@ -32,6 +32,38 @@ def path_marker(field: FieldInfo) -> LocalPath | None:
         for argument in get_args(field.annotation):
             found += get_args(argument)[1:] if get_origin(argument) is Annotated else []
     return next((entry for entry in found if isinstance(entry, LocalPath)), None)
+
+
+def with_absolute_paths(section: type[Section], values: Any, directory: Path) -> Any:
+    """Return the content of a section with every path resolved against a folder.
+
+    Args:
+        section: The class of the section.
+        values: Its content, which may be invalid.
+        directory: The folder.
+    """
+    if not isinstance(values, dict):
+        return values
+    resolved = dict(values)
+    for key, value in values.items():
+        field = section.field_of(key) if isinstance(key, str) else None
+        if field is None:
+            continue
+        marker = path_marker(field)
+        if marker is not None:
+            resolved[key] = _absolute(marker, value, directory)
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            resolved[key] = with_absolute_paths(field.annotation, value, directory)
+    return resolved
+
+
+def _absolute(marker: LocalPath, value: Any, directory: Path) -> Any:
+    """Resolve a path, or each path of a list."""
+    if isinstance(value, list):
+        return [entry if isinstance(entry, list) else _absolute(marker, entry, directory) for entry in value]
+    if isinstance(value, str) and value and path_problem(value) is None:
+        return marker.resolve(value, directory)
+    return value
 
 
 @cache
