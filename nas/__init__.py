@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nas.common.errors import NasError
-    from nas.common.progress import Reporter, build_reporter
+    from nas.common.progress import Reporter
     from nas.config.load import load_config
-    from nas.config.overrides import Overrides
     from nas.config.reader_registry import register_reader
     from nas.models.encoders.registry import register_encoder
-    from nas.run.commands import resume
-    from nas.run.commands import start as run_search
-    from nas.run.executors import ExecutionOptions
+    from nas.run.api.run import Run, open_run
+    from nas.run.api.search import resume, run_search
     from nas.search.costs import register_cost
     from nas.search.metric_registry import register_metric
     from nas.search.space.family_registry import register_family
@@ -24,35 +22,33 @@ if TYPE_CHECKING:
     from nas.transformers_classes import FusionConfig, FusionForClassification, load
 
 _TARGETS = {
-    "ExecutionOptions": "nas.run.executors:ExecutionOptions",
     "FusionConfig": "nas.transformers_classes:FusionConfig",
     "FusionForClassification": "nas.transformers_classes:FusionForClassification",
     "NasError": "nas.common.errors:NasError",
-    "Overrides": "nas.config.overrides:Overrides",
     "Reporter": "nas.common.progress:Reporter",
-    "build_reporter": "nas.common.progress:build_reporter",
+    "Run": "nas.run.api.run:Run",
     "load": "nas.transformers_classes:load",
     "load_config": "nas.config.load:load_config",
+    "open_run": "nas.run.api.run:open_run",
     "register_cost": "nas.search.costs:register_cost",
     "register_encoder": "nas.models.encoders.registry:register_encoder",
     "register_family": "nas.search.space.family_registry:register_family",
     "register_metric": "nas.search.metric_registry:register_metric",
     "register_reader": "nas.config.reader_registry:register_reader",
     "register_strategy": "nas.search.strategies.registry:register_strategy",
-    "resume": "nas.run.commands:resume",
-    "run_search": "nas.run.commands:start",
+    "resume": "nas.run.api.search:resume",
+    "run_search": "nas.run.api.search:run_search",
 }
 
 __all__ = [
-    "ExecutionOptions",
     "FusionConfig",
     "FusionForClassification",
     "NasError",
-    "Overrides",
     "Reporter",
-    "build_reporter",
+    "Run",
     "load",
     "load_config",
+    "open_run",
     "register_cost",
     "register_encoder",
     "register_family",

@@ -80,7 +80,7 @@ class Arm:
     fixed: Mapping[str, str]
 
 
-def load_config(path: Path) -> Config:
+def load_config(path: str | os.PathLike[str]) -> Config:
     """Read and check a search file with one arm; see `load_arms`.
 
     Relative paths in a file are relative to its folder; in the configuration they are absolute. Keys that the file
@@ -90,7 +90,7 @@ def load_config(path: Path) -> Config:
         ConfigError: If the file or a file that it extends cannot be read, anything in it is wrong, or it lists several
             encoders or families; lists every problem.
     """
-    arms = load_arms(path)
+    arms = load_arms(Path(path))
     if len(arms) > 1:
         problem = (
             f"encoders, family: {len(arms)} combinations; expected one image encoder, one text encoder and one family: "

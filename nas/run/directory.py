@@ -38,6 +38,9 @@ ARMS = "arms"
 CONTENTS = "contents.json"
 """The file with the digest of every sample of train and validation, from which changed samples are named."""
 
+INPUT = "input"
+"""The folder with the data of a search that was started from Python with data in memory."""
+
 FORMAT_VERSION = 3
 """The layout of run directories, counted up whenever an older program or file could not be understood."""
 
@@ -265,8 +268,8 @@ def check_new_directory(directory: Path) -> None:
 
 def _is_leftover(path: Path) -> bool:
     """Return whether a file may be left by a start that was killed or whose budget was refused."""
-    written = (CONFIG, CONTENTS, WRITE_LOG, *FROZEN_FILES)
-    return path.name in (LOCK, CONTENTS, WRITE_LOG, *FROZEN_FILES) or path.name.startswith(
+    written = (CONFIG, CONTENTS, WRITE_LOG, INPUT, *FROZEN_FILES)
+    return path.name in (LOCK, CONTENTS, WRITE_LOG, INPUT, *FROZEN_FILES) or path.name.startswith(
         (JOURNAL, *(f".{name}." for name in written))
     )
 

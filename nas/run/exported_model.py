@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -40,8 +42,8 @@ class SourceImage(NamedTuple):
     name: str
 
 
-Picture = Image.Image | str | os.PathLike[str] | SourceImage
-"""A picture of any mode, or the path or the place of one."""
+Picture = Image.Image | NDArray[np.uint8] | bytes | Mapping[str, Any] | str | os.PathLike[str] | SourceImage
+"""A picture in any form that `as_picture` takes, or the place of one."""
 
 
 @dataclass(frozen=True)

@@ -18,19 +18,19 @@ from nas.common.errors import ArgumentError, DataError
 from nas.common.precision import PRECISION_CHOICES
 from nas.config.data_schema import DataConfig
 from nas.data.dataset import convert_all
+from nas.data.given_images import as_picture
 from nas.data.images import ImageSource, open_images
 from nas.data.labels import with_composed_labels
 from nas.data.preprocessing import Preprocessor
 from nas.data.readers.rows import as_text, parse_labels
 from nas.data.samples import RawDataset, RawSample
 from nas.models.classifier import FusionForClassification
+from nas.run.api.given_table import FRAME, is_frame, plain_cell
 from nas.run.evaluate import ALL, Evaluation, evaluate_model, evaluation_of
 from nas.run.evaluation_data import described_data, evaluation_data
 from nas.run.exported_model import ExportedModel, Picture, SourceImage, open_exported
 
 PathLike = str | os.PathLike[str]
-
-_FRAME = "data frame"
 
 
 def load(
@@ -80,9 +80,10 @@ class LoadedModel:
     """An exported model.
 
     Samples are given in one of three forms: one picture and its text, lists of both, or a pandas data frame with a
-    column of each. Pictures are paths, or pictures of PIL of any mode. The names of the columns are those of the
-    training data, unless `image_column` and `text_column` are given. With `images`, a folder or a ZIP file, paths are
-    relative to it.
+    column of each. Pictures are paths, pictures of PIL of any mode, arrays of uint8, (H, W), (H, W, 3) or (H, W, 4), or
+    the bytes of image files. A missing text of a data frame is the empty text; a missing picture is an error. The names
+    of the columns are those of the training data, unless `image_column` and `text_column` are given. With `images`, a
+    folder or a ZIP file, paths are relative to it.
 
     Args:
         directory: The folder of the model.
@@ -189,7 +190,7 @@ class LoadedModel:
             DataError: If the data cannot be used, or have labels that are unknown to the model.
         """
         named = {name.removesuffix("_column"): value for name, value in columns.items()}
-        if _is_frame(data):
+        if is_frame(data):
             return self._evaluate_frame(data, images, named)
         place = None if images is None else Path(images)
         config, is_whole = evaluation_data(self.directory, Path(data), reader=reader, images=place, columns=named)
@@ -202,13 +203,13 @@ class LoadedModel:
         given = self._given(frame, None, images=images, **inputs)
         rows = []
         for number, cell in enumerate(_column(frame, config.columns.label)):
-            labels = parse_labels(cell, config, f"{_FRAME}, row {number}")
+            labels = parse_labels(_plain(cell), config, f"{FRAME}, row {number}")
             if not several and not labels:
                 raise DataError(
-                    f"{_FRAME}, row {number}: {config.columns.label} is empty; expected a label in every row"
+                    f"{FRAME}, row {number}: {config.columns.label} is empty; expected a label in every row"
                 )
             rows.append(RawSample(str(number), given.texts[number], labels, f"row {number}"))
-        raw = with_composed_labels(RawDataset(_FRAME, {"test": rows}, has_several_labels=several))
+        raw = with_composed_labels(RawDataset(FRAME, {"test": rows}, has_several_labels=several))
         samples = convert_all(raw, self.class_names)
         logits = self._exported.logits(given.images, given.texts)
         return evaluation_of(self._exported, logits, samples, list(raw.notes))
@@ -228,17 +229,19 @@ class LoadedModel:
     ) -> _Given:
         """Return the samples that a caller gives in any of the three forms."""
         source = None if images is None else open_images(Path(images), self._exported.max_pixels)
-        if _is_frame(data):
+        if is_frame(data):
             if texts is not None:
                 raise DataError("texts: not allowed with a data frame; expected its column of texts (text_column)")
             named = {name: value for name, value in (("image", image_column), ("text", text_column)) if value}
             columns = self._form(named).columns
             words = [
-                as_text(cell, f"{_FRAME}, row {number}: {columns.text}")
+                as_text(_plain(cell), f"{FRAME}, row {number}: {columns.text}")
                 for number, cell in enumerate(_column(data, columns.text))
             ]
-            return _Given(_placed(_column(data, columns.image), source), words, frame=data)
-        is_single = isinstance(data, str | os.PathLike | Image.Image)
+            cells = enumerate(_column(data, columns.image))
+            pictures = [as_picture(cell, f"{FRAME}, row {number}: {columns.image}") for number, cell in cells]
+            return _Given(_placed(pictures, source), words, frame=data)
+        is_single = isinstance(data, str | os.PathLike | Image.Image | bytes | np.ndarray) and not _is_list(data)
         if texts is None or is_single != isinstance(texts, str):
             raise DataError(
                 "texts: do not fit the pictures; expected one picture and one text, two lists, or a data frame alone, "
@@ -257,9 +260,17 @@ def _placed(pictures: Iterable[Any], source: ImageSource | None) -> list[Picture
     ]
 
 
-def _is_frame(data: Any) -> bool:
-    """Return whether an object is a data frame, without importing pandas."""
-    return hasattr(data, "columns") and hasattr(data, "iloc")
+def _plain(cell: Any) -> Any:
+    """Return a cell as a plain value, or as it is where that is not possible, so that reading it names the row."""
+    try:
+        return plain_cell(cell)
+    except TypeError:
+        return cell
+
+
+def _is_list(data: Any) -> bool:
+    """Return whether an array holds paths or a batch of pictures."""
+    return isinstance(data, np.ndarray) and (data.dtype != np.uint8 or data.ndim not in (2, 3))
 
 
 def _column(frame: Any, name: str) -> Iterable[Any]:
@@ -271,7 +282,7 @@ def _column(frame: Any, name: str) -> Iterable[Any]:
     names = list(map(str, frame.columns))
     if names.count(name) != 1:
         raise DataError(
-            f"{_FRAME}: column {name!r} is missing or ambiguous; expected it once, got {shown(', '.join(names), 200)}; "
+            f"{FRAME}: column {name!r} is missing or ambiguous; expected it once, got {shown(', '.join(names), 200)}; "
             "give its name with image_column, text_column or label_column"
         )
     cells: Iterable[Any] = frame.iloc[:, names.index(name)]

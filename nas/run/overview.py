@@ -132,7 +132,15 @@ def state_of(directory: Path) -> str:
 
 
 def run_state(directory: Path, run: Run) -> str:
-    """Return whether a run is running, finished, or stopped; unfinished where only its database knows."""
+    """Return whether a run is running, finished, or stopped; unfinished where only its database knows.
+
+    Args:
+        directory: The run directory.
+        run: Its description.
+
+    Raises:
+        StudyError: If its lock or its report is damaged.
+    """
     lock = directory / LOCK
     if run.storage is None and lock.exists():
         with reading(lock, expected="the lock of a study", error=StudyError):

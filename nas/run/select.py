@@ -64,6 +64,21 @@ def best_full(directory: Path, storage: str | None = None) -> Result | None:
     return _best_of(run.config, results) if choice is None else choice.best
 
 
+def best_latest(directory: Path, config: Config, study: StudyContents) -> Result | None:
+    """Return the best result of the last stage that any candidate has completed, or None if none is eligible.
+
+    That of the run's report, if there is one.
+
+    Args:
+        directory: The run directory.
+        config: The configuration of the run.
+        study: The study of the run.
+    """
+    results = latest_results(study)
+    choice = concluded(directory, results)
+    return _best_of(config, results) if choice is None else choice.best
+
+
 def best_architectures(directory: Path, space: SearchSpace) -> list[Architecture]:
     """Return the best architecture of each stage of an earlier run, without those outside a search space.
 

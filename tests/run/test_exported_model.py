@@ -372,7 +372,7 @@ def test_many_samples_give_the_results_of_each_alone(exported: ExportedModel) ->
         ([Image.new("RGB", (4, 4))], "cat", "texts: not a list"),
         ([], [], "images: not a list"),
         ([Image.new("RGB", (4, 4))], ["cat", "dog"], "texts: wrong number; expected 1, one for each image, got 2"),
-        ([5], ["cat"], r"images\[0\]: not allowed; expected a picture of PIL or the path of one, got 5"),
+        ([5], ["cat"], r"images\[0\]: not a picture; expected a picture of PIL, an array of uint8 .*, got 5"),
         (["/missing/a.png"], ["cat"], "missing"),
         ([Image.new("F", (4, 4))], ["cat"], r"images\[0\].*floating-point"),
         ([Image.new("RGB", (4, 4))], [None], r"texts\[0\]: not allowed; expected text, got None"),

@@ -36,7 +36,7 @@ _WIDTH = 50
 
 
 @dataclass(frozen=True)
-class _Table:
+class ExaminedTable:
     """What was found out about a table.
 
     Args:
@@ -69,20 +69,40 @@ def propose_search_file(table: Path, *, images: Path | None, columns: Mapping[st
         ArgumentError: If the columns or the images are not found.
         DataError: If the table cannot be read; names the row.
     """
-    found = _examine(table, images, columns)
-    samples = list(itertools.chain.from_iterable(found.raw.splits.values()))
-    memory_bytes = usable_host_memory()
-    image = propose_image_encoder(
-        are_drawings=are_drawings(found.images, [sample.image for sample in samples]), memory_bytes=memory_bytes
-    )
-    text = propose_text_encoder(languages_of([sample.text for sample in samples]), memory_bytes=memory_bytes)
+    found = examine(table, images, columns)
+    image, text = propose_encoders(found)
     return (
         "\n".join([*_head(table, found.raw), *_data_lines(found, folder), *_encoder_lines(image, text), *_tail()])
         + "\n"
     )
 
 
-def _examine(table: Path, images: Path | None, given: Mapping[str, str]) -> _Table:
+def propose_encoders(found: ExaminedTable) -> tuple[Proposal, Proposal]:
+    """Return an image encoder and a text encoder for a table.
+
+    Args:
+        found: The table.
+    """
+    samples = list(itertools.chain.from_iterable(found.raw.splits.values()))
+    memory_bytes = usable_host_memory()
+    image = propose_image_encoder(
+        are_drawings=are_drawings(found.images, [sample.image for sample in samples]), memory_bytes=memory_bytes
+    )
+    return image, propose_text_encoder(languages_of([sample.text for sample in samples]), memory_bytes=memory_bytes)
+
+
+def examine(table: Path, images: Path | None, given: Mapping[str, str]) -> ExaminedTable:
+    """Find the columns, the images, the splits and the form of the labels of a table.
+
+    Args:
+        table: The table.
+        images: The folder or ZIP file of its images; found if None.
+        given: The names of columns by role; the others are found.
+
+    Raises:
+        ArgumentError: If the columns or the images are not found.
+        DataError: If the table cannot be read; names the row.
+    """
     form = DataConfig(manifest=str(table))
     rows = list(itertools.islice(read_all_columns(table, form), _FIRST_ROWS))
     if not rows:
@@ -104,19 +124,27 @@ def _examine(table: Path, images: Path | None, given: Mapping[str, str]) -> _Tab
     )
     reader = load_reader(data)
     raw = reader.find_samples()
-    missing = {split: _HELD_OUT for split in ("validation", "test") if not raw.splits.get(split)}
     if not raw.splits.get("train"):
         raise ArgumentError(
             f"--split: column {columns.split!r} has no training samples; expected some rows with the split train"
         )
-    return _Table(
-        data.replace(held_out=HeldOutConfig.model_validate(missing)),
+    return ExaminedTable(
+        data.replace(held_out=HeldOutConfig.model_validate(missing_splits(raw))),
         columns,
         raw,
         reader.open_images(),
         share,
         are_inside,
     )
+
+
+def missing_splits(raw: RawDataset) -> dict[str, float]:
+    """Return the part of the training images that becomes each split that a data set lacks.
+
+    Args:
+        raw: The data set.
+    """
+    return {split: _HELD_OUT for split in ("validation", "test") if not raw.splits.get(split)}
 
 
 def _other_delimiter(header: str) -> str | None:
@@ -140,7 +168,7 @@ def _range(least: int, most: int) -> str:
     return f"{least}–{most}" if least < most else str(least)
 
 
-def _data_lines(found: _Table, folder: Path) -> list[str]:
+def _data_lines(found: ExaminedTable, folder: Path) -> list[str]:
     data, columns = found.data, found.columns
     lines = ["data:", f"  manifest: {_path(data.manifest, folder)}"]
     if not found.are_inside:
@@ -158,7 +186,7 @@ def _data_lines(found: _Table, folder: Path) -> list[str]:
     return lines
 
 
-def _places_text(found: _Table) -> str:
+def _places_text(found: ExaminedTable) -> str:
     if found.found_share == 1:
         return "a folder or ZIP file; the first images are in it"
     return f"a folder or ZIP file; has only {found.found_share:.0%} of the first images"

@@ -105,6 +105,30 @@ def test_embeddings_are_what_the_classifiers_read(
     assert not any(module._forward_pre_hooks for module in loaded.model.modules())
 
 
+def test_arrays_bytes_and_missing_texts_are_samples(
+    loaded: LoadedModel, project: Project, frame: pd.DataFrame, tmp_path: Path
+) -> None:
+    paths = [project.images / name for name in frame["image"]]
+    expected = loaded.predict_proba(paths, list(frame["text"]))
+    arrays = [np.asarray(Image.open(path)) for path in paths]
+    for cells in (arrays, [path.read_bytes() for path in paths], [{"bytes": path.read_bytes()} for path in paths]):
+        table = loaded.predict_proba(frame.assign(image=pd.Series(cells, index=frame.index)))
+        assert np.array_equal(table.to_numpy(), expected)
+    assert np.array_equal(loaded.predict_proba(np.stack(arrays), list(frame["text"])), expected)
+    assert loaded.predict_proba(arrays[0], frame["text"].iloc[0]) == pytest.approx(expected[0], abs=1e-6)
+    missing = loaded.predict_proba(frame.assign(text=[None, np.nan, pd.NA, *frame["text"][3:]]), images=project.images)
+    assert np.array_equal(missing.to_numpy()[:3], loaded.predict_proba(paths, ["", "", "", *frame["text"][3:]])[:3])
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.open(paths[0]).resize((30, 20)).save(tmp_path / "turned.jpg", exif=turned)
+    content = (tmp_path / "turned.jpg").read_bytes()
+    assert (loaded.predict_proba(content, "x") == loaded.predict_proba(tmp_path / "turned.jpg", "x")).all()
+    with pytest.raises(DataError, match=r"data frame, row 1: image: not a picture; expected .*, got None"):
+        loaded.predict(frame.assign(image=[paths[0], None, *paths[2:]]))
+    with pytest.raises(DataError, match=r"got an array of float64 \(4, 4, 3\)"):
+        loaded.predict([np.zeros((4, 4, 3))], ["x"])
+
+
 def test_unknown_precision_is_refused(model: Path) -> None:
     with pytest.raises(
         ArgumentError, match="precision: not allowed; expected one of auto, float32, bfloat16, got 'half'"
