@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nas.config.schema import Config
+from nas.run.answer import excluded_models
 from nas.run.choose_ensemble import choose_ensemble
 from nas.run.phases.context import PhaseContext
 from nas.run.phases.distillation import DistillationPhase, Distilled
@@ -15,8 +16,10 @@ from nas.run.phases.race_plan import ReadScores, preferred
 from nas.run.prepare import SearchContext
 from nas.run.progress_lines import metric_title
 from nas.run.race_report import Margin
-from nas.run.roles import BEST
+from nas.run.roles import BEST, DISTILLED
+from nas.search.costs import CostModel
 from nas.search.metric_registry import METRICS
+from nas.search.objectives import Constraint
 from nas.search.racing import LEVEL, Differences, SeedScores
 from nas.search.trial import Result
 
@@ -99,6 +102,23 @@ def with_distilled(
         return replace(outcome, choice=choice)
     phase = DistillationPhase(directory, prepared.store, choice.ensemble, full_steps=full_steps, read_scores=read)
     return replace(outcome, choice=choice, distilled=phase.run(context))
+
+
+def compared(
+    outcome: Outcome, rival: str, constraints: Sequence[Constraint], costs: CostModel
+) -> DistilledReport | None:
+    """Compare the distilled model of a search with its best single model; None if there is none.
+
+    Args:
+        outcome: The outcome of the search.
+        rival: The role of the best single model.
+        constraints: The constraints of the search.
+        costs: The model that predicts costs.
+    """
+    if outcome.distilled is None or outcome.race is None:
+        return None
+    excluded = excluded_models({DISTILLED: preferred(outcome.distilled.trainings)}, constraints, costs)
+    return report_distilled(outcome.distilled, outcome.race, rival, excluded=excluded.get(DISTILLED, ""))
 
 
 def report_distilled(distilled: Distilled, race: RaceEnd, rival: str, *, excluded: str = "") -> DistilledReport:

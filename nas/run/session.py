@@ -26,7 +26,7 @@ from nas.run.checks import check_memory
 from nas.run.choose_ensemble import choose_ensemble
 from nas.run.contents import check_contents, write_contents
 from nas.run.directory import CONFIG, Run, create_directory, open_study, write_run
-from nas.run.distilled import DistilledReport, report_distilled
+from nas.run.distilled import compared
 from nas.run.ensemble import read_choice, write_choice
 from nas.run.executors import ExecutionOptions, build_executor, write_worker_setup
 from nas.run.finalize import Finalizer, read_report
@@ -36,7 +36,6 @@ from nas.run.model_parts import ModelParts
 from nas.run.phases.arm_trial import ArmTrial
 from nas.run.phases.loop import Search
 from nas.run.phases.race import Outcome
-from nas.run.phases.race_plan import preferred
 from nas.run.prepare import SearchContext, prepare
 from nas.run.progress_lines import counts_text
 from nas.run.race_report import report_end
@@ -320,7 +319,7 @@ class Session:
         )
         choice = outcome.choice or choose_ensemble(config, self._directory, prepared, study, self._reporter)
         role = reliability.answer
-        distilled = self._compared(outcome, role, prepared)
+        distilled = compared(outcome, role, config.search.constraints, prepared.memory)
         choice = replace(choice, best=outcome.best, role=role, simple=simple.get(role))
         if distilled is not None:
             choice = replace(choice, distilled=distilled.result)
@@ -338,15 +337,6 @@ class Session:
             evaluation_seconds=prepared.evaluation_seconds,
         )
         finalizer.conclude(simple, reliability, choice, distilled)
-
-    def _compared(self, outcome: Outcome, rival: str, prepared: SearchContext) -> DistilledReport | None:
-        """Compare the distilled model, if there is one, with the best single model."""
-        if outcome.distilled is None or outcome.race is None:
-            return None
-        bounds = self._run.config.search.constraints
-        results = {DISTILLED: preferred(outcome.distilled.trainings)}
-        excluded = excluded_models(results, bounds, prepared.memory)
-        return report_distilled(outcome.distilled, outcome.race, rival, excluded=excluded.get(DISTILLED, ""))
 
     def _with_latency(self, simple: Mapping[str, Result], prepared: SearchContext) -> Mapping[str, Result]:
         """Measure the latency of solved models once, where it is an objective or bounded, and store it."""
