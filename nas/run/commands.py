@@ -24,6 +24,7 @@ from nas.run.arms.directory import (
 )
 from nas.run.directory import CONFIG, check_new_directory, is_run
 from nas.run.executors import ExecutionOptions
+from nas.run.html_report.arms import ArmsReport
 from nas.run.program_name import command_line
 from nas.run.search import resume as resume_one
 from nas.run.search import start as start_one
@@ -102,7 +103,8 @@ def _run(directory: Path, run: ArmsRun, options: ExecutionOptions, reporter: Rep
         lock.write(Holder.current())
         write_arms_run(directory, run)
         search = ArmsSearch(directory, run, options, reporter, source=source)
-        search.run(search.check() if left_out is None else left_out)
+        with ArmsReport(directory, reporter):
+            search.run(search.check() if left_out is None else left_out)
 
 
 def _check_same(known: ArmsRun, run: ArmsRun, directory: Path, source: str) -> None:

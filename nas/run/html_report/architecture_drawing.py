@@ -23,7 +23,8 @@ class _Row:
     Args:
         image: The index of the layer of the image encoder.
         text: That of the text encoder.
-        fuses: The number of the fusing layer, from 0; None for a layer that does not.
+        fuses: The number of the fusing layer, from 0; None for a layer that does not fuse. Families other than PMF have
+            such layers from the one on that their layer gene names.
     """
 
     image: int | None
@@ -39,7 +40,7 @@ def draw_architecture(architecture: Architecture, sizes: EncoderSizes) -> str:
     """Return an SVG element that shows an architecture, with a description for those who cannot see it.
 
     Of PMF it shows for each fusing layer and direction the query prompts, query context prompts and fusion context
-    prompts as dots and the mapping as a bar of its width; of other families, where reading of the encoders begins.
+    prompts as dots and the mapping as a bar of its width; of other families, the layers from its layer gene on.
 
     Args:
         architecture: The architecture.
@@ -54,7 +55,7 @@ def draw_architecture(architecture: Architecture, sizes: EncoderSizes) -> str:
     widest = _widest(architecture, rows)
     for row in reversed(rows):  # the last layer is on top, the input below
         parts.extend(_layer(row, y, architecture, widest))
-        y += row.height + _GAP
+        y += (row.height if isinstance(architecture, PMFArchitecture) else _FROZEN) + _GAP
     parts.append(_text(_LEFT + _BOX / 2, y + 10, "image", "note"))
     parts.append(_text(_RIGHT + _BOX / 2, y + 10, "text", "note"))
     height = y + 20
@@ -79,11 +80,13 @@ def describe_architecture(architecture: Architecture, sizes: EncoderSizes) -> st
 def _rows(architecture: Architecture, sizes: EncoderSizes) -> list[_Row]:
     """Return the layers from the input on; the last layers of both encoders are side by side."""
     count = max(sizes.image_layers, sizes.text_layers)
-    fusing = sizes.shallower - architecture.fusion_layer if isinstance(architecture, PMFArchitecture) else 0
+    chosen = 0
+    if architecture.layer_gene() is not None:
+        chosen = architecture.num_layers(sizes) - architecture.first_layer
     rows = []
     for index in range(count):
         image, text = index - (count - sizes.image_layers), index - (count - sizes.text_layers)
-        place = index - (count - fusing)
+        place = index - (count - chosen)
         rows.append(_Row(image if image >= 0 else None, text if text >= 0 else None, place if place >= 0 else None))
     return rows
 
@@ -96,13 +99,16 @@ def _widest(architecture: Architecture, rows: Sequence[_Row]) -> int:
 
 
 def _layer(row: _Row, y: int, architecture: Architecture, widest: int) -> Iterator[str]:
-    kind = "frozen" if row.fuses is None else "fusing"
-    for left, layer in ((_LEFT, row.image), (_RIGHT, row.text)):
+    is_pmf = isinstance(architecture, PMFArchitecture)
+    height = row.height if is_pmf else _FROZEN
+    for left, layer, modality in ((_LEFT, row.image, "image"), (_RIGHT, row.text, "text")):
         if layer is None:
             continue
-        yield f'<rect class="{kind}" x="{left}" y="{y}" width="{_BOX}" height="{row.height}" rx="6"/>'
-        words = f"layer {layer + 1}" + ("" if row.fuses is None else " · fuses")
-        yield _text(left + _BOX / 2, y + (14 if row.fuses is None else 16), words, "layer")
+        # A gene that counts the layers of one encoder says nothing about the other one.
+        is_chosen = row.fuses is not None and _OTHER[modality] not in architecture.layers_counted
+        kind, words = ("fusing", " · fuses" if is_pmf else " · changed") if is_chosen else ("frozen", "")
+        yield f'<rect class="{kind}" x="{left}" y="{y}" width="{_BOX}" height="{height}" rx="6"/>'
+        yield _text(left + _BOX / 2, y + (16 if is_pmf and is_chosen else 14), f"layer {layer + 1}{words}", "layer")
     if row.fuses is None or not isinstance(architecture, PMFArchitecture):
         return
     to_text, to_image = architecture.at(row.fuses)
@@ -112,6 +118,9 @@ def _layer(row: _Row, y: int, architecture: Architecture, widest: int) -> Iterat
     yield from _dots(_RIGHT + 10, y + 50, to_text.fusion_context_prompts, "context-dot", "fusion context")
     for offset, side, forward in ((20, to_text, True), (46, to_image, False)):
         yield from _mapping(y + offset, side.mapping_width, widest, forward=forward)
+
+
+_OTHER = {"image": "text", "text": "image"}
 
 
 def _prompts(x: float, y: float, queries: int, contexts: int) -> Iterator[str]:

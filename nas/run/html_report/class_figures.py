@@ -46,7 +46,7 @@ def class_scores(details: Details) -> Figure | None:
                 "hovertemplate": f"%{{y}}: {title} %{{x:.3f}}<extra></extra>",
             }
         )
-    x = axis("score on validation", range=[0, 1.02])
+    x = axis("score on validation", range=[-0.02, 1.04])
     return figure(traces, x=x, y=axis(ticklabelstep=1), height=130 + 24 * len(names), bargap=0.25)
 
 
@@ -75,7 +75,7 @@ def confusion(details: Details) -> Figure | None:
         "xgap": 1,
         "ygap": 1,
         "hovertemplate": "%{y} predicted as %{x}:<br>%{customdata} samples, %{z:.0%} of the class<extra></extra>",
-        "colorbar": {"title": {"text": "share of the class", "side": "right"}, "thickness": 12, "tickformat": ".0%"},
+        "showscale": False,
     }
     if len(names) <= 20:
         heat |= {

@@ -65,7 +65,8 @@ def _confusion(found: ValidationDetails, page: PageFigures) -> str:
         class_figures.confusion(found.details),
         empty="There are no samples.",
         label=f"Confusion matrix on validation. Most frequent: {words or 'no confusion'}.",
-        caption="Each row is a class; its cells are where its samples were sorted.",
+        caption="Each row is a class; its cells are where its samples were sorted, by their share of the class.",
+        min_width=560,
     )
     if not pairs:
         return drawn
@@ -100,7 +101,7 @@ def _card(mistake: Mistake) -> str:
     picture = (
         f'<div class="missing">{escape(mistake.image)} cannot be read</div>'
         if mistake.picture is None
-        else f'<img src="{escape(mistake.picture)}" alt="{escape(alternative)}" loading="lazy">'
+        else f'<img src="{escape(mistake.picture)}" alt="{escape(alternative)}">'
     )
     text = escape(_short(mistake.text)) if mistake.text.strip() else '<span class="quiet">no text</span>'
     return (

@@ -5,7 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from nas.config.overrides import Overrides
+from nas.run.arms.directory import is_arms_run
 from nas.run.directory import place_run, read_run
+from nas.run.html_report.arms import write_arms_report
 from nas.run.html_report.data import read_run_data
 from nas.run.html_report.write import write_report
 from nas.run.overview import run_state
@@ -25,6 +27,8 @@ def report(options: argparse.Namespace) -> Path:
         OSError: If the file cannot be written.
     """
     directory: Path = options.run_dir
+    if is_arms_run(directory):
+        return write_arms_report(directory, options.output)
     run = read_run(directory)
     places = Overrides(**{name: getattr(options, name) for name in ("data", "images", "image_encoder", "text_encoder")})
     data = read_run_data(directory, storage=options.storage, is_running=run_state(directory, run) == "running")

@@ -3,11 +3,9 @@
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 
-from nas.common.interrupt import Interrupted
 from nas.common.progress import Reporter
 from nas.data.samples import class_counts
 from nas.models.fusion.base import sizes_of
@@ -28,17 +26,18 @@ _MAX_SECONDS = 60.0
 
 
 class LiveReport:
-    """Calls a function from time to time in a thread, which waits nearly always, until the search ends.
+    """Writes a report from time to time in a thread, which waits nearly always, and a last time at the end.
 
-    A report that cannot be written does not end the search: the reason is reported once.
+    After a kill nothing more is written. A report that cannot be written does not end the search, since all results are
+    safe without it: the reason is reported once.
 
     Args:
-        write: Writes the report.
+        write: Writes the report; receives whether the search is running.
         path: The file that it writes, for messages.
         reporter: The receiver of messages.
     """
 
-    def __init__(self, write: Callable[[], object], path: Path, reporter: Reporter) -> None:
+    def __init__(self, write: Callable[[bool], object], path: Path, reporter: Reporter) -> None:
         self._write = write
         self._path = path
         self._reporter = reporter
@@ -54,38 +53,31 @@ class LiveReport:
     ) -> None:
         self._ended.set()
         self._thread.join()
+        has_ended = kind is None or issubclass(kind, Exception | KeyboardInterrupt)
+        if has_ended and self._written(is_live=False):
+            self._reporter.note(f"Report: {self._path}")
 
     def _run(self) -> None:
         begin, wait = time.monotonic(), _FIRST_SECONDS
         while not self._ended.wait(wait):
             started = time.monotonic()
-            if not write_or_note(self._write, self._path, self._reporter):
+            if not self._written(is_live=True):
                 return
             ended = time.monotonic()
             wait = max(_FIRST_SECONDS, min((ended - begin) / _SLOWDOWN, _MAX_SECONDS), _SHARE * (ended - started))
 
-
-def write_or_note(write: Callable[[], object], path: Path, reporter: Reporter) -> bool:
-    """Write a report; whatever is wrong with it is reported, since all results are safe without it.
-
-    Args:
-        write: Writes the report.
-        path: The file that it writes, for messages.
-        reporter: The receiver of messages.
-
-    Returns:
-        Whether it was written.
-    """
-    try:
-        write()
-    except Exception as error:
-        reporter.note(f"{path}: the report cannot be written: {type(error).__name__}: {error}")
-        return False
-    return True
+    def _written(self, *, is_live: bool) -> bool:
+        """Write the report, and return whether that was possible."""
+        try:
+            self._write(is_live)
+        except Exception as error:
+            self._reporter.note(f"{self._path}: the report cannot be written: {type(error).__name__}: {error}")
+            return False
+        return True
 
 
 class RunReport(LiveReport):
-    """Writes the report of a run while its search is running, and a last time when it has ended or was interrupted.
+    """Writes the report of a run.
 
     Args:
         directory: The run directory.
@@ -94,21 +86,11 @@ class RunReport(LiveReport):
     """
 
     def __init__(self, directory: Path, study: StudyContents, reporter: Reporter) -> None:
-        super().__init__(partial(self._write_run, is_live=True), directory / HTML_REPORT, reporter)
-        self._directory = directory
-        self._study = study
+        def write(is_live: bool) -> None:
+            if is_run(directory):  # a new search has none until its workers start
+                write_report(read_run_data(directory, study=study, is_running=is_live), is_live=is_live)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        has_ended = kind is None or issubclass(kind, Exception | Interrupted | KeyboardInterrupt)
-        if has_ended and write_or_note(partial(self._write_run, is_live=False), self._path, self._reporter):
-            self._reporter.note(f"Report: {self._path}")
-
-    def _write_run(self, *, is_live: bool) -> None:
-        if is_run(self._directory):  # a new search has none until its workers start
-            write_report(read_run_data(self._directory, study=self._study, is_running=is_live), is_live=is_live)
+        super().__init__(write, directory / HTML_REPORT, reporter)
 
 
 def write_summary_of(context: SearchContext, directory: Path) -> None:

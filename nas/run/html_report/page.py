@@ -41,7 +41,7 @@ class PageFigures:
     def __init__(self) -> None:
         self._figures: dict[str, Figure] = {}
 
-    def add(self, found: Figure | None, *, empty: str, label: str, caption: str = "") -> str:
+    def add(self, found: Figure | None, *, empty: str, label: str, caption: str = "", min_width: int = 0) -> str:
         """Return the HTML of a figure, or a line about why there is none.
 
         Args:
@@ -49,16 +49,18 @@ class PageFigures:
             empty: Why there may be none, in one line.
             label: What it shows, for those who cannot see it.
             caption: How to read it.
+            min_width: The width in pixels below which the figure is scrolled.
         """
         if found is None:
             return note(empty)
         key = f"figure-{len(self._figures) + 1}"
         self._figures[key] = found
         below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-        return (
-            f'<figure><div class="plot" id="{key}" role="img" aria-label="{escape(label)}" '
-            f'style="height:{found["layout"]["height"]}px"></div>{below}</figure>'
-        )
+        size = f"height:{found['layout']['height']}px" + (f";min-width:{min_width}px" if min_width else "")
+        plot = f'<div class="plot" id="{key}" role="img" aria-label="{escape(label)}" style="{size}"></div>'
+        if min_width:
+            plot = f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{plot}</div>'
+        return f"<figure>{plot}{below}</figure>"
 
     def as_json(self) -> str:
         """Return all figures as JSON that may stand in a script element."""
@@ -76,17 +78,20 @@ def note(text: str) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str) -> str:
-    """Return a table; cells that look like numbers are aligned to the right.
+    """Return a table; columns of numbers are aligned to the right.
 
     Args:
         header: The titles of the columns.
         rows: The cells of each row, the first of which is its heading.
         caption: What the table shows, for those who cannot see it.
     """
-    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in header)
+    listed = list(rows)
+    numeric = [all(_is_number(row[column]) for row in listed) for column in range(1, len(header))]
+    kinds = [_NUMBER if is_numeric else "" for is_numeric in (False, *numeric)]
+    head = "".join(f'<th scope="col"{kind}>{escape(title)}</th>' for title, kind in zip(header, kinds, strict=True))
     lines = []
-    for first, *others in rows:
-        cells = "".join(f"<td{_NUMBER if _is_number(cell) else ''}>{escape(cell)}</td>" for cell in others)
+    for first, *others in listed:
+        cells = "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(others, kinds[1:], strict=True))
         lines.append(f'<tr><th scope="row">{escape(first)}</th>{cells}</tr>')
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
@@ -99,7 +104,7 @@ _NUMBER = ' class="number"'
 
 
 def _is_number(cell: object) -> bool:
-    return bool(re.fullmatch(r"[−+-]?[\d,.]+( ?(%|s|ms|[KMGT]?i?B))?|–", str(cell)))
+    return bool(re.fullmatch(r"[−+-]?[\d,.]+( ± [\d.]+)?( ?(%|s|ms|[KMGT]?i?B))?|–", str(cell)))
 
 
 def details(title: str, body: str) -> str:

@@ -8,6 +8,7 @@ from nas.run.html_report import figures, training_figures
 from nas.run.html_report.architecture_drawing import draw_architecture, drawing_legend
 from nas.run.html_report.data import RunData
 from nas.run.html_report.page import PageFigures, Section, details, note, table
+from nas.run.html_report.style import STAGE_COLORS, without_legend
 from nas.run.progress_lines import (
     STAGE_NOUNS,
     STAGE_VERBS,
@@ -18,6 +19,7 @@ from nas.run.progress_lines import (
 )
 from nas.run.reliability import agreement_text
 from nas.run.roles import BEST, simple_titles
+from nas.search.keys import BilinearKey, LinearKey
 from nas.search.trial import STAGES, Result
 from nas.training.metrics import standard_error
 
@@ -28,6 +30,10 @@ def lead(data: RunData) -> str:
     """Return the verdict in one sentence; of a search that has none yet, what it has found so far."""
     if data.verdict and not data.is_running:
         return data.verdict[0]
+    if data.report and not data.is_running:
+        answer = data.report[BEST]
+        value = f"{data.metric} {answer['test'][data.metric]:.3f} on test"
+        return f"The search has ended; its answer, {_answer_title(data)}, has {value}."
     state = "The search is running" if data.is_running else "The search has not ended"
     best = data.best
     if best is None:
@@ -81,8 +87,11 @@ def _evaluation(data: RunData) -> str:
     """Return the table of the exported models: the answer and the simpler ones."""
     titles = simple_titles(data.config.space.architecture_class.title)
     rows = []
+    answer = data.report[BEST]["role"]
     for role, entry in data.report.items():
-        name = f"answer ({titles.get(entry['role'], entry['role'])})" if role == BEST else titles.get(role, role)
+        if role == answer != BEST:
+            continue  # it is the answer, which has a row
+        name = f"answer ({_answer_title(data)})" if role == BEST else titles.get(role, role)
         value, count = entry["test"][data.metric], entry["test_samples"]
         error = f" ± {standard_error(value, count):.3f}" if data.metric == "accuracy" else ""
         latency = entry.get("latency_seconds")
@@ -96,11 +105,31 @@ def _evaluation(data: RunData) -> str:
                 "–" if latency is None else f"{1000 * latency:.1f} ms",
             )
         )
+    if answer != BEST and (best := data.best) is not None:
+        count, latency = data.parameters_of(best), best.latency_seconds
+        rows.insert(
+            1,
+            (
+                f"best architecture ({model_name(best.key)})",
+                f"{data.value(best):.3f}",
+                "–",
+                "–" if count is None else f"{count:,}",
+                format_bytes(best.predicted_peak_bytes),
+                "–" if latency is None else f"{1000 * latency:.1f} ms",
+            ),
+        )
     metric = metric_title(data.metric)
     header = ("model", f"validation {metric}", f"test {metric}", "parameters", "training memory", "latency")
     found = table(header, rows, caption="Final evaluation of the exported models")
     error = " ± is the standard error, from the number of test samples alone." if data.metric == "accuracy" else ""
     return found + note(f"Each exported model was evaluated on the test split once, after the search had ended.{error}")
+
+
+def _answer_title(data: RunData) -> str:
+    """Return what the answer is: `best architecture`, `ensemble`, or the title of a simpler model."""
+    role = data.report[BEST]["role"]
+    titles = simple_titles(data.config.space.architecture_class.title)
+    return "best architecture" if role == BEST else titles.get(role, role)
 
 
 def time(data: RunData, page: PageFigures) -> Section:
@@ -170,10 +199,25 @@ def front(data: RunData, page: PageFigures) -> Section:
         members = figures.front_members(data, cost)
         names = ", ".join(model_name(result.key) for result in members)
         label = f"Validation {data.metric} over {figures.COST_TITLES[cost]}. On the front: {names or 'none'}."
-        drawn = page.add(figures.front(data, cost), empty=_WHY_NO_COST[cost], label=label)
+        drawn = page.add(without_legend(figures.front(data, cost)), empty=_WHY_NO_COST[cost], label=label)
         parts.append(f"<div><h3>{escape(cost.capitalize())}</h3>{drawn}</div>")
-    caption = "On the line are the candidates that no other beats in both the metric and the cost."
-    return Section("front", "Trade-offs", f'<div class="grid">{"".join(parts)}</div>{note(caption)}')
+    caption = (
+        "On the line are the candidates of the last stage that no other beats in both the metric and the cost. Crosses "
+        "are the simpler models; solved classifiers need no training memory to speak of, and are not in the first plot."
+    )
+    body = f'{_stage_legend(data)}<div class="grid">{"".join(parts)}</div>{note(caption)}'
+    return Section("front", "Trade-offs", body)
+
+
+def _stage_legend(data: RunData) -> str:
+    """Return the legend that several figures share."""
+    signs = {"one_shot": "●", "short": "■", "full": "◆"}
+    found = [
+        f'<li><i style="color:{STAGE_COLORS[stage]}" aria-hidden="true">{signs[stage]}</i>{STAGE_VERBS[stage]}</li>'
+        for stage in STAGES
+        if data.results[stage]
+    ]
+    return f'<ul class="legend plain-legend">{"".join(found)}</ul>'
 
 
 def genes(data: RunData, page: PageFigures) -> Section:
@@ -229,6 +273,9 @@ def architecture(data: RunData, page: PageFigures) -> Section:
     name = "The answer" if members else "The best so far"
     if len(members) > 1:
         name = f"The first of the {len(members)} members of the ensemble"
+    if isinstance(answer.key, LinearKey | BilinearKey) and data.best is not None:
+        name = f"The answer, the {answer.key.name} classifier, fuses no layers. The best architecture of the search"
+        answer = data.best
     text = f"{name}, {model_name(answer.key)}: {architecture_text(answer.architecture)}."
     if data.summary is None:
         return Section("architecture", "Architecture", note(f"{text} The sizes of the encoders are not stored."))

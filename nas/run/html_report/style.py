@@ -124,3 +124,12 @@ def line(name: str, x: Sequence[Any], y: Sequence[Any], color: str, **settings: 
 def rounded(value: float) -> float:
     """Return a number with the six digits that a figure shows at most."""
     return float(f"{value:.6g}")
+
+
+def without_legend(found: Figure | None) -> Figure | None:
+    """Return a figure without its legend, which others beside it share.
+
+    Args:
+        found: The figure; None if there is nothing to show.
+    """
+    return None if found is None else {**found, "layout": {**found["layout"], "showlegend": False}}

@@ -5,10 +5,26 @@ from pathlib import Path
 from nas.common.files import write_atomically
 from nas.run.html_report import class_sections
 from nas.run.html_report.data import RunData
-from nas.run.html_report.page import Page, PageFigures
+from nas.run.html_report.page import Page, PageFigures, Section
 from nas.run.html_report.sections import AFTER_CLASSES, BEFORE_CLASSES, lead
 
 HTML_REPORT = "report.html"
+
+
+def run_sections(data: RunData, figures: PageFigures, *, is_live: bool) -> list[Section]:
+    """Return the sections of the report of a run.
+
+    Args:
+        data: The content of the run directory.
+        figures: The figures of the page.
+        is_live: Whether it is written again soon; what takes long is then left for later.
+    """
+    from nas.run.html_report.predictions import validation_details  # noqa: PLC0415 - imports torch
+
+    found = "Known when the search has ended." if is_live else validation_details(data)
+    sections = [build(data, figures) for build in BEFORE_CLASSES]
+    sections += [class_sections.classes(found, figures), class_sections.errors(found)]
+    return sections + [build(data, figures) for build in AFTER_CLASSES]
 
 
 def run_page(data: RunData, *, is_live: bool) -> Page:
@@ -16,20 +32,14 @@ def run_page(data: RunData, *, is_live: bool) -> Page:
 
     Args:
         data: The content of the run directory.
-        is_live: Whether it is written again soon; what takes long is then left for later.
+        is_live: Whether it is written again soon, so that the page reloads itself.
     """
-    from nas.run.html_report.predictions import validation_details  # noqa: PLC0415 - imports torch
-
-    found = "Known when the search has ended." if is_live else validation_details(data)
     figures = PageFigures()
-    sections = [build(data, figures) for build in BEFORE_CLASSES]
-    sections += [class_sections.classes(found, figures), class_sections.errors(found)]
-    sections += [build(data, figures) for build in AFTER_CLASSES]
     return Page(
         title=data.config.name,
         lead=lead(data),
         subtitle=f"{data.config.space.architecture_class.title} search in {data.directory}",
-        sections=sections,
+        sections=run_sections(data, figures, is_live=is_live),
         figures=figures,
         written=data.time,
         is_live=is_live,

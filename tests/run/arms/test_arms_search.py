@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -34,6 +35,7 @@ from nas.run.commands import resume, start
 from nas.run.directory import read_run
 from nas.run.executors import ExecutionOptions
 from nas.run.finalize import REPORT
+from nas.run.html_report.write import HTML_REPORT
 from nas.run.recipe_file import RECIPE, RecipeFile
 from nas.run.roles import BEST
 from nas.run.time_budget import TimeAccount, time_file
@@ -145,6 +147,11 @@ def test_answer_and_report_stand_in_the_outer_directory(
     model = FusionForClassification.from_pretrained(directory / BEST)
     assert model.config.architecture == inner[BEST]["architecture"]
     assert f"The answer is that of arm {winner}" in finished_arms.output
+    page = (directory / HTML_REPORT).read_text()
+    assert f"Of 2 arms, {winner} was chosen." in page and "Final evaluation" in page
+    assert f'href="arms/{quote(winner)}/report.html"' in page
+    assert f"Report: {directory / HTML_REPORT}" in finished_arms.output
+    assert "cannot be written" not in finished_arms.output
 
     words = ["export", str(directory), "--output", str(tmp_path / "model"), "--pick", "best"]
     assert main(words) == 0
