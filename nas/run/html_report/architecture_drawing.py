@@ -53,11 +53,13 @@ def draw_architecture(architecture: Architecture, sizes: EncoderSizes) -> str:
     parts.append(_text(_LEFT + _BOX / 2, 35, f"{sizes.image_layers} layers, width {sizes.image_hidden_size}", "note"))
     parts.append(_text(_RIGHT + _BOX / 2, 35, f"{sizes.text_layers} layers, width {sizes.text_hidden_size}", "note"))
     widest = _widest(architecture, rows)
+    bottoms = {"image": y, "text": y}
     for row in reversed(rows):  # the last layer is on top, the input below
         parts.extend(_layer(row, y, architecture, widest))
         y += (row.height if isinstance(architecture, PMFArchitecture) else _FROZEN) + _GAP
-    parts.append(_text(_LEFT + _BOX / 2, y + 10, "image", "note"))
-    parts.append(_text(_RIGHT + _BOX / 2, y + 10, "text", "note"))
+        bottoms |= {name: y for name, layer in (("image", row.image), ("text", row.text)) if layer is not None}
+    parts.append(_text(_LEFT + _BOX / 2, bottoms["image"] + 10, "image", "note"))
+    parts.append(_text(_RIGHT + _BOX / 2, bottoms["text"] + 10, "text", "note"))
     height = y + 20
     label = html.escape(describe_architecture(architecture, sizes))
     return (

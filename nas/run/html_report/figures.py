@@ -44,8 +44,6 @@ COST_TITLES = {
     "latency": "latency (ms)",
 }
 
-_SCALES: dict[Cost, dict[str, object]] = {"parameters": {"type": "log", "dtick": "D2"}}
-
 _MIN_TRIALS = 4
 """Fewer candidates tell nothing about genes."""
 
@@ -84,10 +82,10 @@ def history(data: RunData) -> Figure | None:
     if not traces:
         return None
     titles = simple_titles(data.config.space.architecture_class.title)
-    for color, (role, result) in zip(SIMPLE_COLORS, data.simple.items(), strict=False):
+    for role, result in data.simple.items():
         value = rounded(data.value(result))
         traces.append(
-            line(plain(titles[role]), [-0.5, last + 0.5], [value, value], color, line={"dash": "dash"})
+            line(plain(titles[role]), [-0.5, last + 0.5], [value, value], SIMPLE_COLORS[role], line={"dash": "dash"})
             | {"hovertemplate": f"{plain(titles[role])}: %{{y:.3f}}<extra></extra>"}
         )
     x = axis("candidate, in the order of proposals", range=[-0.02 * last - 0.5, 1.02 * last + 0.5])
@@ -130,17 +128,17 @@ def front(data: RunData, cost: Cost = "memory") -> Figure | None:
     shape = {"line": {"shape": "hv" if data.sign > 0 else "vh", "width": 2}, "hoverinfo": "skip"}
     traces.append(line(f"front of those {verb}", x, y, STAGE_COLORS[members[0].stage], **shape))
     titles = simple_titles(data.config.space.architecture_class.title)
-    for color, (role, result) in zip(SIMPLE_COLORS, data.simple.items(), strict=False):
+    for role, result in data.simple.items():
         value = cost_of(data, result, cost)
         # A solved classifier needs no worker: its memory is not that of a training, and far to the left of all others.
         is_comparable = cost != "memory" or role == DEFAULT
         if value is not None and is_comparable and not math.isnan(data.value(result)):
-            marker = {"color": color, "symbol": "x", "size": 10}
+            marker = {"color": SIMPLE_COLORS[role], "symbol": "x", "size": 10}
             at = _coordinates(data, [result], cost)
             hover = [_hover(data, result, cost)]
             traces.append(points("full", *at, hover, marker=marker, name=plain(titles[role])))
     y_axis = axis(f"validation {metric_title(data.metric)}")
-    return figure(traces, x=axis(COST_TITLES[cost], **_SCALES.get(cost, {})), y=y_axis, height=380)
+    return figure(traces, x=axis(COST_TITLES[cost]), y=y_axis, height=380)
 
 
 def front_members(data: RunData, cost: Cost) -> list[Result]:

@@ -99,16 +99,35 @@ def validation_details(data: RunData) -> ValidationDetails | str:
     measured = evaluate_logits(mean, labels)
     if any(abs(measured[name] - known[name]) > _MAX_DIFFERENCE for name in measured.keys() & known.keys()):
         return "The data set is no longer the one that the answer was selected on: its metrics differ."
-    threshold = known.get("threshold") if several else None
-    predictions = Predictions(mean, labels, threshold)
-    details = describe_errors(mean, labels, data.class_names, threshold)
-    wrong, order = _worst(predictions, labels)
     try:
         images: ImageSource | None = open_dataset_images(data.config.data)
     except NasError:
         images = None
-    mistakes = [_mistake(int(index), samples, predictions, data.class_names, images) for index in order[:_WORST]]
-    return ValidationDetails(details, mistakes, wrong, len(samples), several)
+    return describe_predictions(mean, samples, data.class_names, known.get("threshold") if several else None, images)
+
+
+def describe_predictions(
+    logits: Tensor, samples: Samples, class_names: Sequence[str], threshold: float | None, images: ImageSource | None
+) -> ValidationDetails:
+    """Return how a model errs on samples.
+
+    Args:
+        logits: The logits, (N, C).
+        samples: The samples.
+        class_names: The names of the classes in the order of the logits.
+        threshold: The probability above which a label is predicted, where a sample may have several; else None.
+        images: The source of their images; None if there is none.
+    """
+    labels = torch.from_numpy(samples.labels)
+    predictions = Predictions(logits, labels, threshold)
+    wrong, order = _worst(predictions, labels)
+    return ValidationDetails(
+        details=describe_errors(logits, labels, class_names, threshold),
+        mistakes=[_mistake(index, samples, predictions, class_names, images) for index in order[:_WORST]],
+        error_count=wrong,
+        sample_count=len(samples),
+        has_several_labels=predictions.is_multi_label,
+    )
 
 
 def _validation_samples(config: DataConfig, class_names: tuple[str, ...]) -> Samples:

@@ -246,7 +246,7 @@ def agreement(data: RunData, page: PageFigures) -> Section:
         sentence = agreement_text(found)
         sentence = f"{sentence[0].upper()}{sentence[1:]}."
         title = f"{STAGE_NOUNS[found.cheaper]} and {STAGE_NOUNS[found.dearer]}"
-        tau = "" if found.tau is None else f": τ = {found.tau:.2f}".replace("-", "−")
+        tau = "" if found.tau is None else f": τ\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{found.tau:.2f}".replace("-", "−")
         drawn = page.add(figures.stage_agreement(data, found), empty=sentence, label=sentence, caption=sentence)
         parts.append(f"<div><h3>{escape(title.capitalize() + tau)}</h3>{drawn}</div>")
     body = f'<div class="grid">{"".join(parts)}</div>' if parts else note("No candidate has been trained yet.")
@@ -256,7 +256,7 @@ def agreement(data: RunData, page: PageFigures) -> Section:
 def curves(data: RunData, page: PageFigures) -> Section:
     """Return the section with the learning curves."""
     label = "Training loss of the supernet and of each training, over training steps."
-    caption = "Training losses of different stages and recipes differ by label smoothing and are not scores."
+    caption = "Losses on the batches of training, label smoothing included. All short trainings see the same batches."
     body = page.add(
         training_figures.learning_curves(data), empty="No training has a curve yet.", label=label, caption=caption
     )

@@ -17,8 +17,8 @@ STAGE_SYMBOLS: Mapping[Stage, str] = {"one_shot": "circle", "short": "square", "
 """Stages differ in shape as well, for readers who cannot tell the colours apart."""
 
 ACCENT, QUIET, GOOD, BAD = "#3f7fd0", "#8595ab", "#2f9e77", "#cf4b5b"
-SIMPLE_COLORS = ("#8d6cc4", "#b3689b", "#2f9e77")
-"""Colours of the simpler models, the simplest first."""
+SIMPLE_COLORS = {"linear": "#8d6cc4", "bilinear": "#2f9e77", "default": "#c2577f"}
+"""Colours of the simpler models by their roles."""
 
 SHADES = [[0.0, "rgba(63,127,208,0.03)"], [0.02, "rgba(63,127,208,0.10)"], [1.0, "rgba(63,127,208,1)"]]
 """A scale of colours that begins near the background, whichever it is."""

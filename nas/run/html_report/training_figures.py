@@ -26,6 +26,9 @@ from nas.search.trial import STAGES
 _MAX_CURVES = 60
 _MAX_POINTS = 200
 _MAX_WORKERS = 12
+_CLOSE = 0.005
+"""Pauses of a worker below this part of the time are not drawn."""
+
 MAX_JOBS = 600
 """The number of the last jobs that the figure of memory shows."""
 
@@ -127,33 +130,41 @@ def worker_memory(data: RunData) -> Figure | None:
     return found
 
 
-Steps = tuple[list[float | None], list[float | None], list[str]]
+Steps = tuple[list[float], list[float], list[str]]
 
 
 def _memory_of(jobs: Sequence[JobTime], start: float) -> Iterable[tuple[str, str, Steps]]:
-    """Yield the names, colours and steps of what the jobs of a worker were predicted to need and of what it held."""
+    """Yield the names, colours and steps of what the jobs of a worker were predicted to need and of what it held.
+
+    Between jobs that follow each other closely, the steps do not go down to zero.
+    """
+    span = max(jobs[-1].time - start, 1e-9)
     for title, color in (("predicted", QUIET), ("held", ACCENT)):
-        times: list[float | None] = []
-        heights: list[float | None] = []
+        times: list[float] = []
+        heights: list[float] = []
         texts: list[str] = []
         for job in jobs:
             size = job.predicted_peak_bytes if title == "predicted" else job.measured_peak_bytes
             if size is None:
                 continue
-            value = rounded(size / MEBIBYTE)
-            held = (
-                "not measured" if job.measured_peak_bytes is None else f"{job.measured_peak_bytes / MEBIBYTE:,.0f} MiB"
-            )
-            more = f" and {job.models - 1} more" if job.models > 1 else ""
-            text = (
-                f"<b>{plain(job.model)}{more}</b>, {_STAGE_NAMES.get(job.stage, plain(job.stage))}, {job.seconds:.1f} s"
-                f"<br>predicted {job.predicted_peak_bytes / MEBIBYTE:,.0f} MiB, held {held}"
-            )
-            ends = (job.time - job.seconds - start) / 60, (job.time - start) / 60
-            times += [rounded(ends[0]), rounded(ends[0]), rounded(ends[1]), rounded(ends[1]), None]
-            heights += [0.0, value, value, 0.0, None]
-            texts += [text] * 5
+            begin, end = rounded((job.time - job.seconds - start) / 60), rounded((job.time - start) / 60)
+            steps = [(begin, 0.0), (begin, size / MEBIBYTE), (end, size / MEBIBYTE), (end, 0.0)]
+            if times and 60 * (begin - times[-1]) < _CLOSE * span:
+                steps = steps[1:]
+                del times[-1], heights[-1], texts[-1]
+            times += [time for time, _ in steps]
+            heights += [rounded(height) for _, height in steps]
+            texts += [_job_text(job)] * len(steps)
         yield title, color, (times, heights, texts)
+
+
+def _job_text(job: JobTime) -> str:
+    held = "not measured" if job.measured_peak_bytes is None else f"{job.measured_peak_bytes / MEBIBYTE:,.0f} MiB"
+    more = f" and {job.models - 1} more" if job.models > 1 else ""
+    return (
+        f"<b>{plain(job.model)}{more}</b>, {_STAGE_NAMES.get(job.stage, plain(job.stage))}, {job.seconds:.1f} s"
+        f"<br>predicted {job.predicted_peak_bytes / MEBIBYTE:,.0f} MiB, held {held}"
+    )
 
 
 def memory_facts(data: RunData) -> list[tuple[str, int, int, int]]:

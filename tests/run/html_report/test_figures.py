@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -13,7 +14,7 @@ from nas.run.html_report.style import Figure, plain
 from nas.search.trial import Result, Stage
 from nas.storage.importance import gene_importance
 from tests.support.factories import make_result
-from tests.support.run_data import HOSTILE, make_architecture, make_curve, make_run_data
+from tests.support.run_data import HOSTILE, make_architecture, make_curve, make_jobs, make_run_data
 
 
 def named(found: Figure | None) -> dict[str, dict[str, object]]:
@@ -97,9 +98,17 @@ def test_memory_of_a_job_lasts_as_long_as_the_job(tmp_path: Path) -> None:
     assert found is not None and as_plotly(found)
     predicted, held, *others = found["data"]
     assert [trace["name"] for trace in (predicted, held, *others)] == ["predicted", "held"] * 2
-    assert predicted["x"][:5] == [0, 0, pytest.approx(9 / 60), pytest.approx(9 / 60), None]
-    assert predicted["y"][:5] == [0, 500, 500, 0, None]
-    assert len(others[1]["x"]) == len(others[0]["x"]) - 5, "job 3 of the second worker has no measured peak"
+    assert predicted["x"][:4] == [0, 0, pytest.approx(9 / 60), pytest.approx(9 / 60)]
+    assert predicted["y"][:4] == [0, 500, 500, 0]
+    assert len(others[1]["x"]) == len(others[0]["x"]) - 4, "job 3 of the second worker has no measured peak"
+
+
+def test_memory_of_jobs_that_follow_each_other_does_not_go_down(tmp_path: Path) -> None:
+    first, second = (replace(job, worker=0) for job in make_jobs(3)[::2])
+    data = make_run_data(tmp_path, jobs=[first, replace(second, seconds=10.0)])
+    found = training_figures.worker_memory(data)
+    assert found is not None
+    assert found["data"][0]["y"] == [0, 500, 500, 502, 502, 0]
 
 
 def test_curves_are_grouped_by_training_and_thinned(tmp_path: Path) -> None:
