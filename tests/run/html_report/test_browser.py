@@ -69,8 +69,9 @@ def style(browser: webdriver.Chrome, selector: str, name: str) -> str:
 
 def problems(browser: webdriver.Chrome) -> list[str]:
     """Return the messages of the console, and the requests to any place but the page itself."""
-    found = [entry["message"] for entry in browser.get_log("browser")]
-    for entry in browser.get_log("performance"):
+    logs = {kind: browser.get_log(kind) for kind in ("browser", "performance")}  # type: ignore[no-untyped-call]
+    found = [entry["message"] for entry in logs["browser"]]
+    for entry in logs["performance"]:
         message = json.loads(entry["message"])["message"]
         if message["method"] == "Network.requestWillBeSent":
             address = message["params"]["request"]["url"]

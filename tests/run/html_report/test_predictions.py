@@ -14,7 +14,7 @@ from nas.run.html_report.predictions import describe_predictions
 NAMES = ("a", "b", "c")
 
 
-def samples_of(labels: np.ndarray) -> Samples:  # type: ignore[type-arg]
+def samples_of(labels: np.ndarray) -> Samples:
     count = len(labels)
     return Samples(tuple(f"{i}.png" for i in range(count)), tuple(f"text {i}" for i in range(count)), labels)
 
