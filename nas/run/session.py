@@ -31,6 +31,7 @@ from nas.run.ensemble import read_choice, write_choice
 from nas.run.executors import ExecutionOptions, build_executor, write_worker_setup
 from nas.run.finalize import Finalizer, read_report
 from nas.run.html_report.live import RunReport, write_summary_of
+from nas.run.html_report.summary import read_summary
 from nas.run.latency import latency_seconds
 from nas.run.model_parts import ModelParts
 from nas.run.phases.arm_trial import ArmTrial
@@ -203,7 +204,7 @@ class Session:
 
     def _open_study(self) -> Study:
         # Damage is an error now rather than after the search.
-        for check in (read_report, read_simple_results, read_choice, read_speed):
+        for check in (read_report, read_simple_results, read_choice, read_speed, read_summary):
             check(self._directory)
         storage = self._options.storage
         if storage is not None:  # a database may have been moved

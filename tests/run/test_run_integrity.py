@@ -21,6 +21,7 @@ from nas.common.errors import StudyError
 from nas.common.sealed_json import CHECKSUM, write_sealed_json
 from nas.run.executors import ExecutionOptions
 from nas.run.finalize import read_report
+from nas.run.html_report.summary import read_summary
 from nas.run.recording import RESULTS
 from nas.run.reruns import (
     RERUNS,
@@ -107,6 +108,7 @@ FILES = {
     "bilinear.json": "delete it to repeat its trainings",
     "reruns.json": "delete it to repeat its trainings",
     "time.json": "restore a copy of it, or delete it to count the time from zero",
+    "summary.json": "delete it; `resume` writes it again",
 }
 
 
@@ -116,6 +118,7 @@ def read_everything(run: Path) -> None:
     read_simple_results(run)
     RerunStore(run / RERUNS)
     TimeAccount(run / "time.json")
+    read_summary(run)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -164,6 +167,7 @@ def test_edited_number_is_noticed(copy: Path, options: ExecutionOptions, name: s
         ("default.json", lambda values: values.update(seed=2**70)),
         ("time.json", lambda values: values.update(spent_seconds=float("nan"))),
         ("time.json", lambda values: values["phases"].update(candidates=-5.0)),
+        ("summary.json", lambda values: values["sizes"].update(image_layers=-1)),
     ],
 )
 def test_value_that_this_program_never_writes_is_refused_with_a_right_checksum(

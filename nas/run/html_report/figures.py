@@ -6,7 +6,7 @@ it; `as_plotly` makes an object of it for notebooks. A function returns None whe
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from nas.common.units import format_bytes, format_seconds
@@ -178,16 +178,18 @@ def importances(data: RunData) -> dict[str, float]:
     return gene_importance([result.architecture for result in results], values)
 
 
-def importance(data: RunData) -> Figure | None:
+def importance(data: RunData, known: Mapping[str, float] | None = None) -> Figure | None:
     """Return the importance of each gene for the metric after screening, as Optuna computes it.
 
     Args:
         data: The content of the run directory.
+        known: The importance of each gene where it was computed before; see `importances`.
     """
-    found = importances(data)
+    found = importances(data) if known is None else known
     if not found:
         return None
-    names, values = [gene_title(name) for name in reversed(found)], [rounded(v) for v in reversed(found.values())]
+    shares = list(found.items())[::-1]
+    names, values = [gene_title(name) for name, _ in shares], [rounded(share) for _, share in shares]
     bars = {
         "type": "bar",
         "orientation": "h",

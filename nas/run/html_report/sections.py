@@ -229,7 +229,9 @@ def genes(data: RunData, page: PageFigures) -> Section:
         "How much the values of a gene among the best tenth of the screened candidates differ from those among all "
         "(PED-ANOVA, computed by Optuna). With few candidates it is rough."
     )
-    body = page.add(figures.importance(data), empty=empty, label=f"Importance of the genes: {shares}.", caption=caption)
+    body = page.add(
+        figures.importance(data, found), empty=empty, label=f"Importance of the genes: {shares}.", caption=caption
+    )
     effects = [
         page.add(effect, empty="", label=f"Validation {data.metric} after screening, by {figures.gene_title(name)}.")
         for name, effect in figures.gene_effects(data).items()
