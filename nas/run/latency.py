@@ -1,11 +1,17 @@
 """Measure the latency of a trained model that the search has not measured."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from nas.config.schema import Config
 from nas.data.features.store import FeatureSplit
 from nas.run.export import TrainedWeights
 from nas.run.model_parts import ModelParts
+from nas.run.prepare import SearchContext
+from nas.run.reruns import read_simple_results, write_simple_result
+from nas.run.roles import SolvedRole
 from nas.search.trial import Result
 from nas.training.evaluate import forward_seconds
 
@@ -36,3 +42,29 @@ def latency_seconds(
         return None
     size = min(config.search.latency_batch, len(validation))
     return forward_seconds(model, validation, result.architecture, size, precision=result.precision)
+
+
+def with_latency(
+    simple: Mapping[str, Result], directory: Path, config: Config, prepared: SearchContext
+) -> Mapping[str, Result]:
+    """Measure the latency of solved models once, where it is an objective or bounded, and store it.
+
+    Args:
+        simple: The simpler models that there are, by their roles.
+        directory: The run directory.
+        config: The configuration of the search.
+        prepared: What the search is prepared with.
+
+    Returns:
+        The same models, with the latency of those that are solved.
+    """
+    found = dict(simple)
+    if not config.search.wants_latency:
+        return simple
+    parts, validation = ModelParts.of(prepared), prepared.store.splits["validation"]
+    for role, result in read_simple_results(directory).items():
+        if role in get_args(SolvedRole) and result.latency_seconds is None:
+            seconds = latency_seconds(result, directory, config, parts, validation)
+            found[role] = replace(result, latency_seconds=seconds)
+            write_simple_result(directory, found[role])
+    return found

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import TypeVar
 
 from nas.common.errors import StudyError
 from nas.common.files import check_writable
@@ -32,7 +32,7 @@ from nas.run.executors import ExecutionOptions, build_executor, write_worker_set
 from nas.run.finalize import Finalizer, read_report
 from nas.run.html_report.live import RunReport, write_summary_of
 from nas.run.html_report.summary import read_summary
-from nas.run.latency import latency_seconds
+from nas.run.latency import with_latency
 from nas.run.model_parts import ModelParts
 from nas.run.phases.arm_trial import ArmTrial
 from nas.run.phases.loop import Search
@@ -41,13 +41,13 @@ from nas.run.prepare import SearchContext, prepare
 from nas.run.progress_lines import counts_text
 from nas.run.race_report import report_end
 from nas.run.reliability import build_report
-from nas.run.reruns import RERUNS, RerunStore, read_simple_results, write_simple_result
-from nas.run.roles import BEST, DISTILLED, SolvedRole
+from nas.run.reruns import RERUNS, RerunStore, read_simple_results
+from nas.run.roles import BEST, DISTILLED
 from nas.run.select import latest_results, nothing_eligible, nothing_scored
 from nas.run.speed import read_speed
 from nas.run.surroundings import check_surroundings
 from nas.run.time_budget import TimeAccount, time_file
-from nas.search.trial import STAGES, Result
+from nas.search.trial import STAGES
 from nas.storage.study import Study
 from nas.storage.urls import storable_url, stored_url
 
@@ -307,7 +307,7 @@ class Session:
                 raise StudyError(nothing_eligible(self._directory, config, results))
             self._reporter.note(nothing_scored(self._directory))
             return
-        simple = self._with_latency(outcome.simple, prepared)
+        simple = with_latency(outcome.simple, self._directory, config, prepared)
         excluded = excluded_models(simple, config.search.constraints, prepared.memory)
         reliability = build_report(
             config.search.objective,
@@ -338,17 +338,3 @@ class Session:
             evaluation_seconds=prepared.evaluation_seconds,
         )
         finalizer.conclude(simple, reliability, choice, distilled)
-
-    def _with_latency(self, simple: Mapping[str, Result], prepared: SearchContext) -> Mapping[str, Result]:
-        """Measure the latency of solved models once, where it is an objective or bounded, and store it."""
-        config, found = self._run.config, dict(simple)
-        if not config.search.wants_latency:
-            return simple
-        parts, validation = ModelParts.of(prepared), prepared.store.splits["validation"]
-        for role, result in read_simple_results(self._directory).items():
-            if role in get_args(SolvedRole) and result.latency_seconds is None:
-                found[role] = replace(
-                    result, latency_seconds=latency_seconds(result, self._directory, config, parts, validation)
-                )
-                write_simple_result(self._directory, found[role])
-        return found
