@@ -226,33 +226,11 @@ def _resume(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     how = parse_pick(options.pick or ["answer"])
-    is_single = options.trial is not None or how[0] != "answer"
     import_frameworks()
     from nas.config.overrides import Overrides
-    from nas.run.arms.directory import is_arms_run
-    from nas.run.arms.report import answering_run
-    from nas.run.ensemble import Ensemble
-    from nas.run.export_run import export_run
-    from nas.run.progress_lines import STAGE_VERBS, better_model_lines
-    from nas.search.keys import CandidateKey
+    from nas.run.export_command import export
 
-    run = answering_run(options.run_dir) if is_arms_run(options.run_dir) else options.run_dir
-    exported = export_run(
-        run,
-        options.output,
-        trial=options.trial,
-        how=how,
-        storage=options.storage,
-        answer="single" if is_single else options.answer,
-        places=Overrides(**_places(options)),
-    )
-    if isinstance(exported, Ensemble):
-        print(visible(f"Exported model: {options.output} (ensemble of {exported.text})"))
-        return
-    name = f"trial {exported.trial}" if isinstance(exported.key, CandidateKey) else exported.key.name
-    which = f"{name}, {STAGE_VERBS[exported.stage]}, {exported.architecture}"
-    for line in (f"Exported model: {options.output} ({which})", *better_model_lines(exported.stage, options.run_dir)):
-        print(visible(line))
+    export(options, how, Overrides(**_places(options)))
 
 
 def _compare(options: argparse.Namespace) -> None:

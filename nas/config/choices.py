@@ -18,5 +18,7 @@ ReadoutChoice = Literal["linear", "searched"]
 
 SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
 ANSWERS: tuple[AnswerKind, ...] = get_args(AnswerKind)
+EXPORT_FORMATS = ("onnx", "torch_export")
+"""The formats of `export --format`."""
 COLUMNS = ("image", "text", "label", "split")
 """The columns that a data set can have."""

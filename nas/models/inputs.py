@@ -146,6 +146,9 @@ def requested_outputs(config: PreTrainedConfig) -> dict[str, bool]:
 
 
 def refuse_onnx_export() -> None:
-    """Raise an error while the model is exported to ONNX."""
-    if torch.onnx.is_in_onnx_export():
-        raise RuntimeError("export to ONNX is not supported; use torch.export.export(model, (pixels, ids, mask))")
+    """Raise an error while TorchScript's exporter to ONNX, which is deprecated, traces the model."""
+    if torch.onnx.is_in_onnx_export() and torch._C._get_tracing_state() is not None:
+        raise RuntimeError(
+            "export to ONNX by TorchScript is not supported; expected torch.onnx.export(..., dynamo=True), or "
+            "export --format onnx"
+        )

@@ -79,7 +79,7 @@ def evaluate_model(exported: ExportedModel, data: DataConfig, split: str) -> Eva
     several = exported.has_several_labels
     if READERS[data.reader].has_label_keys:
         data = data.replace(labels="several" if several else "one")
-    samples, notes = _read_samples(data, split, exported.class_names)
+    samples, notes = read_samples(data, split, exported.class_names)
     images = open_dataset_images(data)
     names = list(dict.fromkeys(samples.images))
     unreadable = images.find_unreadable(names) if data.skip_unreadable_images else []
@@ -113,8 +113,17 @@ def _precision_notes(exported: ExportedModel) -> list[str]:
     return [f"products were computed in {exported.precision}; a search evaluates its models in float32 (--precision)"]
 
 
-def _read_samples(data: DataConfig, split: str, class_names: tuple[str, ...]) -> tuple[Samples, list[str]]:
-    """Return the samples of a split, or all, and lines about them."""
+def read_samples(data: DataConfig, split: str, class_names: tuple[str, ...]) -> tuple[Samples, list[str]]:
+    """Return the samples of a split, or all, and lines about them.
+
+    Args:
+        data: The data set.
+        split: The name of the split, or `ALL`.
+        class_names: The class names in the order of the logits.
+
+    Raises:
+        DataError: If the data cannot be used, or have labels that are unknown to the model.
+    """
     if split == ALL:
         samples, notes = read_all_samples(data, class_names)
         lacks_split = READERS[data.reader].has_label_keys and data.columns.split is None

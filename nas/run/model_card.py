@@ -7,10 +7,13 @@ from typing import Any
 
 import yaml
 
+from nas.common.boundary import SMALL_FILE, reading
 from nas.common.errors import ExportError
 from nas.common.files import write_atomically
+from nas.common.yaml_files import read_yaml
 from nas.models.classifier import MULTI_LABEL
 from nas.models.model_seals import DESCRIPTION, MODEL_CARD, seal_model
+from nas.run.format_card import FORMATS_HEADING, format_sections
 from nas.run.tables import markdown_text
 from nas.search.keys import BilinearKey, LinearKey
 from nas.search.space import Architecture
@@ -39,6 +42,9 @@ print(loaded.predict("picture.png", "a text"))  # {result}; pictures are paths, 
 print(loaded.predict_proba("picture.png", "a text"))
 ```
 """
+
+_ELSEWHERE = ("data", "members")
+"""The facts that are not in the card's table of facts."""
 
 _TRAINING: Mapping[Stage, str] = {
     "one_shot": "This candidate was only screened: its trained tensors are a slice of the supernet's, which all "
@@ -82,9 +88,37 @@ def describe(directory: Path, facts: Mapping[str, Any]) -> None:
         description = {"architecture": config["architecture"], **facts}
         if members := config.get("members"):
             description["members"] = facts.get("members", members)
-        card = _model_card(config, {name: value for name, value in facts.items() if name not in ("data", "members")})
+        card = _model_card(config, {name: value for name, value in facts.items() if name not in _ELSEWHERE})
         write_atomically(directory / DESCRIPTION, yaml.safe_dump(description, sort_keys=False).encode())
         write_atomically(directory / MODEL_CARD, card.encode())
+        seal_model(directory)
+    except OSError as error:
+        raise ExportError(f"{directory}: the model cannot be described: {error.strerror or error}") from error
+
+
+def describe_formats(directory: Path, formats: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add facts about files of other formats to the description of an exported model, and sections to its model card.
+
+    The rest of the card is kept as it is, since it may have been edited.
+
+    Args:
+        directory: The folder, which holds a description.
+        formats: Facts about each file, by the name of the format; those of other formats are kept.
+
+    Raises:
+        ExportError: If the description cannot be read, or the folder cannot be written.
+    """
+    expected = "the description of an exported model"
+    path, card_path = directory / DESCRIPTION, directory / MODEL_CARD
+    with reading(path, expected=expected, error=ExportError, problem="is damaged"):
+        description = dict(read_yaml(path, expected=expected, error=ExportError, max_bytes=SMALL_FILE))
+        description["formats"] = {**description.get("formats", {}), **formats}
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        card = card_path.read_text(encoding="utf-8") if card_path.exists() else ""
+        card = card.partition(FORMATS_HEADING)[0] + format_sections(description["formats"], config)
+        write_atomically(path, yaml.safe_dump(description, sort_keys=False).encode())
+        write_atomically(card_path, card.encode())
         seal_model(directory)
     except OSError as error:
         raise ExportError(f"{directory}: the model cannot be described: {error.strerror or error}") from error

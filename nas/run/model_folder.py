@@ -21,7 +21,8 @@ from nas.common.files import sync_directory
 from nas.common.seals import SEALS
 from nas.models.model_seals import CONFIG, DESCRIPTION, model_changes
 
-_UNFINISHED = ".unfinished-"
+UNFINISHED = ".unfinished-"
+"""The beginning of the names of temporary folders in a model folder."""
 
 
 def write_model_folder(directory: Path, write: Callable[[Path], None]) -> None:
@@ -41,7 +42,7 @@ def write_model_folder(directory: Path, write: Callable[[Path], None]) -> None:
     try:
         _check_place(directory, place)
         exists = place.is_dir()
-        name = f"{_UNFINISHED}{uuid.uuid4().hex}"
+        name = f"{UNFINISHED}{uuid.uuid4().hex}"
         temporary = place / name if exists else place.with_name(f".{place.name}.{uuid.uuid4().hex}")
         try:
             temporary.mkdir(parents=True)
@@ -105,7 +106,7 @@ def _check_place(directory: Path, place: Path) -> None:
     if not place.is_dir():
         return
     names = set(os.listdir(place)) - {"lost+found"}  # which a new file system has
-    is_ours = not names.isdisjoint((DESCRIPTION, SEALS)) or any(name.startswith(_UNFINISHED) for name in names)
+    is_ours = not names.isdisjoint((DESCRIPTION, SEALS)) or any(name.startswith(UNFINISHED) for name in names)
     if names and not is_ours:
         raise ExportError(f"{directory}: is not empty and holds no exported model; expected an empty or new folder")
 
@@ -117,7 +118,7 @@ def _move_into(place: Path, temporary: Path) -> None:
     sync_directory(place)
     for path in list(place.iterdir()):
         if path.is_dir() and not path.is_symlink():
-            if path.name.startswith(_UNFINISHED) and path != temporary:  # left by a killed export
+            if path.name.startswith(UNFINISHED) and path != temporary:  # left by a killed export
                 shutil.rmtree(path, ignore_errors=True)
         elif path.name not in new and not path.name.startswith("."):
             path.unlink()

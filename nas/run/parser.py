@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nas.common.units import MAX_COUNT, MAX_SEED
-from nas.config.choices import ANSWERS, COLUMNS
+from nas.config.choices import ANSWERS, COLUMNS, EXPORT_FORMATS
 from nas.run.arguments import whole_number, worker_count
 from nas.run.model_parser import add_evaluate, add_predict
 from nas.run.parser_parts import Command, Commands, Parser, add_command, add_device, add_precision
-from nas.run.program_name import program_name
+from nas.run.program_name import program_call, program_name
 from nas.run.templates import search_file
 from nas.search.strategies.registry import STRATEGIES
 
@@ -119,13 +119,25 @@ def _add_export(commands: Commands) -> argparse.ArgumentParser:
     parser = add_command(
         commands,
         "export",
-        "Export the answer of a run, or one of its candidates, as a model folder.",
-        "runs/demo --output my_model",
+        "Export the answer of a run, or one of its candidates, as a model folder, which may also hold it as ONNX.",
+        f"runs/demo --output my_model\n  {program_call()} export my_model --format onnx",
     )
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="directory of the run")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "run_dir", type=Path, metavar="DIR", help="directory of the run; with --format, also an exported model"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder to write (of an exported model, default: the same folder)"
+    )
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        choices=EXPORT_FORMATS,
+        metavar="NAME",
+        help="also write the model as ONNX (onnx) or as a program of torch.export (torch_export), each checked against "
+        "the model with the validation split",
+    )
     parser.add_argument("--storage", metavar="URL", help="database of the study (default: the recorded one)")
-    _add_encoder_places(parser)
+    _add_places(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--trial", type=whole_number(0, MAX_COUNT), metavar="N", help="number of the candidate")
     which.add_argument(
