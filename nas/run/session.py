@@ -235,8 +235,8 @@ class Session:
                 raise Interrupted
             if concludes:
                 self._conclude(outcome, study, account, prepared)
-                if known and known == _result_count(study, self._directory):
-                    reporter.note(used_up_line(self._directory, self._run.config.budget))
+        if concludes and known and known == _result_count(study, self._directory):
+            reporter.note(used_up_line(self._directory, self._run.config.budget))
 
     def _time_account(self, study: Study) -> TimeAccount:
         path = time_file(self._directory)

@@ -42,7 +42,7 @@ def test_runs_are_listed_with_their_state_and_best_score(runs: Path, capsys: pyt
     assert list(states(runs / "finished")) == ["finished"]
     assert main(["list", str(runs / "finished")]) == 0
     shown = capsys.readouterr().out
-    assert ", trained completely" in shown and "KiB" in shown
+    assert ", trained completely" in shown and "MiB" in shown
 
 
 def test_run_is_running_while_the_process_of_its_lock_lives(runs: Path) -> None:

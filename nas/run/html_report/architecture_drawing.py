@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.space import Architecture, EncoderSizes
 
-_WIDTH = 640
-_LEFT, _RIGHT = 70, 410
+_WIDTH = 420
+_LEFT, _RIGHT = 10, 280
 """Left edges of the columns of the image and of the text encoder."""
-_BOX = 160
+_BOX = 130
 _FROZEN, _FUSING = 20, 62
 _GAP = 8
-_MAX_DOTS = 12
+_MAX_DOTS = 10
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _dots(x: float, y: float, count: int, kind: str, words: str) -> Iterator[str
 
 def _mapping(y: float, width: int, widest: int, *, forward: bool) -> Iterator[str]:
     left, right = _LEFT + _BOX + 6, _RIGHT - 6
-    middle, length = (left + right) / 2, 24 + 70 * width / widest
+    middle, length = (left + right) / 2, 28 + 46 * width / widest
     start, end, head = (left, right, -7) if forward else (right, left, 7)
     yield f"<g><title>mapping of width {width} from {'image to text' if forward else 'text to image'}</title>"
     yield f'<path class="message" d="M{start} {y}H{end + head}"/>'

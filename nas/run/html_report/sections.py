@@ -18,7 +18,7 @@ from nas.run.progress_lines import (
     model_name,
 )
 from nas.run.reliability import agreement_text
-from nas.run.roles import BEST, simple_titles
+from nas.run.roles import BEST, DISTILLED, simple_titles
 from nas.search.keys import BilinearKey, LinearKey
 from nas.search.trial import STAGES, Result
 from nas.training.metrics import standard_error
@@ -85,7 +85,7 @@ def _facts(data: RunData) -> list[tuple[str, str]]:
 
 def _evaluation(data: RunData) -> str:
     """Return the table of the exported models: the answer and the simpler ones."""
-    titles = simple_titles(data.config.space.architecture_class.title)
+    titles = {**simple_titles(data.config.space.architecture_class.title), DISTILLED: "distilled model"}
     rows = []
     answer = data.report[BEST]["role"]
     for role, entry in data.report.items():
@@ -128,7 +128,7 @@ def _evaluation(data: RunData) -> str:
 def _answer_title(data: RunData) -> str:
     """Return what the answer is: `best architecture`, `ensemble`, or the title of a simpler model."""
     role = data.report[BEST]["role"]
-    titles = simple_titles(data.config.space.architecture_class.title)
+    titles = {**simple_titles(data.config.space.architecture_class.title), DISTILLED: "distilled model"}
     return "best architecture" if role == BEST else titles.get(role, role)
 
 

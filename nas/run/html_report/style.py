@@ -20,7 +20,7 @@ ACCENT, QUIET, GOOD, BAD = "#3f7fd0", "#8595ab", "#2f9e77", "#cf4b5b"
 SIMPLE_COLORS = {"linear": "#8d6cc4", "bilinear": "#2f9e77", "default": "#c2577f"}
 """Colours of the simpler models by their roles."""
 
-SHADES = [[0.0, "rgba(63,127,208,0.03)"], [0.02, "rgba(63,127,208,0.10)"], [1.0, "rgba(63,127,208,1)"]]
+SHADES = [[0.0, "rgba(63,127,208,0.03)"], [0.02, "rgba(63,127,208,0.10)"], [1.0, "rgba(63,127,208,0.85)"]]
 """A scale of colours that begins near the background, whichever it is."""
 
 MEBIBYTE = 1024**2

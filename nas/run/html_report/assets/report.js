@@ -20,12 +20,17 @@
     }
     return result;
   };
+  // Numbers in cells have the colour of the text, since plotly cannot know what lies behind transparent cells.
+  const inked = (data) => {
+    const ink = getComputedStyle(document.documentElement).getPropertyValue("--ink").trim();
+    return data.map((trace) => (trace.type === "heatmap" ? { ...trace, textfont: { color: ink } } : trace));
+  };
   const draw = (plot) => {
     if (drawn.has(plot)) return;
     drawn.add(plot);
     const { data, layout } = figures[plot.id];
     const config = { responsive: true, displaylogo: false, displayModeBar: false };
-    Plotly.newPlot(plot, data, themed(layout), config).then(() => plot.setAttribute("data-drawn", "true"));
+    Plotly.newPlot(plot, inked(data), themed(layout), config).then(() => plot.setAttribute("data-drawn", "true"));
   };
   const observer = new IntersectionObserver(
     (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => draw(entry.target)),
@@ -34,7 +39,7 @@
   plots.forEach((plot) => observer.observe(plot));
   addEventListener("beforeprint", () => plots.forEach(draw));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-    drawn.forEach((plot) => Plotly.react(plot, plot.data, themed(figures[plot.id].layout)));
+    drawn.forEach((plot) => Plotly.react(plot, inked(figures[plot.id].data), themed(figures[plot.id].layout)));
   });
 
   // The link of the section that is in view.
