@@ -3,8 +3,8 @@
 The trainings of one architecture with each seed, and one with other readouts, are the pool from which an ensemble is
 chosen on validation. The architecture is PMF's default with the means of the tokens as readouts and fusion in the last
 layer, which is quick to train. It is then trained on the ensemble's probabilities for the training samples and on the
-labels, with the same seeds, and on the labels alone for twice the steps. Everything is measured on validation. Finished
-trainings are kept in the folder of `--runs` and not repeated.
+labels, with the same seeds. With `--all`, other temperatures and weights are tried, and both for twice the steps.
+Everything is measured on validation. Finished trainings are kept in the folder of `--runs` and not repeated.
 
 Run: python -m benchmarks.distillation [--data DIR] [--task NAME ...] [--seeds 3] [--runs DIR] [--json FILE] [--quick]
 """
@@ -38,6 +38,7 @@ from nas.models.fusion.supernet import build_model
 from nas.run.choose_ensemble import score_function
 from nas.run.prepare import SearchContext, prepare
 from nas.run.tables import text_table
+from nas.search.distillation import TEMPERATURE, WEIGHT
 from nas.search.ensemble import EnsembleLimits, select_members
 from nas.search.space import Architecture
 from nas.training.evaluate import predict_logits
@@ -46,8 +47,8 @@ from nas.training.metrics import evaluate_logits
 from nas.training.soft_targets import SoftTargets
 from nas.training.trainer import Steps, full_step_count, train_steps
 
-SETTINGS = ((2.0, 0.5), (1.0, 0.5), (2.0, 0.9), (4.0, 0.9))
-"""Temperatures and weights of the soft targets; with the first, twice the steps are measured as well."""
+OTHER_SETTINGS = ((1.0, 0.5), (2.0, 0.9), (4.0, 0.9))
+"""Temperatures and weights of the soft targets besides those of a search."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: 3)")
     parser.add_argument("--runs", type=Path, metavar="DIR", help="folder of finished trainings, from which it resumes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for the figures")
+    parser.add_argument("--all", action="store_true", help="also other temperatures and weights, and twice the steps")
     add_precision(parser)
     parser.add_argument("--quick", action="store_true", help="trial run: 2 seeds and a few steps of the demo")
     options = parser.parse_args()
@@ -164,12 +166,12 @@ def measure(source: Path, runs: Path, options: argparse.Namespace, reporter: Rep
         pool = [trainings.train("labels", student, seed, steps) for seed in seeds]
         pool.append(trainings.train("other readouts", other, 0, steps))
         teacher, weights = trainings.ensemble(pool)
-        for temperature, weight in SETTINGS:
+        settings = ((TEMPERATURE, WEIGHT), *(OTHER_SETTINGS if options.all else ()))
+        for temperature, weight in settings:
             targets = SoftTargets.of(teacher.train, trainings.labels, temperature=temperature, weight=weight)
             for seed in seeds:
                 trainings.train(f"distilled, T={temperature:g}, w={weight:g}", student, seed, steps, targets)
-            if (temperature, weight) == SETTINGS[0]:
-                for seed in seeds:
+                if options.all and (temperature, weight) == settings[0]:
                     trainings.train("labels, twice the steps", student, seed, 2 * steps)
                     trainings.train("distilled, twice the steps", student, seed, 2 * steps, targets)
         on_train = evaluate_logits(teacher.train, torch.from_numpy(prepared.store.splits["train"].labels))
