@@ -1,4 +1,4 @@
-"""The commands init, check, space, search, resume, export, evaluate, predict, compare, report, list, diff, clean."""
+"""The command line: one function for each command, and what all commands have in common."""
 
 import argparse
 import os
@@ -14,6 +14,7 @@ from nas.common.interrupt import Interrupted, ending_by_exception
 from nas.common.output import OutputStream, ReaderGone, complain, resilient_output, visible
 from nas.common.shortage import shortage
 from nas.run.arguments import parse_budgets, parse_memory_budget, parse_pick
+from nas.run.dashboard_command import show_dashboard
 from nas.run.model_parser import check_choice
 from nas.run.parser import build_parser
 from nas.run.parser_parts import Command
@@ -318,7 +319,8 @@ _HANDLERS: Mapping[str, Command] = {
     "list": _list,
     "diff": _diff,
     "clean": _clean,
+    "dashboard": show_dashboard,
 }
 
-_ANSWERING = (_init, _check, _space, _evaluate, _predict, _list, _diff, _clean)
+_ANSWERING = (_init, _check, _space, _evaluate, _predict, _list, _diff, _clean, show_dashboard)
 """The commands whose result is only printed."""

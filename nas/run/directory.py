@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from nas.config.places import RecordedPlaces, portable, without_places
 from nas.config.schema import Config
 from nas.config.section import AUTO
 from nas.execution.worker_setup import FROZEN_FILES
+from nas.search.metric_registry import METRICS
+from nas.search.trial import STAGES
 from nas.storage.backends.journal import JOURNAL, LOCK
 from nas.storage.lease import LockFile
 from nas.storage.reader import StudyReader
@@ -72,6 +75,15 @@ class Run:
         """Return everything that scores depend on besides the content of data and encoders, as plain values."""
         identity = {"class_names": list(self.class_names), "contents": dict(self.contents)}
         return {**without_places(self.config.as_dict()), **identity}
+
+
+def new_identity(name: str) -> str:
+    """Return the identity of a new run: its name and the present time to the millisecond, `demo-2026-11-30-181205-042`.
+
+    Args:
+        name: The name of the search.
+    """
+    return f"{name}-{datetime.now():%Y-%m-%d-%H%M%S-%f}"[:-3]
 
 
 def is_run(directory: Path) -> bool:
@@ -206,7 +218,7 @@ def open_study(
         StudyError: If another driver has the study open, it is damaged or missing, it lost records, or it was started
             with another configuration.
     """
-    return Study(
+    study = Study(
         directory,
         run.config.space,
         name=run.identity,
@@ -216,6 +228,17 @@ def open_study(
         must_exist=is_run(directory),
         accepts_changes=accepts_changes,
     )
+    try:
+        study.name_scores({stage: _score_title(run.config.search.score_name(stage)) for stage in STAGES})
+    except BaseException:
+        study.close()
+        raise
+    return study
+
+
+def _score_title(metric: str) -> str:
+    """Return the name of the score that a metric gives: studies are maximized."""
+    return metric if METRICS[metric].higher_is_better else f"negative {metric}"
 
 
 def read_study(

@@ -8,6 +8,7 @@ from pathlib import Path
 from nas.common.units import MAX_COUNT, MAX_SEED
 from nas.config.choices import ANSWERS, COLUMNS, EXPORT_FORMATS
 from nas.run.arguments import whole_number, worker_count
+from nas.run.following_parser import add_dashboard
 from nas.run.model_parser import add_evaluate, add_predict
 from nas.run.parser_parts import Command, Commands, Parser, add_command, add_device, add_precision
 from nas.run.program_name import program_call, program_name
@@ -41,6 +42,7 @@ def build_parser(handlers: Mapping[str, Command]) -> argparse.ArgumentParser:
         _add_list,
         _add_diff,
         _add_clean,
+        add_dashboard,
     ):
         command = add(commands)
         command.set_defaults(command=handlers[command.prog.split()[-1]])

@@ -2,11 +2,11 @@
 
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from nas.common.progress import Reporter
 from nas.config.schema import Config
+from nas.config.search_schema import objectives_of
 from nas.execution.failure_policy import Verdict
 from nas.execution.worker_setup import full_weights_path, trained_weights_path
 from nas.memory.calibration import PeakCalibration
@@ -16,10 +16,10 @@ from nas.run.progress_lines import STAGE_VERBS, failure_line, model_name, result
 from nas.run.recipe_file import RECIPE, RecipeFile
 from nas.run.reruns import DISTILLED, RERUNS, RerunStore, write_simple_result
 from nas.run.results_csv import keep_lost_results, write_results
+from nas.search.costs import CostModel
 from nas.search.keys import CandidateKey, DefaultKey, DistilledKey, RecipeKey, RerunKey, SpeedKey, TeacherKey
 from nas.search.objectives import Objectives
 from nas.search.recipe_tuning import SETTINGS
-from nas.search.space import Architecture
 from nas.search.trial import STAGES, Failure, Result, Stage
 from nas.storage.study import Study
 
@@ -37,7 +37,7 @@ class ResultRecorder:
         study: The persistent record of all candidates.
         calibration: The correction of memory predictions; learns from measured peaks.
         reporter: The receiver of messages.
-        parameter_count: Function that returns the number of trainable parameters of an architecture.
+        costs: The costs of architectures: for constraints on them, and to show their parameters; None where unknown.
     """
 
     def __init__(
@@ -48,14 +48,15 @@ class ResultRecorder:
         study: Study,
         calibration: PeakCalibration,
         reporter: Reporter,
-        parameter_count: Callable[[Architecture], int] | None = None,
+        costs: CostModel | None = None,
     ) -> None:
         self._config = config
         self.directory = directory
         self._study = study
+        self._objectives = objectives_of(config.search, costs)
         self._calibration = calibration
         self._reporter = reporter
-        self._parameter_count = parameter_count
+        self._parameter_count = None if costs is None else costs.parameter_count
         self._results_due_at = -math.inf
         self._best: dict[Stage, Result] = {}
         self._has_measured_peaks = False
@@ -82,7 +83,7 @@ class ResultRecorder:
         if isinstance(result.key, SpeedKey | TeacherKey):
             return
         # First: if a kill parts the history from the result, the training is repeated and replaces its points.
-        self.history.add_result(result)
+        curve = self.history.add_result(result)
         match result.key:
             case DefaultKey():
                 write_simple_result(self.directory, result)
@@ -98,7 +99,7 @@ class ResultRecorder:
                 self.reruns.add(result)
                 line = f"{model_name(result.key)}: {scores_text(result, metric)}"
             case _:
-                self._study.finish(result)
+                self._study.finish(result, curve=curve, constraints=self._objectives.excesses(result))
                 self._learn(result)
                 if result.stage == "short":
                     self._keep_best_short_weights()

@@ -1,7 +1,6 @@
 """One session of a run: open its study, prepare the search, run it, then export and report."""
 
 import os
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -25,7 +24,7 @@ from nas.run.cache_records import record_use
 from nas.run.checks import check_memory
 from nas.run.choose_ensemble import choose_ensemble
 from nas.run.contents import check_contents, write_contents
-from nas.run.directory import CONFIG, Run, create_directory, open_study, write_run
+from nas.run.directory import CONFIG, Run, create_directory, new_identity, open_study, write_run
 from nas.run.distilled import compared
 from nas.run.ensemble import read_choice, write_choice
 from nas.run.executors import ExecutionOptions, build_executor, write_worker_setup
@@ -94,7 +93,7 @@ def create_session(
         config=config,
         class_names=prepared.store.class_names,
         contents=prepared.contents.summary(),
-        identity=f"{config.name}-{uuid.uuid4().hex[:12]}",
+        identity=new_identity(config.name),
         storage=None if options.storage is None else storable_url(options.storage, directory),
         fixed=fixed,
     )

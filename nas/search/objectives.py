@@ -64,7 +64,11 @@ class Constraint:
 
     def is_met(self, value: float) -> bool:
         """Return whether a value of the quantity meets the bound."""
-        return value <= self.bound if _relation(self.quantity) == "<=" else value >= self.bound
+        return self.excess(value) <= 0
+
+    def excess(self, value: float) -> float:
+        """Return how far a value of the quantity is beyond the bound, in the unit of the quantity; 0 or less if met."""
+        return value - self.bound if _relation(self.quantity) == "<=" else self.bound - value
 
 
 def _relation(quantity: str) -> str:
@@ -148,6 +152,23 @@ class Objectives:
             if value is not None and not constraint.is_met(value):
                 return False
         return True
+
+    def excesses(self, result: Result) -> list[float]:
+        """Return how far a result is beyond each constraint, as known or predicted; 0 or less where one is met.
+
+        A cost that was not measured counts as met.
+        """
+        values = []
+        for constraint in self.constraints:
+            cost = constraint.cost
+            if cost is None:
+                value: float | None = result.metrics[constraint.quantity]
+            elif cost.measure is not None:
+                value = cost.measure(result)
+            else:
+                value = None if self._model is None else cost.predicted(self._model, result.architecture)
+            values.append(0.0 if value is None else constraint.excess(value))
+        return values
 
     def ranked(self, results: Sequence[Result]) -> list[Result]:
         """Return the results, best first: the eligible ones, then the others, each by front, crowding and trial."""

@@ -65,6 +65,7 @@ class StudyContents:
                 f"{storage.where}: stored by another version of this program; expected format {FORMAT_VERSION}, "
                 f"got {first.get(VERSION, 'none')}; search in a new run directory (--run-dir)"
             )
+        self._format.keep_form(trial for stage in STAGES for trial in trials[stage])
         for stage in STAGES:
             for trial in trials[stage]:
                 with reading(

@@ -1,18 +1,23 @@
 """The record of a candidate in a study: plain attributes of an Optuna trial."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.common.boundary import shown
 from nas.search.space import Architecture, SearchSpace
 from nas.search.trial import STAGES, Result, Stage, to_count
+from nas.storage.parameters import TrialParameters
 
 RejectionStatus = Literal["failed", "infeasible"]
+
+CONSTRAINTS = "constraints"
+"""The system attribute in which Optuna and optuna-dashboard expect the values of constraints: met if 0 or less."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,9 @@ class Rejection:
 
 
 def result_attributes(result: Result) -> dict[str, Any]:
-    """Return the attributes of a trial with a score."""
-    return {"result": result.as_dict()}
+    """Return the attributes of a trial with a score: the result, and the numbers of it that figures can use."""
+    numbers = {name: value for name, value in result.metrics.items() if math.isfinite(value)}
+    return {"result": result.as_dict(), **numbers, "peak_memory (MiB)": round(result.measured_peak_bytes / 2**20, 1)}
 
 
 def rejection_attributes(rejection: Rejection) -> dict[str, Any]:
@@ -93,9 +99,11 @@ class TrialFormat:
 
     def __init__(self, space: SearchSpace) -> None:
         self._space = space
-        self._distributions: dict[str, BaseDistribution] = {
-            variable.name: CategoricalDistribution(variable.choices) for variable in space.variables
-        }
+        self._parameters = TrialParameters(space)
+
+    def keep_form(self, trials: Iterable[FrozenTrial]) -> None:
+        """Write further trials in the form of those that a study holds, which an earlier version may have started."""
+        self._parameters.keep_form(trials)
 
     def new_trial(
         self,
@@ -105,6 +113,8 @@ class TrialFormat:
         *,
         score: float | None = None,
         seconds: float = 0.0,
+        curve: Mapping[int, float] = MappingProxyType({}),
+        constraints: Sequence[float] = (),
     ) -> FrozenTrial:
         """Return a trial to add to a storage, which gives it its number.
 
@@ -114,9 +124,11 @@ class TrialFormat:
             attributes: The attributes of the trial.
             score: The score of a finished trial.
             seconds: The duration of a finished trial.
+            curve: The learning curve of a trained candidate, the loss by the number of the step.
+            constraints: How far it is beyond each constraint of the search; 0 or less where one is met.
         """
         now = datetime.now()
-        values = self._space.encode(architecture)
+        params, distributions = self._parameters.encode(self._space.encode(architecture))
         return FrozenTrial(
             number=-1,
             trial_id=-1,
@@ -124,16 +136,16 @@ class TrialFormat:
             value=score,
             datetime_start=now - timedelta(seconds=seconds),
             datetime_complete=now if state.is_finished() else None,
-            params=values,
-            distributions={name: self._distributions[name] for name in values},
+            params=params,
+            distributions=distributions,
             user_attrs=dict(attributes),
-            system_attrs={},
-            intermediate_values={},
+            system_attrs={CONSTRAINTS: list(constraints)} if constraints else {},
+            intermediate_values=dict(curve),
         )
 
     def architecture(self, trial: FrozenTrial) -> Architecture:
         """Return the architecture of a stored trial."""
-        return self._space.decode(trial.params)
+        return self._space.decode(self._parameters.decode(trial.params))
 
     def rejection(self, trial: FrozenTrial, stage: Stage) -> Rejection:
         """Return the rejection that a stored trial describes.

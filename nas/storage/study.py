@@ -11,13 +11,16 @@ costs two appends to the journal, one when it starts and one when it ends, whate
 
 import bisect
 import json
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.search.space import Architecture, SearchSpace
@@ -39,7 +42,7 @@ from nas.storage.contents import (
     supernet_record,
 )
 from nas.storage.integrity import Comparison, check_restorable
-from nas.storage.records import Rejection, RejectionStatus, rejection_attributes, result_attributes
+from nas.storage.records import CONSTRAINTS, Rejection, RejectionStatus, rejection_attributes, result_attributes
 from nas.storage.write_log import SUPERNET_KEY, WRITE_LOG, Records, WriteLog, read_write_log
 
 
@@ -167,6 +170,20 @@ class Study(StudyContents):
 
     # Writing
 
+    def name_scores(self, names: Mapping[Stage, str]) -> None:
+        """Store the name of the score of each stage, for Optuna's figures, unless it is stored already.
+
+        Args:
+            names: The names.
+        """
+        for stage, name in names.items():
+            with self._storage.writing() as storage:
+                study = optuna.Study(storage.get_study_name_from_id(self._storage.study_ids[stage]), storage)
+                if study.metric_names != [name]:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore", ExperimentalWarning)
+                        study.set_metric_names([name])
+
     def start(self, architecture: Architecture, round_index: int = 0) -> int:
         """Store a new candidate that is to be scored.
 
@@ -186,16 +203,31 @@ class Study(StudyContents):
         self._logged(start_record(trial, architecture, round_index))
         return trial
 
-    def finish(self, result: Result) -> None:
-        """Store a result."""
+    def finish(
+        self, result: Result, *, curve: Mapping[int, float] = MappingProxyType({}), constraints: Sequence[float] = ()
+    ) -> None:
+        """Store a result.
+
+        Args:
+            result: The result.
+            curve: The learning curve of its training, the loss by the number of the step, for Optuna's figures.
+            constraints: How far it is beyond each constraint of the search, for Optuna's figures; 0 or less where one
+                is met.
+        """
         if result.trial in self._results[result.stage]:
             raise ValueError(f"trial {result.trial} already has a result at stage {result.stage}")
         attributes = result_attributes(result)
         if result.stage == "one_shot":
-            self._end(result.trial, TrialState.COMPLETE, attributes, result.score)
+            self._end(result.trial, TrialState.COMPLETE, attributes, result.score, constraints)
         else:
             trial = self._format.new_trial(
-                result.architecture, TrialState.COMPLETE, attributes, score=result.score, seconds=result.seconds
+                result.architecture,
+                TrialState.COMPLETE,
+                attributes,
+                score=result.score,
+                seconds=result.seconds,
+                curve=curve,
+                constraints=constraints,
             )
             self._add(result.stage, trial)
         self._results[result.stage][result.trial] = result
@@ -236,12 +268,21 @@ class Study(StudyContents):
         with self._storage.writing() as storage:
             return storage.get_trial_number_from_id(storage.create_new_trial(self._storage.study_ids[stage], trial))
 
-    def _end(self, trial: int, state: TrialState, attributes: Mapping[str, Any], score: float | None = None) -> None:
+    def _end(
+        self,
+        trial: int,
+        state: TrialState,
+        attributes: Mapping[str, Any],
+        score: float | None = None,
+        constraints: Sequence[float] = (),
+    ) -> None:
         """End a running trial in one append; the state, which makes the attributes count, is written last."""
         trial_id = self._trial_ids[trial]
         with self._storage.writing() as storage, self._storage.transaction():
             for key, value in attributes.items():
                 storage.set_trial_user_attr(trial_id, key, value)
+            if constraints:
+                storage.set_trial_system_attr(trial_id, CONSTRAINTS, list(constraints))
             storage.set_trial_state_values(trial_id, state, None if score is None else [score])
         del self._running[trial], self._trial_ids[trial]
 

@@ -145,5 +145,6 @@ def test_every_command_of_the_program_is_documented() -> None:
         "list",
         "diff",
         "clean",
+        "dashboard",
     }
     assert shown == expected

@@ -20,6 +20,8 @@ COMMANDS = (
     "list",
     "diff",
     "clean",
+    "report",
+    "dashboard",
 )
 
 

@@ -25,6 +25,7 @@ import pytest
 import sqlalchemy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.distributions import IntDistribution
 
 from nas.common.errors import StudyError
 from nas.models.fusion.pmf.architecture import PMFArchitecture
@@ -217,10 +218,14 @@ def test_optuna_reads_every_candidate_with_its_score_and_choices(run: StoredRun)
         one_shot, full = (run.optuna_study(stage) for stage in ("one_shot", "full"))
     assert full.best_value == 0.4 and one_shot.best_value == 0.9
     states = [(trial.state.name, trial.params) for trial in one_shot.trials]
-    architectures = [SPACE.encode(architecture) for architecture in (FIRST, SECOND, THIRD)]
-    assert states == list(zip(["COMPLETE", "FAIL", "RUNNING"], architectures, strict=True))
+    values = [SPACE.encode(architecture) for architecture in (FIRST, SECOND, THIRD)]
+    units = {"fusion_layer": "", "mapping_width": " (units)"}
+    params = [{f"{name}{units.get(name, ' (tokens)')}": value for name, value in genes.items()} for genes in values]
+    assert states == list(zip(["COMPLETE", "FAIL", "RUNNING"], params, strict=True))
     assert one_shot.trials[1].user_attrs["status"] == "infeasible"
-    assert one_shot.trials[0].distributions["mapping_width"].choices == (1, 2, 3)  # type: ignore[attr-defined]
+    assert one_shot.trials[0].distributions["mapping_width (units)"] == IntDistribution(1, 3)
+    assert one_shot.trials[0].user_attrs["accuracy"] == 0.9 / 3
+    assert one_shot.trials[0].user_attrs["peak_memory (MiB)"] == 0.0
     duration = full.trials[0].duration
     assert duration is not None and duration.total_seconds() == pytest.approx(100, abs=0.1)
 

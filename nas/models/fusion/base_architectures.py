@@ -30,7 +30,7 @@ class DeeplyPromptedArchitecture(Architecture):
     family = ""
     genes = (
         Gene("prompt_layer", "L_p", 0, is_layer=True),
-        Gene("prompts", "M", 1, ("model", "layer")),
+        Gene("prompts", "M", 1, ("model", "layer"), unit="tokens"),
     )
     prompted: ClassVar[str]
     """The encoder that has prompts: `image` or `text`."""

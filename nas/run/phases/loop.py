@@ -86,7 +86,7 @@ class Search:
             study=study,
             calibration=calibration,
             reporter=reporter,
-            parameter_count=prepared.memory.parameter_count,
+            costs=prepared.memory,
         )
         executor.follow_losses(recorder.history.receiver)
         feasibility = Feasibility(

@@ -41,6 +41,7 @@ class Gene:
         names: The names of the values 0, 1, … of a gene whose values are alternatives rather than sizes, the cheapest
             first. Each has weights of its own in a supernet. The first is the paper's: it is the value in spaces that
             leave the gene out, so the field of the architecture class has 0 as its default.
+        unit: What a size counts, for the axes of figures; empty for layers and alternatives.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Gene:
     granularities: tuple[Granularity, ...] = ("model",)
     is_layer: bool = False
     names: tuple[str, ...] = ()
+    unit: str = ""
 
     @property
     def largest(self) -> int:

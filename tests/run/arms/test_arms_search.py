@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from nas.run.arms.directory import (
 from nas.run.arms.report import answering_run, read_arms_report
 from nas.run.arms.state import STATE, ArmsState, TrialRecord
 from nas.run.commands import resume, start
+from nas.run.dashboard import runs_to_view
 from nas.run.directory import read_run
 from nas.run.executors import ExecutionOptions
 from nas.run.finalize import REPORT
@@ -40,7 +42,8 @@ from nas.run.recipe_file import RECIPE, RecipeFile
 from nas.run.roles import BEST
 from nas.run.time_budget import TimeAccount, time_file
 from nas.search.arm_halving import ArmScores
-from nas.search.trial import Job
+from nas.search.trial import STAGES, Job
+from nas.storage.viewing import ReadOnlyStorage
 from tests.support.project import Project, build_project
 from tests.support.runs import Killed, results_of, without_measurements
 
@@ -111,6 +114,12 @@ def finished_arms(
     source = project.write("arms.yaml", **LITTLE, encoders={"image": "./vit", "text": ["./bert", "./missing"]})
     directory = tmp_path_factory.mktemp("arms") / "run"
     return FinishedArms(source, directory, run_arms(source, directory, options))
+
+
+def test_dashboard_shows_every_arm_that_was_reached(finished_arms: FinishedArms) -> None:
+    with closing(ReadOnlyStorage(runs_to_view(finished_arms.directory))) as storage:
+        names = [study.study_name for study in storage.get_all_studies()]
+    assert names == [f"{arm}/{stage}" for arm in ARMS for stage in STAGES]
 
 
 def test_arms_are_compared_and_the_better_one_is_searched(finished_arms: FinishedArms) -> None:

@@ -20,7 +20,7 @@ class MBTArchitecture(Architecture):
         "Multimodal bottleneck transformer (Nagrani et al., NeurIPS 2021): two fine-tuned encoders that "
         "exchange a few bottleneck tokens."
     )
-    genes = (Gene("fusion_layer", "L_f", 0, is_layer=True), Gene("bottlenecks", "B", 1))
+    genes = (Gene("fusion_layer", "L_f", 0, is_layer=True), Gene("bottlenecks", "B", 1, unit="tokens"))
     trains = ("image", "text")
 
     fusion_layer: int

@@ -69,10 +69,10 @@ class PMFArchitecture(ReadoutGenes, Architecture):
     )
     genes = (
         Gene("fusion_layer", "L_f", 0, is_layer=True),
-        Gene("query_prompts", "M_qp", 1, GRANULARITIES),
-        Gene("query_context_prompts", "M_qcp", 0, GRANULARITIES),
-        Gene("fusion_context_prompts", "M_fcp", 0, GRANULARITIES),
-        Gene("mapping_width", "h", 1, GRANULARITIES),
+        Gene("query_prompts", "M_qp", 1, GRANULARITIES, unit="tokens"),
+        Gene("query_context_prompts", "M_qcp", 0, GRANULARITIES, unit="tokens"),
+        Gene("fusion_context_prompts", "M_fcp", 0, GRANULARITIES, unit="tokens"),
+        Gene("mapping_width", "h", 1, GRANULARITIES, unit="units"),
         IMAGE_READOUT,
         TEXT_READOUT,
     )

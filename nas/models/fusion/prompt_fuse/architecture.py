@@ -20,7 +20,7 @@ class PromptFuseArchitecture(Architecture):
         "PromptFuse (Liang et al., Findings of ACL 2022): the tokens of the frozen image encoder, and learned "
         "prompts, in the frozen text transformer."
     )
-    genes = (Gene("prompts", "M", 1),)
+    genes = (Gene("prompts", "M", 1, unit="tokens"),)
 
     prompts: GeneValue
 
