@@ -94,7 +94,8 @@ def prepare(
         device=device if is_here(device) else CPU,
     )
     image_encoder, text_encoder, preprocessor = sources.image_encoder, sources.text_encoder, sources.preprocessor
-    store = _open_features(sources, config, cache_directory, reporter, verify=verify, helpers=helpers)
+    progress = _FeatureProgress(reporter, None if check is not None else config.budget.time_seconds)
+    store = _open_features(sources, config, cache_directory, reporter, progress, verify=verify, helpers=helpers)
     sizes = sizes_of(image_encoder, text_encoder)
     return SearchContext(
         image_encoder=image_encoder,
@@ -133,6 +134,7 @@ def _open_features(
     config: Config,
     cache_directory: Path,
     reporter: Reporter,
+    progress: "_FeatureProgress",
     *,
     verify: bool,
     helpers: BuildHelpers | None,
@@ -142,7 +144,7 @@ def _open_features(
         sources,
         config.features,
         cache_directory,
-        on_progress=_FeatureProgress(config, reporter),
+        on_progress=progress,
         on_note=reporter.note,
         verify=verify,
         limits=BuildLimits(torch.get_num_threads(), config.budget.memory_bytes),
@@ -157,15 +159,15 @@ def _open_features(
 
 
 class _FeatureProgress:
-    """Reports the progress of a build, and how long it and a search with a time budget take together.
+    """Reports the progress of a build, and how long it and the search after it take together.
 
     Args:
-        config: The configuration of the search.
         reporter: The receiver of the progress.
+        search_seconds: The time budget of the search; None if it has none, or an earlier session has used part of it.
     """
 
-    def __init__(self, config: Config, reporter: Reporter) -> None:
-        self._search_seconds = config.budget.time_seconds
+    def __init__(self, reporter: Reporter, search_seconds: float | None) -> None:
+        self._search_seconds = search_seconds
         self._reporter = reporter
         self._started: tuple[float, int] | None = None
 

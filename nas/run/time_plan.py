@@ -146,9 +146,9 @@ class TimePlan:
             return []
         fitting = int(max(speed.seconds_left, 0.0) / speed.step_seconds)
         return [
-            f"Supernet: supernet.steps: {speed.steps_left} more steps need {format_seconds(needed)}, but its part of "
-            f"the time leaves {format_seconds(speed.seconds_left)}; corrected to about {fitting}, over which the "
-            "learning rate decays"
+            f"Supernet: supernet.steps: {speed.steps_left} more steps would take {format_seconds(needed)}; the "
+            f"{format_seconds(speed.seconds_left)} that its part of the time leaves hold about {fitting}, over which "
+            "the learning rate decays"
         ]
 
     def _needed(self, speed: Speed) -> float:

@@ -54,7 +54,7 @@ def test_supernet_that_is_too_long_for_its_time_is_named() -> None:
     speed = Speed(step_seconds=4.0, process_count=1, steps_left=90, spent_seconds=40.0, seconds_left=160.0)
     (correction,) = plan.lines(speed)
     assert correction.startswith(
-        "Supernet: supernet.steps: 90 more steps need 6m00s, but its part of the time leaves 2m40s; corrected to "
+        "Supernet: supernet.steps: 90 more steps would take 6m00s; the 2m40s that its part of the time leaves hold "
         "about 40,"
     )
     assert plan.lines(replace(speed, seconds_left=361.0)) == []
