@@ -63,7 +63,7 @@ def scores_of(loaded: LoadedModel, inputs: list[dict[str, Any]]) -> Any:
     return loaded.predict_proba([entry["image"] for entry in inputs], [entry["text"] for entry in inputs])
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)], ids=["single", "ensemble"])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.long)], ids=["single", "ensemble"])
 def test_auto_classes_and_pipeline_give_the_predictions_of_the_loaded_model(
     project: Project, inputs: list[dict[str, Any]], tmp_path: Path, count: int
 ) -> None:
@@ -155,7 +155,7 @@ def test_additional_outputs_of_a_tokenizer_are_ignored(folder: Path, inputs: lis
         assert torch.equal(model(**batch).logits, model(pixel_values=batch["pixel_values"], **plain).logits)
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)], ids=["single", "ensemble"])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.long)], ids=["single", "ensemble"])
 def test_trainer_continues_the_training_and_its_folder_is_an_exported_model(
     project: Project, tmp_path: Path, count: int
 ) -> None:

@@ -64,7 +64,8 @@ class FusionProcessor(ProcessorMixin):
         """Return the inputs of the model; what is not given is left out.
 
         Args:
-            images: A picture, or a list: pictures of PIL of any mode, or paths of image files.
+            images: A picture, or a list: pictures of PIL of any mode, arrays of uint8 (H, W), (H, W, 3) or (H, W, 4),
+                or paths or bytes of image files.
             text: A text, or a list.
             padding: True or `longest` pads texts to the longest of them, `max_length` to the longest of the training;
                 false or `do_not_pad` needs texts of one length, unless `return_tensors` is None.
@@ -90,7 +91,8 @@ class FusionProcessor(ProcessorMixin):
         return BatchFeature(values, tensor_type=return_tensors)
 
     def _pixel_values(self, images: Any) -> NDArray[np.float32]:
-        is_single = isinstance(images, str | os.PathLike | Image.Image)
+        is_array = isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim in (2, 3)
+        is_single = is_array or isinstance(images, str | os.PathLike | Image.Image | bytes)
         pictures = [images] if is_single else list(images)
         opened = [open_picture(picture, f"images[{index}]", MAX_PIXELS) for index, picture in enumerate(pictures)]
         pixels: NDArray[np.float32] = self.preprocessor.pixel_values(opened).numpy()

@@ -75,9 +75,10 @@ def test_pictures_of_any_mode_and_paths_are_converted_like_those_of_a_data_set(
     transparent.save(tmp_path / "a.png")
     white = [Image.new("RGB", (30, 20), tuple(round(255 + (v - 255) * 100 / 255) for v in (200, 10, 10)))]
     expected = trained.pixel_values(white)
-    for images in (transparent, [transparent], tmp_path / "a.png", [str(tmp_path / "a.png")]):
+    path = tmp_path / "a.png"
+    for images in (transparent, [transparent], path, [str(path)], path.read_bytes(), np.asarray(transparent)):
         assert torch.equal(processor(images=images)["pixel_values"], expected)
-    with pytest.raises(DataError, match=r"^images\[0\]: not allowed; expected a picture of PIL or the path"):
+    with pytest.raises(DataError, match=r"^images\[0\]: not a picture; expected a picture of PIL"):
         processor(images=[np.zeros((3, 20, 20))])
 
 

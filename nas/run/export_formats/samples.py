@@ -45,9 +45,11 @@ class CheckedSamples:
             return
         samples, _ = read_samples(data, split, exported.class_names)
         total = len(samples)
-        self.count = min(total, MAX_SAMPLES)
-        chosen = np.linspace(0, total - 1, self.count).round().astype(int)
+        chosen = np.linspace(0, total - 1, min(total, MAX_SAMPLES)).round().astype(int)
         pairs = [(samples.images[index], samples.texts[index]) for index in chosen]
+        if not exported.preprocessor.adds_tokens:  # the model takes no text without a token
+            pairs = [pair for pair in pairs if len(exported.preprocessor.token_ids([pair[1]])[0])]
+        self.count = len(pairs)
         self._split = _Split(open_dataset_images(data), pairs)
         self.source = f"{self.count} of {total} samples" if split == ALL else f"{self.count} of {total} {split} samples"
 
