@@ -143,7 +143,8 @@ def test_run_without_a_score_says_so_and_how_to_continue(
     run = tmp_path / "run"
     output = run_search(project.root / "search.yaml", run, options, time_seconds=0.001)
     hint = f"continue with a larger one: python run_search.py resume {run} --budget ..."
-    assert output.splitlines()[-1] == f"No candidate was scored within the budget; {hint}"
+    last = [f"No candidate was scored within the budget; {hint}", f"Report: {run / 'report.html'}"]
+    assert output.splitlines()[-2:] == last
     for words in ([], ["--trial", "0"]):
         assert main(["export", str(run), "--output", str(tmp_path / "model"), *words]) == 2
         assert f"No candidate was scored within the budget; {hint}" in capsys.readouterr().err
