@@ -89,8 +89,8 @@ def test_all_problems_are_reported_at_once_with_key_value_and_what_is_allowed(tm
         "search.evolution.parents: invalid value; expected at most the population of 4, got 5",
         "search.stratgy: unknown key; expected one of answer, constraints, distill, eval_batch, evolution, "
         "finalists, initial_architectures, latency_batch, members, objective, promotion_fraction, proxy_metric, "
-        "readouts, rerun_seeds, round_size, short_training_fraction, short_training_lr_scale, short_training_steps, strategy; "
-        "did you mean 'strategy'?",
+        "readouts, rerun_seeds, round_size, short_training_fraction, short_training_lr_scale, short_training_steps, "
+        "strategy; did you mean 'strategy'?",
         f"budget.time: invalid value; expected {TIME_FORM}, or null, got 0",
         f"budget.memory: invalid value; expected {BYTES_FORM}, or auto, got '2 gigs'",
     )
