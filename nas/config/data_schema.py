@@ -264,8 +264,9 @@ class FeaturesConfig(Section):
     storage: FeatureStorage = Field(
         default="auto",
         description="The fusion layers whose inputs are cached: `every_layer`; `lowest_layer`, so that those of deeper "
-        "layers are computed whenever they are read; `auto`: every layer if that fits `disk`, otherwise the lowest. "
-        "What both cost is printed before the outputs are computed.",
+        "layers are computed whenever they are read; `none`, so that every step decodes its images and computes all "
+        "frozen layers; `auto`: every layer if that fits `disk`, otherwise the lowest. What each costs is printed "
+        "before the outputs are computed.",
     )
     views: Integer = Field(
         default=1,

@@ -12,6 +12,7 @@ from torch import Tensor
 from nas.common.devices import use_deterministic_kernels
 from nas.common.seeds import seed_from
 from nas.config.training_schema import LearningRatesConfig
+from nas.data.features.raw_images import open_raw_images
 from nas.data.features.store import FeatureStore
 from nas.execution.base import SupernetJob, SupernetProgress
 from nas.execution.grant import GrantExceeded, MemoryGrant
@@ -88,7 +89,10 @@ class CandidateWorker:
 
     def open_features(self, directory: Path) -> FeatureStore:
         """Return a complete feature store, opened for the encoders of this worker."""
-        return FeatureStore(directory, (self._image_encoder, self._text_encoder))
+        config, images = self.setup.config, None
+        if config.features.storage == "none":
+            images = open_raw_images(config.data, config.encoders.image, self.setup.thread_count)
+        return FeatureStore(directory, (self._image_encoder, self._text_encoder), images)
 
     def stop(self) -> None:
         """Stop the running job at its next step; it raises `nas.training.stopping.StopRequested`."""

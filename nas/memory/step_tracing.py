@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 from nas.common.devices import CPU, product_dtype
 from nas.config.data_schema import FeaturesConfig
 from nas.config.training_schema import RecipeConfig
+from nas.data.features.frozen import FrozenLayers
 from nas.data.features.store import Batch
 from nas.memory.overheads import overheads_on
 from nas.memory.tracing import ShapeTracer, Trace
@@ -194,6 +195,8 @@ class StepTracer:
 
     def _batch(self, step: TrainingStep) -> Batch:
         """Return a batch with texts of the largest length, as the feature store would read it."""
+        if self._features.storage == "none":
+            return self._raw_batch(step)
         size, task = step.batch_size, self._task
         (image, text), (image_layer, text_layer) = self._encoders, step.architecture.entry_layers(self._sizes)
         dtype = getattr(torch, self._features.dtype)
@@ -212,6 +215,24 @@ class StepTracer:
             labels=self._labels(size),
             image_attention=image_attention,
             text_attention=text_attention,
+        )
+
+    def _raw_batch(self, step: TrainingStep) -> Batch:
+        """Return a batch of raw inputs, with the frozen layers that they have yet to pass."""
+        size, task, encoders = step.batch_size, self._task, self._encoders
+        layers = step.architecture.entry_layers(self._sizes)
+        image, text = (
+            None if layer is None or layer == RAW else FrozenLayers(encoder, RAW, layer)
+            for encoder, layer in zip(encoders, layers, strict=True)
+        )
+        ids = torch.zeros(size, task.text_token_count, dtype=torch.int64)
+        return Batch(
+            image_tokens=torch.empty(size, 0) if layers.image is None else torch.empty(size, *task.image_shape),
+            text_tokens=torch.empty(size, 0) if layers.text is None else ids,
+            text_mask=torch.ones(size, task.text_token_count, dtype=torch.bool),
+            labels=self._labels(size),
+            image_layers=image,
+            text_layers=text,
         )
 
     def _tokens(

@@ -37,7 +37,7 @@ def build_memory_model(
     image_config, text_config = encoders
     task = TaskShapes(image_shape, *token_counts, num_classes, config.data.has_several_labels, train_samples)
     # All that the bytes of a step depend on, besides the architecture; see `TraceCache`.
-    features = (config.features.dtype, config.features.attention)
+    features = (config.features.dtype, config.features.attention, config.features.storage == "none")
     shared_by = (config.recipe.label_smoothing, config.recipe.precision, features, replace(task, train_samples=0))
     memory = MemoryModel(
         image_config=image_config,

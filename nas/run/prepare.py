@@ -26,7 +26,7 @@ from nas.models.fusion.base import sizes_of
 from nas.run.checks import check_lengths, image_shape
 from nas.run.memory_model import build_memory_model
 from nas.run.sources import CheckContents, load_encoders, needed_entry_layers, read_sources
-from nas.search.space import Architecture, EncoderSizes, SearchSpace
+from nas.search.space import RAW, WHOLE, Architecture, EncoderSizes
 
 _TOKENIZER_BATCH = 1024
 _LOADING_SECONDS = 2.0
@@ -110,7 +110,7 @@ def prepare(
             token_counts=(store.image_token_count, store.longest_text),
             num_classes=len(store.class_names),
             train_samples=len(store.splits["train"]),
-            first_layers=first_layers(config.space, sizes),
+            first_layers=first_layers(config, sizes),
             device=device,
         ),
         contents=sources.contents,
@@ -233,20 +233,29 @@ def predict_memory(config: Config, *, source: str, device: torch.device = CPU) -
         token_counts=(int(image_tokens.shape[1]), longest),
         num_classes=len(dataset.class_names),
         train_samples=len(dataset.splits["train"]),
-        first_layers=first_layers(config.space, sizes),
+        first_layers=first_layers(config, sizes),
         device=device,
     )
     return memory, config.space.architecture_class.default(sizes)
 
 
-def first_layers(space: SearchSpace, sizes: EncoderSizes) -> tuple[int, int]:
-    """Return the first layer of the image and of the text encoder that training computes; the embedding counts as -1.
+def first_layers(config: Config, sizes: EncoderSizes) -> tuple[int, int]:
+    """Return the first layer of the image and of the text encoder that workers compute.
+
+    It is `RAW` for an encoder that a model trains as a whole, and `WHOLE` for one whose frozen layers are computed in
+    every step, since nothing of them is stored.
 
     Args:
-        space: The search space.
+        config: The configuration of the search.
         sizes: The sizes of the encoders.
     """
-    entries = needed_entry_layers(space, sizes)
-    image = min(sizes.image_layers if entry.image is None else entry.image for entry in entries)
-    text = min(sizes.text_layers if entry.text is None else entry.text for entry in entries)
-    return image, text
+    entries = needed_entry_layers(config.space, sizes)
+
+    def first(layers: list[int | None], num_layers: int) -> int:
+        used = [layer for layer in layers if layer is not None]
+        if not used:
+            return num_layers
+        return WHOLE if config.features.storage == "none" and min(used) != RAW else min(used)
+
+    image = first([entry.image for entry in entries], sizes.image_layers)
+    return image, first([entry.text for entry in entries], sizes.text_layers)

@@ -16,8 +16,10 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from nas.common.devices import CPU, is_accelerator, start_peak
 from nas.common.files import sync_directory, write_atomically
@@ -26,7 +28,8 @@ from nas.data.features.blocks import BlockBoard
 from nas.data.features.costs import describe_costs
 from nas.data.features.crew import BlockWork, BuildCrew
 from nas.data.features.inputs import FeatureSources, SplitInputs, pixel_values
-from nas.data.features.plan import ArrayPlan, ModalityPlan, choose_plan, possible_plans
+from nas.data.features.plan import IMAGE_NAMES, ArrayPlan, ModalityPlan, choose_plan, possible_plans
+from nas.data.features.raw_images import join_names
 from nas.data.features.threads import BuildLimits, BuildThreads, batch_bytes
 from nas.data.features.writer import ArrayFiles
 from nas.models.encoders.base import Encoder
@@ -56,12 +59,16 @@ class FeatureBuild:
         self._splits = {
             name: SplitInputs(name, samples, sources.preprocessor, self.views[name]) for name, samples in splits.items()
         }
-        self._small = {
+        self._small: dict[str, NDArray[Any]] = {
             f"{split}/{name}.npy": array
             for split, inputs in self._splits.items()
             for name, array in inputs.small_arrays().items()
         }
-        self._image_shape, self.image_token_count = _image_sizes(sources)
+        if config.storage == "none":
+            self._small |= {
+                f"{split}/{IMAGE_NAMES}": join_names(inputs.images) for split, inputs in self._splits.items()
+            }
+        self._image_shape, self.image_token_count, self._image_seconds = _first_image(sources)
         small = [ArrayPlan(name, array.shape, array.dtype.name) for name, array in self._small.items()]
         self.plans = possible_plans(self._modalities(), small, config, list(splits))
         self.plan = choose_plan(self.plans, config)
@@ -190,7 +197,7 @@ class FeatureBuild:
             threads: The threads that compute.
         """
         with _placed((self.sources.image_encoder, self.sources.text_encoder), self.sources.device):
-            return describe_costs(self.plans, self.plan, self.sources, threads)
+            return describe_costs(self.plans, self.plan, self.sources, threads, self._image_seconds)
 
     def run(self, directory: Path, on_progress: OnProgress, threads: BuildThreads) -> None:
         """Compute all remaining blocks in a folder that `start` has created, together with other processes.
@@ -275,14 +282,16 @@ def _reserve(descriptor: int, size_bytes: int) -> None:
         os.truncate(descriptor, size_bytes)  # macOS, where a full disk is noticed only during the build
 
 
-def _image_sizes(sources: FeatureSources) -> tuple[tuple[int, ...], int]:
-    """Return the shape of the pixel values of an image, and its number of tokens, S."""
+def _first_image(sources: FeatureSources) -> tuple[tuple[int, ...], int, float]:
+    """Return the shape of the pixel values of an image, its number of tokens, S, and the seconds of decoding it."""
     split = next(iter(sources.dataset.splits.values()))
+    started = time.perf_counter()
     pixels = pixel_values([split.images[0]], 1, sources)
+    seconds = time.perf_counter() - started
     with torch.inference_mode():
         encoder = sources.image_encoder
         tokens = encoder.embed(pixels.to(next(encoder.parameters()).device))
-    return tuple(pixels.shape[1:]), int(tokens.shape[1])
+    return tuple(pixels.shape[1:]), int(tokens.shape[1]), seconds
 
 
 def delete_progress(directory: Path) -> None:

@@ -24,6 +24,7 @@ from nas.data.features.encode import NotFiniteError
 from nas.data.features.files import FORMAT, find_damage, seal_store
 from nas.data.features.helpers import BuildHelpers, HelpedProgress, HelpOrder
 from nas.data.features.inputs import FeatureSources
+from nas.data.features.raw_images import RawImages, join_names
 from nas.data.features.store import FeatureStore
 from nas.data.features.threads import BuildLimits
 
@@ -72,7 +73,8 @@ def open_or_build(
                 )
         except OSError as error:
             raise DataError(f"{cache_directory}: the features cannot be stored: {error.strerror or error}") from error
-    return FeatureStore(directory, (sources.image_encoder, sources.text_encoder))
+    images = RawImages(sources.images, sources.preprocessor, (limits or BuildLimits()).cores)
+    return FeatureStore(directory, (sources.image_encoder, sources.text_encoder), images)
 
 
 def help_build(sources: FeatureSources, features: FeaturesConfig, order: HelpOrder, limits: BuildLimits) -> None:
@@ -101,7 +103,8 @@ def help_build(sources: FeatureSources, features: FeaturesConfig, order: HelpOrd
 def _cache_key(sources: FeatureSources, features: FeaturesConfig) -> str:
     """Return a hash of everything that determines the numbers, but not of the disk budget, which only selects arrays.
 
-    So an existing store is used under any budget; but where the arrays are chosen by the user, it has to have them.
+    So an existing store is used under any budget; but where the arrays are chosen by the user, it has to have them. One
+    without tokens has the paths of its images, which are then part of it.
     Stored data attention is part of it: it yields the same logits only up to rounding, and needs additional memory.
     """
     entry_layers = sorted(
@@ -111,7 +114,10 @@ def _cache_key(sources: FeatureSources, features: FeaturesConfig) -> str:
     uses_attention = features.attention and sources.uses_attention
     augmentation = PARAMETERS if features.views > 1 else ""
     contents = sorted(sources.contents.summary().items())
-    forced = () if features.storage == "auto" else (features.storage,)
+    forced: tuple[str, ...] = () if features.storage == "auto" else (features.storage,)
+    if features.storage == "none":  # it has the paths of the images
+        names = [name for _, samples in sorted(sources.dataset.splits.items()) for name in samples.images]
+        forced = (*forced, hashlib.sha256(join_names(names).tobytes()).hexdigest())
     facts = (FORMAT, entry_layers, features.dtype, features.views, uses_attention, augmentation, contents, *forced)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 

@@ -1,14 +1,14 @@
 """What each way to store features costs: bytes on disk, seconds to build, seconds a step."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from nas.common.devices import is_accelerator, synchronize
 from nas.common.units import format_bytes, format_seconds
 from nas.data.features.inputs import BATCH_SIZE, FeatureSources
-from nas.data.features.plan import EVERY_LAYER, SMALLEST_LAYER, FeaturePlan, ModalityPlan
+from nas.data.features.plan import EVERY_LAYER, NOTHING, SMALLEST_LAYER, FeaturePlan, ModalityPlan
 from nas.data.features.threads import BuildThreads
 from nas.models.encoders.base import Encoder
 
@@ -21,20 +21,23 @@ def describe_costs(
     chosen: FeaturePlan,
     sources: FeatureSources,
     threads: BuildThreads,
+    image_seconds: float,
 ) -> str | None:
-    """Return one line for the user; None where every entry layer is the lowest.
+    """Return one line for the user; None where every entry layer is the lowest, and stored.
 
     The seconds are those of a layer for a few tokens, timed now on the device that builds. A step may have to recompute
-    the layers from the lowest to the highest entry layer, in a batch of 32 samples.
+    the layers from the lowest to the highest entry layer in a batch of 32 samples, or all below that one after decoding
+    the images, for which the seconds of one thread are added.
 
     Args:
         plans: The possible plans.
         chosen: The plan that is built.
         sources: The encoders, on the device that computes.
         threads: The threads that build.
+        image_seconds: The seconds in which one thread decodes and processes an image.
     """
     modalities = chosen.modalities
-    if all(len(part.layers) <= 1 for part in modalities):
+    if chosen.tier != NOTHING and all(len(part.layers) <= 1 for part in modalities):
         return None
     encoders = (sources.image_encoder, sources.text_encoder)
     timed = [seconds_per_token(encoder, sources.device) for encoder in encoders]
@@ -42,17 +45,23 @@ def describe_costs(
     build_seconds = sum(
         seconds * _tokens(part) * part.num_layers / count for seconds, part in zip(timed, modalities, strict=True)
     )
-    step_seconds = sum(
-        seconds * BATCH_SIZE * _tokens(part) / max(_inputs(part), 1) * (part.layers[-1] - max(part.layers[0], 0))
-        for seconds, part in zip(timed, modalities, strict=True)
-        if part.layers
-    )
+
+    def step_seconds(lowest: Callable[[ModalityPlan], int]) -> float:
+        return sum(
+            seconds * BATCH_SIZE * _tokens(part) / max(_inputs(part), 1) * (max(part.layers[-1], 0) - lowest(part))
+            for seconds, part in zip(timed, modalities, strict=True)
+            if part.layers
+        )
+
+    from_lowest = step_seconds(lambda part: max(part.layers[0], 0))
+    from_images = step_seconds(lambda part: 0) + (BATCH_SIZE * image_seconds if modalities[0].layers else 0.0)
     sizes = {plan.tier: plan.size_bytes for plan in plans}
-    name = "the lowest layer only" if chosen.tier == SMALLEST_LAYER else "every layer"
+    name = {SMALLEST_LAYER: "the lowest layer only", NOTHING: "nothing"}.get(chosen.tier, "every layer")
     return (
         f"Features of every fusion layer: {format_bytes(sizes[EVERY_LAYER])}, about {format_seconds(build_seconds)} to "
         f"build; of the lowest only: {format_bytes(sizes[SMALLEST_LAYER])}, as long to build, up to "
-        f"{step_seconds:.2g} s more for each training step; stored: {name}"
+        f"{from_lowest:.2g} s more for each training step; of none: {format_bytes(sizes[NOTHING])}, as long to build, "
+        f"up to {from_images:.2g} s more; stored: {name}"
     )
 
 

@@ -6,6 +6,7 @@ An entry layer is a layer at which an architecture of the search space starts to
   the data rows among themselves, which depends on no trained parameter either (half the size of keys and values).
 - `every layer`: the tokens at every entry layer.
 - `smallest layer`: the tokens at the first entry layer; those at later ones are recomputed whenever they are read.
+- `nothing`, by choice only: the token ids, and the paths of the images; all tokens are computed whenever they are read.
 
 For an encoder that is trained as a whole, the store has the processed pixel values or the token ids.
 
@@ -26,11 +27,14 @@ from nas.config.data_schema import FeaturesConfig
 from nas.models.fusion.readouts import READOUTS, Readout
 from nas.search.space import RAW
 
-ATTENTION, EVERY_LAYER, SMALLEST_LAYER = TIERS = ("attention", "every layer", "smallest layer")
+ATTENTION, EVERY_LAYER, SMALLEST_LAYER, NOTHING = TIERS = ("attention", "every layer", "smallest layer", "nothing")
+IMAGE_NAMES = "image_names.npy"
+"""The file of a split with the paths of its images, as one array of bytes; only where nothing of them is stored."""
 _TIERS_OF: Mapping[FeatureStorage, Sequence[str]] = {
-    "auto": TIERS,
+    "auto": (ATTENTION, EVERY_LAYER, SMALLEST_LAYER),
     "every_layer": (ATTENTION, EVERY_LAYER),
     "lowest_layer": (SMALLEST_LAYER,),
+    "none": (NOTHING,),
 }
 
 
@@ -95,6 +99,8 @@ class ModalityPlan:
 
     def token_layers(self, tier: str) -> tuple[int, ...]:
         """Return the entry layers whose tokens are stored."""
+        if tier == NOTHING:
+            return (RAW,) if self.layers and self.name == "text" else ()
         return self.layers[:1] if tier == SMALLEST_LAYER else self.layers
 
     def attention_layers(self, tier: str) -> tuple[int, ...]:
@@ -170,6 +176,11 @@ class FeaturePlan:
         Args:
             config: The configuration that the plan was made for.
         """
+        if self.tier == NOTHING:
+            return (
+                f"Encoder outputs are not cached (features.storage: none) but for what the linear classifier reads: "
+                f"{format_bytes(self.size_bytes)}; every step decodes its images and computes the frozen layers"
+            )
         text = (
             f"Encoder outputs are cached once: {format_bytes(self.size_bytes)} of at most "
             f"{format_bytes(config.disk_bytes)}"
@@ -223,8 +234,11 @@ def choose_plan(plans: Sequence[FeaturePlan], config: FeaturesConfig) -> Feature
         if plan.size_bytes <= config.disk_bytes:
             return plan
     layers = "every entry layer" if config.storage == "every_layer" else "the first entry layer"
+    needed = f"{layers} as {config.dtype} with {config.views} view(s) of every training image"
+    hint = "; features.storage: none caches no tokens"
+    if config.storage == "none":
+        needed, hint = "what the linear classifier reads", ""
     raise DiskError(
         f"features.disk: the budget is too small; expected at least {format_bytes(allowed[-1].size_bytes)} for "
-        f"{layers} as {config.dtype} with {config.views} view(s) of every training image, got "
-        f"{format_bytes(config.disk_bytes)}"
+        f"{needed}, got {format_bytes(config.disk_bytes)}{hint}"
     )

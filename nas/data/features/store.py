@@ -17,7 +17,9 @@ from torch import Tensor
 from nas.common.devices import CPU
 from nas.common.errors import DataError
 from nas.data.features.files import StoreContents, read_contents
-from nas.data.features.plan import attended_name, logsumexp_name, readout_name, tokens_name
+from nas.data.features.frozen import FrozenLayers
+from nas.data.features.plan import IMAGE_NAMES, NOTHING, attended_name, logsumexp_name, readout_name, tokens_name
+from nas.data.features.raw_images import RawImages, SplitImages
 from nas.data.samples import Labels
 from nas.models.encoders.base import Encoder
 from nas.models.fusion.data_attention import DataAttention
@@ -27,7 +29,7 @@ from nas.search.space import MODALITIES, RAW, EntryLayers
 
 Encoders = tuple[Encoder, Encoder]
 
-_Reader = Callable[[NDArray[Any]], Tensor]
+_Reader = Callable[[NDArray[Any] | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ class Batch:
         image_attention: Attention of z to itself at the first fusing layer, if stored.
         text_attention: Attention of t to itself at the first fusing layer, if stored.
         text_places: The places of the tokens among the padding; None without padding.
+        image_layers: The frozen layers that `image_tokens` have yet to pass; the tokens are then pixel values, or the
+            input of an earlier layer. None where they are what the model reads.
+        text_layers: The frozen layers that `text_tokens` have yet to pass, likewise.
     """
 
     image_tokens: Tensor
@@ -52,14 +57,31 @@ class Batch:
     image_attention: DataAttention | None = None
     text_attention: DataAttention | None = None
     text_places: TokenPlaces | None = None
+    image_layers: FrozenLayers | None = None
+    text_layers: FrozenLayers | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch on a device; the host does not wait for copies from pinned memory.
+        """Return the batch on a device, after the layers that it has yet to pass there.
+
+        The host does not wait for copies from pinned memory.
 
         Args:
-            device: The target device.
+            device: The target device, that of these layers.
         """
-        return self._map(lambda values: values.to(device, non_blocking=True))
+        return self._map(lambda values: values.to(device, non_blocking=True)).computed()
+
+    def computed(self) -> "Batch":
+        """Return the batch after the layers that it has yet to pass, computed without a graph."""
+        if self.image_layers is None and self.text_layers is None:
+            return self
+        image, text = self.image_tokens, self.text_tokens
+        return replace(
+            self,
+            image_tokens=image if self.image_layers is None else self.image_layers(image, None),
+            text_tokens=text if self.text_layers is None else self.text_layers(text, self.text_mask),
+            image_layers=None,
+            text_layers=None,
+        )
 
     def pinned(self) -> "Batch":
         """Return the batch with all that is on the host in memory from which an accelerator copies by itself."""
@@ -80,6 +102,8 @@ class Batch:
             image_attention=of_attention(self.image_attention),
             text_attention=of_attention(self.text_attention),
             text_places=None if places is None else replace(places, index=function(places.index)),
+            image_layers=self.image_layers,
+            text_layers=self.text_layers,
         )
 
 
@@ -90,11 +114,15 @@ class FeatureSplit:
         directory: Folder of the split within the store.
         contents: The contents of the store.
         encoders: Image and text encoder, to recompute layers that are not stored; None if that is not needed.
+        images: The images, if nothing of them is stored; None if they are not needed.
     """
 
-    def __init__(self, directory: Path, contents: StoreContents, encoders: Encoders | None) -> None:
+    def __init__(
+        self, directory: Path, contents: StoreContents, encoders: Encoders | None, images: RawImages | None = None
+    ) -> None:
         self._directory = directory
         self._encoders = encoders
+        self._images = SplitImages(directory / IMAGE_NAMES, images) if contents.tier == NOTHING else None
         self.view_count = contents.views[directory.name]
         """Number of views of every image: view 0 is the image itself, the others are augmented."""
         self._tokens = {
@@ -174,24 +202,34 @@ class FeatureSplit:
         is_padded = int(lengths.min()) < longest
         mask = torch.from_numpy(is_token) if is_padded else None
 
-        def texts(array: NDArray[Any]) -> Tensor:
+        def texts(array: NDArray[Any] | None) -> Tensor:
+            assert array is not None
             rows = array.take(text_rows.ravel(), axis=0).reshape(*text_rows.shape, *array.shape[1:])
             if is_padded:
                 rows[~is_token] = 0
             return torch.from_numpy(rows)
 
-        def images(array: NDArray[Any]) -> Tensor:
-            return torch.from_numpy(array.take(image_rows, axis=0))
+        def images(array: NDArray[Any] | None) -> Tensor:
+            if array is not None:
+                return torch.from_numpy(array.take(image_rows, axis=0))
+            assert self._images is not None  # else everything is stored
+            return self._images.pixel_values(self._image_index[chosen], views)
 
-        return Batch(
-            image_tokens=self._tokens_at("image", entry_layers.image, images, None, len(chosen)),
-            text_tokens=self._tokens_at("text", entry_layers.text, texts, mask, len(chosen)),
+        image_tokens, image_layers = self._tokens_at("image", entry_layers.image, images, len(chosen))
+        text_tokens, text_layers = self._tokens_at("text", entry_layers.text, texts, len(chosen))
+        batch = Batch(
+            image_tokens=image_tokens,
+            text_tokens=text_tokens,
             text_mask=mask,
             labels=torch.from_numpy(self.labels[chosen]),
             image_attention=self._attention_at("image", entry_layers.image, images),
             text_attention=self._attention_at("text", entry_layers.text, texts),
             text_places=TokenPlaces.of(is_token) if is_padded else None,
+            image_layers=image_layers,
+            text_layers=text_layers,
         )
+        is_here = all(layers is None or layers.device == CPU for layers in (image_layers, text_layers))
+        return batch.computed() if is_here else batch  # on an accelerator, once the batch is there
 
     def readouts(self, image: Readout, text: Readout) -> tuple[Tensor, Tensor]:
         """Return what is read out of the frozen image and text encoder, for every sample: (N, D_img) and (N, D_txt).
@@ -204,15 +242,18 @@ class FeatureSplit:
         texts = np.load(self._directory / readout_name("text", text))
         return torch.from_numpy(images[self._image_index]), torch.from_numpy(texts[self._rows_of_texts()])
 
-    def _tokens_at(self, modality: str, layer: int | None, read: _Reader, mask: Tensor | None, count: int) -> Tensor:
-        """Return the tokens at a layer: read, or recomputed from the last stored layer before it."""
+    def _tokens_at(
+        self, modality: str, layer: int | None, read: _Reader, count: int
+    ) -> tuple[Tensor, FrozenLayers | None]:
+        """Return the tokens at the last stored layer up to the given one, and the layers that they have yet to pass."""
         if layer is None:
-            return torch.empty(count, 0)
+            return torch.empty(count, 0), None
         stored = self._last_stored(modality, layer)
-        tokens = read(self._tokens[modality][stored])
+        tokens = read(self._tokens[modality].get(stored))
+        tokens = tokens.to(torch.int64) if tokens.dtype == torch.int32 else tokens
         if stored == layer:
-            return tokens.to(torch.int64) if tokens.dtype == torch.int32 else tokens
-        return _recompute(self._needed_encoder(modality, layer), tokens, mask, start=stored, stop=layer)
+            return tokens, None
+        return tokens, FrozenLayers(self._needed_encoder(modality, layer), stored, layer)
 
     def _attention_at(self, modality: str, layer: int | None, read: _Reader) -> DataAttention | None:
         arrays = None if layer is None else self._attention[modality].get(layer)
@@ -232,6 +273,8 @@ class FeatureSplit:
 
     def can_read(self, entry_layers: EntryLayers) -> bool:
         """Return whether the inputs of these layers are stored, or can be computed from stored ones."""
+        if self._images is not None:
+            return entry_layers.text is None or bool(self._tokens["text"])
         return all(
             layer is None or any(stored == layer or RAW < stored < layer for stored in self._tokens[modality])
             for modality, layer in zip(MODALITIES, entry_layers, strict=True)
@@ -239,7 +282,9 @@ class FeatureSplit:
 
     def _last_stored(self, modality: str, layer: int) -> int:
         """Return the last layer up to the given one whose tokens are stored."""
-        # RAW counts only for itself: pixel values and token ids are not tokens that layers can process.
+        if self._images is not None:
+            return RAW
+        # RAW counts only for itself: a store with tokens has the encoders without their embeddings.
         return max(stored for stored in self._tokens[modality] if stored == layer or RAW < stored < layer)
 
     def _needed_encoder(self, modality: str, layer: int) -> Encoder:
@@ -251,33 +296,24 @@ class FeatureSplit:
         return self._encoders[0 if modality == "image" else 1]
 
 
-@torch.no_grad()
-def _recompute(encoder: Encoder, rows: Tensor, mask: Tensor | None, *, start: int, stop: int) -> Tensor:
-    weight = next(encoder.layers[start].module.parameters())  # a worker's encoder has no weights below that layer
-    rows = rows.to(device=weight.device, dtype=weight.dtype)
-    mask = mask if mask is None else mask.to(weight.device)
-    bias = encoder.data_bias(mask, rows.shape[1], rows.dtype)
-    rows = encoder.run(rows, bias, start=start, stop=stop)
-    return rows if mask is None else rows.masked_fill(~mask[:, :, None], 0)
-
-
 class FeatureStore:
     """A complete store of the features of some splits.
 
     Args:
         directory: The folder of the store, as `open_or_build` returns it in `directory`.
         encoders: Image and text encoder, needed if not every layer is stored.
+        images: The images, needed if nothing of them is stored.
 
     Raises:
         DataError: If the folder is not a complete store, was written by another version, or has files of another size.
     """
 
-    def __init__(self, directory: Path, encoders: Encoders | None = None) -> None:
+    def __init__(self, directory: Path, encoders: Encoders | None = None, images: RawImages | None = None) -> None:
         self.directory = directory
         self.contents = read_contents(directory)
         try:
             self.splits: Mapping[str, FeatureSplit] = {
-                split: FeatureSplit(directory / split, self.contents, encoders) for split in self.contents.views
+                split: FeatureSplit(directory / split, self.contents, encoders, images) for split in self.contents.views
             }
         except (OSError, ValueError) as error:
             raise DataError(f"{directory}: not a usable feature store ({error}); delete it to rebuild it") from error

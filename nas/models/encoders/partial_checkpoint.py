@@ -18,6 +18,7 @@ from nas.common.precision import Precision
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import build_encoder
 from nas.models.encoders.held_weights import product_weights
+from nas.search.space import RAW, WHOLE
 
 
 def tail_weights(encoder: Encoder, start: int, precision: Precision = "float32") -> dict[str, Tensor]:
@@ -25,8 +26,8 @@ def tail_weights(encoder: Encoder, start: int, precision: Precision = "float32")
 
     Args:
         encoder: The encoder.
-        start: The first layer to include; the embedding is left out. −1 includes everything, for a family that trains
-            the encoder, so that the weights keep their dtype.
+        start: The first layer to include; the embedding is left out. `RAW` includes everything, for a family that
+            trains the encoder, so that the weights keep their dtype; `WHOLE` everything, for steps that compute it.
         precision: The precision of products, in which the weights that they read are held.
 
     Returns:
@@ -36,8 +37,10 @@ def tail_weights(encoder: Encoder, start: int, precision: Precision = "float32")
     left_out = [*embedding, *(layer.module for layer in encoder.layers[: max(start, 0)])]
     skipped = {id(tensor) for module in left_out for tensor in [*module.parameters(), *module.buffers()]}
     state: dict[str, Tensor] = encoder.model.state_dict(keep_vars=True)
+    if start == WHOLE:
+        state |= dict(encoder.model.named_buffers())  # also those that are no part of the state, such as positions
     kept = {name: tensor.detach() for name, tensor in state.items() if id(tensor) not in skipped}
-    if start >= 0 and precision != "float32":
+    if start != RAW and precision != "float32":
         held = {name for *_, name in product_weights(encoder.model)}
         kept = {name: tensor.to(product_dtype(precision)) if name in held else tensor for name, tensor in kept.items()}
     return kept
@@ -48,7 +51,7 @@ def save_tail(encoder: Encoder, start: int, path: Path, precision: Precision = "
 
     Args:
         encoder: The encoder.
-        start: The first layer to include; −1 includes everything.
+        start: The first layer to include, `RAW` or `WHOLE`; see `tail_weights`.
         path: The file to write.
         precision: The precision of products; see `tail_weights`.
 
@@ -89,5 +92,9 @@ def load_tail(config: PreTrainedConfig, start: int, path: Path, device: torch.de
             f"{path}: wrong frozen weights; expected those of layers {start} and up of a {config.model_type} encoder"
         )
     weights = {name: tensor.to(device) for name, tensor in tensors.items()}
+    stateless = weights.keys() - encoder.model.state_dict().keys()
     encoder.model.load_state_dict(weights, strict=False, assign=True)
+    for name in stateless:
+        place, _, buffer = name.rpartition(".")
+        encoder.model.get_submodule(place).register_buffer(buffer, weights[name], persistent=False)
     return encoder

@@ -123,7 +123,7 @@ def prepare_entry(
     sizes = sizes_of(prepared.image_encoder, prepared.text_encoder)
     if is_other:
         config = config.replace(space=SearchSpace.around(architecture, architecture_class.num_layers(sizes)))
-    prepared.memory.first_layers = first_layers(config.space, sizes)
+    prepared.memory.first_layers = first_layers(config, sizes)
     prepared.memory.holds_supernet = False
     return Entry(name, folder, config, prepared, architecture)
 

@@ -3,6 +3,7 @@
 from nas.search.space.architecture import (
     MODALITIES,
     RAW,
+    WHOLE,
     AffineMemory,
     Architecture,
     EncoderSizes,
@@ -28,6 +29,7 @@ __all__ = [
     "MAX_LAYERS",
     "MODALITIES",
     "RAW",
+    "WHOLE",
     "AffineMemory",
     "Architecture",
     "EncoderSizes",

@@ -19,6 +19,8 @@ MODALITIES = ("image", "text")
 
 RAW = -1
 """Used in place of a layer index for pixel values and token ids, the input of an encoder's own embedding."""
+WHOLE = -2
+"""Used in place of the first layer that a worker computes where it computes all of a frozen encoder, from `RAW` on."""
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def test_costs_are_stated_for_both_ways_to_store(sources: FeatureSources, tmp_pa
     (line,) = (note for note in notes if note.startswith("Features of every fusion layer: "))
     pattern = (
         r"Features of every fusion layer: (.+), about .+ to build; of the lowest only: (.+), as long to build, up to "
-        r"\S+ s more for each training step; stored: every layer"
+        r"\S+ s more for each training step; of none: .+, as long to build, up to \S+ s more; stored: every layer"
     )
     found = re.fullmatch(pattern, line)
     assert found is not None and found[1] == format_bytes(store.size_bytes)
