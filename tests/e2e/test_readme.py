@@ -64,6 +64,8 @@ def test_python_example_classifies_with_the_exported_model(
     script = folder / "example.py"
     script.write_text(block)
     shutil.copy(project.images / "000.png", folder / "picture.png")
+    (folder / "runs").mkdir()
+    (folder / "runs" / "demo").symlink_to(folder / "run")
     names = runpy.run_path(str(script))
     (answer,) = names["loaded"].predict([folder / "picture.png"], ["a red apple"])
     (probabilities,) = names["loaded"].predict_proba(["picture.png"], ["a red apple"])

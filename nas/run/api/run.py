@@ -1,7 +1,7 @@
 """A run as an object: its results as tables, its exported models, and its continuation."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -19,6 +19,10 @@ from nas.run.arms.state import STATE, ArmsState
 from nas.run.directory import read_run
 from nas.run.export_run import export_run
 from nas.run.finalize import RELIABILITY, ROLES, read_report
+from nas.run.html_report import figures
+from nas.run.html_report.data import RunData, read_run_data
+from nas.run.html_report.style import Figure
+from nas.run.html_report.training_figures import learning_curves
 from nas.run.loaded_model import LoadedModel, load
 from nas.run.overview import run_state
 from nas.run.reliability import read_verdict
@@ -188,6 +192,50 @@ class Run:
         module = importlib.import_module("nas.run.api.search")  # which imports this one
         found: Run = module.resume(self._directory, budget, progress=progress, **options)
         return found
+
+    def plot_history(self) -> Any:
+        """Return a figure of plotly: the scores of all candidates in the order of their proposals, by stage."""
+        return self._plot(figures.history)
+
+    def plot_front(self, cost: figures.Cost = "memory") -> Any:
+        """Return a figure of plotly: the metric of all candidates over a cost, and the front.
+
+        Args:
+            cost: The cost: `memory`, `parameters` or `latency`.
+
+        Raises:
+            NasError: If there is no such cost, or no candidate has it.
+        """
+        with python_errors():
+            if cost not in figures.COSTS:
+                expected = ", ".join(figures.COSTS)
+                raise ArgumentError(f"cost: no such cost; expected one of {expected}, got {cost!r}")
+        return self._plot(lambda data: figures.front(data, cost))
+
+    def plot_importance(self) -> Any:
+        """Return a figure of plotly: the importance of each gene for the metric after screening."""
+        return self._plot(figures.importance)
+
+    def plot_curves(self) -> Any:
+        """Return a figure of plotly: the learning curves of the last trainings."""
+        return self._plot(learning_curves)
+
+    def plot_time(self) -> Any:
+        """Return a figure of plotly: the time that each phase has used, and what was planned."""
+        return self._plot(figures.time_by_phase)
+
+    def _plot(self, draw: Callable[[RunData], Figure | None]) -> Any:
+        """Return a figure of the run, of several arms that of the answering one.
+
+        Raises:
+            StudyError: If the run has nothing to show yet.
+        """
+        with python_errors():
+            answering = self._answering
+            found = None if answering is None else draw(read_run_data(answering))
+            if found is None:
+                raise StudyError(f"{self._directory}: too few results for this figure; continue with resume()")
+            return figures.as_plotly(found)
 
     def __repr__(self) -> str:
         try:

@@ -97,6 +97,27 @@ def test_run_is_shown_in_a_line_and_as_escaped_html(run: nas.Run, copy: Path, mo
     assert "cannot be read: " in repr(nas.open_run(odd))
 
 
+def test_figures_have_the_candidates(run: nas.Run) -> None:
+    trials = run.trials
+    history = run.plot_history()
+    assert type(history).__name__ == "Figure" and type(history).__module__.startswith("plotly.")
+    assert sum(len(trace.y) for trace in history.data if trace.mode and "markers" in trace.mode) >= len(trials)
+    front = run.plot_front()
+    drawn = {round(float(value), 3) for trace in front.data for value in trace.y}
+    assert {round(float(value), 3) for value in run.front["accuracy"]} <= drawn
+    assert run.plot_time().data and run.plot_curves().data
+    screened = trials[trials["stage"] == "one_shot"]
+    if screened["accuracy"].nunique() > 1:
+        assert run.plot_importance().data
+    else:
+        with pytest.raises(StudyError, match=r"too few results for this figure"):
+            run.plot_importance()
+    with pytest.raises(ArgumentError, match=r"cost: no such cost; expected one of memory, .*, got 'price'"):
+        run.plot_front("price")  # type: ignore[arg-type]
+    with pytest.raises(StudyError, match=r"too few results for this figure; continue with resume\(\)"):
+        run.plot_front("latency")
+
+
 def test_run_that_was_stopped_says_so(copy: Path) -> None:
     for name in ("report.json", "reliability.json"):
         (copy / name).unlink()
