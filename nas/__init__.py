@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nas.models.encoders.registry import register_encoder
     from nas.run.api.run import Run, open_run
     from nas.run.api.search import resume, run_search
+    from nas.run.callbacks import Callback
     from nas.search.costs import register_cost
     from nas.search.metric_registry import register_metric
     from nas.search.space.family_registry import register_family
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from nas.transformers_classes import FusionConfig, FusionForClassification, load
 
 _TARGETS = {
+    "Callback": "nas.run.callbacks:Callback",
     "FusionConfig": "nas.transformers_classes:FusionConfig",
     "FusionForClassification": "nas.transformers_classes:FusionForClassification",
     "NasError": "nas.common.errors:NasError",
@@ -41,6 +43,7 @@ _TARGETS = {
 }
 
 __all__ = [
+    "Callback",
     "FusionConfig",
     "FusionForClassification",
     "NasError",

@@ -156,6 +156,7 @@ def _execution(options: argparse.Namespace) -> "ExecutionOptions":
         verify=options.verify,
         accepts_changes=options.accept_changed,
         device=options.device,
+        log_to=tuple(options.log_to),
     )
 
 

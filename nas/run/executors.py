@@ -14,6 +14,7 @@ from nas.execution.placement import Placement
 from nas.execution.worker_setup import WorkerSetup
 from nas.models.encoders.partial_checkpoint import save_tail
 from nas.models.fusion.base import sizes_of
+from nas.run.callbacks import Callback
 from nas.run.prepare import SearchContext, build_features, first_layers
 
 
@@ -32,6 +33,8 @@ class ExecutionOptions:
         accepts_changes: Whether to accept a study that lost or changed records; see `Study`.
         device: Where workers compute: `auto`, on GPUs where there are some; `cpu`; or a GPU that has to be there, such
             as `cuda` or, without Ray workers, `cuda:1`.
+        callbacks: What is called while the search runs; see `nas.Callback`.
+        log_to: The loggers that the run is to have besides those of its earlier sessions; `tensorboard`.
     """
 
     worker_count: int | None = None
@@ -41,6 +44,8 @@ class ExecutionOptions:
     verify: bool = False
     accepts_changes: bool = False
     device: str = AUTO
+    callbacks: tuple[Callback, ...] = ()
+    log_to: tuple[str, ...] = ()
 
     @property
     def own_device(self) -> torch.device:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from nas.run.arguments import whole_number
+from nas.run.loggers.names import LOGGERS
 from nas.run.parser_parts import Commands, add_command
 
 
@@ -31,3 +32,15 @@ def add_dashboard(commands: Commands) -> argparse.ArgumentParser:
     )
     parser.add_argument("--storage", metavar="URL", help="database of the study (default: the recorded one)")
     return parser
+
+
+def add_log_to(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names loggers."""
+    parser.add_argument(
+        "--log-to",
+        action="append",
+        choices=LOGGERS,
+        default=[],
+        help="log learning curves and scores to a tracker, in a folder of the run directory; sessions that resume the "
+        "run go on with it",
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 from nas.common.units import MAX_COUNT, MAX_SEED
 from nas.config.choices import ANSWERS, COLUMNS, EXPORT_FORMATS
 from nas.run.arguments import whole_number, worker_count
-from nas.run.following_parser import add_dashboard
+from nas.run.following_parser import add_dashboard, add_log_to
 from nas.run.model_parser import add_evaluate, add_predict
 from nas.run.parser_parts import Command, Commands, Parser, add_command, add_device, add_precision
 from nas.run.program_name import program_call, program_name
@@ -330,6 +330,7 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
         help="accept a study that lost or changed records: restore missing ones from the log of the run, keep "
         "changed ones",
     )
+    add_log_to(parser)
     _add_cache(parser)
     parser.add_argument(
         "--verify",

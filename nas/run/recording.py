@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from nas.common.progress import Reporter
@@ -10,8 +11,9 @@ from nas.config.search_schema import objectives_of
 from nas.execution.failure_policy import Verdict
 from nas.execution.worker_setup import full_weights_path, trained_weights_path
 from nas.memory.calibration import PeakCalibration
+from nas.run.callbacks import CallbackList, TrialEvent
 from nas.run.feasibility import Feasibility
-from nas.run.history import HISTORY, History
+from nas.run.history import HISTORY, History, HistoryPoint
 from nas.run.progress_lines import STAGE_VERBS, failure_line, model_name, result_line, scores_text
 from nas.run.recipe_file import RECIPE, RecipeFile
 from nas.run.reruns import DISTILLED, RERUNS, RerunStore, write_simple_result
@@ -54,6 +56,8 @@ class ResultRecorder:
         self.directory = directory
         self._study = study
         self._objectives = objectives_of(config.search, costs)
+        self.callbacks = CallbackList()
+        """The receiver of results, failures and learning curves."""
         self._calibration = calibration
         self._reporter = reporter
         self._parameter_count = None if costs is None else costs.parameter_count
@@ -63,12 +67,15 @@ class ResultRecorder:
         self.reruns = RerunStore(directory / RERUNS)
         self.distilled = RerunStore(directory / DISTILLED)
         self.recipe = RecipeFile(directory / RECIPE)
-        self.history = History(directory / HISTORY, config.search.objective)
+        self.history = History(directory / HISTORY, config.search.objective, self._send_points)
         for stage in STAGES:
             for result in study.results(stage):
                 self._learn(result)
         if (kept := keep_lost_results(directory / RESULTS, study)) is not None:
             reporter.note(kept)
+
+    def _send_points(self, points: Sequence[HistoryPoint]) -> None:
+        self.callbacks.on_points(points)
 
     def take(self, result: Result) -> None:
         """Store a result durably, then report it.
@@ -105,6 +112,7 @@ class ResultRecorder:
                     self._keep_best_short_weights()
                 line = result_line(model_name(result.key), result, metric)
         self._reporter.note(line)
+        self.callbacks.on_trial(TrialEvent.of_result(self.directory, result))
         started = time.monotonic()
         if started >= self._results_due_at:
             self.write_results()
@@ -145,6 +153,7 @@ class ResultRecorder:
             feasibility: The rule for what fits; learns about candidates that ran out of memory alone.
         """
         job = failure.job
+        self.callbacks.on_trial(TrialEvent.of_failure(self.directory, failure))
         if failure.kind == "memory":
             feasibility.outgrew(job.architecture)
         if not isinstance(job.key, CandidateKey):

@@ -21,6 +21,7 @@ from nas.run.announcement import announcement, used_up_line
 from nas.run.answer import excluded_models
 from nas.run.build_help import build_helpers
 from nas.run.cache_records import record_use
+from nas.run.callbacks import CallbackList
 from nas.run.checks import check_memory
 from nas.run.choose_ensemble import choose_ensemble
 from nas.run.contents import check_contents, write_contents
@@ -43,6 +44,7 @@ from nas.run.reliability import build_report
 from nas.run.reruns import RERUNS, RerunStore, read_simple_results
 from nas.run.roles import BEST, DISTILLED
 from nas.run.select import latest_results, nothing_eligible, nothing_scored
+from nas.run.session_callbacks import session_callbacks
 from nas.run.speed import read_speed
 from nas.run.surroundings import check_surroundings
 from nas.run.time_budget import TimeAccount, time_file
@@ -165,7 +167,9 @@ class Session:
         opened = self._reopened() if prepared is None else self._opened(prepared)
         with opened as (study, context):
             work = partial(Search.try_default, seeds=seeds, seconds=seconds)
-            trial = self._run_work(context, study, self._time_account(study), work, announce=lambda *parts: [])
+            account = self._time_account(study)
+            with session_callbacks(self._options, self._directory, self._reporter, account, ends=False) as callbacks:
+                trial = self._run_work(context, study, account, work, lambda *parts: [], callbacks)
         if trial is None:
             raise Interrupted
         return trial, context
@@ -223,8 +227,12 @@ class Session:
         def work(search: Search) -> Outcome:
             return search.run(compares=concludes)
 
-        with RunReport(self._directory, study, reporter) if concludes else nullcontext():
-            outcome = self._run_work(prepared, study, account, work, announce=partial(announcement, self._run.config))
+        with (
+            RunReport(self._directory, study, reporter) if concludes else nullcontext(),
+            session_callbacks(self._options, self._directory, reporter, account, ends=True) as callbacks,
+        ):
+            announce = partial(announcement, self._run.config)
+            outcome = self._run_work(prepared, study, account, work, announce, callbacks)
             counts = {stage: study.count(stage) for stage in STAGES}
             reporter.note(
                 f"Search: {counts_text(counts)}, {len(study.rejections)} infeasible or failed; "
@@ -250,6 +258,7 @@ class Session:
         account: TimeAccount,
         work: Callable[[Search], _Found],
         announce: Callable[[SearchContext, Executor], Sequence[str]],
+        callbacks: CallbackList,
     ) -> _Found | None:
         """Write what workers need, start them, and run one part of the search; None if the user has interrupted it."""
         keep_freed_memory()
@@ -278,6 +287,7 @@ class Session:
                     interruption=interruption,
                     reporter=reporter,
                 )
+                search.send_events(callbacks)
                 found = work(search)
             if search.calibration_note is not None:
                 reporter.note(search.calibration_note)

@@ -10,6 +10,7 @@ from nas.execution.cluster_address import check_cluster
 from nas.execution.limits import check_limits
 from nas.execution.temporary_place import temporary_place
 from nas.run.executors import ExecutionOptions
+from nas.run.loggers.base import check_loggers
 from nas.storage.backends.open import check_storage
 
 
@@ -23,6 +24,7 @@ def check_surroundings(options: ExecutionOptions, storage: str | None) -> None:
     Raises:
         NasError: If it cannot.
     """
+    check_loggers(options.log_to)
     check_limits(uses_ray=options.worker_count != 0)
     if options.worker_count == 0:
         _ = options.own_device

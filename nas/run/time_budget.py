@@ -38,6 +38,8 @@ class TimeAccount:
         self._phase = ""
         self._since: float | None = None
         self._saved_at = -_SAVE_SECONDS
+        self.on_start: Callable[[str], None] = lambda phase: None
+        """Callback that receives the name of a phase that starts."""
         if path.exists():
             self._spent, self._phases = read_sealed_json(
                 path,
@@ -64,6 +66,7 @@ class TimeAccount:
             phase: The name of the phase.
         """
         self._settle()
+        self.on_start(phase)
         self._phase, self._since = phase, self._now()
 
     def stop(self) -> None:

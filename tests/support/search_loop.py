@@ -21,7 +21,7 @@ from nas.run.feasibility import Feasibility, Fit
 from nas.run.phases.candidates import CandidatePhase
 from nas.run.phases.context import PhaseContext, SearchClock
 from nas.run.phases.finalists import FinalistPhase
-from nas.run.phases.loop import build_scheduler
+from nas.run.phases.scheduling import build_scheduler
 from nas.run.recording import ResultRecorder
 from nas.run.results_csv import canonical_results
 from nas.run.time_budget import Deadlines, Phase, TimeAccount

@@ -12,7 +12,9 @@ from nas.common.errors import ArgumentError
 from nas.common.progress import Reporter, build_reporter
 from nas.config.overrides import Overrides
 from nas.run.arguments import parse_budgets, parse_memory_budget
+from nas.run.callbacks import Callback
 from nas.run.executors import ExecutionOptions
+from nas.run.loggers.names import LOGGERS
 
 PathLike = str | os.PathLike[str]
 Budget = str | int | Sequence[str | int]
@@ -34,6 +36,8 @@ class ResumeOptions(TypedDict, total=False):
         storage: The URL of the database that holds the study.
         verify: Whether to hash data, encoders and cached outputs again.
         accept_changed: Whether to accept a study that lost or changed records.
+        callbacks: Objects that are called while the search runs; see `nas.Callback`.
+        log_to: The names of loggers, such as `tensorboard`, which sessions that resume the run keep.
         images: The folder or ZIP file that paths of images are relative to.
         image_encoder: The image encoder: a folder, `package:NAME/FOLDER` or a name on the Hugging Face Hub.
         text_encoder: The text encoder.
@@ -48,6 +52,8 @@ class ResumeOptions(TypedDict, total=False):
     storage: str
     verify: bool
     accept_changed: bool
+    callbacks: Sequence[Callback]
+    log_to: Sequence[str]
     images: PathLike
     image_encoder: PathLike
     text_encoder: PathLike
@@ -136,7 +142,7 @@ def execution_of(options: Mapping[str, Any]) -> ExecutionOptions:
         options: The options.
 
     Raises:
-        ArgumentError: If the number of workers is none.
+        ArgumentError: If the number of workers is none, or a logger is unknown.
     """
     workers, cache = options.get("workers"), options.get("cache_dir")
     is_number = isinstance(workers, int) and not isinstance(workers, bool) and 0 <= workers <= _MAX_WORKERS
@@ -144,6 +150,9 @@ def execution_of(options: Mapping[str, Any]) -> ExecutionOptions:
         raise ArgumentError(
             f"workers: invalid value; expected None or a whole number from 0 to {_MAX_WORKERS}, got {shown(workers)}"
         )
+    log_to = options.get("log_to", ())
+    if isinstance(log_to, str) or not set(log_to) <= set(LOGGERS):
+        raise ArgumentError(f"log_to: expected a list of {', '.join(LOGGERS)}, got {shown(log_to)}")
     return ExecutionOptions(
         worker_count=workers,
         cache_directory=None if cache is None else Path(cache),
@@ -152,6 +161,8 @@ def execution_of(options: Mapping[str, Any]) -> ExecutionOptions:
         verify=bool(options.get("verify", False)),
         accepts_changes=bool(options.get("accept_changed", False)),
         device=options.get("device", "auto"),
+        callbacks=tuple(options.get("callbacks", ())),
+        log_to=tuple(log_to),
     )
 
 

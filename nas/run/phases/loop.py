@@ -3,7 +3,6 @@
 Every decision follows from the configuration and the study, so that a killed search continues where it was.
 """
 
-import time
 from dataclasses import replace
 from functools import partial
 
@@ -12,10 +11,9 @@ from nas.common.progress import Reporter
 from nas.config.schema import Config
 from nas.config.search_schema import objectives_of
 from nas.execution.base import Executor
-from nas.execution.failure_policy import FailurePolicy
-from nas.execution.scheduler import JobScheduler
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.calibration import PeakCalibration
+from nas.run.callbacks import CallbackList
 from nas.run.checks import check_time
 from nas.run.distilled import with_distilled
 from nas.run.feasibility import Feasibility
@@ -33,6 +31,7 @@ from nas.run.phases.race import Outcome, RacePhase
 from nas.run.phases.race_plan import ReadScores
 from nas.run.phases.readouts import ChosenReadouts
 from nas.run.phases.recipe import RecipePhase
+from nas.run.phases.scheduling import build_scheduler
 from nas.run.phases.speed import SpeedPhase
 from nas.run.phases.supernet import SupernetPhase
 from nas.run.prepare import SearchContext
@@ -124,6 +123,14 @@ class Search:
         self._evaluation_seconds = EVALUATED_MODELS * prepared.evaluation_seconds
         if config.budget.time_seconds is not None:
             self._context.clock.forecast = budget_forecast(config.budget.time_seconds, self._evaluation_seconds)
+
+    def send_events(self, callbacks: CallbackList) -> None:
+        """Send results, failures and learning curves to callbacks.
+
+        Args:
+            callbacks: The receiver.
+        """
+        self._context.recorder.callbacks = callbacks
 
     def run(self, *, compares: bool = True) -> Outcome:
         """Search until the budget is spent, nothing is left to do, or the user interrupts.
@@ -312,39 +319,3 @@ class Search:
     def calibration_note(self) -> str | None:
         """The line about the accuracy of the memory predictions; None where no peak can be compared with them."""
         return self._context.recorder.calibration_note
-
-
-def build_scheduler(
-    executor: Executor,
-    study: Study,
-    recorder: ResultRecorder,
-    feasibility: Feasibility,
-    *,
-    budget_bytes: int,
-    idle_bytes: int,
-) -> JobScheduler:
-    """Connect the scheduler of a search to its study and its recorder.
-
-    Args:
-        executor: The executor of jobs.
-        study: The record of candidates that have run out of memory.
-        recorder: The recorder of results and failures.
-        feasibility: The rule for what fits the memory budget.
-        budget_bytes: The memory budget of each device.
-        idle_bytes: The memory of a worker process without a job.
-    """
-    policy = FailurePolicy(
-        was_alone=study.was_out_of_memory,
-        try_alone=study.mark_out_of_memory,
-        record=lambda failure: recorder.record_failure(failure, feasibility),
-    )
-    return JobScheduler(
-        executor=executor,
-        budget_bytes=budget_bytes,
-        idle_bytes=idle_bytes,
-        policy=policy,
-        runs_alone=study.was_out_of_memory,
-        take=recorder.take,
-        show=recorder.show_failure,
-        now=time.monotonic,
-    )

@@ -1,0 +1,1 @@
+"""Loggers: callbacks that write to TensorBoard, through the library's own client."""
