@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import nas
-from docs.notebook import execute, read_cells
+from docs.notebook import NOTEBOOK, as_markdown, execute, read_cells
 from tests.support.documents import blocks
 from tests.support.paths import REPOSITORY
 from tests.support.project import Project
@@ -53,3 +53,11 @@ def _run_page(project: Project, names: dict[str, Any], folder: Path) -> None:
         execute(block, names)
     assert names["run"].directory == Path("runs/frame") and (folder / "my_model" / "config.json").exists()
     assert set(names["run"].trials["trial"]) == set(range(5))
+
+
+def test_notebook_holds_outputs_and_becomes_a_page() -> None:
+    cells = [cell for cell in read_cells() if cell["cell_type"] == "code"]
+    assert [bool(cell["outputs"]) for cell in cells] == [True, True, True, True, True, False, True, True, True, True]
+    page = as_markdown()
+    assert page.startswith("# A search in a notebook") and page.count("```python") == len(CODES) and "<table" in page
+    assert str(REPOSITORY) not in NOTEBOOK.read_text(encoding="utf-8")

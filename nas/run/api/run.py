@@ -107,7 +107,9 @@ class Run:
     def best(self) -> Row | None:
         """The best candidate, as a row of `trials`; None if none has a score that meets the constraints.
 
-        It is chosen on validation. The answer of the search, `report["best"]`, may be a simpler model or an ensemble.
+        It is chosen on validation. After a race its training may be one with a further seed, which is no row of
+        `trials`; `trial` is then the candidate's number, and None if the best is the family's default. The answer of
+        the search, `report["best"]`, may be a simpler model or an ensemble.
         """
         with python_errors():
             answering = self._answering

@@ -8,6 +8,7 @@ from typing import Any
 from nas.config.schema import Config
 from nas.run.arms.directory import arm_directory, is_arms_run, read_arms_run
 from nas.run.directory import is_run, read_run, read_study
+from nas.search.keys import CandidateKey, ModelKey, RerunKey
 from nas.search.metric_registry import metric_names
 from nas.search.objectives import Objectives
 from nas.search.pareto import fronts
@@ -60,14 +61,21 @@ class ArmStudy:
         }
 
     def _start(self, entry: Result | Rejection, stage: Stage, status: str) -> Row:
+        trial = entry.trial if isinstance(entry, Rejection) else _trial_of(entry.key)
         return {
             **({"arm": self.arm} if self.arm else {}),
-            "trial": entry.trial,
+            "trial": trial,
             "stage": stage,
-            "round": self.study.rounds.get(entry.trial),
+            "round": None if trial is None else self.study.rounds.get(trial),
             "status": status,
             **gene_cells(entry.architecture),
         }
+
+
+def _trial_of(key: ModelKey) -> int | None:
+    """Return the number of the candidate that was trained, also with a further seed; None for any other model."""
+    origin = key.origin if isinstance(key, RerunKey) else key
+    return origin.trial if isinstance(origin, CandidateKey) else None
 
 
 def read_studies(directory: Path) -> list[ArmStudy]:

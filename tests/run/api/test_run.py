@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,9 @@ from PIL import Image
 import nas
 from nas.common.errors import ArgumentError, StudyError
 from nas.run.api.display import run_as_html
+from nas.run.api.trials import read_studies
 from nas.run.ensemble import read_choice
+from nas.search.keys import CandidateKey, DefaultKey, RerunKey
 from tests.run.conftest import FinishedRun
 from tests.support.project import Project
 
@@ -55,6 +58,15 @@ def test_best_is_the_reported_one_and_is_on_the_front(run: nas.Run, finished: Fi
         )
     }
     assert set(front["trial"]) == expected and list(front["score"]) == sorted(front["score"], reverse=True)
+
+
+def test_best_may_be_a_training_with_a_further_seed(finished: FinishedRun) -> None:
+    (entry,) = read_studies(finished.directory)
+    result = entry.study.results("full")[1]
+    again = entry.row(replace(result, key=RerunKey(CandidateKey(result.trial), 2), seed=7))
+    assert again == entry.row(result) | {"seed": 7}
+    default = entry.row(replace(result, key=RerunKey(DefaultKey(), 1)))
+    assert default["trial"] is None and default["round"] is None and default["score"] == result.score
 
 
 def test_report_and_verdict_are_those_of_the_files(run: nas.Run, finished: FinishedRun) -> None:
