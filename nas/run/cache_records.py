@@ -9,7 +9,7 @@ import json
 import time
 from pathlib import Path
 
-from nas.common.boundary import reading
+from nas.common.boundary import read_json, reading
 from nas.common.errors import StudyError
 from nas.common.files import write_atomically
 
@@ -53,5 +53,5 @@ def recorded_runs(features: Path) -> list[Path] | None:
     found = []
     for path in paths:
         with reading(path, expected="the record of a run", error=StudyError, problem="is damaged"):
-            found.append(Path(str(json.loads(path.read_text(encoding="utf-8"))["run"])))
+            found.append(Path(str(read_json(path, expected="the record of a run", error=StudyError)["run"])))
     return found or None

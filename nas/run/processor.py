@@ -3,22 +3,19 @@
 import copy
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import BatchFeature, ProcessorMixin
 
 from nas.common.boundary import shown
-from nas.common.errors import ExportError
 from nas.config.data_schema import MAX_PIXELS
 from nas.data.given_images import open_picture
 from nas.data.preprocessing import Preprocessor
-from nas.models.encoders.folder_check import check_folder
-from nas.models.encoders.pretrained import silence_transformers
+from nas.models.encoders.pretrained import load_processor_parts
 
 Padding = bool | Literal["longest", "max_length", "do_not_pad"]
 
@@ -143,15 +140,7 @@ class FusionProcessor(ProcessorMixin):
             ExportError: If the folder names custom code, or holds damaged files.
         """
         del arguments
-        silence_transformers()
-        folder = Path(str(pretrained_model_name_or_path), options.get("subfolder") or "")
-        if folder.is_dir():
-            check_folder(folder, ExportError)
-        options = {**options, "trust_remote_code": False}
-        # The Pillow backend of the training; the other one resizes slightly differently.
-        image_processor = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, backend="pil", **options)
-        tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, padding_side="right", **options)
-        return cls(image_processor, tokenizer)
+        return cls(*load_processor_parts(pretrained_model_name_or_path, **options))
 
 
 def processor_of(image_processor: Any, tokenizer: Any, max_text_tokens: int) -> FusionProcessor:

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrain
 from transformers.utils import logging as transformers_logging
 
 from nas.common.boundary import reading
-from nas.common.errors import EncoderError
+from nas.common.errors import EncoderError, ExportError
 from nas.models.encoders.folder_check import ErrorType, check_folder
 from nas.models.encoders.processor_check import check_image_processor
 
@@ -149,6 +149,27 @@ def load_tokenizer(checkpoint: str, error: ErrorType = EncoderError) -> Any:
     # How it was loaded would be saved with it; these are the values after loading from a folder by its path.
     tokenizer.init_kwargs |= {"is_local": True, "local_files_only": False}
     return tokenizer
+
+
+def load_processor_parts(name: Any, **options: Any) -> tuple[Any, Any]:
+    """Load the image processor and the tokenizer of an exported model, for transformers' own `from_pretrained`.
+
+    Args:
+        name: The folder of the model, or its name on the hub.
+        options: Options of transformers' `from_pretrained`; custom code stays refused.
+
+    Raises:
+        ExportError: If the folder names custom code, or holds damaged files.
+        OSError: If there is no such model, as transformers raises it.
+    """
+    silence_transformers()
+    folder = Path(str(name), options.get("subfolder") or "")
+    if folder.is_dir():
+        check_folder(folder, ExportError)
+    options = {**options, "trust_remote_code": False}
+    # The Pillow backend of the training; the other one resizes slightly differently.
+    image_processor = AutoImageProcessor.from_pretrained(name, backend="pil", **options)
+    return image_processor, AutoTokenizer.from_pretrained(name, padding_side="right", **options)
 
 
 def check_hub() -> None:

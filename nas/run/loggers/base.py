@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from nas.common.boundary import SMALL_FILE, read_text, reading
+from nas.common.boundary import read_json, reading
 from nas.common.errors import ArgumentError, StudyError
 from nas.common.files import write_atomically
 from nas.common.registry import load_object
@@ -91,7 +91,7 @@ def recorded_loggers(directory: Path) -> list[str]:
         return []
     expected = "the names of the loggers of a run"
     with reading(path, expected=expected, error=StudyError, problem="is damaged"):
-        names = json.loads(read_text(path, expected=expected, error=StudyError, max_bytes=SMALL_FILE))["loggers"]
+        names = read_json(path, expected=expected, error=StudyError)["loggers"]
         if not isinstance(names, list) or not set(names) <= set(LOGGERS):
             raise ValueError(f"expected some of {', '.join(LOGGERS)}, got {names}")
     return names

@@ -364,7 +364,8 @@ def test_only_one_module_loads_through_the_auto_classes() -> None:
         names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
         auto = {name for name in names if name.startswith("Auto") and name[4:5].isupper()}
         if path.name != "pretrained.py":
-            assert auto <= {"AutoConfig"}, path
+            # `transformers_classes` registers classes with them, and calls none.
+            assert auto <= {"AutoConfig"} or path.name == "transformers_classes.py", path
             assert not [c for c in _calls(tree) if c.startswith("Auto") and c.endswith("from_pretrained")], path
         assert not names & {"pickle", "joblib", "dill"} or "loads" not in str(_calls(tree)), path
         for node in ast.walk(tree):
