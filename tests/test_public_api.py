@@ -19,6 +19,21 @@ def test_public_names_are_not_hidden_by_submodules() -> None:
         assert not isinstance(getattr(nas, name), types.ModuleType)
 
 
+def test_every_public_function_can_be_called_after_all_modules_are_imported() -> None:
+    for module in pkgutil.walk_packages(nas.__path__, "nas."):
+        importlib.import_module(module.name)
+    functions = {name: getattr(nas, name) for name in nas.__all__ if name[0].islower()}
+    assert {"load", "load_config", "open_run", "register_metric", "resume", "run_search"} <= functions.keys()
+    with pytest.raises(nas.NasError, match=r"^data: missing"):
+        functions.pop("run_search")(progress=False)
+    for name in ("load", "load_config", "open_run", "resume"):
+        with pytest.raises(nas.NasError, match=r"^nowhere: "):
+            functions.pop(name)("nowhere")
+    for name, function in functions.items():  # without a lasting effect
+        with pytest.raises(TypeError, match=rf"{name}\(\) missing \d required"):
+            function()
+
+
 def test_public_names_are_listed() -> None:
     assert set(nas.__all__) <= set(dir(nas))
 
