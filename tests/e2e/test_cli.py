@@ -74,7 +74,7 @@ def test_scored_candidates_are_exported_by_number(
         (["export", "no_run", "--output", "x"], "no_run: holds no run"),
         (
             ["export", "no_run", "--output", "x", "--pick", "worst"],
-            "--pick: invalid value; expected answer, best, knee, linear, bilinear, or smal",
+            "--pick: invalid value; expected answer, best, knee, linear, bilinear, distilled, or smal",
         ),
         (["evaluate", "no_model", "--data", "x.csv"], "no_model: holds no exported model"),
         (["predict", "no_model", "--image", "none.png", "--text", "x"], "none.png: cannot be read: no such file"),

@@ -24,7 +24,7 @@ from nas.search.keys import CandidateKey
 from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result, Stage
 from nas.training.loss_curve import LossPoint
-from nas.training.trainer import train
+from nas.training.trainer import train_steps
 from tests.support.factories import ARCHITECTURE, make_job
 from tests.support.jobs import slot_count, submit, wait_for_outcomes, wait_until
 from tests.support.processes import descendants, listening_addresses
@@ -108,10 +108,10 @@ def losses_of_steps(setup: WorkerSetup, *, step_count: int) -> list[float]:
     losses: list[float] = []
 
     def train_and_listen(**settings: Any) -> None:
-        train(**{**settings, "on_step": lambda step, loss: losses.append(loss)})
+        train_steps(**{**settings, "on_step": lambda step, loss: losses.append(loss)})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nas.execution.worker.train", train_and_listen)
+        patch.setattr("nas.execution.worker.train_steps", train_and_listen)
         executor = SerialExecutor(setup)
         submit(executor, make_job(trial=73, stage="full", step_count=step_count))
         wait_for_outcomes(executor, 1)

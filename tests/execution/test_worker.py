@@ -90,7 +90,7 @@ def test_short_trainings_and_the_supernet_read_the_share_of_the_search_and_full_
     config = setup.config.replace(data=setup.config.data.replace(search_share=0.5))
     worker = CandidateWorker(replace(setup, config=config))
     for stage in ("short", "full"):
-        monkeypatch.setattr("nas.execution.worker.train", record(stage))
+        monkeypatch.setattr("nas.execution.worker.train_steps", record(stage))
         with pytest.raises(StopRequested):
             worker.outcomes(make_job(stage=stage, step_count=2), limit_bytes=None)
     monkeypatch.setattr("nas.execution.worker.train_supernet", record("supernet"))

@@ -20,10 +20,12 @@ class FinishedRun:
     Args:
         directory: The run directory.
         output: The output of the search.
+        cache: The feature cache of the process that searched.
     """
 
     directory: Path
     output: str
+    cache: Path
 
 
 @pytest.fixture(scope="session")
@@ -38,12 +40,13 @@ def finished(project: Project, options: ExecutionOptions, tmp_path_factory: pyte
     place = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         place = place.parent
-    directory, output = place / "finished" / "whole", place / "finished.txt"
+    directory, output, cache = place / "finished" / "whole", place / "finished.txt", place / "finished_cache.txt"
     with FileLock(place / "finished.lock"):
         if not output.exists():
             shutil.rmtree(directory, ignore_errors=True)  # of a process that failed
+            cache.write_text(str(options.cache))
             output.write_text(run_search(project.root / "search.yaml", directory, options))
-    return FinishedRun(directory, output.read_text())
+    return FinishedRun(directory, output.read_text(), Path(cache.read_text()))
 
 
 @pytest.fixture

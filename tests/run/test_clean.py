@@ -16,7 +16,6 @@ from nas.cli import main
 from nas.common.errors import StudyError
 from nas.run.cache_records import record_use, recorded_runs, records_folder
 from nas.run.directory import CONFIG
-from nas.run.executors import ExecutionOptions
 from nas.run.leftovers import Leftover, delete, find_caches, find_runs
 from nas.storage.backends.journal import LOCK
 from nas.storage.lease import Holder, LockFile
@@ -105,8 +104,8 @@ def test_several_runs_record_themselves_at_once_and_each_once(cache: Path) -> No
     }
 
 
-def test_search_records_its_cache(finished: FinishedRun, options: ExecutionOptions) -> None:
-    folders = [path for path in (options.cache / "features").iterdir() if len(path.name) == len(KEYS[0])]
+def test_search_records_its_cache(finished: FinishedRun) -> None:
+    folders = [path for path in (finished.cache / "features").iterdir() if len(path.name) == len(KEYS[0])]
     assert any(finished.directory in (recorded_runs(path) or ()) for path in folders)
 
 

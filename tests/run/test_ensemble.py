@@ -56,7 +56,7 @@ def run(noisy: Project, options: ExecutionOptions, tmp_path_factory: pytest.Temp
     changes["search.distill"] = True
     source = noisy.write("ensemble.yaml", **changes, **{"budget.trials": 4})
     directory = tmp_path_factory.mktemp("ensemble") / "run"
-    return FinishedRun(directory, run_search(source, directory, options))
+    return FinishedRun(directory, run_search(source, directory, options), options.cache)
 
 
 def choose(directory: Path, options: ExecutionOptions, constraints: tuple[Constraint, ...] = ()) -> EnsembleChoice:
