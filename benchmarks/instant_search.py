@@ -211,8 +211,10 @@ class Timeline(LineReporter):
         super().__init__(stream)
         self._moments = [Moment.now(0)]
 
-    def progress(self, phase: str, done: int, total: int | None, detail: str = "") -> None:
-        super().progress(phase, done, total, detail)
+    def progress(
+        self, phase: str, done: int, total: int | None, detail: str = "", *, left_seconds: float | None = None
+    ) -> None:
+        super().progress(phase, done, total, detail, left_seconds=left_seconds)
         if phase == PHASE_TITLES["candidates"] and done > self._moments[-1].trials:
             self._moments.append(Moment.now(done))
 

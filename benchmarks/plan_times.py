@@ -54,8 +54,10 @@ class PlanReader(Reporter):
             ]
             self.planned = {entry[1]: parse_seconds(entry[2]) for entry in entries if entry is not None}
 
-    def progress(self, phase: str, done: int, total: int | None, detail: str = "") -> None:
-        del phase, done, total, detail
+    def progress(
+        self, phase: str, done: int, total: int | None, detail: str = "", *, left_seconds: float | None = None
+    ) -> None:
+        del phase, done, total, detail, left_seconds
 
 
 def measure(source: Path, seconds: float, *, seed: int, workers: int) -> dict[str, Any]:

@@ -54,7 +54,9 @@ class Pausing(Reporter):
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def progress(self, phase: str, done: int, total: int | None, detail: str = "") -> None:
+    def progress(
+        self, phase: str, done: int, total: int | None, detail: str = "", *, left_seconds: float | None = None
+    ) -> None:
         if phase == "features":
             self.counts.append(done)
             if len(self.counts) == 3:
