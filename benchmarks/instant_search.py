@@ -251,6 +251,7 @@ class InstantWorker(CandidateWorker):
     def __init__(self, setup: WorkerSetup, on_exceeded: Callable[[int, int], None] | None = None) -> None:
         del on_exceeded
         self.setup = setup
+        self.curve = None
 
     def stop(self) -> None:
         pass

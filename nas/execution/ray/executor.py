@@ -228,13 +228,15 @@ class RayExecutor(Executor):
         if not self._running:
             return
         for _, _, slot in self._running.values():
-            slot.actor.stop.remote()
+            if slot.actor is not None:  # it is None on a lost node
+                slot.actor.stop.remote()
         ready, unresponsive = ray.wait(list(self._running), num_returns=len(self._running), timeout=_STOP_SECONDS)
         for reference in ready:
             ended.append(self._collect(reference))
         for reference in unresponsive:
             job, _, slot = self._running[reference]
-            ray.kill(slot.actor)
+            if slot.actor is not None:
+                ray.kill(slot.actor)
             slot.actor, slot.is_busy = None, False
             ended.append(JobOutcome(job, (), process_lives=False))
             del self._running[reference]

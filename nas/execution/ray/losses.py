@@ -48,12 +48,13 @@ class LossPoller:
         self._due_at = now + _POLL_SECONDS
         waiting = {job.identity for job in self._asked.values()}
         for job, slot in running:
-            if _is_training(job) and job.identity not in waiting:
+            # Without an actor, the node was lost; the outcome of the job follows.
+            if slot.actor is not None and _is_training(job) and job.identity not in waiting:
                 self._asked[slot.actor.losses.remote(job.key, job.stage)] = job
 
     def finish(self, job: Job, slot: Slot) -> None:
         """Fetch and pass on the learning curve of a job that has ended, before its outcome is reported."""
-        if self.receive is not None and _is_training(job):
+        if self.receive is not None and slot.actor is not None and _is_training(job):
             self._pass_on(job, slot.actor.losses.remote(job.key, job.stage))
 
     def clear(self) -> None:
