@@ -29,7 +29,7 @@ def init(options: argparse.Namespace) -> None:
 
 
 def _proposal(options: argparse.Namespace) -> str:
-    from nas.run.proposal.search_file import propose_search_file  # noqa: PLC0415 - takes a second; a list needs it not
+    from nas.run.proposal.search_file import propose_search_file  # noqa: PLC0415 - takes a second, which a list does not need
 
     columns = {role: value for role in COLUMNS if (value := getattr(options, f"{role}_column")) is not None}
     folder = Path() if options.output is None else options.output.parent

@@ -12,6 +12,7 @@ from nas.common.units import format_bytes
 from nas.config.schema import Config
 from nas.data.contents import Contents
 from nas.data.dataset import read_dataset
+from nas.data.features.build import placed_on
 from nas.data.features.cache import open_or_build
 from nas.data.features.costs import seconds_per_token
 from nas.data.features.helpers import BuildHelpers
@@ -122,10 +123,11 @@ def _evaluation_seconds(sources: FeatureSources, store: FeatureStore) -> float:
     """Return the estimated time of loading a model and computing the encoder outputs of the test split with it."""
     tokens = (store.image_token_count, store.longest_text)
     encoders = (sources.image_encoder, sources.text_encoder)
-    sample_seconds = sum(
-        count * encoder.num_layers * seconds_per_token(encoder, sources.device)
-        for count, encoder in zip(tokens, encoders, strict=True)
-    )
+    with placed_on(encoders, sources.device):
+        sample_seconds = sum(
+            count * encoder.num_layers * seconds_per_token(encoder, sources.device)
+            for count, encoder in zip(tokens, encoders, strict=True)
+        )
     return _LOADING_SECONDS + sources.test_count * sample_seconds
 
 

@@ -196,7 +196,7 @@ class FeatureBuild:
         Args:
             threads: The threads that compute.
         """
-        with _placed((self.sources.image_encoder, self.sources.text_encoder), self.sources.device):
+        with placed_on((self.sources.image_encoder, self.sources.text_encoder), self.sources.device):
             return describe_costs(self.plans, self.plan, self.sources, threads, self._image_seconds)
 
     def run(self, directory: Path, on_progress: OnProgress, threads: BuildThreads) -> None:
@@ -254,14 +254,19 @@ class FeatureBuild:
         with (
             ArrayFiles(directory, self.plan.arrays) as files,
             contextlib.closing(BlockBoard(directory)) as board,
-            _placed((sources.image_encoder, sources.text_encoder), sources.device),
+            placed_on((sources.image_encoder, sources.text_encoder), sources.device),
         ):
             yield BuildCrew(work, files, board, threads)
 
 
 @contextlib.contextmanager
-def _placed(encoders: Iterable[Encoder], device: torch.device) -> Iterator[None]:
-    """Keep encoders on a device; afterwards they are on the CPU, where workers get their weights from."""
+def placed_on(encoders: Iterable[Encoder], device: torch.device) -> Iterator[None]:
+    """Keep encoders on a device; afterwards they are on the CPU, where workers get their weights from.
+
+    Args:
+        encoders: The encoders.
+        device: The device.
+    """
     if not is_accelerator(device):
         yield
         return
