@@ -101,7 +101,7 @@ def _age(seconds: float) -> str:
 
 
 def _agrees(chosen: Sequence[Leftover], ask: Callable[[str], str]) -> bool:
-    """Return whether the user agrees; False without a terminal, where nobody is asked."""
+    """Return whether the user agrees; False without a terminal, where no question is shown."""
     if not sys.stdin.isatty():
         return False
     return ask(f"Delete {_summary(chosen)}? [y/N] ").strip().lower() in ("y", "yes")

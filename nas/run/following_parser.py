@@ -42,5 +42,5 @@ def add_log_to(parser: argparse.ArgumentParser) -> None:
         choices=LOGGERS,
         default=[],
         help="log learning curves and scores to a tracker, in a folder of the run directory; sessions that resume the "
-        "run go on with it",
+        "run continue it",
     )

@@ -1,4 +1,4 @@
-"""Find and delete what searches have left behind: cached features that no run uses, and runs that nobody continues.
+"""Find and delete what searches have left behind: cached features that no run uses, and runs that are not continued.
 
 Nothing that is in use is deleted: no cache with a run on record that still exists, no run whose lease is held, no cache
 that is being built. A finished run is no leftover.

@@ -92,7 +92,7 @@ def test_search_sends_its_events_and_logs_them(copy: Path, options: ExecutionOpt
         ]
         assert scalars(copy / FOLDER / place)["train/loss"] == expected
     folders = {path.parent for path in (copy / FOLDER).rglob("events*")}
-    resume_search(copy, options)  # goes on with the same logger, without another
+    resume_search(copy, options)  # continues the same logger, without another
     assert {path.parent for path in (copy / FOLDER).rglob("events*")} == folders
     assert recorded_loggers(copy) == ["tensorboard"]
 
