@@ -1,5 +1,6 @@
 """Ask exported models about every sample of a split, from raw images and texts, and count their right answers."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from nas.data.samples import Labels
 from nas.models.model_seals import DESCRIPTION
 from nas.run.evaluate import logits_of_samples
 from nas.run.exported_model import open_exported
-from nas.training.metrics import DEFAULT_THRESHOLD
 
 Counts = NDArray[np.float64]
 """The metric of a model as a ratio: numerator and denominator of each picture, (2, pictures)."""
@@ -22,7 +22,8 @@ Counts = NDArray[np.float64]
 def counted(work: tuple[DataConfig, str, str, Path]) -> Counts:
     """Return the counts of a model on a split; see `counts_of`.
 
-    The logits are kept in a file next to the model, which is read again unless it is older than the model.
+    The logits are kept in a file next to the model, which is read again unless it is older than the model. Where a
+    sample may have several labels, they are kept relative to the threshold of the model.
 
     Args:
         work: The data, the split, the metric and the folder of the model.
@@ -36,6 +37,8 @@ def counted(work: tuple[DataConfig, str, str, Path]) -> Counts:
     samples = read_dataset(data, (split,), class_names=names, compares_images=False).splits[split]
     if exported is not None:
         logits = logits_of_samples(exported, samples, open_dataset_images(data))
+        if exported.has_several_labels:
+            logits = logits - math.log(exported.threshold / (1 - exported.threshold))
         with replace_atomically(kept) as path, path.open("wb") as file:
             np.save(file, logits.numpy())
     return counts_of(np.load(kept), samples.labels, samples.images, metric)
@@ -45,13 +48,13 @@ def counts_of(logits: NDArray[np.float32], labels: Labels, images: Sequence[str]
     """Return numerator and denominator of a metric, summed over the samples of each picture.
 
     Accuracy is the number of right answers over that of samples; micro F1 is twice the number of right labels over that
-    of predicted and true ones (a label is predicted with a probability above 0.5).
+    of predicted and true ones (a label is predicted above the threshold of the model).
 
     Args:
-        logits: The logits, (samples, classes).
+        logits: The logits, (samples, classes); of several labels, relative to the threshold.
         labels: The labels; see `nas.data.samples.Labels`.
         images: The picture of each sample.
-        metric: accuracy or micro_f1.
+        metric: accuracy or micro_f1_tuned.
 
     Raises:
         ValueError: If the metric is no such ratio, or logits and labels are of different samples.
@@ -71,12 +74,11 @@ def _accuracy(logits: NDArray[np.float32], labels: Labels) -> tuple[Counts, Coun
 
 
 def _micro_f1(logits: NDArray[np.float32], labels: Labels) -> tuple[Counts, Counts]:
-    cut = np.log(DEFAULT_THRESHOLD / (1 - DEFAULT_THRESHOLD))
-    predicted, true = logits > cut, labels > 0
+    predicted, true = logits > 0, labels > 0
     return 2.0 * (predicted & true).sum(axis=1), (predicted.sum(axis=1) + true.sum(axis=1)).astype(np.float64)
 
 
 _PARTS: Mapping[str, Callable[[NDArray[np.float32], Labels], tuple[Counts, Counts]]] = {
     "accuracy": _accuracy,
-    "micro_f1": _micro_f1,
+    "micro_f1_tuned": _micro_f1,
 }

@@ -110,7 +110,7 @@ TASKS = {
             clipart.build_keywords,
             max_text_tokens=24,
             has_several_labels=True,
-            objective="micro_f1",
+            objective="micro_f1_tuned",
         ),
         Task("easy-vqa", "MIT", "PyPI easy-vqa 1.0", easy_vqa.build, max_text_tokens=24),
         Task(

@@ -126,7 +126,8 @@ def _fill_search(search: Any, data: Any) -> None:
     if not isinstance(search, dict):
         return
     if is_auto(search, "objective"):
-        search["objective"] = "macro_f1" if _has_several_labels(data) else "accuracy"
+        # Exported models predict at the tuned threshold, so this is what their user gets.
+        search["objective"] = "macro_f1_tuned" if _has_several_labels(data) else "accuracy"
     if is_auto(search, "short_training_steps") and search.get("short_training_fraction") is None:
         search["short_training_fraction"] = SHORT_TRAINING_FRACTION
 

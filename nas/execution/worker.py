@@ -23,7 +23,7 @@ from nas.memory.measurement import map_large_tensors
 from nas.models.encoders.partial_checkpoint import load_tail
 from nas.models.fusion.base import FusionModel
 from nas.models.fusion.supernet import build_model, build_supernet, extract
-from nas.search.keys import CandidateKey, DefaultKey, DistilledKey, ModelKey, RerunKey, SpeedKey, TeacherKey
+from nas.search.keys import CandidateKey, DefaultKey, DistilledKey, ModelKey, RerunKey, SpeedKey, TeacherKey, VariantKey
 from nas.search.space import RAW
 from nas.search.trial import Failure, Job, Result
 from nas.training.checkpoint import load_weights, save_weights, training_facts
@@ -38,7 +38,7 @@ from nas.training.stopping import StopRequested
 from nas.training.supernet import train_supernet
 from nas.training.trainer import Steps, train_steps
 
-_KEEP_LOGITS = (CandidateKey, DefaultKey, RerunKey, DistilledKey)
+_KEEP_LOGITS = (CandidateKey, DefaultKey, RerunKey, VariantKey, DistilledKey)
 """The keys of trainings whose validation logits are kept."""
 
 

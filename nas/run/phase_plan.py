@@ -30,6 +30,10 @@ _SLOWER = 1.4
 """How many times the default's training a candidate's may take where the time holds one: deeper fusion takes longer."""
 _LARGEST = 2.0
 """How much longer the evaluation of the first candidates may take than that of as many defaults."""
+_ENOUGH = 0.6
+"""The largest part of the time that a short search gives to the models of an ensemble."""
+_SPARE = 2
+"""The number of models that an ensemble is chosen from besides those that it may have."""
 _TEACHING = 0.5
 """What computing the ensemble's outputs for the training samples takes in full trainings: a forward pass a member."""
 _SHORTEST_SECONDS = 1e-3
@@ -70,7 +74,13 @@ def least_seconds(config: Config, speed: TrainingSpeed, full_steps: int) -> floa
 
 
 def plan_phases(
-    config: Config, speed: TrainingSpeed, *, full_steps: int, tuned_steps: int, spent_seconds: float
+    config: Config,
+    speed: TrainingSpeed,
+    *,
+    full_steps: int,
+    tuned_steps: int,
+    spent_seconds: float,
+    first_count: int = 1,
 ) -> PhasePlan:
     """Divide the time budget of a search.
 
@@ -80,10 +90,11 @@ def plan_phases(
         full_steps: The number of steps of a full training with the recipe as configured.
         tuned_steps: The same with the chosen recipe.
         spent_seconds: The time that the search has used before its phases of training.
+        first_count: The number of full trainings besides those of the finalists: of the default and its variant.
     """
     assert config.budget.time_seconds is not None
     total = max(config.budget.time_seconds - spent_seconds, _SHORTEST_SECONDS)
-    return _Division(config, speed, full_steps, tuned_steps, total, spent_seconds).plan()
+    return _Division(config, speed, full_steps, tuned_steps, total, spent_seconds, first_count).plan()
 
 
 def _first_group(config: Config, speed: TrainingSpeed) -> float:
@@ -101,6 +112,7 @@ class _Division:
     tuned_steps: int
     total: float
     spent: float
+    first_count: int
     left_out: dict[Phase, str] = field(default_factory=dict)
     corrections: list[str] = field(default_factory=list)
 
@@ -150,7 +162,7 @@ class _Division:
             recipe_seconds=self.spent + recipe,
             supernet_seconds=self.spent + recipe + supernet,
             candidates_seconds=end - full,
-            finalists_seconds=end if "race" in self.left_out else end - full / 2,
+            finalists_seconds=end if "race" in self.left_out else end - self._race_room(full),
             total_seconds=end,
             longest=longest,
             left_out=frozenset(self.left_out),
@@ -171,26 +183,27 @@ class _Division:
     def _full_share(self) -> float:
         """Return the time of finalists and race: a training of the default in any case, and if possible a candidate's.
 
-        Without one the search would have no answer of its own. The first of several workers trains the default.
+        Without one the search would have no answer of its own. The first of several workers trains the default. A short
+        search trains several models rather than screen more: together they are better than the best of them.
         """
-        fraction = self.config.budget.finalists_fraction
-        wanted = min(fraction, MAX_SHARE) * self.total
+        fraction, total, training = self.config.budget.finalists_fraction, self.total, self._training
+        wanted = min(fraction, MAX_SHARE) * total
         both = _SLOWER if self.speed.process_count > 1 else 1 + _SLOWER
-        others = self._first_group + 2 * MIN_SHARE * self.total
-        needed = max(_MARGIN * self._training, min(both * self._training, self.total - others))
-        needed = min(needed, MAX_SHARE * self.total)
-        share = max(wanted, needed)
-        if needed > wanted:
+        room = min(total - self._first_group - 2 * MIN_SHARE * total, MAX_SHARE * total)
+        needed = min(max(_MARGIN * training, min(both * training, room)), MAX_SHARE * total)
+        useful = min(_MARGIN * self._first_rounds * training, _ENOUGH * total, room)
+        share = max(wanted, needed, useful)
+        if share > wanted:
             reason = (
-                f"{format_seconds(wanted)}, but the default's full training takes {format_seconds(self._training)} "
-                f"and a candidate's up to {format_seconds(_SLOWER * self._training)}"
+                f"{format_seconds(wanted)}, but the default's full training takes {format_seconds(training)} "
+                f"and a candidate's up to {format_seconds(_SLOWER * training)}"
             )
         elif fraction > MAX_SHARE:
             reason = f"more than the {MAX_SHARE:.0%} that a phase may have"
         else:
             return share
         self.corrections.append(
-            f"budget.finalists_fraction: {fraction:g} of the time is {reason}; corrected to {share / self.total:.2f}"
+            f"budget.finalists_fraction: {fraction:g} of the time is {reason}; corrected to {share / total:.2f}"
         )
         return share
 
@@ -269,23 +282,38 @@ class _Division:
     def _full_trainings(self, full: float, distillation: float) -> tuple[float, float]:
         """Return the times of finalists and race; 0 for a race that is left out."""
         search, count, training = self.config.search, self.speed.process_count, self._tuned_training
-        models = search.finalists + 1  # the default is trained as well
-        round_count = math.ceil(models / count)
+        models = search.finalists + 1  # the default races as well
         two = math.ceil(2 / count) * training
+        race_room = self._race_room(full)
         if not search.rerun_seeds:
             self.left_out["race"] = "search.rerun_seeds is 0"
-        elif full / 2 - distillation < two:
+        elif race_room - distillation < two:
             self.left_out["race"] = (
-                f"half of the {format_seconds(full)} for full trainings is too short for another seed of two models, "
-                f"which takes {format_seconds(two)}"
+                f"what the first full trainings leave of {format_seconds(full)} is too short for another seed of two "
+                f"models, which takes {format_seconds(two)}"
             )
         has_race = "race" not in self.left_out
-        room = full / 2 if has_race else full - distillation
-        finalists = max(min(round_count, int(room / training)), 1) * training
+        room = full - race_room if has_race else full - distillation
+        finalists = max(min(self._round_count, int(room / training)), 1) * training
         if not has_race:
             return min(max(finalists, _SLOWER * training), full - distillation), 0.0
         most = full - distillation - finalists
         return finalists, min(math.ceil(models * search.rerun_seeds / count) * training, most)
+
+    @property
+    def _round_count(self) -> int:
+        """The number of times that all processes train a model completely until all finalists are trained."""
+        return math.ceil((self.config.search.finalists + self.first_count) / self.speed.process_count)
+
+    @property
+    def _first_rounds(self) -> int:
+        """The same until an ensemble has models enough to choose from."""
+        enough = min(self.config.search.members + _SPARE, self.config.search.finalists + self.first_count)
+        return math.ceil(enough / self.speed.process_count)
+
+    def _race_room(self, full: float) -> float:
+        """Return the part of the full trainings' time that a race may have: half, after the models of an ensemble."""
+        return max(min(full / 2, full - self._first_rounds * self._tuned_training), 0.0)
 
     @property
     def _round(self) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from nas.execution.failure_policy import Verdict
 from nas.run.phase_plan import PhasePlan
 from nas.run.program_name import command_line
 from nas.run.time_budget import Phase
-from nas.search.keys import CandidateKey, DefaultKey, DistilledKey, ModelKey, RecipeKey, RerunKey
+from nas.search.keys import CandidateKey, DistilledKey, ModelKey, RecipeKey, RerunKey, VariantKey
 from nas.search.metric_registry import METRICS
 from nas.search.recipe_tuning import SETTINGS
 from nas.search.space import Architecture
@@ -71,8 +71,6 @@ def model_name(key: ModelKey) -> str:
     match key:
         case CandidateKey(trial=trial):
             return f"#{trial}"
-        case DefaultKey():
-            return "default"
         case RerunKey(origin=origin, number=number):
             return f"{model_name(origin)} with further seed {number}"
         case RecipeKey(setting=setting, seed=seed):
@@ -80,7 +78,7 @@ def model_name(key: ModelKey) -> str:
         case DistilledKey(number=number):
             return f"distilled, seed {number}"
         case _:
-            return key.name
+            return "default with other readouts" if isinstance(key, VariantKey) else key.name
 
 
 def result_line(name: str, result: Result, metric: str) -> str:

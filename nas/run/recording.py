@@ -19,7 +19,16 @@ from nas.run.recipe_file import RECIPE, RecipeFile
 from nas.run.reruns import DISTILLED, RERUNS, RerunStore, write_simple_result
 from nas.run.results_csv import keep_lost_results, write_results
 from nas.search.costs import CostModel
-from nas.search.keys import CandidateKey, DefaultKey, DistilledKey, RecipeKey, RerunKey, SpeedKey, TeacherKey
+from nas.search.keys import (
+    CandidateKey,
+    DefaultKey,
+    DistilledKey,
+    RecipeKey,
+    RerunKey,
+    SpeedKey,
+    TeacherKey,
+    VariantKey,
+)
 from nas.search.objectives import Objectives
 from nas.search.recipe_tuning import SETTINGS
 from nas.search.trial import STAGES, Failure, Result, Stage
@@ -105,6 +114,9 @@ class ResultRecorder:
             case RerunKey():
                 self.reruns.add(result)
                 line = f"{model_name(result.key)}: {scores_text(result, metric)}"
+            case VariantKey():
+                self.reruns.add(result)
+                line = result_line(model_name(result.key), result, metric)
             case _:
                 self._study.finish(result, curve=curve, constraints=self._objectives.excesses(result))
                 self._learn(result)

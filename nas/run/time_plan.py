@@ -76,14 +76,22 @@ class TimePlan:
         full_steps: The number of steps of a full training.
         validation_count: The number of validation samples.
         evaluation_seconds: The time of evaluating the models of the search on test.
+        first_count: The number of full trainings besides those of the finalists: of the default and its variant.
     """
 
     def __init__(
-        self, config: Config, *, full_steps: int, validation_count: int, evaluation_seconds: float = 0.0
+        self,
+        config: Config,
+        *,
+        full_steps: int,
+        validation_count: int,
+        evaluation_seconds: float = 0.0,
+        first_count: int = 1,
     ) -> None:
         self._config = config
         self._evaluation_seconds = evaluation_seconds
         self._full_steps = full_steps
+        self._first_count = first_count
         self._validation_batches = validation_count / config.recipe.batch_size
 
     def seconds(self, trials: int, speed: Speed) -> Mapping[str, float]:
@@ -98,11 +106,12 @@ class TimePlan:
         short = search.short_training_steps * step + evaluation
         each = evaluation + search.promotion_fraction * short
         full = self._full_steps * step + evaluation
-        models = search.finalists + 1  # the default is trained as well
+        models = search.finalists + 1  # the default races as well
+        trainings = search.finalists + self._first_count
         return {
             "supernet": self._needed(speed),
             "candidates": trials * each / speed.process_count,
-            "finalists": math.ceil(models / speed.process_count) * full,
+            "finalists": math.ceil(trainings / speed.process_count) * full,
             "race": math.ceil(models * search.rerun_seeds / speed.process_count) * full,
         }
 

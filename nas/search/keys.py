@@ -1,7 +1,7 @@
 """Keys of the models that jobs train or score: candidates of a search, and trainings that are compared with them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nas.common.boundary import shown
@@ -69,6 +69,22 @@ class RerunKey:
     def name(self) -> str:
         """The key as a part of a file name."""
         return f"rerun_{self.origin.name}_{self.number}"
+
+
+@dataclass(frozen=True)
+class VariantKey:
+    """Key of one full training of the default with other alternatives, which an ensemble needs and nothing compares.
+
+    Args:
+        number: The number of the variant, from 0.
+    """
+
+    number: int
+
+    @property
+    def name(self) -> str:
+        """The key as a part of a file name."""
+        return f"variant_{self.number}"
 
 
 @dataclass(frozen=True)
@@ -166,6 +182,7 @@ ModelKey = (
     | LinearKey
     | BilinearKey
     | RerunKey
+    | VariantKey
     | ComparisonKey
     | RecipeKey
     | SpeedKey
@@ -176,10 +193,17 @@ ModelKey = (
 
 _SINGLE_KEYS: Mapping[str, ModelKey] = {key.name: key for key in (DefaultKey(), LinearKey(), BilinearKey())}
 
-_RERUN = re.compile(r"rerun_(?:default|trial_(\d+))_(\d+)")
-_COMPARISON = re.compile(r"rate_(\d+)_seed_(\d+)")
-_RECIPE = re.compile(r"recipe_(\d+)_seed_(\d+)")
-_DISTILLED = re.compile(r"distilled_([0-9a-f]{8})_(\d+)")
+_NUMBERED_KEYS: Sequence[tuple[re.Pattern[str], Callable[..., ModelKey]]] = (
+    (
+        re.compile(r"rerun_(?:default|trial_(\d+))_(\d+)"),
+        lambda trial, number: RerunKey(DefaultKey() if trial is None else CandidateKey(int(trial)), int(number)),
+    ),
+    (re.compile(r"variant_(\d+)"), lambda number: VariantKey(int(number))),
+    (re.compile(r"rate_(\d+)_seed_(\d+)"), lambda rate, seed: ComparisonKey(int(rate), int(seed))),
+    (re.compile(r"recipe_(\d+)_seed_(\d+)"), lambda setting, seed: RecipeKey(int(setting), int(seed))),
+    (re.compile(r"distilled_([0-9a-f]{8})_(\d+)"), lambda teacher, number: DistilledKey(teacher, int(number))),
+)
+"""The names of keys with numbers, and how a key is made of the groups in its name."""
 
 
 def key_to_json(key: ModelKey) -> int | str:
@@ -199,15 +223,10 @@ def key_from_json(value: int | str) -> ModelKey:
         raise ValueError(f"{shown(value)}: not the key of a model; expected a number from 0 or a name")
     if value in _SINGLE_KEYS:
         return _SINGLE_KEYS[value]
-    if found := _RERUN.fullmatch(value):
-        return RerunKey(DefaultKey() if found[1] is None else CandidateKey(int(found[1])), int(found[2]))
-    if found := _COMPARISON.fullmatch(value):
-        return ComparisonKey(int(found[1]), int(found[2]))
-    if found := _RECIPE.fullmatch(value):
-        return RecipeKey(int(found[1]), int(found[2]))
-    if found := _DISTILLED.fullmatch(value):
-        return DistilledKey(found[1], int(found[2]))
+    for pattern, build in _NUMBERED_KEYS:
+        if found := pattern.fullmatch(value):
+            return build(*found.groups())
     raise ValueError(
         f"{shown(value)}: not the key of a model; expected a number, default, linear, bilinear, rerun_…, "
-        "rate_…_seed_…, recipe_…_seed_… or distilled_…"
+        "variant_…, rate_…_seed_…, recipe_…_seed_… or distilled_…"
     )

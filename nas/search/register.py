@@ -14,8 +14,8 @@ def register_metrics() -> None:
     register_metric("balanced_accuracy", f"{functions}:balanced_accuracy", labels="single")
     register_metric("macro_f1", f"{functions}:macro_f1")
     register_metric("micro_f1", f"{functions}:micro_f1")
-    register_metric("macro_f1_tuned", f"{functions}:macro_f1_tuned", labels="multiple", role="report")
-    register_metric("micro_f1_tuned", f"{functions}:micro_f1_tuned", labels="multiple", role="report")
+    register_metric("macro_f1_tuned", f"{functions}:macro_f1_tuned", labels="multiple")
+    register_metric("micro_f1_tuned", f"{functions}:micro_f1_tuned", labels="multiple")
     register_metric("mean_average_precision", f"{functions}:mean_average_precision")
     register_metric("cross_entropy", f"{functions}:negative_log_likelihood", higher_is_better=False, role="proxy")
 

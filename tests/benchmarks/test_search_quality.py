@@ -20,7 +20,7 @@ from benchmarks.quality.roles import DEMO_RECIPE, role_values
 from benchmarks.quality.seeds import run_jobs
 from benchmarks.quality.tasks import BenchmarkTask, hide_test, suite_tasks
 from nas.config.load import parse_config
-from nas.training.metrics import evaluate_logits
+from nas.training.metrics import evaluate_logits, tune_threshold
 
 TASKS = ("first", "second")
 PICTURES, SEED_COUNT = 60, 4
@@ -119,12 +119,14 @@ def test_failed_training_ends_the_cell() -> None:
         run_jobs(lambda job: failed, jobs, processes=1, may_start=lambda: True, take=lambda result: None)
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "micro_f1"])
+@pytest.mark.parametrize("metric", ["accuracy", "micro_f1_tuned"])
 def test_counts_add_up_to_the_metric_of_the_program(metric: str) -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(40, 5)).astype(np.float32)
     labels: Any = rng.integers(5, size=40) if metric == "accuracy" else (rng.random((40, 5)) > 0.7).astype(np.float32)
-    counts = counts_of(logits, labels, [f"{number % 13}.png" for number in range(40)], metric)
+    threshold = 0.5 if metric == "accuracy" else tune_threshold(torch.from_numpy(logits), torch.from_numpy(labels))
+    relative = logits - np.float32(np.log(threshold / (1 - threshold)))
+    counts = counts_of(relative, labels, [f"{number % 13}.png" for number in range(40)], metric)
     assert counts.shape == (2, 13)
     expected = evaluate_logits(torch.from_numpy(logits), torch.from_numpy(labels))[metric]
     assert counts[0].sum() / counts[1].sum() == pytest.approx(expected, abs=1e-6)
@@ -134,7 +136,7 @@ def test_counts_of_other_samples_or_metrics_are_refused() -> None:
     logits = np.zeros((3, 2), dtype=np.float32)
     with pytest.raises(ValueError, match="expected those of 2 samples, got 3"):
         counts_of(logits, np.array([0, 1]), ["a", "b"], "accuracy")
-    with pytest.raises(ValueError, match="expected one of accuracy, micro_f1, got macro_f1"):
+    with pytest.raises(ValueError, match="expected one of accuracy, micro_f1_tuned, got macro_f1"):
         counts_of(logits, np.array([0, 1, 1]), ["a", "b", "c"], "macro_f1")
 
 

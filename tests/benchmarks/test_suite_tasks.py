@@ -265,7 +265,11 @@ def test_search_file_names_the_data_the_encoders_and_the_objective(tmp_path: Pat
     path = task.write_search_file(tmp_path, tmp_path, REPOSITORY / "search_spaces" / "demo.yaml")
     config = load_config(path)
     assert config.data.manifest == str(tmp_path / "manifest.csv")
-    assert (config.name, config.data.labels, config.search.objective) == ("clipart-keywords", "several", "micro_f1")
+    assert (config.name, config.data.labels, config.search.objective) == (
+        "clipart-keywords",
+        "several",
+        "micro_f1_tuned",
+    )
     assert Path(config.encoders.image).is_dir()
     assert TASKS["grocery"].search_file(tmp_path)["encoders"]["image"] == str(tmp_path / "dinov2-small")
 

@@ -139,7 +139,7 @@ def test_classifiers_start_from_the_linear_problem_where_encoders_are_frozen_and
 
 def test_objective_follows_the_labels_and_the_budget_whether_the_search_is_deterministic() -> None:
     several = resolved(data={"manifest": "manifest.csv", "labels": "several"})
-    assert (several.search.objective, resolved().search.objective) == ("macro_f1", "accuracy")
+    assert (several.search.objective, resolved().search.objective) == ("macro_f1_tuned", "accuracy")
     budget = resolved(deterministic=True).budget
     assert (budget.time_seconds, budget.trials) == (None, 100)
     assert resolved(budget={"trials": 9}).budget.time_seconds is None

@@ -249,8 +249,8 @@ def test_objectives_and_constraints_survive_writing_and_reading() -> None:
         ),
         (
             {"search.constraints": ["balanced_accuracy >= 0.5"], "data.labels": "several"},
-            "search.constraints: invalid value; expected one of accuracy, macro_f1, micro_f1, mean_average_precision "
-            "for multi-label data, got 'balanced_accuracy'",
+            "search.constraints: invalid value; expected one of accuracy, macro_f1, micro_f1, macro_f1_tuned, "
+            "micro_f1_tuned, mean_average_precision for multi-label data, got 'balanced_accuracy'",
         ),
     ],
 )

@@ -98,18 +98,21 @@ def test_phases_of_a_short_search_are_left_out_with_the_reason() -> None:
     shown = "\n".join(plan_lines(plan, 48.0))
     assert shown.startswith("Plan: supernet ")
     assert "\nLeft out: recipe: 4s hold 0 trainings of the default, too few to choose a setting; expected 3\n" in shown
-    assert "\nLeft out: race: half of the " in shown and "\nLeft out: short training: the " in shown
+    assert (
+        "\nLeft out: race: what the first full trainings leave of " in shown
+        and "\nLeft out: short training: the " in shown
+    )
     corrected = "0.35 of the time is 17s, but the default's full training takes 29s and a candidate's up to 40s; "
     assert f"\nCorrected: budget.finalists_fraction: {corrected}" in shown
 
 
-@pytest.mark.parametrize(("process_count", "trainings"), [(2, 1.4), (1, 2.4)])
+@pytest.mark.parametrize(("process_count", "trainings"), [(2, 0.6 * 3.9), (1, 2.4)])
 def test_time_for_full_trainings_holds_that_of_a_slower_candidate(process_count: int, trainings: float) -> None:
     speed = replace(speed_for(1_000), process_count=process_count)
     training = speed.full_seconds(config_for(1_000).recipe.step_count(1_000))
     plan = planned(config_for(1_000, 3.9 * training), speed, 1_000)
     assert plan.deadlines.total_seconds - plan.deadlines.candidates_seconds == pytest.approx(trainings * training)
-    assert plan.seconds["finalists"] == pytest.approx(max(1.4, trainings // 1) * training)
+    assert plan.seconds["finalists"] == pytest.approx(2 * training)
 
 
 def test_settings_that_leave_a_phase_out_are_named() -> None:

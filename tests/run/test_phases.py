@@ -16,14 +16,14 @@ from nas.common.progress import LineReporter
 from nas.config.schema import Config
 from nas.models.fusion.pmf.architecture import GENES
 from nas.run.phases.candidates import CandidatePhase
-from nas.run.phases.finalists import FinalistPhase
-from nas.run.reruns import read_simple_result
+from nas.run.phases.finalists import VARIANT, FinalistPhase, FirstTrainings
+from nas.run.reruns import RERUNS, RerunStore, read_simple_result
 from nas.run.roles import DEFAULT
 from nas.run.speed import TrainingSpeed
 from nas.search.keys import CandidateKey, DefaultKey, ModelKey
 from nas.search.space import Architecture
 from nas.search.strategies.registry import STRATEGIES
-from nas.search.trial import STAGES, Failure, Job
+from nas.search.trial import STAGES, Failure, Job, Result
 from nas.storage.study import Study
 from tests.support.real_driver import finished_models
 from tests.support.search_loop import Killed, SimulatedExecutor, build_context, config_with, peak_bytes, search
@@ -336,6 +336,46 @@ def test_default_outside_the_space_is_a_finalist_once_despite_kills(tmp_path: Pa
     assert stored is not None and stored.architecture == default and stored.key == DefaultKey()
 
 
+def test_variant_of_the_default_is_trained_once_after_it_despite_kills(tmp_path: Path) -> None:
+    config, default = deterministic(), config_with().space.smallest
+    variant = Architecture.from_dict({**default.as_dict(), "image_readout": "mean"})
+
+    def trained() -> list[Result]:
+        return RerunStore(tmp_path / RERUNS).results()
+
+    def kill() -> None:
+        if trained():
+            raise Killed
+
+    with pytest.raises(Killed):
+        search(
+            tmp_path, config, SimulatedExecutor([1], random.Random(1), on_end=kill), default=default, variant=variant
+        )
+    (first,) = trained()
+    output = io.StringIO()
+    search(tmp_path, config, SimulatedExecutor([1], random.Random(2)), output=output, default=default, variant=variant)
+    assert trained() == [first]
+    assert (first.key, first.architecture, first.stage) == (VARIANT, variant, "full")
+    assert "default with other readouts" not in output.getvalue()
+    with Study(tmp_path, config.space, name="run", config=config.as_dict()) as study:
+        assert variant not in {result.architecture for result in study.results("full")}, "it is no candidate"
+        assert study.count("full") >= config.search.finalists
+
+
+def test_variant_that_fails_leaves_default_and_finalists(tmp_path: Path) -> None:
+    config, output = config_with(budget__trials=8), io.StringIO()
+    default = config.space.smallest
+    variant = Architecture.from_dict({**default.as_dict(), "image_readout": "mean"})
+
+    def fate(job: Job, grant: int) -> Failure | None:
+        return Failure(job, "error", "TrainingError", "diverged") if job.key == VARIANT else None
+
+    executor = SimulatedExecutor([2], random.Random(3), fate=fate)
+    search(tmp_path, config, executor, output=output, default=default, variant=variant)
+    assert "default with other readouts full training failed: diverged\n" in output.getvalue()
+    assert not RerunStore(tmp_path / RERUNS).results()
+
+
 def test_default_that_does_not_fit_is_left_out_with_a_note(tmp_path: Path) -> None:
     config, output = config_with(budget__trials=8), io.StringIO()
     executor = SimulatedExecutor([2], random.Random(3))
@@ -380,7 +420,8 @@ def trains_default_and_candidate(directory: Path, speed: TrainingSpeed, workers:
         context = build_context(directory, config, study, executor, 1000, LineReporter(io.StringIO()))
         context.clock.deadlines = replace(context.clock.deadlines, candidates_seconds=0.0)
         queue = CandidatePhase([config.space.smallest]).run(context)
-        FinalistPhase(queue, default, directory, full_steps=10, validation_count=10, speed=speed).run(context)
+        first = FirstTrainings(default)
+        FinalistPhase(queue, first, directory, full_steps=10, validation_count=10, speed=speed).run(context)
         return read_simple_result(directory, DEFAULT) is not None, bool(study.count("full"))
 
 

@@ -58,6 +58,31 @@ def test_default_gets_the_readouts_that_the_space_allows() -> None:
     assert without.architecture(default) == default
 
 
+@pytest.mark.parametrize(
+    ("image", "text", "chosen", "expected"),
+    [
+        (BOTH, BOTH, (1, 1), (0, 0)),
+        (BOTH, BOTH, (0, 1), (1, 0)),
+        (BOTH, (0,), (1, 0), (0, 0)),
+        ((0,), (1,), (0, 1), None),  # the space has no other readouts
+    ],
+)
+def test_variant_of_the_default_reads_whatever_the_default_does_not(
+    image: tuple[int, ...], text: tuple[int, ...], chosen: tuple[int, int], expected: tuple[int, int] | None
+) -> None:
+    config, default = config_with("linear", image, text), PMFArchitecture(1, 2, 2, 2, 4)
+    readouts = ChosenReadouts.by_linear(config, LinearArchitecture(*chosen))
+    variant = readouts.variant(readouts.architecture(default), config.space)
+    wanted = None if expected is None else replace(default, image_readout=expected[0], text_readout=expected[1])
+    assert variant == wanted
+
+
+def test_searched_readouts_need_no_variant() -> None:
+    config = config_with("searched", BOTH, BOTH)
+    readouts = ChosenReadouts.by_linear(config, LinearArchitecture(1, 1))
+    assert readouts.variant(PMFArchitecture(1, 2, 2, 2, 4), config.space) is None
+
+
 def test_without_a_linear_classifier_the_first_readout_of_the_space_remains() -> None:
     config = config_with("linear", BOTH, (1,))
     space = ChosenReadouts.by_linear(config, None).config(config).space

@@ -20,7 +20,7 @@ from nas.memory.calibration import PeakCalibration
 from nas.run.feasibility import Feasibility, Fit
 from nas.run.phases.candidates import CandidatePhase
 from nas.run.phases.context import PhaseContext, SearchClock
-from nas.run.phases.finalists import FinalistPhase
+from nas.run.phases.finalists import FinalistPhase, FirstTrainings
 from nas.run.phases.scheduling import build_scheduler
 from nas.run.recording import ResultRecorder
 from nas.run.results_csv import canonical_results
@@ -224,6 +224,7 @@ def search(
     budget_bytes: int = 1000,
     output: TextIO | None = None,
     default: Architecture | None = None,
+    variant: Architecture | None = None,
     left_out: Collection[Phase] = (),
 ) -> str:
     """Run candidates and finalists, or resume them; returns the canonical results.
@@ -235,16 +236,15 @@ def search(
         budget_bytes: The memory budget of a device.
         output: The receiver of the lines that the search prints.
         default: The architecture that is always a finalist; the smallest of the space by default.
+        variant: What is trained completely after it, if anything.
         left_out: The phases that are left out.
     """
     reporter = LineReporter(output or io.StringIO())
     with Study(directory, config.space, name="run", config=config.as_dict()) as study:
         context = build_context(directory, config, study, executor, budget_bytes, reporter, left_out)
         queue = CandidatePhase(config.search.initial_architectures).run(context)
-        phase = FinalistPhase(
-            queue, default or config.space.smallest, directory, full_steps=FULL_STEPS, validation_count=10
-        )
-        phase.run(context)
+        first = FirstTrainings(default or config.space.smallest, variant)
+        FinalistPhase(queue, first, directory, full_steps=FULL_STEPS, validation_count=10).run(context)
         return canonical_results(study)
 
 

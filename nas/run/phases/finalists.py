@@ -1,6 +1,7 @@
 """Train the family's default and the best candidates completely, from fresh weights."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from nas.execution.plan import Plan
@@ -9,14 +10,29 @@ from nas.run.phases.full_time import FullTrainingTime
 from nas.run.reruns import read_simple_result
 from nas.run.roles import DEFAULT
 from nas.run.speed import TrainingSpeed
-from nas.search.keys import CandidateKey, DefaultKey, ModelKey
+from nas.search.keys import CandidateKey, DefaultKey, ModelKey, VariantKey
 from nas.search.promotion import PromotionQueue
 from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result
 
+VARIANT = VariantKey(0)
+"""The key of the default with other readouts."""
 _TOLERANCE = 1.2
 """How many times the time that is left a training may be estimated to take: estimates are rough, and a worker that
 waits for the end gains nothing."""
+
+
+@dataclass(frozen=True)
+class FirstTrainings:
+    """What is trained completely whatever the ranking is.
+
+    Args:
+        default: The family's default architecture, in the search space or not.
+        variant: The default with other readouts, for the ensemble; None if there is none.
+    """
+
+    default: Architecture
+    variant: Architecture | None = None
 
 
 class FinalistPhase:
@@ -24,7 +40,7 @@ class FinalistPhase:
 
     Args:
         queue: The ranking of the candidates.
-        default: The family's default architecture, in the search space or not.
+        first: What is trained before the candidates.
         directory: The run directory.
         full_steps: The number of steps of a full training.
         validation_count: The number of validation samples.
@@ -34,7 +50,7 @@ class FinalistPhase:
     def __init__(
         self,
         queue: PromotionQueue,
-        default: Architecture,
+        first: FirstTrainings,
         directory: Path,
         *,
         full_steps: int,
@@ -42,7 +58,7 @@ class FinalistPhase:
         speed: TrainingSpeed | None = None,
     ) -> None:
         self._queue = queue
-        self._default = default
+        self._first = first
         self._directory = directory
         self._full_steps = full_steps
         self._validation_count = validation_count
@@ -58,15 +74,16 @@ class FinalistPhase:
         plan = FinalistPlan(
             context,
             self._queue,
-            self._default,
+            self._first,
             is_default_stored=read_simple_result(self._directory, DEFAULT) is not None,
             full_steps=self._full_steps,
             validation_count=self._validation_count,
             speed=self._speed,
         )
-        if context.feasibility.fit(self._default) is None and not context.clock.is_interrupted:
+        default = self._first.default
+        if context.feasibility.fit(default) is None and not context.clock.is_interrupted:
             context.reporter.note(
-                f"The {self._default.title} default exceeds the memory budget or a constraint and is not trained"
+                f"The {default.title} default exceeds the memory budget or a constraint and is not trained"
             )
         context.run_plan(
             "finalists",
@@ -77,16 +94,16 @@ class FinalistPhase:
 
 
 class FinalistPlan(Plan):
-    """Trains the default, then the first candidates of the ranking that there is time for, as many as configured.
+    """Trains the default, then its variant, then the first candidates of the ranking that there is time for.
 
     The default is trained under its number if it was screened, and under a key of its own if it is not in the search
-    space. It counts as one of the configured number only where the ranking has it among them.
+    space. It counts as one of the configured number of finalists only where the ranking has it among them.
     All start early enough to leave time for the race.
 
     Args:
         context: The search.
         queue: The ranking of the candidates.
-        default: The family's default architecture.
+        first: What is trained before the candidates.
         is_default_stored: Whether an earlier session has trained the default under a key of its own.
         full_steps: The number of steps of a full training.
         validation_count: The number of validation samples.
@@ -97,7 +114,7 @@ class FinalistPlan(Plan):
         self,
         context: PhaseContext,
         queue: PromotionQueue,
-        default: Architecture,
+        first: FirstTrainings,
         *,
         is_default_stored: bool,
         full_steps: int,
@@ -109,7 +126,7 @@ class FinalistPlan(Plan):
         self._clock = context.clock
         self._jobs = context.jobs
         self._queue = queue
-        self._default = default
+        self._default = default = first.default
         self._full_steps = full_steps
         screened = (result for result in self._study.results("one_shot") if result.architecture == default)
         score = next(screened, None)
@@ -126,6 +143,11 @@ class FinalistPlan(Plan):
         self._finished: set[ModelKey] = {result.key for result in self._study.results("full")}
         if is_default_stored:
             self._finished.add(DefaultKey())
+        self._variant = first.variant
+        if self._variant is not None and context.feasibility.fit(self._variant) is None:
+            self._variant = None
+        if self._variant is not None and context.recorder.reruns.get(self._variant, VARIANT) is not None:
+            self._finished.add(VARIANT)
         self._tried = self._failed | self._finished
 
     @property
@@ -138,7 +160,10 @@ class FinalistPlan(Plan):
         """The number of full trainings that the configuration asks for."""
         ranking = [result.key for result in self._queue.promotion_order() if result.key not in self._failed]
         best = set(ranking[: self._config.search.finalists])
-        return len(best | {self._default_key} if self._is_default_possible else best)
+        first: set[ModelKey] = {self._default_key} if self._is_default_possible else set()
+        if self._variant is not None and VARIANT not in self._failed:
+            first.add(VARIANT)
+        return len(best | first)
 
     def next_jobs(self) -> list[Job]:
         jobs: list[Job] = []
@@ -165,7 +190,15 @@ class FinalistPlan(Plan):
         if not self._tried:
             # If no training can finish in time, the shortest one is started nevertheless.
             room = max(room, min(self._full_seconds(result) for result in ranking))
+        if self._variant is not None and VARIANT not in self._tried and self._has_time_for_variant(ranking, room):
+            job = self._job(VARIANT, self._variant)
+            if job is not None:
+                return job
         return self._best_fitting(ranking, room) or self._best_fitting(ranking, room * _TOLERANCE)
+
+    def _has_time_for_variant(self, ranking: Sequence[Result], room: float) -> bool:
+        """Return whether the variant can be trained, which takes as long as the default."""
+        return bool(self._tried) and self._default_seconds(ranking) <= room * _TOLERANCE
 
     def _best_fitting(self, ranking: Sequence[Result], room: float) -> Job | None:
         """Return the training of the first candidate that is estimated to end in time, among those to train."""

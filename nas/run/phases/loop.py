@@ -25,7 +25,7 @@ from nas.run.phases.arm_trial import ArmTrial, ArmTrialPhase
 from nas.run.phases.bilinear import BilinearPhase
 from nas.run.phases.candidates import CandidatePhase
 from nas.run.phases.context import PhaseContext, SearchClock
-from nas.run.phases.finalists import FinalistPhase
+from nas.run.phases.finalists import FinalistPhase, FirstTrainings
 from nas.run.phases.linear import LinearPhase
 from nas.run.phases.race import Outcome, RacePhase
 from nas.run.phases.race_plan import ReadScores
@@ -117,6 +117,7 @@ class Search:
         self._context.scheduler.watch(JobLog(setup.run_directory).add)
         self._config = config  # whose space is that of the supernet; the context's may become a part of it
         self._default = prepared.default
+        self._variant: Architecture | None = None
         self._initial = config.search.initial_architectures
         self._speed: TrainingSpeed | None = None
         self._full_steps = full_step_count(config.recipe, len(prepared.store.splits["train"]))
@@ -160,7 +161,7 @@ class Search:
             account.start("finalists")
             FinalistPhase(
                 queue,
-                self._default,
+                FirstTrainings(self._default, self._variant),
                 self._setup.run_directory,
                 full_steps=self._full_steps,
                 validation_count=validation_count,
@@ -231,6 +232,7 @@ class Search:
                 chosen.report(context.config, context.reporter)
             self._context = replace(context, config=chosen.config(context.config))
             self._default = chosen.architecture(self._default)
+            self._variant = chosen.variant(self._default, self._config.space)
             self._initial = tuple(map(chosen.architecture, self._initial))
         return linear
 
@@ -275,6 +277,7 @@ class Search:
             full_steps=self._full_steps,
             tuned_steps=context.recorder.recipe.setting.full_steps(self._full_steps),
             spent_seconds=self._seconds_before_training,
+            first_count=self._first_count,
         )
         context.clock.deadlines = plan.deadlines
         context.clock.forecast = plan_forecast(
@@ -289,7 +292,13 @@ class Search:
             full_steps=self._full_steps,
             validation_count=validation_count,
             evaluation_seconds=self._evaluation_seconds,
+            first_count=self._first_count,
         )
+
+    @property
+    def _first_count(self) -> int:
+        """The number of full trainings besides those of the finalists."""
+        return 1 if self._variant is None else 2
 
     @property
     def _seconds_before_training(self) -> float:

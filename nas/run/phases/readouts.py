@@ -10,7 +10,7 @@ from typing import Any
 
 from nas.common.progress import Reporter
 from nas.config.schema import Config
-from nas.search.space import Architecture
+from nas.search.space import Architecture, SearchSpace
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,22 @@ class ChosenReadouts:
         dataclass_instance: Any = architecture  # every architecture is one
         replaced: Architecture = replace(dataclass_instance, **self.values)
         return replaced
+
+    def variant(self, default: Architecture, space: SearchSpace) -> Architecture | None:
+        """Return the default with other readouts; None if there are no others.
+
+        Trainings of one architecture make similar errors, whatever their seed. What reads other tokens errs elsewhere,
+        so that an ensemble of both is better, although the variant alone is worse.
+
+        Args:
+            default: The default, with the chosen readouts.
+            space: The whole space of the search file.
+        """
+        others = {
+            name: next((other for other in space.choices[name] if other != value), value)
+            for name, value in self.values.items()
+        }
+        return None if others == self.values else ChosenReadouts(others).architecture(default)
 
     def report(self, config: Config, reporter: Reporter) -> None:
         """Say which readouts were chosen, where the space has a choice.
