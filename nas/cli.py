@@ -256,7 +256,7 @@ def _compare(options: argparse.Namespace) -> None:
         compare(
             options.space,
             options.run_dir,
-            names=[name for name in known if name in names],
+            names=None if options.families is None else [name for name in known if name in names],
             seeds=options.seeds,
             overrides=overrides,
             options=_execution(options),

@@ -8,6 +8,7 @@ from pydantic import Field, PlainValidator, ValidationInfo, WithJsonSchema, fiel
 
 from nas.common.units import MAX_COUNT, MAX_SEED
 from nas.config.choices import COLUMNS, FeatureDtype, FeatureStorage, Labels, Quotes, Texts
+from nas.config.class_prompts import DEFAULT_PROMPTS, ClassPrompts
 from nas.config.reader_registry import READERS, ReaderEntry
 from nas.config.section import AUTO, Automatic, Expected, Rejected, Section, Several
 from nas.config.values import (
@@ -145,6 +146,12 @@ class DataConfig(Section):
         ge=2,
         le=1_000_000,
         description="Longer texts are truncated to this many tokens; null: to what the text encoder can read.",
+    )
+    class_prompts: ClassPrompts = Field(
+        default=DEFAULT_PROMPTS,
+        description="The texts of the classes, read by families that compare images with them: one or a list, each "
+        "with one `{}`, which stands for the label with spaces in place of underscores. Embeddings under several are "
+        "averaged.",
     )
     skip_unreadable_images: Flag = Field(
         default=False,

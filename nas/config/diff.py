@@ -4,10 +4,17 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from nas.config.class_prompts import DEFAULT_PROMPTS
+
 _FREE_SECTIONS = ("budget", "compare")
 # Cached or computed, features are equal up to the rounding to float16.
 _FREE_KEYS = frozenset({"features.disk", "features.storage"})
-_ADDED_KEYS = {"recipe.precision": "float32", "features.storage": "auto", "search.distill": False}
+_ADDED_KEYS = {
+    "recipe.precision": "float32",
+    "features.storage": "auto",
+    "search.distill": False,
+    "data.class_prompts": DEFAULT_PROMPTS,
+}
 """Keys that older runs lack, with the value that all of them had."""
 _FIXED_KEYS = frozenset({"budget.oversized"})  # changes how a candidate is trained, not how many are
 

@@ -50,14 +50,18 @@ class Preprocessor:
         """Return the token ids of each text, without padding."""
         return [np.array(ids, dtype=np.int32) for ids in self._encoded(texts, self.max_text_tokens)]
 
-    def _encoded(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+    def whole_token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each text, whatever its length, without padding."""
+        return self._encoded(texts, None)
+
+    def _encoded(self, texts: Sequence[str], max_tokens: int | None) -> list[list[int]]:
         with reading(
             f"{self.tokenizer.name_or_path}: tokenizer",
             expected="a complete tokenizer that accepts every text, as save_pretrained writes it",
             error=EncoderError,
             problem="cannot tokenize texts",
         ):
-            encoded = self.tokenizer(_well_formed(texts), truncation=True, max_length=max_tokens)
+            encoded = self.tokenizer(_well_formed(texts), truncation=max_tokens is not None, max_length=max_tokens)
             return list(encoded["input_ids"])
 
     @property

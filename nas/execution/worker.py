@@ -259,6 +259,7 @@ class CandidateWorker:
             architecture=job.architecture,
             num_classes=len(self._store.class_names),
             seed=seed_from(job.seed, "weights"),
+            class_texts=self.setup.class_texts,
         ).to(self._device)
 
     def train_supernet(
@@ -335,6 +336,7 @@ class CandidateWorker:
             space=self.setup.config.space,
             num_classes=len(self._store.class_names),
             seed=seed,
+            class_texts=self.setup.class_texts,
         ).to(self._device)
 
     def supernet(self) -> FusionModel:

@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig
 
 from nas.common.fast_imports import allocator_environment
 from nas.config.schema import Config
+from nas.models.class_texts import ClassTexts
 from nas.search.keys import ModelKey, SpeedKey, TeacherKey
 from nas.search.trial import Stage
 
@@ -52,6 +53,7 @@ class WorkerSetup:
         thread_count: The number of threads of one worker.
         device: The device of the tensors: `cpu`, or `cuda:0` for the one GPU that a worker sees.
         worker_count: The number of workers of this machine, which share the memory of the host.
+        class_texts: The texts of the classes, for a family that reads them.
     """
 
     config: Config
@@ -63,6 +65,7 @@ class WorkerSetup:
     thread_count: int
     device: str = "cpu"
     worker_count: int = 1
+    class_texts: ClassTexts | None = None
 
     @property
     def encoder_configs(self) -> tuple[PreTrainedConfig, PreTrainedConfig]:

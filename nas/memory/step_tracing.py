@@ -15,6 +15,7 @@ from nas.data.features.frozen import FrozenLayers
 from nas.data.features.store import Batch
 from nas.memory.overheads import overheads_on
 from nas.memory.tracing import ShapeTracer, Trace
+from nas.models.class_texts import ClassTexts
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import build_encoder
 from nas.models.encoders.held_weights import hold_products_in
@@ -47,6 +48,7 @@ class TaskShapes:
         num_classes: The number of classes C.
         is_multi_label: Whether a sample may have several labels.
         train_samples: The number of training samples.
+        class_texts: The texts of the classes, for a family that reads them.
     """
 
     image_shape: tuple[int, ...]
@@ -55,6 +57,7 @@ class TaskShapes:
     num_classes: int
     is_multi_label: bool = False
     train_samples: int = 0
+    class_texts: ClassTexts | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ class StepTracer:
             if recipe.precision != "float32":
                 for encoder in self._encoders:
                     hold_products_in(encoder, product_dtype(recipe.precision))
+            self._class_texts = None if task.class_texts is None else task.class_texts.without_values()
         self._sizes = sizes_of(*self._encoders)
         self._recipe = recipe
         self._features = features
@@ -191,6 +195,7 @@ class StepTracer:
             text_encoder=text_encoder,
             architecture=architecture,
             num_classes=self._task.num_classes,
+            class_texts=self._class_texts,
         )
 
     def _batch(self, step: TrainingStep) -> Batch:

@@ -13,6 +13,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from nas.common.errors import ExportError
 from nas.common.seals import SEALS
 from nas.models.changes import BuiltModules
+from nas.models.class_texts import ClassTexts
 from nas.models.encoders.checkpoints import build_encoder
 from nas.models.encoders.folder_check import check_folder
 from nas.models.encoders.pretrained import config_of, silence_transformers
@@ -42,6 +43,7 @@ class FusionConfig(PreTrainedConfig):
             `MULTI_LABEL`).
         members: The members of an ensemble, each with its `architecture` and its `weight`, which add up to 1; the first
             has the architecture above. None for a single model.
+        class_texts: The token ids of the texts of the classes, of a family that reads them; see `ClassTexts.as_dict`.
     """
 
     model_type = "multimodal_fusion"
@@ -52,6 +54,7 @@ class FusionConfig(PreTrainedConfig):
     max_text_tokens: int = 512
     threshold: float = 0.5
     members: list[dict[str, Any]] | None = None
+    class_texts: dict[str, Any] | None = None
 
     def weighted_architectures(self) -> list[tuple[Architecture, float]]:
         """Return the architecture and the weight of each member; of a single model its own, with weight 1.
@@ -88,12 +91,14 @@ class FusionForClassification(PreTrainedModel):
         if config.image_config is None or config.text_config is None or config.architecture is None:
             raise ValueError("FusionConfig: image_config, text_config or architecture is missing; expected all three")
         encoders = [build_encoder(config_of(values)) for values in (config.image_config, config.text_config)]
+        texts = None if config.class_texts is None else ClassTexts.from_dict(config.class_texts)
         members = [
             load_model_class(architecture.family)(
                 image_encoder=encoders[0],
                 text_encoder=encoders[1],
                 architecture=architecture,
                 num_classes=int(config.num_labels or 0),
+                class_texts=texts,
             )
             for architecture, _ in config.weighted_architectures()
         ]
@@ -101,7 +106,9 @@ class FusionForClassification(PreTrainedModel):
         for name, encoder, layers in zip(
             ("image_encoder", "text_encoder"), encoders, self._entry_layers(), strict=True
         ):
-            if any(layer not in (None, RAW) for layer in layers):  # else unused, or trained as a part of the members
+            # Else it is unused, or trained as a part of the members.
+            is_read = any(layer not in (None, RAW) for layer in layers)
+            if is_read or (name == "text_encoder" and self.reads_class_texts):
                 self.add_module(name, encoder)
         self.post_init()  # type: ignore[no-untyped-call]
         self._built = BuiltModules(self)
@@ -110,6 +117,11 @@ class FusionForClassification(PreTrainedModel):
     def members(self) -> list[FusionModel]:
         """The members of an ensemble; of a single model, its one fusion model."""
         return [self.fusion, *cast(list[FusionModel], list(self.further_members))]
+
+    @property
+    def reads_class_texts(self) -> bool:
+        """Whether a member compares images with the texts of the classes."""
+        return any(member.architecture.reads_class_texts for member in self.members)
 
     @classmethod
     def from_pretrained(

@@ -26,13 +26,14 @@ from nas.data.features.threads import BuildLimits
 from nas.data.samples import Dataset, Samples
 from nas.execution.placement import Node, Placement, Share
 from nas.memory.prediction import MemoryModel
+from nas.models.class_texts import ClassTexts
 from nas.models.fusion.supernet import build_model
 from nas.run.checks import check_memory
 from nas.run.defaults import complete
 from nas.run.phase_plan import least_seconds, plan_phases
 from nas.run.prepare import predict_memory
 from nas.run.progress_lines import plan_lines
-from nas.run.sources import read_sources
+from nas.run.sources import read_class_texts, read_sources
 from nas.run.space_summary import describe_space
 from nas.run.speed import TrainingSpeed
 from nas.search.space import Architecture
@@ -74,7 +75,10 @@ def check_arm(arm: Arm, source: str, cache_directory: Path, reporter: Reporter) 
         share = _sample_count(sources.dataset) / _sample_count(few.dataset)
         seconds = share * (time.monotonic() - started)
         reporter.note(f"Computing them takes about {format_seconds(seconds)}, once for each data set")
-        speed = _measured_speed(config, sources, store, memory, default)
+        texts = read_class_texts(
+            config, source, sources.text_encoder, sources.preprocessor, sources.dataset.class_names
+        )
+        speed = _measured_speed(config, sources, store, memory, default, texts)
     _show_plan(config, speed, len(sources.dataset.splits["train"]), reporter)
 
 
@@ -104,7 +108,12 @@ def _sample_count(dataset: Dataset) -> int:
 
 
 def _measured_speed(
-    config: Config, sources: FeatureSources, store: FeatureStore, memory: MemoryModel, default: Architecture
+    config: Config,
+    sources: FeatureSources,
+    store: FeatureStore,
+    memory: MemoryModel,
+    default: Architecture,
+    class_texts: ClassTexts | None,
 ) -> TrainingSpeed:
     """Return the speed of as many workers as a search has here, measured in one process with the threads of one."""
     share = _share(config, memory, default)
@@ -117,6 +126,7 @@ def _measured_speed(
             architecture=default,
             num_classes=len(store.class_names),
             seed=0,
+            class_texts=class_texts,
         )
         found = measure_speed(model, store.splits, config.recipe, batch_size=config.recipe.batch_size)
     finally:

@@ -14,6 +14,7 @@ from nas.config.schema import Config
 from nas.data.preprocessing import Preprocessor
 from nas.memory.prediction import MemoryModel
 from nas.models.encoders.base import Encoder
+from nas.models.encoders.contrastive import head_of
 from nas.models.encoders.folder_check import ErrorType
 from nas.models.encoders.pretrained import PROCESSOR_FILES, TOKENIZER_FILES, place_in
 from nas.models.fusion.base import sizes_of
@@ -123,6 +124,25 @@ def _rounded_up(seconds: float) -> str:
 
 def _shortest_text(seconds: float) -> str:
     return format_seconds(seconds) if seconds >= 1 else f"{seconds:.2g}s"
+
+
+def check_common_space(image_encoder: Encoder, text_encoder: Encoder, checkpoints: Sequence[str]) -> None:
+    """Check that the projections of both encoders lead into one space.
+
+    Args:
+        image_encoder: The image encoder with its contrastive head.
+        text_encoder: The text encoder, likewise.
+        checkpoints: The names of the image and the text checkpoint, for messages.
+
+    Raises:
+        EncoderError: If they do not.
+    """
+    image, text = (head_of(encoder.config) for encoder in (image_encoder, text_encoder))
+    if image != text:
+        raise EncoderError(
+            f"encoders: no common space; expected the same contrastive checkpoint as image and text encoder, got "
+            f"{checkpoints[0]} ({image}) and {checkpoints[1]} ({text})"
+        )
 
 
 def check_inputs(

@@ -92,6 +92,7 @@ def write_worker_setup(config: Config, prepared: SearchContext, directory: Path,
         feature_directory=prepared.store.directory.resolve(),
         run_directory=directory.resolve(),
         thread_count=thread_count,
+        class_texts=prepared.class_texts,
     )
     for encoder, start, path in zip(encoders, setup.first_layers, setup.frozen_paths, strict=True):
         save_tail(encoder, start, path, config.recipe.precision)

@@ -70,6 +70,7 @@ class TrainedWeights:
             architecture=architecture if space is None else space.supernet,
             num_classes=len(parts.class_names),
             seed=0,
+            class_texts=parts.class_texts,
         )
         # The supernet has the weights of no single training; the study knows its checksum.
         expected = training_facts(self.result) if space is None else {}
@@ -178,11 +179,13 @@ def assemble_ensemble(
     described: list[dict[str, Any]] = [
         {"architecture": model.architecture.as_dict(), "weight": weight} for model, weight in members
     ]
+    texts = next((model.class_texts for model, _ in members if model.class_texts is not None), None)
     config = FusionConfig(
         image_config=_encoder_dict(image_encoder),
         text_config=_encoder_dict(text_encoder),
         architecture=described[0]["architecture"],
         members=described if len(described) > 1 else None,
+        class_texts=None if texts is None else texts.as_dict(),
         max_text_tokens=max_text_tokens,
         id2label=dict(enumerate(class_names)),
         label2id={name: index for index, name in enumerate(class_names)},

@@ -1,5 +1,6 @@
 """Check the folder of an exported model as a whole before anything of it is built."""
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ _PROBLEM_TYPES = (None, "single_label_classification", MULTI_LABEL)
 _MAX_CLASSES = 100_000
 _MAX_GENE = 1_000_000
 _MAX_MEMBERS = 1_000
+_MAX_TEMPLATES = 1_000
 _WEIGHT_TOLERANCE = 1e-6
 _SLACK = 1_000_000
 
@@ -55,6 +57,7 @@ def check_exported(folder: Path) -> tuple[Encoder, Encoder]:
     _check_number(path, "threshold", values.get("threshold"), float, (0, 1))
     _check_architecture(path, "architecture", values.get("architecture"), image, text)
     _check_members(path, values, image, text)
+    _check_class_texts(path, values, text)
     _check_size(path, values)
     return image, text
 
@@ -164,6 +167,36 @@ def _check_architecture(path: Path, key: str, values: Any, image: Encoder, text:
         problem=f"not allowed: {shown(values)}",
     ):
         Architecture.from_dict(values).entry_layers(sizes_of(image, text))
+
+
+def _check_class_texts(path: Path, values: Mapping[str, Any], text: Encoder) -> None:
+    """Check the token ids of the texts of the classes, of a family that reads them."""
+    found = values.get("class_texts")
+    members = [Architecture.from_dict(member["architecture"]) for member in values.get("members") or [values]]
+    if found is None and not any(member.reads_class_texts for member in members):
+        return
+    ids, prefixes = (found.get(key) for key in ("ids", "prefixes")) if isinstance(found, dict) else (None, None)
+    count, vocabulary = len(values["id2label"]), int(text.config.vocab_size)
+    if not isinstance(ids, list) or not 0 < len(ids) <= _MAX_TEMPLATES or not all(map(_is_list_of(count), ids)):
+        raise _refuse(path, "class_texts.ids", "not allowed", f"lists with a text for each of {count} classes", ids)
+    limit = text.max_text_tokens
+    for row in itertools.chain.from_iterable(ids):
+        if not isinstance(row, list) or not 2 <= len(row) <= limit or not all(map(_is_id(vocabulary), row)):
+            raise _refuse(path, "class_texts.ids", "not allowed", f"2 to {limit} token ids below {vocabulary}", row)
+    shortest = [min(map(len, texts)) for texts in ids]
+    if not _is_list_of(len(ids))(prefixes) or not all(
+        type(prefix) is int and 0 <= prefix < count for prefix, count in zip(prefixes, shortest, strict=True)
+    ):
+        expected = "the number of tokens before the name of the class, for each template"
+        raise _refuse(path, "class_texts.prefixes", "not allowed", expected, prefixes)
+
+
+def _is_list_of(count: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and len(value) == count
+
+
+def _is_id(vocabulary: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and 0 <= value < vocabulary
 
 
 def _check_size(path: Path, values: Mapping[str, Any]) -> None:

@@ -29,6 +29,7 @@ from nas.models.classifier import MULTI_LABEL, FusionForClassification
 from nas.models.encoders.config_check import check_weights
 from nas.models.encoders.folder_check import SAFE_WEIGHTS
 from nas.models.encoders.pretrained import PROCESSOR_FILES, load_image_processor, load_tokenizer, place_in
+from nas.models.fusion.dual_encoder import CosineClassifier
 from nas.models.model_seals import DESCRIPTION, MODEL_CARD, folder_digest, is_sealed, model_changes
 from nas.run.checks import check_inputs
 from nas.run.exported_checks import check_exported, find_config
@@ -187,7 +188,7 @@ class ExportedModel:
             module.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].float().cpu()))
             for member in self.model.members
             for name, module in member.named_modules()
-            if isinstance(module, nn.Linear) and "classifier" in name
+            if isinstance(module, nn.Linear | CosineClassifier) and "classifier" in name
         ]
         try:
             self._forward(pixels, ids, mask)

@@ -14,11 +14,8 @@ from nas.memory.step_tracing import TaskShapes
 def build_memory_model(
     config: Config,
     encoders: tuple[PreTrainedConfig, PreTrainedConfig],
+    task: TaskShapes,
     *,
-    image_shape: tuple[int, ...],
-    token_counts: tuple[int, int],
-    num_classes: int,
-    train_samples: int,
     first_layers: tuple[int, int],
     device: torch.device,
 ) -> MemoryModel:
@@ -27,15 +24,11 @@ def build_memory_model(
     Args:
         config: The configuration of the search.
         encoders: The configurations of the image and the text encoder.
-        image_shape: The shape of one preprocessed image.
-        token_counts: The number of tokens of an image and of the longest text.
-        num_classes: The number of classes.
-        train_samples: The number of training samples.
+        task: The shapes of the task.
         first_layers: The first layers of the image and the text encoder that workers compute.
         device: The device of the workers, which need not be there.
     """
     image_config, text_config = encoders
-    task = TaskShapes(image_shape, *token_counts, num_classes, config.data.has_several_labels, train_samples)
     # All that the bytes of a step depend on, besides the architecture; see `TraceCache`.
     features = (config.features.dtype, config.features.attention, config.features.storage == "none")
     shared_by = (config.recipe.label_smoothing, config.recipe.precision, features, replace(task, train_samples=0))

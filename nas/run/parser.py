@@ -168,7 +168,10 @@ def _add_compare(commands: Commands) -> argparse.ArgumentParser:
     )
     _add_search_file(parser)
     parser.add_argument(
-        "--families", nargs="+", metavar="NAME", help="entries of the table (default: all families and searched PMF)"
+        "--families",
+        nargs="+",
+        metavar="NAME",
+        help="entries of the table (default: all families that fit the encoders, and searched PMF)",
     )
     parser.add_argument(
         "--seeds", type=whole_number(1, 100), default=3, metavar="N", help="number of seeds of each entry (default: 3)"

@@ -22,11 +22,13 @@ from nas.data.features.threads import BuildLimits
 from nas.data.preprocessing import Preprocessor
 from nas.data.text_check import check_texts
 from nas.memory.prediction import MemoryModel
+from nas.memory.step_tracing import TaskShapes
+from nas.models.class_texts import ClassTexts
 from nas.models.encoders.base import Encoder
 from nas.models.fusion.base import sizes_of
 from nas.run.checks import check_lengths, image_shape
 from nas.run.memory_model import build_memory_model
-from nas.run.sources import CheckContents, load_encoders, needed_entry_layers, read_sources
+from nas.run.sources import CheckContents, load_encoders, needed_entry_layers, read_class_texts, read_sources
 from nas.search.space import RAW, WHOLE, Architecture, EncoderSizes
 
 _TOKENIZER_BATCH = 1024
@@ -47,6 +49,7 @@ class SearchContext:
         memory: The memory predictions of candidates.
         contents: The content of the data and of the encoders.
         evaluation_seconds: The estimated time of evaluating one model on the test split.
+        class_texts: The texts of the classes, for a family that reads them.
     """
 
     image_encoder: Encoder
@@ -57,6 +60,7 @@ class SearchContext:
     memory: MemoryModel
     contents: Contents
     evaluation_seconds: float = 0.0
+    class_texts: ClassTexts | None = None
 
 
 def prepare(
@@ -96,6 +100,7 @@ def prepare(
     )
     image_encoder, text_encoder, preprocessor = sources.image_encoder, sources.text_encoder, sources.preprocessor
     progress = _FeatureProgress(reporter, None if check is not None else config.budget.time_seconds)
+    class_texts = read_class_texts(config, source, text_encoder, preprocessor, sources.dataset.class_names)
     store = _open_features(sources, config, cache_directory, reporter, progress, verify=verify, helpers=helpers)
     sizes = sizes_of(image_encoder, text_encoder)
     return SearchContext(
@@ -107,15 +112,21 @@ def prepare(
         memory=build_memory_model(
             config,
             (image_encoder.config, text_encoder.config),
-            image_shape=image_shape(preprocessor),
-            token_counts=(store.image_token_count, store.longest_text),
-            num_classes=len(store.class_names),
-            train_samples=len(store.splits["train"]),
+            TaskShapes(
+                image_shape(preprocessor),
+                store.image_token_count,
+                store.longest_text,
+                num_classes=len(store.class_names),
+                is_multi_label=config.data.has_several_labels,
+                train_samples=len(store.splits["train"]),
+                class_texts=class_texts,
+            ),
             first_layers=first_layers(config, sizes),
             device=device,
         ),
         contents=sources.contents,
         evaluation_seconds=_evaluation_seconds(sources, store),
+        class_texts=class_texts,
     )
 
 
@@ -231,10 +242,15 @@ def predict_memory(config: Config, *, source: str, device: torch.device = CPU) -
     memory = build_memory_model(
         config,
         (image_encoder.config, text_encoder.config),
-        image_shape=image_shape(preprocessor),
-        token_counts=(int(image_tokens.shape[1]), longest),
-        num_classes=len(dataset.class_names),
-        train_samples=len(dataset.splits["train"]),
+        TaskShapes(
+            image_shape(preprocessor),
+            int(image_tokens.shape[1]),
+            longest,
+            num_classes=len(dataset.class_names),
+            is_multi_label=config.data.has_several_labels,
+            train_samples=len(dataset.splits["train"]),
+            class_texts=read_class_texts(config, source, text_encoder, preprocessor, dataset.class_names),
+        ),
         first_layers=first_layers(config, sizes),
         device=device,
     )
@@ -245,7 +261,7 @@ def first_layers(config: Config, sizes: EncoderSizes) -> tuple[int, int]:
     """Return the first layer of the image and of the text encoder that workers compute.
 
     It is `RAW` for an encoder that a model trains as a whole, and `WHOLE` for one whose frozen layers are computed in
-    every step, since nothing of them is stored.
+    every step, since nothing of them is stored, or of the texts of the classes.
 
     Args:
         config: The configuration of the search.
@@ -260,4 +276,6 @@ def first_layers(config: Config, sizes: EncoderSizes) -> tuple[int, int]:
         return WHOLE if config.features.storage == "none" and min(used) != RAW else min(used)
 
     image = first([entry.image for entry in entries], sizes.image_layers)
+    if config.space.architecture_class.reads_class_texts:
+        return image, WHOLE
     return image, first([entry.text for entry in entries], sizes.text_layers)

@@ -1,14 +1,16 @@
 """Read what a search computes its encoder outputs from: the encoders, and the samples of train and validation."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from nas.common.devices import CPU
+from nas.common.errors import ConfigError
 from nas.common.progress import Reporter
 from nas.config.schema import Config
+from nas.data.class_texts import LongClassText, tokenize_classes
 from nas.data.contents import Contents, describe_contents, encoder_parts
 from nas.data.dataset import open_dataset_images, read_dataset
 from nas.data.digests import image_digests
@@ -19,11 +21,13 @@ from nas.data.preprocessing import Preprocessor
 from nas.data.samples import SPLITS, Dataset
 from nas.data.summary import summarize
 from nas.data.text_check import check_texts
+from nas.models.class_texts import ClassTexts
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import load_encoder, resolve_checkpoint
 from nas.models.encoders.pretrained import PROCESSOR_FILES, load_image_processor, load_tokenizer, place_in
 from nas.models.fusion.base import sizes_of
-from nas.run.checks import check_inputs, check_lengths, check_space
+from nas.models.fusion.dual_encoder import longest_class_text
+from nas.run.checks import check_common_space, check_inputs, check_lengths, check_space
 from nas.search.space import EncoderSizes, EntryLayers, SearchSpace
 
 _TOKENIZER_BATCH = 1024
@@ -128,7 +132,11 @@ def load_encoders(config: Config, source: str) -> tuple[Encoder, Encoder, Prepro
         EncoderError: If an encoder cannot be loaded.
     """
     checkpoints = resolve_checkpoints(config)
-    image_encoder, text_encoder = load_encoder(checkpoints[0], "image"), load_encoder(checkpoints[1], "text")
+    has_heads = config.space.architecture_class.reads_class_texts
+    image_encoder = load_encoder(checkpoints[0], "image", has_head=has_heads)
+    text_encoder = load_encoder(checkpoints[1], "text", has_head=has_heads)
+    if has_heads:
+        check_common_space(image_encoder, text_encoder, checkpoints)
     check_space(config, source, image_encoder, text_encoder)
     preprocessor = Preprocessor(
         image_processor=load_image_processor(checkpoints[0]),
@@ -151,6 +159,39 @@ def resolve_checkpoints(config: Config) -> tuple[str, str]:
     """
     image, text = (resolve_checkpoint(name, Path.cwd()) for name in (config.encoders.image, config.encoders.text))
     return image, text
+
+
+def read_class_texts(
+    config: Config, source: str, text_encoder: Encoder, preprocessor: Preprocessor, class_names: Sequence[str]
+) -> ClassTexts | None:
+    """Return the token ids of the texts of the classes; None if the family does not read them.
+
+    Args:
+        config: The configuration of the search.
+        source: The name of its file, for messages.
+        text_encoder: The text encoder.
+        preprocessor: Its tokenizer.
+        class_names: The labels in the order of the logits.
+
+    Raises:
+        ConfigError: If a text does not fit the encoder together with the learned words of the space.
+    """
+    if not config.space.architecture_class.reads_class_texts:
+        return None
+    limit = text_encoder.max_text_tokens
+    expected = f"at most {limit} tokens for each class, the positions of the text encoder"
+    try:
+        texts = tokenize_classes(config.data.class_prompts, class_names, preprocessor, max_tokens=limit)
+    except LongClassText as error:
+        raise ConfigError(source, [f"data.class_prompts: too long; expected {expected}, got {error}"]) from error
+    longest = max(longest_class_text(texts, entry) for entry in config.space.largest_of_each_kind)
+    if longest > limit:
+        problem = (
+            f"data.class_prompts: too long with the learned words of the search space; expected {expected}, got "
+            f"{longest} of {texts.longest} and the words that replace or follow those before the name"
+        )
+        raise ConfigError(source, [problem])
+    return texts
 
 
 def needed_entry_layers(space: SearchSpace, sizes: EncoderSizes) -> list[EntryLayers]:

@@ -90,7 +90,7 @@ def predict_population(
         TrainingError: If logits are not finite, since their maximum would still name a class and give a score.
     """
     logits = [torch.empty(len(split), supernet.num_classes) for _ in architectures]
-    device = next(supernet.parameters()).device
+    device = supernet.device
     batches = list(evaluation_batches(split.text_lengths, batch_size))
     groups: dict[EntryLayers, list[int]] = {}
     for position, architecture in enumerate(architectures):
@@ -154,7 +154,7 @@ def forward_seconds(
         precision: The precision of products.
         repetitions: The number of measured passes.
     """
-    device = next(model.parameters()).device
+    device = model.device
     features = features_of_batch(split.batch(np.arange(batch_size), model.entry_layers(architecture)).to(device))
     shortest = math.inf
     for index in range(repetitions + _WARMUP_PASSES):

@@ -63,6 +63,8 @@ def start_classifiers(
     """
     if recipe.classifier_start == "random":
         return
+    if not any(_linear_classifiers(model)):
+        return  # the classes are texts
     inputs, classifiers = _read_all(model, split, architecture, batch_size, recipe.precision, should_stop)
     loss = build_loss(recipe, split.labels, model.num_classes)
     penalty = start_penalty(split.labels)
@@ -98,7 +100,7 @@ def _read_all(
     should_stop: Callable[[], bool],
 ) -> tuple[Tensor, list[nn.Linear]]:
     """Return the inputs of all classifiers side by side, (N, D), float32, in the order of the split; and these."""
-    device = next(model.parameters()).device
+    device = model.device
     values = torch.empty(len(split), 0)
     with _recorded_inputs(model) as read:
         for indices in evaluation_batches(split.text_lengths, batch_size):
@@ -114,6 +116,13 @@ def _read_all(
     return values, list(read)
 
 
+def _linear_classifiers(model: FusionModel) -> Iterator[nn.Linear]:
+    """Yield the linear classifiers of a model, whose names are those that `FusionModel` prescribes."""
+    for name, module in model.named_children():
+        if "classifier" in name and isinstance(module, nn.Linear):
+            yield module
+
+
 @contextlib.contextmanager
 def _recorded_inputs(model: FusionModel) -> Iterator[dict[nn.Linear, Tensor]]:
     """Record the input of every classifier that a forward pass calls, (B, D): logits are the mean of theirs."""
@@ -123,9 +132,7 @@ def _recorded_inputs(model: FusionModel) -> Iterator[dict[nn.Linear, Tensor]]:
         assert isinstance(classifier, nn.Linear)
         found[classifier] = inputs[0]
 
-    # The names are those that `FusionModel` prescribes.
-    classifiers = [module for name, module in model.named_children() if "classifier" in name]
-    handles = [classifier.register_forward_pre_hook(record) for classifier in classifiers]
+    handles = [classifier.register_forward_pre_hook(record) for classifier in _linear_classifiers(model)]
     try:
         yield found
     finally:

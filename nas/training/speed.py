@@ -16,6 +16,8 @@ START_SECONDS, STEP_SECONDS, EVALUATION_SECONDS = "start_seconds", "step_seconds
 
 _WARMUP_STEPS, _MIN_STEPS, _MAX_STEPS = 2, 4, 40
 _ENOUGH_SECONDS = 2.0
+_NO_STEP_SECONDS = 1e-6
+"""The time of a step of a family that trains nothing, by which plans divide."""
 
 
 class _Stopwatch:
@@ -43,6 +45,8 @@ class _Stopwatch:
     def seconds(self) -> float:
         """The mean time of a round."""
         timed = self._times[self._warmup :]
+        if not timed:
+            return _NO_STEP_SECONDS
         return (timed[-1] - timed[0]) / (len(timed) - 1)
 
 

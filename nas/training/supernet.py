@@ -114,6 +114,11 @@ def train_supernet(
     trainer = _build_trainer(supernet, training)
     checkpoint = TrainingCheckpoint(training.checkpoint_path, trainer, training.sampler.count, training.seed)
     try:
+        if not list(supernet.parameters()):  # nothing is trained: steps would change nothing
+            if group.rank == 0:
+                checkpoint.save(step_count)
+            group.any(False)
+            return step_count
         step = first_step = _start(checkpoint, group, partial(_start_classifiers, supernet, training, should_stop))
         numbers, batches = itertools.count(step + 1), _read(trainer, training, group, step)
         while not group.any(should_stop()):

@@ -61,7 +61,7 @@ class Trainer:
         self.model = model
         self.recipe = recipe
         self.step_count = step_count
-        self.device = next(model.parameters()).device
+        self.device = model.device
         self.loss = loss.to(self.device)
         self.optimizer = _build_optimizer(model, recipe)
         self.losses = StepLosses(self.device)
@@ -124,7 +124,8 @@ class Trainer:
                     )
                     loss = (1.0 - distillation.weight) * loss + distillation.weight * distillation_loss
                 loss = loss / total_weight
-            torch.autograd.backward(loss)
+            if loss.requires_grad:  # unless nothing is trained
+                torch.autograd.backward(loss)
             losses.append(loss.detach())
             del micro_batch, batch, logits, loss  # freed before the next one is read
         return torch.stack(losses).sum()
@@ -192,11 +193,11 @@ def _build_optimizer(model: FusionModel, recipe: RecipeConfig) -> torch.optim.Op
             "is_scaled": group in ("prompts", "mappings"),
         }
         for group, parameters in members.items()
-        if parameters
+        if parameters or group == "classifiers"  # an optimizer needs a group, even if nothing is trained
     ]
     options: dict[str, Any] = {"lr": 0.0, "weight_decay": recipe.weight_decay}
     # foreach=False, the default on CPUs: updating all tensors at once would need a second set of gradients.
-    options |= {"fused": True} if has_fused_updates(next(model.parameters()).device) else {"foreach": False}
+    options |= {"fused": True} if has_fused_updates(model.device) else {"foreach": False}
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=recipe.momentum, **options)
     return torch.optim.AdamW(groups, betas=(recipe.momentum, 0.999), **options)
@@ -260,6 +261,8 @@ def train_steps(
 ) -> None:
     """Train a standalone model in place on the labels, and on the probabilities of a teacher where there is one.
 
+    A family that trains nothing has no steps.
+
     Args:
         model: The model with its initial weights.
         split: The training samples.
@@ -273,6 +276,8 @@ def train_steps(
         StopRequested: If `should_stop` returned true.
         TrainingError: If the loss is not finite.
     """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        return  # steps would change nothing
     loss = build_loss(recipe, split.labels, model.num_classes)
     trainer = Trainer(model=model, recipe=recipe, step_count=steps.count, loss=loss)
     schedule = BatchSchedule(len(split), recipe.batch_size, steps.seed)

@@ -415,6 +415,16 @@ def test_names_of_the_hub_stay_unchanged_unless_a_folder_has_that_name(tmp_path:
             "data.held_out.dev: unknown key; expected one of seed, test, valid",
         ),
         (
+            {"manifest": "x", "class_prompts": ["a {}", "no class"]},
+            "data.class_prompts: invalid value; expected a text with exactly one {}, such as 'a photo of a {}', or a "
+            "list of different ones, got 'no class'",
+        ),
+        (
+            {"manifest": "x", "class_prompts": "{} and {}"},
+            "data.class_prompts: invalid value; expected a text with exactly one {}, such as 'a photo of a {}', or a "
+            "list of different ones, got '{} and {}'",
+        ),
+        (
             {"manifest": "x", "max_text_tokens": 1},
             "data.max_text_tokens: invalid value; expected a whole number of at least 2 and at most 1000000, or null, "
             "got 1",

@@ -20,7 +20,7 @@ from nas.run.finalize import REPORT, read_report
 from nas.run.roles import BEST
 from nas.run.select import best_architectures, best_full
 from nas.search.keys import DefaultKey
-from nas.search.space.family_registry import FAMILIES
+from nas.search.space.family_registry import FAMILIES, load_architecture_class
 from nas.search.trial import Job, Result
 from tests.run.conftest import FinishedRun
 from tests.support.project import Project
@@ -296,6 +296,8 @@ FAMILY_SPACES: dict[str, dict[str, Any]] = {
     "bilinear": {"components": [1, 2, 4], "image_readout": ["pooled", "mean"]},
     "blind_prompt": {"prompts": [1, 2, 3, 4, 5, 6, 7, 8]},
     "prompt_fuse": {"prompts": [1, 2, 3, 4, 5, 6, 7, 8]},
+    "coop": {"prompt_length": [1, 2, 5], "initial_text": ["template", "random"], "sample_text": ["none", "sum"]},
+    "clip_zero_shot": {"sample_text": ["none", "sum"]},
     **{family: {} for family in ("mmbt", "image_only", "text_only", "linear", "late_concat")},
 }
 
@@ -304,7 +306,7 @@ def test_all_families_are_searched() -> None:
     assert {*FAMILY_SPACES, "pmf"} == set(FAMILIES)
 
 
-LIKE_OTHERS = {"p_bert", "prompt_fuse", "text_only", "late_concat"}
+LIKE_OTHERS = {"p_bert", "prompt_fuse", "text_only", "late_concat", "clip_zero_shot"}
 """Families that differ from another one only in their models, which other tests compare with references."""
 
 
@@ -317,6 +319,8 @@ def test_every_family_is_searched_resumed_and_exported(
 ) -> None:
     changes: dict[str, object] = {"family": family, "space": FAMILY_SPACES[family], "search.readouts": "searched"}
     changes["recipe.learning_rates.encoders"] = 1e-3
+    if load_architecture_class(family).reads_class_texts:
+        changes |= {"encoders.image": "./clip", "encoders.text": "./clip"}
     run, source = tmp_path / "run", project.write(f"{family}.yaml", **changes, **{"budget.trials": 5})
     run_search(source, run, options)
     output = resume_search(run, options, trials=8)

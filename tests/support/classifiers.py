@@ -7,12 +7,11 @@ from torch import nn
 
 from nas.models.classifier import FusionForClassification
 from nas.models.encoders.base import Encoder
-from nas.models.encoders.bert import BertEncoder
-from nas.models.encoders.vit import ViTEncoder
 from nas.models.fusion.supernet import build_model
 from nas.run.export import assemble
 from nas.search.space import Architecture
 from tests.support.tiny import bert_model, vit_model
+from tests.support.tiny_clip import pair_for, texts_for
 
 CLASSES = 5
 
@@ -26,8 +25,15 @@ def tiny_classifier(
     architecture: Architecture, *, dtype: torch.dtype = torch.float64, pair: tuple[Encoder, Encoder] | None = None
 ) -> FusionForClassification:
     """Build a classifier with random weights, among them those of the fusion model, in evaluation mode."""
-    image, text = pair or (ViTEncoder(vit_model(dtype=dtype)), BertEncoder(bert_model(dtype=dtype)))
-    fusion = build_model(image_encoder=image, text_encoder=text, architecture=architecture, num_classes=CLASSES, seed=0)
+    image, text = pair or pair_for(architecture.family, dtype)
+    fusion = build_model(
+        image_encoder=image,
+        text_encoder=text,
+        architecture=architecture,
+        num_classes=CLASSES,
+        seed=0,
+        class_texts=texts_for(architecture.family, CLASSES),
+    )
     with torch.no_grad():
         for parameter in fusion.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.05)

@@ -1,7 +1,11 @@
-"""A complete small project on disk: images, manifest, two encoder checkpoints and a search file."""
+"""A complete small project on disk: images, manifest, encoder checkpoints and a search file.
+
+The checkpoints are `vit`, `bert`, and `clip` with both encoders and their projections.
+"""
 
 import csv
 import random
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from tests.support.search_file import SEARCH, search_values
 from tests.support.tiny import bert_model, vit_model
+from tests.support.tiny_families import clip_model
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 210)}
 WORDS = ("apple", "boat", "cat", "dog", "egg", "fox")
@@ -79,5 +84,8 @@ def build_project(root: Path, samples: int = 60, colour_noise: int = 25) -> Proj
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     (root / "vocab.txt").write_text("\n".join(vocabulary))
     BertTokenizer(vocab=str(root / "vocab.txt")).save_pretrained(root / "bert")
+    clip_model(vocabulary=len(vocabulary), end=vocabulary.index("[SEP]")).save_pretrained(root / "clip")
+    for name in ("vit/preprocessor_config.json", "bert/tokenizer.json", "bert/tokenizer_config.json"):
+        shutil.copy(root / name, root / "clip")
     (root / "search.yaml").write_text(SEARCH)
     return Project(root)

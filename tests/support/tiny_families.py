@@ -309,11 +309,17 @@ TEXT_FAMILIES = [
 ALL_FAMILIES = IMAGE_FAMILIES + TEXT_FAMILIES
 
 
-def clip_model() -> CLIPModel:
-    """Return a model with both encoders."""
+def clip_model(*, vocabulary: int = VOCABULARY, end: int = END) -> CLIPModel:
+    """Return a model with both encoders.
+
+    Args:
+        vocabulary: The number of token ids.
+        end: The id of the last token of every text.
+    """
     torch.manual_seed(2)
     image = _image(CLIPVisionConfig)(3, 24, 3)
-    text = _text(CLIPTextConfig, eos_token_id=END, **_clip_text)(2, 16, 2)
+    options = {**_clip_text, "vocab_size": vocabulary, "eos_token_id": end, "pad_token_id": end}
+    text = _text(CLIPTextConfig, **options)(2, 16, 2)
     config = CLIPConfig(vision_config=image.to_dict(), text_config=text.to_dict(), projection_dim=8)
     model: Any = perturbed(CLIPModel(config))
     return cast(CLIPModel, model.eval())

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from nas.common.vml_workaround import resolve_vector_functions
+from nas.models.encoders.contrastive import PROJECTION, head_of
 from nas.models.encoders.layers import EncoderLayer, attention, merge_heads
 
 
@@ -74,6 +75,27 @@ class Encoder(nn.Module, ABC):
         return int(self.config.hidden_size)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the tokens between layers: that of the norms, since products may be held in another."""
+        norms = (module for module in self.model.modules() if isinstance(module, nn.LayerNorm))
+        return next(norms).weight.dtype
+
+    @property
+    def projection(self) -> nn.Module | None:
+        """What maps the results of `pool` into the space of both encoders, (B, D) → (B, E).
+
+        None where the checkpoint has no contrastive head, or it was not loaded.
+        """
+        found: nn.Module | None = getattr(self.model, PROJECTION, None)
+        return found
+
+    @property
+    def logit_scale(self) -> float | None:
+        """The factor of the cosines in that space, 1 / temperature; None without a contrastive head."""
+        head = head_of(self.config)
+        return None if head is None else head.logit_scale
+
+    @property
     def max_text_tokens(self) -> int:
         """The maximum number of tokens of a text, special tokens included: the positions of a text encoder."""
         return int(self.config.max_position_embeddings)
@@ -81,6 +103,16 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def embed(self, inputs: Tensor) -> Tensor:
         """Return the input of the first layer: pixel values (B, 3, height, width) or token ids (B, R) → (B, R, D)."""
+
+    def token_vectors(self, ids: Tensor) -> Tensor:
+        """Return the embeddings of tokens without their positions, (B, R) → (B, R, D), of a text encoder."""
+        vectors: Tensor = self.model.get_input_embeddings()(ids)
+        return vectors
+
+    def embed_vectors(self, vectors: Tensor) -> Tensor:
+        """Return the input of the first layer for vectors in place of `token_vectors`, (B, R, D) → (B, R, D)."""
+        rows: Tensor = self.model.embeddings(inputs_embeds=vectors)
+        return rows
 
     def as_embeddings(self, rows: Tensor) -> Tensor:
         """Apply the last step of a text encoder's embeddings to tokens of another source, (B, R, D) → (B, R, D).

@@ -6,6 +6,7 @@ as a Hugging Face hub name, for which the local cache is tried before the networ
 
 import copy
 import importlib.util
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from nas.common.errors import EncoderError
 from nas.models.encoders import pretrained
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.config_check import check_encoder_config, check_weight_count, check_weights
+from nas.models.encoders.contrastive import HEAD, PROJECTION, add_projection, load_head
 from nas.models.encoders.folder_check import SAFE_WEIGHTS, stored_weights
 from nas.models.encoders.registry import (
     ENCODERS,
@@ -84,6 +86,8 @@ def load_config(checkpoint: str, modality: str) -> PreTrainedConfig:
     entry = ENCODERS.get(config.model_type)
     if isinstance(entry, DualEncoder) and modality in entry.configs:
         config = getattr(config, entry.configs[modality])
+    if hasattr(config, HEAD):
+        delattr(config, HEAD)  # a head comes with its weights, whatever the configuration says
     family = _family(config.model_type, modality, checkpoint)
     check_encoder_config(config, family, pretrained.place_in(checkpoint, "config.json"))
     # The model's own attention is never run, and another implementation than transformers' own would be downloaded.
@@ -91,13 +95,16 @@ def load_config(checkpoint: str, modality: str) -> PreTrainedConfig:
     return config
 
 
-def load_encoder(checkpoint: str, modality: str, dtype: torch.dtype = torch.float32) -> Encoder:
+def load_encoder(
+    checkpoint: str, modality: str, dtype: torch.dtype = torch.float32, *, has_head: bool = False
+) -> Encoder:
     """Open a checkpoint as a frozen encoder.
 
     Args:
         checkpoint: The result of `resolve_checkpoint`.
         modality: "image" or "text".
         dtype: The floating-point dtype of the weights, whatever the checkpoint stores.
+        has_head: Whether to load the contrastive head as well; see `Encoder.projection`.
 
     Raises:
         EncoderError: If the checkpoint cannot be found or read, lacks weights, or is of an unsupported family.
@@ -121,6 +128,11 @@ def load_encoder(checkpoint: str, modality: str, dtype: torch.dtype = torch.floa
             f"size given by its configuration, among them {min(unfit)}; expected all of them"
         )
     check_weights(model, where)
+    if has_head:
+        head, weights = load_head(checkpoint, modality, where, dtype)
+        setattr(model.config, HEAD, asdict(head))
+        add_projection(model, model.config)
+        model.load_state_dict(weights, strict=False, assign=True)
     return family.load_encoder_class()(model)
 
 
@@ -136,10 +148,11 @@ def build_encoder(config: PreTrainedConfig) -> Encoder:
     config._attn_implementation = None
     with no_init_weights():
         model = family.load_model_class()(config, **family.options)
+        add_projection(model, config)
         return family.load_encoder_class()(model)
 
 
-def trainable_copy(encoder: Encoder, *, is_pooled: bool = True) -> Encoder:
+def trainable_copy(encoder: Encoder, *, is_pooled: bool = True, is_projected: bool = False) -> Encoder:
     """Return a copy of an encoder with the same weights, all of them trained; dropout stays off.
 
     Weights that are never read are left out.
@@ -147,12 +160,16 @@ def trainable_copy(encoder: Encoder, *, is_pooled: bool = True) -> Encoder:
     Args:
         encoder: The encoder to copy.
         is_pooled: Whether the model calls `pool`.
+        is_projected: Whether the model calls `projection`.
 
     Raises:
         ValueError: If some layers of the encoder were not loaded (see `load_tail`).
     """
     copied = build_encoder(encoder.config)
     copied.drop_unread(pooling=not is_pooled)
+    if copied.projection is not None and not is_projected:
+        delattr(copied.model, PROJECTION)
+        delattr(copied.config, HEAD)
     sources: dict[str, torch.Tensor] = encoder.model.state_dict()
     if len({tensor.is_meta for tensor in sources.values()}) > 1:
         raise ValueError("only a complete encoder can be trained; some layers of this one were not loaded")

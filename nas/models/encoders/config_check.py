@@ -10,6 +10,7 @@ from transformers.initialization import no_init_weights
 
 from nas.common.boundary import reading, shown
 from nas.common.errors import EncoderError
+from nas.models.encoders.contrastive import check_head
 from nas.models.encoders.folder_check import ErrorType, StoredWeights
 from nas.models.encoders.frozen_ops import ACTIVATIONS
 from nas.models.encoders.registry import EncoderFamily, encoder_family
@@ -59,6 +60,7 @@ def check_encoder_config(
             raise error(f"{where}: {key}: not allowed; expected 1 to {bound:,}, got {shown(value)}")
         if isinstance(value, float) and not 0 <= value < math.inf:
             raise error(f"{where}: {key}: not allowed; expected a finite number of at least 0, got {shown(value)}")
+    check_head(config, where, error)
     activation = getattr(config, family.activation)
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise error(

@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from nas.models.class_texts import ClassTexts
 from nas.models.encoders.base import Encoder, mean_over_tokens
 from nas.models.encoders.frozen_ops import is_autocast
 from nas.models.fusion.data_attention import DataAttention
@@ -112,7 +113,8 @@ def classify(classifier: nn.Module, inputs: Tensor) -> Tensor:
 class FusionModel(nn.Module, ABC):
     """The trained part of a fusion model of one architecture.
 
-    Its logits are the mean of those of its linear classifiers, which it calls with `classify`.
+    Its logits are the mean of those of its linear classifiers, which it calls with `classify`; a family that reads the
+    texts of the classes has none.
 
     Frozen encoders are not part of `state_dict`: only trained tensors are saved. The names of trained prompts contain
     `prompts`, those of classifiers `classifier`, and trained encoders are called `image_encoder` and `text_encoder`:
@@ -123,6 +125,7 @@ class FusionModel(nn.Module, ABC):
         text_encoder: The frozen text encoder.
         architecture: The architecture, of the model's `architecture_class`.
         num_classes: The number of classes C.
+        class_texts: The texts of the classes, for a family that reads them; None suffices to count its parameters.
 
     Raises:
         ValueError: If the architecture does not fit the family or the encoders.
@@ -132,7 +135,13 @@ class FusionModel(nn.Module, ABC):
     """The architecture class of the family."""
 
     def __init__(
-        self, *, image_encoder: Encoder, text_encoder: Encoder, architecture: Architecture, num_classes: int
+        self,
+        *,
+        image_encoder: Encoder,
+        text_encoder: Encoder,
+        architecture: Architecture,
+        num_classes: int,
+        class_texts: ClassTexts | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(architecture, self.architecture_class):
@@ -144,6 +153,7 @@ class FusionModel(nn.Module, ABC):
         self._encoders = (image_encoder, text_encoder)
         self.architecture = architecture
         self.num_classes = num_classes
+        self.class_texts = class_texts if self.architecture_class.reads_class_texts else None
         self.sizes = sizes_of(image_encoder, text_encoder)
         num_layers, gene = self.architecture_class.num_layers(self.sizes), self.architecture_class.layer_gene()
         if gene is not None and not 0 <= architecture.first_layer < num_layers:
@@ -167,6 +177,12 @@ class FusionModel(nn.Module, ABC):
     def encoders(self) -> tuple[Encoder, Encoder]:
         """The frozen image and text encoder."""
         return self._encoders
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the trained parameters or, if there are none, of the frozen weights that were loaded."""
+        weights = [*self.parameters(), *(weight for encoder in self.encoders for weight in encoder.parameters())]
+        return next((weight.device for weight in weights if not weight.is_meta), weights[0].device)
 
     def entry_layers(self, architecture: Architecture | None = None) -> EntryLayers:
         """Return the layers whose inputs a slice reads; by default those of the model's own architecture."""

@@ -48,3 +48,16 @@ def register() -> None:
         architecture=f"{fusion}.blind_prompt.architecture:BlindPromptArchitecture",
         model=f"{fusion}.blind_prompt.model:BlindPrompt",
     )
+    _register_dual_encoders(fusion)
+
+
+def _register_dual_encoders(fusion: str) -> None:
+    """Register the families that compare images with the texts of the classes."""
+    register_family(
+        "clip_zero_shot",
+        architecture=f"{fusion}.clip_zero_shot.architecture:CLIPZeroShotArchitecture",
+        model=f"{fusion}.clip_zero_shot.model:CLIPZeroShot",
+    )
+    register_family(
+        "coop", architecture=f"{fusion}.coop.architecture:CoOpArchitecture", model=f"{fusion}.coop.model:CoOp"
+    )

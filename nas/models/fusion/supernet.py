@@ -7,6 +7,7 @@ order (`Gene.names`) share nothing.
 
 import torch
 
+from nas.models.class_texts import ClassTexts
 from nas.models.encoders.base import Encoder
 from nas.models.fusion.base import FusionModel
 from nas.models.fusion.model_classes import load_model_class
@@ -14,7 +15,13 @@ from nas.search.space import Architecture, SearchSpace
 
 
 def build_supernet(
-    *, image_encoder: Encoder, text_encoder: Encoder, space: SearchSpace, num_classes: int, seed: int
+    *,
+    image_encoder: Encoder,
+    text_encoder: Encoder,
+    space: SearchSpace,
+    num_classes: int,
+    seed: int,
+    class_texts: ClassTexts | None = None,
 ) -> FusionModel:
     """Build the model that has the weights of a whole space; its forward accepts any architecture of the space."""
     return build_model(
@@ -23,20 +30,32 @@ def build_supernet(
         architecture=space.supernet,
         num_classes=num_classes,
         seed=seed,
+        class_texts=class_texts,
     )
 
 
 def build_model(
-    *, image_encoder: Encoder, text_encoder: Encoder, architecture: Architecture, num_classes: int, seed: int
+    *,
+    image_encoder: Encoder,
+    text_encoder: Encoder,
+    architecture: Architecture,
+    num_classes: int,
+    seed: int,
+    class_texts: ClassTexts | None = None,
 ) -> FusionModel:
     """Build a model of an architecture with initial weights that depend only on the seed.
 
-    Encoders that the family trains start from their pretrained weights.
+    Encoders that the family trains start from their pretrained weights, and learned words may start from those of
+    `class_texts`, which only families that read the texts of the classes need.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return load_model_class(architecture.family)(
-            image_encoder=image_encoder, text_encoder=text_encoder, architecture=architecture, num_classes=num_classes
+            image_encoder=image_encoder,
+            text_encoder=text_encoder,
+            architecture=architecture,
+            num_classes=num_classes,
+            class_texts=class_texts,
         )
 
 
@@ -49,6 +68,7 @@ def extract(supernet: FusionModel, architecture: Architecture) -> FusionModel:
         text_encoder=text_encoder,
         architecture=architecture,
         num_classes=supernet.num_classes,
+        class_texts=supernet.class_texts,
     )
     for name, tensor in model.named_parameters():
         # Along each axis, a trained tensor of a slice is a prefix of the supernet's tensor.

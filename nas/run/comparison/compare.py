@@ -16,7 +16,14 @@ from nas.common.files import check_writable
 from nas.common.progress import ProgressOnly, Reporter
 from nas.config.load import load_config
 from nas.config.overrides import Overrides
-from nas.run.comparison.entries import SEARCHED, SEARCHED_FAMILY, ComparisonSettings, check_facts, prepare_entry
+from nas.run.comparison.entries import (
+    SEARCHED,
+    SEARCHED_FAMILY,
+    ComparisonSettings,
+    check_facts,
+    fitting_entries,
+    prepare_entry,
+)
 from nas.run.comparison.files import LOCK, SettingsFile, check_directory
 from nas.run.comparison.report import write_report
 from nas.run.comparison.searched import searched_architecture
@@ -34,7 +41,7 @@ def compare(
     source: Path,
     directory: Path,
     *,
-    names: Sequence[str],
+    names: Sequence[str] | None,
     seeds: int,
     overrides: Overrides,
     options: ExecutionOptions,
@@ -45,7 +52,7 @@ def compare(
     Args:
         source: The search file: data, encoders, recipe, PMF's space, the grid of learning rates, budgets.
         directory: The directory of the comparison.
-        names: The entries; see `entry_names`.
+        names: The entries; see `entry_names`. None for all that the encoders fit.
         seeds: The number of seeds of each entry.
         overrides: The values that replace those of the file; the budget applies to the search.
         options: The workers, the cluster and the storage of the study.
@@ -61,6 +68,7 @@ def compare(
     if family != SEARCHED_FAMILY:
         raise StudyError(f"{source}: family: not supported by compare; expected {SEARCHED_FAMILY}, got {family}")
     check_encoders(config, source=str(source))
+    entries = tuple(names) if names is not None else fitting_entries(config, reporter)
     check_directory(directory)
     check_writable(directory)
     check_surroundings(options, options.storage)
@@ -68,7 +76,7 @@ def compare(
     settings = ComparisonSettings(config, source, directory, seeds, options, reporter)
     with contextlib.closing(LockFile(directory / LOCK)) as lock:
         lock.write(Holder.current())
-        trained = _train_all(settings, names, overrides)
+        trained = _train_all(settings, entries, overrides)
         rows = [table_row(settings, entry) for entry in trained]
     write_report(directory, rows, metric=config.search.objective, seeds=seeds, reporter=reporter)
 

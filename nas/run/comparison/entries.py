@@ -10,6 +10,7 @@ from nas.common.sealed_json import write_sealed_json
 from nas.config.schema import Config
 from nas.data.contents import Contents
 from nas.data.samples import Dataset
+from nas.models.encoders.contrastive import has_head
 from nas.models.fusion.base import sizes_of
 from nas.run.build_help import build_helpers
 from nas.run.cache_records import record_use
@@ -17,6 +18,7 @@ from nas.run.comparison.files import FACTS, read_stored
 from nas.run.contents import check_contents, write_contents
 from nas.run.executors import ExecutionOptions
 from nas.run.prepare import SearchContext, first_layers, prepare
+from nas.run.sources import resolve_checkpoints
 from nas.search.space import Architecture, SearchSpace
 from nas.search.space.family_registry import FAMILIES, load_architecture_class
 
@@ -36,6 +38,25 @@ def entry_names() -> tuple[str, ...]:
 def family_of(name: str) -> str:
     """Return the fusion family of an entry."""
     return SEARCHED_FAMILY if name == SEARCHED else name
+
+
+def fitting_entries(config: Config, reporter: Reporter) -> tuple[str, ...]:
+    """Return the entries whose families fit the encoders, in the order of the table; the others are named.
+
+    Args:
+        config: The configuration of the comparison.
+        reporter: The receiver of messages.
+
+    Raises:
+        EncoderError: If an encoder does not exist.
+    """
+    names, checkpoints = entry_names(), resolve_checkpoints(config)
+    if checkpoints[0] == checkpoints[1] and has_head(checkpoints[0]):
+        return names
+    left_out = [name for name in names if load_architecture_class(family_of(name)).reads_class_texts]
+    if left_out:
+        reporter.note(f"Left out, because they need one contrastive checkpoint as both encoders: {', '.join(left_out)}")
+    return tuple(name for name in names if name not in left_out)
 
 
 @dataclass(frozen=True)

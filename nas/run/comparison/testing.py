@@ -16,7 +16,7 @@ from nas.run.comparison.training import TrainedEntry, comparison_key
 from nas.run.evaluate import digest_of_test, evaluate_exported
 from nas.run.export import TrainedWeights, export_result
 from nas.run.model_parts import ModelParts
-from nas.search.space import RAW
+from nas.search.space import RAW, WHOLE
 from nas.search.trial import Result, to_number
 
 
@@ -53,9 +53,12 @@ def table_row(settings: ComparisonSettings, trained: TrainedEntry) -> Row:
 def _frozen_bytes(entry: Entry) -> int:
     """Return the bytes of the frozen weights that a training of the entry uses."""
     encoders = (entry.prepared.image_encoder, entry.prepared.text_encoder)
+    layers = entry.architecture.entry_layers(sizes_of(*encoders))
+    if entry.architecture.reads_class_texts:
+        layers = layers._replace(text=WHOLE)
     return sum(
         tensor.nbytes
-        for encoder, layer in zip(encoders, entry.architecture.entry_layers(sizes_of(*encoders)), strict=True)
+        for encoder, layer in zip(encoders, layers, strict=True)
         if layer is not None and layer != RAW
         for tensor in tail_weights(encoder, layer, entry.config.recipe.precision).values()
     )

@@ -87,6 +87,10 @@ class Architecture(ABC):
     """The encoders whose weights are trained: `image`, `text`."""
     reads_attention: ClassVar[bool] = False
     """Whether a model can use the stored self-attention output of the data tokens."""
+    reads_class_texts: ClassVar[bool] = False
+    """Whether a model reads the texts of the classes, from their token ids on, whatever it reads of the samples' texts.
+
+    Both encoders are then those of one contrastive checkpoint, with their projections into one space."""
 
     def __post_init__(self) -> None:
         for gene in self.genes:
@@ -129,9 +133,10 @@ class Architecture(ABC):
         return sizes.shallower
 
     def entry_layers(self, sizes: EncoderSizes) -> EntryLayers:
-        """Return the layers whose inputs a model reads; they depend only on the layer gene.
+        """Return the layers whose inputs a model reads.
 
-        By default a model reads the raw input of every encoder that it trains.
+        They depend only on the layer gene and on genes with names, whose last name reads the most. By default a model
+        reads the raw input of every encoder that it trains.
         """
         del sizes
         return EntryLayers(*(RAW if modality in self.trains else None for modality in MODALITIES))
@@ -140,6 +145,10 @@ class Architecture(ABC):
         """Return n, the number of layers with prompts or mappings; later layers amplify the effect of early ones."""
         del sizes
         return 1
+
+    def context_length(self) -> int:
+        """Return the number of learned tokens before the name of the class in the texts of the classes."""
+        return 0
 
     def affine_memory(self) -> AffineMemory | None:
         """Return the set of architectures whose peak memory is interpolated together with this one's.

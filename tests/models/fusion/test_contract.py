@@ -23,12 +23,12 @@ from nas.memory.step_tracing import TaskShapes
 from nas.memory.tracker import PeakTracker
 from nas.models.classifier import FusionForClassification
 from nas.models.encoders.base import Encoder
-from nas.models.encoders.bert import BertEncoder
 from nas.models.encoders.held_weights import hold_products_in
-from nas.models.encoders.vit import ViTEncoder
 from nas.models.fusion.base import Features, FusionModel, features_of, sizes_of
 from nas.models.fusion.bilinear.architecture import BilinearArchitecture
 from nas.models.fusion.blind_prompt.architecture import BlindPromptArchitecture
+from nas.models.fusion.clip_zero_shot.architecture import CLIPZeroShotArchitecture
+from nas.models.fusion.coop.architecture import CoOpArchitecture
 from nas.models.fusion.joint_attention import joint_bias
 from nas.models.fusion.linear.architecture import LinearArchitecture
 from nas.models.fusion.mbt.architecture import MBTArchitecture
@@ -44,7 +44,8 @@ from nas.search.space import RAW, Architecture, EncoderSizes, EntryLayers, Searc
 from nas.search.space.family_registry import FAMILIES, load_architecture_class
 from nas.training.losses import Loss
 from nas.training.trainer import Trainer
-from tests.support.tiny import bert_model, raw_batch, vit_model
+from tests.support.tiny import raw_batch
+from tests.support.tiny_clip import COMMON_SIZE, SCALE, pair_for, reads_class_texts, texts_for
 from tests.support.tiny_families import ALL_FAMILIES, TEXT_FAMILIES, TinyFamily
 from tests.support.tiny_memory import RECIPE
 
@@ -71,6 +72,8 @@ SPACES: dict[str, SearchSpace] = {
     "p_bert": SearchSpace(PBERTArchitecture, {"prompt_layer": (0, 2), "prompts": (1, 4)}, {"prompts": "layer"}, 3),
     "prompt_fuse": SearchSpace(PromptFuseArchitecture, {"prompts": (1, 3, 20)}),
     "blind_prompt": SearchSpace(BlindPromptArchitecture, {"prompts": (1, 3, 20)}),
+    "clip_zero_shot": SearchSpace(CLIPZeroShotArchitecture, {"sample_text": (0, 1)}),
+    "coop": SearchSpace(CoOpArchitecture, {"prompt_length": (1, 2, 5), "initial_text": (0, 1), "sample_text": (0, 1)}),
 }
 """Spaces of the families with genes; the others have one architecture."""
 
@@ -87,21 +90,17 @@ def middling(family: str) -> Architecture:
     return architectures[len(architectures) // 2]
 
 
-def encoders(dtype: torch.dtype = torch.float64, *, image_hidden_size: int = 24) -> tuple[Encoder, Encoder]:
-    image = vit_model(width=image_hidden_size, heads=image_hidden_size // 8, dtype=dtype)
-    return ViTEncoder(image), BertEncoder(bert_model(dtype=dtype))
-
-
 def fresh(
     family: str, architecture: Architecture | None = None, pair: tuple[Encoder, Encoder] | None = None
 ) -> FusionModel:
-    image, text = pair or encoders()
+    image, text = pair or pair_for(family)
     model = build_model(
         image_encoder=image,
         text_encoder=text,
         architecture=architecture or middling(family),
         num_classes=CLASSES,
         seed=0,
+        class_texts=texts_for(family),
     )
     return model.to(next(image.parameters()).dtype)
 
@@ -120,7 +119,7 @@ def reads_texts(family: str) -> bool:
 
 
 def test_every_family_has_a_model_class() -> None:
-    assert len(FAMILIES) == 12
+    assert len(FAMILIES) == 14
     for name in FAMILIES:
         model = load_model_class(name)
         assert model.architecture_class is load_architecture_class(name)
@@ -265,6 +264,55 @@ def pmf(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask: Tens
     return reference_logits(model, pixels, ids, mask)
 
 
+def text_vector(text: Any, rows: Tensor) -> Tensor:
+    """Return the embedding of one text of CLIP, (E,), given the vectors of its tokens, (T, D)."""
+    count = len(rows)
+    ahead = visible(torch.ones(count, count, dtype=torch.bool).tril())[None, None]
+    rows = (rows + text.embeddings.position_embedding.weight[:count])[None]
+    for layer in text.encoder.layers:
+        output = layer(rows, ahead)
+        rows = output[0] if isinstance(output, tuple) else output
+    vector: Tensor = text.contrastive_projection.weight @ text.final_layer_norm(rows)[0, -1]
+    return vector / vector.norm()
+
+
+def cosines(model: Any, vision: Any, text: Any, given: tuple[Tensor, Tensor, Tensor], classes: list[Tensor]) -> Tensor:
+    """Return the logits of samples, (B, C), one cosine after the other."""
+    pixels, ids, mask = given
+    logits = []
+    for picture, tokens, seen in zip(vision(pixels).pooler_output, ids, mask, strict=True):
+        image = vision.contrastive_projection.weight @ picture
+        values = torch.stack([image @ vector / image.norm() for vector in classes])
+        if model.architecture.sample_text:
+            own = text_vector(text, text.embeddings.token_embedding(tokens[seen]))
+            weight = model.text_weight if model.learns_weight else 1.0
+            values = values + weight * torch.stack([own @ vector for vector in classes])
+        logits.append(SCALE * values)
+    return torch.stack(logits)
+
+
+def clip_zero_shot(model: Any, vision: Any, text: Any, *given: Tensor) -> Tensor:
+    texts, classes = model.class_texts, []
+    for index in range(CLASSES):
+        found = []
+        for template in range(len(texts.ids)):
+            words = texts.ids[template, index][texts.mask[template, index]]
+            found.append(text_vector(text, text.embeddings.token_embedding(words)))
+        mean = sum(found[1:], start=found[0]) / len(found)
+        classes.append(mean / mean.norm())
+    return cosines(model, vision, text, (given[0], given[1], given[2]), classes)
+
+
+def coop(model: Any, vision: Any, text: Any, *given: Tensor) -> Tensor:
+    """Replace words of the first template, which has three before the name of the class, one by one."""
+    texts, classes, length = model.class_texts, [], model.architecture.prompt_length
+    for index in range(CLASSES):
+        start, *words = text.embeddings.token_embedding(texts.ids[0, index][texts.mask[0, index]])
+        kept = words[3:] if model.architecture.initial_text else words[min(3, length) :]
+        classes.append(text_vector(text, torch.stack([start, *model.prompts, *kept])))
+    return cosines(model, vision, text, (given[0], given[1], given[2]), classes)
+
+
 ORACLES: dict[str, Callable[..., Tensor]] = {
     "pmf": pmf,
     "image_only": image_only,
@@ -278,13 +326,15 @@ ORACLES: dict[str, Callable[..., Tensor]] = {
     "mbt": mbt,
     "prompt_fuse": prompt_fuse,
     "blind_prompt": blind_prompt,
+    "clip_zero_shot": clip_zero_shot,
+    "coop": coop,
 }
 
 
 @pytest.mark.parametrize("image_hidden_size", [24, 16], ids=["different hidden sizes", "same hidden size"])
 @every_family
 def test_logits_and_gradients_equal_the_papers_definition(family: str, image_hidden_size: int) -> None:
-    pair = encoders(image_hidden_size=image_hidden_size)
+    pair = pair_for(family, image_hidden_size=image_hidden_size)
     vit, bert = pair[0].model, pair[1].model
     raw = raw_batch()
     for architecture in dict.fromkeys([space_of(family).smallest, middling(family), space_of(family).largest]):
@@ -297,6 +347,9 @@ def test_logits_and_gradients_equal_the_papers_definition(family: str, image_hid
         upstream = torch.randn_like(got)
         # The oracle uses the weights of the frozen encoders, so trained encoders are not part of its graph.
         shared = [entry for entry in trained if not is_of_encoder(model, entry)]
+        if not shared:
+            assert not got.requires_grad
+            continue
         gradients = torch.autograd.grad(got, shared, upstream)
         for gradient, other in zip(gradients, torch.autograd.grad(expected, shared, upstream), strict=True):
             torch.testing.assert_close(gradient, other, rtol=1e-8, atol=1e-10)
@@ -338,7 +391,7 @@ PAIRS = [*((image, TEXT_FAMILIES[0]) for image in IMAGES), *((IMAGES[0], text) f
 
 
 @pytest.mark.parametrize("encoders_of", PAIRS, ids=lambda pair: f"{pair[0]}, {pair[1]}")
-@every_family
+@pytest.mark.parametrize("family", [name for name in FAMILIES if not reads_class_texts(name)])
 def test_every_encoder_family_ignores_padding_and_trains_all_weights(
     family: str, encoders_of: tuple[TinyFamily, TinyFamily]
 ) -> None:
@@ -385,8 +438,10 @@ def test_logits_are_the_mean_of_those_of_the_classifiers_that_are_called(family:
     model = fresh(family)
     found: list[Tensor] = []
 
-    def record(classifier: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        assert isinstance(classifier, nn.Linear) and inputs[0].shape == (len(output), classifier.in_features)
+    def record(classifier: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        size = classifier.in_features if isinstance(classifier, nn.Linear) else COMMON_SIZE
+        assert isinstance(classifier, nn.Linear) is not reads_class_texts(family)
+        assert inputs[0].shape == (len(output), size)
         found.append(output)
 
     for name, module in model.named_children():
@@ -398,11 +453,14 @@ def test_logits_are_the_mean_of_those_of_the_classifiers_that_are_called(family:
 
 @every_family
 def test_all_trained_parameters_get_gradients_and_frozen_ones_do_not_change(family: str) -> None:
-    pair = encoders()
+    pair = pair_for(family)
     before = [parameter.clone() for encoder in pair for parameter in encoder.parameters()]
     model = fresh(family, pair=pair)
     architecture_class = type(model).architecture_class
-    torch.autograd.backward(logits_of(model, *raw_batch()).square().sum())
+    trained, loss = list(model.parameters()), logits_of(model, *raw_batch()).square().sum()
+    assert loss.requires_grad is bool(trained)
+    if trained:
+        torch.autograd.backward(loss)
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad
         if parameter.numel():
@@ -410,8 +468,8 @@ def test_all_trained_parameters_get_gradients_and_frozen_ones_do_not_change(fami
     assert {name.partition("_encoder.")[0] for name in model.state_dict() if "_encoder." in name} == set(
         architecture_class.trains
     )
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    optimizer.step()
+    if trained:
+        torch.optim.SGD(trained, lr=1.0).step()
     after = [parameter for encoder in pair for parameter in encoder.parameters()]
     assert all(torch.equal(old, new) and new.grad is None for old, new in zip(before, after, strict=True))
     assert not any(parameter.requires_grad for parameter in after)
@@ -419,9 +477,16 @@ def test_all_trained_parameters_get_gradients_and_frozen_ones_do_not_change(fami
 
 @every_family
 def test_supernet_slices_equal_standalone_models(family: str) -> None:
-    image, text = encoders()
+    image, text = pair_for(family)
     space = space_of(family)
-    supernet = build_supernet(image_encoder=image, text_encoder=text, space=space, num_classes=CLASSES, seed=1).double()
+    supernet = build_supernet(
+        image_encoder=image,
+        text_encoder=text,
+        space=space,
+        num_classes=CLASSES,
+        seed=1,
+        class_texts=texts_for(family),
+    ).double()
     for architecture in dict.fromkeys([space.smallest, middling(family), space.largest]):
         features = features_of(supernet.encoders, supernet.entry_layers(architecture), *raw_batch())
         alone = extract(supernet, architecture).double()
@@ -431,7 +496,8 @@ def test_supernet_slices_equal_standalone_models(family: str) -> None:
         torch.testing.assert_close(together, sliced, rtol=0, atol=1e-12)
         used = supernet.used_parameters(architecture)
         supernet.zero_grad(set_to_none=True)
-        torch.autograd.backward(sliced.sum())
+        if sliced.requires_grad:
+            torch.autograd.backward(sliced.sum())
         gradients = {id(entry): entry.grad for entry in supernet.parameters() if entry.grad is not None}
         assert {key for key, entry in gradients.items() if bool(entry.any())} <= {id(entry) for entry in used}
 
@@ -439,10 +505,9 @@ def test_supernet_slices_equal_standalone_models(family: str) -> None:
 @every_family
 def test_architecture_of_another_family_or_depth_is_rejected(family: str) -> None:
     other = "pmf" if family != "pmf" else "mbt"
+    model, (image, text) = fresh(family), pair_for(family)
     with pytest.raises(ValueError, match=f"{family} model: wrong architecture; expected a"):
-        fresh(family).__class__(
-            image_encoder=encoders()[0], text_encoder=encoders()[1], architecture=middling(other), num_classes=2
-        )
+        type(model)(image_encoder=image, text_encoder=text, architecture=middling(other), num_classes=2)
     gene = load_architecture_class(family).layer_gene()
     if gene is not None:
         with pytest.raises(ValueError, match=f"{gene.name}: out of range for these encoders; expected 0 to"):
@@ -450,7 +515,7 @@ def test_architecture_of_another_family_or_depth_is_rejected(family: str) -> Non
 
 
 def test_parameter_counts_equal_closed_forms() -> None:
-    pair = encoders()
+    pair = pair_for("pmf")
     image, text = (sum(entry.numel() for entry in encoder.parameters()) for encoder in pair)
     head = CLASSES * (24 + 1), CLASSES * (16 + 1)
     expected = {
@@ -465,8 +530,11 @@ def test_parameter_counts_equal_closed_forms() -> None:
         "p_bert": 3 * 10 * 16 + head[1],
         "prompt_fuse": 20 * 16 + (24 + 1) * 16 + head[1],
         "blind_prompt": 20 * 16 + (24 + 1) * 16 + head[1],
+        "clip_zero_shot": 0,
+        "coop": 4 * 16,
     }
     for family, count in expected.items():
+        pair = pair_for(family)
         architecture = (
             load_architecture_class(family).default(sizes_of(*pair)) if family != "mbt" else MBTArchitecture(1, 2)
         )
@@ -480,6 +548,8 @@ def test_defaults_are_the_papers() -> None:
     assert load_architecture_class("p_bert").default(base) == PBERTArchitecture(0, 10)
     assert load_architecture_class("prompt_fuse").default(base) == PromptFuseArchitecture(20)
     assert load_architecture_class("blind_prompt").default(base) == BlindPromptArchitecture(20)
+    assert load_architecture_class("clip_zero_shot").default(base) == CLIPZeroShotArchitecture()
+    assert load_architecture_class("coop").default(base) == CoOpArchitecture(4)
 
 
 # Memory
@@ -502,7 +572,7 @@ def batch_of(features: Features, size: int) -> Batch:
 def test_predicted_memory_equals_the_peak_of_a_step(
     family: str, micro_batches: int, image_hidden_size: int, precision: Precision
 ) -> None:
-    pair, readers = (encoders(torch.float32, image_hidden_size=image_hidden_size) for _ in range(2))
+    pair, readers = (pair_for(family, torch.float32, image_hidden_size=image_hidden_size) for _ in range(2))
     for encoder in pair:
         hold_products_in(encoder, product_dtype(precision))
     space = space_of(family)
@@ -511,7 +581,9 @@ def test_predicted_memory_equals_the_peak_of_a_step(
         image_config=pair[0].config,
         text_config=pair[1].config,
         recipe=recipe,
-        task=TaskShapes((3, 16, 16), image_token_count=5, text_token_count=7, num_classes=CLASSES),
+        task=TaskShapes(
+            (3, 16, 16), image_token_count=5, text_token_count=7, num_classes=CLASSES, class_texts=texts_for(family)
+        ),
         features=FeaturesConfig(dtype="float16", disk_bytes=2**30, attention=False, views=1),
         space=space,
     )
@@ -551,10 +623,19 @@ def cloned(features: Features) -> Features:
 
 
 @every_family
-def test_entry_layers_depend_only_on_the_layer_gene(family: str) -> None:
+def test_entry_layers_depend_only_on_the_layer_gene_and_on_alternatives(family: str) -> None:
     sizes, space = EncoderSizes(4, 3, 24, 16), space_of(family)
-    reads = {architecture.first_layer: architecture.entry_layers(sizes) for architecture in space}
-    assert all(architecture.entry_layers(sizes) == reads[architecture.first_layer] for architecture in space)
+    names = [gene.name for gene in load_architecture_class(family).genes if gene.names]
+
+    def kind(architecture: Architecture) -> tuple[int, ...]:
+        return architecture.first_layer, *(getattr(architecture, name) for name in names)
+
+    reads = {kind(architecture): architecture.entry_layers(sizes) for architecture in space}
+    for architecture in space:
+        found = architecture.entry_layers(sizes)
+        assert found == reads[kind(architecture)]
+        most = space.largest_at(architecture.first_layer).entry_layers(sizes)
+        assert all(layer in (None, largest) for layer, largest in zip(found, most, strict=True))
     trains = load_architecture_class(family).trains
     for found in reads.values():
         assert isinstance(found, EntryLayers)
@@ -598,7 +679,7 @@ def test_exported_model_with_every_encoder_family_gives_the_same_logits(
 
 @every_family
 def test_exported_model_gives_the_same_logits_when_loaded(family: str, tmp_path: Path) -> None:
-    pair = encoders(torch.float32)
+    pair = pair_for(family, torch.float32)
     model = fresh(family, pair=pair)
     with torch.no_grad():  # as after training
         for parameter in model.parameters():
@@ -613,5 +694,5 @@ def test_exported_model_gives_the_same_logits_when_loaded(family: str, tmp_path:
     assert used == [
         f"{modality}_encoder"
         for modality, layer in zip(("image", "text"), model.entry_layers(), strict=True)
-        if layer not in (None, RAW)
+        if layer not in (None, RAW) or (modality == "text" and reads_class_texts(family))
     ]

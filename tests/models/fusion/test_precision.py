@@ -20,8 +20,9 @@ from nas.models.fusion.pmf.model import PMF as PMFModel
 from nas.search.space import Architecture
 from nas.search.space.family_registry import FAMILIES
 from tests.models.fusion.pmf.test_model import with_stored_attention
-from tests.models.fusion.test_contract import PAIRS, encoders, fresh
+from tests.models.fusion.test_contract import PAIRS, fresh
 from tests.support.tiny import raw_batch
+from tests.support.tiny_clip import pair_for
 from tests.support.tiny_families import TinyFamily
 
 U = 2.0**-8
@@ -46,7 +47,7 @@ def case(
     batch: Batch | None = None,
 ) -> tuple[FusionModel, Features]:
     """Return a float32 model and the inputs of a batch."""
-    pair = pair or encoders(torch.float32)
+    pair = pair or pair_for(family, torch.float32)
     for encoder in pair:
         encoder.to(place)
     model = fresh(family, architecture, pair).to(place)
@@ -61,15 +62,15 @@ def hold(pair: Sequence[Encoder]) -> None:
 
 def outcome(model: FusionModel, features: Features, *, is_half: bool) -> tuple[Tensor, Tensor]:
     """Return the logits, and the gradients of all trained tensors in one vector."""
-    place = next(model.parameters()).device
+    place, trained = model.device, list(model.parameters())
     with torch.autocast(place.type, torch.bfloat16, enabled=is_half):
         logits = model(features)
         loss = cross_entropy(logits, torch.arange(len(logits), device=place) % logits.shape[1])
-    gradients = torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)
+    gradients = torch.autograd.grad(loss, trained, materialize_grads=True) if trained else ()
     assert logits.dtype == loss.dtype == torch.float32
     for (name, _), gradient in zip(model.named_parameters(), gradients, strict=True):
         assert gradient.dtype == torch.float32 and gradient.isfinite().all(), name
-    return logits.detach().cpu(), torch.cat([gradient.flatten() for gradient in gradients]).cpu()
+    return logits.detach().cpu(), torch.cat([torch.ones(1), *(gradient.flatten().cpu() for gradient in gradients)])
 
 
 def changes(found: Sequence[Tensor], exact: Sequence[Tensor]) -> list[float]:
@@ -112,7 +113,7 @@ def test_step_with_every_encoder_family_differs_by_rounding(encoders_of: tuple[T
 
 
 def test_only_the_weights_of_products_are_held_in_bfloat16() -> None:
-    image, text = encoders(torch.float32)
+    image, text = pair_for("pmf", torch.float32)
     hold([image, text])
     for encoder in (image, text):
         held = {name for *_, name in product_weights(encoder.model)}

@@ -1,0 +1,27 @@
+"""Zero-shot CLIP (Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021).
+
+The classes are texts; the embedding of a class is the mean of its normalized embeddings under all templates, normalized
+again (section 3.1.4 of the paper). Nothing is trained. A sample's own text, which the paper does not have, may be an
+extra input: its cosines are then added to the image's with equal weight.
+"""
+
+from torch import Tensor
+
+from nas.models.fusion.base import Features
+from nas.models.fusion.clip_zero_shot.architecture import CLIPZeroShotArchitecture
+from nas.models.fusion.dual_encoder import DualEncoder, unit
+from nas.search.space import Architecture
+
+
+class CLIPZeroShot(DualEncoder):
+    """Both encoders of a contrastive checkpoint as they are."""
+
+    architecture_class = CLIPZeroShotArchitecture
+    learns_weight = False
+
+    def class_embeddings(self, features: Features, architecture: Architecture) -> Tensor:
+        del architecture
+        texts = self.placed_class_texts()
+        rows = self.encoders[1].embed(texts.ids.flatten(0, 1))
+        found = self.embed_texts(rows, texts.mask.flatten(0, 1), whole=features.whole_layers)
+        return unit(found.unflatten(0, texts.ids.shape[:2]).mean(dim=0))

@@ -1,0 +1,103 @@
+"""Searches of families that compare images with the texts of the classes."""
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+
+import nas
+from nas.cli import main
+from nas.common.errors import ConfigError, EncoderError
+from nas.common.progress import LineReporter
+from nas.config.load import load_config
+from nas.models.class_texts import ClassTexts
+from nas.models.classifier import FusionForClassification
+from nas.run.comparison.entries import entry_names, fitting_entries
+from nas.run.executors import ExecutionOptions
+from nas.run.model_parts import ModelParts
+from nas.run.sources import check_encoders
+from tests.support.project import Project
+from tests.support.runs import results_of, resume_search, run_search
+from tests.support.tiny_families import clip_model
+
+CLIP = {"encoders.image": "./clip", "encoders.text": "./clip"}
+COOP = {**CLIP, "family": "coop", "space": {"prompt_length": [1, 4], "sample_text": ["none", "sum"]}}
+NAMES = ("blue", "green", "red")
+
+
+def parts_of(project: Project, name: str, **changes: object) -> ModelParts:
+    return ModelParts.load(load_config(project.write(name, **{**COOP, **changes})), NAMES)
+
+
+def test_texts_are_those_of_the_classes(project: Project) -> None:
+    texts = parts_of(project, "texts.yaml", **{"data.class_prompts": ["egg {}", "{} egg egg"]}).class_texts
+    assert isinstance(texts, ClassTexts) and texts.prefixes == (1, 0)
+    assert texts.ids.shape == (2, 3, 5) and texts.mask.sum(dim=2).tolist() == [[4] * 3, [5] * 3]
+    assert parts_of(project, "pmf.yaml", **{"family": "linear", "space": {}}).class_texts is None
+
+
+def test_texts_that_are_too_long_are_an_error(project: Project) -> None:
+    with pytest.raises(ConfigError, match=r"data.class_prompts: too long; expected at most 20 .* 23 tokens in 'egg"):
+        parts_of(project, "long.yaml", **{"data.class_prompts": "egg " * 20 + "{}"})
+    message = r"data.class_prompts: too long with the learned words .* at most 20 tokens .*, got 21 of 6"
+    with pytest.raises(ConfigError, match=message):
+        parts_of(project, "longer.yaml", **{"space": {"prompt_length": [1, 18]}, "data.class_prompts": "a a a {}"})
+
+
+def test_encoders_without_a_common_space_are_an_error(project: Project) -> None:
+    folder = project.root / "other_clip"
+    other = clip_model(vocabulary=11, end=3)
+    with torch.no_grad():
+        other.logit_scale.add_(1.0)
+    other.save_pretrained(folder)
+    for encoders, message in (
+        ({"encoders.image": "./other_clip"}, "encoders: no common space; expected the same contrastive checkpoint"),
+        (
+            {"encoders.image": "./vit"},
+            "vit': has no projections into a space of images and texts; expected",
+        ),
+    ):
+        source = project.write("spaces.yaml", **{**COOP, **encoders})
+        with pytest.raises(EncoderError, match=message):
+            check_encoders(load_config(source), source=str(source))
+
+
+def test_comparison_leaves_out_what_the_encoders_do_not_fit(project: Project) -> None:
+    stream = io.StringIO()
+    found = fitting_entries(load_config(project.write("clip.yaml", **CLIP)), LineReporter(stream))
+    assert found == entry_names() and stream.getvalue() == ""
+    found = fitting_entries(load_config(project.root / "search.yaml"), LineReporter(stream))
+    left_out = [name for name in entry_names() if name not in found]
+    assert left_out[:2] == ["clip_zero_shot", "coop"] and "pmf_searched" in found
+    assert f"because they need one contrastive checkpoint as both encoders: {', '.join(left_out)}" in stream.getvalue()
+
+
+@pytest.mark.slow
+def test_learned_words_are_searched_exported_evaluated_and_compared(
+    project: Project, options: ExecutionOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, model = tmp_path / "run", tmp_path / "run" / "best"
+    prompts = {"data.class_prompts": ["egg dog {}", "a {}"]}
+    run_search(project.write("coop.yaml", **COOP, **prompts, **{"budget.trials": 2}), run, options)
+    resume_search(run, options, trials=4)
+    results = results_of(run)
+    assert len(results["one_shot"]) == 4 and results["short"] and results["full"]
+    loaded, whole = nas.load(model, device="cpu"), FusionForClassification.from_pretrained(model)
+    assert whole.config.class_texts["prefixes"] == [2, 1] and len(whole.config.class_texts["ids"][0]) == len(NAMES)
+    pictures = [project.images / f"{index:03}.png" for index in range(6)]
+    found = loaded.predict_proba(pictures, ["cat"] * 6)
+    pixels = loaded.preprocessor.pixel_values([nas.run.exported_model.open_picture(p, str(p), 10**6) for p in pictures])
+    ids, mask = loaded.preprocessor.tokenize(["cat"] * 6)
+    expected = whole(pixels, ids, mask).logits.softmax(dim=1)
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-6)
+    data = ["--data", str(project.manifest), "--images", str(project.images)]
+    assert main(["evaluate", str(model), *data]) == 0
+    assert main(["export", str(run), "--output", str(tmp_path / "model"), "--format", "onnx"]) == 0
+    assert (tmp_path / "model" / "model.onnx").exists()
+    compared = project.write("compared.yaml", **CLIP, **{"compare": {"learning_rates": [1e-2]}, "recipe.epochs": 1})
+    options_of = ["--families", "clip_zero_shot", "coop", "--seeds", "1", "--workers", "0"]
+    assert main(["compare", str(compared), *options_of, "--run-dir", str(tmp_path / "comparison")]) == 0
+    table = (tmp_path / "comparison" / "comparison.csv").read_text()
+    assert "clip_zero_shot" in table and "coop" in table
+    capsys.readouterr()
