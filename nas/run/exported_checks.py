@@ -57,7 +57,7 @@ def check_exported(folder: Path) -> tuple[Encoder, Encoder]:
     _check_number(path, "threshold", values.get("threshold"), float, (0, 1))
     _check_architecture(path, "architecture", values.get("architecture"), image, text)
     _check_members(path, values, image, text)
-    _check_class_texts(path, values, text)
+    check_class_texts(path, values, text)
     _check_size(path, values)
     return image, text
 
@@ -169,8 +169,17 @@ def _check_architecture(path: Path, key: str, values: Any, image: Encoder, text:
         Architecture.from_dict(values).entry_layers(sizes_of(image, text))
 
 
-def _check_class_texts(path: Path, values: Mapping[str, Any], text: Encoder) -> None:
-    """Check the token ids of the texts of the classes, of a family that reads them."""
+def check_class_texts(path: Path, values: Mapping[str, Any], text: Encoder) -> None:
+    """Check the token ids of the texts of the classes, of a family that reads them.
+
+    Args:
+        path: The configuration file, for messages.
+        values: The configuration of an exported model, with a valid architecture and valid class names.
+        text: The text encoder, without weights.
+
+    Raises:
+        ExportError: If they are missing or not allowed; names the key and the value.
+    """
     found = values.get("class_texts")
     members = [Architecture.from_dict(member["architecture"]) for member in values.get("members") or [values]]
     if found is None and not any(member.reads_class_texts for member in members):

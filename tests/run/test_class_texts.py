@@ -2,19 +2,23 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import nas
 from nas.cli import main
-from nas.common.errors import ConfigError, EncoderError
+from nas.common.errors import ConfigError, EncoderError, ExportError
 from nas.common.progress import LineReporter
 from nas.config.load import load_config
 from nas.models.class_texts import ClassTexts
 from nas.models.classifier import FusionForClassification
+from nas.models.encoders.checkpoints import build_encoder
+from nas.models.fusion.coop.architecture import CoOpArchitecture
 from nas.run.comparison.entries import entry_names, fitting_entries
 from nas.run.executors import ExecutionOptions
+from nas.run.exported_checks import check_class_texts
 from nas.run.model_parts import ModelParts
 from nas.run.sources import check_encoders
 from tests.support.project import Project
@@ -101,3 +105,33 @@ def test_learned_words_are_searched_exported_evaluated_and_compared(
     table = (tmp_path / "comparison" / "comparison.csv").read_text()
     assert "clip_zero_shot" in table and "coop" in table
     capsys.readouterr()
+
+
+IDS = [[[2, 5, 3], [2, 6, 3], [2, 7, 3]]]
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        (None, "ids"),
+        ([], "ids"),
+        ({"ids": IDS, "prefixes": None}, "prefixes"),
+        ({"ids": [], "prefixes": []}, "ids"),
+        ({"ids": [IDS[0][:2]], "prefixes": [0]}, "ids"),
+        ({"ids": [[[2, 5, 3], [2, 3], [2]]], "prefixes": [0]}, "ids"),
+        ({"ids": [[[2, 5, 3], [2, 3], [2, 11]]], "prefixes": [0]}, "ids"),
+        ({"ids": [[[2, 5, 3], [2, 3], [2, True]]], "prefixes": [0]}, "ids"),
+        ({"ids": [[[2, 5, 3], [2, 3], [2] * 21]], "prefixes": [0]}, "ids"),
+        ({"ids": IDS, "prefixes": [0, 0]}, "prefixes"),
+        ({"ids": IDS, "prefixes": [3]}, "prefixes"),
+        ({"ids": IDS, "prefixes": [-1]}, "prefixes"),
+    ],
+)
+def test_texts_of_an_exported_model_that_are_not_allowed_are_named(values: object, key: str, tmp_path: Path) -> None:
+    path, text = tmp_path / "config.json", build_encoder(clip_model(vocabulary=11, end=3).config.text_config)
+    config: dict[str, Any] = {"id2label": {"0": "a", "1": "b", "2": "c"}, "class_texts": values}
+    config["architecture"] = CoOpArchitecture(4).as_dict()
+    with pytest.raises(ExportError, match=rf"config.json: class_texts\.{key}: not allowed; expected"):
+        check_class_texts(path, config, text)
+    check_class_texts(path, {**config, "class_texts": {"ids": IDS, "prefixes": [1]}}, text)
+    check_class_texts(path, {**config, "class_texts": None, "architecture": {"family": "linear"}}, text)
