@@ -194,7 +194,8 @@ def check_class_texts(path: Path, values: Mapping[str, Any], text: Encoder) -> N
             raise _refuse(path, "class_texts.ids", "not allowed", f"2 to {limit} token ids below {vocabulary}", row)
     shortest = [min(map(len, texts)) for texts in ids]
     if not _is_list_of(len(ids))(prefixes) or not all(
-        type(prefix) is int and 0 <= prefix < count for prefix, count in zip(prefixes, shortest, strict=True)
+        type(prefix) is int and 0 <= prefix < count
+        for prefix, count in zip(list(prefixes or ()), shortest, strict=True)
     ):
         expected = "the number of tokens before the name of the class, for each template"
         raise _refuse(path, "class_texts.prefixes", "not allowed", expected, prefixes)

@@ -93,7 +93,7 @@ class _CLIPHead(PreTrainedModel):
 
     config_class = CLIPConfig
 
-    def __init__(self, config: CLIPConfig) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__(config)
         image, text = config.vision_config, config.text_config
         self.visual_projection = nn.Linear(image.hidden_size, config.projection_dim, bias=False)
@@ -154,4 +154,4 @@ def load_head(
     weight: torch.Tensor = getattr(model, _PROJECTIONS[modality]).weight.detach()
     if not bool(weight.isfinite().all()):
         raise EncoderError(f"{where}: {_PROJECTIONS[modality]}.weight is not finite; expected finite numbers only")
-    return ContrastiveHead(int(config.projection_dim), scale), {f"{PROJECTION}.weight": weight}
+    return ContrastiveHead(weight.shape[0], scale), {f"{PROJECTION}.weight": weight}
