@@ -190,13 +190,14 @@ def check_class_texts(path: Path, values: Mapping[str, Any], text: Encoder) -> N
         raise _refuse(path, "class_texts.ids", "not allowed", f"lists with a text for each of {count} classes", ids)
     limit = text.max_text_tokens
     for row in itertools.chain.from_iterable(ids):
-        if not isinstance(row, list) or not 2 <= len(row) <= limit or not all(map(_is_id(vocabulary), row)):
+        if (
+            not isinstance(row, list)
+            or not 2 <= len(row) <= limit
+            or not all(_is_id(entry, vocabulary) for entry in row)
+        ):
             raise _refuse(path, "class_texts.ids", "not allowed", f"2 to {limit} token ids below {vocabulary}", row)
     shortest = [min(map(len, texts)) for texts in ids]
-    if not _is_list_of(len(ids))(prefixes) or not all(
-        type(prefix) is int and 0 <= prefix < count
-        for prefix, count in zip(list(prefixes or ()), shortest, strict=True)
-    ):
+    if not isinstance(prefixes, list) or len(prefixes) != len(ids) or not all(map(_is_id, prefixes, shortest)):
         expected = "the number of tokens before the name of the class, for each template"
         raise _refuse(path, "class_texts.prefixes", "not allowed", expected, prefixes)
 
@@ -205,8 +206,8 @@ def _is_list_of(count: int) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and len(value) == count
 
 
-def _is_id(vocabulary: int) -> Callable[[Any], bool]:
-    return lambda value: type(value) is int and 0 <= value < vocabulary
+def _is_id(value: Any, count: int) -> bool:
+    return type(value) is int and 0 <= value < count
 
 
 def _check_size(path: Path, values: Mapping[str, Any]) -> None:

@@ -128,7 +128,8 @@ IDS = [[[2, 5, 3], [2, 6, 3], [2, 7, 3]]]
     ],
 )
 def test_texts_of_an_exported_model_that_are_not_allowed_are_named(values: object, key: str, tmp_path: Path) -> None:
-    path, text = tmp_path / "config.json", build_encoder(clip_model(vocabulary=11, end=3).config.text_config)
+    text_config: Any = clip_model(vocabulary=11, end=3).config.text_config
+    path, text = tmp_path / "config.json", build_encoder(text_config)
     config: dict[str, Any] = {"id2label": {"0": "a", "1": "b", "2": "c"}, "class_texts": values}
     config["architecture"] = CoOpArchitecture(4).as_dict()
     with pytest.raises(ExportError, match=rf"config.json: class_texts\.{key}: not allowed; expected"):

@@ -97,7 +97,7 @@ def test_head_in_the_configuration_of_a_checkpoint_is_ignored(folder: Path) -> N
     ],
 )
 def test_configuration_of_an_exported_model_that_describes_no_head_is_refused(values: Any) -> None:
-    config = clip_model().config.text_config
+    config: Any = clip_model().config.text_config
     setattr(config, HEAD, values)
     with pytest.raises(EncoderError, match=r"config.json: contrastive: not allowed; expected projection_size"):
         check_encoder_config(config, encoder_family(config.model_type), "config.json")

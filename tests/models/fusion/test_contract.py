@@ -272,8 +272,9 @@ def text_vector(text: Any, rows: Tensor) -> Tensor:
     for layer in text.encoder.layers:
         output = layer(rows, ahead)
         rows = output[0] if isinstance(output, tuple) else output
-    vector: Tensor = text.contrastive_projection.weight @ text.final_layer_norm(rows)[0, -1]
-    return vector / vector.norm()
+    vector = text.contrastive_projection.weight @ text.final_layer_norm(rows)[0, -1]
+    unit: Tensor = vector / vector.norm()
+    return unit
 
 
 def cosines(model: Any, vision: Any, text: Any, given: tuple[Tensor, Tensor, Tensor], classes: list[Tensor]) -> Tensor:
@@ -298,7 +299,7 @@ def clip_zero_shot(model: Any, vision: Any, text: Any, *given: Tensor) -> Tensor
         for template in range(len(texts.ids)):
             words = texts.ids[template, index][texts.mask[template, index]]
             found.append(text_vector(text, text.embeddings.token_embedding(words)))
-        mean = sum(found[1:], start=found[0]) / len(found)
+        mean = torch.stack(found).mean(dim=0)
         classes.append(mean / mean.norm())
     return cosines(model, vision, text, (given[0], given[1], given[2]), classes)
 

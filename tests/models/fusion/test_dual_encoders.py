@@ -53,15 +53,16 @@ def test_zero_shot_logits_are_those_of_transformers(tmp_path: Path) -> None:
     # With two templates, the mean of the normalized embeddings is normalized again.
     with torch.no_grad():
         texts = [_features(model.get_text_features(*given)) for given in zip(ids, mask, strict=True)]
-        mean = sum(texts) / len(texts)
+        mean = torch.stack(texts).mean(dim=0)
         image = _features(model.get_image_features(pixels))
         expected = model.logit_scale.exp() * image @ (mean / mean.norm(dim=1, keepdim=True)).T
     torch.testing.assert_close(logits_of(built(CLIPZeroShotArchitecture(), pair), *batch), expected, rtol=0, atol=1e-5)
 
 
 def _features(found: Any) -> Tensor:
-    vectors: Tensor = getattr(found, "pooler_output", found)
-    return vectors / vectors.norm(dim=1, keepdim=True)
+    vectors = getattr(found, "pooler_output", found)
+    normalized: Tensor = vectors / vectors.norm(dim=1, keepdim=True)
+    return normalized
 
 
 def test_every_coop_equals_its_definition() -> None:
