@@ -190,11 +190,8 @@ def check_class_texts(path: Path, values: Mapping[str, Any], text: Encoder) -> N
         raise _refuse(path, "class_texts.ids", "not allowed", f"lists with a text for each of {count} classes", ids)
     limit = text.max_text_tokens
     for row in itertools.chain.from_iterable(ids):
-        if (
-            not isinstance(row, list)
-            or not 2 <= len(row) <= limit
-            or not all(_is_id(entry, vocabulary) for entry in row)
-        ):
+        is_text = isinstance(row, list) and 2 <= len(row) <= limit and all(_is_id(entry, vocabulary) for entry in row)
+        if not is_text:
             raise _refuse(path, "class_texts.ids", "not allowed", f"2 to {limit} token ids below {vocabulary}", row)
     shortest = [min(map(len, texts)) for texts in ids]
     if not isinstance(prefixes, list) or len(prefixes) != len(ids) or not all(map(_is_id, prefixes, shortest)):

@@ -20,6 +20,7 @@ from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureStore
 from nas.data.features.threads import BuildLimits
 from nas.data.preprocessing import Preprocessor
+from nas.data.samples import Dataset
 from nas.data.text_check import check_texts
 from nas.memory.prediction import MemoryModel
 from nas.memory.step_tracing import TaskShapes
@@ -112,20 +113,30 @@ def prepare(
         memory=build_memory_model(
             config,
             (image_encoder.config, text_encoder.config),
-            TaskShapes(
-                image_shape(preprocessor),
-                store.image_token_count,
-                store.longest_text,
-                num_classes=len(store.class_names),
-                is_multi_label=config.data.has_several_labels,
-                train_samples=len(store.splits["train"]),
-                class_texts=class_texts,
-            ),
+            _task(config, sources.dataset, preprocessor, (store.image_token_count, store.longest_text), class_texts),
             first_layers=first_layers(config, sizes),
             device=device,
         ),
         contents=sources.contents,
         evaluation_seconds=_evaluation_seconds(sources, store),
+        class_texts=class_texts,
+    )
+
+
+def _task(
+    config: Config,
+    dataset: Dataset,
+    preprocessor: Preprocessor,
+    token_counts: tuple[int, int],
+    class_texts: ClassTexts | None,
+) -> TaskShapes:
+    """Return the shapes of a task, given the number of tokens of an image and of the longest text."""
+    return TaskShapes(
+        image_shape(preprocessor),
+        *token_counts,
+        num_classes=len(dataset.class_names),
+        is_multi_label=config.data.has_several_labels,
+        train_samples=len(dataset.splits["train"]),
         class_texts=class_texts,
     )
 
@@ -239,18 +250,11 @@ def predict_memory(config: Config, *, source: str, device: torch.device = CPU) -
         for ids in preprocessor.token_ids(samples.texts[start : start + _TOKENIZER_BATCH])
     )
     sizes = sizes_of(image_encoder, text_encoder)
+    class_texts = read_class_texts(config, source, text_encoder, preprocessor, dataset.class_names)
     memory = build_memory_model(
         config,
         (image_encoder.config, text_encoder.config),
-        TaskShapes(
-            image_shape(preprocessor),
-            int(image_tokens.shape[1]),
-            longest,
-            num_classes=len(dataset.class_names),
-            is_multi_label=config.data.has_several_labels,
-            train_samples=len(dataset.splits["train"]),
-            class_texts=read_class_texts(config, source, text_encoder, preprocessor, dataset.class_names),
-        ),
+        _task(config, dataset, preprocessor, (int(image_tokens.shape[1]), longest), class_texts),
         first_layers=first_layers(config, sizes),
         device=device,
     )

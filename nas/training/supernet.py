@@ -114,12 +114,8 @@ def train_supernet(
     trainer = _build_trainer(supernet, training)
     checkpoint = TrainingCheckpoint(training.checkpoint_path, trainer, training.sampler.count, training.seed)
     try:
-        if not list(supernet.parameters()):  # nothing is trained: steps would change nothing
-            if group.rank == 0:
-                checkpoint.save(step_count)
-            group.any(False)
-            return step_count
-        step = first_step = _start(checkpoint, group, partial(_start_classifiers, supernet, training, should_stop))
+        begin = partial(_start_classifiers, supernet, training, should_stop)
+        step = first_step = _start(trainer, checkpoint, group, begin)
         numbers, batches = itertools.count(step + 1), _read(trainer, training, group, step)
         while not group.any(should_stop()):
             elapsed = min(max(elapsed_fraction(), 0.0), 1.0)
@@ -155,14 +151,19 @@ def _report(trainer: Trainer, numbers: Iterator[int], on_step: Callable[[int, fl
         on_step(next(numbers), loss)
 
 
-def _start(checkpoint: TrainingCheckpoint, group: GradientGroup, begin: Callable[[], None]) -> int:
+def _start(trainer: Trainer, checkpoint: TrainingCheckpoint, group: GradientGroup, begin: Callable[[], None]) -> int:
     """Give every process the weights and optimizer state of rank 0; return the number of finished steps.
 
+    Of a family that trains nothing, all steps are finished.
+
     Args:
+        trainer: The trainer of the supernet.
         checkpoint: The checkpoint, which rank 0 restores.
         group: The processes.
         begin: Function that rank 0 calls before the first step.
     """
+    if not list(trainer.model.parameters()):
+        return trainer.step_count
     step = checkpoint.restore() if group.rank == 0 else 0
     if group.rank == 0 and not step:
         begin()
