@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import total_ordering
 from typing import Any, ClassVar, NamedTuple, Self, cast
 
+from nas.search.pretraining import Objective
 from nas.search.space.family_registry import load_architecture_class
 from nas.search.space.gene import Gene, GeneValue, PlainValue, canonical
 
@@ -91,6 +92,9 @@ class Architecture(ABC):
     """Whether a model reads the texts of the classes, from their token ids on, whatever it reads of the samples' texts.
 
     Both encoders are then those of one contrastive checkpoint, with their projections into one space."""
+    pretraining_objectives: ClassVar[tuple[Objective, ...]] = ()
+    """The objectives on which models can be pretrained; see `nas.models.fusion.pretraining`. With `masked_language`,
+    models read token ids."""
 
     def __post_init__(self) -> None:
         for gene in self.genes:
