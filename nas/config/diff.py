@@ -14,6 +14,14 @@ _ADDED_KEYS = {
     "features.storage": "auto",
     "search.distill": False,
     "data.class_prompts": DEFAULT_PROMPTS,
+    "pretraining.steps": 0,
+    "pretraining.objectives": None,
+    "pretraining.queue_size": 1_024,
+    "pretraining.momentum": 0.995,
+    "pretraining.distillation": 0.4,
+    "pretraining.hard_negatives": True,
+    "pretraining.learning_rate": None,
+    "pretraining.checkpoint_steps": 100,
 }
 """Keys that older runs lack, with the value that all of them had."""
 _FIXED_KEYS = frozenset({"budget.oversized"})  # changes how a candidate is trained, not how many are

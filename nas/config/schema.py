@@ -19,6 +19,7 @@ from pydantic import (
 from nas.common.units import MAX_COUNT, MAX_SEED, format_seconds
 from nas.config.choices import Oversized
 from nas.config.data_schema import DataConfig, EncodersConfig, FeaturesConfig
+from nas.config.pretraining_schema import PretrainingConfig, check_family
 from nas.config.search_schema import SearchConfig
 from nas.config.section import Automatic, Expected, FromFile, Rejected, Section, Several, rejections
 from nas.config.space_schema import parse_space, space_as_dict
@@ -158,6 +159,9 @@ class Config(Section):
         description="The choices of each gene of the family. Where `family` is a list: such a mapping for each family.",
     )
     recipe: Annotated[RecipeConfig, Automatic()] = Field(description="The recipe of a full training.")
+    pretraining: PretrainingConfig = Field(
+        default=PretrainingConfig(), description="The pretraining before a full training, in families that have one."
+    )
     supernet: Annotated[SupernetConfig, Automatic()] = Field(description="The training of the weight-sharing supernet.")
     search: Annotated[SearchConfig, Automatic()] = Field(
         description="The objective, the strategy and the promotion of candidates."
@@ -175,6 +179,11 @@ class Config(Section):
         family = {"family": values.get("family", "pmf")}
         complete = [family | entry if isinstance(entry, dict) else entry for entry in search["initial_architectures"]]
         return {**values, "search": {**search, "initial_architectures": complete}}
+
+    @field_validator("pretraining")
+    @classmethod
+    def _family_can_be_pretrained(cls, value: PretrainingConfig, info: ValidationInfo) -> PretrainingConfig:
+        return check_family(value, info.data.get("family"))
 
     @field_validator("search")
     @classmethod

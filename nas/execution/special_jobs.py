@@ -48,7 +48,7 @@ def special_result(
     """
     if isinstance(job.key, TeacherKey):
         return _teach(job, job.key.digest, setup=setup, split=splits["train"], build=build, should_stop=should_stop)
-    return speed_result(job, build(job), splits, setup.config.recipe, should_stop)
+    return speed_result(job, build(job), splits, setup, should_stop)
 
 
 def _teach(

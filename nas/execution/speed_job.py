@@ -4,10 +4,11 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
-from nas.config.training_schema import RecipeConfig
 from nas.data.features.store import FeatureSplit
+from nas.execution.worker_setup import WorkerSetup
 from nas.models.fusion.base import FusionModel
 from nas.search.trial import Job, Result
+from nas.training.pretraining.settings import PretrainingSettings
 from nas.training.speed import measure_speed
 
 
@@ -15,7 +16,7 @@ def speed_result(
     job: Job,
     model: FusionModel,
     splits: Mapping[str, FeatureSplit],
-    recipe: RecipeConfig,
+    setup: WorkerSetup,
     should_stop: Callable[[], bool],
 ) -> Result:
     """Measure the speed of this process; the metrics of the result are seconds.
@@ -24,20 +25,21 @@ def speed_result(
         job: The job.
         model: The model of the job, with fresh weights.
         splits: The samples of `train` and `validation`.
-        recipe: The recipe.
+        setup: The setup of the worker.
         should_stop: Called before every step and batch.
 
     Raises:
         StopRequested: If `should_stop` returned true.
         TrainingError: If the loss is not finite.
     """
-    started = time.monotonic()
+    started, recipe = time.monotonic(), setup.config.recipe
     seconds = measure_speed(
         model,
         splits,
         recipe,
         batch_size=math.ceil(recipe.batch_size / job.micro_batches),
         micro_batches=job.micro_batches,
+        pretraining=PretrainingSettings.of(setup.config, type(job.architecture), setup.vocabulary),
         should_stop=should_stop,
     )
     return Result(

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from nas.common.devices import use_deterministic_kernels
 from nas.common.seeds import seed_from
-from nas.config.training_schema import LearningRatesConfig
 from nas.data.features.raw_images import open_raw_images
 from nas.data.features.store import FeatureStore
 from nas.execution.base import SupernetJob, SupernetProgress
 from nas.execution.grant import GrantExceeded, MemoryGrant
 from nas.execution.special_jobs import soft_targets_of, special_result
 from nas.execution.supernet_job import supernet_training
+from nas.execution.training_job import pretrain_model, recipe_of
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.measurement import map_large_tensors
 from nas.models.encoders.partial_checkpoint import load_tail
@@ -31,7 +31,7 @@ from nas.training.distributed import GradientGroup
 from nas.training.evaluate import forward_seconds, predict_logits, predict_population
 from nas.training.kept_logits import keep_logits
 from nas.training.linear_start import start_classifiers
-from nas.training.loss_curve import LossCurve
+from nas.training.loss_curve import LossCurve, LossPoint
 from nas.training.metrics import evaluate_logits, load_torchmetrics
 from nas.training.search_share import searched_split
 from nas.training.stopping import StopRequested
@@ -223,18 +223,15 @@ class CandidateWorker:
         """Train the model of a job and return its validation logits."""
         split = self._searched if job.stage == "short" else self._store.splits["train"]
         size = self.batch_size(job)
-        recipe = self.setup.config.recipe.with_setting(job.recipe)
-        if job.learning_rate is not None:
-            # One rate for all parameters, not scaled by the number of layers with prompts.
-            recipe = recipe.replace(learning_rates=LearningRatesConfig.of_all(job.learning_rate), depth_scaling=0.0)
+        recipe = recipe_of(job, self.setup.config)
+        earlier: tuple[LossPoint, ...] = ()
         if job.stage == "short":
-            scale = self.setup.config.search.short_training_lr_scale
-            recipe = recipe.replace(learning_rates=recipe.learning_rates.scaled(scale))
             model = extract(self.supernet(), job.architecture).to(self._device)
         else:
             model = self.fresh_model(job)
+            earlier = pretrain_model(job, model, split, self.setup, should_stop=should_stop, on_start=self._follow)
             start_classifiers(model, split, recipe, batch_size=size, should_stop=should_stop)
-        self.curve = LossCurve(job.identity, job.step_count, len(split) / recipe.batch_size)
+        self.curve = LossCurve(job.identity, job.step_count, len(split) / recipe.batch_size, earlier=earlier)
         train_steps(
             model=model,
             split=split,
@@ -247,9 +244,13 @@ class CandidateWorker:
         validation = self._store.splits["validation"]
         logits = predict_logits(model, validation, batch_size=size, precision=self._precision, should_stop=should_stop)
         save_weights(self.setup.weights_path(job.key, job.stage), model, **training_facts(job))
+        self.setup.pretraining_path(job.key).unlink(missing_ok=True)
         if job.stage == "full" and isinstance(job.key, _KEEP_LOGITS):
             keep_logits(self.setup.logits_path(job.key), logits, job)
         return logits
+
+    def _follow(self, curve: LossCurve) -> None:
+        self.curve = curve
 
     def fresh_model(self, job: Job) -> FusionModel:
         """Return the model of a job with the weights that its seed gives it."""

@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig
 
 from nas.common.fast_imports import allocator_environment
 from nas.config.schema import Config
+from nas.data.mask_vocabulary import MaskVocabulary
 from nas.models.class_texts import ClassTexts
 from nas.search.keys import ModelKey, SpeedKey, TeacherKey
 from nas.search.trial import Stage
@@ -54,6 +55,7 @@ class WorkerSetup:
         device: The device of the tensors: `cpu`, or `cuda:0` for the one GPU that a worker sees.
         worker_count: The number of workers of this machine, which share the memory of the host.
         class_texts: The texts of the classes, for a family that reads them.
+        vocabulary: The vocabulary of the text encoder, for masked language modelling; None if nothing is masked.
     """
 
     config: Config
@@ -66,6 +68,7 @@ class WorkerSetup:
     device: str = "cpu"
     worker_count: int = 1
     class_texts: ClassTexts | None = None
+    vocabulary: MaskVocabulary | None = None
 
     @property
     def encoder_configs(self) -> tuple[PreTrainedConfig, PreTrainedConfig]:
@@ -90,6 +93,10 @@ class WorkerSetup:
     def weights_path(self, key: ModelKey, stage: Stage = "full") -> Path:
         """Return the path of the weights of a short or full training."""
         return trained_weights_path(self.run_directory, key, stage)
+
+    def pretraining_path(self, key: ModelKey) -> Path:
+        """Return the path of the checkpoint that exists while a model is pretrained and then trained."""
+        return self.run_directory / "pretraining" / f"{key.name}.pt"
 
     def logits_path(self, key: ModelKey) -> Path:
         """Return the path of the validation logits of a full training."""

@@ -12,11 +12,14 @@ from transformers import PreTrainedConfig
 
 from nas.common.devices import CPU, is_accelerator
 from nas.config.data_schema import FeaturesConfig
+from nas.config.pretraining_schema import PretrainingConfig
 from nas.config.training_schema import RecipeConfig
 from nas.memory.interpolation import PeakSurface
 from nas.memory.overheads import overheads_on
-from nas.memory.step_tracing import StepTracer, TaskShapes, TrainingStep
+from nas.memory.step_tracing import PretrainingBytes, StepTracer, TaskShapes, TrainingStep
+from nas.search.pretraining import Objective
 from nas.search.space import Architecture, SearchSpace
+from nas.training.pretraining.settings import PretrainingSettings
 
 _STATE_TENSORS = {"sgd": 1, "adamw": 2}
 """Optimizer state, in tensors of the size of the parameter."""
@@ -47,6 +50,7 @@ class PeakPrediction:
         gradient_sum_bytes: The summed gradients of several architectures, in a supernet step.
         step_bytes: The batch, activations and gradients of forward and backward pass.
         allocator_bytes: Fragmentation between small tensors.
+        momentum_bytes: The momentum model and the queue, in a pretraining.
     """
 
     process_bytes: int
@@ -57,11 +61,13 @@ class PeakPrediction:
     gradient_sum_bytes: int
     step_bytes: int
     allocator_bytes: int
+    momentum_bytes: int = 0
 
     @property
     def training_bytes(self) -> int:
         """The memory of the training only: weights, optimizer state and a step."""
-        return self.trained_bytes + self.optimizer_bytes + self.gradient_sum_bytes + self.step_bytes
+        weights = self.trained_bytes + self.optimizer_bytes + self.momentum_bytes
+        return weights + self.gradient_sum_bytes + self.step_bytes
 
     @property
     def peak_bytes(self) -> int:
@@ -69,6 +75,9 @@ class PeakPrediction:
         fixed_bytes = self.process_bytes + self.frozen_bytes + self.supernet_bytes
         return fixed_bytes + self.training_bytes + self.allocator_bytes
 
+
+PretrainingKey: TypeAlias = tuple[Architecture, int, tuple[Objective, ...], PretrainingConfig]
+"""An architecture, the batch size, the objectives and the section of the configuration."""
 
 TraceKey: TypeAlias = tuple[TrainingStep, Architecture]
 """A step, and the architecture of the weights with gradients."""
@@ -86,6 +95,7 @@ class TraceCache:
         surfaces: The surfaces by the step of the smallest architecture of their set; None if its sizes are not affine.
         peaks: The peak in bytes by traced step.
         traced: The number of traced architectures of each set.
+        pretraining: The bytes of each traced pretraining.
         is_eager: Whether a surface is fitted for the first architecture of its set. Otherwise the first ones are traced
             on their own, until that has cost as much as the surface: most searches need few architectures of a set.
     """
@@ -94,6 +104,7 @@ class TraceCache:
     surfaces: dict[TraceKey, PeakSurface | None] = field(default_factory=dict)
     peaks: dict[TraceKey, int] = field(default_factory=dict)
     traced: Counter[TraceKey] = field(default_factory=Counter)
+    pretraining: dict[PretrainingKey, PretrainingBytes] = field(default_factory=dict)
     is_eager: bool = False
 
 
@@ -114,6 +125,7 @@ class MemoryModel:
         space: The search space; a worker holds the weights of its supernet in addition to a candidate's.
         architectures_per_step: The number K of architectures per supernet step.
         traces: The cache to use, with the device; see `TraceCache` for what may share it.
+        pretraining: The settings of the pretraining before each training; None without one.
     """
 
     def __init__(
@@ -127,6 +139,7 @@ class MemoryModel:
         space: SearchSpace,
         architectures_per_step: int = 1,
         traces: TraceCache | None = None,
+        pretraining: PretrainingSettings | None = None,
     ) -> None:
         self._traces = traces or TraceCache()
         device = self._traces.device
@@ -138,8 +151,10 @@ class MemoryModel:
             task=task,
             supernet_at=space.supernet_at,
             device=device,
+            pretraining=pretraining,
         )
         self._recipe = recipe
+        self._pretraining = pretraining
         self._supernet = space.supernet
         # A single process holds one sum. Of several, each computes its share of a step before gradients are summed.
         self._gradient_sums = max(-(-architectures_per_step // 2) - 1, 1)
@@ -175,9 +190,10 @@ class MemoryModel:
     def predict(
         self, architecture: Architecture, *, micro_batches: int = 1, budget_bytes: int | None = None
     ) -> PeakPrediction:
-        """Predict the peak of training one architecture as a standalone model.
+        """Predict the peak of training one architecture as a standalone model: in the pretraining, if that needs more.
 
-        Evaluation needs less: its batches are no larger, and it keeps nothing for a backward pass.
+        Evaluation needs less: its batches are no larger, and it keeps nothing for a backward pass. The batches of a
+        pretraining are not divided, since its losses compare their samples.
 
         Args:
             architecture: An architecture of the space.
@@ -195,7 +211,28 @@ class MemoryModel:
             step_bytes=0,
             allocator_bytes=self._overheads.allocator_bytes,
         )
-        return self._add_step(weights, self._step(architecture, micro_batches, is_slice=False), budget_bytes)
+        training = self._add_step(weights, self._step(architecture, micro_batches, is_slice=False), budget_bytes)
+        if self._pretraining is None:
+            return training
+        pretraining = self._with_pretraining(weights, architecture, self._pretraining)
+        return max(training, pretraining, key=lambda prediction: prediction.peak_bytes)
+
+    def _with_pretraining(
+        self, weights: PeakPrediction, architecture: Architecture, settings: PretrainingSettings
+    ) -> PeakPrediction:
+        """Return the prediction for the pretraining, which has weights and optimizer state of its own."""
+        key = architecture, settings.recipe.batch_size, settings.objectives, settings.config
+        known = self._traces.pretraining
+        if key not in known:
+            known[key] = self._tracer.pretraining_bytes(architecture)
+        needed = known[key]
+        return replace(
+            weights,
+            trained_bytes=needed.weights,
+            optimizer_bytes=needed.weights * _STATE_TENSORS[self._recipe.optimizer],
+            momentum_bytes=needed.momentum,
+            step_bytes=needed.step,
+        )
 
     def predict_supernet(
         self, architecture: Architecture, *, micro_batches: int = 1, budget_bytes: int | None = None

@@ -26,6 +26,11 @@ from nas.models.fusion.model_classes import load_model_class
 from nas.search.space import RAW, Architecture
 from nas.training.linear_start import start_bytes
 from nas.training.losses import Loss
+from nas.training.objectives.contrastive import PairItems
+from nas.training.objectives.masked_language import MaskedTexts, max_masked_count
+from nas.training.pretraining.pairs import PairBatch
+from nas.training.pretraining.settings import PretrainingSettings
+from nas.training.pretraining.step import Pretrainer
 from nas.training.trainer import Trainer
 
 _WEIGHT_BYTES = 4
@@ -77,6 +82,21 @@ class TrainingStep:
     is_first: bool
 
 
+@dataclass(frozen=True)
+class PretrainingBytes:
+    """Memory of the pretraining of one architecture, in bytes by purpose.
+
+    Args:
+        weights: The trained weights, those of the heads included.
+        momentum: The momentum model, and its embeddings in the queue.
+        step: The batch, activations and gradients of forward and backward pass.
+    """
+
+    weights: int
+    momentum: int
+    step: int
+
+
 class StepTracer:
     """Traces training steps of any architecture of two encoders.
 
@@ -89,6 +109,7 @@ class StepTracer:
         supernet_at: Function that returns the architecture of the supernet with a given first layer, which cuts its
             slices.
         device: The device of the training, which need not be there.
+        pretraining: The settings of the pretraining; None without one.
     """
 
     def __init__(
@@ -101,7 +122,9 @@ class StepTracer:
         task: TaskShapes,
         supernet_at: Callable[[int], Architecture],
         device: torch.device = CPU,
+        pretraining: PretrainingSettings | None = None,
     ) -> None:
+        self._pretraining = pretraining
         self._shape_tracer = ShapeTracer(device)
         self._block_bytes = overheads_on(device).block_bytes
         with self._shape_tracer:
@@ -181,6 +204,38 @@ class StepTracer:
             batches = (self._batch(step) for _ in range(1))  # a generator, so that only the step itself holds the batch
             trainer.accumulate_gradients(batches, self._recipe.batch_size, step.architecture)
             return self._shape_tracer.stop()
+
+    def pretraining_bytes(self, architecture: Architecture) -> PretrainingBytes:
+        """Trace the step of a pretraining with a full queue.
+
+        Args:
+            architecture: An architecture of a search whose models are pretrained.
+        """
+        settings = self._pretraining
+        assert settings is not None, "the search has a pretraining"
+        with self._shape_tracer:
+            pretrainer = Pretrainer(self._build_model(architecture), settings)
+            pretrainer.fill_queue(self._pairs(architecture, settings))
+            weights = blocks(pretrainer.model.parameters(), self._block_bytes)
+            momentum = blocks(pretrainer.momentum_tensors(), self._block_bytes)
+            self._shape_tracer.start()
+            pretrainer.accumulate_gradients(self._pairs(architecture, settings), settings.config.distillation)
+            return PretrainingBytes(weights, momentum, self._shape_tracer.stop().peak_bytes)
+
+    def _pairs(self, architecture: Architecture, settings: PretrainingSettings) -> PairBatch:
+        """Return the pairs of a step of a pretraining, as many of whose tokens are masked as can be."""
+        size, tokens = settings.recipe.batch_size, self._task.text_token_count
+        masked = None
+        if "masked_language" in settings.objectives:
+            count = max_masked_count(size, tokens)
+            places, targets = torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.int64)
+            masked = MaskedTexts(torch.zeros(size, tokens, dtype=torch.int64), places, targets)
+        return PairBatch(
+            self._batch(TrainingStep(architecture, is_slice=False, batch_size=size, is_first=True)),
+            PairItems(torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.int64)),
+            torch.empty(2, size, size),
+            masked,
+        )
 
     def trained_architecture(self, step: TrainingStep) -> Architecture:
         """Return the architecture of the weights with gradients; a slice has gradients as large as the supernet's."""

@@ -28,7 +28,7 @@ from nas.execution.placement import Node, Placement, Share
 from nas.memory.prediction import MemoryModel
 from nas.models.class_texts import ClassTexts
 from nas.models.fusion.supernet import build_model
-from nas.run.checks import check_memory
+from nas.run.checks import check_memory, mask_vocabulary
 from nas.run.defaults import complete
 from nas.run.phase_plan import least_seconds, plan_phases
 from nas.run.prepare import predict_memory
@@ -37,7 +37,8 @@ from nas.run.sources import read_class_texts, read_sources
 from nas.run.space_summary import describe_space
 from nas.run.speed import TrainingSpeed
 from nas.search.space import Architecture
-from nas.training.speed import EVALUATION_SECONDS, START_SECONDS, STEP_SECONDS, measure_speed
+from nas.training.pretraining.settings import PretrainingSettings
+from nas.training.speed import EVALUATION_SECONDS, PRETRAINING_SECONDS, START_SECONDS, STEP_SECONDS, measure_speed
 
 _TRAIN_BATCHES = 4
 """The number of training batches that speeds are measured with; of validation, one batch is enough."""
@@ -128,7 +129,15 @@ def _measured_speed(
             seed=0,
             class_texts=class_texts,
         )
-        found = measure_speed(model, store.splits, config.recipe, batch_size=config.recipe.batch_size)
+        found = measure_speed(
+            model,
+            store.splits,
+            config.recipe,
+            batch_size=config.recipe.batch_size,
+            pretraining=PretrainingSettings.of(
+                config, type(default), mask_vocabulary(config, sources.preprocessor.tokenizer, config.name)
+            ),
+        )
     finally:
         torch.set_num_threads(threads)
     whole, few = sources.dataset.splits, store.splits
@@ -136,7 +145,8 @@ def _measured_speed(
         step_seconds=found[STEP_SECONDS] * config.recipe.batch_size / min(config.recipe.batch_size, len(few["train"])),
         evaluation_seconds=found[EVALUATION_SECONDS] * len(whole["validation"]) / len(few["validation"]),
         process_count=share.worker_count,
-        start_seconds=found[START_SECONDS] * len(whole["train"]) / len(few["train"]),
+        start_seconds=found.get(PRETRAINING_SECONDS, 0.0)
+        + found[START_SECONDS] * len(whole["train"]) / len(few["train"]),
     )
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -11,6 +12,7 @@ from nas.common.boundary import reading
 from nas.common.errors import BudgetError, ConfigError, EncoderError
 from nas.common.units import format_bytes, format_seconds
 from nas.config.schema import Config
+from nas.data.mask_vocabulary import MaskVocabulary
 from nas.data.preprocessing import Preprocessor
 from nas.memory.prediction import MemoryModel
 from nas.models.encoders.base import Encoder
@@ -66,6 +68,32 @@ def check_space(config: Config, source: str, image_encoder: Encoder, text_encode
         )
     if problems:
         raise ConfigError(source, problems)
+
+
+def mask_vocabulary(config: Config, tokenizer: Any, source: str) -> MaskVocabulary | None:
+    """Return the vocabulary of which a pretraining masks words; None if it masks none.
+
+    Args:
+        config: The configuration of the search.
+        tokenizer: The tokenizer of the text encoder.
+        source: The name of the search file, for messages.
+
+    Raises:
+        ConfigError: If the tokenizer has no mask token.
+    """
+    objectives = config.pretraining.objectives_of(config.space.architecture_class)
+    if "masked_language" not in objectives:
+        return None
+    vocabulary = MaskVocabulary.of(tokenizer)
+    if vocabulary is None:
+        others = ", ".join(name for name in objectives if name != "masked_language")
+        problem = (
+            "pretraining.objectives: masked_language needs a tokenizer with a mask token; expected "
+            f"{f'[{others}]' if others else 'other objectives'} or another text encoder, got that of "
+            f"{config.encoders.text}, which has none"
+        )
+        raise ConfigError(source, [problem])
+    return vocabulary
 
 
 def check_lengths(config: Config, train_samples: int, *, source: str) -> None:

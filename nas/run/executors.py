@@ -15,6 +15,7 @@ from nas.execution.worker_setup import WorkerSetup
 from nas.models.encoders.partial_checkpoint import save_tail
 from nas.models.fusion.base import sizes_of
 from nas.run.callbacks import Callback
+from nas.run.checks import mask_vocabulary
 from nas.run.prepare import SearchContext, build_features, first_layers
 
 
@@ -93,6 +94,7 @@ def write_worker_setup(config: Config, prepared: SearchContext, directory: Path,
         run_directory=directory.resolve(),
         thread_count=thread_count,
         class_texts=prepared.class_texts,
+        vocabulary=mask_vocabulary(config, prepared.preprocessor.tokenizer, config.name),
     )
     for encoder, start, path in zip(encoders, setup.first_layers, setup.frozen_paths, strict=True):
         save_tail(encoder, start, path, config.recipe.precision)

@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ SUPERNET: Literal["supernet"] = "supernet"
 MAX_LOSS_BYTES = 16 * 2**20
 """The size of all lines with training losses at which the oldest are removed."""
 
-HistoryStage = Literal["supernet", "recipe", "one_shot", "short", "full", "rerun"]
+HistoryStage = Literal["supernet", "recipe", "pretraining", "one_shot", "short", "full", "rerun"]
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,19 @@ class TrainingName:
 
     Args:
         trial: The candidate as in `results.csv`: its number, or the name of another model, such as `default`.
-        stage: The stage, or `recipe` and `rerun` for the full trainings of these phases.
+        stage: The stage, or `recipe` and `rerun` for the full trainings of these phases, and `pretraining` for what
+            comes before a full training.
         seed: The seed of the training.
     """
 
     trial: str
     stage: HistoryStage
     seed: int
+
+    @property
+    def pretraining(self) -> "TrainingName":
+        """The name of the pretraining before this training."""
+        return replace(self, stage="pretraining")
 
     @classmethod
     def of(cls, key: ModelKey, stage: Stage, seed: int) -> "TrainingName":
@@ -209,7 +215,11 @@ class History:
         """The function that adds the learning curves of jobs."""
 
         def receive(job: Job, curve: Sequence[LossPoint]) -> None:
-            self.add_losses(TrainingName.of(job.key, job.stage, job.seed), curve)
+            training = TrainingName.of(job.key, job.stage, job.seed)
+            for name, phase in ((training.pretraining, "pretraining"), (training, "training")):
+                points = [point for point in curve if point.phase == phase]
+                if points:
+                    self.add_losses(name, points)
 
         return receive
 
@@ -226,6 +236,7 @@ class History:
             OSError: If the file cannot be written.
         """
         training = TrainingName.of(result.key, result.stage, result.seed)
+        self._received.pop(training.pretraining, None)
         curve = self._received.pop(training, {})
         epoch = max((point.epoch for point in curve.values()), default=0.0)
         values = {"loss": result.metrics.get("cross_entropy"), self._metric: result.metrics[self._metric]}

@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 from nas.config.schema import Config
 from nas.memory.prediction import MemoryModel, TraceCache
 from nas.memory.step_tracing import TaskShapes
+from nas.training.pretraining.settings import PretrainingSettings
 
 
 def build_memory_model(
@@ -40,6 +41,7 @@ def build_memory_model(
         task=task,
         space=config.space,
         architectures_per_step=config.supernet.architectures_per_step,
+        pretraining=PretrainingSettings.of(config, config.space.architecture_class, None),
         traces=_trace_cache(image_config.to_json_string(), text_config.to_json_string(), repr(shared_by), device.type),
     )
     memory.first_layers = first_layers

@@ -27,7 +27,7 @@ from nas.models.encoders.checkpoints import load_encoder, resolve_checkpoint
 from nas.models.encoders.pretrained import PROCESSOR_FILES, load_image_processor, load_tokenizer, place_in
 from nas.models.fusion.base import sizes_of
 from nas.models.fusion.dual_encoder import longest_class_text
-from nas.run.checks import check_common_space, check_inputs, check_lengths, check_space
+from nas.run.checks import check_common_space, check_inputs, check_lengths, check_space, mask_vocabulary
 from nas.search.space import EncoderSizes, EntryLayers, SearchSpace
 
 _TOKENIZER_BATCH = 1024
@@ -128,7 +128,7 @@ def load_encoders(config: Config, source: str) -> tuple[Encoder, Encoder, Prepro
         source: The name of its file, for messages.
 
     Raises:
-        ConfigError: If the space does not fit.
+        ConfigError: If the space or the pretraining does not fit.
         EncoderError: If an encoder cannot be loaded.
     """
     checkpoints = resolve_checkpoints(config)
@@ -145,6 +145,7 @@ def load_encoders(config: Config, source: str) -> tuple[Encoder, Encoder, Prepro
         image_source=place_in(checkpoints[0], *PROCESSOR_FILES),
     )
     check_inputs(image_encoder, text_encoder, preprocessor, checkpoints)
+    mask_vocabulary(config, preprocessor.tokenizer, source)
     return image_encoder, text_encoder, preprocessor
 
 

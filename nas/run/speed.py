@@ -20,7 +20,8 @@ class TrainingSpeed:
         step_seconds: The time of a training step.
         evaluation_seconds: The time of an evaluation on validation.
         process_count: The number of trainings that run at once.
-        start_seconds: The time until a full training begins: classifiers may start from a solved problem.
+        start_seconds: The time until a full training begins: models may be pretrained, and classifiers may start from
+            a solved problem.
     """
 
     step_seconds: float

@@ -17,6 +17,7 @@ SHOWN_FROM_SECONDS = 60.0
 
 _MIN_STEPS, _MIN_SECONDS = 3, 3.0
 _STEPS_PER_EVALUATION = 1 / 3  # a training step costs about three forward passes
+_STEPS_PER_PRETRAINING_STEP = 3  # with a momentum model, and two negatives for each pair
 
 
 class StepTimer:
@@ -105,7 +106,7 @@ class TimePlan:
         step, evaluation = self._training_step(speed), self._evaluation(speed)
         short = search.short_training_steps * step + evaluation
         each = evaluation + search.promotion_fraction * short
-        full = self._full_steps * step + evaluation
+        full = (self._full_steps + self._pretraining_steps) * step + evaluation
         models = search.finalists + 1  # the default races as well
         trainings = search.finalists + self._first_count
         return {
@@ -162,6 +163,13 @@ class TimePlan:
 
     def _needed(self, speed: Speed) -> float:
         return speed.steps_left * speed.step_seconds
+
+    @property
+    def _pretraining_steps(self) -> int:
+        """The steps of a pretraining, in numbers of training steps."""
+        config = self._config
+        is_pretrained = config.pretraining.objectives_of(config.space.architecture_class)
+        return _STEPS_PER_PRETRAINING_STEP * config.pretraining.steps if is_pretrained else 0
 
     def _training_step(self, speed: Speed) -> float:
         """Return the seconds of a training step of one architecture in one process."""

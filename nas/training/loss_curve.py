@@ -3,6 +3,9 @@
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Literal
+
+LossPhase = Literal["pretraining", "training"]
 
 MAX_POINTS = 40
 """The largest number of points of one training."""
@@ -18,6 +21,7 @@ class LossPoint:
         epoch: The number of passes over the training samples until then.
         loss: The mean training loss of the steps since the point before, or since the training was resumed.
         time: The time of day in seconds since 1970, by the clock of the worker.
+        phase: Whether it belongs to the pretraining, whose steps are counted on their own.
     """
 
     step: int
@@ -25,6 +29,7 @@ class LossPoint:
     epoch: float
     loss: float
     time: float
+    phase: LossPhase = "training"
 
 
 class LossCurve:
@@ -37,14 +42,25 @@ class LossCurve:
         identity: What tells the training from others, such as the key and the stage of its model.
         steps: The total number of steps.
         epoch_steps: The number of steps of one pass over the training samples; need not be whole.
+        phase: Whether the steps are those of a pretraining.
+        earlier: The points of the pretraining before.
     """
 
-    def __init__(self, identity: Hashable, steps: int, epoch_steps: float) -> None:
+    def __init__(
+        self,
+        identity: Hashable,
+        steps: int,
+        epoch_steps: float,
+        *,
+        phase: LossPhase = "training",
+        earlier: tuple[LossPoint, ...] = (),
+    ) -> None:
         self.identity = identity
-        self.points: tuple[LossPoint, ...] = ()
+        self.points: tuple[LossPoint, ...] = earlier
         """The points so far; replaced as a whole when there is another."""
         self._steps = steps
         self._epoch_steps = epoch_steps
+        self._phase = phase
         self._sum, self._count = 0.0, 0
 
     def add(self, step: int, loss: float) -> None:
@@ -58,7 +74,7 @@ class LossCurve:
         if _place(step, self._steps) == _place(step - 1, self._steps):
             return
         mean = self._sum / self._count
-        self.points += (LossPoint(step, self._steps, step / self._epoch_steps, mean, time.time()),)
+        self.points += (LossPoint(step, self._steps, step / self._epoch_steps, mean, time.time(), self._phase),)
         self._sum, self._count = 0.0, 0
 
 

@@ -1,18 +1,22 @@
-"""Measure how fast a model is trained and evaluated, in a few steps and batches."""
+"""Measure how fast a model is pretrained, trained and evaluated, in a few steps and batches."""
 
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from nas.config.training_schema import RecipeConfig
 from nas.data.features.store import FeatureSplit
 from nas.models.fusion.base import FusionModel
 from nas.training.evaluate import predict_logits
 from nas.training.linear_start import start_classifiers
+from nas.training.pretraining.pretrain import pretrain
+from nas.training.pretraining.settings import PretrainingSettings
 from nas.training.stopping import StopRequested
 from nas.training.trainer import train
 
 START_SECONDS, STEP_SECONDS, EVALUATION_SECONDS = "start_seconds", "step_seconds", "evaluation_seconds"
+PRETRAINING_SECONDS = "pretraining_seconds"
 
 _WARMUP_STEPS, _MIN_STEPS, _MAX_STEPS = 2, 4, 40
 _ENOUGH_SECONDS = 2.0
@@ -57,6 +61,7 @@ def measure_speed(
     *,
     batch_size: int,
     micro_batches: int = 1,
+    pretraining: PretrainingSettings | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Start a full training for a few steps, and evaluate the model on some batches of validation.
@@ -67,15 +72,20 @@ def measure_speed(
         recipe: The recipe, whose batches are trained.
         batch_size: The number of samples per batch of the evaluation.
         micro_batches: The number of micro-batches per batch.
+        pretraining: The settings of the pretraining before a full training; None without one.
         should_stop: Called before every step and batch; the measurement ends when it returns true.
 
     Returns:
-        The seconds until a full training can begin, of a training step, and of an evaluation of all validation samples.
+        The seconds until a pretrained model can be trained, of a training step, and of an evaluation of all validation
+        samples; with a pretraining, also those of all its steps.
 
     Raises:
         StopRequested: If `should_stop` returned true.
         TrainingError: If the loss is not finite.
     """
+    found: dict[str, float] = {}
+    if pretraining is not None:
+        found[PRETRAINING_SECONDS] = _pretraining_seconds(model, splits["train"], pretraining, should_stop)
     started = time.perf_counter()
     start_classifiers(model, splits["train"], recipe, batch_size=batch_size, should_stop=should_stop)
     start = time.perf_counter() - started
@@ -104,4 +114,18 @@ def measure_speed(
         if not batches.is_enough:
             raise
         evaluation = batches.seconds * math.ceil(len(splits["validation"]) / batch_size)
-    return {START_SECONDS: start, STEP_SECONDS: steps.seconds, EVALUATION_SECONDS: evaluation}
+    return {**found, START_SECONDS: start, STEP_SECONDS: steps.seconds, EVALUATION_SECONDS: evaluation}
+
+
+def _pretraining_seconds(
+    model: FusionModel, split: FeatureSplit, settings: PretrainingSettings, should_stop: Callable[[], bool]
+) -> float:
+    """Return the seconds of all steps of a pretraining, by those of a few."""
+    steps = _Stopwatch(should_stop, warmup=_WARMUP_STEPS)
+    few = replace(settings, config=settings.config.replace(steps=_WARMUP_STEPS + _MAX_STEPS))
+    try:
+        pretrain(model, split, few, seed=0, should_stop=steps)
+    except StopRequested:
+        if not steps.is_enough:
+            raise
+    return steps.seconds * settings.config.steps

@@ -1,12 +1,19 @@
 """Checks before any long computation."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from nas.common.errors import BudgetError
+from nas.common.errors import BudgetError, ConfigError
 from nas.config.load import load_config
-from nas.run.checks import check_memory
+from nas.data.mask_vocabulary import MaskVocabulary
+from nas.models.encoders.pretrained import load_tokenizer
+from nas.models.fusion.pmf.architecture import PMFArchitecture
+from nas.run.checks import check_memory, mask_vocabulary
 from nas.run.prepare import predict_memory
+from nas.search.pretraining import OBJECTIVES
 from tests.support.project import Project
+from tests.support.search_file import make_search_config
 
 
 @pytest.mark.parametrize(
@@ -38,3 +45,26 @@ def test_smallest_architecture_may_fit_in_micro_batches(project: Project) -> Non
     with pytest.raises(BudgetError, match=r"budget\.oversized: accumulate needs less"):
         check_memory(config.replace(budget=tight), memory)
     check_memory(config.replace(budget=tight.replace(oversized="accumulate")), memory)
+
+
+def test_masked_words_need_a_tokenizer_with_a_mask_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PMFArchitecture, "pretraining_objectives", OBJECTIVES)
+    without = SimpleNamespace(mask_token_id=None)
+    with pytest.raises(
+        ConfigError,
+        match=r"pretraining\.objectives: masked_language needs a tokenizer with a mask token; expected "
+        r"\[contrastive, matching\] or another text encoder, got that of .*bert",
+    ):
+        mask_vocabulary(make_search_config(pretraining={"steps": 3}), without, "file")
+    others = {"steps": 3, "objectives": ["contrastive", "matching"]}
+    assert mask_vocabulary(make_search_config(pretraining=others), without, "file") is None
+    assert mask_vocabulary(make_search_config(), without, "file") is None
+
+
+def test_vocabulary_has_the_ids_of_the_tokenizer(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PMFArchitecture, "pretraining_objectives", OBJECTIVES)
+    found = mask_vocabulary(
+        make_search_config(pretraining={"steps": 3}), load_tokenizer(str(project.root / "bert")), ""
+    )
+    assert found == MaskVocabulary(size=11, mask_id=4, special_ids=(0, 1, 2, 3, 4))
+    assert found is not None and found.ordinary_ids().tolist() == list(range(5, 11))

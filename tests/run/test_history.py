@@ -15,7 +15,7 @@ from nas.search.keys import CandidateKey, DefaultKey, RecipeKey, RerunKey
 from nas.search.trial import Result
 from nas.training.loss_curve import MAX_POINTS, LossPoint
 from tests.run.conftest import FinishedRun
-from tests.support.factories import make_result
+from tests.support.factories import make_job, make_result
 from tests.support.runs import results_of
 
 TRAINING = TrainingName("3", "full", 7)
@@ -185,3 +185,18 @@ def test_finished_search_has_all_its_trainings_and_evaluations(finished: Finishe
     for (trial, _, seed, *_), count in curves.items():
         steps = {point.steps for point in points if (point.trial, point.seed) == (trial, seed) and point.is_loss}
         assert count == min(MAX_POINTS, steps.pop()) and not steps
+
+
+def test_points_of_a_pretraining_are_a_curve_of_their_own(path: Path) -> None:
+    history = History(path, "accuracy")
+    job = make_job(trial=3, stage="full", step_count=2)
+    before = [LossPoint(step, 4, step / 10, 9.0, float(step), "pretraining") for step in range(1, 5)]
+    after = [LossPoint(step, 2, step / 10, 1.0, 10.0 + step) for step in range(1, 3)]
+    for count in (2, 4, 4, 5, 6):
+        history.receiver(job, [*before, *after][:count])
+    assert history.add_result(make_result(trial=3, stage="full", step_count=2)) == {1: 1.0, 2: 1.0}
+    found = [(point.stage, point.step, point.steps) for point in read_history(path) if point.is_loss]
+    assert found == [*(("pretraining", step, 4) for step in range(1, 5)), ("full", 1, 2), ("full", 2, 2)]
+    # It starts again from its finished pretraining: that curve stays.
+    history.receiver(job, after)
+    assert [point.stage for point in read_history(path) if point.is_loss] == ["pretraining"] * 4 + ["full"] * 2

@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from nas.config.schema import Config
+from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.run.time_plan import Speed, StepTimer, TimePlan
+from nas.search.pretraining import OBJECTIVES
 from tests.support.search_file import make_search_config
 
 
@@ -47,6 +49,14 @@ def test_processes_share_candidates_and_the_architectures_of_a_step() -> None:
         "finalists": 2 * (50 + 2),
         "race": (4 + 1) * (50 + 2),
     }
+
+
+def test_pretraining_counts_as_three_steps_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PMFArchitecture, "pretraining_objectives", OBJECTIVES)
+    plan = TimePlan(config_of(trials=20).replace(pretraining={"steps": 30}), full_steps=50, validation_count=48)
+    seconds = plan.seconds(20, Speed(step_seconds=4.0, process_count=1, steps_left=90, spent_seconds=40.0))
+    assert seconds["finalists"] == (4 + 1) * (50 + 3 * 30 + 2)
+    assert seconds["candidates"] == 20 * (2 + 0.25 * (10 + 2))
 
 
 def test_supernet_that_is_too_long_for_its_time_is_named() -> None:

@@ -14,7 +14,7 @@ from nas.common.errors import DataError
 from nas.common.files import write_atomically
 from nas.data.features.plan import FeaturePlan
 
-FORMAT = 4
+FORMAT = 5
 CONTENTS = "features.json"
 _VERIFIED = "verified.json"
 

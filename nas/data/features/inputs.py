@@ -103,11 +103,13 @@ class SplitInputs:
         self.text_lengths = np.array([len(text) for text in ids], dtype=np.int64)
         self.order = np.argsort(self.text_lengths, kind="stable")
         self._ids = np.concatenate([ids[sample] for sample in self.order])
+        numbers: dict[bytes, int] = {}
+        self._text_index = np.array([numbers.setdefault(text.tobytes(), len(numbers)) for text in ids], dtype=np.int64)
         self._stops = np.cumsum(self.text_lengths[self.order])
         self._starts = self._stops - self.text_lengths[self.order]
 
     def small_arrays(self) -> dict[str, NDArray[np.int64] | NDArray[np.float32]]:
-        """Return the labels, and the positions of the image and the text of each sample, by array name."""
+        """Return the labels, the positions of the image and the text of each sample, and which texts are equal."""
         position = {name: index for index, name in enumerate(self.images)}
         starts = np.empty_like(self._starts)
         starts[self.order] = self._starts
@@ -116,6 +118,7 @@ class SplitInputs:
             "image_index": np.array([position[name] for name in self.samples.images], dtype=np.int64),
             "text_starts": starts,
             "text_lengths": self.text_lengths,
+            "text_index": self._text_index,
         }
 
     def token_ids(self, texts: InputRange) -> list[NDArray[np.int32]]:

@@ -140,6 +140,8 @@ class FeatureSplit:
         self._text_starts: NDArray[np.int64] = np.load(directory / "text_starts.npy")
         self.text_lengths: NDArray[np.int64] = np.load(directory / "text_lengths.npy")
         """Number of text tokens of every sample, (N,)."""
+        self.text_of_sample: NDArray[np.int64] = np.load(directory / "text_index.npy")
+        """The number of each sample's text, (N,): samples whose texts have the same token ids share one."""
         self.labels: Labels = np.load(directory / "labels.npy")
         self._text_rows: NDArray[np.int64] | None = None
 
@@ -154,6 +156,7 @@ class FeatureSplit:
         part._text_starts = self._text_starts[indices]
         part.text_lengths = self.text_lengths[indices]
         part.labels = self.labels[indices]
+        part.text_of_sample = self.text_of_sample[indices]
         part._text_rows = self._rows_of_texts()[indices]
         return part
 

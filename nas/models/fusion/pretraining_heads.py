@@ -80,6 +80,6 @@ class MaskedLanguageHead(nn.Module):
         """Return the logits of masked tokens, (M, D) → (M, V), at least float32."""
         if is_autocast(rows):
             with torch.autocast(rows.device.type, enabled=False):
-                return self(rows.to(self.dense.weight.dtype))
+                return self.forward(rows.to(self.dense.weight.dtype))
         hidden = self.norm(nn.functional.gelu(self.dense(rows)))
         return linear(hidden, self._words[0].weight, self.bias)

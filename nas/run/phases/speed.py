@@ -10,7 +10,7 @@ from nas.run.speed import TrainingSpeed, read_speed, write_speed
 from nas.search.keys import SpeedKey
 from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result
-from nas.training.speed import EVALUATION_SECONDS, START_SECONDS, STEP_SECONDS
+from nas.training.speed import EVALUATION_SECONDS, PRETRAINING_SECONDS, START_SECONDS, STEP_SECONDS
 
 
 class SpeedPhase:
@@ -52,11 +52,11 @@ class SpeedPhase:
         context.run_plan("speed", plan, deadline_seconds=math.inf, counts=lambda: (len(plan.found), count))
         if not plan.found:
             return stored
-        step, evaluation, start = (
-            max(result.metrics[name] for result in plan.found)
-            for name in (STEP_SECONDS, EVALUATION_SECONDS, START_SECONDS)
+        step, evaluation, start, pretraining = (
+            max(result.metrics.get(name, 0.0) for result in plan.found)
+            for name in (STEP_SECONDS, EVALUATION_SECONDS, START_SECONDS, PRETRAINING_SECONDS)
         )
-        speed = TrainingSpeed(step, evaluation, count, start)
+        speed = TrainingSpeed(step, evaluation, count, pretraining + start)
         write_speed(self._directory, speed)
         return speed
 

@@ -63,6 +63,7 @@ def test_store_has_readouts_token_ids_and_no_tokens(stored: FeatureStore, nothin
     assert nothing.contents.tier == "nothing"
     assert {path.name for path in (nothing.directory / "train").iterdir()} == {
         *("labels.npy", "image_index.npy", "image_names.npy", "text_starts.npy", "text_lengths.npy", "text_raw.npy"),
+        "text_index.npy",
         *("image_pooled.npy", "image_mean.npy", "text_pooled.npy", "text_mean.npy"),
     }
     assert nothing.size_bytes < stored.size_bytes / 10

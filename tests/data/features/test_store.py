@@ -227,3 +227,16 @@ def test_folder_that_is_not_a_store_is_named(whole: FeatureStore, tmp_path: Path
     (tmp_path / "features.json").write_text(json.dumps({**values, "class_names": ["a", "b", "c"]}))
     with pytest.raises(DataError, match=r"features\.json was altered"):
         FeatureStore(tmp_path)
+
+
+def test_samples_with_the_same_token_ids_share_the_number_of_a_text(
+    sources: FeatureSources, whole: FeatureStore
+) -> None:
+    for name, samples in sources.dataset.splits.items():
+        split = whole.splits[name]
+        ids = [tuple(text.tolist()) for text in sources.preprocessor.token_ids(samples.texts)]
+        same = np.array([[one == other for other in ids] for one in ids])
+        assert same.sum() > len(ids), "some texts are equal"
+        np.testing.assert_array_equal(split.text_of_sample[:, None] == split.text_of_sample[None], same)
+        part = np.array([3, 0, 2])
+        np.testing.assert_array_equal(split.subset(part).text_of_sample, split.text_of_sample[part])

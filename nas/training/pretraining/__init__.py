@@ -1,0 +1,1 @@
+"""Pretrain a model on pairs of image and text, before its classifier is trained."""

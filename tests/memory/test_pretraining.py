@@ -1,0 +1,112 @@
+"""Predicted peaks of a pretraining against those of real steps, to the byte."""
+
+import pytest
+import torch
+
+from nas.config.data_schema import FeaturesConfig
+from nas.config.pretraining_schema import PretrainingConfig
+from nas.data.features.store import Batch
+from nas.memory.prediction import MemoryModel
+from nas.memory.step_tracing import TaskShapes
+from nas.memory.tracker import PeakTracker
+from nas.search.pretraining import OBJECTIVES, Objective
+from nas.search.space import SearchSpace
+from nas.training.objectives.contrastive import PairItems
+from nas.training.objectives.masked_language import MaskedTexts, max_masked_count
+from nas.training.pretraining.pairs import PairBatch
+from nas.training.pretraining.settings import PretrainingSettings
+from nas.training.pretraining.step import Pretrainer
+from tests.support.tiny_memory import IMAGE, RECIPE, TEXT, real_encoders
+from tests.support.tiny_pairs import FAMILY, TinyPairs, TinyPairsArchitecture
+
+ARCHITECTURE = TinyPairsArchitecture(12)
+SPACE = SearchSpace(TinyPairsArchitecture, {"hidden": (4, 12)})
+TOKENS, EMBEDDING, QUEUE = 9, 5, 40
+
+
+def settings_of(objectives: tuple[Objective, ...], **changes: float) -> PretrainingSettings:
+    config = PretrainingConfig(steps=3, queue_size=QUEUE).replace(**changes)
+    return PretrainingSettings(config, objectives, RECIPE)
+
+
+def predictions(settings: PretrainingSettings | None, monkeypatch: pytest.MonkeyPatch) -> MemoryModel:
+    monkeypatch.setattr("nas.memory.step_tracing.load_model_class", lambda name: {FAMILY: TinyPairs}[name])
+    return MemoryModel(
+        image_config=IMAGE,
+        text_config=TEXT,
+        recipe=RECIPE,
+        features=FeaturesConfig(dtype="float16", disk_bytes=2**30, attention=False, views=1),
+        space=SPACE,
+        task=TaskShapes((3, 32, 32), image_token_count=17, text_token_count=TOKENS, num_classes=5),
+        pretraining=settings,
+    )
+
+
+def real_pretrainer(settings: PretrainingSettings) -> Pretrainer:
+    image, text = real_encoders()
+    return Pretrainer(
+        TinyPairs(image_encoder=image, text_encoder=text, architecture=ARCHITECTURE, num_classes=5), settings
+    )
+
+
+def real_pairs(settings: PretrainingSettings) -> PairBatch:
+    size = RECIPE.batch_size
+    count = max_masked_count(size, TOKENS)
+    masked = MaskedTexts(torch.ones(size, TOKENS).long(), torch.arange(count), torch.ones(count).long())
+    return PairBatch(
+        Batch(
+            image_tokens=torch.randn(size, 3, 32, 32).half(),
+            text_tokens=torch.ones(size, TOKENS).long(),
+            text_mask=torch.ones(size, TOKENS, dtype=torch.bool),
+            labels=torch.zeros(size).long(),
+        ),
+        PairItems(torch.arange(size), torch.arange(size)),
+        torch.randn(2, size, size),
+        masked if "masked_language" in settings.objectives else None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("objectives", "distillation"),
+    [(OBJECTIVES, 0.4), (OBJECTIVES, 0.0), (("contrastive",), 0.4), (("matching",), 0.4), (("masked_language",), 0.4)],
+)
+def test_predicted_peak_of_a_pretraining_is_exact_to_the_byte(
+    monkeypatch: pytest.MonkeyPatch, objectives: tuple[Objective, ...], distillation: float
+) -> None:
+    settings = settings_of(objectives, distillation=distillation)
+    pretrainer = real_pretrainer(settings)
+    pretrainer.fill_queue(real_pairs(settings))
+    held = [*pretrainer.model.parameters(), *pretrainer.model.buffers(), *pretrainer.momentum_tensors()]
+    held += [parameter for encoder in pretrainer.model.model.encoders for parameter in encoder.parameters()]
+    tracker = PeakTracker(held)
+    with tracker:
+        pretrainer.accumulate_gradients(real_pairs(settings), distillation)
+    prediction = predictions(settings, monkeypatch).predict(ARCHITECTURE)
+    assert prediction.step_bytes == tracker.peak_bytes
+    weights = 4 * sum(parameter.numel() for parameter in pretrainer.model.parameters())
+    assert prediction.trained_bytes == weights and prediction.optimizer_bytes == 2 * weights
+    queue = QUEUE * (2 * 4 * EMBEDDING + 2 * 8) if "contrastive" in objectives else 0
+    average = weights if settings.has_momentum_model else 0
+    assert prediction.momentum_bytes == queue + average
+
+
+def test_prediction_is_that_of_the_stage_with_the_higher_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = predictions(None, monkeypatch)
+    training = without.predict(ARCHITECTURE)
+    both = predictions(settings_of(OBJECTIVES), monkeypatch)
+    assert both.predict(ARCHITECTURE).peak_bytes > training.peak_bytes
+    assert both.predict(ARCHITECTURE, micro_batches=6) == both.predict(ARCHITECTURE), "pairs are not divided"
+    # A pretraining without a momentum model, a queue and negatives needs less than the training after it.
+    little = PretrainingSettings(
+        PretrainingConfig(steps=3, distillation=0.0), ("masked_language",), RECIPE.replace(batch_size=1)
+    )
+    assert predictions(little, monkeypatch).predict(ARCHITECTURE) == training
+    assert both.parameter_count(ARCHITECTURE) == without.parameter_count(ARCHITECTURE), "heads are not counted"
+
+
+def test_architecture_whose_pretraining_does_not_fit_is_infeasible(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = predictions(settings_of(OBJECTIVES), monkeypatch)
+    peak = memory.predict(ARCHITECTURE).peak_bytes
+    assert memory.min_micro_batches(ARCHITECTURE, peak) == 1
+    assert memory.min_micro_batches(ARCHITECTURE, peak - 1) is None
+    assert not memory.fits_in_micro_batches(ARCHITECTURE, peak - 1)
