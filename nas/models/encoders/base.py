@@ -152,6 +152,27 @@ class Encoder(nn.Module, ABC):
                 # DINOv2 with registers initializes the attribute unconditionally.
                 module.register_buffer("mask_token", torch.zeros_like(token), persistent=False)
 
+    def keep_layers(self, count: int) -> None:
+        """Remove all layers but the first ones, for a model that trains those alone.
+
+        Args:
+            count: The number of layers to keep.
+
+        Raises:
+            ValueError: If the model has no module that holds the layers.
+        """
+        if self._stack is None:
+            raise ValueError(f"{type(self.model).__name__}: no module holds its layers; they cannot be removed")
+        stack: Any = self.model.get_submodule(self._stack)
+        del stack[count:]
+        self._layers = self._layers[:count]
+
+    def keep_embedding(self) -> None:
+        """Remove everything but what `embed` reads, for a model that trains that alone; no layer remains."""
+        kept = {id(parameter) for module in self.embedding for parameter in module.parameters()}
+        self._layers, self._stack = (), None
+        _remove_others(self.model, kept)
+
     def data_bias(self, mask: Tensor | None, row_count: int, dtype: torch.dtype) -> Tensor | None:
         """Return the additive bias between the encoder's own tokens: padding, and any causal or relative bias.
 
@@ -237,6 +258,21 @@ class Encoder(nn.Module, ABC):
             output = module(rows, bias)
         result: Tensor = output[0] if isinstance(output, tuple) else output
         return result
+
+
+def _remove_others(module: nn.Module, kept: set[int]) -> None:
+    """Replace the submodules that hold parameters, but none of some, by modules without any.
+
+    Args:
+        module: The module whose submodules are replaced.
+        kept: The identities of the parameters to keep.
+    """
+    for name, child in list(module.named_children()):
+        held = {id(parameter) for parameter in child.parameters()}
+        if held and not held & kept:
+            setattr(module, name, nn.Identity())
+        else:
+            _remove_others(child, kept)
 
 
 def _name_of_stack(model: PreTrainedModel, layers: Sequence[nn.Module]) -> str | None:

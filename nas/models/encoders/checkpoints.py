@@ -152,7 +152,9 @@ def build_encoder(config: PreTrainedConfig) -> Encoder:
         return family.load_encoder_class()(model)
 
 
-def trainable_copy(encoder: Encoder, *, is_pooled: bool = True, is_projected: bool = False) -> Encoder:
+def trainable_copy(
+    encoder: Encoder, *, is_pooled: bool = True, is_projected: bool = False, num_layers: int | None = None
+) -> Encoder:
     """Return a copy of an encoder with the same weights, all of them trained; dropout stays off.
 
     Weights that are never read are left out.
@@ -161,6 +163,7 @@ def trainable_copy(encoder: Encoder, *, is_pooled: bool = True, is_projected: bo
         encoder: The encoder to copy.
         is_pooled: Whether the model calls `pool`.
         is_projected: Whether the model calls `projection`.
+        num_layers: The number of layers of the copy, the first ones; by default all.
 
     Raises:
         ValueError: If some layers of the encoder were not loaded (see `load_tail`).
@@ -170,6 +173,28 @@ def trainable_copy(encoder: Encoder, *, is_pooled: bool = True, is_projected: bo
     if copied.projection is not None and not is_projected:
         delattr(copied.model, PROJECTION)
         delattr(copied.config, HEAD)
+    if num_layers is not None:
+        copied.keep_layers(num_layers)
+    return _with_weights_of(encoder, copied)
+
+
+def trainable_embedding(encoder: Encoder) -> Encoder:
+    """Return a copy of what an encoder's `embed` reads, with the same weights, all of them trained; dropout stays off.
+
+    Args:
+        encoder: The encoder to copy, complete.
+
+    Raises:
+        ValueError: If some layers of the encoder were not loaded (see `load_tail`).
+    """
+    copied = build_encoder(encoder.config)
+    copied.drop_unread(pooling=True)
+    copied.keep_embedding()
+    return _with_weights_of(encoder, copied)
+
+
+def _with_weights_of(encoder: Encoder, copied: Encoder) -> Encoder:
+    """Fill a copy of an encoder, or of a part of it, with its weights, and let them be trained."""
     sources: dict[str, torch.Tensor] = encoder.model.state_dict()
     if len({tensor.is_meta for tensor in sources.values()}) > 1:
         raise ValueError("only a complete encoder can be trained; some layers of this one were not loaded")

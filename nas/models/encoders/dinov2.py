@@ -13,7 +13,21 @@ from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, D
 
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.frozen_ops import FrozenFeedForward
-from nas.models.encoders.layers import PreNormLayer, Projections
+from nas.models.encoders.layers import Halves, PreNormLayer, Projections
+
+
+def _attend(layer: Any, rows: Tensor, bias: Tensor | None) -> Tensor:
+    attended = layer.attention(layer.norm1(rows), attention_mask=bias)[0]
+    added: Tensor = layer.drop_path(layer.layer_scale1(attended)) + rows
+    return added
+
+
+def _feed_forward(layer: Any, rows: Tensor) -> Tensor:
+    output: Tensor = layer.drop_path(layer.layer_scale2(layer.mlp(layer.norm2(rows)))) + rows
+    return output
+
+
+_HALVES = Halves(_attend, _feed_forward, ("norm2", "mlp", "layer_scale2", "drop_path"))
 
 
 def _layer(layer: Any, config: Dinov2Config | Dinov2WithRegistersConfig) -> PreNormLayer:
@@ -25,6 +39,7 @@ def _layer(layer: Any, config: Dinov2Config | Dinov2WithRegistersConfig) -> PreN
         # SwiGLU has three projections.
         feed_forward=mlp if config.use_swiglu_ffn else FrozenFeedForward(mlp.fc1, str(config.hidden_act), mlp.fc2),
         scales=(layer.layer_scale1, layer.layer_scale2),
+        halves=_HALVES,
     )
 
 

@@ -10,7 +10,20 @@ from transformers import DistilBertConfig, DistilBertModel
 
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.frozen_ops import FrozenFeedForward
-from nas.models.encoders.layers import PostNormLayer, Projections
+from nas.models.encoders.layers import Halves, PostNormLayer, Projections
+
+
+def _attend(layer: Any, rows: Tensor, bias: Tensor | None) -> Tensor:
+    attended: Tensor = layer.sa_layer_norm(layer.attention(rows, attention_mask=bias)[0] + rows)
+    return attended
+
+
+def _feed_forward(layer: Any, rows: Tensor) -> Tensor:
+    output: Tensor = layer.output_layer_norm(layer.ffn(rows) + rows)
+    return output
+
+
+_HALVES = Halves(_attend, _feed_forward, ("ffn", "output_layer_norm"))
 
 
 def _layer(layer: Any, config: DistilBertConfig) -> PostNormLayer:
@@ -20,6 +33,7 @@ def _layer(layer: Any, config: DistilBertConfig) -> PostNormLayer:
         Projections(block.q_lin, block.k_lin, block.v_lin, block.out_lin, config.n_heads, block.scaling),
         norms=(layer.sa_layer_norm, layer.output_layer_norm),
         feed_forward=FrozenFeedForward(layer.ffn.lin1, config.activation, layer.ffn.lin2),
+        halves=_HALVES,
     )
 
 

@@ -9,6 +9,7 @@ Shapes: B samples, R tokens, S attended tokens, H heads, D hidden size, d = D / 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,25 @@ class Projections:
     scale: float
 
 
+@dataclass(frozen=True)
+class Halves:
+    """The two halves of a layer of transformers, for models that compute something between them.
+
+    Both call the parts of the layer as they are now, with everything that was changed in them; module-level functions,
+    so that an encoder can be pickled.
+
+    Args:
+        attend: Function from the layer, its input (B, R, D) and an additive bias that broadcasts to (B, H, R, R), or
+            None, to the input plus the attention, (B, R, D), after the norm of a post-norm layer.
+        feed_forward: Function from the layer and the result of `attend` to the layer's output, (B, R, D).
+        feed_forward_parts: The names of the parts of the layer that `feed_forward` calls.
+    """
+
+    attend: Callable[[Any, Tensor, Tensor | None], Tensor]
+    feed_forward: Callable[[Any, Tensor], Tensor]
+    feed_forward_parts: tuple[str, ...]
+
+
 class EncoderLayer(ABC):
     """One transformer layer, split into the parts that PMF needs separately.
 
@@ -72,11 +92,13 @@ class EncoderLayer(ABC):
     Args:
         module: The Hugging Face layer that holds the weights.
         projections: The projections of its attention block.
+        halves: Its halves; None if only `attend` and whole layers of transformers can be computed.
     """
 
-    def __init__(self, module: nn.Module, projections: Projections) -> None:
+    def __init__(self, module: nn.Module, projections: Projections, halves: Halves | None = None) -> None:
         self.module = module
         self.projections = projections
+        self.halves = halves
 
     @abstractmethod
     def normalize(self, rows: Tensor) -> Tensor:
@@ -86,13 +108,21 @@ class EncoderLayer(ABC):
         """
 
     @abstractmethod
-    def accumulate(self, rows: Tensor, attended: Tensor) -> Tensor:
-        """Apply everything after the attention except `emit`: output projection, residuals, feed-forward; row by row.
+    def add_attention(self, rows: Tensor, attended: Tensor) -> Tensor:
+        """Apply the output projection and the residual, and the norm of a post-norm layer; row by row.
 
         Args:
             rows: Layer inputs of the tokens whose outputs are needed, (…, D).
             attended: Attention output of these tokens, heads concatenated, (…, D).
         """
+
+    @abstractmethod
+    def add_feed_forward(self, rows: Tensor) -> Tensor:
+        """Apply the feed-forward block and its residual to the result of `add_attention`, (…, D)."""
+
+    def accumulate(self, rows: Tensor, attended: Tensor) -> Tensor:
+        """Apply everything after the attention except `emit`: `add_attention`, then `add_feed_forward`."""
+        return self.add_feed_forward(self.add_attention(rows, attended))
 
     def emit(self, accumulated: Tensor) -> Tensor:
         """Return the layer's output, given the result of `accumulate`: the final norm of a post-norm layer."""
@@ -143,6 +173,7 @@ class PreNormLayer(EncoderLayer):
         feed_forward: The feed-forward block; `FrozenFeedForward` in families with two projections and an activation.
         scales: The layer-scale modules that multiply by s₁ and s₂, or None. The modules are stored instead of their
             vectors because loading a checkpoint may replace the parameters.
+        halves: The halves of the layer of transformers.
     """
 
     def __init__(
@@ -153,16 +184,19 @@ class PreNormLayer(EncoderLayer):
         norms: tuple[nn.Module, nn.Module],
         feed_forward: Callable[[Tensor], Tensor],
         scales: tuple[nn.Module, nn.Module] | None = None,
+        halves: Halves | None = None,
     ) -> None:
-        super().__init__(module, projections)
+        super().__init__(module, projections, halves)
         self.norms, self.feed_forward, self.scales = norms, feed_forward, scales
 
     def normalize(self, rows: Tensor) -> Tensor:
         return autocasted(self.norms[0](rows))
 
-    def accumulate(self, rows: Tensor, attended: Tensor) -> Tensor:
+    def add_attention(self, rows: Tensor, attended: Tensor) -> Tensor:
         change = frozen_linear(attended, self.projections.output)
-        rows = rows + (change if self.scales is None else self.scales[0](change))
+        return rows + (change if self.scales is None else self.scales[0](change))
+
+    def add_feed_forward(self, rows: Tensor) -> Tensor:
         change = self.feed_forward(self.norms[1](rows))
         output: Tensor = rows + (change if self.scales is None else self.scales[1](change))
         return output
@@ -176,6 +210,7 @@ class PostNormLayer(EncoderLayer):
         projections: The projections of its attention block.
         norms: The norms after the attention and after the feed-forward.
         feed_forward: The feed-forward block; `FrozenFeedForward` in families with two projections and an activation.
+        halves: The halves of the layer of transformers.
     """
 
     def __init__(
@@ -185,15 +220,19 @@ class PostNormLayer(EncoderLayer):
         *,
         norms: tuple[nn.Module, nn.Module],
         feed_forward: Callable[[Tensor], Tensor],
+        halves: Halves | None = None,
     ) -> None:
-        super().__init__(module, projections)
+        super().__init__(module, projections, halves)
         self.norms, self.feed_forward = norms, feed_forward
 
     def normalize(self, rows: Tensor) -> Tensor:
         return autocasted(rows)
 
-    def accumulate(self, rows: Tensor, attended: Tensor) -> Tensor:
-        rows = self.norms[0](rows + frozen_linear(attended, self.projections.output))
+    def add_attention(self, rows: Tensor, attended: Tensor) -> Tensor:
+        normed: Tensor = self.norms[0](rows + frozen_linear(attended, self.projections.output))
+        return normed
+
+    def add_feed_forward(self, rows: Tensor) -> Tensor:
         return rows + self.feed_forward(rows)
 
     def emit(self, accumulated: Tensor) -> Tensor:

@@ -12,7 +12,20 @@ from transformers import MPNetConfig, MPNetModel
 
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.frozen_ops import FrozenFeedForward
-from nas.models.encoders.layers import PostNormLayer, Projections
+from nas.models.encoders.layers import Halves, PostNormLayer, Projections
+
+
+def _attend(layer: Any, rows: Tensor, bias: Tensor | None) -> Tensor:
+    attended: Tensor = layer.attention(rows, bias)[0]
+    return attended
+
+
+def _feed_forward(layer: Any, rows: Tensor) -> Tensor:
+    output: Tensor = layer.output(layer.intermediate(rows), rows)
+    return output
+
+
+_HALVES = Halves(_attend, _feed_forward, ("intermediate", "output"))
 
 
 def _layer(layer: Any, config: MPNetConfig) -> PostNormLayer:
@@ -23,6 +36,7 @@ def _layer(layer: Any, config: MPNetConfig) -> PostNormLayer:
         Projections(block.q, block.k, block.v, block.o, config.num_attention_heads, scale),
         norms=(attention.LayerNorm, layer.output.LayerNorm),
         feed_forward=FrozenFeedForward(layer.intermediate.dense, str(config.hidden_act), layer.output.dense),
+        halves=_HALVES,
     )
 
 

@@ -13,7 +13,20 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.frozen_ops import FrozenFeedForward
-from nas.models.encoders.layers import PreNormLayer, Projections
+from nas.models.encoders.layers import Halves, PreNormLayer, Projections
+
+
+def _attend(layer: Any, rows: Tensor, bias: Tensor | None) -> Tensor:
+    attended: Tensor = rows + layer.self_attn(hidden_states=layer.layer_norm1(rows), attention_mask=bias)[0]
+    return attended
+
+
+def _feed_forward(layer: Any, rows: Tensor) -> Tensor:
+    output: Tensor = rows + layer.mlp(layer.layer_norm2(rows))
+    return output
+
+
+_HALVES = Halves(_attend, _feed_forward, ("layer_norm2", "mlp"))
 
 
 def _layer(layer: Any, config: SiglipVisionConfig) -> PreNormLayer:
@@ -23,6 +36,7 @@ def _layer(layer: Any, config: SiglipVisionConfig) -> PreNormLayer:
         Projections(block.q_proj, block.k_proj, block.v_proj, block.out_proj, config.num_attention_heads, block.scale),
         norms=(layer.layer_norm1, layer.layer_norm2),
         feed_forward=FrozenFeedForward(layer.mlp.fc1, str(config.hidden_act), layer.mlp.fc2),
+        halves=_HALVES,
     )
 
 

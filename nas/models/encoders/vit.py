@@ -11,7 +11,20 @@ from transformers import DeiTConfig, DeiTModel, ViTConfig, ViTModel
 
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.frozen_ops import FrozenFeedForward
-from nas.models.encoders.layers import PreNormLayer, Projections
+from nas.models.encoders.layers import Halves, PreNormLayer, Projections
+
+
+def _attend(layer: Any, rows: Tensor, bias: Tensor | None) -> Tensor:
+    attended: Tensor = layer.dropout(layer.attention(layer.layernorm_before(rows), bias)[0]) + rows
+    return attended
+
+
+def _feed_forward(layer: Any, rows: Tensor) -> Tensor:
+    output: Tensor = layer.dropout(layer.mlp(layer.layernorm_after(rows))) + rows
+    return output
+
+
+_HALVES = Halves(_attend, _feed_forward, ("layernorm_after", "mlp", "dropout"))
 
 
 def _layer(layer: Any, config: ViTConfig | DeiTConfig) -> PreNormLayer:
@@ -21,6 +34,7 @@ def _layer(layer: Any, config: ViTConfig | DeiTConfig) -> PreNormLayer:
         Projections(block.q_proj, block.k_proj, block.v_proj, block.o_proj, config.num_attention_heads, block.scaling),
         norms=(layer.layernorm_before, layer.layernorm_after),
         feed_forward=FrozenFeedForward(layer.mlp.fc1, str(config.hidden_act), layer.mlp.fc2),
+        halves=_HALVES,
     )
 
 
