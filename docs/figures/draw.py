@@ -54,6 +54,8 @@ TITLES = {
     "mbt": "MBT",
     "prompt_fuse": "PromptFuse",
     "blind_prompt": "BlindPrompt",
+    "albef": "ALBEF",
+    "vlmo": "VLMo",
     "pmf": "PMF, default",
     "pmf_searched": "PMF, searched",
 }

@@ -48,10 +48,10 @@ def check_space(config: Config, source: str, image_encoder: Encoder, text_encode
         ConfigError: If they do not; names every key at once.
     """
     architecture_class = config.space.architecture_class
-    layer_gene = architecture_class.layer_gene()
-    num_layers = architecture_class.num_layers(sizes_of(image_encoder, text_encoder))
+    sizes = sizes_of(image_encoder, text_encoder)
+    num_layers = architecture_class.num_layers(sizes)
     depths = f"the encoders have {image_encoder.num_layers} and {text_encoder.num_layers} layers"
-    latest, positions = config.space.first_layers[-1], text_encoder.max_text_tokens
+    positions = text_encoder.max_text_tokens
     problems = []
     if (config.data.max_text_tokens or 0) > positions:
         problems.append(
@@ -62,10 +62,10 @@ def check_space(config: Config, source: str, image_encoder: Encoder, text_encode
         problems.append(
             f"space.num_layers: wrong number; expected {num_layers}, since {depths}, got {config.space.num_layers}"
         )
-    if layer_gene is not None and latest >= num_layers:
-        problems.append(
-            f"space.{layer_gene.name}: too large; expected at most {num_layers - 1}, since {depths}, got {latest}"
-        )
+    for name, largest in architecture_class.largest_values(sizes).items():
+        given = config.space.choices[name][-1]
+        if given > largest:
+            problems.append(f"space.{name}: too large; expected at most {largest}, since {depths}, got {given}")
     if problems:
         raise ConfigError(source, problems)
 

@@ -298,6 +298,8 @@ FAMILY_SPACES: dict[str, dict[str, Any]] = {
     "prompt_fuse": {"prompts": [1, 2, 3, 4, 5, 6, 7, 8]},
     "coop": {"prompt_length": [1, 2, 5], "initial_text": ["template", "random"], "sample_text": ["none", "sum"]},
     "clip_zero_shot": {"sample_text": ["none", "sum"]},
+    "albef": {"fusion_layer": [0, 1, 2]},
+    "vlmo": {"modality_layers": [0, 1, 3]},
     **{family: {} for family in ("mmbt", "image_only", "text_only", "linear", "late_concat")},
 }
 
@@ -306,7 +308,7 @@ def test_all_families_are_searched() -> None:
     assert {*FAMILY_SPACES, "pmf"} == set(FAMILIES)
 
 
-LIKE_OTHERS = {"p_bert", "prompt_fuse", "text_only", "late_concat", "clip_zero_shot"}
+LIKE_OTHERS = {"p_bert", "prompt_fuse", "text_only", "late_concat", "clip_zero_shot", "albef", "vlmo"}
 """Families that differ from another one only in their models, which other tests compare with references."""
 
 

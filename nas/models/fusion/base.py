@@ -155,13 +155,14 @@ class FusionModel(nn.Module, ABC):
         self.num_classes = num_classes
         self.class_texts = class_texts if self.architecture_class.reads_class_texts else None
         self.sizes = sizes_of(image_encoder, text_encoder)
-        num_layers, gene = self.architecture_class.num_layers(self.sizes), self.architecture_class.layer_gene()
-        if gene is not None and not 0 <= architecture.first_layer < num_layers:
-            raise ValueError(
-                f"{gene.name}: out of range for these encoders; expected 0 to {num_layers - 1}, "
-                f"got {architecture.first_layer}"
-            )
-        count = num_layers - architecture.first_layer
+        smallest = {gene.name: gene.smallest for gene in architecture.genes}
+        for name, largest in architecture.largest_values(self.sizes).items():
+            value = getattr(architecture, name)
+            if not smallest[name] <= value <= largest:
+                raise ValueError(
+                    f"{name}: out of range for these encoders; expected {smallest[name]} to {largest}, got {value}"
+                )
+        count = self.architecture_class.num_layers(self.sizes) - architecture.first_layer
         if architecture.layer_count not in (None, count):
             raise ValueError(
                 f"{architecture}: wrong number of layers; expected {count} for these encoders, "

@@ -48,7 +48,18 @@ def register() -> None:
         architecture=f"{fusion}.blind_prompt.architecture:BlindPromptArchitecture",
         model=f"{fusion}.blind_prompt.model:BlindPrompt",
     )
+    _register_fusion_transformers(fusion)
     _register_dual_encoders(fusion)
+
+
+def _register_fusion_transformers(fusion: str) -> None:
+    """Register the families that fuse both modalities in the layers of transformers, as their papers pretrain them."""
+    register_family(
+        "albef", architecture=f"{fusion}.albef.architecture:ALBEFArchitecture", model=f"{fusion}.albef.model:ALBEF"
+    )
+    register_family(
+        "vlmo", architecture=f"{fusion}.vlmo.architecture:VLMoArchitecture", model=f"{fusion}.vlmo.model:VLMo"
+    )
 
 
 def _register_dual_encoders(fusion: str) -> None:

@@ -136,6 +136,15 @@ class Architecture(ABC):
         """Return the number of layers that the layer gene counts; genes per layer have values from that layer on."""
         return sizes.shallower
 
+    @classmethod
+    def largest_values(cls, sizes: EncoderSizes) -> dict[str, int]:
+        """Return the largest value of each gene that two encoders bound, which has one value for the whole model.
+
+        By default this is the last layer for the layer gene.
+        """
+        gene = cls.layer_gene()
+        return {} if gene is None else {gene.name: cls.num_layers(sizes) - 1}
+
     def entry_layers(self, sizes: EncoderSizes) -> EntryLayers:
         """Return the layers whose inputs a model reads.
 
