@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from nas.search.metric_registry import register_metric
     from nas.search.space.family_registry import register_family
     from nas.search.strategies.registry import register_strategy
-    from nas.transformers_classes import FusionConfig, FusionForClassification, load
+    from nas.transformers_classes import FusionConfig, FusionForClassification, FusionForRetrieval, load
 
 _TARGETS = {
     "Callback": "nas.run.callbacks:Callback",
     "FusionConfig": "nas.transformers_classes:FusionConfig",
     "FusionForClassification": "nas.transformers_classes:FusionForClassification",
+    "FusionForRetrieval": "nas.transformers_classes:FusionForRetrieval",
     "NasError": "nas.common.errors:NasError",
     "Reporter": "nas.common.progress:Reporter",
     "Run": "nas.run.api.run:Run",
@@ -46,6 +47,7 @@ __all__ = [
     "Callback",
     "FusionConfig",
     "FusionForClassification",
+    "FusionForRetrieval",
     "NasError",
     "Reporter",
     "Run",

@@ -5,6 +5,7 @@ Afterwards transformers' own functions open an exported folder, which names no c
 - `AutoConfig` gives a `FusionConfig`.
 - `AutoModelForSequenceClassification` and `AutoModel` give a `FusionForClassification`. It returns logits and loss as a
   `SequenceClassifierOutput`; transformers has no auto class for classifiers of pictures with texts.
+- `FusionForRetrieval` has no auto class; it returns embeddings of pictures and texts.
 - `AutoProcessor` gives a `FusionProcessor`.
 - `pipeline("multimodal-classification", model=folder)` gives a `FusionPipeline`.
 
@@ -15,11 +16,20 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from nas.models.classifier import FusionConfig, FusionForClassification
+from nas.models.retrieval import FusionForRetrieval
 from nas.run.classification_pipeline import TASK, FusionPipeline
 from nas.run.loaded_model import load
 from nas.run.processor import FusionProcessor
 
-__all__ = ["TASK", "FusionConfig", "FusionForClassification", "FusionPipeline", "FusionProcessor", "load"]
+__all__ = [
+    "TASK",
+    "FusionConfig",
+    "FusionForClassification",
+    "FusionForRetrieval",
+    "FusionPipeline",
+    "FusionProcessor",
+    "load",
+]
 
 
 def _register() -> None:

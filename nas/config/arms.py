@@ -53,6 +53,12 @@ def expand(values: Any) -> list[ArmValues]:
     families = lists[("family",)]
     if isinstance(families, list) and len(families) > 1:
         problems += _family_problems(values, families)
+    if several and _at(values, ("data", "task")) == "retrieval" and any(len(lists[key]) > 1 for key in several):
+        keys = ", ".join(".".join(key) for key in several)
+        problems.append(
+            f"{keys}: list of arms; expected one image encoder, one text encoder and one family with data.task: "
+            "retrieval"
+        )
     if problems:
         raise ValueError(*problems)
     choices = [[(key, entry) for entry in lists[key]] for key in several]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nas.config.reader_registry import READERS
+from nas.config.retrieval import RECIPE_DEFAULTS, SEARCH_DEFAULTS
 from nas.config.schema import BudgetConfig
 from nas.config.section import AUTO
 from nas.search.space import MAX_LAYERS, Architecture
@@ -74,6 +75,7 @@ def fill(values: Any) -> tuple[Any, dict[str, Any]]:
         elif isinstance(filled[name], dict):
             filled[name] = dict(filled[name])
     architecture_class = _architecture_class(filled)
+    _fill_retrieval(filled)
     _fill_recipe(filled["recipe"], architecture_class)
     _fill_search(filled["search"], filled.get("data"))
     _fill_budget(filled["budget"], is_deterministic=filled.get("deterministic") is True)
@@ -120,6 +122,15 @@ def _fill_recipe(recipe: Any, architecture_class: type[Architecture] | None) -> 
         _fill_all(recipe["learning_rates"], known)
     if recipe.get("steps") is not None and is_auto(recipe, "epochs"):
         recipe["epochs"] = None
+
+
+def _fill_retrieval(values: Mapping[str, Any]) -> None:
+    """Give a search for retrieval the values that follow from its task."""
+    data = values.get("data")
+    if isinstance(data, dict) and data.get("task") == "retrieval":
+        for section, defaults in (("recipe", RECIPE_DEFAULTS), ("search", SEARCH_DEFAULTS)):
+            if isinstance(values[section], dict):
+                _fill_all(values[section], defaults)
 
 
 def _fill_search(search: Any, data: Any) -> None:

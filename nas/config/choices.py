@@ -4,6 +4,7 @@ from typing import Literal, get_args
 
 FeatureDtype = Literal["float16", "float32"]
 FeatureStorage = Literal["auto", "every_layer", "lowest_layer", "none"]
+Task = Literal["classification", "retrieval"]
 Labels = Literal["one", "several"]
 Quotes = Literal["auto", "double", "none"]
 Texts = Literal["titles", "pages"]

@@ -7,7 +7,7 @@ from annotated_types import MaxLen, MinLen
 from pydantic import Field, PlainValidator, ValidationInfo, WithJsonSchema, field_validator
 
 from nas.common.units import MAX_COUNT, MAX_SEED
-from nas.config.choices import COLUMNS, FeatureDtype, FeatureStorage, Labels, Quotes, Texts
+from nas.config.choices import COLUMNS, FeatureDtype, FeatureStorage, Labels, Quotes, Task, Texts
 from nas.config.class_prompts import DEFAULT_PROMPTS, ClassPrompts
 from nas.config.reader_registry import READERS, ReaderEntry
 from nas.config.section import AUTO, Automatic, Expected, Rejected, Section, Several
@@ -23,9 +23,11 @@ from nas.config.values import (
     Text,
     as_number,
 )
+from nas.search.metric_registry import LabelKind
 
 _FORM = (
     "reader",
+    "task",
     "labels",
     "label_separator",
     "held_out",
@@ -70,7 +72,7 @@ class ColumnsConfig(Section):
 
     image: Text = Field(default="image", description="The column of image paths.")
     text: Text = Field(default="text", description="The column of texts.")
-    label: Text = Field(default="label", description="The column of labels.")
+    label: Text | None = Field(default="label", description="The column of labels; null with `task: retrieval`.")
     split: Text | None = Field(
         default="split",
         description="The column of splits; null if the data set has none, so that `data.held_out` makes them.",
@@ -102,6 +104,11 @@ class DataConfig(Section):
     """The samples: images, texts and labels."""
 
     reader: Annotated[Text, OneOf(READERS.names)] = Field(default="manifest", description="The format of the data set.")
+    task: Task = Field(
+        default="classification",
+        description="What a model does: `classification` of a picture with its text, or `retrieval` of the texts of a "
+        "picture and the pictures of a text. For retrieval, a row is a pair without label.",
+    )
     manifest: LocationText | None = Field(
         default=None,
         description="A CSV, TSV, JSON Lines or Parquet file with one row per sample. Required by `reader: manifest`, "
@@ -170,6 +177,36 @@ class DataConfig(Section):
         "the image.",
     )
 
+    @field_validator("task")
+    @classmethod
+    def _has_pairs(cls, value: Task, info: ValidationInfo) -> Task:
+        entry = _entry(info)
+        if value == "retrieval" and entry is not None and not entry.has_label_keys:
+            readers = ", ".join(name for name in READERS if READERS[name].has_label_keys)
+            raise Rejected(
+                f"classification with reader: {info.data['reader']}, whose samples have labels, or one of the readers "
+                f"{readers}"
+            )
+        return value
+
+    @field_validator("labels")
+    @classmethod
+    def _retrieval_has_none(cls, value: Labels, info: ValidationInfo) -> Labels:
+        if value != "one" and info.data.get("task") == "retrieval":
+            raise Rejected("no such key with task: retrieval", problem="not allowed")
+        return value
+
+    @field_validator("columns")
+    @classmethod
+    def _labels_belong_to_the_task(cls, value: ColumnsConfig, info: ValidationInfo) -> ColumnsConfig:
+        if info.data.get("task") == "retrieval":
+            if value.label is not None and "label" in value.model_fields_set:
+                raise Rejected("null with task: retrieval, which reads no labels", path=("label",), got=value.label)
+            return value.replace(label=None)
+        if value.label is None:
+            raise Rejected("a column, null only with task: retrieval", path=("label",), got=None)
+        return value
+
     @field_validator(
         "manifest", "folder", "images", "columns", "labels", "label_separator", "delimiter", "quotes", "texts"
     )
@@ -227,6 +264,18 @@ class DataConfig(Section):
     def location(self) -> str:
         """The file or folder, for messages."""
         return self.manifest or self.folder or ""
+
+    @property
+    def is_retrieval(self) -> bool:
+        """Whether the task is image-text retrieval."""
+        return self.task == "retrieval"
+
+    @property
+    def label_kind(self) -> LabelKind:
+        """What the samples are evaluated by."""
+        if self.is_retrieval:
+            return "pairs"
+        return "multiple" if self.has_several_labels else "single"
 
     @property
     def has_several_labels(self) -> bool:

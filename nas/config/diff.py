@@ -22,6 +22,7 @@ _ADDED_KEYS = {
     "pretraining.hard_negatives": True,
     "pretraining.learning_rate": None,
     "pretraining.checkpoint_steps": 100,
+    "data.task": "classification",
 }
 """Keys that older runs lack, with the value that all of them had."""
 _FIXED_KEYS = frozenset({"budget.oversized"})  # changes how a candidate is trained, not how many are

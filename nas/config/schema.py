@@ -20,6 +20,7 @@ from nas.common.units import MAX_COUNT, MAX_SEED, format_seconds
 from nas.config.choices import Oversized
 from nas.config.data_schema import DataConfig, EncodersConfig, FeaturesConfig
 from nas.config.pretraining_schema import PretrainingConfig, check_family
+from nas.config.retrieval import check_task, retrieval_problems
 from nas.config.search_schema import SearchConfig
 from nas.config.section import Automatic, Expected, FromFile, Rejected, Section, Several, rejections
 from nas.config.space_schema import parse_space, space_as_dict
@@ -185,6 +186,20 @@ class Config(Section):
     def _family_can_be_pretrained(cls, value: PretrainingConfig, info: ValidationInfo) -> PretrainingConfig:
         return check_family(value, info.data.get("family"))
 
+    @field_validator("data")
+    @classmethod
+    def _family_has_the_task(cls, value: DataConfig, info: ValidationInfo) -> DataConfig:
+        check_task(value, info.data.get("family"))
+        return value
+
+    @field_validator("recipe", "pretraining", "supernet", "search", "budget")
+    @classmethod
+    def _sections_fit_the_task(cls, value: Section, info: ValidationInfo) -> Section:
+        problems = list(retrieval_problems(str(info.field_name), value, info.data.get("data")))
+        if problems:
+            raise rejections(problems)
+        return value
+
     @field_validator("search")
     @classmethod
     def _search_fits_the_other_sections(cls, value: SearchConfig, info: ValidationInfo) -> SearchConfig:
@@ -258,12 +273,18 @@ def _measured_costs(search: SearchConfig) -> Iterator[Rejected]:
 def _wrong_metrics(search: SearchConfig, data: DataConfig | None) -> Iterator[Rejected]:
     if data is None:  # which is reported
         return
-    is_multi_label = data.has_several_labels
-    allowed = ", ".join(metric_names(is_multi_label=is_multi_label))
-    kind = "multi-label" if is_multi_label else "single-label"
+    kind = data.label_kind
+    allowed = ", ".join(metric_names(kind=kind))
     for name in search.quantities:
-        if name in METRICS and not METRICS[name].applies_to(is_multi_label=is_multi_label):
-            yield Rejected(f"one of {allowed} for {kind} data", path=_path_of(search, name), got=name)
+        if name in METRICS and not METRICS[name].applies_to(kind):
+            yield Rejected(f"one of {allowed} for {_KINDS[kind]} data", path=_path_of(search, name), got=name)
+    proxy = search.proxy_metric
+    if proxy in METRICS and not METRICS[proxy].applies_to(kind):
+        proxies = ", ".join(("objective", *metric_names(role="proxy", kind=kind)))
+        yield Rejected(f"one of {proxies} for {_KINDS[kind]} data", path=("proxy_metric",), got=proxy)
+
+
+_KINDS = {"single": "single-label", "multiple": "multi-label", "pairs": "retrieval"}
 
 
 def _path_of(search: SearchConfig, quantity: str) -> tuple[str]:

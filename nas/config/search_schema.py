@@ -163,20 +163,21 @@ class SearchConfig(Section):
     """
 
     strategy: Annotated[Text, OneOf(STRATEGIES.names)] = Field(default="evolution", description="The search strategy.")
-    objectives: Annotated[ObjectiveNames, Automatic("accuracy; macro_f1_tuned where samples have several labels")] = (
-        Field(
-            validation_alias="objective",
-            serialization_alias="objective",
-            description="The validation metric to maximize. In a list, the costs that follow the metric are minimized; "
-            "the result is a Pareto front. `macro_f1_tuned` and `micro_f1_tuned` count a label as predicted above the "
-            "threshold that is tuned on validation, at which exported models predict; `macro_f1` and `micro_f1` above "
-            "0.5.",
-        )
+    objectives: Annotated[
+        ObjectiveNames,
+        Automatic("accuracy; macro_f1_tuned where samples have several labels; mean_recall for retrieval"),
+    ] = Field(
+        validation_alias="objective",
+        serialization_alias="objective",
+        description="The validation metric to maximize. In a list, the costs that follow the metric are minimized; "
+        "the result is a Pareto front. `macro_f1_tuned` and `micro_f1_tuned` count a label as predicted above the "
+        "threshold that is tuned on validation, at which exported models predict; `macro_f1` and `micro_f1` above "
+        "0.5.",
     )
     proxy_metric: Annotated[Text, OneOf(_proxy_metrics)] = Field(
         default="cross_entropy",
         description="The score that ranks candidates before full training: the metric, or the validation "
-        "cross-entropy, which is less coarse.",
+        "cross-entropy, which is less coarse; for retrieval `mean_reciprocal_rank`, its default there.",
     )
     constraints: Constraints = Field(default=(), description="Bounds on costs and metrics.")
     latency_batch: Integer = Field(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nas.common.boundary import shown
 from nas.data.digests import DigestIndex
 from nas.data.preprocessing import Preprocessor
-from nas.data.samples import Dataset, Samples
+from nas.data.samples import Dataset, Samples, label_kind
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.digests import checkpoint_folder, checkpoint_stamp, config_digest, weights_digest
 
@@ -80,13 +80,14 @@ def describe_contents(dataset: Dataset, image_digests: Mapping[str, str | None],
 
 def _row_digests(samples: Samples, image_digests: Mapping[str, str | None]) -> RowDigests:
     rows = np.empty((len(samples), len(_COLUMNS)), dtype=np.uint64)
+    has_labels = label_kind(samples.labels) != "pairs"  # which follow from the contents of images and texts
     for row, (image, text, label) in enumerate(zip(samples.images, samples.texts, samples.labels, strict=True)):
         content = image_digests[image]
         rows[row] = (
             _number(image),
             0 if content is None else int(content[:16], 16),
             _number(text),
-            _of_bytes(label.tobytes()),
+            _of_bytes(label.tobytes()) if has_labels else 0,
         )
     return rows
 

@@ -14,6 +14,7 @@ from nas.data.duplicates import DuplicateFinder, FindDuplicates, find_no_duplica
 from nas.data.image_names import has_one_spelling
 from nas.data.images import ImageSource
 from nas.data.labels import composed, nearest_class, with_composed_labels
+from nas.data.pairs import check_negatives, pair_items
 from nas.data.readers.base import Reader, load_reader
 from nas.data.samples import Dataset, Labels, RawDataset, RawSample, Samples, shortened_list
 from nas.data.splits import hold_out_missing_splits
@@ -37,20 +38,21 @@ def read_dataset(
 
     Raises:
         DataError: If the data set cannot be read, a requested split is empty, a label is unknown, or a sample is in two
-            splits; names the file and the row.
+            splits; names the file and the row. For retrieval, if there are labels, or nothing to tell apart.
     """
     reader = load_reader(config)
     raw = with_composed_labels(reader.find_samples())
     _check_split_column(config, reader)
+    _check_task(config, reader)
     _check_characters(raw)
     if compares_images:
         raw = _with_own_names(raw, reader)
     find_duplicates: FindDuplicates = find_no_duplicates
     if compares_images:
-        find_duplicates = DuplicateFinder(reader.open_images).find
+        find_duplicates = DuplicateFinder(reader.open_images, compares_all=config.is_retrieval).find
     all_splits = hold_out_missing_splits(raw.source, raw.splits, config.held_out, splits, find_duplicates)
     # The classes are those of train as it is distributed, before samples are held out of it.
-    names = class_names or raw.class_names or _classes_of_train(raw)
+    names = () if config.is_retrieval else class_names or raw.class_names or _classes_of_train(raw)
     raw = replace(raw, splits=all_splits)
     _check_splits(raw, splits, names)
     duplicates = find_duplicates(itertools.chain.from_iterable(all_splits.values()))
@@ -60,9 +62,13 @@ def read_dataset(
             f"{raw.source}: {len(repeated)} sample(s) are in more than one split; expected every sample in one split, "
             f"got {shortened_list(repeated)}; set data.allow_duplicates: true to use them anyway"
         )
+    if config.is_retrieval:
+        converted = {split: _convert_pairs(raw, split, duplicates) for split in splits}
+    else:
+        converted = {split: _convert_samples(raw, split, names) for split in splits}
     return Dataset(
         class_names=names,
-        splits={split: _convert_samples(raw, split, names) for split in splits},
+        splits=converted,
         left_out=raw.left_out,
         duplicate_count=len(repeated),
         notes=raw.notes,
@@ -74,7 +80,7 @@ def read_all_samples(config: DataConfig, class_names: tuple[str, ...]) -> tuple[
 
     Args:
         config: The `data` section; a split column of None is not read.
-        class_names: The classes of the model in order.
+        class_names: The classes of the model in order; none for retrieval.
 
     Returns:
         The samples in the order of the splits, and what is worth knowing about the files.
@@ -87,7 +93,14 @@ def read_all_samples(config: DataConfig, class_names: tuple[str, ...]) -> tuple[
     _check_split_column(config, reader)
     _check_characters(raw)
     raw = _with_own_names(raw, reader)
-    return convert_all(raw, class_names), list(raw.notes)
+    if not config.is_retrieval:
+        return convert_all(raw, class_names), list(raw.notes)
+    _check_task(config, reader)
+    samples = list(itertools.chain.from_iterable(raw.splits.values()))
+    if not samples:
+        raise DataError(f"{raw.source}: the data set is empty; expected at least one pair")
+    copies = DuplicateFinder(reader.open_images, compares_all=True).find(samples)
+    return _convert_pairs(replace(raw, splits={"all": samples}), "all", copies), list(raw.notes)
 
 
 def convert_all(raw: RawDataset, class_names: tuple[str, ...]) -> Samples:
@@ -114,6 +127,16 @@ def _check_split_column(config: DataConfig, reader: Reader) -> None:
         raise DataError(
             f"{config.location}: data.columns.split: not allowed, since each split has a folder or files of its own; "
             f"expected no such key, got {shown(column)}"
+        )
+
+
+def _check_task(config: DataConfig, reader: Reader) -> None:
+    """Raise DataError if a data set for retrieval has labels."""
+    label = ColumnsConfig().label
+    if config.is_retrieval and label is not None and reader.has_column(label):
+        raise DataError(
+            f"{config.location}: has a column {label!r}; with data.task: retrieval, expected pairs of a picture and a "
+            "text without labels; leave the column out, or set data.task: classification"
         )
 
 
@@ -212,6 +235,24 @@ def _convert_samples(raw: RawDataset, split: str, class_names: Sequence[str]) ->
         labels=_convert_labels(samples, class_names, raw.has_several_labels),
         places=tuple(sample.place for sample in samples),
     )
+
+
+def _convert_pairs(raw: RawDataset, split: str, copies: Mapping[str, str]) -> Samples:
+    """Return the samples of a split for retrieval.
+
+    Args:
+        raw: The data set.
+        split: The name of the split.
+        copies: Images that are copies of another image → that image.
+
+    Raises:
+        DataError: If there is nothing to tell apart.
+    """
+    samples = raw.splits[split]
+    images, texts = tuple(sample.image for sample in samples), tuple(sample.text for sample in samples)
+    items = pair_items(images, texts, copies)
+    check_negatives(items, f"{raw.source}, {split}")
+    return Samples(images=images, texts=texts, labels=items, places=tuple(sample.place for sample in samples))
 
 
 def _convert_labels(samples: Sequence[RawSample], class_names: Sequence[str], has_several: bool) -> Labels:

@@ -22,22 +22,25 @@ def find_no_duplicates(samples: Iterable[RawSample]) -> Mapping[str, str]:
 class DuplicateFinder:
     """Finds images whose files are identical byte for byte.
 
-    Only images that share a text are compared, and of those only files of equal size are read: the purpose is to find
-    samples that occur twice. Files that are empty or unreadable are reported elsewhere.
+    Only images that share a text are compared, unless all are, and of those only files of equal size are read: the
+    purpose is to find samples that occur twice. Files that are empty or unreadable are reported elsewhere.
 
     Args:
         open_images: Opens the image source; called when the first two images have to be compared.
+        compares_all: Whether images are compared whatever their texts.
     """
 
-    def __init__(self, open_images: Callable[[], ImageSource]) -> None:
+    def __init__(self, open_images: Callable[[], ImageSource], *, compares_all: bool = False) -> None:
         self._open = open_images
+        self._compares_all = compares_all
         self._images: ImageSource | None = None
         self._sizes: dict[str, int | None] = {}
         self._digests: dict[str, str | None] = {}
 
     def find(self, samples: Iterable[RawSample]) -> Mapping[str, str]:
         """Return the images that are copies of an earlier image → that image."""
-        groups = _images_with_equal_texts(list(samples))
+        listed = list(samples)
+        groups = [_all_images(listed)] if self._compares_all else _images_with_equal_texts(listed)
         # In the order of the samples, since files that hold many images are fast only to read forwards.
         for image in _in_order(groups):
             if image not in self._sizes:
@@ -77,6 +80,14 @@ def _images_with_equal_texts(samples: Sequence[RawSample]) -> list[_Group]:
         if samples[earlier].image != sample.image:
             groups.setdefault(sample.text, {samples[earlier].image: earlier}).setdefault(sample.image, position)
     return list(groups.values())
+
+
+def _all_images(samples: Sequence[RawSample]) -> _Group:
+    """Return every image with the position of its first sample."""
+    positions: _Group = {}
+    for position, sample in enumerate(samples):
+        positions.setdefault(sample.image, position)
+    return positions
 
 
 def _in_order(groups: Iterable[_Group]) -> list[str]:

@@ -2,12 +2,16 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.common.boundary import shortened
+from nas.search.metric_registry import LabelKind
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _MAX_LISTED = 200
 """Characters of each name in a list: enough for a path and the rows that it is in."""
@@ -17,7 +21,22 @@ SPLIT_NAMES |= {"dev": "validation", "test": "test"}
 """Names of splits in published data sets → names in this program."""
 
 Labels = NDArray[np.int64] | NDArray[np.float32]
-"""Class indices, int64, (N,); or, for multi-label data, 1 for each label of a sample, float32, (N, C)."""
+"""What a sample is evaluated by; see `label_kind`.
+
+Class indices, int64, (N,); for multi-label data 1 for each label of a sample, float32, (N, C); for retrieval the number
+of its picture and of its text, int64, (N, 2): samples with an equal number have an equal picture or text.
+"""
+
+
+def label_kind(labels: "Labels | Tensor") -> LabelKind:
+    """Return what labels are: one class for each sample, any number of classes, or a pair of items of retrieval.
+
+    Args:
+        labels: The labels, as an array or a tensor.
+    """
+    if labels.ndim == 1:
+        return "single"
+    return "multiple" if "float" in str(labels.dtype) else "pairs"
 
 
 class RawSample(NamedTuple):
@@ -26,7 +45,7 @@ class RawSample(NamedTuple):
     Args:
         image: Path of the image within the image source of the data set.
         text: The text; may be empty.
-        labels: The class names: exactly one, or any number for multi-label data.
+        labels: The class names: exactly one, or any number for multi-label data; none for retrieval.
         place: The place of the sample in its file, for messages: "row 5".
     """
 
@@ -92,7 +111,7 @@ class Dataset:
     """The requested splits of a data set.
 
     Args:
-        class_names: Class names in the order of their indices.
+        class_names: Class names in the order of their indices; none for retrieval.
         splits: Samples by split.
         left_out: Number of samples left out, by reason, over all splits.
         duplicate_count: Number of samples that are in more than one split.

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nas.data.samples import Dataset, Samples, class_counts
+from nas.data.samples import Dataset, Samples, class_counts, label_kind
 
 
 def summarize(dataset: Dataset) -> list[str]:
@@ -17,14 +17,20 @@ def summarize(dataset: Dataset) -> list[str]:
 
 def _summarize_split(name: str, samples: Samples, class_names: tuple[str, ...]) -> str:
     words = np.array([len(text.split()) for text in samples.texts])
-    empty_count = int((words == 0).sum())
-    parts = [
-        f"{len(samples)} samples, {len(set(samples.images))} images",
-        f"{len(class_names)} classes, {_class_balance(samples, class_names)}",
+    empty_count, kind = int((words == 0).sum()), label_kind(samples.labels)
+    if kind == "pairs":
+        images, texts = (len(np.unique(column)) for column in samples.labels.T)
+        parts = [f"{len(samples)} pairs of {images} different pictures and {texts} different texts"]
+    else:
+        parts = [
+            f"{len(samples)} samples, {len(set(samples.images))} images",
+            f"{len(class_names)} classes, {_class_balance(samples, class_names)}",
+        ]
+    parts.append(
         f"texts: {_range(int(words.min()), int(words.max()))} words, median {int(np.median(words))}"
-        + (f", {empty_count} empty" if empty_count else ""),
-    ]
-    if samples.labels.ndim == 2:
+        + (f", {empty_count} empty" if empty_count else "")
+    )
+    if kind == "multiple":
         parts.insert(2, f"{float(samples.labels.sum(axis=1).mean()):.2f} labels per sample")
     return f"{name}: {'; '.join(parts)}"
 

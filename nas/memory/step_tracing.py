@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
@@ -23,7 +24,9 @@ from nas.models.encoders.partial_checkpoint import tail_weights
 from nas.models.fusion.base import FusionModel, sizes_of
 from nas.models.fusion.data_attention import DataAttention
 from nas.models.fusion.model_classes import load_model_class
+from nas.search.metric_registry import LabelKind
 from nas.search.space import RAW, Architecture
+from nas.training.contrastive import ContrastiveLoss
 from nas.training.linear_start import start_bytes
 from nas.training.losses import Loss
 from nas.training.objectives.contrastive import PairItems
@@ -50,8 +53,8 @@ class TaskShapes:
         image_shape: The shape of the pixels of an image, (3, height, width).
         image_token_count: The number of image tokens S.
         text_token_count: The number of tokens T of the longest text, for which peaks are predicted.
-        num_classes: The number of classes C.
-        is_multi_label: Whether a sample may have several labels.
+        num_classes: The number of classes C; 0 for retrieval.
+        label_kind: What samples are evaluated by.
         train_samples: The number of training samples.
         class_texts: The texts of the classes, for a family that reads them.
     """
@@ -60,7 +63,7 @@ class TaskShapes:
     image_token_count: int
     text_token_count: int
     num_classes: int
-    is_multi_label: bool = False
+    label_kind: LabelKind = "single"
     train_samples: int = 0
     class_texts: ClassTexts | None = None
 
@@ -198,7 +201,7 @@ class StepTracer:
             if not step.is_first:
                 for parameter in model.parameters():
                     parameter.grad = torch.empty_like(parameter)
-            loss = Loss(None, self._recipe.label_smoothing)
+            loss = self._loss()
             trainer = Trainer(model=model, recipe=self._recipe, step_count=1, loss=loss)
             self._shape_tracer.start()
             batches = (self._batch(step) for _ in range(1))  # a generator, so that only the step itself holds the batch
@@ -236,6 +239,11 @@ class StepTracer:
             torch.empty(2, size, size),
             masked,
         )
+
+    def _loss(self) -> Loss | ContrastiveLoss:
+        if self._task.label_kind == "pairs":
+            return ContrastiveLoss(np.zeros((1, 2), dtype=np.int64))
+        return Loss(None, self._recipe.label_smoothing)
 
     def trained_architecture(self, step: TrainingStep) -> Architecture:
         """Return the architecture of the weights with gradients; a slice has gradients as large as the supernet's."""
@@ -311,6 +319,9 @@ class StepTracer:
         return tokens, DataAttention(torch.empty_like(tokens), torch.empty(*tokens.shape[:2], heads))
 
     def _labels(self, count: int) -> Tensor:
-        if self._task.is_multi_label:
-            return torch.zeros(count, self._task.num_classes)
+        match self._task.label_kind:
+            case "multiple":
+                return torch.zeros(count, self._task.num_classes)
+            case "pairs":
+                return torch.zeros(count, 2, dtype=torch.int64)
         return torch.zeros(count, dtype=torch.int64)

@@ -28,6 +28,9 @@ from nas.search.space import RAW, Architecture
 MULTI_LABEL: Literal["multi_label_classification"] = "multi_label_classification"
 """The `problem_type` of transformers for samples with any number of labels."""
 
+CLASSIFICATION, RETRIEVAL = "classification", "retrieval"
+"""The tasks of exported models."""
+
 _HUB_OPTIONS = ("repo_id", "commit_message", "private", "token", "revision", "create_pr", "commit_description", "tags")
 
 
@@ -44,6 +47,7 @@ class FusionConfig(PreTrainedConfig):
         members: The members of an ensemble, each with its `architecture` and its `weight`, which add up to 1; the first
             has the architecture above. None for a single model.
         class_texts: The token ids of the texts of the classes, of a family that reads them; see `ClassTexts.as_dict`.
+        task: `classification`, or `retrieval` for a model without classes.
     """
 
     model_type = "multimodal_fusion"
@@ -55,6 +59,7 @@ class FusionConfig(PreTrainedConfig):
     threshold: float = 0.5
     members: list[dict[str, Any]] | None = None
     class_texts: dict[str, Any] | None = None
+    task: str = CLASSIFICATION
 
     def weighted_architectures(self) -> list[tuple[Architecture, float]]:
         """Return the architecture and the weight of each member; of a single model its own, with weight 1.
@@ -81,6 +86,7 @@ class FusionForClassification(PreTrainedModel):
     """
 
     config_class = FusionConfig
+    task = CLASSIFICATION
     main_input_name = "pixel_values"
     _supports_sdpa = True
     supports_gradient_checkpointing = True
@@ -90,6 +96,8 @@ class FusionForClassification(PreTrainedModel):
         super().__init__(config)
         if config.image_config is None or config.text_config is None or config.architecture is None:
             raise ValueError("FusionConfig: image_config, text_config or architecture is missing; expected all three")
+        if config.task != self.task:
+            raise ValueError(f"{type(self).__name__}: wrong model; expected one for {self.task}, got {config.task}")
         encoders = [build_encoder(config_of(values)) for values in (config.image_config, config.text_config)]
         texts = None if config.class_texts is None else ClassTexts.from_dict(config.class_texts)
         members = [

@@ -75,6 +75,8 @@ def choose_ensemble(
         OSError: If logits that were computed again cannot be kept.
     """
     store = prepared.store
+    if config.data.is_retrieval:
+        return EnsembleChoice(None, "embeddings of several models cannot be averaged")
     reason = why_no_ensemble(store.splits["validation"].labels, store.class_names)
     if reason is not None:
         return EnsembleChoice(None, reason)

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nas.common.devices import CPU
+from nas.common.errors import DataError
 from nas.common.precision import Precision
 from nas.config.data_schema import DataConfig
 from nas.config.reader_registry import READERS
@@ -34,13 +36,13 @@ class Evaluation(NamedTuple):
         metrics: The metrics by name.
         num_samples: The number of samples.
         notes: What was evaluated, and what is worth knowing about the files, one line each.
-        details: The scores of the classes, the confusion matrix and the calibration.
+        details: The scores of the classes, the confusion matrix and the calibration; None for retrieval.
     """
 
     metrics: dict[str, float]
     num_samples: int
     notes: list[str]
-    details: Details
+    details: Details | None
 
 
 def evaluate_exported(
@@ -77,6 +79,9 @@ def evaluate_exported(
 def evaluate_model(exported: ExportedModel, data: DataConfig, split: str) -> Evaluation:
     """Evaluate an opened model on a split; see `evaluate_exported`."""
     several = exported.has_several_labels
+    if data.is_retrieval != exported.is_retrieval:
+        task = "retrieval" if exported.is_retrieval else "classification"
+        raise DataError(f"{data.location}: data.task is {data.task}; expected {task}, the task of the model")
     if READERS[data.reader].has_label_keys:
         data = data.replace(labels="several" if several else "one")
     samples, notes = read_samples(data, split, exported.class_names)
@@ -102,7 +107,10 @@ def evaluation_of(exported: ExportedModel, logits: Tensor, samples: Samples, not
     """
     threshold = exported.threshold if exported.has_several_labels else None
     labels = torch.from_numpy(samples.labels)
-    details = describe_errors(logits, labels, exported.class_names, threshold)
+    details = None if exported.is_retrieval else describe_errors(logits, labels, exported.class_names, threshold)
+    if exported.is_retrieval:
+        images, texts = (len(np.unique(column)) for column in samples.labels.T)
+        notes = [*notes, f"{images} different pictures and {texts} different texts are the galleries of each other"]
     notes = [*notes, *_precision_notes(exported)]
     return Evaluation(evaluate_logits(logits, labels, threshold), len(samples), notes, details)
 

@@ -58,7 +58,8 @@ def described_data(
     form = exported_form(model)
     name = reader or ("manifest" if path.suffix.lower() in _TABLES and path.is_file() else form["reader"])
     if name != form["reader"]:
-        form = {"reader": name, "labels": form["labels"]} if READERS[name].has_label_keys else {"reader": name}
+        task = {"task": form.get("task", "classification")}
+        form = {"reader": name, **task, "labels": form["labels"]} if READERS[name].has_label_keys else {"reader": name}
     values = {
         **form,
         "manifest" if READERS[name].uses_manifest else "folder": str(path),

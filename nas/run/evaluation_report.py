@@ -19,11 +19,15 @@ _MAX_CONFUSIONS = 5
 def report_lines(evaluation: Evaluation) -> list[str]:
     """Return the report for a terminal: metrics, calibration, the classes and what they are taken for, notes.
 
+    Of retrieval these are the metrics and the notes.
+
     Args:
         evaluation: The outcome of the evaluation.
     """
     details = evaluation.details
     lines = [metric_line(name, value, evaluation.num_samples) for name, value in evaluation.metrics.items()]
+    if details is None:
+        return [*lines, *(f"note: {note}" for note in evaluation.notes)]
     lines.append(f"expected calibration error: {details.calibration_error:.6f} ({len(details.bins)} bins)")
     lines += ["", *_class_lines(details), "", *_reliability_lines(details)]
     confusions = list(_confusions(details)) if details.confusion.ndim == 2 else []
@@ -87,7 +91,7 @@ def report_json(evaluation: Evaluation) -> str:
     values: dict[str, Any] = {
         "samples": evaluation.num_samples,
         "metrics": evaluation.metrics,
-        **evaluation.details.as_dict(),
+        **({} if evaluation.details is None else evaluation.details.as_dict()),
         "notes": evaluation.notes,
     }
     return json.dumps(values, indent=1, ensure_ascii=False)

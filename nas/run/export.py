@@ -7,10 +7,11 @@ from typing import Any
 
 from nas.config.data_schema import DataConfig
 from nas.execution.worker_setup import SUPERNET_FILE, trained_weights_path
-from nas.models.classifier import MULTI_LABEL, FusionConfig, FusionForClassification
+from nas.models.classifier import CLASSIFICATION, MULTI_LABEL, RETRIEVAL, FusionConfig, FusionForClassification
 from nas.models.encoders.base import Encoder
 from nas.models.fusion.base import FusionModel
 from nas.models.fusion.supernet import build_model, extract
+from nas.models.retrieval import model_class_of
 from nas.run.model_card import describe
 from nas.run.model_folder import write_model_folder
 from nas.run.model_parts import ModelParts
@@ -137,13 +138,13 @@ def assemble(
     max_text_tokens: int,
     threshold: float | None = None,
 ) -> FusionForClassification:
-    """Build a complete classifier from two frozen encoders and the trained tensors between them.
+    """Build a complete classifier, or model for retrieval, from two frozen encoders and what is trained between them.
 
     Args:
         image_encoder: The frozen image encoder.
         text_encoder: The frozen text encoder.
         trained: The trained fusion model.
-        class_names: The class names in the order of the logits.
+        class_names: The class names in the order of the logits; none for a model for retrieval.
         max_text_tokens: The number of tokens that texts are cut to.
         threshold: The probability above which a label is predicted, where a sample may have several labels.
     """
@@ -176,6 +177,7 @@ def assemble_ensemble(
         max_text_tokens: The number of tokens that texts are cut to.
         threshold: The probability above which a label is predicted, where a sample may have several labels.
     """
+    problem_type = "single_label_classification" if threshold is None else MULTI_LABEL
     described: list[dict[str, Any]] = [
         {"architecture": model.architecture.as_dict(), "weight": weight} for model, weight in members
     ]
@@ -189,10 +191,11 @@ def assemble_ensemble(
         max_text_tokens=max_text_tokens,
         id2label=dict(enumerate(class_names)),
         label2id={name: index for index, name in enumerate(class_names)},
-        problem_type="single_label_classification" if threshold is None else MULTI_LABEL,
+        problem_type=problem_type if class_names else None,
         threshold=0.5 if threshold is None else threshold,
+        task=CLASSIFICATION if class_names else RETRIEVAL,
     )
-    model = FusionForClassification(config)
+    model = model_class_of(config)(config)
     for name, encoder in (("image_encoder", image_encoder), ("text_encoder", text_encoder)):
         if hasattr(model, name):
             getattr(model, name).load_state_dict(encoder.state_dict())

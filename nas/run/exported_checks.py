@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 
 from nas.common.boundary import read_json, reading, shown
 from nas.common.errors import ExportError
-from nas.models.classifier import MULTI_LABEL, FusionConfig, FusionForClassification
+from nas.models.classifier import CLASSIFICATION, MULTI_LABEL, RETRIEVAL, FusionConfig, FusionForClassification
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.checkpoints import build_encoder
 from nas.models.encoders.config_check import check_encoder_config
@@ -20,6 +20,7 @@ from nas.models.encoders.pretrained import config_of
 from nas.models.encoders.registry import ENCODERS, EncoderFamily, supported_model_types
 from nas.models.fusion.base import sizes_of
 from nas.models.model_seals import CONFIG
+from nas.models.retrieval import FusionForRetrieval, model_class_of
 from nas.search.space import Architecture
 
 _PROBLEM_TYPES = (None, "single_label_classification", MULTI_LABEL)
@@ -62,6 +63,17 @@ def check_exported(folder: Path) -> tuple[Encoder, Encoder]:
     return image, text
 
 
+def exported_class(folder: Path) -> type[FusionForClassification]:
+    """Return the class of an exported model that `check_exported` has accepted.
+
+    Args:
+        folder: The folder.
+    """
+    path = folder / CONFIG
+    values = read_json(path, expected="the configuration of an exported model", error=ExportError)
+    return FusionForRetrieval if values.get("task") == RETRIEVAL else FusionForClassification
+
+
 def find_config(folder: Path) -> Path:
     """Return the configuration file of an exported model.
 
@@ -84,7 +96,13 @@ def _refuse(path: Path, key: str, problem: str, expected: str, value: object) ->
 
 
 def _check_labels(path: Path, values: Mapping[str, Any]) -> None:
-    names = values.get("id2label")
+    names, task = values.get("id2label"), values.get("task", CLASSIFICATION)
+    if task not in (CLASSIFICATION, RETRIEVAL):
+        raise _refuse(path, "task", "unknown", f"{CLASSIFICATION} or {RETRIEVAL}", task)
+    if task == RETRIEVAL:
+        if names:
+            raise _refuse(path, "id2label", "not allowed", f"no classes with task {RETRIEVAL}", names)
+        return
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise _refuse(path, "id2label", "no names of classes", "an object with a name for each class index", names)
     if len(names) > _MAX_CLASSES:
@@ -213,7 +231,7 @@ def _check_size(path: Path, values: Mapping[str, Any]) -> None:
     with reading(path, expected="that of an exported model", error=ExportError, problem="no model can be built of it"):
         config = FusionConfig.from_dict(dict(values))
         with torch.device("meta"):
-            model = FusionForClassification(config)
+            model = model_class_of(config)(config)
     count = sum(parameter.numel() for parameter in model.parameters())
     if count > 2 * (stored.numbers or 0) + _SLACK:
         raise ExportError(

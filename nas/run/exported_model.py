@@ -25,14 +25,15 @@ from nas.data.given_images import open_picture
 from nas.data.images import ImageSource
 from nas.data.inputs import Input
 from nas.data.preprocessing import Preprocessor
-from nas.models.classifier import MULTI_LABEL, FusionForClassification
+from nas.data.text_check import check_given_texts
+from nas.models.classifier import MULTI_LABEL, RETRIEVAL, FusionForClassification
 from nas.models.encoders.config_check import check_weights
 from nas.models.encoders.folder_check import SAFE_WEIGHTS
 from nas.models.encoders.pretrained import PROCESSOR_FILES, load_image_processor, load_tokenizer, place_in
 from nas.models.fusion.dual_encoder import CosineClassifier
 from nas.models.model_seals import DESCRIPTION, MODEL_CARD, folder_digest, is_sealed, model_changes
 from nas.run.checks import check_inputs
-from nas.run.exported_checks import check_exported, find_config
+from nas.run.exported_checks import check_exported, exported_class, find_config
 from nas.run.prediction.batches import BATCH_SIZE, Compute, OpenImage, Outcome, checked_outcomes, predict_inputs
 
 
@@ -88,6 +89,11 @@ class ExportedModel:
         return str(self.model.config.problem_type) == MULTI_LABEL
 
     @property
+    def is_retrieval(self) -> bool:
+        """Whether the model embeds pictures and texts for retrieval, and classifies nothing."""
+        return str(self.model.config.task) == RETRIEVAL
+
+    @property
     def threshold(self) -> float:
         """The probability above which a label is predicted, where a sample may have several labels."""
         return float(self.model.config.threshold)
@@ -120,12 +126,25 @@ class ExportedModel:
 
         They add up to 1, except where a sample may have several labels: then each label has its own probability.
         """
+        self.check_classifier()
         logits = self.logits(images, texts)
         return logits.sigmoid() if self.has_several_labels else logits.softmax(dim=1)
 
     def logits(self, images: Sequence[Picture], texts: Sequence[str]) -> Tensor:
-        """Return logits, (B, C); see `predict`."""
+        """Return logits, (B, C), or for retrieval the embeddings of the pairs, (B, 2E); see `predict`."""
         return self._outputs(images, texts, self._forward)
+
+    def check_classifier(self) -> None:
+        """Check that the model has classes.
+
+        Raises:
+            ExportError: If it is one for retrieval.
+        """
+        if self.is_retrieval:
+            raise ExportError(
+                "predict: the model is one for retrieval, without classes; expected a classifier; use embed_images and "
+                "embed_texts of nas.load, or the command evaluate"
+            )
 
     def embeddings(self, images: Sequence[Picture], texts: Sequence[str]) -> Tensor:
         """Return the inputs of all classifiers of the model, one behind the other, (B, D); see `predict`."""
@@ -137,20 +156,13 @@ class ExportedModel:
                 raise DataError(f"{name}: not a list; expected a list with one entry or more, got {shown(values)}")
         if len(images) != len(texts):
             raise DataError(f"texts: wrong number; expected {len(images)}, one for each image, got {len(texts)}")
-        for index, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise DataError(f"texts[{index}]: not allowed; expected text, got {shown(text)}")
-        empty = (
-            None if self.preprocessor.adds_tokens else self.preprocessor.first_empty(self.preprocessor.token_ids(texts))
-        )
-        if empty is not None:
-            raise DataError(f"texts[{empty}]: {self.preprocessor.empty_text(texts[empty])}")
+        check_given_texts(texts, self.preprocessor)
         pictures = {f"images[{index}]": image for index, image in enumerate(images)}
         inputs = [Input(index, name, text) for index, (name, text) in enumerate(zip(pictures, texts, strict=True))]
         outcomes = predict_inputs(
             inputs,
             preprocessor=self.preprocessor,
-            open_image=lambda name: self._open(pictures[name], name),
+            open_image=lambda name: self.open_picture(pictures[name], name),
             compute=compute,
         )
         return torch.stack([outcome.values for outcome in checked_outcomes(outcomes) if outcome.values is not None])
@@ -179,10 +191,15 @@ class ExportedModel:
         # Given here, because the configuration may ask for other outputs.
         options = {"return_dict": True, "output_hidden_states": False, "output_attentions": False}
         with computing_in(self.precision, device):
-            logits: Tensor = self.model(pixels.to(device), ids.to(device), mask.to(device), **options).logits
+            found = self.model(pixels.to(device), ids.to(device), mask.to(device), **options)
+        if self.is_retrieval:
+            return torch.cat([found.image_embeds, found.text_embeds], dim=1).float().cpu()
+        logits: Tensor = found.logits
         return logits.cpu()
 
     def _embed(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        if self.is_retrieval:
+            return self._forward(pixels, ids, mask)
         read: list[Tensor] = []
         hooks = [
             module.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].float().cpu()))
@@ -197,7 +214,7 @@ class ExportedModel:
                 hook.remove()
         return torch.cat(read, dim=1)
 
-    def _open(self, image: Picture, name: str) -> Image.Image:
+    def open_picture(self, image: Picture, name: str) -> Image.Image:
         """Return a picture as the images of a data set are read."""
         if isinstance(image, SourceImage):
             return image.source.open(image.name)
@@ -229,7 +246,7 @@ def open_exported(
     _check_seals(folder, accept_changed, on_note or (lambda note: warnings.warn(note, stacklevel=3)))
     where = _weights_place(folder)
     with reading(where, expected="the weights of an exported model", error=ExportError):
-        model, report = FusionForClassification.from_pretrained(
+        model, report = exported_class(folder).from_pretrained(
             folder,
             checks_files=False,
             local_files_only=True,
@@ -315,7 +332,7 @@ def exported_form(directory: Path) -> dict[str, Any]:
     find_config(directory)
     path, expected = directory / DESCRIPTION, "the description of an exported model, with the form of its data"
     if not path.exists():
-        return {"reader": "manifest", "labels": "one"}
+        return {"reader": "manifest", "labels": "one", "task": exported_class(directory).task}
     described = read_yaml(path, expected=expected, error=ExportError, max_bytes=SMALL_FILE)
     with reading(path, expected=expected, error=ExportError, problem="the form of the training data cannot be read"):
         form: dict[str, Any] = dict(described["data"])

@@ -26,6 +26,7 @@ from nas.data.readers.rows import as_text, parse_labels
 from nas.data.samples import RawDataset, RawSample
 from nas.models.classifier import FusionForClassification
 from nas.run.api.given_table import FRAME, is_frame, plain_cell
+from nas.run.embed_pairs import embed_images, embed_texts
 from nas.run.evaluate import ALL, Evaluation, evaluate_model, evaluation_of
 from nas.run.evaluation_data import described_data, evaluation_data
 from nas.run.exported_model import ExportedModel, Picture, SourceImage, open_exported
@@ -110,7 +111,8 @@ class LoadedModel:
         return self._exported.preprocessor
 
     def __repr__(self) -> str:
-        return f"LoadedModel({str(self.directory)!r}, {len(self.class_names)} classes)"
+        what = "retrieval" if self._exported.is_retrieval else f"{len(self.class_names)} classes"
+        return f"LoadedModel({str(self.directory)!r}, {what})"
 
     def predict(self, data: Any, texts: str | Sequence[str] | None = None, **options: Any) -> Any:
         """Return the most probable class of every sample; with several labels, the list of those predicted.
@@ -126,6 +128,7 @@ class LoadedModel:
         Raises:
             DataError: If a picture or text cannot be used.
         """
+        self._exported.check_classifier()
         given = self._given(data, texts, **options)
         logits = self._exported.logits(given.images, given.texts)
         if self._exported.has_several_labels:
@@ -158,7 +161,8 @@ class LoadedModel:
         """Return what the classifiers of the model read of every sample; for the arguments see `predict`.
 
         It is the readout of the last layer of each encoder after fusion, one behind the other: for PMF the image's,
-        then the text's; for an ensemble those of each member.
+        then the text's; for an ensemble those of each member. For retrieval it is the embedding of the picture and
+        behind it that of the text; see `embed_images` and `embed_texts` for either alone.
 
         Returns:
             For one sample an array (D,), otherwise (N, D), float32.
@@ -166,6 +170,26 @@ class LoadedModel:
         given = self._given(data, texts, **options)
         found: NDArray[np.float32] = self._exported.embeddings(given.images, given.texts).numpy()
         return found[0] if given.is_single else found
+
+    def embed_images(self, images: Sequence[Picture]) -> NDArray[np.float32]:
+        """Return the embeddings of a list of pictures for retrieval, of unit length, float32, (N, E).
+
+        Their dot products with those of texts are the similarities that a search has optimized the order of.
+
+        Raises:
+            DataError: If a picture cannot be used.
+            ExportError: If the model is a classifier.
+        """
+        return np.asarray(embed_images(self._exported, images), dtype=np.float32)
+
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the embeddings of a list of texts for retrieval, of unit length, float32, (N, E).
+
+        Raises:
+            DataError: If a text cannot be used.
+            ExportError: If the model is a classifier.
+        """
+        return np.asarray(embed_texts(self._exported, texts), dtype=np.float32)
 
     def evaluate(
         self,
@@ -197,11 +221,14 @@ class LoadedModel:
         return evaluate_model(self._exported, config, ALL if is_whole else split)
 
     def _evaluate_frame(self, frame: Any, images: PathLike | None, columns: dict[str, str]) -> Evaluation:
+        if self._exported.is_retrieval:
+            raise DataError(f"{FRAME}: not supported for retrieval; expected the path of a manifest or a folder")
         several = self._exported.has_several_labels
         config = self._form(columns).replace(labels="several" if several else "one")
         inputs = {f"{name}_column": value for name, value in columns.items() if name in ("image", "text")}
         given = self._given(frame, None, images=images, **inputs)
         rows = []
+        assert config.columns.label is not None, "a classifier has labels"
         for number, cell in enumerate(_column(frame, config.columns.label)):
             labels = parse_labels(_plain(cell), config, f"{FRAME}, row {number}")
             if not several and not labels:

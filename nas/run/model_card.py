@@ -11,7 +11,7 @@ from nas.common.boundary import SMALL_FILE, reading
 from nas.common.errors import ExportError
 from nas.common.files import write_atomically
 from nas.common.yaml_files import read_yaml
-from nas.models.classifier import MULTI_LABEL
+from nas.models.classifier import MULTI_LABEL, RETRIEVAL
 from nas.models.model_seals import DESCRIPTION, MODEL_CARD, seal_model
 from nas.run.format_card import FORMATS_HEADING, format_sections
 from nas.run.tables import markdown_text
@@ -22,7 +22,7 @@ from nas.search.trial import Stage
 _CARD = """---
 library_name: transformers
 ---
-# {title} classifier
+# {title} {kind}
 
 {source} {training} The encoders are included.
 
@@ -32,7 +32,9 @@ library_name: transformers
 | --- | --- |
 {facts}
 
-Classes: {classes}.
+{use}"""
+
+_CLASSIFIER_USE = """Classes: {classes}.
 
 ```python
 import nas
@@ -40,6 +42,18 @@ import nas
 loaded = nas.load("this folder")
 print(loaded.predict("picture.png", "a text"))  # {result}; pictures are paths, or PIL images of any mode
 print(loaded.predict_proba("picture.png", "a text"))
+```
+"""
+
+_RETRIEVAL_USE = """The higher the dot product of their embeddings, the better do a picture and a text fit.
+
+```python
+import nas
+
+loaded = nas.load("this folder")
+pictures = loaded.embed_images(["one.png", "another.png"])  # paths, or PIL images of any mode
+texts = loaded.embed_texts(["a text", "another text"])
+print((texts @ pictures.T).argmax(axis=1))  # the best picture of each text
 ```
 """
 
@@ -126,6 +140,8 @@ def describe_formats(directory: Path, formats: Mapping[str, Mapping[str, Any]]) 
 
 def _model_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     result = "the predicted classes" if config.get("problem_type") == MULTI_LABEL else "the class"
+    is_retrieval = config.get("task") == RETRIEVAL
+    classes = ", ".join(map(markdown_text, config.get("id2label", {}).values()))
     architecture, members = Architecture.from_dict(config["architecture"]), config.get("members")
     if members:
         training, table = _ENSEMBLE.format(count=len(members)), _members_table(members)
@@ -138,8 +154,8 @@ def _model_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         training=training,
         genes="\n".join(table),
         facts="\n".join(_rows(facts)),
-        classes=", ".join(map(markdown_text, config["id2label"].values())),
-        result=result,
+        kind="for retrieval" if is_retrieval else "classifier",
+        use=_RETRIEVAL_USE if is_retrieval else _CLASSIFIER_USE.format(classes=classes, result=result),
     )
 
 

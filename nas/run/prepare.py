@@ -135,7 +135,7 @@ def _task(
         image_shape(preprocessor),
         *token_counts,
         num_classes=len(dataset.class_names),
-        is_multi_label=config.data.has_several_labels,
+        label_kind=config.data.label_kind,
         train_samples=len(dataset.splits["train"]),
         class_texts=class_texts,
     )
@@ -175,8 +175,9 @@ def _open_features(
         helpers=helpers,
     )
     counts = ", ".join(f"{len(samples)} {name}" for name, samples in sources.dataset.splits.items())
+    what = "pairs" if config.data.is_retrieval else f"samples of {len(store.class_names)} classes"
     reporter.note(
-        f"Data: {counts} samples of {len(store.class_names)} classes. Encoder outputs: "
+        f"Data: {counts} {what}. Encoder outputs: "
         f"{format_bytes(store.size_bytes)} ({store.contents.dtype}, {store.contents.tier}) in {store.directory}"
     )
     return store

@@ -4,7 +4,7 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ _COLUMNS_AFTER_METRICS = (
     "latency_seconds",
     "reason",
 )
+_UNKNOWN_COLUMNS = 7
+"""What candidates without a score lack besides it and the metrics: steps to parameters."""
 _MAX_BYTES = 1024**3
 _MEASURED = ("seconds", "latency_seconds", "predicted_peak_bytes", "measured_peak_bytes", "kept_freed_memory")
 """Values that differ between equal searches: measurements, predictions (they contain a measured constant of the
@@ -69,13 +71,13 @@ def write_results(
     Raises:
         OSError: If the file cannot be written; the old one is then untouched.
     """
-    rounds = study.rounds
+    rounds, metrics = study.rounds, _metric_columns(search)
     rows: list[tuple[object, ...]] = [
         (
             *_COLUMNS_BEFORE_GENES,
             *architecture_class.gene_names(),
             *_SCORE_COLUMNS,
-            *_metric_columns(),
+            *metrics,
             *_COLUMNS_AFTER_METRICS,
         )
     ]
@@ -87,8 +89,10 @@ def write_results(
             mark = "yes" if result.score == best else ""
             score = (metric_title(metric.name), metric.score(result.score), mark)
             size = "" if parameter_count is None else parameter_count(result.architecture)
-            rows.append(_finished_row(result, rounds.get(result.trial, ""), score, size))
-    rows.extend(_rejected_row(rejection, rounds.get(rejection.trial, "")) for rejection in study.rejections)
+            values = tuple(result.metrics.get(name, "") for name in metrics)
+            rows.append(_finished_row(result, rounds.get(result.trial, ""), (*score, *values), size))
+    unknown = [""] * (len(_SCORE_COLUMNS) + len(metrics) + _UNKNOWN_COLUMNS)
+    rows.extend(_rejected_row(entry, rounds.get(entry.trial, ""), unknown) for entry in study.rejections)
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([csv_cell(cell) for cell in row] for row in rows)
     write_atomically(path, buffer.getvalue().encode())
@@ -162,8 +166,11 @@ def _numbered(path: Path, number: int) -> Path:
     return path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
-def _metric_columns() -> tuple[str, ...]:
-    return (*metric_names(), *metric_names(role="proxy"))
+def _metric_columns(search: SearchConfig) -> tuple[str, ...]:
+    """Return the metrics of classifiers, or those of retrieval, whichever the objective is one of."""
+    names = (*metric_names(), *metric_names(role="proxy"))
+    is_retrieval = METRICS[search.objective].applies_to("pairs")
+    return tuple(name for name in names if METRICS[name].applies_to("pairs") == is_retrieval)
 
 
 def _finished_row(
@@ -176,7 +183,6 @@ def _finished_row(
         "finished",
         *_genes(result.architecture),
         *score,
-        *(result.metrics.get(name, "") for name in _metric_columns()),
         result.step_count,
         result.supernet_steps,
         result.seed,
@@ -192,9 +198,7 @@ def _finished_row(
     )
 
 
-def _rejected_row(rejection: Rejection, round_index: int | str) -> tuple[object, ...]:
-    # Besides the score and the metrics: steps, seed, micro-batches, precision, time and parameters.
-    unknown = [""] * (len(_SCORE_COLUMNS) + len(_metric_columns()) + 7)
+def _rejected_row(rejection: Rejection, round_index: int | str, unknown: Sequence[str]) -> tuple[object, ...]:
     return (
         rejection.trial,
         rejection.stage,

@@ -45,6 +45,8 @@ def validation_scores(result: Result, directory: Path, config: Config, prepared:
 def validation_logits(result: Result, directory: Path, config: Config, prepared: SearchContext) -> Tensor:
     """Return the validation logits of a full training, (N, C): the kept ones, or else from its weights.
 
+    For retrieval these are the embeddings of the pairs, (N, 2E).
+
     Args:
         result: The result of the training.
         directory: The run directory.
@@ -57,7 +59,7 @@ def validation_logits(result: Result, directory: Path, config: Config, prepared:
     """
     store, path = prepared.store, kept_logits_path(directory, result.key)
     validation = store.splits["validation"]
-    logits = read_logits(path, result, (len(validation), len(store.class_names)))
+    logits = read_logits(path, result, (len(validation), len(store.class_names) or None))
     if logits is None:
         model = TrainedWeights.of(directory, result, config.space).load(ModelParts.of(prepared))
         logits = split_logits(model, validation, batch_size=config.recipe.batch_size, precision=result.precision)

@@ -9,7 +9,9 @@ from typing import Literal
 
 from nas.common.registry import Registry
 
-Labels = Literal["any", "single", "multiple"]
+LabelKind = Literal["single", "multiple", "pairs"]
+"""What samples are evaluated by: one class each, any number of classes, or, for retrieval, pairs of items."""
+Labels = Literal["any", "single", "multiple", "pairs"]
 Role = Literal["objective", "proxy", "report"]
 
 
@@ -19,9 +21,10 @@ class Metric:
 
     Args:
         name: The name in search files, results and reports.
-        function: The function that computes it from `nas.training.metrics.Predictions`, as `package.module:function`.
+        function: The function that computes it, as `package.module:function`: from `nas.training.metrics.Predictions`,
+            for pairs from `nas.training.retrieval.Ranks`.
         higher_is_better: Whether a higher value is better.
-        labels: The data it applies to: `single`-label, `multiple`-label, or `any`.
+        labels: The data it applies to: `single`-label, `multiple`-label, `any` of both, or `pairs` of retrieval.
         role: `objective`: may be the objective of a search, and be bounded; `proxy`: may only rank candidates before
             full training; `report`: is only reported.
     """
@@ -32,9 +35,9 @@ class Metric:
     labels: Labels = "any"
     role: Role = "objective"
 
-    def applies_to(self, *, is_multi_label: bool) -> bool:
-        """Return whether the metric is defined for the data."""
-        return self.labels in ("any", "multiple" if is_multi_label else "single")
+    def applies_to(self, kind: LabelKind) -> bool:
+        """Return whether the metric is defined for data with such labels."""
+        return self.labels == kind or (self.labels == "any" and kind != "pairs")
 
     def score(self, value: float) -> float:
         """Return a value of the metric as a score, for which higher is better; and a score as a value."""
@@ -62,16 +65,12 @@ def register_metric(
     METRICS.register(name, Metric(name, function, higher_is_better, labels, role))
 
 
-def metric_names(*, role: Role = "objective", is_multi_label: bool | None = None) -> tuple[str, ...]:
+def metric_names(*, role: Role = "objective", kind: LabelKind | None = None) -> tuple[str, ...]:
     """Return the names of the metrics with a role, in the order of their registration.
 
     Args:
         role: The role of the metrics.
-        is_multi_label: Whether the data is multi-label; None includes metrics for any data.
+        kind: The labels of the data; None includes metrics for any data.
     """
     metrics = (METRICS[name] for name in METRICS)
-    return tuple(
-        metric.name
-        for metric in metrics
-        if metric.role == role and (is_multi_label is None or metric.applies_to(is_multi_label=is_multi_label))
-    )
+    return tuple(metric.name for metric in metrics if metric.role == role and (kind is None or metric.applies_to(kind)))

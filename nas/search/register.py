@@ -18,6 +18,13 @@ def register_metrics() -> None:
     register_metric("micro_f1_tuned", f"{functions}:micro_f1_tuned", labels="multiple")
     register_metric("mean_average_precision", f"{functions}:mean_average_precision")
     register_metric("cross_entropy", f"{functions}:negative_log_likelihood", higher_is_better=False, role="proxy")
+    retrieval = "nas.training.retrieval"
+    register_metric("mean_recall", f"{retrieval}:mean_recall", labels="pairs")
+    for count in (1, 5, 10):
+        for direction in ("image_to_text", "text_to_image"):
+            name = f"{direction}_recall_at_{count}"
+            register_metric(name, f"{retrieval}:{name}", labels="pairs")
+    register_metric("mean_reciprocal_rank", f"{retrieval}:mean_reciprocal_rank", labels="pairs", role="proxy")
 
 
 def register_costs() -> None:

@@ -16,6 +16,7 @@ from nas.common.errors import TrainingError
 from nas.common.precision import Precision
 from nas.data.features.store import FeatureSplit
 from nas.models.fusion.base import FusionModel
+from nas.models.fusion.embeddings import model_outputs
 from nas.search.space import Architecture, EntryLayers
 from nas.training.batches import features_of_batch, read_ahead
 from nas.training.stopping import StopRequested
@@ -40,6 +41,8 @@ def predict_logits(
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Tensor:
     """Compute the logits of every sample of a split, (N, C), in the order of the split.
+
+    Of a model without classes, these are the embeddings of its pairs, (N, 2E); see `pair_outputs`.
 
     Args:
         model: A model or a supernet.
@@ -83,13 +86,13 @@ def predict_population(
         should_stop: Called before every batch; evaluation stops when it returns true.
 
     Returns:
-        The logits of each architecture, (N, C), in the order of the split.
+        The logits of each architecture, (N, C), in the order of the split; see `predict_logits`.
 
     Raises:
         StopRequested: If `should_stop` returned true.
         TrainingError: If logits are not finite, since their maximum would still name a class and give a score.
     """
-    logits = [torch.empty(len(split), supernet.num_classes) for _ in architectures]
+    logits = [torch.empty(0) for _ in architectures]  # allocated with the first batch, which shows their width
     device = supernet.device
     batches = list(evaluation_batches(split.text_lengths, batch_size))
     groups: dict[EntryLayers, list[int]] = {}
@@ -104,12 +107,12 @@ def predict_population(
                 raise StopRequested
             features = features_of_batch(next(read).to(device))
             with computing_in(precision, device):
-                outputs = supernet.population_logits(features, [architectures[position] for position in positions])
+                outputs = model_outputs(supernet, features, [architectures[position] for position in positions])
             computed.append((indices, positions, [HostCopy(values) for values in outputs]))
             if len(computed) > is_accelerator(device):  # on an accelerator those of the batch before
-                _store(logits, *computed.popleft())
+                _store(logits, len(split), *computed.popleft())
     for values in computed:
-        _store(logits, *values)
+        _store(logits, len(split), *values)
     for architecture, found in zip(architectures, logits, strict=True):
         if not found.isfinite().all():
             raise TrainingError(
@@ -120,18 +123,26 @@ def predict_population(
 
 
 def _store(
-    logits: Sequence[Tensor], indices: NDArray[np.int64], positions: Sequence[int], outputs: Sequence[HostCopy]
+    logits: list[Tensor],
+    count: int,
+    indices: NDArray[np.int64],
+    positions: Sequence[int],
+    outputs: Sequence[HostCopy],
 ) -> None:
     """Put the logits of a batch at their places.
 
     Args:
-        logits: The logits of each architecture, (N, C).
+        logits: The logits of each architecture, (N, C); empty before the first batch.
+        count: The number of samples N.
         indices: The samples of the batch, (B,).
         positions: The positions of the architectures that were computed.
         outputs: Their logits, (B, C).
     """
     for position, values in zip(positions, outputs, strict=True):
-        logits[position][torch.from_numpy(indices)] = values.wait()
+        found = values.wait()
+        if not len(logits[position]):
+            logits[position] = torch.empty(count, found.shape[1])
+        logits[position][torch.from_numpy(indices)] = found
 
 
 @torch.inference_mode()
@@ -160,7 +171,7 @@ def forward_seconds(
     for index in range(repetitions + _WARMUP_PASSES):
         started = time.perf_counter()
         with computing_in(precision, device):
-            model(features, architecture)
+            model_outputs(model, features, [architecture])
         synchronize(device)
         if index >= _WARMUP_PASSES:
             shortest = min(shortest, time.perf_counter() - started)

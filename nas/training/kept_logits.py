@@ -42,13 +42,13 @@ def keep_logits(path: Path, logits: Tensor, training: Job | Result) -> None:
         save_tensors(path, {_NAME: logits}, **training_facts(training))
 
 
-def read_logits(path: Path, training: Job | Result, shape: tuple[int, int]) -> Tensor | None:
-    """Return the validation logits that a training has kept, float32, (N, C).
+def read_logits(path: Path, training: Job | Result, shape: tuple[int, int | None]) -> Tensor | None:
+    """Return the validation logits that a training has kept, float32, (N, C); for retrieval the embeddings, (N, 2E).
 
     Args:
         path: The file.
         training: The training.
-        shape: The numbers of samples and classes.
+        shape: The numbers of samples and classes; None for a width that is not known before, that of embeddings.
 
     Returns:
         The logits; None if the file is missing, damaged, or another training's, so that they have to be computed.
@@ -58,4 +58,6 @@ def read_logits(path: Path, training: Job | Result, shape: tuple[int, int]) -> T
     except StudyError:
         return None
     logits = tensors.get(_NAME)
-    return logits if logits is not None and logits.shape == shape and logits.dtype == torch.float32 else None
+    if logits is None or logits.dtype != torch.float32 or logits.ndim != 2:
+        return None
+    return logits if len(logits) == shape[0] and shape[1] in (None, logits.shape[1]) else None

@@ -1,5 +1,7 @@
 """Metrics of a classifier: one function per metric of `nas.search.register`; the arithmetic is that of torchmetrics.
 
+Those of retrieval are in `nas.training.retrieval`.
+
 torchmetrics imports parts of scipy and matplotlib, which takes a second and 50 MiB. It is therefore imported by the
 first evaluation, not by every command and driver.
 """
@@ -13,7 +15,9 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
 from nas.common.registry import load_object
+from nas.data.samples import label_kind
 from nas.search.metric_registry import METRICS
+from nas.training.retrieval import Ranks, ranks_of
 
 DEFAULT_THRESHOLD = 0.5
 """The probability above which a label is predicted, unless a threshold was tuned."""
@@ -173,19 +177,26 @@ def evaluate_logits(logits: Tensor, labels: Tensor, threshold: float | None = No
 
     Args:
         logits: The logits, (N, C).
-        labels: Class indices, int64, (N,); for multi-label data 1 for each label of a sample, float32, (N, C).
+        labels: Class indices, int64, (N,); for multi-label data 1 for each label of a sample, float32, (N, C); for
+            retrieval the items of each row, int64, (N, 2), whose logits are embeddings, (N, 2E).
         threshold: The threshold of the tuned multi-label metrics, from `tune_threshold` on other samples; None to tune
             it on these samples, as validation does.
 
     Returns:
         The metrics by name. A threshold that was tuned here is included as `threshold`.
     """
-    predictions = Predictions(logits, labels, threshold)
-    is_multi_label = predictions.is_multi_label
-    found = {"threshold": predictions.threshold} if is_multi_label and threshold is None else {}
+    kind = label_kind(labels)
+    found: dict[str, float] = {}
+    evaluated: Predictions | Ranks
+    if kind == "pairs":
+        evaluated = ranks_of(logits, labels)
+    else:
+        evaluated = Predictions(logits, labels, threshold)
+        if kind == "multiple" and threshold is None:
+            found["threshold"] = evaluated.threshold
     for metric in map(METRICS.__getitem__, METRICS):
-        if metric.applies_to(is_multi_label=is_multi_label):
-            found[metric.name] = float(load_object(metric.function)(predictions))
+        if metric.applies_to(kind):
+            found[metric.name] = float(load_object(metric.function)(evaluated))
     return found
 
 

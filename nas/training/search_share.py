@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nas.common.seeds import seed_from
 from nas.config.schema import Config
 from nas.data.features.store import FeatureSplit
-from nas.data.samples import Labels, class_counts
+from nas.data.samples import Labels, class_counts, label_kind
 
 _LEAST_SAMPLES = 50_000
 """Where there are fewer, a subset saves little."""
@@ -65,7 +65,7 @@ def stratified_subset(labels: Labels, count: int, seed: int) -> NDArray[np.int64
     """Draw samples, of every class in proportion to its size, to within one.
 
     Args:
-        labels: The labels; a sample with several belongs to the rarest of them.
+        labels: The labels; a sample with several belongs to the rarest of them, pairs of retrieval all to one stratum.
         count: The number of samples to draw.
         seed: The seed of the draw.
 
@@ -86,8 +86,11 @@ def stratified_subset(labels: Labels, count: int, seed: int) -> NDArray[np.int64
 
 
 def _strata(labels: Labels) -> NDArray[np.int64]:
-    if labels.ndim == 1:
+    kind = label_kind(labels)
+    if kind == "single":
         return labels.astype(np.int64)
+    if kind == "pairs":
+        return np.zeros(len(labels), dtype=np.int64)
     counts = class_counts(labels, labels.shape[1])
     # Samples without a label are a class of their own.
     rarity = np.where(labels > 0, counts, counts.sum() + 1)

@@ -28,9 +28,9 @@ from nas.models.fusion.base import FusionModel
 from nas.search.space import Architecture
 from nas.training.batches import BatchSchedule, BatchSelection, read_ahead
 from nas.training.checkpoint import TrainingCheckpoint
+from nas.training.contrastive import build_objective
 from nas.training.distributed import GradientGroup, SingleProcessGroup
 from nas.training.linear_start import start_classifiers
-from nas.training.losses import build_loss
 from nas.training.soft_targets import Distillation
 from nas.training.stopping import StopRequested
 from nas.training.supernet_sampling import Sampler
@@ -141,7 +141,7 @@ def train_supernet(
 
 def _build_trainer(supernet: FusionModel, training: SupernetTraining) -> Trainer:
     recipe = training.recipe
-    loss = build_loss(recipe, training.split.labels, supernet.num_classes)
+    loss = build_objective(recipe, training.split.labels, supernet.num_classes)
     return Trainer(model=supernet, recipe=recipe, step_count=training.step_count, loss=loss)
 
 

@@ -20,7 +20,8 @@ from nas.data.features.store import Batch, FeatureSplit
 from nas.models.fusion.base import FusionModel
 from nas.search.space import Architecture
 from nas.training.batches import BatchSchedule, features_of_batch, read_ahead
-from nas.training.losses import Loss, build_loss, class_probabilities
+from nas.training.contrastive import ContrastiveLoss, build_objective
+from nas.training.losses import Loss, class_probabilities
 from nas.training.soft_targets import Distillation, SoftTargets
 from nas.training.step_losses import StepLosses
 from nas.training.stopping import StopRequested
@@ -57,7 +58,9 @@ class Trainer:
         loss: The loss to minimize.
     """
 
-    def __init__(self, *, model: FusionModel, recipe: RecipeConfig, step_count: int, loss: Loss) -> None:
+    def __init__(
+        self, *, model: FusionModel, recipe: RecipeConfig, step_count: int, loss: Loss | ContrastiveLoss
+    ) -> None:
         self.model = model
         self.recipe = recipe
         self.step_count = step_count
@@ -116,19 +119,30 @@ class Trainer:
         for index, micro_batch in enumerate(micro_batches):
             batch = micro_batch.to(self.device)
             with self._computing():
-                logits = self.model(features_of_batch(batch), architecture)
-                loss = self.loss.weighted_sum(logits, batch.labels)
-                if distillation is not None:
-                    distillation_loss = self.loss.distillation_sum(
-                        logits, distillation.teacher_probabilities[index], batch.labels, distillation.temperature
-                    )
-                    loss = (1.0 - distillation.weight) * loss + distillation.weight * distillation_loss
-                loss = loss / total_weight
+                loss = self._loss_sum(batch, architecture, distillation, index) / total_weight
             if loss.requires_grad:  # unless nothing is trained
                 torch.autograd.backward(loss)
             losses.append(loss.detach())
-            del micro_batch, batch, logits, loss  # freed before the next one is read
+            del micro_batch, batch, loss  # freed before the next one is read
         return torch.stack(losses).sum()
+
+    def _loss_sum(
+        self, batch: Batch, architecture: Architecture | None, distillation: Distillation | None, index: int
+    ) -> Tensor:
+        """Return the sum of the losses of a micro-batch, which is the one with this index of the targets of a teacher.
+
+        The contrastive loss compares the rows of a batch with each other, so that the batch is not divided.
+        """
+        if isinstance(self.loss, ContrastiveLoss):
+            return self.loss.batch_sum(self.model, features_of_batch(batch), batch.labels, architecture)
+        logits = self.model(features_of_batch(batch), architecture)
+        loss = self.loss.weighted_sum(logits, batch.labels)
+        if distillation is None:
+            return loss
+        distillation_loss = self.loss.distillation_sum(
+            logits, distillation.teacher_probabilities[index], batch.labels, distillation.temperature
+        )
+        return (1.0 - distillation.weight) * loss + distillation.weight * distillation_loss
 
     @torch.no_grad()
     def teacher_probabilities(self, micro_batches: Iterable[Batch], teacher: Architecture) -> list[Tensor]:
@@ -300,7 +314,7 @@ def train_steps(
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         return  # steps would change nothing
-    loss = build_loss(recipe, split.labels, model.num_classes)
+    loss = build_objective(recipe, split.labels, model.num_classes)
     trainer = Trainer(model=model, recipe=recipe, step_count=steps.count, loss=loss)
     schedule = BatchSchedule(len(split), recipe.batch_size, steps.seed)
     reads = (

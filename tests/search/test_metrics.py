@@ -11,11 +11,15 @@ from nas.search.metric_registry import METRICS, metric_names, register_metric
 def test_metrics_of_each_role_are_listed_in_order() -> None:
     tuned = ("macro_f1_tuned", "micro_f1_tuned")
     objectives = ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", *tuned, "mean_average_precision")
-    assert metric_names() == objectives
-    assert metric_names(is_multi_label=False) == tuple(name for name in objectives if name not in tuned)
-    assert metric_names(is_multi_label=True) == tuple(name for name in objectives if name != "balanced_accuracy")
-    assert metric_names(role="proxy") == ("cross_entropy",)
-    assert metric_names(role="report", is_multi_label=False) == ()
+    recalls = tuple(
+        f"{direction}_recall_at_{count}" for count in (1, 5, 10) for direction in ("image_to_text", "text_to_image")
+    )
+    assert metric_names() == (*objectives, "mean_recall", *recalls)
+    assert metric_names(kind="single") == tuple(name for name in objectives if name not in tuned)
+    assert metric_names(kind="multiple") == tuple(name for name in objectives if name != "balanced_accuracy")
+    assert metric_names(kind="pairs") == ("mean_recall", *recalls)
+    assert metric_names(role="proxy") == ("cross_entropy", "mean_reciprocal_rank")
+    assert metric_names(role="report", kind="single") == ()
 
 
 def test_scores_are_better_when_higher() -> None:

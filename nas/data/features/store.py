@@ -41,7 +41,8 @@ class Batch:
             (B, 3, height, width) for a model that trains the whole encoder; (B, 0) for a model without images.
         text_tokens: t, (B, T, D_txt), likewise; token ids (B, T), int64; or (B, 0).
         text_mask: (B, T), true for tokens; None without padding.
-        labels: Class indices, int64, (B,); or, for multi-label data, 1 for each label of a sample, float32, (B, C).
+        labels: Class indices, int64, (B,); for multi-label data, 1 for each label of a sample, float32, (B, C); for
+            retrieval, the items of each pair, int64, (B, 2).
         image_attention: Attention of z to itself at the first fusing layer, if stored.
         text_attention: Attention of t to itself at the first fusing layer, if stored.
         text_places: The places of the tokens among the padding; None without padding.

@@ -18,7 +18,7 @@ from nas.data.pixels import ImageProblem
 from nas.data.readers.base import Reader
 from nas.data.readers.image_tables import image_table_inputs, read_image_table
 from nas.data.readers.parquet_files import ParquetImages, find_parts
-from nas.data.readers.rows import as_text, decode_label, parse_labels, parse_split, row_inputs
+from nas.data.readers.rows import as_text, decoded_labels, parse_split, row_inputs
 from nas.data.readers.tables import has_column, input_columns, missing_column_hint
 from nas.data.samples import SPLIT_NAMES, SPLITS, RawDataset, RawSample
 
@@ -156,17 +156,14 @@ def _read_part(
     split_column = None if part else columns.split
     names = [name for name in (columns.image, columns.text, columns.label, split_column) if name is not None]
     _check_columns(root, data, names, columns)
-    class_names = _class_names(data.features[columns.label])
+    class_names = None if columns.label is None else _class_names(data.features[columns.label])
     subject = f"{root}: column {columns.image!r}"
     with reading(subject, expected="an Image column", error=DataError, problem="has no images"):
         first_rows = _first_rows_with_image(root, part, columns.image)
     for number, row in enumerate(_rows(data, [name for name in names if name != columns.image])):
         place = f"{part or 'data'}, row {number}"
         where = f"{root}, {place}"
-        value = decode_label(row[columns.label], class_names, f"{where}: {columns.label}")
-        labels = parse_labels(value, config, where)
-        if config.labels == "one" and not labels:
-            raise DataError(f"{where}: {columns.label} is empty; expected a label in every row")
+        labels = decoded_labels(row, class_names, config, where)
         text = as_text(row[columns.text], f"{where}: {columns.text}")
         sample = RawSample(f"{part}/{first_rows[number]}", text, labels, place)
         yield split or parse_split(row, columns, where), sample

@@ -14,7 +14,7 @@ from nas.data.readers.parquet_files import (
     open_parquet,
     read_cells,
 )
-from nas.data.readers.rows import as_text, decode_label, parse_labels, parse_split, row_inputs
+from nas.data.readers.rows import as_text, decoded_labels, parse_split, row_inputs
 from nas.data.readers.tables import column_names, input_columns, match_columns
 from nas.data.samples import SPLITS, RawSample
 
@@ -36,16 +36,13 @@ def read_image_table(root: Path, parts: Mapping[str, Sequence[Path]], config: Da
         names = column_names(columns)
         for path in paths:
             _check_table(path, names, columns)
-        known = class_names(paths[0], columns.label)
+        known = None if columns.label is None else class_names(paths[0], columns.label)
         first_rows = first_rows_with_image(tuple(paths), columns.image)
         kept = [name for name in names if name != columns.image]
         for number, row in enumerate(read_cells(paths, kept)):
             place = f"{part}, row {number + 1}" if part else f"row {number + 1}"
             where = f"{root}, {place}"
-            label = decode_label(row[columns.label], known, f"{where}: {columns.label}")
-            labels = parse_labels(label, config, where)
-            if config.labels == "one" and not labels:
-                raise DataError(f"{where}: {columns.label} is empty; expected a label in every row")
+            labels = decoded_labels(row, known, config, where)
             text = as_text(row[columns.text], f"{where}: {columns.text}")
             sample = RawSample(f"{part}/{first_rows[number]}", text, labels, place)
             splits[part or parse_split(row, columns, where)].append(sample)

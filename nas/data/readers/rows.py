@@ -28,11 +28,13 @@ def parse_sample(row: Mapping[str, Any], config: DataConfig, *, source: str, pla
     """
     columns = config.columns
     where = f"{source}, {place}"
-    labels = parse_labels(row[columns.label], config, where)
+    labels = () if columns.label is None else parse_labels(row[columns.label], config, where)
     name = as_text(row[columns.image], f"{where}: {columns.image}")
-    for column, is_empty in ((columns.image, not name), (columns.label, config.labels == "one" and not labels)):
+    lacks_label = columns.label is not None and config.labels == "one" and not labels
+    needed = "an image" if columns.label is None else "an image and a label"
+    for column, is_empty in ((columns.image, not name), (columns.label, lacks_label)):
         if is_empty:
-            raise DataError(f"{where}: {column} is empty; expected an image and a label in every row")
+            raise DataError(f"{where}: {column} is empty; expected {needed} in every row")
     # Normalized, so that two spellings of one path are one image.
     return RawSample(posixpath.normpath(name), as_text(row[columns.text], f"{where}: {columns.text}"), labels, place)
 
@@ -107,6 +109,29 @@ def parse_labels(value: Any, config: DataConfig, where: str) -> tuple[str, ...]:
             )
         parts = cell.split(config.label_separator)
     return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+
+
+def decoded_labels(
+    row: Mapping[str, Any], class_names: list[str] | None, config: DataConfig, where: str
+) -> tuple[str, ...]:
+    """Return the labels of a row whose column may have indices of classes; none where the search file names no column.
+
+    Args:
+        row: Values by column name.
+        class_names: The names of the classes; None for a column of texts.
+        config: The `data` section of the search file.
+        where: File and row, for messages.
+
+    Raises:
+        DataError: If the label is empty although each sample has one, or no class.
+    """
+    column = config.columns.label
+    if column is None:
+        return ()
+    labels = parse_labels(decode_label(row[column], class_names, f"{where}: {column}"), config, where)
+    if config.labels == "one" and not labels:
+        raise DataError(f"{where}: {column} is empty; expected a label in every row")
+    return labels
 
 
 def _is_list_literal(cell: str) -> bool:

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from nas.common.errors import StudyError
+from nas.common.errors import ConfigError, StudyError
 from nas.common.files import check_writable
 from nas.common.progress import ProgressOnly, Reporter
 from nas.config.load import load_config
@@ -63,6 +63,9 @@ def compare(
         Interrupted: If the user has interrupted the comparison.
     """
     draft = apply_overrides(load_config(source), overrides)
+    if draft.data.is_retrieval:
+        problem = "data.task: not supported by compare; expected classification, got retrieval"
+        raise ConfigError(str(source), [problem])
     config = complete(draft, source=str(source), reporter=reporter, device=options.workers_device)
     family = config.space.architecture_class.family
     if family != SEARCHED_FAMILY:

@@ -53,6 +53,8 @@ def add_formats(
     """
     check_packages(names)
     exported = open_exported(folder)
+    if exported.is_retrieval:
+        raise ExportError(f"{folder}: holds a model for retrieval; expected a classifier for {', '.join(names)}")
     samples = CheckedSamples(exported, data, split)
     shape, longest = image_shape(exported.preprocessor), exported.preprocessor.max_text_tokens
     program, facts = trace(exported.model, shape, longest), _facts(exported)

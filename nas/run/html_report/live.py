@@ -105,10 +105,12 @@ def write_summary_of(context: SearchContext, directory: Path) -> None:
         OSError: If it cannot be written.
     """
     store, known = context.store, read_summary(directory)
-    samples = {
-        name: dict(zip(store.class_names, class_counts(split.labels, len(store.class_names)).tolist(), strict=True))
-        for name, split in store.splits.items()
-    }
+    samples: dict[str, dict[str, int]] = {name: {} for name in store.splits}
+    if store.class_names:
+        samples = {
+            name: dict(zip(store.class_names, class_counts(split.labels, len(store.class_names)).tolist(), strict=True))
+            for name, split in store.splits.items()
+        }
     images = {name: int(split.image_of_sample.max()) + 1 for name, split in store.splits.items()}
     sizes = sizes_of(context.image_encoder, context.text_encoder)
     write_summary(directory, RunSummary(sizes, samples, images, {} if known is None else known.plan))

@@ -326,6 +326,8 @@ def dataset(data: RunData, page: PageFigures) -> Section:
     splits = list(summary.samples)
     rows = [(name, *(f"{summary.samples[split].get(name, 0):,}" for split in splits)) for name in data.class_names]
     images = ", ".join(f"{split}: {count:,} images" for split, count in summary.images.items())
+    if data.config.data.is_retrieval:
+        return Section("data", "Data", f"{body}<p>{escape(images)}; pairs for retrieval.</p>")
     body += f"<p>{escape(images)}; {len(data.class_names)} classes.</p>"
     counted = table(("class", *(f"samples of {split}" for split in splits)), rows, caption="Samples of each class")
     body += counted if len(rows) <= 20 else details(f"Samples of all {len(rows)} classes", counted)

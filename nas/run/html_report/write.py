@@ -6,6 +6,7 @@ from nas.common.files import write_atomically
 from nas.run.html_report import class_sections
 from nas.run.html_report.data import RunData
 from nas.run.html_report.page import Page, PageFigures, Section
+from nas.run.html_report.retrieval_section import recalls
 from nas.run.html_report.sections import AFTER_CLASSES, BEFORE_CLASSES, lead
 
 HTML_REPORT = "report.html"
@@ -21,9 +22,13 @@ def run_sections(data: RunData, figures: PageFigures, *, is_live: bool) -> list[
     """
     from nas.run.html_report.predictions import validation_details  # noqa: PLC0415 - imports torch
 
-    found = "Known when the search has ended." if is_live else validation_details(data)
+    is_known = not is_live and not data.config.data.is_retrieval
+    found = validation_details(data) if is_known else "Known when the search has ended."
     sections = [build(data, figures) for build in BEFORE_CLASSES]
-    sections += [class_sections.classes(found, figures), class_sections.errors(found)]
+    if data.config.data.is_retrieval:
+        sections.append(recalls(data))
+    else:
+        sections += [class_sections.classes(found, figures), class_sections.errors(found)]
     return sections + [build(data, figures) for build in AFTER_CLASSES]
 
 

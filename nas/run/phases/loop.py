@@ -49,6 +49,11 @@ from nas.search.trial import Result
 from nas.storage.study import Study
 from nas.training.trainer import full_step_count
 
+_LEFT_OUT = (
+    "Retrieval: the linear and the bilinear classifier and the ensemble are left out, since they need classes; the "
+    "best architecture is compared with the default"
+)
+
 
 class Search:
     """One session of a search, which starts it or resumes it.
@@ -145,8 +150,10 @@ class Search:
         """
         account = self._context.clock.account
         try:
-            linear = self._solve_linear()
+            linear = None if self._config.data.is_retrieval else self._solve_linear()
             context = self._context
+            if linear is None and self._config.data.is_retrieval:
+                context.reporter.note(_LEFT_OUT)
             solved = {} if linear is None else {LINEAR: linear}
             bilinear = None if linear is None else self._solve_bilinear(linear)
             if bilinear is not None:

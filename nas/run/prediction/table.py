@@ -114,6 +114,7 @@ def predict_table(
     _check_output(output, data, overwrites=overwrites, is_spreadsheet=options.is_spreadsheet)
     source = _read_source(data, options, reporter)
     exported = open_model()
+    exported.check_classifier()
     classes = Classes(exported.class_names, exported.threshold if exported.has_several_labels else None)
     form = RowForm(
         classes,
