@@ -202,7 +202,8 @@ def needed_entry_layers(space: SearchSpace, sizes: EncoderSizes) -> list[EntryLa
         space: The search space.
         sizes: The sizes of the encoders.
     """
-    candidates = [space.architecture_class.default(sizes), *(space.largest_at(layer) for layer in space.first_layers)]
+    candidates = [space.architecture_class.default(sizes)]
+    candidates += [entry for layer in space.first_layers for entry in space.largest_of_each_kind_at(layer)]
     return list(dict.fromkeys(architecture.entry_layers(sizes) for architecture in candidates))
 
 

@@ -9,7 +9,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import total_ordering
+from functools import cache, total_ordering
 from typing import Any, ClassVar, NamedTuple, Self, cast
 
 from nas.search.pretraining import Objective
@@ -103,6 +103,9 @@ class Architecture(ABC):
         for gene in self.genes:
             if not gene.is_layer:
                 object.__setattr__(self, gene.name, canonical(getattr(self, gene.name)))
+        for name, condition in _conditions(type(self)).items():
+            if not condition.holds(self):
+                object.__setattr__(self, name, condition.gene.smallest)
         counts = {len(value) for value in self._other_values if not isinstance(value, int)}
         if len(counts) > 1:
             raise ValueError(
@@ -151,8 +154,8 @@ class Architecture(ABC):
     def entry_layers(self, sizes: EncoderSizes) -> EntryLayers:
         """Return the layers whose inputs a model reads.
 
-        They depend only on the layer gene and on genes with names, whose last name reads the most. By default a model
-        reads the raw input of every encoder that it trains.
+        They depend only on the layer gene and on genes with names. By default a model reads the raw input of every
+        encoder that it trains.
         """
         del sizes
         return EntryLayers(*(RAW if modality in self.trains else None for modality in MODALITIES))
@@ -182,6 +185,11 @@ class Architecture(ABC):
     def layer_gene(cls) -> Gene | None:
         """Return the layer gene, or None if the family has none."""
         return cls.genes[0] if cls.genes and cls.genes[0].is_layer else None
+
+    def has_meaning(self, name: str) -> bool:
+        """Return whether a gene has a meaning beside the values of the others (`Gene.only_with`)."""
+        condition = _conditions(type(self)).get(name)
+        return condition is None or condition.holds(self)
 
     @property
     def first_layer(self) -> int:
@@ -266,3 +274,28 @@ class Architecture(ABC):
     def __str__(self) -> str:
         texts = self.texts()
         return " ".join(f"{gene.symbol}={texts[gene.name]}" for gene in self.stated_genes) or self.family
+
+
+@dataclass(frozen=True)
+class _Condition:
+    """A gene that has a meaning only beside some values of another (`Gene.only_with`)."""
+
+    gene: Gene
+    other: Gene
+    values: frozenset[int]
+
+    def holds(self, architecture: Architecture) -> bool:
+        return getattr(architecture, self.other.name) in self.values
+
+
+@cache
+def _conditions(architecture_class: type[Architecture]) -> dict[str, _Condition]:
+    """Return the conditions of genes, by the names of the genes."""
+    genes = {gene.name: gene for gene in architecture_class.genes}
+    found = {}
+    for gene in architecture_class.genes:
+        if gene.only_with is not None:
+            other = genes[gene.only_with[0]]
+            values = frozenset(map(other.names.index, gene.only_with[1]))
+            found[gene.name] = _Condition(gene, other, values | {other.every})  # a supernet serves all of them
+    return found

@@ -42,6 +42,9 @@ class Gene:
             first. Each has weights of its own in a supernet. The first is the paper's: it is the value in spaces that
             leave the gene out, so the field of the architecture class has 0 as its default.
         unit: What a size counts, for the axes of figures; empty for layers and alternatives.
+        only_with: The name of a gene with names, and those of its values beside which this gene has a meaning; None if
+            it always has one. Beside other values it is `smallest`, and no variable of a space. Both genes have one
+            value for the whole model.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Gene:
     is_layer: bool = False
     names: tuple[str, ...] = ()
     unit: str = ""
+    only_with: tuple[str, tuple[str, ...]] | None = None
 
     @property
     def largest(self) -> int:

@@ -72,7 +72,8 @@ def shrink(
     rng.shuffle(names)
 
     def shrunken(count: int) -> Architecture:
-        return space.decode(values | {name: smallest[name] for name in names[:count]})
+        # A smallest value may give another variable a meaning, which then has its smallest value.
+        return space.decode(smallest | values | {name: smallest[name] for name in names[:count]})
 
     # Exact: every gene only adds to the bounded costs, so an architecture smaller than a feasible one is feasible.
     return shrunken(bisect_left(range(len(names)), True, key=lambda count: is_feasible(shrunken(count))))

@@ -3,7 +3,7 @@
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import cast
@@ -144,6 +144,12 @@ class SearchSpace:
         return tuple(variable for variable in self.variables if not variable.is_layer)
 
     @cached_property
+    def _conditional_variables(self) -> tuple[Variable, ...]:
+        """The variables of genes that have a meaning only beside some values of others."""
+        names = {gene.name for gene in self.architecture_class.genes if gene.only_with}
+        return tuple(variable for variable in self.variables if variable.gene in names)
+
+    @cached_property
     def _variables_of_gene(self) -> Mapping[str, list[Variable]]:
         return {gene: [variable for variable in self.variables if variable.gene == gene] for gene in self.choices}
 
@@ -175,7 +181,7 @@ class SearchSpace:
             return None
         values = {} if layer_gene is None else {layer_gene.name: first}
         for variable in self._other_variables:
-            if variable.is_active(first):
+            if variable.is_active(first) and architecture.has_meaning(variable.gene):
                 value: GeneValue = getattr(architecture, variable.gene)
                 if not isinstance(value, int):
                     index = 0 if variable.layer is None else variable.layer - first
@@ -194,9 +200,10 @@ class SearchSpace:
         layer_gene = self.architecture_class.layer_gene()
         first = 0 if layer_gene is None else values[layer_gene.name]
         genes: dict[str, GeneValue] = {}
+        missing = {variable.name for variable in self._conditional_variables if variable.name not in values}
         for gene in self._other_genes:
             if gene not in self.granularity:
-                has_variable = gene not in self._named or len(self.choices[gene]) > 1
+                has_variable = (gene not in self._named or len(self.choices[gene]) > 1) and gene not in missing
                 genes[gene] = values[gene] if has_variable else self.choices[gene][0]
                 continue
             sites = {
@@ -213,15 +220,36 @@ class SearchSpace:
                 )
                 for layer in range(first, self.num_layers)
             )
-        return self._build(first, genes)
+        architecture = self._build(first, genes)
+        for name in missing:
+            if architecture.has_meaning(name):
+                raise KeyError(name)
+        return architecture
 
     @property
     def size(self) -> int:
         """The number of architectures in the space."""
         return sum(
-            math.prod(len(variable.choices) for variable in self._other_variables if variable.is_active(first))
+            math.prod(
+                len(variable.choices)
+                for variable in self._other_variables
+                if variable.is_active(first) and variable.gene not in kind and architecture.has_meaning(variable.gene)
+            )
             for first in self.first_layers
+            for kind, architecture in self._of_each_kind(first, self._deciding)
         )
+
+    @cached_property
+    def _deciding(self) -> list[str]:
+        """The genes that decide whether others have a meaning (`Gene.only_with`)."""
+        return list(dict.fromkeys(gene.only_with[0] for gene in self.architecture_class.genes if gene.only_with))
+
+    def _of_each_kind(self, first_layer: int, names: Sequence[str]) -> list[tuple[dict[str, int], Architecture]]:
+        """Return each combination of values of some genes, and the largest architecture that has it."""
+        largest: dict[str, GeneValue] = {gene: self.choices[gene][-1] for gene in self._other_genes}
+        kinds = itertools.product(*(self.choices[name] for name in names))
+        named = [dict(zip(names, kind, strict=True)) for kind in kinds]
+        return [(kind, self._build(first_layer, largest | kind)) for kind in named]
 
     @property
     def largest(self) -> Architecture:
@@ -238,10 +266,12 @@ class SearchSpace:
 
         Every other architecture is smaller than one of these: an alternative is neither smaller nor larger.
         """
+        return self.largest_of_each_kind_at(self.first_layers[0])
+
+    def largest_of_each_kind_at(self, first_layer: int) -> list[Architecture]:
+        """Return the largest architectures with the given first layer; see `largest_of_each_kind`."""
         names = [gene for gene in self._other_genes if gene in self._named]
-        largest = {gene: self.choices[gene][-1] for gene in self._other_genes}
-        kinds = itertools.product(*(self.choices[name] for name in names))
-        return [self._build(self.first_layers[0], largest | dict(zip(names, kind, strict=True))) for kind in kinds]
+        return list(dict.fromkeys(architecture for _, architecture in self._of_each_kind(first_layer, names)))
 
     @property
     def supernet(self) -> Architecture:
@@ -296,4 +326,10 @@ class SearchSpace:
             names = [variable.name for variable in active]
             for values in itertools.product(*(variable.choices for variable in active)):
                 chosen = dict(zip(names, values, strict=True))
-                yield self.decode(chosen if layer_gene is None else {layer_gene.name: first, **chosen})
+                architecture = self.decode(chosen if layer_gene is None else {layer_gene.name: first, **chosen})
+                # A gene without a meaning has one value, so that every architecture occurs once.
+                if all(
+                    value == variable.choices[0] or architecture.has_meaning(variable.gene)
+                    for variable, value in zip(active, values, strict=True)
+                ):
+                    yield architecture
