@@ -125,7 +125,6 @@ class MemoryModel:
         space: The search space; a worker holds the weights of its supernet in addition to a candidate's.
         architectures_per_step: The number K of architectures per supernet step.
         traces: The cache to use, with the device; see `TraceCache` for what may share it.
-        pretraining: The settings of the pretraining before each training; None without one.
     """
 
     def __init__(
@@ -139,7 +138,6 @@ class MemoryModel:
         space: SearchSpace,
         architectures_per_step: int = 1,
         traces: TraceCache | None = None,
-        pretraining: PretrainingSettings | None = None,
     ) -> None:
         self._traces = traces or TraceCache()
         device = self._traces.device
@@ -151,10 +149,8 @@ class MemoryModel:
             task=task,
             supernet_at=space.supernet_at,
             device=device,
-            pretraining=pretraining,
         )
         self._recipe = recipe
-        self._pretraining = pretraining
         self._supernet = space.supernet
         # A single process holds one sum. Of several, each computes its share of a step before gradients are summed.
         self._gradient_sums = max(-(-architectures_per_step // 2) - 1, 1)
@@ -165,6 +161,8 @@ class MemoryModel:
         """Memory of an idle worker apart from its weights; to be replaced by a measurement."""
         self.holds_supernet = True
         """Whether a worker holds the weights of the supernet in addition to a candidate's."""
+        self.pretraining: PretrainingSettings | None = None
+        """The settings of the pretraining before each training; None without one."""
 
     @property
     def idle_bytes(self) -> int:
@@ -212,9 +210,9 @@ class MemoryModel:
             allocator_bytes=self._overheads.allocator_bytes,
         )
         training = self._add_step(weights, self._step(architecture, micro_batches, is_slice=False), budget_bytes)
-        if self._pretraining is None:
+        if self.pretraining is None:
             return training
-        pretraining = self._with_pretraining(weights, architecture, self._pretraining)
+        pretraining = self._with_pretraining(weights, architecture, self.pretraining)
         return max(training, pretraining, key=lambda prediction: prediction.peak_bytes)
 
     def _with_pretraining(
@@ -224,7 +222,7 @@ class MemoryModel:
         key = architecture, settings.recipe.batch_size, settings.objectives, settings.config
         known = self._traces.pretraining
         if key not in known:
-            known[key] = self._tracer.pretraining_bytes(architecture)
+            known[key] = self._tracer.pretraining_bytes(architecture, settings)
         needed = known[key]
         return replace(
             weights,

@@ -112,7 +112,6 @@ class StepTracer:
         supernet_at: Function that returns the architecture of the supernet with a given first layer, which cuts its
             slices.
         device: The device of the training, which need not be there.
-        pretraining: The settings of the pretraining; None without one.
     """
 
     def __init__(
@@ -125,9 +124,7 @@ class StepTracer:
         task: TaskShapes,
         supernet_at: Callable[[int], Architecture],
         device: torch.device = CPU,
-        pretraining: PretrainingSettings | None = None,
     ) -> None:
-        self._pretraining = pretraining
         self._shape_tracer = ShapeTracer(device)
         self._block_bytes = overheads_on(device).block_bytes
         with self._shape_tracer:
@@ -208,14 +205,13 @@ class StepTracer:
             trainer.accumulate_gradients(batches, self._recipe.batch_size, step.architecture)
             return self._shape_tracer.stop()
 
-    def pretraining_bytes(self, architecture: Architecture) -> PretrainingBytes:
+    def pretraining_bytes(self, architecture: Architecture, settings: PretrainingSettings) -> PretrainingBytes:
         """Trace the step of a pretraining with a full queue.
 
         Args:
-            architecture: An architecture of a search whose models are pretrained.
+            architecture: An architecture of a family that can be pretrained.
+            settings: The settings of the pretraining.
         """
-        settings = self._pretraining
-        assert settings is not None, "the search has a pretraining"
         with self._shape_tracer:
             pretrainer = Pretrainer(self._build_model(architecture), settings)
             pretrainer.fill_queue(self._pairs(architecture, settings))

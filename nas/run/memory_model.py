@@ -41,10 +41,10 @@ def build_memory_model(
         task=task,
         space=config.space,
         architectures_per_step=config.supernet.architectures_per_step,
-        pretraining=PretrainingSettings.of(config, config.space.architecture_class, None),
         traces=_trace_cache(image_config.to_json_string(), text_config.to_json_string(), repr(shared_by), device.type),
     )
     memory.first_layers = first_layers
+    memory.pretraining = PretrainingSettings.of(config, config.space.architecture_class, None)
     return memory
 
 

@@ -89,20 +89,18 @@ def measure_speed(
     started = time.perf_counter()
     start_classifiers(model, splits["train"], recipe, batch_size=batch_size, should_stop=should_stop)
     start = time.perf_counter() - started
-    steps = _Stopwatch(should_stop, warmup=_WARMUP_STEPS)
-    try:
-        train(
+    step = _step_seconds(
+        lambda stops: train(
             model=model,
             split=splits["train"],
             recipe=recipe,
             step_count=_WARMUP_STEPS + _MAX_STEPS,
             seed=0,
             micro_batches=micro_batches,
-            should_stop=steps,
-        )
-    except StopRequested:
-        if not steps.is_enough:
-            raise
+            should_stop=stops,
+        ),
+        should_stop,
+    )
     batches = _Stopwatch(should_stop)
     started = time.perf_counter()
     try:
@@ -114,18 +112,24 @@ def measure_speed(
         if not batches.is_enough:
             raise
         evaluation = batches.seconds * math.ceil(len(splits["validation"]) / batch_size)
-    return {**found, START_SECONDS: start, STEP_SECONDS: steps.seconds, EVALUATION_SECONDS: evaluation}
+    return {**found, START_SECONDS: start, STEP_SECONDS: step, EVALUATION_SECONDS: evaluation}
 
 
 def _pretraining_seconds(
     model: FusionModel, split: FeatureSplit, settings: PretrainingSettings, should_stop: Callable[[], bool]
 ) -> float:
     """Return the seconds of all steps of a pretraining, by those of a few."""
-    steps = _Stopwatch(should_stop, warmup=_WARMUP_STEPS)
     few = replace(settings, config=settings.config.replace(steps=_WARMUP_STEPS + _MAX_STEPS))
+    step = _step_seconds(lambda stops: pretrain(model, split, few, seed=0, should_stop=stops), should_stop)
+    return step * settings.config.steps
+
+
+def _step_seconds(run: Callable[[Callable[[], bool]], None], should_stop: Callable[[], bool]) -> float:
+    """Return the seconds of a step of a training, which takes the function by which it is stopped."""
+    steps = _Stopwatch(should_stop, warmup=_WARMUP_STEPS)
     try:
-        pretrain(model, split, few, seed=0, should_stop=steps)
+        run(steps)
     except StopRequested:
         if not steps.is_enough:
             raise
-    return steps.seconds * settings.config.steps
+    return steps.seconds

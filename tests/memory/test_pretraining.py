@@ -31,15 +31,16 @@ def settings_of(objectives: tuple[Objective, ...], **changes: float) -> Pretrain
 
 def predictions(settings: PretrainingSettings | None, monkeypatch: pytest.MonkeyPatch) -> MemoryModel:
     monkeypatch.setattr("nas.memory.step_tracing.load_model_class", lambda name: {FAMILY: TinyPairs}[name])
-    return MemoryModel(
+    memory = MemoryModel(
         image_config=IMAGE,
         text_config=TEXT,
         recipe=RECIPE,
         features=FeaturesConfig(dtype="float16", disk_bytes=2**30, attention=False, views=1),
         space=SPACE,
         task=TaskShapes((3, 32, 32), image_token_count=17, text_token_count=TOKENS, num_classes=5),
-        pretraining=settings,
     )
+    memory.pretraining = settings
+    return memory
 
 
 def real_pretrainer(settings: PretrainingSettings) -> Pretrainer:

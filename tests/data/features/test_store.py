@@ -222,7 +222,7 @@ def test_folder_that_is_not_a_store_is_named(whole: FeatureStore, tmp_path: Path
         FeatureStore(tmp_path)
     values = json.loads((whole.directory / "features.json").read_text())
     (tmp_path / "features.json").write_text(json.dumps({**values, "format": 1}))
-    with pytest.raises(DataError, match="unsupported format; expected 4, got 1"):
+    with pytest.raises(DataError, match="unsupported format; expected 5, got 1"):
         FeatureStore(tmp_path)
     (tmp_path / "features.json").write_text(json.dumps({**values, "class_names": ["a", "b", "c"]}))
     with pytest.raises(DataError, match=r"features\.json was altered"):
@@ -236,7 +236,7 @@ def test_samples_with_the_same_token_ids_share_the_number_of_a_text(
         split = whole.splits[name]
         ids = [tuple(text.tolist()) for text in sources.preprocessor.token_ids(samples.texts)]
         same = np.array([[one == other for other in ids] for one in ids])
-        assert same.sum() > len(ids), "some texts are equal"
+        assert name != "train" or same.sum() > len(ids), "some texts are equal"
         np.testing.assert_array_equal(split.text_of_sample[:, None] == split.text_of_sample[None], same)
         part = np.array([3, 0, 2])
         np.testing.assert_array_equal(split.subset(part).text_of_sample, split.text_of_sample[part])
