@@ -109,8 +109,7 @@ def train_supernet(
         TrainingError: If the loss is not finite.
         GroupBroken: If another process of the group failed or died.
     """
-    group = group or SingleProcessGroup()
-    step_count = training.step_count
+    group, step_count = group or SingleProcessGroup(), training.step_count
     trainer = _build_trainer(supernet, training)
     checkpoint = TrainingCheckpoint(training.checkpoint_path, trainer, training.sampler.count, training.seed)
     try:
