@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import PlainValidator, WithJsonSchema
+from pydantic import BeforeValidator, WithJsonSchema
 
 from nas.config.section import Expected, Rejected
 
@@ -32,7 +32,7 @@ _TEMPLATE = {"type": "string", "pattern": r"^[^{}]*\{\}[^{}]*$", "maxLength": _M
 
 ClassPrompts = Annotated[
     tuple[str, ...],
-    PlainValidator(_as_prompts),
+    BeforeValidator(_as_prompts),
     WithJsonSchema({"anyOf": [_TEMPLATE, {"type": "array", "items": _TEMPLATE, "minItems": 1, "uniqueItems": True}]}),
     Expected("a text with exactly one {}, such as 'a photo of a {}', or a list of different ones"),
 ]

@@ -81,12 +81,15 @@ def test_comparison_leaves_out_what_the_encoders_do_not_fit(project: Project) ->
 def test_learned_words_are_searched_exported_evaluated_and_compared(
     project: Project, options: ExecutionOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, model = tmp_path / "run", tmp_path / "run" / "best"
+    run, model = tmp_path / "run", tmp_path / "model"
     prompts = {"data.class_prompts": ["egg dog {}", "a {}"]}
     run_search(project.write("coop.yaml", **COOP, **prompts, **{"budget.trials": 2}), run, options)
     resume_search(run, options, trials=4)
     results = results_of(run)
     assert len(results["one_shot"]) == 4 and results["short"] and results["full"]
+    trial = max(results["full"], key=lambda result: result.trial).trial
+    assert main(["export", str(run), "--output", str(model), "--trial", str(trial), "--format", "onnx"]) == 0
+    assert (model / "model.onnx").exists()
     loaded, whole = nas.load(model, device="cpu"), FusionForClassification.from_pretrained(model)
     assert whole.config.class_texts["prefixes"] == [2, 1] and len(whole.config.class_texts["ids"][0]) == len(NAMES)
     pictures = [project.images / f"{index:03}.png" for index in range(6)]
@@ -97,8 +100,6 @@ def test_learned_words_are_searched_exported_evaluated_and_compared(
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-6)
     data = ["--data", str(project.manifest), "--images", str(project.images)]
     assert main(["evaluate", str(model), *data]) == 0
-    assert main(["export", str(run), "--output", str(tmp_path / "model"), "--format", "onnx"]) == 0
-    assert (tmp_path / "model" / "model.onnx").exists()
     compared = project.write("compared.yaml", **CLIP, **{"compare": {"learning_rates": [1e-2]}, "recipe.epochs": 1})
     options_of = ["--families", "clip_zero_shot", "coop", "--seeds", "1", "--workers", "0"]
     assert main(["compare", str(compared), *options_of, "--run-dir", str(tmp_path / "comparison")]) == 0

@@ -83,7 +83,9 @@ def check_rounding(model: FusionModel, features: Features) -> None:
     whole = changes(outcome(model, replace(features, whole_layers=True), is_half=True), exact)
     hold(model.encoders)
     found = changes(outcome(model, features, is_half=True), exact)
-    for got, reference, bound in zip(found, whole, (4 * U, 8 * U), strict=True):
+    # The gradient of a cosine is small: what changes the length of a vector is left out of it.
+    largest = 16 * U if model.architecture.reads_class_texts else 8 * U
+    for got, reference, bound in zip(found, whole, (4 * U, largest), strict=True):
         assert got < bound
         assert got < 1.5 * reference + U / 2
 
