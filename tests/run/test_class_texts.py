@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import nas
 from nas.cli import main
@@ -77,35 +78,49 @@ def test_comparison_leaves_out_what_the_encoders_do_not_fit(project: Project) ->
     assert f"because they need one contrastive checkpoint as both encoders: {', '.join(left_out)}" in stream.getvalue()
 
 
-@pytest.mark.slow
-def test_learned_words_are_searched_exported_evaluated_and_compared(
-    project: Project, options: ExecutionOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run, model = tmp_path / "run", tmp_path / "model"
+def searched(project: Project, options: ExecutionOptions, run: Path) -> int:
+    """Search learned words, resume the search, and return the number of a candidate that was trained completely."""
     prompts = {"data.class_prompts": ["egg dog {}", "a {}"]}
     run_search(project.write("coop.yaml", **COOP, **prompts, **{"budget.trials": 2}), run, options)
     resume_search(run, options, trials=4)
     results = results_of(run)
-    assert len(results["one_shot"]) == 4 and results["short"] and results["full"]
-    trial = max(results["full"], key=lambda result: result.trial).trial
-    assert main(["export", str(run), "--output", str(model), "--trial", str(trial), "--format", "onnx"]) == 0
-    assert (model / "model.onnx").exists()
+    assert len(results["one_shot"]) == 4 and results["short"]
+    return max(result.trial for result in results["full"])
+
+
+@pytest.mark.slow
+def test_learned_words_are_searched_exported_and_evaluated(
+    project: Project, options: ExecutionOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, model = tmp_path / "run", tmp_path / "model"
+    trial = searched(project, options, run)
+    assert main(["export", str(run), "--output", str(model), "--trial", str(trial)]) == 0
     loaded, whole = nas.load(model, device="cpu"), FusionForClassification.from_pretrained(model)
     assert whole.config.class_texts["prefixes"] == [2, 1] and len(whole.config.class_texts["ids"][0]) == len(NAMES)
     pictures = [project.images / f"{index:03}.png" for index in range(6)]
     found = loaded.predict_proba(pictures, ["cat"] * 6)
-    pixels = loaded.preprocessor.pixel_values([nas.run.exported_model.open_picture(p, str(p), 10**6) for p in pictures])
+    pixels = loaded.preprocessor.pixel_values([Image.open(path).convert("RGB") for path in pictures])
     ids, mask = loaded.preprocessor.tokenize(["cat"] * 6)
-    expected = whole(pixels, ids, mask).logits.softmax(dim=1)
+    expected = whole(pixels, ids, mask).logits.softmax(dim=1).detach()
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-6)
-    data = ["--data", str(project.manifest), "--images", str(project.images)]
-    assert main(["evaluate", str(model), *data]) == 0
-    compared = project.write("compared.yaml", **CLIP, **{"compare": {"learning_rates": [1e-2]}, "recipe.epochs": 1})
-    options_of = ["--families", "clip_zero_shot", "coop", "--seeds", "1", "--workers", "0"]
-    assert main(["compare", str(compared), *options_of, "--run-dir", str(tmp_path / "comparison")]) == 0
+    assert main(["evaluate", str(model), "--data", str(project.manifest), "--images", str(project.images)]) == 0
+    capsys.readouterr()
+
+
+@pytest.mark.long
+def test_learned_words_are_exported_as_onnx_and_compared(
+    project: Project, options: ExecutionOptions, tmp_path: Path
+) -> None:
+    run, model = tmp_path / "run", tmp_path / "model"
+    trial = searched(project, options, run)
+    assert main(["export", str(run), "--output", str(model), "--trial", str(trial), "--format", "onnx"]) == 0
+    assert (model / "model.onnx").exists()
+    changes = {**CLIP, "compare": {"learning_rates": [1e-2]}, "recipe.epochs": 1, "space.fusion_layer": [0, 1]}
+    compared = project.write("compared.yaml", **changes)
+    given = ["--families", "clip_zero_shot", "coop", "--seeds", "1", "--workers", "0"]
+    assert main(["compare", str(compared), *given, "--run-dir", str(tmp_path / "comparison")]) == 0
     table = (tmp_path / "comparison" / "comparison.csv").read_text()
     assert "clip_zero_shot" in table and "coop" in table
-    capsys.readouterr()
 
 
 IDS = [[[2, 5, 3], [2, 6, 3], [2, 7, 3]]]

@@ -308,8 +308,10 @@ def test_all_families_are_searched() -> None:
     assert {*FAMILY_SPACES, "pmf"} == set(FAMILIES)
 
 
-LIKE_OTHERS = {"p_bert", "prompt_fuse", "text_only", "late_concat", "clip_zero_shot", "albef", "vlmo"}
-"""Families that differ from another one only in their models, which other tests compare with references."""
+LIKE_OTHERS = {"p_bert", "prompt_fuse", "text_only", "late_concat", "coop", "clip_zero_shot", "albef", "vlmo"}
+"""Families that differ from another one only in their models, which other tests compare with references.
+
+Learned words are searched in `test_class_texts.py`."""
 
 
 @pytest.mark.parametrize(
