@@ -113,7 +113,7 @@ def _on_one_line(message: str, words: Sequence[str]) -> str:
 
 def _resume_hint(options: argparse.Namespace) -> str:
     """Return how an interrupted command is resumed; empty where it has saved nothing."""
-    if options.command is _compare or (options.command is _predict and options.output is not None):
+    if options.command in (_compare, _ablate) or (options.command is _predict and options.output is not None):
         return ". Resume with the same command"
     directory = getattr(options, "run_dir", None)
     if directory is None or not (directory / "config.yaml").exists():
@@ -152,11 +152,11 @@ def _execution(options: argparse.Namespace) -> "ExecutionOptions":
         worker_count=options.workers,
         cache_directory=options.cache_dir,
         ray_address=options.ray_address,
-        storage=options.storage,
+        storage=getattr(options, "storage", None),
         verify=options.verify,
-        accepts_changes=options.accept_changed,
+        accepts_changes=getattr(options, "accept_changed", False),
         device=options.device,
-        log_to=tuple(options.log_to),
+        log_to=tuple(getattr(options, "log_to", ())),
     )
 
 
@@ -241,27 +241,21 @@ def _compare(options: argparse.Namespace) -> None:
 
     config = load_config(options.space)  # before the imports that take seconds
     import_frameworks()
-    from nas.common.progress import build_reporter
-    from nas.run.comparison.compare import compare
-    from nas.run.comparison.entries import entry_names
+    from nas.run.comparison.command import compare_families
 
-    known = entry_names()
-    names = options.families or known
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ArgumentError(f"--families {' '.join(unknown)}: expected any of {', '.join(known)}")
-    if options.run_dir is None:
-        options.run_dir = Path("runs") / f"{config.name}-comparison"
-    with build_reporter() as reporter:
-        compare(
-            options.space,
-            options.run_dir,
-            names=None if options.families is None else [name for name in known if name in names],
-            seeds=options.seeds,
-            overrides=overrides,
-            options=_execution(options),
-            reporter=reporter,
-        )
+    compare_families(options, config, overrides, _execution(options))
+
+
+def _ablate(options: argparse.Namespace) -> None:
+    limit, options.budget = parse_budgets(options.budget or ()), None  # of the ablation, not of a search
+    overrides = _overrides(options)
+    from nas.config.load import load_config
+
+    config = load_config(options.space)
+    import_frameworks()
+    from nas.run.ablation.command import ablate_architecture
+
+    ablate_architecture(options, config, limit, overrides, _execution(options))
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -316,6 +310,7 @@ _HANDLERS: Mapping[str, Command] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "compare": _compare,
+    "ablate": _ablate,
     "report": _report,
     "list": _list,
     "diff": _diff,

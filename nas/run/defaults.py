@@ -48,7 +48,7 @@ def complete(config: Config, *, source: str, reporter: Reporter | None = None, d
     if set(config.automatic) == {_PRECISION}:  # neither data nor encoders have to be read
         return config.replace(recipe=config.recipe.replace(precision=fast_precision(device))).deferring({})
     encoders = (_encoder_of(config, "image"), _encoder_of(config, "text"))
-    sizes = _encoder_sizes(config, encoders)
+    sizes = encoder_sizes(config, encoders)
     dataset = read_dataset(config.data, ("train", "validation"), compares_images=False)
     memory_bytes = usable_memory(device) if "budget.memory" in config.automatic else config.budget.memory_bytes
     facts = Facts(len(dataset.splits["train"]), sizes, memory_bytes, encoders, fast_precision(device))
@@ -89,8 +89,16 @@ def _encoder_of(config: Config, modality: str) -> str:
     return next((name for name in names if is_local(name)), names[0])
 
 
-def _encoder_sizes(config: Config, encoders: tuple[str, str]) -> EncoderSizes:
-    """Return the sizes of the encoders, of which only the configuration is read."""
+def encoder_sizes(config: Config, encoders: tuple[str, str]) -> EncoderSizes:
+    """Return the sizes of the encoders, of which only the configuration is read.
+
+    Args:
+        config: The configuration of the search.
+        encoders: The image and the text encoder.
+
+    Raises:
+        EncoderError: If one of them cannot be loaded.
+    """
     found = []
     for modality, name in zip(MODALITIES, encoders, strict=True):
         try:

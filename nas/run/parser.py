@@ -7,12 +7,20 @@ from pathlib import Path
 
 from nas.common.units import MAX_COUNT, MAX_SEED
 from nas.config.choices import ANSWERS, COLUMNS, EXPORT_FORMATS
-from nas.run.arguments import whole_number, worker_count
-from nas.run.following_parser import add_dashboard, add_log_to
+from nas.run.arguments import whole_number
+from nas.run.comparison.parser import add_ablate, add_compare
+from nas.run.following_parser import add_dashboard
 from nas.run.model_parser import add_evaluate, add_predict
-from nas.run.parser_parts import Command, Commands, Parser, add_command, add_device, add_precision
+from nas.run.parser_parts import Command, Commands, Parser, add_command, add_device
 from nas.run.program_name import program_call, program_name
-from nas.run.templates import search_file
+from nas.run.search_options import (
+    add_budget,
+    add_cache,
+    add_execution,
+    add_memory_budget,
+    add_places,
+    add_search_file,
+)
 from nas.search.strategies.registry import STRATEGIES
 
 
@@ -37,7 +45,8 @@ def build_parser(handlers: Mapping[str, Command]) -> argparse.ArgumentParser:
         _add_export,
         add_evaluate,
         add_predict,
-        _add_compare,
+        add_compare,
+        add_ablate,
         _add_report,
         _add_list,
         _add_diff,
@@ -56,10 +65,10 @@ def _add_check(commands: Commands) -> argparse.ArgumentParser:
         "Check what can be known before a search: data, images, encoders, memory, and the plan with its times.",
         "search_spaces/demo.yaml",
     )
-    _add_search_file(parser)
-    _add_budget(parser)
-    _add_places(parser)
-    _add_cache(parser)
+    add_search_file(parser)
+    add_budget(parser)
+    add_places(parser)
+    add_cache(parser)
     return parser
 
 
@@ -70,10 +79,10 @@ def _add_space(commands: Commands) -> argparse.ArgumentParser:
         "Show the search space of a search file, and the part of it that fits the memory budget.",
         "search_spaces/demo.yaml --memory-budget 560MiB",
     )
-    _add_search_file(parser)
-    _add_memory_budget(parser)
+    add_search_file(parser)
+    add_memory_budget(parser)
     add_device(parser)
-    _add_places(parser)
+    add_places(parser)
     return parser
 
 
@@ -84,7 +93,7 @@ def _add_search(commands: Commands) -> argparse.ArgumentParser:
         "Search within a budget, and export the best model.",
         "search_spaces/demo.yaml --budget 6m --memory-budget 3GiB --run-dir runs/demo",
     )
-    _add_search_file(parser)
+    add_search_file(parser)
     parser.add_argument(
         "--strategy", choices=STRATEGIES.names(), help="search strategy (default: from the search file)"
     )
@@ -102,18 +111,18 @@ def _add_search(commands: Commands) -> argparse.ArgumentParser:
         "--warm-start", type=Path, metavar="RUN_DIR", help="screen the best architectures of this earlier run first"
     )
     parser.add_argument("--run-dir", type=Path, help="directory of the run (default: runs/NAME-SEED)")
-    _add_budget(parser)
-    _add_places(parser)
-    _add_execution(parser)
+    add_budget(parser)
+    add_places(parser)
+    add_execution(parser)
     return parser
 
 
 def _add_resume(commands: Commands) -> argparse.ArgumentParser:
     parser = add_command(commands, "resume", "Resume a run; finished results are never lost.", "runs/demo --budget 10m")
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="directory of the run")
-    _add_budget(parser)
-    _add_places(parser)
-    _add_execution(parser)
+    add_budget(parser)
+    add_places(parser)
+    add_execution(parser)
     return parser
 
 
@@ -139,7 +148,7 @@ def _add_export(commands: Commands) -> argparse.ArgumentParser:
         "the model with the validation split",
     )
     parser.add_argument("--storage", metavar="URL", help="database of the study (default: the recorded one)")
-    _add_places(parser)
+    add_places(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--trial", type=whole_number(0, MAX_COUNT), metavar="N", help="number of the candidate")
     which.add_argument(
@@ -156,30 +165,6 @@ def _add_export(commands: Commands) -> argparse.ArgumentParser:
         help="single (the best architecture, or a simpler model as good as it), ensemble, or auto (the ensemble where "
         "its gain is not luck; default: as in the search file)",
     )
-    return parser
-
-
-def _add_compare(commands: Commands) -> argparse.ArgumentParser:
-    parser = add_command(
-        commands,
-        "compare",
-        "Train every fusion family with the same recipe, search for the best PMF, and compare all in one table.",
-        "search_spaces/demo.yaml --seeds 3 --budget 4m --run-dir runs/comparison",
-    )
-    _add_search_file(parser)
-    parser.add_argument(
-        "--families",
-        nargs="+",
-        metavar="NAME",
-        help="entries of the table (default: all families that fit the encoders, and searched PMF)",
-    )
-    parser.add_argument(
-        "--seeds", type=whole_number(1, 100), default=3, metavar="N", help="number of seeds of each entry (default: 3)"
-    )
-    parser.add_argument("--run-dir", type=Path, help="directory of the comparison (default: runs/NAME-comparison)")
-    _add_budget(parser)
-    _add_places(parser)
-    _add_execution(parser)
     return parser
 
 
@@ -215,7 +200,7 @@ def _add_report(commands: Commands) -> argparse.ArgumentParser:
         "--output", type=Path, metavar="FILE", help="file to write (default: report.html in the run directory)"
     )
     parser.add_argument("--storage", metavar="URL", help="database of the study, if it is not the recorded one")
-    _add_places(parser)
+    add_places(parser)
     return parser
 
 
@@ -237,7 +222,7 @@ def _add_clean(commands: Commands) -> argparse.ArgumentParser:
     parser.add_argument(
         "folder", type=Path, nargs="?", default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
     )
-    _add_cache(parser)
+    add_cache(parser)
     parser.add_argument(
         "--older-than",
         metavar="AGE",
@@ -259,84 +244,3 @@ def _add_diff(commands: Commands) -> argparse.ArgumentParser:
     parser.add_argument("first", type=Path, metavar="RUN_DIR", help="directory of a run")
     parser.add_argument("second", type=Path, metavar="RUN_DIR", help="directory of another run")
     return parser
-
-
-def _add_search_file(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "space",
-        type=search_file,
-        metavar="SPACE.yaml",
-        help="search file: data, encoders, search space, recipe, budget; or the name of a template (init --list)",
-    )
-
-
-def _add_budget(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--budget",
-        action="append",
-        metavar="BUDGET",
-        help="time (4m, 2h) or number of trials (200), both over all sessions; may be given twice, once for each "
-        "(default: from the search file or the run)",
-    )
-    _add_memory_budget(parser)
-
-
-def _add_memory_budget(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--memory-budget",
-        metavar="BYTES",
-        help="memory limit of all workers of a device together, for instance 3GiB (default: from the search file or "
-        "the run)",
-    )
-
-
-def _add_places(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", metavar="PATH", help="present place of the manifest or folder of the data set")
-    parser.add_argument("--images", metavar="PATH", help="present place of the images of the manifest")
-    _add_encoder_places(parser)
-
-
-def _add_encoder_places(parser: argparse.ArgumentParser) -> None:
-    for modality in ("image", "text"):
-        parser.add_argument(
-            f"--{modality}-encoder", metavar="PATH", help=f"present place of the {modality} encoder, or its name"
-        )
-
-
-def _add_cache(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--cache-dir", type=Path, help="directory of cached encoder outputs (default: ~/.cache/pmf-nas)"
-    )
-
-
-def _add_execution(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--workers",
-        type=worker_count,
-        default=None,
-        metavar="N",
-        help="number of Ray workers, or auto (default) for as many as cores, GPUs and memory allow; 0 to run "
-        "everything in this process",
-    )
-    add_device(parser)
-    add_precision(parser, None, "from the search file or the run")
-    parser.add_argument("--ray-address", metavar="ADDRESS", help="Ray cluster to join (default: start a private one)")
-    parser.add_argument(
-        "--storage",
-        metavar="URL",
-        help="database for the study: sqlite:///... or postgresql://... (default: a journal in the run directory, or "
-        "the recorded database of an existing run)",
-    )
-    parser.add_argument(
-        "--accept-changed",
-        action="store_true",
-        help="accept a study that lost or changed records: restore missing ones from the log of the run, keep "
-        "changed ones",
-    )
-    add_log_to(parser)
-    _add_cache(parser)
-    parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="hash data, encoders and cached encoder outputs again, even if sizes and modification times are unchanged",
-    )

@@ -106,6 +106,24 @@ class ComparisonKey:
 
 
 @dataclass(frozen=True)
+class AblationKey:
+    """Key of one full training of an ablation, in which architectures differ in one gene.
+
+    Args:
+        digest: The digest of the architecture, see `nas.run.ablation.rows.digest_of`.
+        seed: The number of the seed, from 0.
+    """
+
+    digest: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The key as a part of a file name."""
+        return f"ablation_{self.digest}_seed_{self.seed}"
+
+
+@dataclass(frozen=True)
 class RecipeKey:
     """Key of one full training with which a setting of the recipe is tried.
 
@@ -184,6 +202,7 @@ ModelKey = (
     | RerunKey
     | VariantKey
     | ComparisonKey
+    | AblationKey
     | RecipeKey
     | SpeedKey
     | TeacherKey
@@ -200,6 +219,7 @@ _NUMBERED_KEYS: Sequence[tuple[re.Pattern[str], Callable[..., ModelKey]]] = (
     ),
     (re.compile(r"variant_(\d+)"), lambda number: VariantKey(int(number))),
     (re.compile(r"rate_(\d+)_seed_(\d+)"), lambda rate, seed: ComparisonKey(int(rate), int(seed))),
+    (re.compile(r"ablation_([0-9a-f]{12})_seed_(\d+)"), lambda digest, seed: AblationKey(digest, int(seed))),
     (re.compile(r"recipe_(\d+)_seed_(\d+)"), lambda setting, seed: RecipeKey(int(setting), int(seed))),
     (re.compile(r"distilled_([0-9a-f]{8})_(\d+)"), lambda teacher, number: DistilledKey(teacher, int(number))),
 )
@@ -228,5 +248,5 @@ def key_from_json(value: int | str) -> ModelKey:
             return build(*found.groups())
     raise ValueError(
         f"{shown(value)}: not the key of a model; expected a number, default, linear, bilinear, rerun_…, "
-        "variant_…, rate_…_seed_…, recipe_…_seed_… or distilled_…"
+        "variant_…, rate_…_seed_…, ablation_…_seed_…, recipe_…_seed_… or distilled_…"
     )

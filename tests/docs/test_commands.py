@@ -141,6 +141,7 @@ def test_every_command_of_the_program_is_documented() -> None:
         "evaluate",
         "predict",
         "compare",
+        "ablate",
         "report",
         "list",
         "diff",

@@ -134,7 +134,7 @@ def prepare_entry(
         cache_directory=settings.options.cache,
         reporter=data_reporter,
         verify=settings.options.verify,
-        check=lambda dataset, contents: _check_contents(folder, config, dataset, contents),
+        check=lambda dataset, contents: check_recorded(folder, config, dataset, contents),
         device=settings.options.workers_device,
         helpers=build_helpers(config, settings.options, data_reporter),
     )
@@ -154,8 +154,14 @@ def _smallest_space(architecture_class: type[Architecture]) -> SearchSpace:
     return SearchSpace(architecture_class, {gene.name: (gene.smallest,) for gene in architecture_class.genes})
 
 
-def _check_contents(folder: Path, config: Config, dataset: Dataset, contents: Contents) -> None:
+def check_recorded(folder: Path, config: Config, dataset: Dataset, contents: Contents) -> None:
     """Check that the results of an entry belong to the same data and encoders.
+
+    Args:
+        folder: The folder of the entry.
+        config: The configuration.
+        dataset: The present samples of train and validation.
+        contents: The content of the present data and encoders.
 
     Raises:
         StudyError: If they do not; names what has changed.

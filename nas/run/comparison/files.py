@@ -42,24 +42,26 @@ def read_stored(path: Path, build: Callable[[dict[str, Any]], _Content]) -> _Con
     return read_sealed_json(path, build, expected="a file that `compare` has written", remedy=remedy)
 
 
-def check_directory(directory: Path) -> None:
+def check_directory(directory: Path, settings: str = SETTINGS, what: str = "comparison") -> None:
     """Check that a directory is new or holds a comparison.
 
     Args:
         directory: The directory of the comparison, which may exist.
+        settings: The file of its settings.
+        what: The name of what it may hold, for messages.
 
     Raises:
         StudyError: If it holds other files.
     """
-    if not directory.exists() or (directory / SETTINGS).exists():
+    if not directory.exists() or (directory / settings).exists():
         return
     # A search that was stopped leaves its files before the settings are written; a process that is killed while it
     # writes a file leaves a temporary one.
     known = {LOCK, SEARCH, FOUND}
-    half_written = tuple(f".{name}." for name in (SETTINGS, FOUND))
+    half_written = tuple(f".{name}." for name in (settings, FOUND))
     if any(path.name not in known and not path.name.startswith(half_written) for path in directory.iterdir()):
         raise StudyError(
-            f"{directory}: is not empty and holds no comparison; expected an empty or new directory (--run-dir)"
+            f"{directory}: is not empty and holds no {what}; expected an empty or new directory (--run-dir)"
         )
 
 

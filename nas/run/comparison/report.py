@@ -3,14 +3,19 @@
 import csv
 import io
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nas.common.files import write_atomically
 from nas.common.progress import Reporter
 from nas.common.units import format_bytes, format_seconds
 from nas.run.tables import csv_cell, markdown_table, text_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TABLE = "comparison"
 """The name of the files, without their suffixes."""
@@ -183,15 +188,8 @@ def draw_plot(rows: Sequence[Row], metric: str) -> bytes:
         rows: The lines of the table.
         metric: The metric that is drawn.
     """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
 
-    buffer = io.BytesIO()
-    with rc_context({"svg.hashsalt": "comparison", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(8.0, 4.5), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
+    def draw(figure: "Figure", axes: "Axes") -> None:
         for index, row in enumerate(rows):
             scores = [score for score in _scores(metric, row.test) if score is not None]
             if scores:
@@ -214,5 +212,26 @@ def draw_plot(rows: Sequence[Row], metric: str) -> bytes:
         axes.grid(visible=True, which="both", alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             figure.legend(loc="outside right upper")
+
+    return svg_plot((8.0, 4.5), TABLE, draw)
+
+
+def svg_plot(size: tuple[float, float], name: str, draw: Callable[["Figure", "Axes"], None]) -> bytes:
+    """Return a plot as SVG, the same for the same content.
+
+    Args:
+        size: The width and height in inches.
+        name: The name from which the identifiers in the file are derived.
+        draw: Function that draws into a figure with one plot.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    buffer = io.BytesIO()
+    with rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure, figure.add_subplot())
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import statistics
+from pathlib import Path
 from typing import Any
 
 from nas.common.sealed_json import write_sealed_json
@@ -16,7 +17,7 @@ from nas.run.comparison.training import TrainedEntry, comparison_key
 from nas.run.evaluate import digest_of_test, evaluate_exported
 from nas.run.export import TrainedWeights, export_result
 from nas.run.model_parts import ModelParts
-from nas.search.space import RAW, WHOLE
+from nas.search.space import RAW, WHOLE, Architecture
 from nas.search.trial import Result, to_number
 
 
@@ -41,7 +42,7 @@ def table_row(settings: ComparisonSettings, trained: TrainedEntry) -> Row:
         architecture=str(architecture) if architecture.stated_genes else "",
         learning_rate=None if trained.rate is None else entry.config.compare.learning_rates[trained.rate],
         trainable_parameters=memory.parameter_count(architecture),
-        training_bytes=prediction.training_bytes + _frozen_bytes(entry),
+        training_bytes=prediction.training_bytes + frozen_bytes(entry, architecture),
         measured_peak_bytes=max((result.measured_peak_bytes for result in results), default=None),
         validation=tuple(None if result is None else result.metrics for result in trained.results),
         test=tuple(None if result is None else _test_metrics(settings, entry, result) for result in trained.results),
@@ -50,11 +51,16 @@ def table_row(settings: ComparisonSettings, trained: TrainedEntry) -> Row:
     )
 
 
-def _frozen_bytes(entry: Entry) -> int:
-    """Return the bytes of the frozen weights that a training of the entry uses."""
+def frozen_bytes(entry: Entry, architecture: Architecture) -> int:
+    """Return the bytes of the frozen weights that a training uses.
+
+    Args:
+        entry: The entry, with its encoders.
+        architecture: The architecture that is trained.
+    """
     encoders = (entry.prepared.image_encoder, entry.prepared.text_encoder)
-    layers = entry.architecture.entry_layers(sizes_of(*encoders))
-    if entry.architecture.reads_class_texts:
+    layers = architecture.entry_layers(sizes_of(*encoders))
+    if architecture.reads_class_texts:
         layers = layers._replace(text=WHOLE)
     return sum(
         tensor.nbytes
@@ -65,24 +71,54 @@ def _frozen_bytes(entry: Entry) -> int:
 
 
 def _test_metrics(settings: ComparisonSettings, entry: Entry, result: Result) -> dict[str, float]:
-    """Return the test metrics of a training; each model is evaluated once."""
-    path, data, key = entry.folder / TESTS, entry.config.data, comparison_key(result.key)
+    """Return the test metrics of a training of an entry."""
+    key = comparison_key(result.key)
+    return metrics_on_test(
+        settings,
+        entry,
+        result,
+        model=entry.folder / f"model_seed{key.seed}",
+        name=f"{entry.title}: evaluating the exported and reloaded model of seed {key.seed} on test",
+        learning_rate=entry.config.compare.learning_rates[key.rate],
+    )
+
+
+def metrics_on_test(
+    settings: ComparisonSettings,
+    entry: Entry,
+    result: Result,
+    *,
+    model: Path,
+    name: str,
+    learning_rate: float | None = None,
+) -> dict[str, float]:
+    """Return the test metrics of a training; each model is exported, reloaded and evaluated once.
+
+    Args:
+        settings: The comparison or ablation.
+        entry: The entry, in whose folder the weights and the metrics are.
+        result: The result of the training.
+        model: The folder of the exported model.
+        name: The message before the evaluation.
+        learning_rate: The learning rate of all trained tensors, where it was not the recipe's.
+
+    Raises:
+        NasError: If the model cannot be exported or the test split cannot be used.
+    """
+    path, data = entry.folder / TESTS, entry.config.data
     # The result identifies the training: no two trainings take the same time.
     training = hashlib.sha256(json.dumps(result.as_dict(), sort_keys=True).encode()).hexdigest()[:16]
     test = digest_of_test(data, entry.prepared.store.class_names, settings.options.cache)
-    name = f"{key.name} {training} {test}"
+    identity = f"{result.key.name} {training} {test}"
     known = read_stored(path, _to_metrics)
-    if name not in known:
-        model = entry.folder / f"model_seed{key.seed}"
-        trained = TrainedWeights(
-            full_weights_path(entry.folder, key), result, entry.config.compare.learning_rates[key.rate]
-        )
+    if identity not in known:
+        trained = TrainedWeights(full_weights_path(entry.folder, result.key), result, learning_rate)
         parts = ModelParts.of(entry.prepared)
         export_result(model, trained, parts=parts, objective=entry.config.search.objective, data=data)
-        settings.reporter.note(f"{entry.title}: evaluating the exported and reloaded model of seed {key.seed} on test")
-        known[name] = evaluate_exported(model, data, "test").metrics
+        settings.reporter.note(name)
+        known[identity] = evaluate_exported(model, data, "test").metrics
         write_sealed_json(path, known)
-    return known[name]
+    return known[identity]
 
 
 def _to_metrics(values: dict[str, Any]) -> dict[str, dict[str, float]]:

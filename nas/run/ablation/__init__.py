@@ -1,0 +1,1 @@
+"""One gene of an architecture varied at a time, in one table."""
