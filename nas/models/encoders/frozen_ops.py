@@ -99,7 +99,7 @@ def multiply_per_head(rows: Tensor, weight: Tensor) -> Tensor:
     """Return rows (B, H, R, a) times weight (H, a, b), (B, H, R, b), as one product per head."""
     size, heads, count, _ = rows.shape
     multiplied = rows.transpose(0, 1).reshape(heads, size * count, rows.shape[3]) @ weight.to(rows.dtype)
-    return multiplied.view(heads, size, count, -1).transpose(0, 1)
+    return multiplied.view(heads, size, count, weight.shape[2]).transpose(0, 1)
 
 
 @dataclass(frozen=True)

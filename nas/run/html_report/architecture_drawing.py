@@ -97,7 +97,7 @@ def _widest(architecture: Architecture, rows: Sequence[_Row]) -> int:
     if not isinstance(architecture, PMFArchitecture):
         return 1
     widths = [side.mapping_width for row in rows if row.fuses is not None for side in architecture.at(row.fuses)]
-    return max(widths, default=1)
+    return max(widths, default=1) or 1
 
 
 def _layer(row: _Row, y: int, architecture: Architecture, widest: int) -> Iterator[str]:
@@ -119,7 +119,8 @@ def _layer(row: _Row, y: int, architecture: Architecture, widest: int) -> Iterat
     yield from _dots(_LEFT + 10, y + 50, to_image.fusion_context_prompts, "context-dot", "fusion context")
     yield from _dots(_RIGHT + 10, y + 50, to_text.fusion_context_prompts, "context-dot", "fusion context")
     for offset, side, forward in ((20, to_text, True), (46, to_image, False)):
-        yield from _mapping(y + offset, side.mapping_width, widest, forward=forward)
+        if side.query_prompts:
+            yield from _mapping(y + offset, side.mapping_width, widest, forward=forward)
 
 
 _OTHER = {"image": "text", "text": "image"}

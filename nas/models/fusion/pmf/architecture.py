@@ -32,10 +32,12 @@ class DirectionSizes:
     """The sizes of one direction of one fusing layer.
 
     Args:
-        query_prompts: The number `M_qp` of prompts whose outputs become the message to the other modality.
+        query_prompts: The number `M_qp` of prompts whose outputs become the message to the other modality; 0 for no
+            message.
         query_context_prompts: The number `M_qcp` of context prompts in the query stage.
         fusion_context_prompts: The number `M_fcp` of context prompts in the fusion stage of the receiving modality.
-        mapping_width: The width `h` of the hidden layer of the mapping.
+        mapping_width: The width `h` of the hidden layer of the mapping; 0 for none, so that the message is what the
+            query prompts have read.
     """
 
     query_prompts: int
@@ -45,6 +47,7 @@ class DirectionSizes:
 
 
 _SIZES = tuple(field.name for field in fields(DirectionSizes))
+_NEEDED = ("query_prompts", "mapping_width")
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,11 @@ class PMFArchitecture(ReadoutGenes, Architecture):
 
     Args:
         fusion_layer: The number `L_f` of layers of the shallower encoder below the first fusing layer; 0 fuses all.
-        query_prompts: The number `M_qp` of query prompts; at least 1.
+        query_prompts: The number `M_qp` of query prompts; 0, for ablations, leaves the message out, and with it query
+            context prompts and mapping.
         query_context_prompts: The number `M_qcp` of query context prompts; 0 is allowed.
         fusion_context_prompts: The number `M_fcp` of fusion context prompts; 0 is allowed.
-        mapping_width: The mapping width `h`; at least 1.
+        mapping_width: The mapping width `h`; 0, for ablations, leaves the mapping out.
         image_readout: The index in `READOUTS` of what the image classifier reads; the paper's is the first.
         text_readout: That of the text classifier.
     """
@@ -69,10 +73,10 @@ class PMFArchitecture(ReadoutGenes, Architecture):
     )
     genes = (
         Gene("fusion_layer", "L_f", 0, is_layer=True),
-        Gene("query_prompts", "M_qp", 1, GRANULARITIES, unit="tokens"),
+        Gene("query_prompts", "M_qp", 0, GRANULARITIES, unit="tokens"),
         Gene("query_context_prompts", "M_qcp", 0, GRANULARITIES, unit="tokens"),
         Gene("fusion_context_prompts", "M_fcp", 0, GRANULARITIES, unit="tokens"),
-        Gene("mapping_width", "h", 1, GRANULARITIES, unit="units"),
+        Gene("mapping_width", "h", 0, GRANULARITIES, unit="units"),
         IMAGE_READOUT,
         TEXT_READOUT,
     )
@@ -94,7 +98,11 @@ class PMFArchitecture(ReadoutGenes, Architecture):
 
     @classmethod
     def default_choices(cls, sizes: EncoderSizes) -> dict[str, tuple[int, ...]]:
-        return {**super().default_choices(sizes), **readout_choices(sizes)}
+        default, choices = cls.default(sizes), super().default_choices(sizes)
+        for name in _NEEDED:  # what every PMF has is left out in ablations only
+            value = getattr(default, name)
+            choices[name] = tuple(sorted({max(value // 4, 1), *choices[name][1:]}))
+        return {**choices, **readout_choices(sizes)}
 
     def entry_layers(self, sizes: EncoderSizes) -> EntryLayers:
         return entry_layers_from(sizes, self.fusion_layer)
@@ -115,7 +123,7 @@ class PMFArchitecture(ReadoutGenes, Architecture):
         return ", ".join(parts)
 
     def affine_memory(self) -> AffineMemory | None:
-        """Return the architectures with the same L_f, M_qp, readouts and kinds of context prompts.
+        """Return the architectures with the same L_f, M_qp, readouts, kinds of context prompts, and a mapping or none.
 
         A tensor size is a product of lengths, in which M_qcp, M_fcp and h appear at most once and never together, so it
         is affine in them, as long as the same operations run in the same order. Two things change the operations: a
@@ -133,9 +141,11 @@ class PMFArchitecture(ReadoutGenes, Architecture):
             self,
             query_context_prompts=query_context,
             fusion_context_prompts=fusion_context,
-            mapping_width=1,
+            mapping_width=1 if self.mapping_width else 0,
         )
         steps = {"query_context_prompts": 8, "fusion_context_prompts": 8, "mapping_width": 63}
+        if not self.mapping_width:
+            del steps["mapping_width"]
         if not fusion_context:
             del steps["fusion_context_prompts"]
             if not query_context:
@@ -145,7 +155,10 @@ class PMFArchitecture(ReadoutGenes, Architecture):
     def at(self, index: int) -> tuple[DirectionSizes, DirectionSizes]:
         """Return the sizes of image → text and text → image in a fusing layer, counted from the first one."""
         pairs = [self.value_at(name, index) for name in _SIZES]
-        image_to_text, text_to_image = (DirectionSizes(*side) for side in zip(*pairs, strict=True))
+        sides = (DirectionSizes(*side) for side in zip(*pairs, strict=True))
+        image_to_text, text_to_image = (
+            side if side.query_prompts else DirectionSizes(0, 0, side.fusion_context_prompts, 0) for side in sides
+        )
         return image_to_text, text_to_image
 
 
@@ -166,7 +179,8 @@ def trainable_parameter_count(
     def direction(sizes: DirectionSizes, size_from: int, size_to: int) -> int:
         queries = (sizes.query_prompts + sizes.query_context_prompts) * size_from
         prompts = queries + sizes.fusion_context_prompts * size_to
-        return prompts + sizes.mapping_width * (size_from + size_to + 1) + size_to
+        mapping = sizes.mapping_width * (size_from + size_to + 1) + size_to if sizes.mapping_width else 0
+        return prompts + mapping
 
     layers = (architecture.at(index) for index in range(fusing_layers))
     fused = sum(

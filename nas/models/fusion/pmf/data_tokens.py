@@ -229,7 +229,8 @@ def read_data(
     layer = encoder.layers[index]
     read = _LayerTokens(modality, LayerInput(None if is_first else encoder.layers[index - 1], layer), tokens)
     reads_readout = index == encoder.num_layers - 1 and modality.readout_tokens != "all"
-    absorbs = 3 * (query_prompts.shape[0] + reads_readout) * layer.projections.num_heads < 2 * encoder.hidden_size
+    count = query_prompts.shape[0]  # none without a message
+    absorbs = count > 0 and 3 * (count + reads_readout) * layer.projections.num_heads < 2 * encoder.hidden_size
     if reads_readout:
         return _read_absorbed(read, query_prompts) if absorbs else _read_projected(read, is_last=True)
     if not tokens.requires_grad and (absorbs or stored is not None):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, relu
+from torch.nn.functional import linear, pad, relu
 
 from nas.models.encoders.layers import KeysValues, merge_heads
 from nas.models.fusion.pmf.data_tokens import DataTokens
@@ -21,6 +21,19 @@ class DirectionWeights:
     query_prompts: Tensor  # QP (M_qp, D_from)
     query_context_prompts: Tensor  # QCP (M_qcp, D_from)
     fusion_context_prompts: Tensor  # FCP (M_fcp, D_to)
+    mapping: "MappingWeights | None"  # None without a mapping
+
+    def map(self, tokens: Tensor) -> Tensor:
+        """Apply the mapping f, (B, M_qp, D_from) → (B, M_qp, D_to)."""
+        if self.mapping is None:
+            return unmapped(tokens, self.fusion_context_prompts.shape[1])
+        return self.mapping.map(tokens)
+
+
+@dataclass(frozen=True)
+class MappingWeights:
+    """The trained tensors of a mapping; they may be views into larger ones."""
+
     inner_weight: Tensor  # (h, D_from)
     inner_bias: Tensor  # (h,)
     outer_weight: Tensor  # (D_to, h)
@@ -29,6 +42,20 @@ class DirectionWeights:
     def map(self, tokens: Tensor) -> Tensor:
         """Apply the mapping f, (B, M_qp, D_from) → (B, M_qp, D_to)."""
         return linear(relu(linear(tokens, self.inner_weight, self.inner_bias)), self.outer_weight, self.outer_bias)
+
+
+def unmapped(tokens: Tensor, size: int) -> Tensor:
+    """Return tokens as a message without a mapping, (B, M, D) → (B, M, size): they are cut, or filled with zeros.
+
+    Encoders of the same hidden size exchange them as they are. Between others, this is the identity as far as both
+    have coordinates: it has no parameters, as the part that an ablation leaves out must have none.
+
+    Args:
+        tokens: The outputs of the query prompts.
+        size: The hidden size of the receiving modality.
+    """
+    missing = size - tokens.shape[-1]
+    return pad(tokens, (0, missing)) if missing > 0 else tokens[..., :size]
 
 
 class ModalityFusionLayer:
@@ -58,8 +85,10 @@ class ModalityFusionLayer:
         Only the outputs of QP are computed: no other output is kept, and within a layer tokens interact only through
         keys and values.
         """
-        attended = self.data.attend_queries(self.prompt_queries, self.query_context)
         size = self.data.modality.layout.batch_size
+        if not self.outgoing.query_prompts.shape[0]:  # no message
+            return self.outgoing.map(self.outgoing.query_prompts.expand(size, -1, -1))
+        attended = self.data.attend_queries(self.prompt_queries, self.query_context)
         prompts = self.outgoing.query_prompts.expand(size, -1, -1)  # (B, M_qp, D_from)
         return self.outgoing.map(self.layer.complete(prompts, merge_heads(attended)))
 
@@ -76,7 +105,7 @@ class ModalityFusionLayer:
         data, layer = self.data, self.layer
         encoder, layout, wanted = data.modality.encoder, data.modality.layout, data.wanted
         shared = self.fusion_context.expand(layout.batch_size)
-        prompts = KeysValues.concatenate([shared, layer.keys_values(message)])
+        prompts = KeysValues.concatenate([shared, layer.keys_values(message)]) if message.shape[1] else shared
         attended = data.attend_wanted(data.queries, prompts)
         del data, self.data  # released before the feed-forward block allocates
         merged = merge_heads(attended)

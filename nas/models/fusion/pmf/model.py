@@ -32,7 +32,7 @@ from nas.models.encoders.tracing import is_traced
 from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel, classify, sizes_of
 from nas.models.fusion.pmf.architecture import DirectionSizes, PMFArchitecture, trainable_parameter_count
 from nas.models.fusion.pmf.fusing import FusionLayerWeights, SharedFirstLayer, fuse, read_first_layer
-from nas.models.fusion.pmf.layer import DirectionWeights
+from nas.models.fusion.pmf.layer import DirectionWeights, MappingWeights, unmapped
 from nas.models.fusion.pmf.reference import fuse_whole
 from nas.models.fusion.readouts import Readout, readouts_of
 from nas.search.space import MODALITIES, Architecture
@@ -52,14 +52,18 @@ class Direction(nn.Module):
         self.query_prompts = nn.Parameter(torch.empty(sizes.query_prompts, size_from))
         self.query_context_prompts = nn.Parameter(torch.empty(sizes.query_context_prompts, size_from))
         self.fusion_context_prompts = nn.Parameter(torch.empty(sizes.fusion_context_prompts, size_to))
-        self.inner = nn.Linear(size_from, sizes.mapping_width)
-        self.outer = nn.Linear(sizes.mapping_width, size_to)
+        self.has_mapping = sizes.mapping_width > 0
+        if self.has_mapping:
+            self.inner = nn.Linear(size_from, sizes.mapping_width)
+            self.outer = nn.Linear(sizes.mapping_width, size_to)
         for prompts in (self.query_prompts, self.query_context_prompts, self.fusion_context_prompts):
             if prompts.numel():
                 nn.init.normal_(prompts, std=PROMPT_STANDARD_DEVIATION)
 
     def map(self, tokens: Tensor) -> Tensor:
         """Apply the mapping f, (B, M_qp, D_from) → (B, M_qp, D_to), as modules, which may have been replaced."""
+        if not self.has_mapping:
+            return unmapped(tokens, self.fusion_context_prompts.shape[1])
         mapped: Tensor = self.outer(relu(self.inner(tokens)))
         return mapped
 
@@ -70,11 +74,23 @@ class Direction(nn.Module):
             query_prompts=self.query_prompts[: sizes.query_prompts],
             query_context_prompts=self.query_context_prompts[: sizes.query_context_prompts],
             fusion_context_prompts=self.fusion_context_prompts[: sizes.fusion_context_prompts],
-            inner_weight=self.inner.weight[:width],
-            inner_bias=self.inner.bias[:width],
-            outer_weight=self.outer.weight[:, :width],
-            outer_bias=self.outer.bias,
+            mapping=MappingWeights(
+                inner_weight=self.inner.weight[:width],
+                inner_bias=self.inner.bias[:width],
+                outer_weight=self.outer.weight[:, :width],
+                outer_bias=self.outer.bias,
+            )
+            if width
+            else None,
         )
+
+    def used_parameters(self, sizes: DirectionSizes) -> list[nn.Parameter]:
+        """Return the parameters that a slice uses: all, unless it leaves the message or the mapping out."""
+        left_out = set() if sizes.mapping_width else {"inner.weight", "inner.bias", "outer.weight", "outer.bias"}
+        if not sizes.query_prompts:
+            left_out |= {"query_prompts", "query_context_prompts"}
+            left_out |= set() if sizes.fusion_context_prompts else {"fusion_context_prompts"}
+        return [parameter for name, parameter in self.named_parameters() if name not in left_out]
 
 
 class FusionLayer(nn.Module):
@@ -108,7 +124,7 @@ class PMF(FusionModel):
         num_classes: The number of classes C.
 
     Raises:
-        ValueError: If no layer is left to fuse, or there are no query prompts or no mapping.
+        ValueError: If no layer is left to fuse.
     """
 
     architecture_class = PMFArchitecture
@@ -122,8 +138,6 @@ class PMF(FusionModel):
         image, text = self.encoders
         fusing = self.architecture.prompted_layers(self.sizes)
         sizes = [self.architecture.at(index) for index in range(fusing)]
-        if any(side.query_prompts < 1 or side.mapping_width < 1 for layer in sizes for side in layer):
-            raise ValueError(f"{self.architecture}: too small; expected query_prompts and mapping_width of at least 1")
         self.fusion_layers = nn.ModuleList(
             FusionLayer(image_hidden_size=image.hidden_size, text_hidden_size=text.hidden_size, sizes=layer)
             for layer in sizes
@@ -223,9 +237,15 @@ class PMF(FusionModel):
         )
 
     def used_parameters(self, architecture: Architecture) -> list[nn.Parameter]:
-        """Return all parameters except those of fusing layers below the first one of the slice."""
-        modules = [*self._fusing(architecture), *self.classifiers(architecture)]
-        return [parameter for module in modules for parameter in module.parameters()]
+        """Return all parameters except those of fusing layers below the first one of the slice, and left out ones."""
+        chosen = self._own(architecture)
+        fusing = [
+            parameter
+            for index, layer in enumerate(self._fusing(architecture))
+            for direction, sizes in zip((layer.image_to_text, layer.text_to_image), chosen.at(index), strict=True)
+            for parameter in direction.used_parameters(sizes)
+        ]
+        return [*fusing, *(entry for module in self.classifiers(architecture) for entry in module.parameters())]
 
     def source_of(self, name: str, architecture: Architecture) -> str:
         module, _, rest = name.partition(".")

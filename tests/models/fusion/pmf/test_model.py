@@ -11,6 +11,7 @@ from nas.models.encoders.vit import ViTEncoder
 from nas.models.fusion.base import Features
 from nas.models.fusion.data_attention import data_attention
 from nas.models.fusion.pmf.architecture import PMFArchitecture, trainable_parameter_count
+from nas.models.fusion.pmf.layer import unmapped
 from nas.models.fusion.pmf.model import PMF
 from nas.models.fusion.pmf.reference import reference_logits
 from nas.search.space import Architecture, EncoderSizes
@@ -32,6 +33,10 @@ ARCHITECTURES = [
     PMFArchitecture(1, 7, 1, 2, 6, text_readout=1),
     PMFArchitecture(2, 2, 1, 3, 5, text_readout=1),  # a single fusing layer, of which all outputs are needed
     PMFArchitecture(2, 9, 0, 0, 6, image_readout=1),
+    PMFArchitecture(1, 0, 2, 3, 6),  # no message
+    PMFArchitecture(0, 0, 0, 0, 0),  # nothing but classifiers
+    PMFArchitecture(1, 3, 1, 2, 0),  # no mapping
+    PMFArchitecture(0, ((0, 2), (1, 0), (3, 3)), 1, ((2, 0), (0, 0), (1, 1)), ((4, 0), (3, 3), (0, 5)), text_readout=1),
 ]
 
 
@@ -122,6 +127,26 @@ def test_parameter_counts_equal_those_of_a_model(architecture: PMFArchitecture) 
         num_classes=6,
     )
     assert count == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_parts_that_are_left_out_have_no_parameters() -> None:
+    whole, no_mapping, no_message = (
+        {name: parameter.shape for name, parameter in model_of(architecture).named_parameters() if parameter.numel()}
+        for architecture in (
+            PMFArchitecture(2, 4, 2, 3, 5),
+            PMFArchitecture(2, 4, 2, 3, 0),
+            PMFArchitecture(2, 0, 2, 3, 5),
+        )
+    )
+    assert no_mapping == {name: shape for name, shape in whole.items() if "inner" not in name and "outer" not in name}
+    assert no_message == {name: shape for name, shape in no_mapping.items() if "query" not in name}
+
+
+def test_message_without_mapping_is_cut_or_filled_with_zeros() -> None:
+    tokens = torch.arange(12.0).view(1, 2, 6)
+    assert unmapped(tokens, 6).equal(tokens) and unmapped(tokens, 4).equal(tokens[..., :4])
+    wider = unmapped(tokens, 9)
+    assert wider.shape == (1, 2, 9) and wider[..., :6].equal(tokens) and not wider[..., 6:].any()
 
 
 def test_genes_for_a_wrong_number_of_layers_are_rejected() -> None:
