@@ -65,10 +65,9 @@ def holm(p_values: Sequence[float | None], level: float = LEVEL) -> list[bool]:
         level: That probability.
     """
     found = [False] * len(p_values)
-    order = sorted(range(len(p_values)), key=lambda index: math.inf if p_values[index] is None else p_values[index])
-    for rank, index in enumerate(order):
-        p_value = p_values[index]
-        if p_value is None or p_value > level / (len(p_values) - rank):
+    tested = [(p_value, index) for index, p_value in enumerate(p_values) if p_value is not None]
+    for rank, (p_value, index) in enumerate(sorted(tested)):
+        if p_value > level / (len(p_values) - rank):
             break
         found[index] = True
     return found

@@ -27,7 +27,10 @@ def add_compare(commands: Commands) -> argparse.ArgumentParser:
     )
     add_search_file(parser)
     parser.add_argument(
-        "--families", nargs="+", metavar="NAME", help="entries of the table (default: all families that fit the encoders, and searched PMF)"
+        "--families",
+        nargs="+",
+        metavar="NAME",
+        help="entries of the table (default: all families that fit the encoders, and searched PMF)",
     )
     parser.add_argument(
         "--seeds",

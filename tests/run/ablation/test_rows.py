@@ -39,7 +39,7 @@ def test_every_gene_is_varied_over_the_choices_of_the_file_the_default_and_nothi
     found = values_of(BASE)
     assert list(found) == list(PMFArchitecture.gene_names())
     assert found["fusion_layer"] == ["0", "1*", "2"]
-    assert found["query_prompts"] == ["1", "2", "4*"]
+    assert found["query_prompts"] == ["0", "1", "2", "4*"]
     assert found["query_context_prompts"] == ["0", "2", "4*", "8"], "one choice is none: the usual values"
     assert found["fusion_context_prompts"] == ["0", "1", "2", "4*"]
     assert found["image_readout"] == ["pooled*", "mean"], "all alternatives"
@@ -55,7 +55,7 @@ def test_named_genes_have_the_asked_values_in_the_asked_order() -> None:
 def test_architecture_with_a_value_for_each_layer_is_a_row_of_its_own() -> None:
     base = base_architecture(PMFArchitecture, SIZES, {"query_prompts": [[1, 2], [3, 4]]})
     assert values_of(base, "query_prompts", "mapping_width=5") == {
-        "query_prompts": ["1/2,3/4*", "1", "2"],
+        "query_prompts": ["1/2,3/4*", "0", "1", "2"],
         "mapping_width": ["5", "6*"],
     }
     rows = ablation_rows(base, [GeneRequest("query_prompts")], SPACE, SIZES)
