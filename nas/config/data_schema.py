@@ -7,7 +7,7 @@ from annotated_types import MaxLen, MinLen
 from pydantic import Field, PlainValidator, ValidationInfo, WithJsonSchema, field_validator
 
 from nas.common.units import MAX_COUNT, MAX_SEED
-from nas.config.choices import COLUMNS, FeatureDtype, FeatureStorage, Labels, Quotes, Task, Texts
+from nas.config.choices import COLUMNS, ClassHalf, FeatureDtype, FeatureStorage, Labels, Quotes, Task, Texts
 from nas.config.class_prompts import DEFAULT_PROMPTS, ClassPrompts
 from nas.config.reader_registry import READERS, ReaderEntry
 from nas.config.section import AUTO, Automatic, Expected, Rejected, Section, Several
@@ -142,6 +142,28 @@ class DataConfig(Section):
     held_out: HeldOutConfig = Field(
         default=HeldOutConfig(), description="The amounts taken from the training split to make missing splits."
     )
+    classes: ClassHalf = Field(
+        default="all",
+        description="The classes whose samples are used: `all`; `base`, the first half of the classes sorted by name, "
+        "with the middle one; `novel`, the others.",
+    )
+    shots: Integer | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_COUNT,
+        description="The number of training samples of each class that are used, drawn by `shots_seed`; of a class "
+        "with fewer, all; null: all.",
+    )
+    validation_shots: Integer | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_COUNT,
+        description="The number of validation samples of each class that are used; null: all, whatever `shots` is, "
+        "since every choice is made on validation.",
+    )
+    shots_seed: Integer = Field(
+        default=0, ge=0, le=MAX_SEED, description="The seed of the draw of `shots` and `validation_shots`."
+    )
     search_share: Share = Field(
         default="auto",
         description="The share of the training samples, stratified by class, that the supernet and short trainings "
@@ -240,6 +262,15 @@ class DataConfig(Section):
                 hint = ", or split: null if the data set has no column of splits" if role == "split" else ""
                 expected = f"a column of its own, not that of {roles[column]}{hint}"
                 raise Rejected(f"{expected}{named}", path=(role,), got=column)
+        return value
+
+    @field_validator("classes", "shots", "validation_shots")
+    @classmethod
+    def _samples_have_one_class(cls, value: Any, info: ValidationInfo) -> Any:
+        entry = _entry(info)
+        several = info.data.get("labels") == "several" or (entry is not None and entry.has_several_labels)
+        if value not in (None, "all") and (several or info.data.get("task") == "retrieval"):
+            raise Rejected("no such key where a sample may have several labels or none", problem="not allowed")
         return value
 
     @field_validator("images")

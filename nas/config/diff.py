@@ -23,6 +23,10 @@ _ADDED_KEYS = {
     "pretraining.learning_rate": None,
     "pretraining.checkpoint_steps": 100,
     "data.task": "classification",
+    "data.classes": "all",
+    "data.shots": None,
+    "data.validation_shots": None,
+    "data.shots_seed": 0,
 }
 """Keys that older runs lack, with the value that all of them had."""
 _FIXED_KEYS = frozenset({"budget.oversized"})  # changes how a candidate is trained, not how many are

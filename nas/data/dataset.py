@@ -18,6 +18,7 @@ from nas.data.pairs import check_negatives, pair_items
 from nas.data.readers.base import Reader, load_reader
 from nas.data.samples import Dataset, Labels, RawDataset, RawSample, Samples, shortened_list
 from nas.data.splits import hold_out_missing_splits
+from nas.data.subsets import choose_classes, choose_shots
 
 
 def read_dataset(
@@ -51,11 +52,14 @@ def read_dataset(
     if compares_images:
         find_duplicates = DuplicateFinder(reader.open_images, compares_all=config.is_retrieval).find
     all_splits = hold_out_missing_splits(raw.source, raw.splits, config.held_out, splits, find_duplicates)
+    chosen = replace(raw, splits=all_splits)
     # The classes are those of train as it is distributed, before samples are held out of it.
-    names = () if config.is_retrieval else class_names or raw.class_names or _classes_of_train(raw)
-    raw = replace(raw, splits=all_splits)
+    if config.classes != "all":
+        chosen = choose_classes(chosen, raw.class_names or _classes_of_train(raw), config.classes)
+    names = () if config.is_retrieval else class_names or chosen.class_names or _classes_of_train(raw)
+    raw = choose_shots(chosen, config)
     _check_splits(raw, splits, names)
-    duplicates = find_duplicates(itertools.chain.from_iterable(all_splits.values()))
+    duplicates = find_duplicates(itertools.chain.from_iterable(raw.splits.values()))
     repeated = _samples_in_two_splits(raw, duplicates)
     if repeated and not config.allow_duplicates:
         raise DataError(
