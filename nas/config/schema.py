@@ -18,7 +18,8 @@ from pydantic import (
 
 from nas.common.units import MAX_COUNT, MAX_SEED, format_seconds
 from nas.config.choices import Oversized
-from nas.config.data_schema import DataConfig, EncodersConfig, FeaturesConfig
+from nas.config.data_schema import DataConfig, FeaturesConfig
+from nas.config.encoders_schema import EncodersConfig
 from nas.config.pretraining_schema import PretrainingConfig, check_family
 from nas.config.retrieval import check_task, retrieval_problems
 from nas.config.search_schema import SearchConfig

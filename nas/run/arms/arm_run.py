@@ -6,7 +6,7 @@ from pathlib import Path
 from nas.common.errors import BudgetError
 from nas.common.progress import Reporter
 from nas.common.units import format_bytes
-from nas.config.data_schema import EncodersConfig
+from nas.config.encoders_schema import EncodersConfig
 from nas.config.load import Arm
 from nas.config.schema import BudgetConfig, Config
 from nas.memory.prediction import MemoryModel
