@@ -16,7 +16,7 @@ import re
 import unicodedata
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import Pool
 from pathlib import Path
@@ -257,7 +257,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return unit
 
 
-def thumbnails(squares: np.ndarray) -> dict[str, np.ndarray]:
+def thumbnails(squares: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
     """Return grey, colour, whole, outline and edge thumbnails of every image, as unit vectors."""
     maps: dict[str, list[np.ndarray]] = defaultdict(list)
     for square in squares:
@@ -278,22 +278,27 @@ def thumbnails(squares: np.ndarray) -> dict[str, np.ndarray]:
     return {name: _unit(np.stack(rows).astype(np.float32)) for name, rows in maps.items()}
 
 
+def alike(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return whether two images show the same drawing, in equal colours or not, for all pairs of two groups, (N, M).
+
+    Args:
+        first: The thumbnails of N images.
+        second: The thumbnails of M images.
+    """
+    similarity = {name: rows @ second[name].T for name, rows in first.items()}
+    same: np.ndarray = (similarity["grey"] > TONE_LIMIT) & (similarity["colour"] > TONE_LIMIT)
+    same |= similarity["whole"] > WHOLE_LIMIT
+    same |= similarity["edges"] > EDGE_LIMIT
+    same |= (similarity["outline"] > OUTLINE_LIMIT) & (similarity["edges"] > OUTLINE_EDGE_LIMIT)
+    return same
+
+
 def look_alikes(squares: np.ndarray) -> list[tuple[int, int]]:
     """Return the pairs of images that show the same drawing, in equal colours or not."""
     maps = thumbnails(squares)
     pairs: list[tuple[int, int]] = []
     for start in range(0, len(squares), 512):
-        block = slice(start, start + 512)
-        grey = maps["grey"][block] @ maps["grey"].T
-        colour = maps["colour"][block] @ maps["colour"].T
-        outline = maps["outline"][block] @ maps["outline"].T
-        edges = maps["edges"][block] @ maps["edges"].T
-        whole = maps["whole"][block] @ maps["whole"].T
-        same = (grey > TONE_LIMIT) & (colour > TONE_LIMIT)
-        same |= whole > WHOLE_LIMIT
-        same |= edges > EDGE_LIMIT
-        same |= (outline > OUTLINE_LIMIT) & (edges > OUTLINE_EDGE_LIMIT)
-        first, second = np.nonzero(same)
+        first, second = np.nonzero(alike({name: rows[start : start + 512] for name, rows in maps.items()}, maps))
         ordered = start + first < second
         pairs += zip((start + first[ordered]).tolist(), second[ordered].tolist(), strict=True)
     return pairs

@@ -15,7 +15,7 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Package:
-    """A file that pip or apt-get can download.
+    """A file that pip, apt-get or npm can download.
 
     Args:
         name: The name of the package.
@@ -94,6 +94,15 @@ def debian_package(package: Package, folder: Path) -> Path:
         DataError: If the download fails, or the content is another.
     """
     return _downloaded(package, folder, ["apt-get", "--quiet", "download", f"{package.name}={package.version}"])
+
+
+def npm_package(package: Package, folder: Path) -> Path:
+    """Return the archive of an npm package in a folder; download it with npm, if it is not there.
+
+    Raises:
+        DataError: If the download fails, or the content is another.
+    """
+    return _downloaded(package, folder, ["npm", "pack", "--silent", f"{package.name}@{package.version}"])
 
 
 def _downloaded(package: Package, folder: Path, command: list[str]) -> Path:
