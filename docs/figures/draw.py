@@ -56,6 +56,10 @@ TITLES = {
     "blind_prompt": "BlindPrompt",
     "albef": "ALBEF",
     "vlmo": "VLMo",
+    "vse": "VSE",
+    "vilbert": "ViLBERT",
+    "uniter": "UNITER",
+    "vilt": "ViLT",
     "pmf": "PMF, default",
     "pmf_searched": "PMF, searched",
 }

@@ -147,7 +147,7 @@ def test_predicted_peaks_of_all_families_are_those_of_the_allocator(
     assert max(errors.values()) <= LARGEST_ERROR, errors
 
 
-@pytest.mark.parametrize("family", ["pmf", "mbt", "late_concat"])
+@pytest.mark.parametrize("family", ["pmf", "mbt", "late_concat", "uniter"])
 def test_predicted_peak_of_a_step_without_stored_features_counts_its_frozen_layers(
     family: str, pair: tuple[Encoder, Encoder], device: torch.device
 ) -> None:
@@ -168,7 +168,7 @@ def test_predicted_peak_of_a_step_without_stored_features_counts_its_frozen_laye
         assert peaks["none"] > peaks["auto"] * (1 + LARGEST_ERROR)
 
 
-@pytest.mark.parametrize("family", ["pmf", "mbt", "prompt_fuse"])
+@pytest.mark.parametrize("family", ["pmf", "mbt", "prompt_fuse", "vilbert", "vilt"])
 def test_predicted_peak_of_a_supernet_step_is_that_of_the_allocator(
     family: str, pair: tuple[Encoder, Encoder], device: torch.device
 ) -> None:

@@ -9,11 +9,12 @@ from nas.config.load import load_config
 from nas.data.mask_vocabulary import MaskVocabulary
 from nas.models.encoders.pretrained import load_tokenizer
 from nas.models.fusion.pmf.architecture import PMFArchitecture
-from nas.run.checks import check_memory, mask_vocabulary
+from nas.run.checks import check_memory, check_space, mask_vocabulary
 from nas.run.prepare import predict_memory
 from nas.search.pretraining import OBJECTIVES
 from tests.support.project import Project
 from tests.support.search_file import make_search_config
+from tests.support.tiny import encoders
 
 
 @pytest.mark.parametrize(
@@ -68,3 +69,13 @@ def test_vocabulary_has_the_ids_of_the_tokenizer(project: Project, monkeypatch: 
     )
     assert found == MaskVocabulary(size=11, mask_id=4, special_ids=(0, 1, 2, 3, 4))
     assert found is not None and found.ordinary_ids().tolist() == list(range(5, 11))
+
+
+def test_values_that_the_encoders_bound_are_named_at_once(project: Project) -> None:
+    space = {"coattention_layer": [0, 3], "coattentions": [1, 4]}
+    config = load_config(project.write("deep.yaml", family="vilbert", space=space))
+    with pytest.raises(ConfigError) as raised:
+        check_space(config, "deep.yaml", *encoders(image_layers=4, text_layers=3))
+    since = "since the encoders have 4 and 3 layers"
+    assert f"space.coattention_layer: too large; expected at most 2, {since}, got 3" in str(raised.value)
+    assert f"space.coattentions: too large; expected at most 3, {since}, got 4" in str(raised.value)

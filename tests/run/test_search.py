@@ -300,6 +300,10 @@ FAMILY_SPACES: dict[str, dict[str, Any]] = {
     "clip_zero_shot": {"sample_text": ["none", "sum"]},
     "albef": {"fusion_layer": [0, 1, 2]},
     "vlmo": {"modality_layers": [0, 1, 3]},
+    "vse": {"joint_width": [1, 2, 4, 8]},
+    "vilbert": {"coattention_layer": [0, 1, 2], "coattentions": [1, 2, 3]},
+    "uniter": {"fusion_layer": [0, 1, 2]},
+    "vilt": {"depth": [1, 2, 3, 4]},
     **{family: {} for family in ("mmbt", "image_only", "text_only", "linear", "late_concat")},
 }
 
@@ -308,7 +312,10 @@ def test_all_families_are_searched() -> None:
     assert {*FAMILY_SPACES, "pmf"} == set(FAMILIES)
 
 
-LIKE_OTHERS = {"p_bert", "prompt_fuse", "text_only", "late_concat", "coop", "clip_zero_shot", "albef", "vlmo"}
+LIKE_OTHERS = {"p_bert", "prompt_fuse", "text_only", "late_concat", "coop", "clip_zero_shot", "albef", "vlmo"} | {
+    "vse",
+    "vilbert",
+}
 """Families that differ from another one only in their models, which other tests compare with references.
 
 Learned words are searched in `test_class_texts.py`."""

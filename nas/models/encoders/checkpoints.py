@@ -170,9 +170,8 @@ def trainable_copy(
     """
     copied = build_encoder(encoder.config)
     copied.drop_unread(pooling=not is_pooled)
-    if copied.projection is not None and not is_projected:
-        delattr(copied.model, PROJECTION)
-        delattr(copied.config, HEAD)
+    if not is_projected:
+        _drop_projection(copied)
     if num_layers is not None:
         copied.keep_layers(num_layers)
     return _with_weights_of(encoder, copied)
@@ -189,8 +188,16 @@ def trainable_embedding(encoder: Encoder) -> Encoder:
     """
     copied = build_encoder(encoder.config)
     copied.drop_unread(pooling=True)
+    _drop_projection(copied)
     copied.keep_embedding()
     return _with_weights_of(encoder, copied)
+
+
+def _drop_projection(copied: Encoder) -> None:
+    """Remove the projection of a copy, if it has one."""
+    if copied.projection is not None:
+        delattr(copied.model, PROJECTION)
+        delattr(copied.config, HEAD)
 
 
 def _with_weights_of(encoder: Encoder, copied: Encoder) -> Encoder:

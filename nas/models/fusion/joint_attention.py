@@ -80,6 +80,27 @@ def read_out(
     return encoder.pool(encoder.finish(rows))
 
 
+def read_out_with(
+    encoder: Encoder, rows: Tensor, mask: Tensor | None, further: Tensor, *, start: int, whole: bool
+) -> Tensor:
+    """Run the layers from `start` on over data tokens and further tokens as one sequence; see `read_out`.
+
+    Args:
+        encoder: The encoder.
+        rows: The data tokens, (B, R, D).
+        mask: The mask of the data tokens, (B, R), or None.
+        further: The further tokens, (B, E, D).
+        start: The first layer to run.
+        whole: Whether to run whole layers of transformers (`Features.whole_layers`).
+
+    Returns:
+        The classifier's input, (B, D).
+    """
+    bias = joint_bias(encoder, rows, mask, further.shape[1])
+    joint = torch.cat([rows, further], dim=1)
+    return read_out(encoder, joint, mask, bias, start=start, count=rows.shape[1], whole=whole)
+
+
 def encoded(encoder: Encoder, inputs: Tensor, mask: Tensor | None, *, whole: bool) -> Tensor:
     """Run a complete encoder on its raw inputs, and return the classifier's input, (B, D).
 

@@ -60,6 +60,20 @@ def _register_fusion_transformers(fusion: str) -> None:
     register_family(
         "vlmo", architecture=f"{fusion}.vlmo.architecture:VLMoArchitecture", model=f"{fusion}.vlmo.model:VLMo"
     )
+    register_family("vse", architecture=f"{fusion}.vse.architecture:VSEArchitecture", model=f"{fusion}.vse.model:VSE")
+    register_family(
+        "vilbert",
+        architecture=f"{fusion}.vilbert.architecture:ViLBERTArchitecture",
+        model=f"{fusion}.vilbert.model:ViLBERT",
+    )
+    register_family(
+        "uniter",
+        architecture=f"{fusion}.uniter.architecture:UNITERArchitecture",
+        model=f"{fusion}.uniter.model:UNITER",
+    )
+    register_family(
+        "vilt", architecture=f"{fusion}.vilt.architecture:ViLTArchitecture", model=f"{fusion}.vilt.model:ViLT"
+    )
 
 
 def _register_dual_encoders(fusion: str) -> None:

@@ -14,7 +14,14 @@ from transformers.activations import ACT2FN
 from nas.common.errors import EncoderError
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.bert import BertEncoder
-from nas.models.encoders.checkpoints import build_encoder, load_config, load_encoder, resolve_checkpoint, trainable_copy
+from nas.models.encoders.checkpoints import (
+    build_encoder,
+    load_config,
+    load_encoder,
+    resolve_checkpoint,
+    trainable_copy,
+    trainable_embedding,
+)
 from nas.models.encoders.frozen_ops import ACTIVATIONS, FrozenFeedForward
 from nas.models.encoders.layers import EncoderLayer
 from nas.models.encoders.partial_checkpoint import load_tail, save_tail
@@ -150,6 +157,35 @@ def test_trainable_copy_has_the_gradients_of_the_model(family: TinyFamily) -> No
     assert len(expected) > 10 and set(got) == set(expected)
     for name, gradient in expected.items():
         assert_equal(got[name], gradient)
+
+
+@every_family
+def test_trainable_copy_of_the_first_layers_computes_them(family: TinyFamily) -> None:
+    encoder = family.encoder(family.model())
+    inputs, mask = family.batch()
+    copied = trainable_copy(encoder, is_pooled=False, num_layers=2)
+    rows = encoder.embed(inputs)
+    bias = encoder.data_bias(text_mask(family, mask), rows.shape[1], rows.dtype)
+    expected = encoder.run(rows, bias, start=0, stop=2)
+    assert copied.num_layers == 2 < encoder.num_layers
+    assert_equal(copied.run(copied.embed(inputs), bias, start=0, stop=2), expected)
+    assert_equal(copied.run(copied.embed(inputs), bias, start=0, stop=2, whole=True), expected)
+    left_out = {name for name, _ in encoder.named_parameters()} - {name for name, _ in copied.named_parameters()}
+    last = {id(entry) for entry in encoder.layers[2].module.parameters()}
+    assert {id(entry) for name, entry in encoder.named_parameters() if name in left_out} >= last
+
+
+@every_family
+def test_trainable_embedding_has_the_weights_of_the_embedding_alone(family: TinyFamily) -> None:
+    encoder = family.encoder(family.model())
+    inputs, _ = family.batch()
+    copied = trainable_embedding(encoder)
+    assert_equal(copied.embed(inputs), encoder.embed(inputs))
+    own = {id(entry) for module in encoder.embedding for entry in module.parameters()}
+    expected = {name for name, entry in encoder.named_parameters() if id(entry) in own and "mask_token" not in name}
+    assert {name for name, _ in copied.named_parameters()} == expected and copied.num_layers == 0
+    torch.autograd.backward(copied.embed(inputs).square().sum())
+    assert all(entry.grad is not None for entry in copied.parameters())
 
 
 def test_trainable_copy_of_a_partial_encoder_is_rejected(tmp_path: Path) -> None:

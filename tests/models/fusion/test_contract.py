@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import gelu, multi_head_attention_forward
 
 from nas.common.devices import product_dtype
 from nas.common.precision import Precision
@@ -39,8 +40,12 @@ from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.models.fusion.pmf.reference import reference_logits
 from nas.models.fusion.prompt_fuse.architecture import PromptFuseArchitecture
 from nas.models.fusion.supernet import build_model, build_supernet, extract
+from nas.models.fusion.uniter.architecture import UNITERArchitecture
+from nas.models.fusion.vilbert.architecture import ViLBERTArchitecture
+from nas.models.fusion.vilt.architecture import ViLTArchitecture
 from nas.models.fusion.vlmo.architecture import VLMoArchitecture
 from nas.models.fusion.vpt.architecture import VPTArchitecture
+from nas.models.fusion.vse.architecture import VSEArchitecture
 from nas.run.export import assemble
 from nas.search.space import RAW, Architecture, EncoderSizes, EntryLayers, SearchSpace
 from nas.search.space.family_registry import FAMILIES, load_architecture_class
@@ -78,6 +83,10 @@ SPACES: dict[str, SearchSpace] = {
     "coop": SearchSpace(CoOpArchitecture, {"prompt_length": (1, 2, 5), "initial_text": (0, 1), "sample_text": (0, 1)}),
     "albef": SearchSpace(ALBEFArchitecture, {"fusion_layer": (0, 1, 2)}),
     "vlmo": SearchSpace(VLMoArchitecture, {"modality_layers": (0, 1, 3)}),
+    "vse": SearchSpace(VSEArchitecture, {"joint_width": (2, 7, 24)}),
+    "vilbert": SearchSpace(ViLBERTArchitecture, {"coattention_layer": (0, 1, 2), "coattentions": (1, 2, 3)}),
+    "uniter": SearchSpace(UNITERArchitecture, {"fusion_layer": (0, 1, 2)}),
+    "vilt": SearchSpace(ViLTArchitecture, {"depth": (1, 3, 4)}),
 }
 """Spaces of the families with genes; the others have one architecture."""
 
@@ -304,6 +313,81 @@ def vlmo(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask: Ten
     return logits
 
 
+def vse(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    """Return √E (f · u_c + g · v_c) + E Σ_j f_j g_j w_cj + bias, with unit vectors f of the image and g of the text."""
+    z, t = unimodal(model, vit, bert, pixels, ids, mask)
+    f, g = model.image_projection(z[:, 0]), model.text_projection(t[:, 0])
+    f, g = f / f.square().sum(dim=1, keepdim=True).sqrt(), g / g.square().sum(dim=1, keepdim=True).sqrt()
+    u, v, w = model.classifier.weight.unflatten(1, (-1, 3)).unbind(2)
+    width = f.shape[1]
+    linear_part = width**0.5 * (f @ u.T + g @ v.T)
+    logits: Tensor = linear_part + width * torch.einsum("bj,bj,cj->bc", f, g, w) + model.classifier.bias
+    return logits
+
+
+def coattended(block: Any, rows: Tensor, other: Tensor, mask: Tensor | None, heads: int) -> Tensor:
+    """Return one stream after a co-attention layer, by the attention of torch."""
+    seen = block.other_norm(other).transpose(0, 1)
+    attended, _ = multi_head_attention_forward(
+        block.norm(rows).transpose(0, 1),
+        seen,
+        seen,
+        embed_dim_to_check=rows.shape[2],
+        num_heads=heads,
+        in_proj_weight=None,
+        in_proj_bias=torch.cat([block.query.bias, block.key.bias, block.value.bias]),
+        bias_k=None,
+        bias_v=None,
+        add_zero_attn=False,
+        dropout_p=0.0,
+        out_proj_weight=block.output.weight,
+        out_proj_bias=block.output.bias,
+        training=False,
+        key_padding_mask=None if mask is None else ~mask,
+        need_weights=False,
+        use_separate_proj_weight=True,
+        q_proj_weight=block.query.weight,
+        k_proj_weight=block.key.weight,
+        v_proj_weight=block.value.weight,
+    )
+    rows = rows + attended.transpose(0, 1)
+    changed: Tensor = rows + block.outer(gelu(block.inner(block.feed_forward_norm(rows))))
+    return changed
+
+
+def vilbert(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    first = model.architecture.coattention_layer
+    chosen = range(first, min(first + model.architecture.coattentions, 3))
+    assert len(chosen) == len(model.image_coattention) == len(model.text_coattention)
+    heads = vit.config.num_attention_heads, bert.config.num_attention_heads
+    z, t = layers_of(vit, vit.embeddings(pixels), None, 0, 1), bert.embeddings(ids)  # one layer more than the text has
+    for layer in range(3):
+        if layer in chosen:
+            own, others = model.image_coattention[layer - first], model.text_coattention[layer - first]
+            z, t = coattended(own, z, t, mask, heads[0]), coattended(others, t, z, None, heads[1])
+        z, t = layers_of(vit, z, None, layer + 1, layer + 2), layers_of(bert, t, over(mask, 0), layer, layer + 1)
+    product = model.image_projection(vit.layernorm(z)[:, 0]) * model.text_projection(t[:, 0])
+    logits: Tensor = model.classifier(product)
+    return logits
+
+
+def uniter(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    z, first = model.norm(model.projection(vit(pixels).last_hidden_state)), model.architecture.fusion_layer
+    t = layers_of(bert, bert.embeddings(ids), over(mask, 0), 0, first)
+    rows = layers_of(bert, torch.cat([t, z], dim=1), over(mask, z.shape[1]), first, 3)
+    logits: Tensor = model.classifier(rows[:, 0])
+    return logits
+
+
+def vilt(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    z, t = vit.embeddings(pixels) + model.image_type, model.projection(bert.embeddings(ids)) + model.text_type
+    rows = torch.cat([z, t], dim=1)  # the order makes no difference
+    hidden = torch.cat([torch.zeros(len(z), z.shape[1]), visible(mask)], dim=1)[:, None, None]
+    rows = layers_of(vit, rows, hidden, 0, model.architecture.depth)
+    logits: Tensor = model.classifier(vit.layernorm(rows)[:, z.shape[1]])
+    return logits
+
+
 def pmf(model: Any, vit: Any, bert: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     del vit, bert
     return reference_logits(model, pixels, ids, mask)
@@ -376,6 +460,10 @@ ORACLES: dict[str, Callable[..., Tensor]] = {
     "coop": coop,
     "albef": albef,
     "vlmo": vlmo,
+    "vse": vse,
+    "vilbert": vilbert,
+    "uniter": uniter,
+    "vilt": vilt,
 }
 
 
@@ -568,6 +656,10 @@ def test_parameter_counts_equal_closed_forms() -> None:
     image, text = (sum(entry.numel() for entry in encoder.parameters()) for encoder in pair)
     head = CLASSES * (24 + 1), CLASSES * (16 + 1)
     words = sum(entry.numel() for entry in pair[1].model.embeddings.parameters())
+
+    def coattention(size: int, other: int) -> int:
+        return 2 * (2 * size + other) + 2 * (size + 1) * size + 2 * (other + 1) * size + 8 * size**2 + 5 * size
+
     expected = {
         "image_only": image + head[0],
         "text_only": text + head[1],
@@ -584,6 +676,10 @@ def test_parameter_counts_equal_closed_forms() -> None:
         "coop": 4 * 16,
         "albef": image + text + 2 * (2 * (16 + 1) * 16 + 2 * (24 + 1) * 16 + 2 * 16) + head[1],
         "vlmo": image + 3 * (2 * 24 + (24 + 1) * 48 + (48 + 1) * 24) + words + (16 + 1) * 24 + 2 * 24 + head[0],
+        "vse": image + text + (24 + 1 + 16 + 1) * 24 + CLASSES * (3 * 24 + 1),
+        "vilbert": image + text + 2 * (coattention(24, 16) + coattention(16, 24)) + (24 + 1 + 16 + 1) * 24 + head[0],
+        "uniter": text + (24 + 1) * 16 + 2 * 16 + head[1],
+        "vilt": image + words + (16 + 1) * 24 + 2 * 24 + head[0],
     }
     for family, count in expected.items():
         pair = pair_for(family)
@@ -605,6 +701,11 @@ def test_defaults_are_the_papers() -> None:
     assert load_architecture_class("albef").default(base) == ALBEFArchitecture(6)
     assert load_architecture_class("vlmo").default(base) == VLMoArchitecture(10)
     assert load_architecture_class("vlmo").default(EncoderSizes(24, 24, 1024, 1024)) == VLMoArchitecture(21)
+    assert load_architecture_class("vse").default(base) == VSEArchitecture(768)
+    assert load_architecture_class("vse").default(EncoderSizes(24, 24, 1280, 1024)) == VSEArchitecture(1024)
+    assert load_architecture_class("vilbert").default(base) == ViLBERTArchitecture(6, 6)
+    assert load_architecture_class("uniter").default(base) == UNITERArchitecture(0)
+    assert load_architecture_class("vilt").default(base) == ViLTArchitecture(12)
 
 
 # Memory

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nas.models.encoders.checkpoints import trainable_copy
 from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel, classify
-from nas.models.fusion.joint_attention import joint_bias, read_out
+from nas.models.fusion.joint_attention import read_out_with
 from nas.models.fusion.mmbt.architecture import MMBTArchitecture
 from nas.search.space import Architecture
 
@@ -37,6 +37,4 @@ class MMBT(FusionModel):
         z = image.run(z, image.data_bias(None, z.shape[1], z.dtype), start=0, stop=image.num_layers, whole=whole)
         z = text.as_embeddings(self.projection(image.finish(z)) + self.segment)  # (B, S, D_txt)
         t = text.embed(features.text_tokens)
-        bias = joint_bias(text, t, mask, further=z.shape[1])
-        rows, count = torch.cat([t, z], dim=1), t.shape[1]
-        return classify(self.classifier, read_out(text, rows, mask, bias, start=0, count=count, whole=whole))
+        return classify(self.classifier, read_out_with(text, t, mask, z, start=0, whole=whole))
