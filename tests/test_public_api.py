@@ -9,19 +9,27 @@ import pytest
 import nas
 from tests.support.paths import REPOSITORY
 
+WITH_LIBRARIES_OF_THEIR_OWN = {"nas.run.loggers.mlflow", "nas.run.loggers.wandb"}
+"""Modules that need a library which only the extra `loggers` installs."""
+
+
+def import_all_modules() -> None:
+    names = {module.name for module in pkgutil.walk_packages(nas.__path__, "nas.")}
+    assert names >= WITH_LIBRARIES_OF_THEIR_OWN
+    for name in names - WITH_LIBRARIES_OF_THEIR_OWN:
+        importlib.import_module(name)
+
 
 def test_public_names_are_not_hidden_by_submodules() -> None:
     """Importing a submodule sets it as an attribute of its package, which would replace a function of that name."""
-    for module in pkgutil.walk_packages(nas.__path__, "nas."):
-        importlib.import_module(module.name)
+    import_all_modules()
     assert not {module.name for module in pkgutil.iter_modules(nas.__path__)} & set(nas.__all__)
     for name in nas.__all__:
         assert not isinstance(getattr(nas, name), types.ModuleType)
 
 
 def test_every_public_function_can_be_called_after_all_modules_are_imported() -> None:
-    for module in pkgutil.walk_packages(nas.__path__, "nas."):
-        importlib.import_module(module.name)
+    import_all_modules()
     functions = {name: getattr(nas, name) for name in nas.__all__ if name[0].islower()}
     assert {"load", "load_config", "open_run", "register_metric", "resume", "run_search"} <= functions.keys()
     with pytest.raises(nas.NasError, match=r"^data: missing"):

@@ -35,7 +35,7 @@ class ExecutionOptions:
         device: Where workers compute: `auto`, on GPUs where there are some; `cpu`; or a GPU that has to be there, such
             as `cuda` or, without Ray workers, `cuda:1`.
         callbacks: What is called while the search runs; see `nas.Callback`.
-        log_to: The loggers that the run is to have besides those of its earlier sessions; `tensorboard`.
+        log_to: The loggers that the run is to have besides those of its earlier sessions.
     """
 
     worker_count: int | None = None

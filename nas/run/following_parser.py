@@ -41,6 +41,6 @@ def add_log_to(parser: argparse.ArgumentParser) -> None:
         action="append",
         choices=LOGGERS,
         default=[],
-        help="log learning curves and scores to a tracker, in a folder of the run directory; sessions that resume the "
-        "run continue it",
+        help="log learning curves and scores to a tracker, on its server or in the run directory; sessions that resume "
+        "the run continue it",
     )

@@ -165,5 +165,5 @@ def test_loggers_and_callbacks_are_options_of_python() -> None:
     options = execution_of({"callbacks": [recorder], "log_to": ["tensorboard"]})
     assert options.callbacks == (recorder,) and options.log_to == ("tensorboard",)
     assert nas.Callback is Callback and "torch.utils.tensorboard" in sys.modules
-    with pytest.raises(ArgumentError, match="log_to: expected a list of tensorboard, got 'tensorboard'"):
+    with pytest.raises(ArgumentError, match="log_to: expected a list of tensorboard, mlflow, wandb, got 'tensorboard'"):
         execution_of({"log_to": "tensorboard"})

@@ -37,7 +37,7 @@ class ResumeOptions(TypedDict, total=False):
         verify: Whether to hash data, encoders and cached outputs again.
         accept_changed: Whether to accept a study that lost or changed records.
         callbacks: Objects that are called while the search runs; see `nas.Callback`.
-        log_to: The names of loggers, such as `tensorboard`, which sessions that resume the run keep.
+        log_to: The names of loggers, `tensorboard`, `mlflow` or `wandb`, which sessions that resume the run keep.
         images: The folder or ZIP file that paths of images are relative to.
         image_encoder: The image encoder: a folder, `package:NAME/FOLDER` or a name on the Hugging Face Hub.
         text_encoder: The text encoder.

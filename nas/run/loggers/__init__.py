@@ -1,1 +1,1 @@
-"""Loggers: callbacks that write to TensorBoard, through the library's own client."""
+"""Loggers: callbacks that write to TensorBoard, MLflow or Weights & Biases, each through the library's own client."""

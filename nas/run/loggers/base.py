@@ -17,8 +17,13 @@ from nas.run.loggers.names import LOGGERS
 LOGGERS_FILE = "loggers.json"
 """The file of a run directory with the names of its loggers."""
 
-_CLASSES: Mapping[str, str] = {"tensorboard": "nas.run.loggers.tensorboard:TensorBoardLogger"}
-_MODULES: Mapping[str, str] = {"tensorboard": "tensorboard"}
+_CLASSES: Mapping[str, str] = {
+    "tensorboard": "nas.run.loggers.tensorboard:TensorBoardLogger",
+    "mlflow": "nas.run.loggers.mlflow:MLflowLogger",
+    "wandb": "nas.run.loggers.wandb:WandbLogger",
+}
+_PACKAGES: Mapping[str, str] = {"tensorboard": "tensorboard", "mlflow": "mlflow-skinny", "wandb": "wandb"}
+"""What pip calls the library of each logger, whose name is that of its module."""
 
 
 class Logger(Callback):
@@ -39,10 +44,10 @@ def check_loggers(names: Sequence[str]) -> None:
         ArgumentError: If one is not.
     """
     for name in names:
-        if importlib.util.find_spec(_MODULES[name]) is None:
+        if importlib.util.find_spec(name) is None:
             raise ArgumentError(
-                f"--log-to {name}: {_MODULES[name]} is not installed; run pip install 'pmf-nas[loggers]', or pip "
-                f"install {_MODULES[name]}"
+                f"--log-to {name}: {_PACKAGES[name]} is not installed; run pip install 'pmf-nas[loggers]', or pip "
+                f"install {_PACKAGES[name]}"
             )
 
 

@@ -1,4 +1,4 @@
 """The names of loggers, without slow imports."""
 
-LOGGERS = ("tensorboard",)
+LOGGERS = ("tensorboard", "mlflow", "wandb")
 """The values of `--log-to`."""

@@ -10,8 +10,9 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from nas.run.callbacks import EndEvent, StageEvent, TrialEvent
-from nas.run.history import SUPERNET, HistoryPoint
+from nas.run.history import HistoryPoint
 from nas.run.loggers.base import Logger
+from nas.run.loggers.steps import training_name
 
 FOLDER = "tensorboard"
 
@@ -52,7 +53,7 @@ class TensorBoardLogger(Logger):
             if writer is None or (point.is_loss and point.step <= last):
                 if writer is not None:
                     writer.close()
-                writer = _open(self._folder / _run_name(training), purge_step=point.step)
+                writer = _open(self._folder / training_name(point), purge_step=point.step)
             writer.add_scalar(f"{point.split}/{point.name}", point.value, point.step, walltime=point.time)
             self._writers[training] = (writer, point.step)
         for point in points:
@@ -73,13 +74,6 @@ class TensorBoardLogger(Logger):
         for training in list(self._writers):
             self._close(training)
         self._scores.close()
-
-
-def _run_name(training: _Training) -> str:
-    stage, trial, seed = training
-    if stage == SUPERNET:
-        return SUPERNET
-    return f"{stage}/{trial}/seed_{seed}" if stage == "rerun" else f"{stage}/{trial}"
 
 
 def _open(folder: Path, purge_step: int | None = None) -> SummaryWriter:
