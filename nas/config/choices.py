@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-FeatureDtype = Literal["float16", "float32"]
+FeatureDtype = Literal["float16", "float32", "int8"]
 FeatureStorage = Literal["auto", "every_layer", "lowest_layer", "none"]
 Task = Literal["classification", "retrieval"]
 Labels = Literal["one", "several"]

@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 from nas.common.devices import CPU, product_dtype
 from nas.config.data_schema import FeaturesConfig
 from nas.config.training_schema import RecipeConfig
+from nas.data.features.eight_bits import read_dtype
 from nas.data.features.frozen import FrozenLayers
 from nas.data.features.store import Batch
 from nas.memory.overheads import overheads_on
@@ -263,7 +264,7 @@ class StepTracer:
             return self._raw_batch(step)
         size, task = step.batch_size, self._task
         (image, text), (image_layer, text_layer) = self._encoders, step.architecture.entry_layers(self._sizes)
-        dtype = getattr(torch, self._features.dtype)
+        dtype = read_dtype(self._features.dtype)
         if image_layer == RAW:
             image_tokens, image_attention = torch.empty(size, *task.image_shape, dtype=dtype), None
         else:
@@ -305,7 +306,7 @@ class StepTracer:
         """Return the stored tokens of one encoder, and their attention if a model reads it."""
         if layer is None:
             return torch.empty(step.batch_size, 0), None
-        dtype = getattr(torch, self._features.dtype)
+        dtype = read_dtype(self._features.dtype)
         tokens = torch.empty(step.batch_size, count, encoder.hidden_size, dtype=dtype)
         # In the last layer only the readout rows are computed, so that no attention is stored for it.
         is_last = encoder.num_layers - layer <= 1

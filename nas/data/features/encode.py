@@ -12,8 +12,9 @@ from torch import Tensor
 from nas.common.boundary import shown
 from nas.common.devices import HostCopy, is_fast_in_float16, to_device
 from nas.common.errors import DataError
+from nas.data.features.eight_bits import read_dtype, to_stored
 from nas.data.features.inputs import InputRange, SplitInputs
-from nas.data.features.plan import FeaturePlan, attended_name, logsumexp_name, readout_name, tokens_name
+from nas.data.features.plan import FeaturePlan, attended_name, logsumexp_name, pixels_dtype, readout_name, tokens_name
 from nas.models.encoders.base import Encoder, mean_over_tokens
 from nas.models.fusion.data_attention import data_attention
 from nas.models.fusion.readouts import Readout
@@ -48,7 +49,7 @@ class BatchEncoder:
         splits: Inputs of every split, by name.
         image_shape: Shape of the pixel values of an image.
         location: The images, for messages.
-        allows_float16: Whether to compute in float16 what is stored as float16, on a device that is fast at it.
+        allows_float16: Whether to compute in float16 what is read as float16, on a device that is fast at it.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class BatchEncoder:
         self._splits = splits
         self._image_shape = image_shape
         self._location = location
-        self._is_float16 = allows_float16 and plan.dtype == "float16"
+        self._is_float16 = allows_float16 and read_dtype(plan.dtype) == torch.float16
 
     def encode(self, batch: InputRange, inputs: Tensor, mask: Tensor | None) -> "EncodedBatch":
         """Return the rows of all arrays that a batch has; on an accelerator the host does not wait for them yet.
@@ -94,7 +95,7 @@ class BatchEncoder:
         view_step = 1 if is_text else self._splits[batch.split].views  # view 0 is the image itself
         targets = modality.token_layers(self._plan.tier)
         if RAW in targets:
-            stored.add(tokens_name(batch.modality, RAW), inputs, "int32" if is_text else self._plan.dtype)
+            stored.add(tokens_name(batch.modality, RAW), inputs, "int32" if is_text else pixels_dtype(self._plan.dtype))
             targets = targets[1:]
         if not targets:
             inputs = inputs[::view_step]  # only readouts are needed
@@ -160,7 +161,7 @@ class EncodedBatch:
         if values.is_floating_point():
             self._extremes.append(torch.stack(torch.aminmax(values)).float())  # both NaN if any value is
             self._limits.append(dtype)
-        self._rows.append((f"{self._batch.split}/{name}", first_row, values.to(getattr(torch, dtype))))
+        self._rows.append((f"{self._batch.split}/{name}", first_row, to_stored(values, dtype)))
 
     def copy(self) -> None:
         """Start to copy all rows to the host."""
@@ -187,7 +188,7 @@ def _places(mask: Tensor) -> Tensor:
 
 def _check_range(extremes: Sequence[Sequence[float]], dtypes: Sequence[str], encoder: Encoder) -> None:
     for (lowest, highest), dtype in zip(extremes, dtypes, strict=True):
-        limit = float(np.finfo(dtype).max)
+        limit = torch.finfo(read_dtype(dtype)).max
         if not (lowest <= limit and highest <= limit):
             largest = lowest if math.isnan(lowest) else max(lowest, highest)
             hint = "; set features.dtype: float32" if math.isfinite(largest) else ""

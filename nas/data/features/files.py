@@ -33,7 +33,7 @@ class StoreContents:
 
     Args:
         tier: One of `nas.data.features.plan.TIERS`.
-        dtype: Storage type of tokens and attended rows: float16 or float32.
+        dtype: Storage type of tokens and attended rows: float16, float32, or int8 (`nas.data.features.eight_bits`).
         image_token_count: Number of tokens of an image, S.
         token_layers: Layers whose tokens are stored, by modality; -1 stands for pixel values or token ids.
         attention_layers: Layers whose data attention is stored, by modality.

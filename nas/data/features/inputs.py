@@ -42,7 +42,7 @@ class FeatureSources:
         contents: The content of all of them, which identifies the features.
         device: The device to compute on. It affects the features by rounding only, and so is no part of what identifies
             them.
-        allows_float16: Whether a device that is fast at float16 computes in it what is stored as float16.
+        allows_float16: Whether a device that is fast at float16 computes in it what is read as float16.
         test_count: The number of test samples, which are not part of the data set here.
     """
 

@@ -24,6 +24,7 @@ from nas.common.errors import DiskError
 from nas.common.units import format_bytes
 from nas.config.choices import FeatureStorage
 from nas.config.data_schema import FeaturesConfig
+from nas.data.features.eight_bits import stored_width
 from nas.models.fusion.readouts import READOUTS, Readout
 from nas.search.space import RAW
 
@@ -117,16 +118,25 @@ class ModalityPlan:
 
     def arrays(self, split: str, tier: str, dtype: str) -> Iterator[ArrayPlan]:
         """Yield the large arrays of one split."""
-        leading = self.row_shapes[split]
+        rows = (*self.row_shapes[split], stored_width(self.hidden_size, dtype))
         for layer in self.token_layers(tier):
             if layer == RAW:
-                raw_dtype = dtype if self.name == "image" else "int32"
+                raw_dtype = pixels_dtype(dtype) if self.name == "image" else "int32"
                 yield ArrayPlan(f"{split}/{tokens_name(self.name, layer)}", self.raw_shapes[split], raw_dtype)
                 continue
-            yield ArrayPlan(f"{split}/{tokens_name(self.name, layer)}", (*leading, self.hidden_size), dtype)
+            yield ArrayPlan(f"{split}/{tokens_name(self.name, layer)}", rows, dtype)
         for layer in self.attention_layers(tier):
-            yield ArrayPlan(f"{split}/{attended_name(self.name, layer)}", (*leading, self.hidden_size), dtype)
-            yield ArrayPlan(f"{split}/{logsumexp_name(self.name, layer)}", (*leading, self.num_heads), "float32")
+            yield ArrayPlan(f"{split}/{attended_name(self.name, layer)}", rows, dtype)
+            yield ArrayPlan(f"{split}/{logsumexp_name(self.name, layer)}", (*rows[:-1], self.num_heads), "float32")
+
+
+def pixels_dtype(dtype: str) -> str:
+    """Return the storage type of pixel values, which are not quantised: their rows have no scale of their own.
+
+    Args:
+        dtype: The storage type of tokens.
+    """
+    return "float16" if dtype == "int8" else dtype
 
 
 def tokens_name(modality: str, layer: int) -> str:

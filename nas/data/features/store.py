@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nas.common.devices import CPU
 from nas.common.errors import DataError
+from nas.data.features.eight_bits import from_stored
 from nas.data.features.files import StoreContents, read_contents
 from nas.data.features.frozen import FrozenLayers
 from nas.data.features.plan import IMAGE_NAMES, NOTHING, attended_name, logsumexp_name, readout_name, tokens_name
@@ -37,8 +38,9 @@ class Batch:
     """A batch of samples, as inputs of the entry layers of a model; padded with zeros to the longest text.
 
     Args:
-        image_tokens: z, (B, S, D_img), in the storage type (float32 if recomputed from an earlier layer); pixel values
-            (B, 3, height, width) for a model that trains the whole encoder; (B, 0) for a model without images.
+        image_tokens: z, (B, S, D_img), float16 or float32 as they are stored (float16 if as int8; float32 if recomputed
+            from an earlier layer); pixel values (B, 3, height, width) for a model that trains the whole encoder; (B, 0)
+            for a model without images.
         text_tokens: t, (B, T, D_txt), likewise; token ids (B, T), int64; or (B, 0).
         text_mask: (B, T), true for tokens; None without padding.
         labels: Class indices, int64, (B,); for multi-label data, 1 for each label of a sample, float32, (B, C); for
@@ -211,11 +213,11 @@ class FeatureSplit:
             rows = array.take(text_rows.ravel(), axis=0).reshape(*text_rows.shape, *array.shape[1:])
             if is_padded:
                 rows[~is_token] = 0
-            return torch.from_numpy(rows)
+            return from_stored(torch.from_numpy(rows))
 
         def images(array: NDArray[Any] | None) -> Tensor:
             if array is not None:
-                return torch.from_numpy(array.take(image_rows, axis=0))
+                return from_stored(torch.from_numpy(array.take(image_rows, axis=0)))
             assert self._images is not None  # else everything is stored
             return self._images.pixel_values(self._image_index[chosen], views)
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from nas.common.errors import DataError
 from nas.data.augmentation import augment
+from nas.data.features.eight_bits import read_dtype
 from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureSplit, FeatureStore
 from nas.models.encoders.partial_checkpoint import load_tail, save_tail
@@ -47,7 +48,7 @@ def raw(sources: FeatureSources, split: str, chosen: list[int], views: list[int]
 
 
 @pytest.mark.parametrize("fusion_layer", [0, 1, 2])
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
 def test_batch_equals_the_base_features_of_its_samples(
     sources: FeatureSources, tmp_path: Path, fusion_layer: int, dtype: str
 ) -> None:
@@ -56,8 +57,8 @@ def test_batch_equals_the_base_features_of_its_samples(
     pixels, ids, mask = raw(sources, "validation", chosen, [0, 0, 0])
     expected = base_features(sources.image_encoder, sources.text_encoder, fusion_layer, pixels, ids, mask)
     batch = store.splits["validation"].batch(chosen, reads_at(fusion_layer))
-    assert batch.image_tokens.dtype == batch.text_tokens.dtype == getattr(torch, dtype)
-    tolerance = 1e-3 if dtype == "float16" else 1e-5
+    assert batch.image_tokens.dtype == batch.text_tokens.dtype == read_dtype(dtype)
+    tolerance = {"float16": 1e-3, "float32": 1e-5, "int8": 2e-2}[dtype]
     torch.testing.assert_close(batch.image_tokens.float(), expected.image_tokens, rtol=tolerance, atol=tolerance)
     assert batch.text_mask is not None and torch.equal(batch.text_mask, mask) and not bool(mask.all())
     torch.testing.assert_close(
