@@ -1,9 +1,9 @@
-"""Measure the effect of float16 base features on the metric, with PMF's default architecture on the demo.
+"""Measure the effect of the storage type of base features on the metric, with PMF's default architecture on the demo.
 
-Trains on float16 and on float32 features with the same seeds, order of samples and full recipe, and compares the
+Trains on float16, int8 and float32 features with the same seeds, order of samples and full recipe, and compares the
 validation accuracy.
 
-Run: python -m benchmarks.feature_precision [--seeds 5] [--json FILE] [--quick]
+Run: python -m benchmarks.feature_precision [--seeds 5] [--dtype TYPE ...] [--json FILE] [--quick]
 """
 
 import argparse
@@ -11,6 +11,7 @@ import json
 import statistics
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from benchmarks.models import DEMO, add_precision, few_samples, in_precision
 from benchmarks.recipe_stability import QUICK_STEPS, train_all
@@ -22,10 +23,13 @@ from nas.run.prepare import prepare
 from nas.run.tables import text_table
 from nas.training.trainer import full_step_count
 
+_OTHERS = ("float16", "int8")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--dtype", nargs="+", default=list(_OTHERS), choices=_OTHERS, help="compared with float32")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="FILE")
     add_precision(parser)
@@ -33,7 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     seeds = 2 if options.quick else options.seeds
     accuracy: dict[str, list[float]] = {}
-    for dtype in ("float16", "float32"):
+    for dtype in (*options.dtype, "float32"):
         with build_reporter() as reporter, tempfile.TemporaryDirectory() as name:
             directory = Path(name)
             config = in_precision(few_samples(directory) if options.quick else load_config(DEMO), options.precision)
@@ -43,11 +47,8 @@ def main() -> None:
             steps = QUICK_STEPS if options.quick else full_step_count(typed.recipe, len(prepared.store.splits["train"]))
             runs = [(prepared.default, seed) for seed in range(seeds)]
             accuracy[dtype] = [result.score for result in train_all(setup, runs, steps, options.workers)]
-    differences = [a - b for a, b in zip(accuracy["float16"], accuracy["float32"], strict=True)]
-    figures = {
+    figures: dict[str, Any] = {
         **{f"{dtype}_accuracy": values for dtype, values in accuracy.items()},
-        "mean_difference": statistics.mean(differences),
-        "standard_error_of_difference": statistics.stdev(differences) / len(differences) ** 0.5,
         "standard_deviation_over_seeds": statistics.stdev(accuracy["float32"]),
     }
     rows = [
@@ -55,10 +56,12 @@ def main() -> None:
         for dtype, values in accuracy.items()
     ]
     print(text_table(("features", "mean validation accuracy", "each seed"), rows))
-    print(
-        f"float16 − float32: {figures['mean_difference']:+.4f} ± {figures['standard_error_of_difference']:.4f}; "
-        f"over seeds the accuracy varies by {figures['standard_deviation_over_seeds']:.4f}"
-    )
+    for dtype in options.dtype:
+        differences = [a - b for a, b in zip(accuracy[dtype], accuracy["float32"], strict=True)]
+        mean, error = statistics.mean(differences), statistics.stdev(differences) / len(differences) ** 0.5
+        figures[f"{dtype}_difference"] = {"mean": mean, "standard_error": error}
+        print(f"{dtype} − float32: {mean:+.4f} ± {error:.4f}")
+    print(f"over seeds the accuracy varies by {figures['standard_deviation_over_seeds']:.4f}")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
 

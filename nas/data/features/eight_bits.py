@@ -60,4 +60,4 @@ def read_dtype(dtype: str) -> torch.dtype:
     Args:
         dtype: The storage type of a feature store.
     """
-    return torch.float16 if dtype == "int8" else getattr(torch, dtype)  # type: ignore[no-any-return]
+    return torch.float16 if dtype == "int8" else getattr(torch, dtype)
