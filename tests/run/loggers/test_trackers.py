@@ -1,5 +1,6 @@
 """MLflow and Weights & Biases, each read back through its own library, without a network."""
 
+import importlib
 import json
 import struct
 import subprocess
@@ -104,12 +105,12 @@ def test_wandb_continues_one_run_offline(tmp_path: Path, monkeypatch: pytest.Mon
 
 def _logged_by_wandb(directory: Path, key: str) -> list[float]:
     """Return the values that the files of offline runs have, in the order of the sessions."""
-    from wandb.proto import wandb_internal_pb2  # noqa: PLC0415  # the library is installed for long tests only
+    messages: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
 
     values = []
     for path in sorted((directory / "wandb").glob("offline-run-*/*.wandb")):
         for content in _records(path.read_bytes()):
-            record = wandb_internal_pb2.Record()
+            record = messages.Record()
             record.ParseFromString(content)
             for item in record.history.item:
                 if key in ("/".join(item.nested_key), item.key):
