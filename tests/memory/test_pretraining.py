@@ -6,7 +6,7 @@ import torch
 from nas.config.data_schema import FeaturesConfig
 from nas.config.pretraining_schema import PretrainingConfig
 from nas.data.features.store import Batch
-from nas.memory.prediction import MemoryModel
+from nas.memory.prediction import MemoryModel, TraceCache
 from nas.memory.step_tracing import TaskShapes
 from nas.memory.tracker import PeakTracker
 from nas.search.pretraining import OBJECTIVES, Objective
@@ -29,7 +29,9 @@ def settings_of(objectives: tuple[Objective, ...], **changes: float) -> Pretrain
     return PretrainingSettings(config, objectives, RECIPE)
 
 
-def predictions(settings: PretrainingSettings | None, monkeypatch: pytest.MonkeyPatch) -> MemoryModel:
+def predictions(
+    settings: PretrainingSettings | None, monkeypatch: pytest.MonkeyPatch, traces: TraceCache | None = None
+) -> MemoryModel:
     monkeypatch.setattr("nas.memory.step_tracing.load_model_class", lambda name: {FAMILY: TinyPairs}[name])
     memory = MemoryModel(
         image_config=IMAGE,
@@ -38,6 +40,7 @@ def predictions(settings: PretrainingSettings | None, monkeypatch: pytest.Monkey
         features=FeaturesConfig(dtype="float16", disk_bytes=2**30, attention=False, views=1),
         space=SPACE,
         task=TaskShapes((3, 32, 32), image_token_count=17, text_token_count=TOKENS, num_classes=5),
+        traces=traces,
     )
     memory.pretraining = settings
     return memory

@@ -37,14 +37,6 @@ class MaskedTexts:
     places: Tensor
     targets: Tensor
 
-    def to(self, device: torch.device) -> "MaskedTexts":
-        """Return them on a device.
-
-        Args:
-            device: The device.
-        """
-        return MaskedTexts(self.ids.to(device), self.places.to(device), self.targets.to(device))
-
 
 def masked_count(tokens: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return how many tokens of texts with these numbers of ordinary tokens are masked.

@@ -5,13 +5,14 @@ drawn, so that a pretraining that is interrupted resumes without a difference.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nas.common.devices import is_accelerator
 from nas.data.features.store import Batch, FeatureSplit
 from nas.data.mask_vocabulary import MaskVocabulary
 from nas.search.space import EntryLayers
@@ -41,17 +42,23 @@ class PairBatch:
     masked: MaskedTexts | None
 
     def to(self, device: torch.device) -> "PairBatch":
-        """Return the pairs on a device.
+        """Return the pairs on a device; the host does not wait for copies from pinned memory.
 
         Args:
             device: The device.
         """
-        return PairBatch(
-            self.batch.to(device),
-            PairItems(self.items.images.to(device), self.items.texts.to(device)),
-            self.noise.to(device),
-            None if self.masked is None else self.masked.to(device),
-        )
+        return self._map(self.batch.to(device), lambda values: values.to(device, non_blocking=True))
+
+    def pinned(self) -> "PairBatch":
+        """Return the pairs in memory from which an accelerator copies by itself."""
+        return self._map(self.batch.pinned(), lambda values: values.pin_memory())
+
+    def _map(self, batch: Batch, function: Callable[[Tensor], Tensor]) -> "PairBatch":
+        masked = self.masked
+        if masked is not None:
+            masked = MaskedTexts(function(masked.ids), function(masked.places), function(masked.targets))
+        items = PairItems(function(self.items.images), function(self.items.texts))
+        return PairBatch(batch, items, function(self.noise), masked)
 
 
 class PairSchedule:
@@ -98,7 +105,8 @@ class PairSchedule:
             self._batches.select(self._split, step).reads(self._entry_layers) for step in steps
         )
         for step, batch in zip(steps, read_ahead(reads, device), strict=True):
-            yield self._pairs_of(step, batch, self._batches.select(self._split, step))
+            pairs = self._pairs_of(step, batch, self._batches.select(self._split, step))
+            yield pairs.pinned() if is_accelerator(device) else pairs
 
     def _pairs_of(self, step: int, batch: Batch, selection: BatchSelection) -> PairBatch:
         generator = np.random.default_rng((self._seed, step, _DRAWS))

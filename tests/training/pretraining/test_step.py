@@ -237,3 +237,16 @@ def test_there_is_a_momentum_model_only_where_an_objective_reads_it(
 
 def test_weight_of_the_momentum_model_rises_during_the_first_epoch(settings: PretrainingSettings) -> None:
     assert [settings.alpha(step, 4) for step in range(6)] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.4])
+
+
+def test_step_in_bfloat16_has_nearly_the_loss_of_float32(
+    fresh: Callable[[], TinyPairs], split: FeatureSplit, settings: PretrainingSettings
+) -> None:
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(0)  # of the heads
+        pretrainer = Pretrainer(fresh(), replace(settings, recipe=settings.recipe.replace(precision=precision)))
+        first, second = pairs_of(split, settings, pretrainer.model.model, 2)  # type: ignore[arg-type]
+        pretrainer.accumulate_gradients(first, 0.4)
+        losses.append(float(pretrainer.accumulate_gradients(second, 0.4)))
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.03)
