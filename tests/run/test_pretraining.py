@@ -1,0 +1,63 @@
+"""A whole search of a family that is pretrained, killed in a pretraining and resumed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas.run.executors import ExecutionOptions
+from nas.run.history import HISTORY, read_history
+from nas.training.checkpoint import load_tensors
+from nas.training.pretraining.step import Pretrainer
+from tests.support.project import Project
+from tests.support.runs import Killed, results_of, resume_search, run_search, without_measurements
+
+pytestmark = pytest.mark.long
+
+STEPS = 5
+CHANGES: dict[str, Any] = {
+    "family": "albef",
+    "space": {"fusion_layer": [1, 2]},
+    "pretraining": {"steps": STEPS, "queue_size": 10, "checkpoint_steps": 2},
+    "recipe.epochs": 1,
+    "supernet.steps": 2,
+    "search.short_training_steps": 1,
+    "search.finalists": 1,
+    "budget.trials": 2,
+}
+
+
+def weights_of(directory: Path) -> dict[str, dict[str, Any]]:
+    return {path.name: load_tensors(path)[0] for path in sorted((directory / "full").glob("*.safetensors"))}
+
+
+def test_search_that_is_killed_in_a_pretraining_and_resumed_has_the_weights_of_one_that_is_not(
+    project: Project, options: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, whole, killed = project.write("pretrained_search.yaml", **CHANGES), tmp_path / "whole", tmp_path / "killed"
+    run_search(source, whole, options)
+    with monkeypatch.context() as patch:
+        step = Pretrainer.step
+
+        def killed_in_the_fourth(self: Pretrainer, index: int, *arguments: Any) -> None:
+            if index == 3:
+                raise Killed
+            step(self, index, *arguments)
+
+        patch.setattr(Pretrainer, "step", killed_in_the_fourth)
+        with pytest.raises(Killed):
+            run_search(source, killed, options)
+    assert len(list((killed / "pretraining").iterdir())) == 1
+    done: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretrainer, "step", lambda self, index, *rest: (done.append(index), step(self, index, *rest))[1])
+        resume_search(killed, options)
+    assert done[:3] == [2, 3, 4], "it resumes at its checkpoint"
+    expected, found = weights_of(whole), weights_of(killed)
+    assert expected.keys() == found.keys() and len(expected) >= 2
+    for name, tensors in expected.items():
+        assert all(bool((tensor == found[name][key]).all()) for key, tensor in tensors.items()), name
+    assert without_measurements(results_of(whole)) == without_measurements(results_of(killed))
+    assert not list((killed / "pretraining").iterdir())
+    points = [point for point in read_history(killed / HISTORY) if point.stage == "pretraining"]
+    assert [(point.trial, point.step) for point in points] == [("0", step) for step in range(1, STEPS + 1)]
