@@ -1,13 +1,11 @@
 """Compare variants with a reference by paired seeds: exact sign test, mean difference, Holm's correction."""
 
 import math
-import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scipy.stats import t
-
-CONFIDENCE = 0.95
+from nas.search.paired import PairedDifference
 
 
 @dataclass(frozen=True)
@@ -19,8 +17,8 @@ class PairedComparison:
         wins: The number of pairs in which the variant is better.
         losses: The number of pairs in which it is worse; the others are ties.
         mean: The mean difference.
-        low: The lower end of its 95 % interval by Student's t distribution; minus infinity with less than two pairs.
-        high: The upper end.
+        half_width: Half the width of its 95 % interval; None where the differences say nothing about it, see
+            `PairedDifference`.
         p_value: The two-sided p-value of the exact sign test, which leaves out ties; 1 without other pairs.
         adjusted: The p-value after Holm's correction for the number of variants.
     """
@@ -29,8 +27,7 @@ class PairedComparison:
     wins: int
     losses: int
     mean: float
-    low: float
-    high: float
+    half_width: float | None
     p_value: float
     adjusted: float
 
@@ -51,42 +48,34 @@ def compare_paired(reference: Sequence[float], variants: Mapping[str, Sequence[f
     if not reference or any(len(scores) != len(reference) for scores in variants.values()):
         counts = {name: len(scores) for name, scores in variants.items()}
         raise ValueError(f"scores: unequal numbers of seeds; expected {len(reference)} (above 0) each, got {counts}")
-    differences = {
-        name: [score - other for score, other in zip(scores, reference, strict=True)]
-        for name, scores in variants.items()
-    }
-    p_values = {name: _sign_test(values) for name, values in differences.items()}
+    found: dict[str, tuple[Counter[int], PairedDifference]] = {}
+    for name, scores in variants.items():
+        signs = Counter((score > other) - (score < other) for score, other in zip(scores, reference, strict=True))
+        difference = PairedDifference.of(scores, reference)
+        assert difference is not None, "there is a seed"
+        found[name] = signs, difference
+    p_values = {name: _sign_test(signs[1], signs[-1]) for name, (signs, _) in found.items()}
     adjusted = holm(p_values)
     return {
         name: PairedComparison(
-            len(values),
-            sum(value > 0 for value in values),
-            sum(value < 0 for value in values),
-            statistics.fmean(values),
-            *_interval(values),
+            difference.count,
+            signs[1],
+            signs[-1],
+            difference.mean,
+            difference.half_width,
             p_values[name],
             adjusted[name],
         )
-        for name, values in differences.items()
+        for name, (signs, difference) in found.items()
     }
 
 
-def _sign_test(differences: Sequence[float]) -> float:
+def _sign_test(wins: int, losses: int) -> float:
     """Return the two-sided p-value: twice the probability of no more of the rarer sign, at most 1."""
-    wins, losses = sum(value > 0 for value in differences), sum(value < 0 for value in differences)
     count = wins + losses
     tail = sum(math.comb(count, rarer) for rarer in range(min(wins, losses) + 1))
     p_value: float = min(1.0, 2 * tail / 2**count)
     return p_value
-
-
-def _interval(differences: Sequence[float]) -> tuple[float, float]:
-    count = len(differences)
-    if count < 2:
-        return -math.inf, math.inf
-    half = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * statistics.stdev(differences) / math.sqrt(count)
-    mean = statistics.fmean(differences)
-    return mean - half, mean + half
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

@@ -238,13 +238,17 @@ def show(figures: Mapping[str, Any]) -> None:
                 name,
                 _mean(figures["scores"][name]),
                 f"{entry['mean']:+.4f}",
-                f"{entry['low']:+.4f} to {entry['high']:+.4f}",
+                _interval(entry["mean"], entry["half_width"]),
                 f"{entry['wins']} of {entry['pairs']}",
                 f"{entry['p_value']:.3f} ({entry['adjusted']:.3f})",
             )
         )
     header = ("variant", "validation score", "minus whole", "95 % interval", "better", "sign test (Holm)")
     print(text_table(header, rows))
+
+
+def _interval(mean: float, half_width: float | None) -> str:
+    return "unknown" if half_width is None else f"{mean - half_width:+.4f} to {mean + half_width:+.4f}"
 
 
 def _mean(scores: Sequence[float]) -> str:

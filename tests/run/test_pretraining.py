@@ -49,8 +49,13 @@ def test_search_that_is_killed_in_a_pretraining_and_resumed_has_the_weights_of_o
             run_search(source, killed, options)
     assert len(list((killed / "pretraining").iterdir())) == 1
     done: list[int] = []
+
+    def counted(self: Pretrainer, index: int, *arguments: Any) -> None:
+        done.append(index)
+        step(self, index, *arguments)
+
     with monkeypatch.context() as patch:
-        patch.setattr(Pretrainer, "step", lambda self, index, *rest: (done.append(index), step(self, index, *rest))[1])
+        patch.setattr(Pretrainer, "step", counted)
         resume_search(killed, options)
     assert done[:3] == [2, 3, 4], "it resumes at its checkpoint"
     expected, found = weights_of(whole), weights_of(killed)
