@@ -109,15 +109,13 @@ def predict_table(
     Raises:
         ArgumentError: If the output cannot be written.
         DataError: If the table cannot be read, or a row cannot be predicted and `keeps_errors` is false.
-        ExportError: If the folder holds no exported model, or a changed one.
+        ExportError: If the folder holds no exported model, a changed one, or one for retrieval.
     """
     _check_output(output, data, overwrites=overwrites, is_spreadsheet=options.is_spreadsheet)
     source = _read_source(data, options, reporter)
     exported = open_model()
-    exported.check_classifier()
-    classes = Classes(exported.class_names, exported.threshold if exported.has_several_labels else None)
     form = RowForm(
-        classes,
+        _classes_of(exported),
         has_ids=source.id_column is not None,
         top=options.top,
         all_probabilities=options.all_probabilities,
@@ -146,6 +144,16 @@ def predict_table(
         table.finish(partial.path, output)
         partial.remove()
     return TableOutcome(partial.progress.rows, partial.progress.errors)
+
+
+def _classes_of(exported: ExportedModel) -> Classes:
+    """Return the classes of a model.
+
+    Raises:
+        ExportError: If it is one for retrieval.
+    """
+    exported.check_classifier()
+    return Classes(exported.class_names, exported.threshold if exported.has_several_labels else None)
 
 
 def _check_output(output: Path, data: DataConfig, *, overwrites: bool, is_spreadsheet: bool) -> None:
