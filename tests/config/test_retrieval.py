@@ -1,29 +1,21 @@
 """What a search file for retrieval may have."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from nas.common.errors import ConfigError
 from nas.config.arms import expand
-from tests.support.pair_family import NAME, registered_pairs
 from tests.support.search_file import make_search_config, search_values
 
 RETRIEVAL: dict[str, Any] = {
     "data.task": "retrieval",
-    "family": NAME,
-    "space": {"dimensions": [4, 8]},
+    "family": "vse",
+    "space": {"joint_width": [4, 8]},
     "search.objective": "mean_recall",
     "recipe.label_smoothing": 0.0,
 }
-
-
-@pytest.fixture(autouse=True)
-def _family() -> Iterator[None]:
-    with registered_pairs():
-        yield
 
 
 def test_retrieval_has_its_own_metrics_and_no_column_of_labels() -> None:
@@ -36,7 +28,7 @@ def test_retrieval_has_its_own_metrics_and_no_column_of_labels() -> None:
 
 
 def test_a_family_that_embeds_no_pairs_is_refused_with_those_that_do() -> None:
-    with pytest.raises(ConfigError, match=rf"data\.task: .*family: pmf, or a family that embeds.*{NAME}"):
+    with pytest.raises(ConfigError, match=r"data\.task: .*family: pmf, or a family that embeds.*vse"):
         make_search_config(**{"data.task": "retrieval"})
 
 
@@ -65,7 +57,7 @@ def test_a_reader_whose_samples_have_labels_is_refused() -> None:
 
 
 def test_arms_are_refused() -> None:
-    values = search_values(**{**RETRIEVAL, "family": [NAME, "pmf"], "space": "auto"})
+    values = search_values(**{**RETRIEVAL, "family": ["vse", "pmf"], "space": "auto"})
     with pytest.raises(ValueError, match=r"family: list of arms; expected one image encoder, .* data\.task: retrieval"):
         expand(values)
 

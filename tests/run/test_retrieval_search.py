@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from nas.cli import main
 from nas.common.errors import DataError, ExportError
 from nas.run.executors import ExecutionOptions
 from nas.run.finalize import REPORT
-from tests.support.pair_family import NAME, registered_pairs
 from tests.support.project import Project
 from tests.support.runs import counts_of, results_of, resume_search, run_search
 
@@ -34,13 +32,7 @@ class RetrievalRun:
 
 
 @pytest.fixture(scope="module")
-def _family() -> Iterator[None]:
-    with registered_pairs():
-        yield
-
-
-@pytest.fixture(scope="module")
-def source(_family: None, project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def source(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search file for pairs whose text names the colour of the picture and some word."""
     folder = tmp_path_factory.mktemp("retrieval")
     with project.manifest.open(newline="") as file:
@@ -59,14 +51,15 @@ def source(_family: None, project: Project, tmp_path_factory: pytest.TempPathFac
                 "images": str(project.images),
                 "max_text_tokens": 8,
             },
-            "family": NAME,
-            "space": {"dimensions": [2, 4, 6, 8]},
+            "family": "vse",
+            "space": {"joint_width": [2, 4, 6, 8]},
             "search.objective": "mean_recall",
             "search.proxy_metric": "mean_reciprocal_rank",
             "search.rerun_seeds": 1,
             "recipe.classifier_start": "random",
             "recipe.label_smoothing": 0.0,
-            "budget.trials": 4,
+            "search.finalists": 1,
+            "budget.trials": 3,
         },
     )
 
@@ -79,7 +72,7 @@ def searched(source: Path, options: ExecutionOptions, tmp_path_factory: pytest.T
 
 
 def test_search_races_exports_and_reports_recalls(searched: RetrievalRun, options: ExecutionOptions) -> None:
-    assert counts_of(searched.directory)[0] == 4
+    assert counts_of(searched.directory)[0] == 3
     assert "Retrieval: the linear and the bilinear classifier and the ensemble are left out" in searched.output
     assert "no ensemble: embeddings of several models cannot be averaged" in searched.output
     assert "train: 36 pairs of 36 different pictures" in searched.output

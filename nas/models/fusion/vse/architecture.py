@@ -24,6 +24,7 @@ class VSEArchitecture(Architecture):
     )
     genes = (JOINT_WIDTH,)
     trains = ("image", "text")
+    embeds_pairs = True
 
     joint_width: int
 
