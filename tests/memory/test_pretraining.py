@@ -9,8 +9,11 @@ from nas.data.features.store import Batch
 from nas.memory.prediction import MemoryModel, TraceCache
 from nas.memory.step_tracing import TaskShapes
 from nas.memory.tracker import PeakTracker
+from nas.models.fusion.albef.architecture import ALBEFArchitecture
+from nas.models.fusion.model_classes import load_model_class
+from nas.models.fusion.vlmo.architecture import VLMoArchitecture
 from nas.search.pretraining import OBJECTIVES, Objective
-from nas.search.space import SearchSpace
+from nas.search.space import Architecture, SearchSpace
 from nas.training.objectives.contrastive import PairItems
 from nas.training.objectives.masked_language import MaskedTexts, max_masked_count
 from nas.training.pretraining.pairs import PairBatch
@@ -92,6 +95,37 @@ def test_predicted_peak_of_a_pretraining_is_exact_to_the_byte(
     queue = QUEUE * (2 * 4 * EMBEDDING + 2 * 8) if "contrastive" in objectives else 0
     average = weights if settings.has_momentum_model else 0
     assert prediction.momentum_bytes == queue + average
+
+
+@pytest.mark.parametrize("architecture", [ALBEFArchitecture(1), VLMoArchitecture(1)], ids=lambda entry: entry.family)
+def test_predicted_peak_of_the_pretraining_of_a_fusion_transformer_is_near_that_of_a_step(
+    architecture: Architecture,
+) -> None:
+    settings, (image, text) = settings_of(OBJECTIVES, distillation=0.4), real_encoders()
+    model = load_model_class(architecture.family)(
+        image_encoder=image, text_encoder=text, architecture=architecture, num_classes=5
+    )
+    pretrainer = Pretrainer(model, settings)
+    pretrainer.fill_queue(real_pairs(settings))
+    held = [*pretrainer.model.parameters(), *pretrainer.model.buffers(), *pretrainer.momentum_tensors()]
+    held += [parameter for encoder in model.encoders for parameter in encoder.parameters()]
+    with PeakTracker(held) as tracker:
+        pretrainer.accumulate_gradients(real_pairs(settings), 0.4)
+    memory = MemoryModel(
+        image_config=IMAGE,
+        text_config=TEXT,
+        recipe=RECIPE,
+        features=FeaturesConfig(dtype="float16", disk_bytes=2**30, attention=False, views=1),
+        space=SearchSpace.around(architecture, type(architecture).num_layers(model.sizes)),
+        task=TaskShapes((3, 32, 32), image_token_count=17, text_token_count=TOKENS, num_classes=5),
+    )
+    memory.pretraining = settings
+    prediction = memory.predict(architecture)
+    assert prediction.step_bytes == pytest.approx(tracker.peak_bytes, rel=0.02)
+    assert prediction.trained_bytes == 4 * sum(parameter.numel() for parameter in pretrainer.model.parameters())
+    assert prediction.momentum_bytes == sum(
+        tensor.numel() * tensor.element_size() for tensor in pretrainer.momentum_tensors()
+    )
 
 
 def test_prediction_is_that_of_the_stage_with_the_higher_peak(monkeypatch: pytest.MonkeyPatch) -> None:

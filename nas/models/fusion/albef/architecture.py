@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from nas.search.pretraining import OBJECTIVES
 from nas.search.space import Architecture, EncoderSizes, Gene
 
 
@@ -25,6 +26,7 @@ class ALBEFArchitecture(Architecture):
     genes = (Gene("fusion_layer", "L_f", 0, is_layer=True),)
     layers_counted = "of the text encoder"
     trains = ("image", "text")
+    pretraining_objectives = OBJECTIVES
 
     fusion_layer: int
 

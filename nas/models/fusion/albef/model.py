@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from nas.models.encoders.checkpoints import trainable_copy
 from nas.models.encoders.split_layers import halves_of, run_split
 from nas.models.fusion.albef.architecture import ALBEFArchitecture
+from nas.models.fusion.albef.pretraining import ALBEFPretraining
 from nas.models.fusion.base import Features, FusionModel, classify
 from nas.models.fusion.cross_attention import CrossAttentionBlock
 from nas.search.space import Architecture
@@ -92,6 +93,10 @@ class ALBEF(FusionModel):
             wanted = (text.readout_rows(t, mask), text.readout_bias(bias, mask)) if is_last else None
             t = run_split(text, index, t, bias, self._after_attention(index, z), whole=whole, wanted=wanted)
         return t
+
+    def pretraining_model(self) -> ALBEFPretraining:
+        """Return this model, whose weights are shared, with new heads for its objectives."""
+        return ALBEFPretraining(self)
 
     def _after_attention(self, index: int, z: Tensor) -> Callable[[Any, Tensor], Tensor]:
         """Return what follows the self-attention of a layer of the text: cross-attention to z, then feed-forward."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from nas.search.pretraining import OBJECTIVES
 from nas.search.space import Architecture, EncoderSizes, Gene
 
 
@@ -25,6 +26,7 @@ class VLMoArchitecture(Architecture):
     )
     genes = (Gene("modality_layers", "L_m", 0, unit="layers"),)
     trains = ("image", "text")
+    pretraining_objectives = OBJECTIVES
 
     modality_layers: int
 

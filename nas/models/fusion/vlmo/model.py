@@ -31,6 +31,7 @@ from nas.models.encoders.split_layers import feed_forward_copy, halves_of, run_s
 from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel, classify
 from nas.models.fusion.joint_attention import joint_bias
 from nas.models.fusion.vlmo.architecture import VLMoArchitecture
+from nas.models.fusion.vlmo.pretraining import VLMoPretraining
 from nas.search.space import Architecture
 
 _EXPERTS = "language_experts"
@@ -112,6 +113,10 @@ class VLMo(FusionModel):
     def experts(self) -> nn.ModuleList:
         """The L experts of the lower layers."""
         return cast(nn.ModuleList, self.image_encoder.get_submodule(_EXPERTS))
+
+    def pretraining_model(self) -> VLMoPretraining:
+        """Return this model, whose weights are shared, with new heads for its objectives."""
+        return VLMoPretraining(self)
 
     def used_parameters(self, architecture: Architecture) -> list[nn.Parameter]:
         experts = list(self.experts)[_modality_layers(architecture) :]
