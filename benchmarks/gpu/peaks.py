@@ -106,8 +106,14 @@ def _cases(encoders: tuple[Encoder, Encoder], *, is_short: bool) -> list[Case]:
         if layer < count
         for precision in PRECISIONS
     ]
-    others = ("mbt", "late_concat") if is_short else tuple(name for name in FAMILIES if name not in ("pmf", "linear"))
+    others = ("mbt", "late_concat") if is_short else _others()
     return cases + [Case(name, load_architecture_class(name).default(sizes), "float32") for name in others]
+
+
+def _others() -> tuple[str, ...]:
+    """Return the families that fit a ViT and a BERT, but PMF and the linear classifier."""
+    others = (name for name in FAMILIES if name not in ("pmf", "linear"))
+    return tuple(name for name in others if not load_architecture_class(name).reads_class_texts)
 
 
 def _measure_case(

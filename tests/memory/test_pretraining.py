@@ -10,10 +10,14 @@ from nas.memory.prediction import MemoryModel, TraceCache
 from nas.memory.step_tracing import TaskShapes
 from nas.memory.tracker import PeakTracker
 from nas.models.fusion.albef.architecture import ALBEFArchitecture
-from nas.models.fusion.model_classes import load_model_class
+from nas.models.fusion.supernet import build_model
+from nas.models.fusion.uniter.architecture import UNITERArchitecture
+from nas.models.fusion.vilbert.architecture import ViLBERTArchitecture
+from nas.models.fusion.vilt.architecture import ViLTArchitecture
 from nas.models.fusion.vlmo.architecture import VLMoArchitecture
+from nas.models.fusion.vse.architecture import VSEArchitecture
 from nas.search.pretraining import OBJECTIVES, Objective
-from nas.search.space import Architecture, SearchSpace
+from nas.search.space import RAW, Architecture, SearchSpace
 from nas.training.objectives.contrastive import PairItems
 from nas.training.objectives.masked_language import MaskedTexts, max_masked_count
 from nas.training.pretraining.pairs import PairBatch
@@ -36,17 +40,21 @@ def predictions(
     settings: PretrainingSettings | None, monkeypatch: pytest.MonkeyPatch, traces: TraceCache | None = None
 ) -> MemoryModel:
     monkeypatch.setattr("nas.memory.step_tracing.load_model_class", lambda name: {FAMILY: TinyPairs}[name])
-    memory = MemoryModel(
+    memory = memory_of(SPACE, traces)
+    memory.pretraining = settings
+    return memory
+
+
+def memory_of(space: SearchSpace, traces: TraceCache | None = None) -> MemoryModel:
+    return MemoryModel(
         image_config=IMAGE,
         text_config=TEXT,
         recipe=RECIPE,
         features=FeaturesConfig(dtype="float16", disk_bytes=2**30, attention=False, views=1),
-        space=SPACE,
+        space=space,
         task=TaskShapes((3, 32, 32), image_token_count=17, text_token_count=TOKENS, num_classes=5),
         traces=traces,
     )
-    memory.pretraining = settings
-    return memory
 
 
 def real_pretrainer(settings: PretrainingSettings) -> Pretrainer:
@@ -56,13 +64,13 @@ def real_pretrainer(settings: PretrainingSettings) -> Pretrainer:
     )
 
 
-def real_pairs(settings: PretrainingSettings) -> PairBatch:
+def real_pairs(settings: PretrainingSettings, image_shape: tuple[int, ...] = (3, 32, 32)) -> PairBatch:
     size = RECIPE.batch_size
     count = max_masked_count(size, TOKENS)
     masked = MaskedTexts(torch.ones(size, TOKENS).long(), torch.arange(count), torch.ones(count).long())
     return PairBatch(
         Batch(
-            image_tokens=torch.randn(size, 3, 32, 32).half(),
+            image_tokens=torch.randn(size, *image_shape).half(),
             text_tokens=torch.ones(size, TOKENS).long(),
             text_mask=torch.ones(size, TOKENS, dtype=torch.bool),
             labels=torch.zeros(size).long(),
@@ -97,28 +105,31 @@ def test_predicted_peak_of_a_pretraining_is_exact_to_the_byte(
     assert prediction.momentum_bytes == queue + average
 
 
-@pytest.mark.parametrize("architecture", [ALBEFArchitecture(1), VLMoArchitecture(1)], ids=lambda entry: entry.family)
-def test_predicted_peak_of_the_pretraining_of_a_fusion_transformer_is_near_that_of_a_step(
+FUSION_TRANSFORMERS = (
+    VSEArchitecture(24),
+    ViLBERTArchitecture(1, 2),
+    UNITERArchitecture(1),
+    ViLTArchitecture(3),
+    ALBEFArchitecture(1),
+    VLMoArchitecture(1),
+)
+
+
+@pytest.mark.parametrize("architecture", FUSION_TRANSFORMERS, ids=lambda architecture: architecture.family)
+def test_predicted_peak_of_a_pretrained_transformer_is_near_that_of_a_step(
     architecture: Architecture,
 ) -> None:
-    settings, (image, text) = settings_of(OBJECTIVES, distillation=0.4), real_encoders()
-    model = load_model_class(architecture.family)(
-        image_encoder=image, text_encoder=text, architecture=architecture, num_classes=5
-    )
+    settings = settings_of(architecture.pretraining_objectives)
+    image, text = real_encoders()
+    model = build_model(image_encoder=image, text_encoder=text, architecture=architecture, num_classes=5, seed=0)
+    shape = (3, 32, 32) if model.entry_layers().image == RAW else (17, IMAGE.hidden_size)
     pretrainer = Pretrainer(model, settings)
-    pretrainer.fill_queue(real_pairs(settings))
+    pretrainer.fill_queue(real_pairs(settings, shape))
     held = [*pretrainer.model.parameters(), *pretrainer.model.buffers(), *pretrainer.momentum_tensors()]
     held += [parameter for encoder in model.encoders for parameter in encoder.parameters()]
     with PeakTracker(held) as tracker:
-        pretrainer.accumulate_gradients(real_pairs(settings), 0.4)
-    memory = MemoryModel(
-        image_config=IMAGE,
-        text_config=TEXT,
-        recipe=RECIPE,
-        features=FeaturesConfig(dtype="float16", disk_bytes=2**30, attention=False, views=1),
-        space=SearchSpace.around(architecture, type(architecture).num_layers(model.sizes)),
-        task=TaskShapes((3, 32, 32), image_token_count=17, text_token_count=TOKENS, num_classes=5),
-    )
+        pretrainer.accumulate_gradients(real_pairs(settings, shape), settings.config.distillation)
+    memory = memory_of(SearchSpace.around(architecture, type(architecture).num_layers(model.sizes)))
     memory.pretraining = settings
     prediction = memory.predict(architecture)
     assert prediction.step_bytes == pytest.approx(tracker.peak_bytes, rel=0.02)

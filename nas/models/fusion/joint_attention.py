@@ -6,6 +6,8 @@ encoder's own tokens the bias is that of its family; a pair with a further token
 Shapes: B samples, R data tokens, E further tokens after them, H heads, D hidden size.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -81,7 +83,7 @@ def read_out(
 
 
 def read_out_with(
-    encoder: Encoder, rows: Tensor, mask: Tensor | None, further: Tensor, *, start: int, whole: bool
+    encoder: Encoder, rows: Tensor, mask: Tensor | None, further: Sequence[Tensor], *, start: int, whole: bool
 ) -> Tensor:
     """Run the layers from `start` on over data tokens and further tokens as one sequence; see `read_out`.
 
@@ -89,15 +91,15 @@ def read_out_with(
         encoder: The encoder.
         rows: The data tokens, (B, R, D).
         mask: The mask of the data tokens, (B, R), or None.
-        further: The further tokens, (B, E, D).
+        further: The further tokens, in parts of (B, E, D), which are concatenated once.
         start: The first layer to run.
         whole: Whether to run whole layers of transformers (`Features.whole_layers`).
 
     Returns:
         The classifier's input, (B, D).
     """
-    bias = joint_bias(encoder, rows, mask, further.shape[1])
-    joint = torch.cat([rows, further], dim=1)
+    joint = torch.cat([rows, *further], dim=1)
+    bias = joint_bias(encoder, rows, mask, joint.shape[1] - rows.shape[1])
     return read_out(encoder, joint, mask, bias, start=start, count=rows.shape[1], whole=whole)
 
 

@@ -37,4 +37,4 @@ class MMBT(FusionModel):
         z = image.run(z, image.data_bias(None, z.shape[1], z.dtype), start=0, stop=image.num_layers, whole=whole)
         z = text.as_embeddings(self.projection(image.finish(z)) + self.segment)  # (B, S, D_txt)
         t = text.embed(features.text_tokens)
-        return classify(self.classifier, read_out_with(text, t, mask, z, start=0, whole=whole))
+        return classify(self.classifier, read_out_with(text, t, mask, [z], start=0, whole=whole))

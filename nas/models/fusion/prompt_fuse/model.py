@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel, classify
-from nas.models.fusion.joint_attention import read_out_with, with_prompts
+from nas.models.fusion.joint_attention import read_out_with
 from nas.models.fusion.prompt_fuse.architecture import PromptFuseArchitecture
 from nas.search.space import Architecture
 
@@ -37,5 +37,5 @@ class PromptFuse(FusionModel):
 
     def _read(self, features: Features, image: Tensor, prompts: Tensor) -> Tensor:
         """Return the input of the classifier, (B, D_txt), given the projected image tokens."""
-        text, mask, further = features.text_tokens, features.text_mask, with_prompts(image, prompts)
+        text, mask, further = features.text_tokens, features.text_mask, [image, prompts.expand(len(image), -1, -1)]
         return read_out_with(self.encoders[1], text, mask, further, start=0, whole=features.whole_layers)

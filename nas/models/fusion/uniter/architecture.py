@@ -22,6 +22,7 @@ class UNITERArchitecture(Architecture):
     genes = (Gene("fusion_layer", "L_f", 0, is_layer=True),)
     layers_counted = "of the text encoder"
     trains = ("text",)
+    pretraining_objectives = ("matching", "masked_language")
 
     fusion_layer: int
 

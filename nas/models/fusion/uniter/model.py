@@ -18,6 +18,7 @@ from nas.models.encoders.checkpoints import trainable_copy
 from nas.models.fusion.base import Features, FusionModel, classify
 from nas.models.fusion.joint_attention import read_out_with
 from nas.models.fusion.uniter.architecture import UNITERArchitecture
+from nas.models.fusion.uniter.pretraining import UNITERPretraining
 from nas.search.space import Architecture
 
 
@@ -33,10 +34,14 @@ class UNITER(FusionModel):
         self.norm = nn.LayerNorm(text.hidden_size)
         self.classifier = nn.Linear(text.hidden_size, self.num_classes)
 
+    def pretraining_model(self) -> UNITERPretraining:
+        """Return this model with new heads for its objectives."""
+        return UNITERPretraining(self)
+
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         start = (architecture or self.architecture).first_layer
         z, t, mask = self.embed_images(features), self.embed_texts(features, start), features.text_mask
-        read = read_out_with(self.text_encoder, t, mask, z, start=start, whole=features.whole_layers)
+        read = read_out_with(self.text_encoder, t, mask, [z], start=start, whole=features.whole_layers)
         return classify(self.classifier, read)
 
     def embed_images(self, features: Features) -> Tensor:

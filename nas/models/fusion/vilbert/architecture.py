@@ -25,6 +25,7 @@ class ViLBERTArchitecture(Architecture):
     )
     genes = (Gene("coattention_layer", "L_c", 0, is_layer=True), COATTENTIONS)
     trains = ("image", "text")
+    pretraining_objectives = ("matching", "masked_language")
 
     coattention_layer: int
     coattentions: int

@@ -26,6 +26,7 @@ from nas.models.fusion.base import Features, FusionModel, classify
 from nas.models.fusion.joint_attention import read_out
 from nas.models.fusion.vilbert.architecture import ViLBERTArchitecture
 from nas.models.fusion.vilbert.coattention import CoAttention
+from nas.models.fusion.vilbert.pretraining import ViLBERTPretraining
 from nas.search.space import Architecture
 
 
@@ -44,6 +45,10 @@ class ViLBERT(FusionModel):
         self.image_projection = nn.Linear(widths[0], max(widths))
         self.text_projection = nn.Linear(widths[1], max(widths))
         self.classifier = nn.Linear(max(widths), self.num_classes)
+
+    def pretraining_model(self) -> ViLBERTPretraining:
+        """Return this model with new heads for its objectives."""
+        return ViLBERTPretraining(self)
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         architecture = architecture or self.architecture

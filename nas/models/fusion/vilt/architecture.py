@@ -23,6 +23,7 @@ class ViLTArchitecture(Architecture):
     )
     genes = (DEPTH,)
     trains = ("image", "text")
+    pretraining_objectives = ("matching", "masked_language")
 
     depth: int
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nas.models.encoders.checkpoints import trainable_copy, trainable_embedding
 from nas.models.fusion.base import PROMPT_STANDARD_DEVIATION, Features, FusionModel, classify
 from nas.models.fusion.vilt.architecture import ViLTArchitecture
+from nas.models.fusion.vilt.pretraining import ViLTPretraining
 from nas.search.space import Architecture
 
 
@@ -37,6 +38,10 @@ class ViLT(FusionModel):
         self.image_type = nn.Parameter(torch.randn(size) * PROMPT_STANDARD_DEVIATION)
         self.text_type = nn.Parameter(torch.randn(size) * PROMPT_STANDARD_DEVIATION)
         self.classifier = nn.Linear(size, self.num_classes)
+
+    def pretraining_model(self) -> ViLTPretraining:
+        """Return this model with new heads for its objectives."""
+        return ViLTPretraining(self)
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         z, t = self.embed_images(features), self.embed_texts(features)

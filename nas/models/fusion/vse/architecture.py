@@ -25,6 +25,7 @@ class VSEArchitecture(Architecture):
     genes = (JOINT_WIDTH,)
     trains = ("image", "text")
     embeds_pairs = True
+    pretraining_objectives = ("contrastive",)
 
     joint_width: int
 

@@ -28,6 +28,7 @@ from nas.models.fusion.base import Features, FusionModel, classify
 from nas.models.fusion.joint_attention import encoded
 from nas.models.fusion.pretraining_heads import INITIAL_TEMPERATURE
 from nas.models.fusion.vse.architecture import VSEArchitecture
+from nas.models.fusion.vse.pretraining import VSEPretraining
 from nas.search.space import Architecture
 
 
@@ -59,6 +60,10 @@ class VSE(FusionModel):
         """Return the embeddings of images and texts; see `PairEmbedder`."""
         width = cast(VSEArchitecture, architecture or self.architecture).joint_width
         return self.embeddings(self.read_images(features), self.read_texts(features), width)
+
+    def pretraining_model(self) -> VSEPretraining:
+        """Return this model with new heads for its objectives."""
+        return VSEPretraining(self)
 
     def forward(self, features: Features, architecture: Architecture | None = None) -> Tensor:
         width = cast(VSEArchitecture, architecture or self.architecture).joint_width
