@@ -15,7 +15,7 @@ from nas.search.space.family_registry import load_architecture_class
 from tests.support.tiny import bert_model, vit_model
 from tests.support.tiny_families import END, IMAGE_FAMILIES, TEXT_FAMILIES
 
-START, SCALE, COMMON_SIZE = 48, 12.5, 8
+START, SCALE, COMMON_SIZE = 48, 1.5, 8
 
 _IMAGE = next(family for family in IMAGE_FAMILIES if family.model_type == "clip_vision_model")
 _TEXT = next(family for family in TEXT_FAMILIES if family.model_type == "clip_text_model")

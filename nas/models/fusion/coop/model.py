@@ -47,7 +47,7 @@ class CoOp(DualEncoder):
 
     def class_embeddings(self, features: Features, architecture: Architecture) -> Tensor:
         initial, texts = self._initial(architecture), self.placed_class_texts()
-        learned = self.get_parameter(self._name(initial))[: architecture.context_length()]
+        learned = self._words(initial)[: architecture.context_length()]
         ids, mask, prefix = texts.ids[0], texts.mask[0], texts.prefixes[0]
         rest = 1 + (min(prefix, len(learned)) if initial == _TEMPLATE else prefix)
         given = self.encoders[1].token_vectors(ids)
@@ -58,8 +58,7 @@ class CoOp(DualEncoder):
         return self.embed_texts(rows, seen, whole=features.whole_layers)
 
     def used_parameters(self, architecture: Architecture) -> list[nn.Parameter]:
-        words = self.get_parameter(self._name(self._initial(architecture)))
-        return [words, *super().used_parameters(architecture)]
+        return [self._words(self._initial(architecture)), *super().used_parameters(architecture)]
 
     def source_of(self, name: str, architecture: Architecture) -> str:
         return self._name(self._initial(architecture)) if name == _PROMPTS else name
@@ -72,6 +71,11 @@ class CoOp(DualEncoder):
     def _initial(architecture: Architecture) -> str:
         assert isinstance(architecture, CoOpArchitecture)
         return INITIAL_TEXT.names[architecture.initial_text]
+
+    def _words(self, initial: str) -> nn.Parameter:
+        """Return the learned words; in a replica of `nn.DataParallel`, where they are a plain tensor, that one."""
+        words: nn.Parameter = getattr(self, self._name(initial))
+        return words
 
     def _name(self, initial: str) -> str:
         return _PROMPTS if len(self._alternatives) == 1 else f"{initial}_{_PROMPTS}"
