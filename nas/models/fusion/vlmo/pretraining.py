@@ -4,6 +4,10 @@ For the contrastive embeddings the transformer reads an image alone, with expert
 expert L in every layer; for matching and masked language modelling it reads both, as for the classifier. The experts V
 and L of the upper layers, which are read in the first way alone, are part of the pretraining only: they start as copies
 of the layer's VL expert.
+
+The paper trains in three stages (section 3.4): on images, on texts alone with attention and V frozen, then on pairs.
+The first is the pretraining of the image encoder given. The second is left out; L and the words learn in the third one,
+together with everything else.
 """
 
 from collections.abc import Callable, Sequence
