@@ -48,7 +48,7 @@ def test_configuration_example_is_accepted(block: str, tmp_path: Path) -> None:
     values: dict[str, Any] = yaml.safe_load(DEMO.read_text())
     for section, content in yaml.safe_load(block).items():
         is_merged = isinstance(content, dict) and section != "space" and "reader" not in content
-        values[section] = {**values[section], **content} if is_merged else content
+        values[section] = {**values.get(section, {}), **content} if is_merged else content
     path = tmp_path / "example.yaml"
     path.write_text(yaml.safe_dump(values))
     load_arms(path)
