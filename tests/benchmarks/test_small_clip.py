@@ -25,6 +25,7 @@ from benchmarks.suite.small_clip.quick import COLOURS, SHAPES, draw, shapes
 from benchmarks.suite.small_clip.sources import Pair
 from benchmarks.suite.small_clip.training import Recipe, Training
 from benchmarks.suite.small_clip.views import cached_rows, keep_patches, lower_rows, random_views, upper_readout
+from demo.clipart_package import ClipArt
 from nas.common.errors import DataError
 from nas.models.encoders.checkpoints import load_encoder
 from nas.models.encoders.pretrained import load_image_processor
@@ -139,7 +140,7 @@ def test_texts_are_title_and_keywords_and_nothing_else() -> None:
 
 
 def test_planted_copies_of_held_out_pictures_are_left_out(tmp_path: Path) -> None:
-    """At another size, in grey or shifted; drawings of training stay, those without ink or text do not."""
+    """At another size, in grey or shifted; others stay, unless they have no ink or no text of their own."""
     hidden, test, seen = draw("cross", "red"), draw("triangle", "blue"), draw("square", "green")
     kept = [Sample(f"{i}.png", "x", ("y",), split) for i, split in enumerate(("validation", "test", "train"))]
     small = [Image.fromarray(one).resize((64, 64), Image.Resampling.LANCZOS) for one in (hidden, test, seen)]
@@ -154,6 +155,7 @@ def test_planted_copies_of_held_out_pictures_are_left_out(tmp_path: Path) -> Non
         (Pair(name, "" if name == "no text" else name, (), "s"), picture)
         for name, picture in {**planted, **free, **unusable}.items()
     ]
+    found += [(Pair(f"icon {i}", "", ("icon", "theme"), "s"), draw("circle", "black", 20 + i)) for i in range(21)]
     material = without_copies(found, held_out, {"held out": {"task": 2}})
     assert [pair.key for pair in material.pairs] == list(free)
     np.testing.assert_array_equal(material.pictures, list(free.values()))
@@ -186,6 +188,12 @@ def test_icons_are_read_with_their_own_names_and_tags(tmp_path: Path, monkeypatc
         Pair("material:cup-outline", "cup outline", (), "material"),
     ]
     assert "fill:#" in str(found[0][1])
+
+
+def test_keywords_of_a_drawing_are_not_its_author() -> None:
+    keywords = ("Big_Cat", "unsorted", "ann lee", "lion", "Ann")
+    assert sources.own_keywords(ClipArt("x.png", (), "Lion", "Ann Lee-Smith", keywords)) == ("Big Cat", "lion")
+    assert sources.own_keywords(ClipArt("x.png", (), "Lion", "", keywords[-2:])) == ("lion", "Ann")
 
 
 @pytest.fixture(scope="module")

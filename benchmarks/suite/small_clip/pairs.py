@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from benchmarks.suite.small_clip.leaks import held_out_of_suite, near_copies
 from benchmarks.suite.small_clip.sources import SOURCES, Pair, Picture
+from demo.build_data import COLLECTION_TITLE
 from nas.common.files import replace_atomically, write_atomically
 
 PICTURES, PAIRS = "pictures.npy", "pairs.json"
@@ -84,14 +85,18 @@ def prepare(folder: Path, packages: Path, work: Path, grocery: Path | None, note
 def without_copies(
     found: Iterable[tuple[Pair, Picture]], held_out: Sequence[NDArray[np.uint8]], counts: Mapping[str, Any]
 ) -> Material:
-    """Return the pairs that have a text and ink, and are no near copy of a held-out picture.
+    """Return the pairs that have a text of their own and ink, and are no near copy of a held-out picture.
+
+    Title and keywords that many pictures share, such as those of a theme of icons, say nothing about one of them.
 
     Args:
         found: The pairs.
         held_out: The held-out pictures.
         counts: Figures to which the numbers of pairs are added.
     """
-    usable = [(pair, square) for pair, square in found if (pair.title or pair.keywords) and square.min() <= _BLANK]
+    listed = [(pair, square) for pair, square in found if (pair.title or pair.keywords) and square.min() <= _BLANK]
+    shared = Counter((pair.title, pair.keywords) for pair, _ in listed)
+    usable = [entry for entry in listed if shared[entry[0].title, entry[0].keywords] <= COLLECTION_TITLE]
     pairs, pictures = [pair for pair, _ in usable], np.stack([square for _, square in usable])
     copied = near_copies(pictures, held_out)
     kept = np.flatnonzero(~copied)

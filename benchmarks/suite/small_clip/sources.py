@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.suite.packages import OPENCLIPART_SVG, Package, debian_package, npm_package
-from demo.build_data import COLLECTION_TITLE, HERE
-from demo.clipart_package import LIBRARY, PACKAGES, RENDER_SIZE, read_library, render_all, unpack_packages
+from demo.build_data import COLLECTION_TITLE, HERE, fold
+from demo.clipart_package import LIBRARY, PACKAGES, RENDER_SIZE, ClipArt, read_library, render_all, unpack_packages
 from demo.pretrain_image_encoder import EMOJI_FONT, STARS_KEPT, emoji
 from nas.common.errors import DataError
 
@@ -182,8 +182,16 @@ def read_openclipart(folder: Path, work: Path) -> Found:
     squares = render_all([png / drawing.source for drawing in drawings], work / "openclipart_128.npy")
     for drawing, square in zip(drawings, squares, strict=True):
         title = plain(drawing.title) if titles[drawing.title] <= COLLECTION_TITLE else ""
-        words = dict.fromkeys(plain(word) for word in drawing.keywords if word not in (drawing.author, "unsorted"))
-        yield Pair(drawing.source, title, tuple(word for word in words if word), "openclipart"), square
+        yield Pair(drawing.source, title, own_keywords(drawing), "openclipart"), square
+
+
+def own_keywords(drawing: ClipArt) -> tuple[str, ...]:
+    """Return the keywords of a drawing without the name of its author, which is often cut off."""
+    author = fold(plain(drawing.author))
+    words = dict.fromkeys(plain(word) for word in drawing.keywords)
+    return tuple(
+        word for word in words if word and word != "unsorted" and not (author and author.startswith(fold(word)))
+    )
 
 
 def read_emoji_names(folder: Path) -> dict[str, Pair]:
