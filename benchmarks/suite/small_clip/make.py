@@ -47,14 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=120.0, help="time of this call (default: 120)")
     parser.add_argument("--steps", type=int, default=Recipe.steps, help=f"steps in all (default: {Recipe.steps})")
     parser.add_argument("--quick", action="store_true", help="a few steps on synthetic shapes, without a download")
-    parser.add_argument("--check", action="store_true", help="measure the zero-shot accuracy; train only if necessary")
+    parser.add_argument(
+        "--check", action="store_true", help="train nothing; measure the checkpoint's zero-shot accuracy"
+    )
     options = parser.parse_args(arguments)
     silence_transformers()
     try:
-        if not (options.check and (options.output / "config.json").exists()):
-            train(options)
         if options.check:
             check(options.output)
+        else:
+            train(options)
     except NasError as error:
         raise SystemExit(f"error: {error}") from error
 
