@@ -101,6 +101,11 @@ class CompareConfig(Section):
         description="The peak learning rates that are tried for each family, from the middle outwards. The best on "
         "validation is used.",
     )
+    note: Text | None = Field(
+        default=None,
+        description="A line below the table, for what a reader has to know, such as that a pretraining has seen the "
+        "classes.",
+    )
 
 
 def _space(value: Any, info: ValidationInfo) -> Any:

@@ -9,6 +9,7 @@ from nas.config.overrides import Overrides
 from nas.config.schema import Config
 from nas.run.comparison.compare import compare
 from nas.run.comparison.entries import entry_names
+from nas.run.comparison.protocol import Protocol
 from nas.run.executors import ExecutionOptions
 
 
@@ -33,7 +34,7 @@ def compare_families(
     if unknown:
         raise ArgumentError(f"--families {' '.join(unknown)}: expected any of {', '.join(known)}")
     if options.run_dir is None:
-        options.run_dir = Path("runs") / f"{config.name}-comparison"
+        options.run_dir = Path("runs") / f"{config.name}-{options.protocol or 'comparison'}"
     with build_reporter() as reporter:
         compare(
             options.space,
@@ -43,4 +44,5 @@ def compare_families(
             overrides=overrides,
             options=execution,
             reporter=reporter,
+            protocol=Protocol(is_base_to_novel=options.protocol is not None, note=options.note),
         )

@@ -25,6 +25,7 @@ from nas.run.comparison.entries import (
     prepare_entry,
 )
 from nas.run.comparison.files import LOCK, SettingsFile, check_directory
+from nas.run.comparison.protocol import ALL_CLASSES, Protocol, base_to_novel_entries, with_base_classes
 from nas.run.comparison.report import write_report
 from nas.run.comparison.searched import searched_architecture
 from nas.run.comparison.testing import table_row
@@ -46,6 +47,7 @@ def compare(
     overrides: Overrides,
     options: ExecutionOptions,
     reporter: Reporter,
+    protocol: Protocol = ALL_CLASSES,
 ) -> None:
     """Compare families, or resume a comparison, and write its table.
 
@@ -57,6 +59,7 @@ def compare(
         overrides: The values that replace those of the file; the budget applies to the search.
         options: The workers, the cluster and the storage of the study.
         reporter: The receiver of messages.
+        protocol: How the models are trained and tested.
 
     Raises:
         NasError: If the search file, data, encoders or directory cannot be used, or the directory holds something else.
@@ -66,6 +69,9 @@ def compare(
     if draft.data.is_retrieval:
         problem = "data.task: not supported by compare; expected classification, got retrieval"
         raise ConfigError(str(source), [problem])
+    if protocol.is_base_to_novel:
+        names = base_to_novel_entries(names)
+        draft = with_base_classes(draft, source)
     config = complete(draft, source=str(source), reporter=reporter, device=options.workers_device)
     family = config.space.architecture_class.family
     if family != SEARCHED_FAMILY:
@@ -76,12 +82,13 @@ def compare(
     check_writable(directory)
     check_surroundings(options, options.storage)
     directory.mkdir(parents=True, exist_ok=True)
-    settings = ComparisonSettings(config, source, directory, seeds, options, reporter)
+    settings = ComparisonSettings(config, source, directory, seeds, options, reporter, protocol)
     with contextlib.closing(LockFile(directory / LOCK)) as lock:
         lock.write(Holder.current())
         trained = _train_all(settings, entries, overrides)
         rows = [table_row(settings, entry) for entry in trained]
-    write_report(directory, rows, metric=config.search.objective, seeds=seeds, reporter=reporter)
+    note = protocol.note or config.compare.note
+    write_report(directory, rows, metric=config.search.objective, seeds=seeds, reporter=reporter, note=note)
 
 
 def _train_all(settings: ComparisonSettings, names: Sequence[str], overrides: Overrides) -> list[TrainedEntry]:

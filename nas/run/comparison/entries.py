@@ -15,6 +15,7 @@ from nas.models.fusion.base import sizes_of
 from nas.run.build_help import build_helpers
 from nas.run.cache_records import record_use
 from nas.run.comparison.files import FACTS, read_stored
+from nas.run.comparison.protocol import ALL_CLASSES, Protocol
 from nas.run.contents import check_contents, write_contents
 from nas.run.executors import ExecutionOptions
 from nas.run.prepare import SearchContext, first_layers, prepare
@@ -70,6 +71,7 @@ class ComparisonSettings:
         seeds: The number of seeds of each entry.
         options: The workers, the cluster and the storage of the study.
         reporter: The receiver of messages.
+        protocol: How models are trained and tested.
     """
 
     config: Config
@@ -78,6 +80,7 @@ class ComparisonSettings:
     seeds: int
     options: ExecutionOptions
     reporter: Reporter
+    protocol: Protocol = ALL_CLASSES
 
 
 @dataclass(frozen=True)

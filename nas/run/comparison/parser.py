@@ -39,6 +39,12 @@ def add_compare(commands: Commands) -> argparse.ArgumentParser:
         metavar="N",
         help="number of seeds of each entry (default: 3)",
     )
+    parser.add_argument(
+        "--protocol",
+        choices=("base_to_novel",),
+        help="base_to_novel: train on half of the classes, and test on these and on the others (default: all classes)",
+    )
+    parser.add_argument("--note", metavar="TEXT", help="line below the table (default: compare.note)")
     parser.add_argument("--run-dir", type=Path, help="directory of the comparison (default: runs/NAME-comparison)")
     add_budget(parser)
     add_places(parser)

@@ -20,12 +20,22 @@ if TYPE_CHECKING:
 TABLE = "comparison"
 """The name of the files, without their suffixes."""
 
+BASE_TO_NOVEL = "base_to_novel"
+"""The protocol in which models are trained on half of the classes, and tested on each half among its own classes."""
+
 _NOTES = (
     "Validation and test: mean and standard deviation over {seeds}. The learning rate was chosen on validation with "
     "the first seed, and so was the searched architecture, which makes validation optimistic; test played no part in "
     "any choice. Training memory: predicted, for weights in use, gradients, optimiser state, activations and inputs. "
     "Worker memory: the measured peak of the process without frozen weights, including freed memory that it kept. "
     "Time: of one training, while as many others ran as fit into memory."
+)
+
+_PROTOCOL_NOTE = (
+    "Protocol base_to_novel: training, validation and all choices see the base classes only, the first half of the "
+    "classes sorted by name, with the middle one. Base: test samples of these, among them. Novel: test samples of the "
+    "others, among those, with their texts in place of those of the base classes. Harmonic mean: of the two of each "
+    "seed."
 )
 
 _MARKERS = "osD^v<>P*X"
@@ -46,9 +56,10 @@ class Row:
             optimiser state, activations, inputs. Includes frozen weights, which the workers of a machine share.
         measured_peak_bytes: The highest measured private memory of a worker over seeds, without frozen weights.
         validation: The metrics of each seed; None where a training failed.
-        test: The same on test.
+        test: The same on test; with the protocol `BASE_TO_NOVEL` on its base classes.
         seconds: The mean time of one training and its evaluation on validation.
         remark: A note for readers of the table; may be empty.
+        novel: The same on the novel classes of test; None without that protocol.
     """
 
     name: str
@@ -63,9 +74,17 @@ class Row:
     test: tuple[Mapping[str, float] | None, ...]
     seconds: float | None
     remark: str
+    novel: tuple[Mapping[str, float] | None, ...] | None = None
+
+    def shown_on_test(self, metric: str) -> list[float | None]:
+        """Return the score of each seed that a plot shows: on test, or the harmonic mean of base and novel classes."""
+        scores = _scores(metric, self.test)
+        return scores if self.novel is None else harmonic_means(scores, _scores(metric, self.novel))
 
 
-def write_report(directory: Path, rows: Sequence[Row], *, metric: str, seeds: int, reporter: Reporter) -> None:
+def write_report(
+    directory: Path, rows: Sequence[Row], *, metric: str, seeds: int, reporter: Reporter, note: str | None = None
+) -> None:
     """Show the table, and write it as `comparison.txt`, `.md`, `.csv` (with all metrics), and a plot `.svg`.
 
     Args:
@@ -74,10 +93,13 @@ def write_report(directory: Path, rows: Sequence[Row], *, metric: str, seeds: in
         metric: The metric that is shown.
         seeds: The number of seeds of each entry.
         reporter: The receiver of the table.
+        note: A further note below the table.
 
     Raises:
         OSError: If a file cannot be written.
     """
+    has_novel = any(row.novel is not None for row in rows)
+    on_test = (f"base {metric}", f"novel {metric}", "harmonic mean") if has_novel else (f"test {metric}",)
     header = (
         "",
         "architecture",
@@ -86,11 +108,12 @@ def write_report(directory: Path, rows: Sequence[Row], *, metric: str, seeds: in
         "training memory",
         "worker memory",
         f"validation {metric}",
-        f"test {metric}",
+        *on_test,
         "time",
     )
     cells = [_cells(row, metric) for row in rows]
     notes = [f"{row.title}: {row.remark}" for row in rows if row.remark]
+    notes += [_PROTOCOL_NOTE] * has_novel + ([] if note is None else [note])
     notes.append(_NOTES.format(seeds=f"{seeds} seeds" if seeds > 1 else "one seed"))
     text = "\n".join([text_table(header, cells), *notes])
     markdown = "\n".join([markdown_table(header, cells), "", *(f"{note}\n" for note in notes)])
@@ -122,6 +145,19 @@ def spread(scores: Sequence[float | None]) -> str:
     return f"{statistics.fmean(values):.3f}{deviation}{count}"
 
 
+def harmonic_means(firsts: Sequence[float | None], seconds: Sequence[float | None]) -> list[float | None]:
+    """Return the harmonic mean of two scores of each seed; None where one is missing, 0 where both are 0.
+
+    Args:
+        firsts: The first scores, from 0.
+        seconds: The second ones.
+    """
+    return [
+        None if first is None or second is None else 2 * first * second / (first + second) if first + second else 0.0
+        for first, second in zip(firsts, seconds, strict=True)
+    ]
+
+
 def _scores(metric: str, seeds: Sequence[Mapping[str, float] | None]) -> list[float | None]:
     """Return one metric of each seed."""
     return [None if metrics is None else metrics.get(metric) for metrics in seeds]
@@ -137,6 +173,7 @@ def _cells(row: Row, metric: str) -> tuple[str, ...]:
         "–" if row.measured_peak_bytes is None else format_bytes(row.measured_peak_bytes),
         spread(_scores(metric, row.validation)),
         spread(_scores(metric, row.test)),
+        *(() if row.novel is None else (spread(_scores(metric, row.novel)), spread(row.shown_on_test(metric)))),
         "–" if row.seconds is None else format_seconds(row.seconds),
     )
 
@@ -147,6 +184,7 @@ def _csv(rows: Sequence[Row], metric: str) -> str:
     count = max((len(row.test) for row in rows), default=0)
     seeds = range(count)
     known = {name for row in rows for metrics in (*row.validation, *row.test) for name in metrics or ()}
+    splits = ("validation", "base", "novel") if any(row.novel is not None for row in rows) else ("validation", "test")
     metrics = [metric, *sorted(known - {metric})]
     writer.writerow(
         [
@@ -157,7 +195,8 @@ def _csv(rows: Sequence[Row], metric: str) -> str:
             "training_bytes",
             "measured_peak_bytes",
             "seconds",
-            *(f"{split}_{name}_seed{seed}" for name in metrics for split in ("validation", "test") for seed in seeds),
+            *(f"{split}_{name}_seed{seed}" for name in metrics for split in splits for seed in seeds),
+            *(f"harmonic_mean_{metric}_seed{seed}" for seed in (seeds if "novel" in splits else ())),
             "remark",
         ]
     )
@@ -166,9 +205,10 @@ def _csv(rows: Sequence[Row], metric: str) -> str:
         scores = [
             score
             for name in metrics
-            for split in (row.validation, row.test)
+            for split in (row.validation, row.test, *(() if row.novel is None else (row.novel,)))
             for score in (*_scores(name, split), *padding)
         ]
+        scores += [] if row.novel is None else [*row.shown_on_test(metric), *padding]
         facts = (row.learning_rate, row.trainable_parameters, row.training_bytes, row.measured_peak_bytes, row.seconds)
         writer.writerow(
             [
@@ -191,7 +231,7 @@ def draw_plot(rows: Sequence[Row], metric: str) -> bytes:
 
     def draw(figure: "Figure", axes: "Axes") -> None:
         for index, row in enumerate(rows):
-            scores = [score for score in _scores(metric, row.test) if score is not None]
+            scores = [score for score in row.shown_on_test(metric) if score is not None]
             if scores:
                 axes.errorbar(
                     row.training_bytes / 2**20,
@@ -208,12 +248,16 @@ def draw_plot(rows: Sequence[Row], metric: str) -> bytes:
         axes.xaxis.set_major_formatter("{x:g}")
         axes.margins(0.12)
         axes.set_xlabel("training memory, MiB")
-        axes.set_ylabel(f"test {metric}")
+        axes.set_ylabel(f"{_shown_name(rows)} {metric}")
         axes.grid(visible=True, which="both", alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             figure.legend(loc="outside right upper")
 
     return svg_plot((8.0, 4.5), TABLE, draw)
+
+
+def _shown_name(rows: Sequence[Row]) -> str:
+    return "harmonic mean of base and novel" if any(row.novel is not None for row in rows) else "test"
 
 
 def svg_plot(size: tuple[float, float], name: str, draw: Callable[["Figure", "Axes"], None]) -> bytes:

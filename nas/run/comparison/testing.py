@@ -12,6 +12,7 @@ from nas.models.encoders.partial_checkpoint import tail_weights
 from nas.models.fusion.base import sizes_of
 from nas.run.comparison.entries import ComparisonSettings, Entry
 from nas.run.comparison.files import TESTS, read_stored
+from nas.run.comparison.protocol import novel_data, novel_parts
 from nas.run.comparison.report import Row
 from nas.run.comparison.training import TrainedEntry, comparison_key
 from nas.run.evaluate import digest_of_test, evaluate_exported
@@ -48,6 +49,12 @@ def table_row(settings: ComparisonSettings, trained: TrainedEntry) -> Row:
         test=tuple(None if result is None else _test_metrics(settings, entry, result) for result in trained.results),
         seconds=statistics.fmean(result.seconds for result in results) if results else None,
         remark="; ".join(trained.remarks),
+        novel=tuple(
+            None if result is None else _test_metrics(settings, entry, result, on_novel=True)
+            for result in trained.results
+        )
+        if settings.protocol.is_base_to_novel
+        else None,
     )
 
 
@@ -70,16 +77,20 @@ def frozen_bytes(entry: Entry, architecture: Architecture) -> int:
     )
 
 
-def _test_metrics(settings: ComparisonSettings, entry: Entry, result: Result) -> dict[str, float]:
-    """Return the test metrics of a training of an entry."""
-    key = comparison_key(result.key)
+def _test_metrics(
+    settings: ComparisonSettings, entry: Entry, result: Result, *, on_novel: bool = False
+) -> dict[str, float]:
+    """Return the test metrics of a training of an entry, on the classes that it was trained on or on the novel ones."""
+    key, novel = comparison_key(result.key), "novel_" if on_novel else ""
     return metrics_on_test(
         settings,
         entry,
         result,
-        model=entry.folder / f"model_seed{key.seed}",
-        name=f"{entry.title}: evaluating the exported and reloaded model of seed {key.seed} on test",
+        model=entry.folder / f"model_{novel}seed{key.seed}",
+        name=f"{entry.title}: evaluating the exported and reloaded model of seed {key.seed} on "
+        f"{'novel classes of ' * on_novel}test",
         learning_rate=entry.config.compare.learning_rates[key.rate],
+        on_novel=on_novel,
     )
 
 
@@ -91,6 +102,7 @@ def metrics_on_test(
     model: Path,
     name: str,
     learning_rate: float | None = None,
+    on_novel: bool = False,
 ) -> dict[str, float]:
     """Return the test metrics of a training; each model is exported, reloaded and evaluated once.
 
@@ -101,19 +113,21 @@ def metrics_on_test(
         model: The folder of the exported model.
         name: The message before the evaluation.
         learning_rate: The learning rate of all trained tensors, where it was not the recipe's.
+        on_novel: Whether the model classifies novel classes, whose texts replace those it was trained with.
 
     Raises:
         NasError: If the model cannot be exported or the test split cannot be used.
     """
-    path, data = entry.folder / TESTS, entry.config.data
+    path, data, parts = entry.folder / TESTS, entry.config.data, ModelParts.of(entry.prepared)
+    if on_novel:
+        data, parts = novel_data(data), novel_parts(entry.config, settings.source, entry.prepared)
     # The result identifies the training: no two trainings take the same time.
     training = hashlib.sha256(json.dumps(result.as_dict(), sort_keys=True).encode()).hexdigest()[:16]
-    test = digest_of_test(data, entry.prepared.store.class_names, settings.options.cache)
+    test = digest_of_test(data, parts.class_names, settings.options.cache)
     identity = f"{result.key.name} {training} {test}"
     known = read_stored(path, _to_metrics)
     if identity not in known:
         trained = TrainedWeights(full_weights_path(entry.folder, result.key), result, learning_rate)
-        parts = ModelParts.of(entry.prepared)
         export_result(model, trained, parts=parts, objective=entry.config.search.objective, data=data)
         settings.reporter.note(name)
         known[identity] = evaluate_exported(model, data, "test").metrics
