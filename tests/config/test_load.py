@@ -60,7 +60,7 @@ def test_all_problems_are_reported_at_once_with_key_value_and_what_is_allowed(tm
         "wrong.yaml",
         **{
             "seed": True,
-            "space.query_prompts": [0, 2],
+            "space.query_prompts": [-1, 2],
             "space.mapping_width": [8, 4],
             "recipe.optimizer": "adam",
             "recipe.epochs": 0,
@@ -77,10 +77,10 @@ def test_all_problems_are_reported_at_once_with_key_value_and_what_is_allowed(tm
     assert str(caught.value).startswith(f"{path}: 11 problems\n")
     assert caught.value.problems == (
         "seed: invalid value; expected a whole number of at least 0 and at most 2147483647, got true",
-        "space.query_prompts: invalid value; expected ascending, distinct whole numbers of at least 1 and at most "
-        "65536, for instance [1, 3], or auto, got [0, 2]",
-        "space.mapping_width: invalid value; expected ascending, distinct whole numbers of at least 1 and at most "
-        "65536, for instance [1, 3], or auto, got [8, 4]",
+        "space.query_prompts: invalid value; expected ascending, distinct whole numbers of at least 0 and at most "
+        "65536, for instance [0, 2], or auto, got [-1, 2]",
+        "space.mapping_width: invalid value; expected ascending, distinct whole numbers of at least 0 and at most "
+        "65536, for instance [0, 2], or auto, got [8, 4]",
         "recipe.optimizer: invalid value; expected one of sgd, adamw, got 'adam'",
         "recipe.clip_norm: invalid value; expected a number above 0 and at most 1000000000, or null, or auto, got -1",
         "recipe.epochs: invalid value; expected a whole number of at least 1 and at most 100000, or null, or auto, "
@@ -125,8 +125,8 @@ def test_mistakes_in_genes_that_differ_within_a_model_are_reported() -> None:
             },
         )
     ) == (
-        "space.query_prompts.choices: invalid value; expected ascending, distinct whole numbers of at least 1 and at "
-        "most 65536, for instance [1, 3], got [2, 1]",
+        "space.query_prompts.choices: invalid value; expected ascending, distinct whole numbers of at least 0 and at "
+        "most 65536, for instance [0, 2], got [2, 1]",
         "space.query_prompts.per: invalid value; expected one of model, layer, direction, layer_and_direction, got "
         "'layers'",
         "space.query_prompts.form: unknown key; expected one of choices, per",

@@ -32,8 +32,12 @@ def traced_step_bytes(memory: MemoryModel, architecture: Architecture, micro_bat
     return memory.predict(architecture, micro_batches=micro_batches, budget_bytes=budget_bytes).step_bytes
 
 
+LEFT_OUT = [PMFArchitecture(1, 0, 2, 2, 8), PMFArchitecture(0, 2, 1, 0, 0)]
+"""Without the message, and without the mapping."""
+
+
 @pytest.mark.parametrize("attention", [False, True], ids=["tokens", "attention"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, *LEFT_OUT], ids=str)
 def test_predicted_peak_of_a_step_is_exact_to_the_byte(architecture: Architecture, attention: bool) -> None:
     measured = real_peak(real_model(architecture), architecture, [6], attention=attention)
     memory = memory_model(attention)
@@ -81,10 +85,10 @@ def test_interpolated_peaks_all_over_the_space_equal_traced_ones(every: int) -> 
     architecture=st.builds(
         PMFArchitecture,
         fusion_layer=st.integers(0, 2),
-        query_prompts=st.integers(1, 20),
+        query_prompts=st.integers(0, 20),
         query_context_prompts=st.integers(0, 20),
         fusion_context_prompts=st.integers(0, 20),
-        mapping_width=st.integers(1, 100),
+        mapping_width=st.integers(0, 100),
         image_readout=st.integers(0, 1),
         text_readout=st.integers(0, 1),
     ),

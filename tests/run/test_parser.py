@@ -17,6 +17,7 @@ COMMANDS = (
     "evaluate",
     "predict",
     "compare",
+    "ablate",
     "list",
     "diff",
     "clean",

@@ -31,6 +31,9 @@ SOME = [
     SPACE.largest,
     *(SPACE.sample(random.Random(seed)) for seed in range(4)),
     *(FREE.sample(random.Random(seed)) for seed in range(8)),
+    PMFArchitecture(1, 0, 1, 2, 5),  # no message
+    PMFArchitecture(0, 2, 3, 0, 0),  # no mapping
+    PMFArchitecture(1, ((0, 2), (1, 0)), 3, ((0, 0), (2, 1)), ((5, 0), (0, 9))),
 ]
 
 
@@ -66,6 +69,16 @@ def test_training_one_architecture_changes_only_its_slice() -> None:
     assert direction.outer.weight.grad[:, :5].abs().max() > 0 and direction.outer.weight.grad[:, 5:].abs().max() == 0
 
 
+@pytest.mark.parametrize("architecture", SOME[-3:], ids=str)
+def test_exactly_the_used_parameters_get_gradients_where_parts_are_left_out(architecture: Architecture) -> None:
+    whole = supernet()
+    features = base_features(*whole.encoders, architecture.first_layer, *raw_batch())
+    cross_entropy(whole(features, architecture), torch.arange(5)).backward()
+    got = {name for name, parameter in whole.named_parameters() if parameter.grad is not None}
+    used = {id(parameter) for parameter in whole.used_parameters(architecture)}
+    assert got == {name for name, parameter in whole.named_parameters() if id(parameter) in used}
+
+
 def test_initial_weights_depend_only_on_the_seed() -> None:
     torch.manual_seed(77)
     first = supernet().state_dict()
@@ -80,6 +93,9 @@ OF_EVERY_LAYER = [
     *(PMFArchitecture(layer, 2, 1, 2, 5) for layer in (0, 1, 2)),
     *(PMFArchitecture(layer, 2, 1, 2, 5, layer % 2, 1) for layer in (0, 1, 2)),
     *(FREE.sample(random.Random(seed)) for seed in range(8)),
+    PMFArchitecture(1, 0, 1, 2, 5),  # no message
+    PMFArchitecture(0, 2, 3, 0, 0),  # no mapping
+    PMFArchitecture(1, ((0, 2), (1, 0)), 3, ((0, 0), (2, 1)), ((5, 0), (0, 9))),
 ]
 
 

@@ -123,7 +123,7 @@ class PMFArchitecture(ReadoutGenes, Architecture):
         return ", ".join(parts)
 
     def affine_memory(self) -> AffineMemory | None:
-        """Return the architectures with the same L_f, M_qp, readouts, kinds of context prompts, and a mapping or none.
+        """Return the architectures with the same L_f, M_qp, readouts and kinds of context prompts.
 
         A tensor size is a product of lengths, in which M_qcp, M_fcp and h appear at most once and never together, so it
         is affine in them, as long as the same operations run in the same order. Two things change the operations: a
@@ -133,6 +133,8 @@ class PMFArchitecture(ReadoutGenes, Architecture):
         """
         if self.layer_count is not None:
             return None  # with free genes, two architectures rarely belong to one set
+        if not self.query_prompts or not self.mapping_width:
+            return None  # few variants leave the message or the mapping out
         lengths = self.query_context_prompts, self.fusion_context_prompts
         assert isinstance(lengths[0], int) and isinstance(lengths[1], int)
         fusion_context = min(lengths[1], 1)
@@ -141,11 +143,9 @@ class PMFArchitecture(ReadoutGenes, Architecture):
             self,
             query_context_prompts=query_context,
             fusion_context_prompts=fusion_context,
-            mapping_width=1 if self.mapping_width else 0,
+            mapping_width=1,
         )
         steps = {"query_context_prompts": 8, "fusion_context_prompts": 8, "mapping_width": 63}
-        if not self.mapping_width:
-            del steps["mapping_width"]
         if not fusion_context:
             del steps["fusion_context_prompts"]
             if not query_context:

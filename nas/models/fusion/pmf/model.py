@@ -84,14 +84,6 @@ class Direction(nn.Module):
             else None,
         )
 
-    def used_parameters(self, sizes: DirectionSizes) -> list[nn.Parameter]:
-        """Return the parameters that a slice uses: all, unless it leaves the message or the mapping out."""
-        left_out = set() if sizes.mapping_width else {"inner.weight", "inner.bias", "outer.weight", "outer.bias"}
-        if not sizes.query_prompts:
-            left_out |= {"query_prompts", "query_context_prompts"}
-            left_out |= set() if sizes.fusion_context_prompts else {"fusion_context_prompts"}
-        return [parameter for name, parameter in self.named_parameters() if name not in left_out]
-
 
 class FusionLayer(nn.Module):
     """The trained tensors of one fusing layer.
@@ -112,6 +104,21 @@ class FusionLayer(nn.Module):
     def weights(self, sizes: tuple[DirectionSizes, DirectionSizes]) -> FusionLayerWeights:
         """Return the slices of both directions, as differentiable views."""
         return FusionLayerWeights(self.image_to_text.weights(sizes[0]), self.text_to_image.weights(sizes[1]))
+
+    def used_parameters(self, sizes: tuple[DirectionSizes, DirectionSizes]) -> list[nn.Parameter]:
+        """Return the parameters that get gradients in a slice: all, unless it leaves a message or a mapping out."""
+        directions = self.image_to_text, self.text_to_image
+        found = []
+        for index, (direction, own) in enumerate(zip(directions, sizes, strict=True)):
+            other = sizes[1 - index]
+            # A modality projects its query prompts together with the context prompts of the opposite direction.
+            reads = own.query_prompts + own.query_context_prompts + other.fusion_context_prompts
+            receives = own.fusion_context_prompts + other.query_prompts + other.query_context_prompts
+            for name, parameter in direction.named_parameters():
+                is_context = name == "fusion_context_prompts"
+                count = own.mapping_width if "." in name else receives if is_context else reads
+                found += [parameter] * (count > 0)
+        return found
 
 
 class PMF(FusionModel):
@@ -242,8 +249,7 @@ class PMF(FusionModel):
         fusing = [
             parameter
             for index, layer in enumerate(self._fusing(architecture))
-            for direction, sizes in zip((layer.image_to_text, layer.text_to_image), chosen.at(index), strict=True)
-            for parameter in direction.used_parameters(sizes)
+            for parameter in layer.used_parameters(chosen.at(index))
         ]
         return [*fusing, *(entry for module in self.classifiers(architecture) for entry in module.parameters())]
 
