@@ -128,7 +128,11 @@ def _fill_retrieval(values: Mapping[str, Any]) -> None:
     """Give a search for retrieval the values that follow from its task."""
     data = values.get("data")
     if isinstance(data, dict) and data.get("task") == "retrieval":
-        for section, defaults in (("recipe", RECIPE_DEFAULTS), ("search", SEARCH_DEFAULTS)):
+        family = _architecture_class(values)
+        genes = {} if family is None else {gene.name: gene for gene in family.genes}
+        needed = {} if family is None else family.retrieval_values
+        space = {name: [genes[name].plain(value)] for name, value in needed.items()}
+        for section, defaults in (("recipe", RECIPE_DEFAULTS), ("search", SEARCH_DEFAULTS), ("space", space)):
             if isinstance(values[section], dict):
                 _fill_all(values[section], defaults)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from nas.config.data_schema import DataConfig
 from nas.config.section import Rejected
+from nas.search.space import SearchSpace
 from nas.search.space.family_registry import FAMILIES, load_architecture_class
 
 RECIPE_DEFAULTS = {"classifier_start": "random", "label_smoothing": 0.0}
@@ -47,6 +48,22 @@ def retrieval_problems(name: str, section: Any, data: DataConfig | None) -> Iter
         if value not in allowed:
             words = " or ".join(_shown(entry) for entry in allowed)
             yield Rejected(f"{words} with data.task: retrieval{_REASONS[key]}", path=(key,), got=value)
+
+
+def space_problems(space: SearchSpace, data: DataConfig | None) -> Iterator[Rejected]:
+    """Yield the genes of a space whose values retrieval does not allow.
+
+    Args:
+        space: The search space.
+        data: The section `data`; None if it is invalid.
+    """
+    if data is None or not data.is_retrieval:
+        return
+    genes = {gene.name: gene for gene in space.architecture_class.genes}
+    for name, value in space.architecture_class.retrieval_values.items():
+        if tuple(space.choices[name]) != (value,):
+            shown = [genes[name].plain(entry) for entry in space.choices[name]]
+            yield Rejected(f"[{genes[name].plain(value)}] with data.task: retrieval", path=(name,), got=shown)
 
 
 def retrieval_families() -> tuple[str, ...]:

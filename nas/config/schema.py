@@ -21,7 +21,7 @@ from nas.config.choices import Oversized
 from nas.config.data_schema import DataConfig, FeaturesConfig
 from nas.config.encoders_schema import EncodersConfig
 from nas.config.pretraining_schema import PretrainingConfig, check_family
-from nas.config.retrieval import check_task, retrieval_problems
+from nas.config.retrieval import check_task, retrieval_problems, space_problems
 from nas.config.search_schema import SearchConfig
 from nas.config.section import Automatic, Expected, FromFile, Rejected, Section, Several, rejections
 from nas.config.space_schema import parse_space, space_as_dict
@@ -196,6 +196,14 @@ class Config(Section):
     @classmethod
     def _family_has_the_task(cls, value: DataConfig, info: ValidationInfo) -> DataConfig:
         check_task(value, info.data.get("family"))
+        return value
+
+    @field_validator("space")
+    @classmethod
+    def _space_has_the_task(cls, value: SearchSpace, info: ValidationInfo) -> SearchSpace:
+        problems = list(space_problems(value, info.data.get("data")))
+        if problems:
+            raise rejections(problems)
         return value
 
     @field_validator("recipe", "pretraining", "supernet", "search", "budget")

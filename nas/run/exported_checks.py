@@ -199,6 +199,8 @@ def check_class_texts(path: Path, values: Mapping[str, Any], text: Encoder) -> N
         ExportError: If they are missing or not allowed; names the key and the value.
     """
     found = values.get("class_texts")
+    if values.get("task") == RETRIEVAL and found is None:
+        return
     members = [Architecture.from_dict(member["architecture"]) for member in values.get("members") or [values]]
     if found is None and not any(member.reads_class_texts for member in members):
         return

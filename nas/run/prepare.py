@@ -109,7 +109,7 @@ def prepare(
         text_encoder=text_encoder,
         preprocessor=preprocessor,
         store=store,
-        default=config.space.architecture_class.default(sizes),
+        default=default_architecture(config, sizes),
         memory=build_memory_model(
             config,
             (image_encoder.config, text_encoder.config),
@@ -259,7 +259,18 @@ def predict_memory(config: Config, *, source: str, device: torch.device = CPU) -
         first_layers=first_layers(config, sizes),
         device=device,
     )
-    return memory, config.space.architecture_class.default(sizes)
+    return memory, default_architecture(config, sizes)
+
+
+def default_architecture(config: Config, sizes: EncoderSizes) -> Architecture:
+    """Return the family's default architecture for the task of a search.
+
+    Args:
+        config: The configuration of the search.
+        sizes: The sizes of the encoders.
+    """
+    family = config.space.architecture_class
+    return family.default_for_retrieval(sizes) if config.data.is_retrieval else family.default(sizes)
 
 
 def first_layers(config: Config, sizes: EncoderSizes) -> tuple[int, int]:

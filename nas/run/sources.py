@@ -165,7 +165,7 @@ def resolve_checkpoints(config: Config) -> tuple[str, str]:
 def read_class_texts(
     config: Config, source: str, text_encoder: Encoder, preprocessor: Preprocessor, class_names: Sequence[str]
 ) -> ClassTexts | None:
-    """Return the token ids of the texts of the classes; None if the family does not read them.
+    """Return the token ids of the texts of the classes; None if the family does not read them, and for retrieval.
 
     Args:
         config: The configuration of the search.
@@ -177,7 +177,7 @@ def read_class_texts(
     Raises:
         ConfigError: If a text does not fit the encoder together with the learned words of the space.
     """
-    if not config.space.architecture_class.reads_class_texts:
+    if config.data.is_retrieval or not config.space.architecture_class.reads_class_texts:
         return None
     limit = text_encoder.max_text_tokens
     expected = f"at most {limit} tokens for each class, the positions of the text encoder"

@@ -67,3 +67,10 @@ def test_classification_needs_a_column_of_labels_and_its_own_metrics() -> None:
         make_search_config(**{"data.columns": {"label": None}})
     with pytest.raises(ConfigError, match=r"search\.objective: .*expected one of accuracy, .* for single-label data"):
         make_search_config(**{"search.objective": "mean_recall"})
+
+
+def test_models_for_retrieval_read_the_texts_of_samples() -> None:
+    zero_shot = {**RETRIEVAL, "family": "clip_zero_shot"}
+    assert make_search_config(**{**zero_shot, "space": "auto"}).space.choices == {"sample_text": (1,)}
+    with pytest.raises(ConfigError, match=r"space\.sample_text: invalid value; expected \[sum\] with data\.task: retr"):
+        make_search_config(**{**zero_shot, "space": {"sample_text": ["none", "sum"]}})

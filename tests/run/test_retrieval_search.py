@@ -4,10 +4,13 @@ import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers import CLIPModel
 
 import nas
 from nas.cli import main
@@ -16,8 +19,6 @@ from nas.run.executors import ExecutionOptions
 from nas.run.finalize import REPORT
 from tests.support.project import Project
 from tests.support.runs import counts_of, results_of, resume_search, run_search
-
-pytestmark = pytest.mark.slow
 
 RECALLS = [f"{direction}_recall_at_{count}" for count in (1, 5, 10) for direction in ("image_to_text", "text_to_image")]
 
@@ -71,6 +72,7 @@ def searched(source: Path, options: ExecutionOptions, tmp_path_factory: pytest.T
     return RetrievalRun(directory, output, source.parent)
 
 
+@pytest.mark.slow
 def test_search_races_exports_and_reports_recalls(searched: RetrievalRun, options: ExecutionOptions) -> None:
     assert counts_of(searched.directory)[0] == 3
     assert "Retrieval: the linear and the bilinear classifier and the ensemble are left out" in searched.output
@@ -89,6 +91,7 @@ def test_search_races_exports_and_reports_recalls(searched: RetrievalRun, option
     assert results_of(searched.directory) == before
 
 
+@pytest.mark.slow
 def test_exported_model_gives_the_recalls_of_the_report(
     searched: RetrievalRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,6 +105,7 @@ def test_exported_model_gives_the_recalls_of_the_report(
     assert f"mean_recall: {entry['test']['mean_recall']:.6f}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_embeddings_of_either_side_are_those_of_pairs(searched: RetrievalRun) -> None:
     loaded = nas.load(searched.directory / "best")
     pictures, texts = (
@@ -121,6 +125,7 @@ def test_embeddings_of_either_side_are_those_of_pairs(searched: RetrievalRun) ->
         nas.FusionForClassification.from_pretrained(searched.directory / "best")
 
 
+@pytest.mark.slow
 def test_what_needs_classes_is_refused(searched: RetrievalRun, capsys: pytest.CaptureFixture[str]) -> None:
     folder, picture = searched.directory / "best", _images(searched) / "000.png"
     with pytest.raises(ExportError, match="the model is one for retrieval, without classes; expected a classifier"):
@@ -131,6 +136,37 @@ def test_what_needs_classes_is_refused(searched: RetrievalRun, capsys: pytest.Ca
     assert "holds a model for retrieval; expected a classifier for onnx" in capsys.readouterr().err
     with pytest.raises(DataError, match=r"data\.task is classification; expected retrieval"):
         nas.load(folder).evaluate(_images(searched).parent / "manifest.csv", reader="snli_ve")
+
+
+@pytest.mark.long
+def test_clip_without_training_is_a_baseline(
+    source: Path, project: Project, options: ExecutionOptions, tmp_path: Path
+) -> None:
+    pairs = nas.load_config(source).data.manifest
+    data = {"task": "retrieval", "manifest": pairs, "images": str(project.images), "max_text_tokens": 8}
+    changes: dict[str, Any] = {
+        "encoders.image": "./clip",
+        "encoders.text": "./clip",
+        "data": data,
+        "family": "clip_zero_shot",
+    }
+    changes |= {"space": "auto", "search.objective": "auto", "search.proxy_metric": "auto"}
+    changes |= {"recipe.classifier_start": "auto", "recipe.label_smoothing": "auto", "budget.trials": 1}
+    run_search(project.write("zero_shot.yaml", **changes), tmp_path / "run", options)
+    entry = json.loads((tmp_path / "run" / REPORT).read_text())["best"]
+    assert entry["architecture"] == {"family": "clip_zero_shot", "sample_text": "sum"}
+    loaded = nas.load(tmp_path / "run" / "best")
+    found = loaded.evaluate(pairs, images=project.images)
+    assert found.metrics == pytest.approx(entry["test"]) and entry["trainable_parameters"] == 0
+    pictures, texts = [project.images / f"{index:03}.png" for index in range(3)], ["apple", "boat dog", "cat"]
+    images, words = loaded.embed_images(pictures), loaded.embed_texts(texts)
+    ids, mask = loaded.preprocessor.tokenize(texts)
+    clip = CLIPModel.from_pretrained(project.root / "clip").eval()
+    pixels = loaded.preprocessor.pixel_values([Image.open(path).convert("RGB") for path in pictures])
+    with torch.inference_mode():
+        expected = clip(input_ids=ids, attention_mask=mask, pixel_values=pixels)
+    np.testing.assert_allclose(images, expected.image_embeds.numpy(), atol=1e-5)
+    np.testing.assert_allclose(words, expected.text_embeds.numpy(), atol=1e-5)
 
 
 def _data(run: RetrievalRun) -> Path:

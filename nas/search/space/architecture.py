@@ -8,7 +8,7 @@ al., ICCV 2021) have per layer.
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, total_ordering
 from typing import Any, ClassVar, NamedTuple, Self, cast
 
@@ -98,6 +98,8 @@ class Architecture(ABC):
     embeds_pairs: ClassVar[bool] = False
     """Whether a model embeds pictures and texts apart from each other, as `nas.models.fusion.embeddings` describes, so
     that it can be searched for image-text retrieval. It is then built with `num_classes=0` and without classifiers."""
+    retrieval_values: ClassVar[Mapping[str, int]] = {}
+    """The values of genes that models for retrieval have, where others do not read both pictures and texts."""
 
     def __post_init__(self) -> None:
         for gene in self.genes:
@@ -116,6 +118,13 @@ class Architecture(ABC):
     @abstractmethod
     def default(cls, sizes: EncoderSizes) -> Self:
         """Return the paper's architecture for two encoders."""
+
+    @classmethod
+    def default_for_retrieval(cls, sizes: EncoderSizes) -> Self:
+        """Return the paper's architecture with the values of genes that models for retrieval have."""
+        default: Any = cls.default(sizes)  # every architecture is a dataclass
+        replaced: Self = replace(default, **cls.retrieval_values)
+        return replaced
 
     @classmethod
     def default_choices(cls, sizes: EncoderSizes) -> dict[str, tuple[int, ...]]:

@@ -1,6 +1,8 @@
 """The architectures of zero-shot CLIP. Imports no torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from nas.models.fusion.class_text_genes import SAMPLE_TEXT, final_outputs
 from nas.search.space import Architecture, EncoderSizes, EntryLayers
@@ -22,6 +24,8 @@ class CLIPZeroShotArchitecture(Architecture):
     )
     genes = (SAMPLE_TEXT,)
     reads_class_texts = True
+    embeds_pairs = True
+    retrieval_values: ClassVar[Mapping[str, int]] = {SAMPLE_TEXT.name: 1}
 
     sample_text: int = 0
 
