@@ -73,6 +73,7 @@ def test_table_estimates_noise_and_means(table: Table) -> None:
     assert means[DEFAULT] == pytest.approx((first[0].validation["accuracy"] + first[1].validation["accuracy"]) / 2)
 
 
+@pytest.mark.long
 def test_surrogate_covers_the_whole_space_with_the_noise_of_the_table(table: Table) -> None:
     landscape = surrogate(table)
     everything = list(SPACE)

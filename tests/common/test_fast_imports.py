@@ -31,6 +31,7 @@ def test_a_disabled_collector_stays_disabled(tmp_path: Path) -> None:
     ) == ["False", "True", "True"]
 
 
+@pytest.mark.long
 def test_importing_models_and_executors_does_not_touch_the_collector() -> None:
     assert run(
         "import gc, nas.common.fast_imports, nas.models.classifier, nas.execution.serial\n"

@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from nas.common.vml_workaround import FUNCTIONS
 
 FIRST_CALLS = """
@@ -51,6 +53,7 @@ def run(code: str) -> list[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
 
 
+@pytest.mark.long
 def test_the_first_call_of_every_function_is_made_with_one_element_by_the_first_encoder() -> None:
     # A single element is never divided among threads.
     first_calls = dict(line.rsplit(" ", 1) for line in run(FIRST_CALLS))

@@ -70,7 +70,7 @@ def test_predicted_peak_of_a_supernet_step_includes_gradients_of_the_whole_super
     assert prediction.trained_bytes == 0
 
 
-@pytest.mark.parametrize("every", [10, pytest.param(3, marks=pytest.mark.long)])
+@pytest.mark.parametrize("every", [20, pytest.param(3, marks=pytest.mark.long)])
 def test_interpolated_peaks_all_over_the_space_equal_traced_ones(every: int) -> None:
     traces = TraceCache(is_eager=True)
     memory = memory_model(traces=traces)
@@ -97,6 +97,7 @@ def test_interpolated_peaks_all_over_the_space_equal_traced_ones(every: int) -> 
     attention=st.booleans(),
 )
 @settings(max_examples=10, deadline=None)
+@pytest.mark.long
 def test_interpolated_peaks_equal_traced_ones_for_any_lengths(
     architecture: Architecture, batch_size: int, micro_batches: int, attention: bool
 ) -> None:

@@ -64,6 +64,12 @@ FREE: dict[str, object] = {
 }
 
 
+LONG_CASES = {("gp", "one objective"), ("gp", "free genes, three objectives")} | {
+    (strategy, "free genes, three objectives") for strategy in STRATEGIES if strategy != "evolution"
+}
+"""Cases of a search that is the same in all circumstances; what differs is tested for each strategy alone."""
+
+
 @pytest.mark.parametrize(
     ("strategy", "changes", "budget_bytes"),
     [
@@ -72,7 +78,7 @@ FREE: dict[str, object] = {
             changes,
             budget_bytes,
             id=f"{strategy}-{name}",
-            marks=[pytest.mark.long] if strategy == "gp" and changes else [],
+            marks=[pytest.mark.long] if (strategy, name) in LONG_CASES else [],
         )
         for strategy in STRATEGIES
         for changes, budget_bytes, name in (({}, 40, "one objective"), (FREE, 80, "free genes, three objectives"))

@@ -56,9 +56,7 @@ def test_run_directory_records_configuration_results_and_report(finished: Finish
     assert all(name in text for name in ("seed:", "torch:", "transformers:", "optuna:", "ray:"))
 
 
-@pytest.mark.parametrize(
-    "moment", [1, pytest.param(3, marks=pytest.mark.long), 7, pytest.param(10, marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("moment", [7, *(pytest.param(moment, marks=pytest.mark.long) for moment in (1, 3, 10))])
 def test_search_killed_anywhere_ends_like_an_undisturbed_one(
     project: Project,
     finished: FinishedRun,

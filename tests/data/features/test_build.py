@@ -324,6 +324,7 @@ def start_waiting(sources: FeatureSources, cache: Path) -> tuple[threading.Threa
     return thread, seen
 
 
+@pytest.mark.long
 def test_one_of_two_processes_builds_and_the_other_waits_and_uses_it(
     sources: FeatureSources, builder: Builder, opened: list[str]
 ) -> None:

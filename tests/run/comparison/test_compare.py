@@ -313,6 +313,7 @@ def test_command_writes_the_table(
     assert "P-BERT" in shown and f"{directory}/comparison.md" in shown
 
 
+@pytest.mark.long
 def test_scores_of_other_data_are_not_mixed(
     project: Project, source: Path, options: ExecutionOptions, tmp_path: Path
 ) -> None:

@@ -134,9 +134,15 @@ def fits(architecture: Architecture) -> bool:
     return sizes.mapping_width + sizes.query_prompts < 7
 
 
-@pytest.mark.parametrize("objectives", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "objectives"),
+    [
+        pytest.param(name, count, marks=[pytest.mark.long] if name == "gp" and count > 1 else [])
+        for name in STRATEGIES
+        for count in (1, 2)
+    ],
+)
 @pytest.mark.parametrize("space", [SPACE, PER_LAYER], ids=["shared", "per-layer"])
-@pytest.mark.parametrize("name", STRATEGIES)
 def test_replayed_values_resume_a_strategy(name: str, space: SearchSpace, objectives: int) -> None:
     """Resumed in the middle of a generation, while the last proposal is still being scored."""
 

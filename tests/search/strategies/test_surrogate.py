@@ -21,7 +21,10 @@ def truth(architecture: Architecture) -> float:
     return 0.3 * sizes.query_prompts + 0.2 * interaction - architecture.fusion_layer
 
 
-@pytest.mark.parametrize("space", [SPACE, PER_LAYER], ids=["shared", "per-layer"])
+@pytest.mark.parametrize(
+    "space",
+    [pytest.param(SPACE, id="shared"), pytest.param(PER_LAYER, id="per-layer", marks=pytest.mark.long)],
+)
 def test_posterior_equals_the_dual_form(space: SearchSpace) -> None:
     """Means and covariances of predictions, against the textbook's kernel form with every covariance written out."""
     rng = random.Random(0)
