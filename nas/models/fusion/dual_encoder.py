@@ -2,8 +2,8 @@
 
 The logit of a class is the cosine of the projected readouts of image and class text, times the checkpoint's scale
 (Radford et al., ICML 2021). A sample's own text may count as well: its cosine with the class text is added to the
-image's, with a weight that is learned where the family trains anything. Several labels use the same logits: the
-threshold of their probabilities is chosen on validation.
+image's, with a weight that is learned where the family trains anything. Several labels use the same logits, whose
+probabilities are all near 1 at the start: CLIP's loss, a softmax, leaves their level open.
 
 Shapes: B samples, T tokens, C classes, P templates, D hidden size, E size of the common space.
 """
