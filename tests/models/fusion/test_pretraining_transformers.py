@@ -42,7 +42,7 @@ def models(wrapped: Any) -> tuple[Any, Any]:
     return tuple(
         getattr(wrapped.model, name, encoder).model
         for name, encoder in zip(("image_encoder", "text_encoder"), frozen, strict=True)
-    )  # type: ignore[return-value]
+    )
 
 
 def vilt(wrapped: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ class CoAttention(nn.Module):
         super().__init__()
         size = encoder.hidden_size
         self.num_heads = encoder.layers[0].projections.num_heads
+        self.scale = (size // self.num_heads) ** -0.5
         self.norm, self.other_norm = nn.LayerNorm(size), nn.LayerNorm(other_size)
         self.query, self.output = nn.Linear(size, size), nn.Linear(size, size)
         self.key, self.value = nn.Linear(other_size, size), nn.Linear(other_size, size)
@@ -47,7 +48,7 @@ class CoAttention(nn.Module):
             split_heads(projected, self.num_heads)
             for projected in (self.query(self.norm(rows)), self.key(seen), self.value(seen))
         )
-        attended = attention(queries, KeysValues(keys, values), bias, queries.shape[-1] ** -0.5)
+        attended = attention(queries, KeysValues(keys, values), bias, self.scale)
         rows = rows + self.output(merge_heads(attended))
         changed: Tensor = rows + self.outer(gelu(self.inner(self.feed_forward_norm(rows))))
         return changed
