@@ -312,9 +312,9 @@ def test_all_families_are_searched() -> None:
     assert {*FAMILY_SPACES, "pmf"} == set(FAMILIES)
 
 
-LIKE_OTHERS = {"p_bert", "prompt_fuse", "text_only", "late_concat", "coop", "clip_zero_shot", "albef", "vlmo"} | {
-    "vse",
-    "vilbert",
+LIKE_OTHERS = {
+    *("p_bert", "prompt_fuse", "text_only", "late_concat", "coop", "clip_zero_shot"),
+    *("albef", "vlmo", "vse", "vilbert", "vilt"),
 }
 """Families that differ from another one only in their models, which other tests compare with references.
 
