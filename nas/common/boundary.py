@@ -224,3 +224,15 @@ def read_json(
     text = read_text(path, expected=expected, error=error, max_bytes=max_bytes)
     with reading(path, expected=expected, error=error, problem="is not valid JSON"):
         return json.loads(text)
+
+
+def json_value(text: str) -> Any:
+    """Return the value of a JSON text of the user.
+
+    Raises:
+        ValueError: If it is not JSON, or nested too deeply to be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error

@@ -5,7 +5,6 @@ identified by its architecture and its seed, so that further genes and seeds can
 """
 
 import contextlib
-import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.common.boundary import shown
+from nas.common.boundary import json_value, shown
 from nas.common.errors import ArgumentError, StudyError
 from nas.common.files import check_writable
 from nas.common.progress import Reporter
@@ -157,7 +156,7 @@ def _genes_of(text: str | None) -> Mapping[str, Any] | None:
     if text is None:
         return None
     try:
-        values = json.loads(text)
+        values = json_value(text)
     except ValueError as error:
         raise ArgumentError(f"--architecture: invalid JSON ({error}); expected an object, got {shown(text)}") from error
     assert isinstance(values, dict)  # the text begins with a brace

@@ -190,9 +190,9 @@ def test_mutation_with_probability_zero_changes_nothing() -> None:
         assert mutate(space, architecture, random.Random(0), 0.0) == architecture
 
 
-@pytest.mark.parametrize("values", [(), (2, 1), (1, 1), (0, 1)])
+@pytest.mark.parametrize("values", [(), (2, 1), (1, 1), (-1, 1)])
 def test_invalid_choices_are_rejected(values: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="query_prompts: expected ascending, distinct values of at least 1"):
+    with pytest.raises(ValueError, match="query_prompts: expected ascending, distinct values of at least 0"):
         SearchSpace(PMFArchitecture, {**dict.fromkeys(GENES, (1, 2)), "query_prompts": values})
 
 
