@@ -298,6 +298,14 @@ FAMILY_SPACES: dict[str, dict[str, Any]] = {
     "prompt_fuse": {"prompts": [1, 2, 3, 4, 5, 6, 7, 8]},
     "coop": {"prompt_length": [1, 2, 5], "initial_text": ["template", "random"], "sample_text": ["none", "sum"]},
     "clip_zero_shot": {"sample_text": ["none", "sum"]},
+    "vpt_clip": {"prompt_depth": [1, 2, 3], "prompt_length": [1, 2, 5], "sample_text": ["none", "sum"]},
+    "maple": {
+        "prompt_depth": [1, 2],
+        "prompt_length": [1, 2, 5],
+        "branches": ["coupled", "language", "vision"],
+        "coupling": ["per_layer", "shared"],
+        "initial_text": ["template", "random"],
+    },
     "albef": {"fusion_layer": [0, 1, 2]},
     "vlmo": {"modality_layers": [0, 1, 3]},
     "vse": {"joint_width": [1, 2, 4, 8]},
@@ -313,7 +321,7 @@ def test_all_families_are_searched() -> None:
 
 
 LIKE_OTHERS = {
-    *("p_bert", "prompt_fuse", "text_only", "late_concat", "coop", "clip_zero_shot"),
+    *("p_bert", "prompt_fuse", "text_only", "late_concat", "coop", "clip_zero_shot", "vpt_clip"),
     *("albef", "vlmo", "vse", "vilbert", "vilt"),
 }
 """Families that differ from another one only in their models, which other tests compare with references.

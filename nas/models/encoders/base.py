@@ -114,15 +114,18 @@ class Encoder(nn.Module, ABC):
         rows: Tensor = self.model.embeddings(inputs_embeds=vectors)
         return rows
 
-    def as_embeddings(self, rows: Tensor) -> Tensor:
-        """Apply the last step of a text encoder's embeddings to tokens of another source, (B, R, D) → (B, R, D).
+    @property
+    def embedding_norm(self) -> nn.Module | None:
+        """The last step of the embeddings, where it is a norm over the hidden size that takes tokens of any source."""
+        norm: Any = getattr(getattr(self.model, "embeddings", self.embedding[0]), "LayerNorm", None)
+        return None if norm is None or norm.normalized_shape != (self.hidden_size,) else norm
 
-        That step is their LayerNorm, where the embeddings have one over the hidden size; else nothing.
+    def as_embeddings(self, rows: Tensor) -> Tensor:
+        """Apply the last step of the embeddings to tokens of another source, (B, R, D) → (B, R, D).
+
+        That step is `embedding_norm`; without one, nothing.
         """
-        norm = getattr(getattr(self.model, "embeddings", self.embedding[0]), "LayerNorm", None)
-        if norm is None or norm.normalized_shape != (self.hidden_size,):
-            return rows
-        normed: Tensor = norm(rows)
+        normed: Tensor = rows if self.embedding_norm is None else self.embedding_norm(rows)
         return normed
 
     @abstractmethod

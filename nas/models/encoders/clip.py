@@ -9,7 +9,7 @@ is CLS; the text encoder is causal, and its readout token is the end-of-text tok
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
 from nas.models.encoders.base import Encoder
@@ -49,8 +49,12 @@ class CLIPVisionEncoder(Encoder):
         super().__init__(model, layers, [model.embeddings, model.pre_layrnorm])
 
     def embed(self, inputs: Tensor) -> Tensor:
-        rows: Tensor = self.model.pre_layrnorm(self.model.embeddings(inputs))
-        return rows
+        return self.as_embeddings(self.model.embeddings(inputs))
+
+    @property
+    def embedding_norm(self) -> nn.Module:
+        norm: nn.Module = self.model.pre_layrnorm
+        return norm
 
     def finish(self, rows: Tensor) -> Tensor:
         normed: Tensor = self.model.post_layernorm(rows)

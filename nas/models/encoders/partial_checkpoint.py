@@ -26,8 +26,9 @@ def tail_weights(encoder: Encoder, start: int, precision: Precision = "float32")
 
     Args:
         encoder: The encoder.
-        start: The first layer to include; the embedding is left out. `RAW` includes everything, for a family that
-            trains the encoder, so that the weights keep their dtype; `WHOLE` everything, for steps that compute it.
+        start: The first layer to include; the embedding is left out, except for its norm, which tokens of other sources
+            pass before the first layer. `RAW` includes everything, for a family that trains the encoder, so that the
+            weights keep their dtype; `WHOLE` everything, for steps that compute it.
         precision: The precision of products, in which the weights that they read are held.
 
     Returns:
@@ -36,6 +37,8 @@ def tail_weights(encoder: Encoder, start: int, precision: Precision = "float32")
     embedding = encoder.embedding if start >= 0 else ()
     left_out = [*embedding, *(layer.module for layer in encoder.layers[: max(start, 0)])]
     skipped = {id(tensor) for module in left_out for tensor in [*module.parameters(), *module.buffers()]}
+    if start == 0 and encoder.embedding_norm is not None:
+        skipped -= {id(tensor) for tensor in encoder.embedding_norm.parameters()}
     state: dict[str, Tensor] = encoder.model.state_dict(keep_vars=True)
     if start == WHOLE:
         state |= dict(encoder.model.named_buffers())  # also those that are no part of the state, such as positions

@@ -9,6 +9,7 @@ Shapes: B samples, T tokens, C classes, P templates, D hidden size, E size of th
 """
 
 from abc import abstractmethod
+from collections.abc import Hashable, Sequence
 from typing import ClassVar
 
 import torch
@@ -22,6 +23,11 @@ from nas.models.fusion import joint_attention
 from nas.models.fusion.base import Features, FusionModel, read_out
 from nas.models.fusion.class_text_genes import SAMPLE_TEXT
 from nas.search.space import Architecture
+
+_TEXTS_AT_ONCE = 64
+"""Bounds the memory of class texts whose embeddings are constants; more rows make no encoder faster."""
+_MAX_KEPT = 64
+"""The architectures whose class embeddings a supernet keeps."""
 
 
 class CosineClassifier(nn.Module):
@@ -76,6 +82,7 @@ class DualEncoder(FusionModel):
             if needed > text.max_text_tokens:
                 raise ValueError(f"class texts: expected at most {text.max_text_tokens} tokens, got {needed}")
         self.classifier = CosineClassifier(image.logit_scale)
+        self._kept: dict[Architecture, tuple[Hashable, Tensor]] = {}
         if self.learns_weight and self._sample_text(self.architecture) != 0:
             self.text_weight = nn.Parameter(torch.ones(1))
 
@@ -89,8 +96,31 @@ class DualEncoder(FusionModel):
             read = read_out(text, features.text_tokens, features.text_mask, "pooled")
             own = projected(text, read)
             embeddings = embeddings + (self.text_weight * own if self.learns_weight else own)
-        logits: Tensor = self.classifier(embeddings, self.class_embeddings(features, architecture))
+        logits: Tensor = self.classifier(embeddings, self._classes(features, architecture))
         return logits
+
+    def _classes(self, features: Features, architecture: Architecture) -> Tensor:
+        """Return the embeddings of the class texts, (C, E), which are kept for as long as they stay the same."""
+        learned = self.class_parameters(architecture)
+        if features.whole_layers or (torch.is_grad_enabled() and any(entry.requires_grad for entry in learned)):
+            self._kept.clear()  # what is learned changes next
+            return self.class_embeddings(features, architecture)
+        state = self._state([*learned, *self.encoders[1].parameters()])
+        if architecture not in self._kept or self._kept[architecture][0] != state:
+            if len(self._kept) >= _MAX_KEPT:
+                self._kept.clear()
+            # Tensors of the inference mode could not be part of a later graph.
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept[architecture] = state, self.class_embeddings(features, architecture)
+        return self._kept[architecture][1]
+
+    @staticmethod
+    def _state(weights: Sequence[nn.Parameter]) -> Hashable:
+        """Return what changes whenever results computed with these weights may."""
+        versions = tuple((id(weight), None if weight.is_inference() else weight._version) for weight in weights)
+        place = weights[0].device
+        autocast = is_autocast(weights[0]) and torch.get_autocast_dtype(place.type)
+        return versions, place, weights[0].dtype, autocast
 
     def image_embeddings(self, features: Features, architecture: Architecture) -> Tensor:
         """Return the embeddings of the images, (B, E), of unit length; by default of the outputs of the last layer.
@@ -103,6 +133,11 @@ class DualEncoder(FusionModel):
         image = self.encoders[0]
         return projected(image, read_out(image, features.image_tokens, None, "pooled"))
 
+    def class_parameters(self, architecture: Architecture) -> Sequence[nn.Parameter]:
+        """Return the parameters that the embeddings of the class texts depend on; none by default."""
+        del architecture
+        return []
+
     @abstractmethod
     def class_embeddings(self, features: Features, architecture: Architecture) -> Tensor:
         """Return the embeddings of the class texts, (C, E), of unit length.
@@ -111,6 +146,20 @@ class DualEncoder(FusionModel):
             features: The inputs; they say whether whole layers run.
             architecture: The slice.
         """
+
+    def frozen_class_embeddings(self, features: Features) -> Tensor:
+        """Return the embeddings of the class texts without anything learned: the mean of those under all templates.
+
+        Args:
+            features: The inputs; they say whether whole layers run.
+        """
+        texts, text = self.placed_class_texts(), self.encoders[1]
+        ids, mask = texts.ids.flatten(0, 1), texts.mask.flatten(0, 1)
+        parts = [
+            self.embed_texts(text.embed(some), seen, whole=features.whole_layers)
+            for some, seen in zip(ids.split(_TEXTS_AT_ONCE), mask.split(_TEXTS_AT_ONCE), strict=True)
+        ]
+        return unit(torch.cat(parts).unflatten(0, texts.ids.shape[:2]).mean(dim=0))
 
     def placed_class_texts(self) -> ClassTexts:
         """Return the texts of the classes on the device of the text encoder.

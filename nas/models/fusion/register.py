@@ -86,3 +86,11 @@ def _register_dual_encoders(fusion: str) -> None:
     register_family(
         "coop", architecture=f"{fusion}.coop.architecture:CoOpArchitecture", model=f"{fusion}.coop.model:CoOp"
     )
+    register_family(
+        "vpt_clip",
+        architecture=f"{fusion}.vpt_clip.architecture:VPTCLIPArchitecture",
+        model=f"{fusion}.vpt_clip.model:VPTCLIP",
+    )
+    register_family(
+        "maple", architecture=f"{fusion}.maple.architecture:MaPLeArchitecture", model=f"{fusion}.maple.model:MaPLe"
+    )

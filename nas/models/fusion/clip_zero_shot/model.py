@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nas.models.fusion.base import Features, read_out
 from nas.models.fusion.clip_zero_shot.architecture import CLIPZeroShotArchitecture
-from nas.models.fusion.dual_encoder import DualEncoder, projected, unit
+from nas.models.fusion.dual_encoder import DualEncoder, projected
 from nas.search.space import Architecture
 
 
@@ -38,7 +38,4 @@ class CLIPZeroShot(DualEncoder):
 
     def class_embeddings(self, features: Features, architecture: Architecture) -> Tensor:
         del architecture
-        texts = self.placed_class_texts()
-        rows = self.encoders[1].embed(texts.ids.flatten(0, 1))
-        found = self.embed_texts(rows, texts.mask.flatten(0, 1), whole=features.whole_layers)
-        return unit(found.unflatten(0, texts.ids.shape[:2]).mean(dim=0))
+        return self.frozen_class_embeddings(features)

@@ -45,6 +45,9 @@ class CoOp(DualEncoder):
             words[: given.shape[0]] = given.to(words)
         return words
 
+    def class_parameters(self, architecture: Architecture) -> list[nn.Parameter]:
+        return [self._words(self._initial(architecture))]
+
     def class_embeddings(self, features: Features, architecture: Architecture) -> Tensor:
         initial, texts = self._initial(architecture), self.placed_class_texts()
         learned = self._words(initial)[: architecture.context_length()]
@@ -58,7 +61,7 @@ class CoOp(DualEncoder):
         return self.embed_texts(rows, seen, whole=features.whole_layers)
 
     def used_parameters(self, architecture: Architecture) -> list[nn.Parameter]:
-        return [self._words(self._initial(architecture)), *super().used_parameters(architecture)]
+        return [*self.class_parameters(architecture), *super().used_parameters(architecture)]
 
     def source_of(self, name: str, architecture: Architecture) -> str:
         return self._name(self._initial(architecture)) if name == _PROMPTS else name
