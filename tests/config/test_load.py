@@ -342,7 +342,7 @@ def test_features_have_defaults_and_every_key_is_checked() -> None:
     )
     wrong = {"dtype": "float64", "disk": "much", "views": 0, "attention": "yes", "view": 2}
     assert problems_of(search_values(features=wrong)) == (
-        "features.dtype: invalid value; expected one of float16, float32, got 'float64'",
+        "features.dtype: invalid value; expected one of float16, float32, int8, got 'float64'",
         f"features.disk: invalid value; expected {BYTES_FORM}, got 'much'",
         "features.views: invalid value; expected a whole number of at least 1 and at most 100, got 0",
         "features.attention: invalid value; expected true or false, got 'yes'",
