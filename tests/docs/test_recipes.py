@@ -122,6 +122,7 @@ def _rows(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_family_is_searched_and_its_model_is_exported(run: Path, package: Path) -> None:
     assert {row["hidden"] for row in _rows(run) if row["stage"] == "full"} <= {"2", "4", "6", "8", "12"}
     script = """

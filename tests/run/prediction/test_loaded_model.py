@@ -78,6 +78,7 @@ def test_evaluation_of_a_data_frame_is_that_of_the_command(
     assert json.loads(report_json(found)) == report
     of_frame = loaded.evaluate(frame[frame["split"] == "test"], images=project.images)
     assert of_frame.metrics == pytest.approx(found.metrics) and of_frame.num_samples == 12
+    assert of_frame.details is not None and found.details is not None
     assert (of_frame.details.confusion == found.details.confusion).all()
     frame["kind"] = ["purple", *frame["label"][1:]]
     with pytest.raises(DataError, match="data frame, row 0: unknown label 'purple'"):
