@@ -321,6 +321,8 @@ def test_all_families_are_searched() -> None:
 
 
 LIKE_OTHERS = {
+    "blind_prompt",
+    "vpt",
     *("p_bert", "prompt_fuse", "text_only", "late_concat", "coop", "clip_zero_shot", "vpt_clip"),
     *("albef", "vlmo", "vse", "vilbert", "vilt"),
 }

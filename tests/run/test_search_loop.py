@@ -250,6 +250,7 @@ def test_costs_are_minimised_and_constraints_are_met(
     )
 
 
+@pytest.mark.long
 def test_only_workers_that_release_freed_memory_correct_predictions(
     project: Project, finished: FinishedRun, options: ExecutionOptions, tmp_path: Path
 ) -> None:

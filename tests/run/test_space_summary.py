@@ -54,7 +54,7 @@ def test_of_a_large_space_a_sample_is_predicted(project: Project, monkeypatch: p
     assert cut == FittingShare(400, share.whole, 400 - share.whole)
 
 
-@pytest.mark.parametrize("accumulates", [False, True])
+@pytest.mark.parametrize("accumulates", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_share_that_fits_is_that_of_all_predictions(project: Project, accumulates: bool) -> None:
     config = load_config(project.root / "search.yaml")
     memory, _ = predict_memory(config, source="")

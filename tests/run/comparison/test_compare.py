@@ -442,6 +442,7 @@ def test_search_resumes_with_another_budget_until_its_result_is_trained(
     assert "Search: " not in scored(9) and len(answers) == 2
 
 
+@pytest.mark.long
 def test_search_result_is_read_from_the_given_database(
     source: Path, options: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
