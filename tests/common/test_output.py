@@ -137,10 +137,8 @@ def test_status_of_the_program_is_clear_without_a_standard_stream(redirection: s
     check_status(["resume", "none", "--budget", "soon"], redirection, "error: --budget: invalid value; ")
 
 
-@pytest.mark.parametrize(
-    "redirection",
-    [pytest.param(entry, marks=[] if entry == ALL_CLOSED else pytest.mark.long) for entry in REDIRECTIONS],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("redirection", REDIRECTIONS)
 def test_status_is_clear_without_a_standard_stream_after_the_slow_imports(redirection: str) -> None:
     check_status(["resume", "none"], redirection, "error: none: holds no run")
 

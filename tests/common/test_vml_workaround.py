@@ -62,5 +62,6 @@ def test_the_first_call_of_every_function_is_made_with_one_element_by_the_first_
             assert first_calls[f"{function.__name__} {dtype}"] == "1"
 
 
+@pytest.mark.long
 def test_functions_are_resolved_once_and_only_with_real_tensors() -> None:
     assert run(FAKE_FIRST) == ["Tensor", "Tensor"]  # float32 and float64

@@ -18,6 +18,8 @@ from transformers import MegatronBertConfig, MegatronBertModel
 from tests.support.paths import REPOSITORY
 from tests.support.project import Project, build_project
 
+pytestmark = pytest.mark.long
+
 DOCUMENT = REPOSITORY / "docs" / "extending.md"
 BLOCK = re.compile(r'^```(\w+) title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
@@ -122,7 +124,6 @@ def _rows(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.long
 def test_family_is_searched_and_its_model_is_exported(run: Path, package: Path) -> None:
     assert {row["hidden"] for row in _rows(run) if row["stage"] == "full"} <= {"2", "4", "6", "8", "12"}
     script = """

@@ -227,6 +227,7 @@ def test_script_runs_the_same_program() -> None:
     assert done.returncode == 2 and done.stderr.startswith("error: --budget: invalid value; ")
 
 
+@pytest.mark.long
 def test_evaluation_holds_out_the_same_samples_as_the_search(
     own_project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -104,6 +104,7 @@ def test_several_runs_record_themselves_at_once_and_each_once(cache: Path) -> No
     }
 
 
+@pytest.mark.long
 def test_search_records_its_cache(finished: FinishedRun) -> None:
     folders = [path for path in (finished.cache / "features").iterdir() if len(path.name) == len(KEYS[0])]
     assert any(finished.directory in (recorded_runs(path) or ()) for path in folders)

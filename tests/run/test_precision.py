@@ -36,6 +36,7 @@ def half(project: Project, options: ExecutionOptions, tmp_path_factory: pytest.T
     return directory
 
 
+@pytest.mark.long
 def test_every_score_and_the_exported_model_state_the_precision(half: Path) -> None:
     run = read_run(half)
     study = read_study(half, run)

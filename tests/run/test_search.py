@@ -266,6 +266,7 @@ def test_constraint_that_no_full_training_meets_is_reported(
     assert {result.trial for result in results["full"]} == {result.trial for result in ranked[:2]}
 
 
+@pytest.mark.long
 def test_warm_start_screens_the_best_of_an_earlier_run_first(
     project: Project, finished: FinishedRun, options: ExecutionOptions, tmp_path: Path
 ) -> None:
@@ -321,8 +322,7 @@ def test_all_families_are_searched() -> None:
 
 
 LIKE_OTHERS = {
-    "blind_prompt",
-    "vpt",
+    *("blind_prompt", "vpt", "mmbt", "image_only", "bilinear"),
     *("p_bert", "prompt_fuse", "text_only", "late_concat", "coop", "clip_zero_shot", "vpt_clip"),
     *("albef", "vlmo", "vse", "vilbert", "vilt"),
 }

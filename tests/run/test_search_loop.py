@@ -121,6 +121,7 @@ def test_oversized_candidates_are_trained_in_micro_batches(
     assert same and all(result.score == pytest.approx(whole[result.architecture], abs=0.1) for result in same)
 
 
+@pytest.mark.long
 def test_supernet_that_fits_no_step_is_trained_in_smaller_parts_or_refused(
     project: Project, options: ExecutionOptions, tmp_path: Path
 ) -> None:

@@ -59,6 +59,7 @@ def test_wrong_start_or_damaged_file_is_rejected(tmp_path: Path) -> None:
         load_tail(encoder.config, 2, tmp_path / "missing")
 
 
+@pytest.mark.long
 def test_mapped_weights_are_not_private_memory(tmp_path: Path) -> None:
     config = ViTConfig(hidden_size=512, num_hidden_layers=3, num_attention_heads=8, intermediate_size=2048)
     encoder = ViTEncoder(ViTModel(config, add_pooling_layer=False))

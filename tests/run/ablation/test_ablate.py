@@ -162,6 +162,7 @@ def test_test_split_is_evaluated_only_where_asked_for(
     assert "evaluating" not in again, "each model is evaluated once"
 
 
+@pytest.mark.long
 def test_architecture_is_given_by_its_genes_or_by_a_run(
     project: Project, source: Path, options: ExecutionOptions, tmp_path: Path, ran: list[Job], finished: FinishedRun
 ) -> None:

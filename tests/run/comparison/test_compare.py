@@ -195,6 +195,7 @@ def test_family_that_does_not_fit_is_not_trained(
     assert not ran and rows_of(directory) == before, "it was trained when there was more memory"
 
 
+@pytest.mark.long
 def test_trainings_stay_in_the_table_with_less_memory(
     source: Path, options: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -411,6 +412,7 @@ def test_searched_entry_resumes_its_stopped_search(
     assert list(rows_of(directory)) == [SEARCHED]
 
 
+@pytest.mark.long
 def test_search_resumes_with_another_budget_until_its_result_is_trained(
     project: Project, options: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -464,6 +466,7 @@ def test_search_result_is_read_from_the_given_database(
     assert len(opened) >= 2 and set(opened) == {url}
 
 
+@pytest.mark.long
 def test_training_that_ran_out_of_memory_is_repeated_with_more_and_other_failures_are_not(
     source: Path, options: ExecutionOptions, tmp_path: Path, ran: list[tuple[str, float | None, int]]
 ) -> None:
