@@ -37,5 +37,5 @@ class PromptFuse(FusionModel):
 
     def _read(self, features: Features, image: Tensor, prompts: Tensor) -> Tensor:
         """Return the input of the classifier, (B, D_txt), given the projected image tokens."""
-        text, mask, further = features.text_tokens, features.text_mask, [image, prompts.expand(len(image), -1, -1)]
+        text, mask, further = features.text_tokens, features.text_mask, [image, prompts.expand(image.shape[0], -1, -1)]
         return read_out_with(self.encoders[1], text, mask, further, start=0, whole=features.whole_layers)
