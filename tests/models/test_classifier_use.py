@@ -27,7 +27,12 @@ from tests.support.tiny import bert_model, raw_batch, vit_model
 from tests.support.tiny_families import IMAGE_FAMILIES, TEXT_FAMILIES, TinyFamily
 
 every_family = contract.every_family
-PMF_AND_SLOW_OTHERS = [pytest.param(name, marks=[] if name == "pmf" else pytest.mark.slow) for name in FAMILIES]
+_OF_EACH_KIND = ("mbt", "prompt_fuse", "maple", "vlmo")
+"""Families of which each computes in another way; others are tried in the long tests."""
+PMF_AND_SLOW_OTHERS = [
+    pytest.param(name, marks=[] if name == "pmf" else pytest.mark.slow if name in _OF_EACH_KIND else pytest.mark.long)
+    for name in FAMILIES
+]
 
 
 def classifier(family: str, dtype: torch.dtype = torch.float64) -> FusionForClassification:
