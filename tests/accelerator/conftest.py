@@ -4,6 +4,7 @@ With `NAS_TEST_DEVICE=cuda` they run on that device. What the simulation counts 
 """
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -27,6 +28,13 @@ def device() -> torch.device:
     torch.backends.cudnn.allow_tf32 = False  # convolutions would differ from those of the CPU by more than rounding
     devices.load_kernels(found)  # their memory belongs to no test
     return found
+
+
+@pytest.fixture(autouse=True)
+def unlimited(device: torch.device) -> Iterator[None]:
+    """Lift the limit of memory that the last job of a test has left, as every job of a worker sets its own."""
+    yield
+    devices.limit_memory(device, None)
 
 
 @pytest.fixture
