@@ -96,6 +96,7 @@ def test_evaluation_is_noisy_but_reproducible(table: Table) -> None:
 
 
 @pytest.mark.parametrize("landscape", functions(), ids=lambda landscape: landscape.name)
+@pytest.mark.long
 def test_synthetic_function_is_best_at_its_optimum(landscape: Function) -> None:
     rng = random.Random(0)
     sample = [landscape.mean(landscape.space.sample(rng)) for _ in range(2000)]

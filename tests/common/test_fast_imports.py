@@ -10,6 +10,7 @@ def run(code: str, directory: Path | None = None) -> list[str]:
     return subprocess.run(command, capture_output=True, text=True, check=True, cwd=directory).stdout.split()
 
 
+@pytest.mark.long
 def test_frameworks_are_excluded_from_collection_and_later_objects_are_not() -> None:
     is_enabled, frozen_count, is_cycle_collected = run(
         "import gc\nfrom nas.common.fast_imports import import_frameworks\nimport_frameworks()\n"

@@ -64,7 +64,7 @@ FREE: dict[str, object] = {
 }
 
 
-LONG_CASES = {("gp", "one objective"), ("gp", "free genes, three objectives")} | {
+LONG_CASES = {(strategy, "one objective") for strategy in STRATEGIES if strategy not in ("evolution", "random")} | {
     (strategy, "free genes, three objectives") for strategy in STRATEGIES if strategy != "evolution"
 }
 """Cases of a search that is the same in all circumstances; what differs is tested for each strategy alone."""

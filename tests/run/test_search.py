@@ -230,6 +230,7 @@ def test_missing_test_split_is_reported_before_the_search(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_time_budget_that_holds_no_training_is_refused_and_more_time_continues_the_search(
     project: Project, options: ExecutionOptions, tmp_path: Path
 ) -> None:

@@ -116,6 +116,7 @@ def finished_arms(
     return FinishedArms(source, directory, run_arms(source, directory, options))
 
 
+@pytest.mark.long
 def test_dashboard_shows_every_arm_that_was_reached(finished_arms: FinishedArms) -> None:
     with closing(ReadOnlyStorage(runs_to_view(finished_arms.directory))) as storage:
         names = [study.study_name for study in storage.get_all_studies()]
