@@ -89,6 +89,7 @@ def test_invalid_argument_is_one_error_and_status_two(
     assert captured.err.startswith("error: ") and expected in captured.err and "Traceback" not in captured.err
 
 
+@pytest.mark.long
 def test_unreadable_images_stop_the_search_or_are_skipped_if_allowed(
     own_project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,7 +29,7 @@ def spent_seconds(run: Path) -> float:
     "interruptions",
     [
         # The search of the next test is interrupted once, between candidates.
-        pytest.param([("supernet", 2)], id="twice in the supernet", marks=pytest.mark.slow),
+        pytest.param([("supernet", 2)], id="twice in the supernet", marks=pytest.mark.long),
         pytest.param([("supernet", 2), ("candidates", 1)], id="in both phases", marks=pytest.mark.long),
     ],
 )

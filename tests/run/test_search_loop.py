@@ -81,6 +81,7 @@ def test_search_killed_anywhere_ends_like_an_undisturbed_one(
     assert without_measurements(results_of(tmp_path / "run")) == without_measurements(results_of(finished.directory))
 
 
+@pytest.mark.long
 def test_supernet_killed_in_training_resumes_to_the_same_weights(
     project: Project,
     finished: FinishedRun,
@@ -212,6 +213,7 @@ def test_search_cannot_see_the_test_split(own_project: Project, options: Executi
     assert reports[0]["validation"] == reports[1]["validation"]
 
 
+@pytest.mark.long
 def test_costs_are_minimised_and_constraints_are_met(
     project: Project, options: ExecutionOptions, tmp_path: Path
 ) -> None:

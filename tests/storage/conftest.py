@@ -91,7 +91,13 @@ def quickly_settled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.storage.lease._SETTLE_SECONDS", 0.0)
 
 
-@pytest.fixture(params=["journal", "sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+@pytest.fixture(
+    params=[
+        "journal",
+        pytest.param("sqlite", marks=pytest.mark.long),
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+    ]
+)
 def run(request: pytest.FixtureRequest, tmp_path: Path, quickly_settled: None) -> StoredRun:
     url = None
     if request.param == "sqlite":

@@ -174,6 +174,7 @@ def test_interrupted_comparison_resumes_without_repeating_a_training(
     assert first == second
 
 
+@pytest.mark.long
 def test_family_that_does_not_fit_is_not_trained(
     source: Path, options: ExecutionOptions, tmp_path: Path, ran: list[tuple[str, float | None, int]]
 ) -> None:
@@ -220,6 +221,7 @@ def test_trainings_stay_in_the_table_with_less_memory(
     assert "the memory budget is" not in rows_of(directory)["late_concat"]["remark"]
 
 
+@pytest.mark.long
 def test_oversized_family_is_trained_in_micro_batches_where_allowed(
     project: Project, options: ExecutionOptions, tmp_path: Path
 ) -> None:
