@@ -85,6 +85,9 @@ class PretrainingModel(nn.Module, ABC):
         Args:
             images: The result of `encode_images`.
             texts: The result of `encode_texts`.
+
+        Raises:
+            NotImplementedError: If the family has no such objective; a search file that asks for it is refused before.
         """
         raise NotImplementedError(f"{type(self).__name__}: has no contrastive embeddings")
 
@@ -101,6 +104,9 @@ class PretrainingModel(nn.Module, ABC):
         Args:
             images: The images of the pairs, (N, S, D_img).
             texts: The texts of the pairs, (N, T, D_txt).
+
+        Raises:
+            NotImplementedError: If the family has no such objective; see `embed`.
         """
         raise NotImplementedError(f"{type(self).__name__}: does not match images and texts")
 
@@ -113,6 +119,9 @@ class PretrainingModel(nn.Module, ABC):
             images: The images, (B, S, D_img).
             texts: The states of the masked texts, (B, T, D_txt).
             places: The places of the masked tokens among the B · T of the batch, (M,), int64.
+
+        Raises:
+            NotImplementedError: If the family has no such objective; see `embed`.
         """
         raise NotImplementedError(f"{type(self).__name__}: does not predict tokens")
 
