@@ -22,25 +22,28 @@ No search has access to the test split: validation takes its place. `--split` se
 models are compared, from raw images and texts: validation for development, on which models were chosen, so that figures
 of what has chosen from more models there are too high, and coverage means little; test once, at the end.
 
-Cells are kept, and finished ones are not run again; cells that are missing are named, and figures that need them are
-marked. All cells take about 8 hours on 2 cores. Each writes its messages to a log next to its run directory.
+All cells take about 8 hours on 2 cores. A finished one leaves a small file in the folder of `--cells`, from which the
+figures follow without its run, and is not run again, so that several machines or days can share the work. Cells that
+are missing are named, and figures that need them are marked; those of test are not shown before all cells are finished.
+Each run writes its messages to a log next to its directory.
 
 Run: python -m benchmarks.search_quality --data DIR [--task NAME ...] [--seeds N] [--budget 6m] [--until MINUTES]
-     [--split validation|test] [--runs DIR] [--workers 2] [--peers FILE]
+     [--split validation|test] [--runs DIR] [--cells DIR] [--workers 2] [--peers FILE]
      [--json FILE]; or with --quick alone
 """
 
 import argparse
 import json
 import math
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.models import write_figures
 from benchmarks.quality.cells import FRESH, Cell, ordered_cells, run_cells
-from benchmarks.quality.figures import compare, evaluation, gather, show, with_peers
-from benchmarks.quality.roles import CELL, Settings, read_facts, run_cell
+from benchmarks.quality.figures import compare, gather, show, with_peers
+from benchmarks.quality.finished import FinishedCells, ask_models
+from benchmarks.quality.roles import CELL, Settings, run_cell
 from benchmarks.quality.tasks import BenchmarkTask, quick_task, suite_tasks
 from benchmarks.suite.tasks import TASKS
 from nas.common.errors import NasError
@@ -65,32 +68,33 @@ def main() -> None:
     runs = options.runs
     settings, skipped = _quick_settings(runs) if options.quick else _settings(options)
     cells = ordered_cells(list(settings.tasks), 1 if options.quick else options.seeds)
-
-    def is_done(cell: Cell) -> bool:
-        return (cell.directory(runs) / CELL).exists()
+    finished = FinishedCells(options.cells or runs / "cells", options.split, settings.budget)
 
     def run(cell: Cell) -> None:
-        if cell.role == FRESH and not is_done(replace(cell, role="search")):
-            print(f"{cell}: left out, because its search has failed", flush=True)
-            return
         try:
-            run_cell(cell, settings)
+            if not (cell.directory(runs) / CELL).exists():
+                run_cell(cell, settings)
+            known = ask_models(cell, settings.tasks[cell.task], runs, split=options.split, is_quick=options.quick)
         except NasError as error:
             print(f"{cell}: failed: {error}", flush=True)
         else:
-            print(f"{cell}: {line(cell, read_facts(cell.directory(runs)))}", flush=True)
+            finished.add(cell, known)
+            print(f"{cell}: {line(cell, known.facts)}", flush=True)
 
     for name, reason in skipped.items():
         print(f"{name}: skipped: {reason}", flush=True)
     seconds = math.inf if options.until is None else 60 * options.until
     expected = (parse_budget(options.budget)[0] or 0.0) + _BEYOND_BUDGET
     try:
-        run_cells(cells, run, is_done, seconds=seconds, expected_seconds=expected)
+        missing = run_cells(cells, run, finished.has, seconds=seconds, expected_seconds=expected)
     except Interrupted:
         raise SystemExit("interrupted; the next start resumes the running cell") from None
-    evaluate = evaluation(options.split, is_quick=options.quick)
-    evidence = {name: gather(task, cells, runs, evaluate) for name, task in settings.tasks.items()}
-    figures = compare(evidence, [cell for cell in cells if not is_done(cell)], skipped)
+    if missing and options.split == "test":
+        print(f"no figures of test before all cells are finished; {len(missing)} are missing: {names(missing)}")
+        return
+    known = {cell: finished.read(cell) for cell in cells if finished.has(cell)}
+    evidence = {name: gather({cell: known[cell] for cell in known if cell.task == name}) for name in settings.tasks}
+    figures = compare(evidence, missing, skipped)
     figures |= {"split": options.split, "budget": dict(settings.budget)}
     if options.peers is not None:
         figures = with_peers(figures, json.loads(options.peers.read_text(encoding="utf-8")))
@@ -107,6 +111,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--until", type=float, metavar="MINUTES", help="start no cell that would end later than this")
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
     parser.add_argument("--runs", type=Path, default=Path("runs") / "search_quality", help="folder of the runs")
+    parser.add_argument("--cells", type=Path, help="folder of the files of finished cells (default: RUNS/cells)")
     parser.add_argument("--workers", type=int, help="number of workers (default: what the machine allows)")
     parser.add_argument("--peers", type=Path, metavar="FILE", help="the --json of benchmarks.peers.time_to_tune")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for the figures")
@@ -137,7 +142,16 @@ def _quick_settings(runs: Path) -> tuple[Settings, dict[str, str]]:
     return Settings(runs, {task.name: task}, budget, ExecutionOptions(worker_count=0), QUICK_EXTRA), {}
 
 
-def line(cell: Cell, facts: dict[str, Any]) -> str:
+def names(cells: Sequence[Cell]) -> str:
+    """Return the names of cells in one line.
+
+    Args:
+        cells: The cells.
+    """
+    return ", ".join(map(str, cells))
+
+
+def line(cell: Cell, facts: Mapping[str, Any]) -> str:
     """Return the line about a finished cell.
 
     Args:

@@ -34,12 +34,16 @@ class Cell:
 
 FRESH = "fresh"
 """The role of trainings of a search's answer with fresh seeds, which follow the search with the same seed."""
-SEEDS: Mapping[str, int] = {"search": 5, "default_tuned": 5, "default_fixed": 5, "random": 3, FRESH: 5}
-"""The roles in the order in which they run, and the number of seeds of each."""
+SEEDS: Mapping[str, int] = {"search": 5, FRESH: 5, "default_tuned": 5, "default_fixed": 5, "random": 3}
+"""The roles, and the number of seeds of each."""
+_ORDER = (("search", FRESH), ("default_tuned",), ("default_fixed",), ("random",))
+"""The roles in the order in which they run; those of one group follow each other for each task."""
 
 
 def ordered_cells(tasks: Sequence[str], seeds: int | None = None) -> list[Cell]:
     """Return all cells: by seed, then by role, then by task, so that those before any place are balanced.
+
+    Fresh seeds follow their search at once, because they need its run.
 
     Args:
         tasks: The names of the tasks.
@@ -49,9 +53,10 @@ def ordered_cells(tasks: Sequence[str], seeds: int | None = None) -> list[Cell]:
     return [
         Cell(role, task, seed)
         for seed in range(max(counts.values()))
-        for role, count in counts.items()
-        if seed < count
+        for roles in _ORDER
         for task in tasks
+        for role in roles
+        if seed < counts[role]
     ]
 
 

@@ -1,22 +1,19 @@
 """The figures of the comparison: differences by data set and pooled, coverage, memory and time."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.mapping import mapped
 from benchmarks.quality.bootstrap import Comparison, Difference, Models, metrics
 from benchmarks.quality.cells import FRESH, Cell
-from benchmarks.quality.predictions import Counts, counted
-from benchmarks.quality.roles import CELL, ENSEMBLE, SINGLE, exported, fresh_models, read_facts
-from benchmarks.quality.tasks import BenchmarkTask
+from benchmarks.quality.finished import ANSWER, FinishedCell
+from benchmarks.quality.predictions import Counts
+from benchmarks.quality.roles import ENSEMBLE, SINGLE
 from nas.run.roles import LINEAR
 from nas.run.tables import text_table
 
-ANSWER = "answer"
 PAIRS: Mapping[str, tuple[str, str]] = {
     "ensemble_over_default_fixed": (ENSEMBLE, "default_fixed_ensemble"),
     "ensemble_over_default_tuned": (ENSEMBLE, "default_tuned_ensemble"),
@@ -29,9 +26,6 @@ PAIRS: Mapping[str, tuple[str, str]] = {
 ensemble of equal cost, a single model with a single one."""
 SIMPLE = (LINEAR, "default_tuned_single", "default_tuned_ensemble")
 """The simple answers, the better of which a search should reach."""
-
-Evaluate = Callable[[Sequence[Path], BenchmarkTask], list[Counts]]
-"""Returns the counts of models on the samples of a task."""
 
 
 @dataclass
@@ -49,53 +43,20 @@ class Evidence:
     fresh: dict[int, list[Counts]] = field(default_factory=dict)
 
 
-def evaluation(split: str, *, is_quick: bool) -> Evaluate:
-    """Return the function that asks models about a split.
+def gather(cells: Mapping[Cell, FinishedCell]) -> Evidence:
+    """Return what the finished cells of a task have given.
 
     Args:
-        split: The split.
-        is_quick: Whether to compute in this process.
-    """
-
-    def evaluate(models: Sequence[Path], task: BenchmarkTask) -> list[Counts]:
-        work = [(task.data, split, task.objective, model) for model in models]
-        return list(mapped(counted, work, is_quick=is_quick or not work))
-
-    return evaluate
-
-
-def gather(task: BenchmarkTask, cells: Sequence[Cell], runs: Path, evaluate: Evaluate) -> Evidence:
-    """Ask the models of all finished cells of a task.
-
-    Args:
-        task: The task.
-        cells: The cells of all tasks.
-        runs: The folder of all runs.
-        evaluate: Returns the counts of models.
+        cells: The finished cells of the task.
     """
     found = Evidence()
-    wanted: dict[tuple[str, int], Path] = {}
-    fresh: dict[int, list[Path]] = {}
-    for cell in cells:
-        directory = cell.directory(runs)
-        if cell.task != task.name or not (directory / CELL).exists():
-            continue
-        facts = found.facts[cell.role, cell.seed] = read_facts(directory)
+    for cell, finished in cells.items():
+        found.facts[cell.role, cell.seed] = dict(finished.facts)
         if cell.role == FRESH:
-            fresh[cell.seed] = fresh_models(directory)
+            found.fresh[cell.seed] = list(finished.counts.values())
             continue
-        models = exported(directory)
-        prefix = "" if cell.role == "search" else f"{cell.role}_"
-        for kind in (SINGLE, ENSEMBLE):
-            wanted[prefix + kind, cell.seed] = models[kind]
-        wanted[prefix + ANSWER, cell.seed] = models[facts["answer"]]
-        if cell.role == "search":
-            wanted[LINEAR, cell.seed] = models[LINEAR]
-    places = list(dict.fromkeys([*wanted.values(), *(model for models in fresh.values() for model in models)]))
-    counts = dict(zip(places, evaluate(places, task), strict=True))
-    for (name, seed), place in wanted.items():
-        found.models.setdefault(name, {})[seed] = counts[place]
-    found.fresh = {seed: [counts[model] for model in models] for seed, models in fresh.items()}
+        for name, counts in finished.counts.items():
+            found.models.setdefault(name, {})[cell.seed] = counts
     return found
 
 

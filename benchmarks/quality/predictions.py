@@ -7,11 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.common.files import replace_atomically
 from nas.config.data_schema import DataConfig
 from nas.data.dataset import open_dataset_images, read_dataset
 from nas.data.samples import Labels
-from nas.models.model_seals import DESCRIPTION
 from nas.run.evaluate import logits_of_samples
 from nas.run.exported_model import open_exported
 
@@ -22,26 +20,16 @@ Counts = NDArray[np.float64]
 def counted(work: tuple[DataConfig, str, str, Path]) -> Counts:
     """Return the counts of a model on a split; see `counts_of`.
 
-    The logits are kept in a file next to the model, which is read again unless it is older than the model. Where a
-    sample may have several labels, they are kept relative to the threshold of the model.
-
     Args:
         work: The data, the split, the metric and the folder of the model.
     """
     data, split, metric, model = work
-    kept = model.with_name(f"{model.name}-{split}.npy")
-    exported = None
-    if not kept.exists() or kept.stat().st_mtime_ns < (model / DESCRIPTION).stat().st_mtime_ns:
-        exported = open_exported(model)
-    names = None if exported is None else exported.class_names
-    samples = read_dataset(data, (split,), class_names=names, compares_images=False).splits[split]
-    if exported is not None:
-        logits = logits_of_samples(exported, samples, open_dataset_images(data))
-        if exported.has_several_labels:
-            logits = logits - math.log(exported.threshold / (1 - exported.threshold))
-        with replace_atomically(kept) as path, path.open("wb") as file:
-            np.save(file, logits.numpy())
-    return counts_of(np.load(kept), samples.labels, samples.images, metric)
+    exported = open_exported(model)
+    samples = read_dataset(data, (split,), class_names=exported.class_names, compares_images=False).splits[split]
+    logits = logits_of_samples(exported, samples, open_dataset_images(data))
+    if exported.has_several_labels:
+        logits = logits - math.log(exported.threshold / (1 - exported.threshold))
+    return counts_of(logits.numpy(), samples.labels, samples.images, metric)
 
 
 def counts_of(logits: NDArray[np.float32], labels: Labels, images: Sequence[str], metric: str) -> Counts:
@@ -60,7 +48,7 @@ def counts_of(logits: NDArray[np.float32], labels: Labels, images: Sequence[str]
         ValueError: If the metric is no such ratio, or logits and labels are of different samples.
     """
     if len(logits) != len(labels):
-        raise ValueError(f"predictions: expected those of {len(labels)} samples, got {len(logits)}; delete them")
+        raise ValueError(f"predictions: expected those of {len(labels)} samples, got {len(logits)}")
     if metric not in _PARTS:
         raise ValueError(f"metric: expected one of {', '.join(_PARTS)}, got {metric}")
     pictures = np.unique(np.array(images), return_inverse=True)[1]

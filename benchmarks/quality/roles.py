@@ -86,7 +86,8 @@ def run_cell(cell: Cell, settings: Settings) -> None:
         settings: The settings.
 
     Raises:
-        NasError: If the run cannot be started or resumed, or nothing was trained completely within its budget.
+        NasError: If the run cannot be started or resumed, nothing was trained completely within its budget, or the
+            search that fresh seeds belong to is not there.
         Interrupted: If the user has interrupted it; the next call resumes it.
         SystemExit: If the folder has runs with other settings.
     """
@@ -107,6 +108,8 @@ def run_cell(cell: Cell, settings: Settings) -> None:
 def _run_fresh(cell: Cell, directory: Path, settings: Settings, reporter: Reporter) -> dict[str, Any]:
     """Train the single answer of a search with seeds that had no part in choosing it."""
     run = replace(cell, role="search").directory(settings.runs)
+    if not (run / CELL).exists():
+        raise StudyError(f"{run}: is not the run of a finished search; expected that of {replace(cell, role='search')}")
     answer = read_facts(run)["single_answer"]
     directory.mkdir(exist_ok=True)
     if answer != LINEAR:

@@ -1,7 +1,6 @@
 """The comparison of searches: order of its cells, counts, intervals, and which figures are marked."""
 
 import csv
-import json
 import math
 from concurrent.futures import Future
 from pathlib import Path
@@ -14,11 +13,12 @@ from numpy.typing import NDArray
 
 from benchmarks.quality.bootstrap import Comparison, Difference, metrics
 from benchmarks.quality.cells import SEEDS, Cell, ordered_cells, run_cells
-from benchmarks.quality.figures import PAIRS, Evidence, compare, gather
+from benchmarks.quality.figures import PAIRS, compare, gather
+from benchmarks.quality.finished import FinishedCell, FinishedCells, models_of
 from benchmarks.quality.predictions import Counts, counts_of
 from benchmarks.quality.roles import DEMO_RECIPE, role_values
 from benchmarks.quality.seeds import run_jobs
-from benchmarks.quality.tasks import BenchmarkTask, hide_test, suite_tasks
+from benchmarks.quality.tasks import hide_test, suite_tasks
 from nas.config.load import parse_config
 from nas.training.metrics import evaluate_logits, tune_threshold
 
@@ -28,14 +28,15 @@ Floats = NDArray[np.float64]
 
 
 def test_cells_are_balanced_wherever_they_stop() -> None:
-    """All tasks with seed 0 first, the roles of a seed in their order; every role has its number of seeds."""
+    """All tasks with seed 0 first, then the other roles of a seed; every role has its number of seeds."""
     cells = ordered_cells(TASKS)
     assert [(cell.role, cell.task, cell.seed) for cell in cells[:4]] == [
         ("search", "first", 0),
+        ("fresh", "first", 0),
         ("search", "second", 0),
-        ("default_tuned", "first", 0),
-        ("default_tuned", "second", 0),
+        ("fresh", "second", 0),
     ]
+    assert [(cell.role, cell.task) for cell in cells[4:6]] == [("default_tuned", "first"), ("default_tuned", "second")]
     assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
     counts = {role: sum(cell.role == role for cell in cells) for role in SEEDS}
     assert counts == {role: 2 * count for role, count in SEEDS.items()}
@@ -266,37 +267,43 @@ def test_task_that_was_not_built_is_skipped_by_name(tmp_path: Path) -> None:
     assert "manifest.csv is missing" in skipped["grocery"]
 
 
-def finished_cell(runs: Path, cell: Cell, **facts: Any) -> None:
-    """Write what figures need of a finished cell."""
-    directory = cell.directory(runs)
-    for model in ("best", "linear", *(["ensemble"] if facts.get("answer") == "ensemble" else [])):
-        (directory / model).mkdir(parents=True)
+def right_answers(count: int) -> Counts:
+    """Return the counts of a model that is right about so many of 10 pictures."""
+    return np.stack([(np.arange(10) < count).astype(np.float64), np.ones(10)])
+
+
+def finished_cell(counts: dict[str, Counts], **facts: Any) -> FinishedCell:
+    """Return what figures need of a cell."""
     known: dict[str, Any] = {"answer": "single", "single_answer": "single", "expected": None}
     known |= {"peak_bytes": 1, "memory_bytes": 2, "wall_seconds": 400.0}
-    (directory / "cell.json").write_text(json.dumps(known | facts))
+    return FinishedCell(known | facts, counts)
 
 
-def test_figures_name_what_is_missing_and_mark_what_needs_it(tmp_path: Path) -> None:
+def counts_of_role(role: str) -> dict[str, Counts]:
     """Right answers of 10: the search's ensemble 9, its single model 8, linear 7, defaults 6, random 5."""
-    hits = {"search/ensemble": 9, "search/best": 8, "search/linear": 7, "default_tuned/best": 6, "random/best": 5}
+    if role == "search":
+        right = {"ensemble": 9, "single": 8, "answer": 9, "linear": 7}
+    elif role == "default_tuned":
+        right = {"default_tuned_ensemble": 6, "default_tuned_single": 6, "default_tuned_answer": 6}
+    else:
+        right = {"random_ensemble": 5, "random_single": 5, "random_answer": 5}
+    return {name: right_answers(count) for name, count in right.items()}
+
+
+def test_figures_follow_from_the_files_of_finished_cells(tmp_path: Path) -> None:
+    """Figures name what is missing, and mark what needs it."""
     cells = [cell for cell in ordered_cells(TASKS, 1) if cell.role in ("search", "default_tuned", "random")]
     missing = [Cell("random", "second", 0)]
     expected = {"value": 0.7, "low": 0.6, "high": 0.75, "optimism": 0.0}
+    kept = FinishedCells(tmp_path / "cells", "validation", {"time": "6m"})
     for cell in cells:
         if cell not in missing:
             linear = {"single_answer": "linear", "expected": expected} if cell.task == "first" else {}
-            finished_cell(tmp_path, cell, **({"answer": "ensemble", **linear} if cell.role == "search" else {}))
-
-    def evaluate(models: Any, task: BenchmarkTask) -> list[Counts]:
-        found = []
-        for model in models:
-            right = hits[f"{model.parent.name.removesuffix('-0')}/{model.name}"]
-            found.append(np.stack([(np.arange(10) < right).astype(np.float64), np.ones(10)]))
-        return found
-
-    evidence: dict[str, Evidence] = {
-        name: gather(BenchmarkTask(name, TASK), cells, tmp_path, evaluate) for name in TASKS
-    }
+            facts = {"answer": "ensemble", **linear} if cell.role == "search" else {}
+            kept.add(cell, finished_cell(counts_of_role(cell.role), **facts))
+    assert [cell for cell in cells if not kept.has(cell)] == missing
+    known = {cell: kept.read(cell) for cell in cells if kept.has(cell)}
+    evidence = {name: gather({cell: known[cell] for cell in known if cell.task == name}) for name in TASKS}
     figures = compare(evidence, missing, {})
     means = {key: entry["mean"] for key, entry in figures["pooled"].items()}
     assert means == pytest.approx(
@@ -316,3 +323,29 @@ def test_figures_name_what_is_missing_and_mark_what_needs_it(tmp_path: Path) -> 
     assert figures["peaks_within_budget"]
     skipped = compare(evidence, missing, {"third": "no data"})["incomplete"]
     assert skipped == ["second.answer_over_random", *(f"pooled.{key}" for key in PAIRS)]
+
+
+def test_finished_cells_of_another_budget_or_split_are_not_mixed(tmp_path: Path) -> None:
+    cell = Cell("search", "first", 0)
+    FinishedCells(tmp_path, "validation", {"time": "6m"}).add(cell, finished_cell(counts_of_role("search")))
+    assert not FinishedCells(tmp_path, "test", {"time": "6m"}).has(cell)
+    with pytest.raises(SystemExit, match=r"search-0.json: budget: .* expected \{'time': '2m'\}, got \{'time': '6m'\}"):
+        FinishedCells(tmp_path, "validation", {"time": "2m"}).read(cell)
+
+
+def test_models_of_a_cell_have_the_names_of_figures(tmp_path: Path) -> None:
+    """Without an ensemble, the single model stands in; fresh seeds are numbered."""
+    search, tuned, fresh = (Cell(role, "first", 0) for role in ("search", "default_tuned", "fresh"))
+    for place in ("best", "linear", "ensemble"):
+        (search.directory(tmp_path) / place).mkdir(parents=True)
+    (tuned.directory(tmp_path) / "best").mkdir(parents=True)
+    (fresh.directory(tmp_path) / "seed-0").mkdir(parents=True)
+
+    def found(cell: Cell, answer: str) -> dict[str, str]:
+        return {name: path.name for name, path in models_of(cell, tmp_path, answer).items()}
+
+    answer = {"single": "best", "ensemble": "ensemble", "answer": "linear", "linear": "linear"}
+    assert found(search, "linear") == answer
+    assert set(found(tuned, "single")) == {"default_tuned_single", "default_tuned_ensemble", "default_tuned_answer"}
+    assert set(found(tuned, "single").values()) == {"best"}
+    assert found(fresh, "single") == {"seed-0": "seed-0"}
