@@ -295,7 +295,7 @@ def test_zero_shot_figures_have_their_intervals() -> None:
     assert not ZeroShot(np.tile(np.arange(40) < 5, 15), even, 15).passes
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_quick_form_writes_a_checkpoint_that_transformers_and_nas_load(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -325,7 +325,7 @@ def test_all_families_are_searched() -> None:
 LIKE_OTHERS = {
     *("blind_prompt", "vpt", "mmbt", "image_only", "bilinear"),
     *("p_bert", "prompt_fuse", "text_only", "late_concat", "coop", "clip_zero_shot", "vpt_clip"),
-    *("albef", "vlmo", "vse", "vilbert", "vilt"),
+    *("albef", "vlmo", "vse", "vilbert", "vilt", "uniter"),
 }
 """Families that differ from another one only in their models, which other tests compare with references.
 

@@ -336,6 +336,7 @@ def test_one_of_two_processes_builds_and_the_other_waits_and_uses_it(
     assert len(seen) == 2 and isinstance(seen[1], FeatureStore) and not opened
 
 
+@pytest.mark.long
 def test_waiting_process_takes_over_from_a_builder_killed_by_kill_9(
     sources: FeatureSources, builder: Builder, tmp_path: Path, opened: list[str]
 ) -> None:

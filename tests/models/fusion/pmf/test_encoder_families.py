@@ -35,7 +35,20 @@ ARCHITECTURES = [
 ]
 
 every_pair = pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair[0]} and {pair[1]}")
-every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+every_case = pytest.mark.parametrize(
+    ("pair", "architecture"),
+    [
+        # Every pair meets two architectures, every architecture some pairs; all of them meet in the long tests.
+        pytest.param(
+            pair,
+            architecture,
+            marks=[] if (place + index) % 3 == 0 else [pytest.mark.long],
+            id=f"{pair[0]} and {pair[1]}-{architecture}",
+        )
+        for place, pair in enumerate(PAIRS)
+        for index, architecture in enumerate(ARCHITECTURES)
+    ],
+)
 
 
 class Case:
@@ -133,8 +146,7 @@ def means(encoder: Encoder, rows: Tensor, seen: Tensor) -> Tensor:
     return torch.stack([encoder.finish(row[is_token]).mean(dim=0) for row, is_token in zip(rows, seen, strict=True)])
 
 
-@every_pair
-@every_architecture
+@every_case
 def test_fast_path_and_reference_equal_layers_of_transformers(
     pair: tuple[TinyFamily, TinyFamily], architecture: Architecture
 ) -> None:
@@ -167,8 +179,7 @@ def test_texts_without_padding_equal_layers_of_transformers(pair: tuple[TinyFami
     torch.testing.assert_close(case.logits(case.ids, None), case.logits(case.ids, everywhere), rtol=0, atol=TOLERANCE)
 
 
-@every_pair
-@every_architecture
+@every_case
 def test_additional_padding_changes_nothing(pair: tuple[TinyFamily, TinyFamily], architecture: Architecture) -> None:
     case = Case(pair, architecture)
     ids = pad(case.ids, (0, 5), value=case.text.pad_id)
