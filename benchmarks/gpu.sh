@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All measurements on a GPU, in at most ten minutes on an H100 or H200: the tests of devices, training steps, memory over
-# L_f, predicted and measured peaks, features a second, and a search.
+# L_f, predicted and measured peaks, features a second, waiting for batches, and a search.
 #
 #     benchmarks/gpu.sh [--short] [--device DEVICE] [OUTPUT]
 #
@@ -46,12 +46,13 @@ part() {
 }
 
 # The steps first: they are what a rented GPU is needed for most.
-part steps "${GPU_SECONDS:-170}"
+part steps "${GPU_SECONDS:-160}"
 part peaks "${GPU_SECONDS:-90}"
 part memory_table "${GPU_SECONDS:-60}"
-part features "${GPU_SECONDS:-60}"
-part search "${GPU_SECONDS:-130}"
-part device_tests "${GPU_SECONDS:-90}"
+part features "${GPU_SECONDS:-50}"
+part reading "${GPU_SECONDS:-40}"
+part search "${GPU_SECONDS:-120}"
+part device_tests "${GPU_SECONDS:-80}"
 
 echo "== after $SECONDS s: figures in $output"
 for text in "${failed[@]}"; do

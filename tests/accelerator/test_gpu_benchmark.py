@@ -50,6 +50,13 @@ def test_features_are_built_on_the_device(tmp_path: Path) -> None:
     assert measured("features", tmp_path)["build_samples_per_second"] > 0
 
 
+def test_waiting_is_a_part_of_the_steps(tmp_path: Path) -> None:
+    ways = measured("reading", tmp_path)["ways"]
+    assert set(ways) == {"every layer, float16", "lowest layer, float16", "every layer, int8"}
+    for figures in ways.values():
+        assert 0 < figures["waiting_share"] < 1 and figures["read_seconds"] > 0
+
+
 def test_search_trains_completely_within_the_tight_budget(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
