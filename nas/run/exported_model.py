@@ -143,7 +143,7 @@ class ExportedModel:
         if self.is_retrieval:
             raise ExportError(
                 "predict: the model is one for retrieval, without classes; expected a classifier; use embed_images and "
-                "embed_texts of nas.load, or the command evaluate"
+                "embed_texts of nas.load, or the commands predict and evaluate"
             )
 
     def embeddings(self, images: Sequence[Picture], texts: Sequence[str]) -> Tensor:

@@ -44,7 +44,8 @@ def add_predict(commands: Commands) -> argparse.ArgumentParser:
     parser = add_command(
         commands,
         "predict",
-        "Classify one image with its text, or every row of a table.",
+        "Classify one image with its text, or every row of a table. A model for retrieval ranks the texts of the table "
+        "for each of its pictures, and its pictures for each of its texts.",
         'runs/demo/best --image apple.png --text "red apple"\n'
         f"  {program_call()} predict runs/demo/best --data new.csv --images photos --output predictions.csv",
     )
@@ -60,7 +61,8 @@ def add_predict(commands: Commands) -> argparse.ArgumentParser:
         type=whole_number(1, MAX_COUNT),
         metavar="K",
         help="number of most probable classes to show (default: 5 for one sample, none besides the prediction for a "
-        "table); if several labels are possible, all predicted ones are shown for one sample",
+        "table); if several labels are possible, all predicted ones are shown for one sample; for retrieval the number "
+        "of texts and of pictures to list for every row (default: 5)",
     )
     add_device(parser)
     add_precision(parser, "auto", "auto")

@@ -172,7 +172,8 @@ def _add_init(commands: Commands) -> argparse.ArgumentParser:
     parser = add_command(
         commands,
         "init",
-        "Propose a search file for a table of images, texts and labels: columns, splits and encoders are found.",
+        "Propose a search file for a table of images, texts and labels, or without labels for image-text retrieval: "
+        "columns, splits and encoders are found.",
         "demo/data/manifest.csv --output mine.yaml",
     )
     which = parser.add_mutually_exclusive_group(required=True)

@@ -6,6 +6,7 @@ number of wrong items that score as high or higher. So ties count against a mode
 score ranks every query last.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from nas.data.pairs import compact
 
 RECALL_COUNTS = (1, 5, 10)
+_VALUE_BITS, _LAST_PLACE = 2**31 - 1, 2**32 - 1
 BLOCK_SCORES = 2**22
 """The number of scores of a block, which are 8 bytes each."""
 
@@ -94,6 +96,30 @@ def _ranks(queries: Tensor, gallery: Tensor, pairs: NDArray[np.int64], block_sco
         scores[query, right] = -torch.inf
         found[start:stop] = 1 + (scores >= best[:, None]).sum(dim=1).numpy()
     return found
+
+
+def best_items(queries: Tensor, gallery: Iterable[Tensor], count: int) -> tuple[Tensor, Tensor]:
+    """Return the items of a gallery that score highest, the best first; of equal scores the earlier item.
+
+    Args:
+        queries: The embeddings of the queries, float32 numbers as float64, (Q, E).
+        gallery: Those of the items, likewise, block by block, (B, E); the outcome does not depend on the blocks.
+        count: The number of items; fewer in a smaller gallery.
+
+    Returns:
+        The scores, float32, and the numbers of the items, int64, both (Q, count).
+    """
+    kept, start = torch.empty(len(queries), 0, dtype=torch.int64), 0
+    for block in gallery:
+        # Of 64 bits, the upper half orders scores as the bits of a float32 do, and the lower half earlier items first.
+        bits = ((queries @ block.T).float() + 0.0).view(torch.int32)  # + 0.0: one zero has one pattern
+        ordered = torch.where(bits < 0, bits ^ _VALUE_BITS, bits).long()
+        places = _LAST_PLACE - torch.arange(start, start + len(block))
+        keys = torch.cat([kept, (ordered << 32) | places], dim=1)
+        kept, start = keys.topk(min(count, keys.shape[1]), dim=1).values, start + len(block)
+    ordered = (kept >> 32).int()
+    scores = torch.where(ordered < 0, ordered ^ _VALUE_BITS, ordered).view(torch.float32)
+    return scores, _LAST_PLACE - (kept & _LAST_PLACE)
 
 
 def _recall(ranks: NDArray[np.int64], count: int) -> float:

@@ -126,12 +126,41 @@ def test_embeddings_of_either_side_are_those_of_pairs(searched: RetrievalRun) ->
 
 
 @pytest.mark.slow
+def test_table_is_ranked_in_both_directions(searched: RetrievalRun, tmp_path: Path) -> None:
+    folder, images = searched.directory / "best", _images(searched)
+    words = ["--data", str(_data(searched)), "--images", str(images), "--output", str(tmp_path / "out.jsonl")]
+    assert main(["predict", str(folder), *words, "--top", "2"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    with _data(searched).open(newline="") as file:
+        given = list(csv.DictReader(file))
+    loaded, names = nas.load(folder), sorted({row["image"] for row in given})
+    pictures, texts = loaded.embed_images([images / name for name in names]), loaded.embed_texts([given[7]["text"]])
+    scores = (pictures @ texts[0]).tolist()
+    assert [rows[7]["image_1_similarity"], rows[7]["image_2_similarity"]] == pytest.approx(
+        sorted(scores, reverse=True)[:2], abs=1e-5
+    )
+    assert len(rows) == len(given) == 60 and list(rows[0])[1:5] == [
+        *("text_1", "text_1_similarity", "text_2", "text_2_similarity")
+    ]
+    assert scores[names.index(rows[7]["image_1"])] == pytest.approx(max(scores), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_one_pair_has_a_similarity(searched: RetrievalRun, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, picture = searched.directory / "best", _images(searched) / "000.png"
+    assert main(["predict", str(folder), "--image", str(picture), "--text", "apple", "--json"]) == 0
+    image, text = nas.load(folder).embed_images([picture])[0], nas.load(folder).embed_texts(["apple"])[0]
+    assert json.loads(capsys.readouterr().out) == {"similarity": pytest.approx(float(image @ text), abs=1e-5)}
+
+
+@pytest.mark.slow
 def test_what_needs_classes_is_refused(searched: RetrievalRun, capsys: pytest.CaptureFixture[str]) -> None:
     folder, picture = searched.directory / "best", _images(searched) / "000.png"
     with pytest.raises(ExportError, match="the model is one for retrieval, without classes; expected a classifier"):
         nas.load(folder).predict(picture, "apple")
-    assert main(["predict", str(folder), "--image", str(picture), "--text", "apple"]) == 2
-    assert "expected a classifier; use embed_images" in capsys.readouterr().err
+    arguments = ["predict", str(folder), "--data", str(_data(searched)), "--output", str(folder.parent / "no.csv")]
+    assert main([*arguments, "--images", str(_images(searched)), "--probabilities"]) == 2
+    assert "--probabilities: the model is one for retrieval, without classes" in capsys.readouterr().err
     assert main(["export", str(searched.directory), "--output", str(folder.parent / "onnx"), "--format", "onnx"]) == 2
     assert "holds a model for retrieval; expected a classifier for onnx" in capsys.readouterr().err
     with pytest.raises(DataError, match=r"data\.task is classification; expected retrieval"):

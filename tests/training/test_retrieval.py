@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 
 from nas.training.metrics import evaluate_logits
-from nas.training.retrieval import mean_recall, mean_reciprocal_rank, ranks_of
+from nas.training.retrieval import best_items, mean_recall, mean_reciprocal_rank, ranks_of
 from nas.training.seed_scores import seed_scores
 
 Matrix = NDArray[np.float64]
@@ -108,3 +108,16 @@ def test_texts_are_drawn_with_their_first_picture() -> None:
     drawn = ranks.drawn(np.array([2, 0]))
     assert drawn.images.tolist() == [ranks.images[0]] * 2
     assert drawn.texts.tolist() == [ranks.texts[0]] * 2 + [ranks.texts[1]] * 2
+
+
+@pytest.mark.parametrize("width", [1, 3, 20])
+@pytest.mark.parametrize("count", [1, 4, 20])
+def test_best_items_are_sorted_with_earlier_ones_first_whatever_the_blocks(width: int, count: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries = (torch.randint(-1, 2, (6, 2), generator=generator) / 3).double()
+    gallery = (torch.randint(-1, 2, (13, 2), generator=generator) / 7).double()  # with zeros of both signs, and ties
+    scores, places = best_items(queries, gallery.split(width), count)
+    expected = (queries @ gallery.T).float()
+    for row, found, numbers in zip(expected.tolist(), scores.tolist(), places.tolist(), strict=True):
+        assert numbers == [place for _, place in sorted((-score, place) for place, score in enumerate(row))][:count]
+        assert found == [row[place] for place in numbers]

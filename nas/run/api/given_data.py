@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nas.config.choices import COLUMNS
+from nas.config.choices import COLUMNS, Task
 from nas.config.data_schema import DataConfig
 from nas.config.load import parse_data
 from nas.data.readers.base import load_reader
@@ -30,6 +30,8 @@ def table_section(columns: TableColumns, data: DataConfig | None = None) -> dict
         data: What was found out about it; None before it is written.
     """
     section: dict[str, Any] = {"columns": {role: getattr(columns, role) for role in COLUMNS}}
+    if columns.label is None:
+        section["task"] = "retrieval"
     if columns.label_separator is not None:
         section |= {"labels": "several", "label_separator": columns.label_separator}
     if data is not None:
@@ -67,6 +69,7 @@ def keep_table(
     *,
     images: Path | None,
     columns: Mapping[str, str],
+    task: Task | None,
     directory: Callable[[TableColumns], Path],
     note: Callable[[str], None],
 ) -> tuple[Path, Path]:
@@ -76,6 +79,7 @@ def keep_table(
         table: The table.
         images: The folder or ZIP file that its paths are relative to; found if None.
         columns: The names of columns by role; the others are found.
+        task: The task; None for retrieval where no column looks like one of labels.
         directory: Function that returns the run directory, after it has checked everything else.
         note: The receiver of messages.
 
@@ -88,7 +92,7 @@ def keep_table(
         StudyError: If the run directory holds a run on other data.
     """
     first = [_with_marks(row) for row in itertools.islice(table.rows(), _FIRST_ROWS)]
-    found = find_columns(first, columns)
+    found = find_columns(first, columns, task)
     cells = [row.get(found.image) for row in table.rows()]
     names = [str(os.fspath(cell)) for cell in cells if isinstance(cell, str | os.PathLike)]
     place, rename = None, None

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 import yaml
 
 from nas.common.boundary import shown
 from nas.common.errors import ArgumentError, ConfigError
-from nas.config.choices import COLUMNS
+from nas.config.choices import COLUMNS, Task
 from nas.config.load import load_arms, read_values
 from nas.config.overrides import Overrides
 from nas.config.places import path_keys, value_at, with_absolute_paths
@@ -23,7 +23,8 @@ from nas.run.api.given_data import data_of_path, keep_table, table_section
 from nas.run.api.given_table import given_table
 from nas.run.api.messages import python_errors
 from nas.run.api.options import PathLike
-from nas.run.proposal.search_file import examine, propose_encoders
+from nas.run.proposal.columns import TableColumns
+from nas.run.proposal.search_file import RETRIEVAL_FAMILY, examine, propose_encoders
 
 ConfigLike = PathLike | Mapping[str, Any] | Config
 _FILE = "search.yaml"
@@ -142,31 +143,49 @@ def _with_data(
     section = {name: value for name, value in section.items() if name not in (*_LOCATIONS, "images")}
     given = _columns(section, options)
     named = {role: column for role, column in given.items() if column is not None}
+    task = _task_of(section, given)
     images = options.get("images")
     place = None if images is None else Path(os.path.abspath(os.path.expanduser(images)))
     if isinstance(data, str | os.PathLike):
         path = Path(os.path.abspath(os.path.expanduser(data)))
         if path.is_dir():
             return {**values, "data": data_of_path(path, section, named)}
-        found = examine(path, place, named)
+        found = examine(path, place, named, task)
     else:
         table = given_table(data)
         path, place = keep_table(
             table,
             images=place,
             columns=named,
-            directory=lambda found: draft({**values, "data": {**table_section(found), **section}}),
+            task=task,
+            directory=lambda found: draft(_for_task(values, found) | {"data": {**table_section(found), **section}}),
             note=note,
         )
-        found = examine(path, place, named)
+        found = examine(path, place, named, task)
     proposed = table_section(found.columns, found.data)
     columns = proposed["columns"] | {role: None for role, column in given.items() if column is None}
+    if found.is_retrieval and task is None:
+        note("Task: retrieval, since there is no column of labels; name it with label_column to classify")
     encoders = {}
     if "encoders" not in values:
         image, text = propose_encoders(found)
         encoders = {"encoders": {"image": image.name, "text": text.name}}
         note(f"Encoders: {image.name} ({image.reason}), {text.name} ({text.reason})")
-    return {**values, **encoders, "data": {**proposed, **section, "columns": columns}}
+    return _for_task(values, found.columns) | encoders | {"data": {**proposed, **section, "columns": columns}}
+
+
+def _for_task(values: Mapping[str, Any], columns: TableColumns) -> dict[str, Any]:
+    """Return the content of a search file, with a family that embeds pairs if it names none and has no labels."""
+    family = {"family": RETRIEVAL_FAMILY} if columns.label is None and not values.keys() & {"family", "space"} else {}
+    return {**values, **family}
+
+
+def _task_of(section: Mapping[str, Any], given: Mapping[str, str | None]) -> Task | None:
+    """Return the task that a configuration names, or that a caller means by no column of labels; None for neither."""
+    named = section.get("task")
+    if named in get_args(Task):
+        return cast(Task, named)
+    return "retrieval" if "label" in given and given["label"] is None else None
 
 
 def _columns(section: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, str | None]:

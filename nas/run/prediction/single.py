@@ -1,4 +1,4 @@
-"""Classify one image with its text."""
+"""Classify one image with its text, or return their similarity."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -43,6 +43,24 @@ class Answer(NamedTuple):
         return json.dumps({"prediction": predicted, "probabilities": probabilities}, ensure_ascii=False)
 
 
+class Similarity(NamedTuple):
+    """What a model for retrieval finds for one sample.
+
+    Args:
+        value: The dot product of the embeddings, which have unit length.
+    """
+
+    value: float
+
+    def lines(self) -> str:
+        """Return the answer for a terminal."""
+        return f"similarity: {self.value:.4f}"
+
+    def json(self) -> str:
+        """Return the answer as a JSON object on one line."""
+        return json.dumps({"similarity": significant(self.value)})
+
+
 def _on_one_line(name: str) -> str:
     return visible(name).replace("\n", "\\n")
 
@@ -57,8 +75,10 @@ def classify(
     precision: Precision = "float32",
     accept_changed: bool = False,
     on_note: Callable[[str], None] | None = None,
-) -> Answer:
+) -> Answer | Similarity:
     """Return the most probable classes, and all predicted labels where a sample may have several.
+
+    A model for retrieval returns the similarity of the image and its text.
 
     Args:
         directory: The folder of the exported model.
@@ -78,6 +98,9 @@ def classify(
     exported = open_exported(
         directory, device=device, precision=precision, accept_changed=accept_changed, on_note=on_note
     )
+    if exported.is_retrieval:
+        embeddings = exported.logits([image], [text])[0]
+        return Similarity(float(torch.dot(*embeddings.split(len(embeddings) // 2))))
     predictions = exported.predict([image], [text])[0]
     chosen = [entry for place, entry in enumerate(predictions) if entry.is_predicted or place < max(top, 1)]
     return Answer(chosen, exported.has_several_labels)

@@ -20,11 +20,10 @@ from nas.run.exported_model import ExportedModel
 from nas.run.prediction.batches import BATCH_SIZE, Outcome, checked_outcomes
 from nas.run.prediction.formats import TableFormat, check_suffix, table_format
 from nas.run.prediction.partial import PartialTable
+from nas.run.prediction.ranking import DEFAULT_TOP, RankingForm, Row, ranked_rows
 from nas.run.prediction.rows import Classes, RowForm
 
-_PHASE = "predict"
-_WRITTEN_ROWS = 128
-_COUNTED_ROWS = 10_000
+_PHASE, _EMBEDDING = "predict", "embed"
 _KEEP_HINT = "; --on-error keep writes such rows without a prediction"
 _WRITTEN_ROWS = 128
 _COUNTED_ROWS = 10_000
@@ -36,7 +35,7 @@ class TableOptions:
 
     Args:
         id_column: The column whose values name the rows; None for the column `id`, or without it their numbers.
-        top: The number of most probable classes to list.
+        top: The number of most probable classes to list; for retrieval of texts and of pictures, `DEFAULT_TOP` for 0.
         all_probabilities: Whether the probability of each class is written.
         keeps_errors: Whether a row that cannot be predicted is written without a prediction; otherwise it is an error.
         is_spreadsheet: Whether texts that a spreadsheet would take for formulas get an apostrophe in front.
@@ -96,6 +95,8 @@ def predict_table(
 ) -> TableOutcome:
     """Predict every row of a table and write a table with one row for each, in the same order.
 
+    A model for retrieval ranks the texts of the table for the picture of each row, and its pictures for the text.
+
     The rows that an earlier call has written are kept if it was stopped and had the same model, input and options.
 
     Args:
@@ -107,20 +108,14 @@ def predict_table(
         overwrites: Whether an existing output may be replaced.
 
     Raises:
-        ArgumentError: If the output cannot be written.
+        ArgumentError: If the output cannot be written, or the model has no probabilities to write.
         DataError: If the table cannot be read, or a row cannot be predicted and `keeps_errors` is false.
-        ExportError: If the folder holds no exported model, a changed one, or one for retrieval.
+        ExportError: If the folder holds no exported model, or a changed one.
     """
     _check_output(output, data, overwrites=overwrites, is_spreadsheet=options.is_spreadsheet)
     source = _read_source(data, options, reporter)
     exported = open_model()
-    form = RowForm(
-        _classes_of(exported),
-        has_ids=source.id_column is not None,
-        top=options.top,
-        all_probabilities=options.all_probabilities,
-        has_errors=options.keeps_errors,
-    )
+    form = _form_of(exported, options, source)
     table = table_format(output, form.columns, separator=data.label_separator, is_spreadsheet=options.is_spreadsheet)
     depends_on: dict[str, Any] = {
         "model": [exported.digest, exported.precision],
@@ -134,10 +129,19 @@ def predict_table(
             reporter.note(f"{output}: starts from the first row: the model, the input or the options have changed")
         elif partial.progress.rows:
             reporter.note(f"{output}: goes on after {partial.progress.rows} of {source.num_rows} rows")
-        outcomes = exported.outcomes(source.inputs(partial.progress.rows), source.images.open, options.batch_size)
-        if not options.keeps_errors:
-            outcomes = checked_outcomes(outcomes, data.location)
-        _write(outcomes, form, table, partial, _shows_pace(reporter, partial.progress.rows, source.num_rows))
+        first = partial.progress.rows
+
+        def outcomes(start: int) -> Iterator[Outcome]:
+            found = exported.outcomes(source.inputs(start), source.images.open, options.batch_size)
+            return found if options.keeps_errors else checked_outcomes(found, data.location)
+
+        rows: Iterator[Row]
+        if isinstance(form, RankingForm):
+            on_embedded = _shows_embedded(reporter, source.num_rows)
+            rows = ranked_rows(outcomes(0), form, folder=output.parent, first=first, on_embedded=on_embedded)
+        else:
+            rows = (Row(form.cells(outcome), outcome.error is not None) for outcome in outcomes(first))
+        _write(rows, table, partial, _shows_pace(reporter, first, source.num_rows))
         partial.save()
         if output.exists() and not overwrites:
             raise _existing(output)
@@ -146,14 +150,27 @@ def predict_table(
     return TableOutcome(partial.progress.rows, partial.progress.errors)
 
 
-def _classes_of(exported: ExportedModel) -> Classes:
-    """Return the classes of a model.
+def _form_of(exported: ExportedModel, options: TableOptions, source: _Source) -> RowForm | RankingForm:
+    """Return what a row of the output holds.
 
     Raises:
-        ExportError: If it is one for retrieval.
+        ArgumentError: If probabilities are to be written and the model is one for retrieval.
     """
-    exported.check_classifier()
-    return Classes(exported.class_names, exported.threshold if exported.has_several_labels else None)
+    has_ids = source.id_column is not None
+    if exported.is_retrieval:
+        if options.all_probabilities:
+            raise ArgumentError(
+                "--probabilities: the model is one for retrieval, without classes; expected --top K, the number of "
+                "texts and pictures to list"
+            )
+        return RankingForm(min(options.top or DEFAULT_TOP, source.num_rows), has_ids, options.keeps_errors)
+    return RowForm(
+        Classes(exported.class_names, exported.threshold if exported.has_several_labels else None),
+        has_ids=has_ids,
+        top=options.top,
+        all_probabilities=options.all_probabilities,
+        has_errors=options.keeps_errors,
+    )
 
 
 def _check_output(output: Path, data: DataConfig, *, overwrites: bool, is_spreadsheet: bool) -> None:
@@ -203,26 +220,34 @@ def _read_source(data: DataConfig, options: TableOptions, reporter: Reporter) ->
 
 
 def _write(
-    outcomes: Iterable[Outcome],
-    form: RowForm,
+    rows: Iterable[Row],
     table: TableFormat,
     partial: PartialTable,
     on_progress: Callable[[int, int], None],
 ) -> None:
-    """Write the outcomes of all rows, a few at a time.
+    """Write all rows, a few at a time.
 
     Args:
-        outcomes: The outcomes of the rows that are not written yet.
-        form: What a row holds.
+        rows: The rows that are not written yet.
         table: The form of the table.
         partial: The rows so far.
         on_progress: The receiver of the numbers of rows written and of those with an error.
     """
-    stream = iter(outcomes)
+    stream = iter(rows)
     while chosen := list(itertools.islice(stream, _WRITTEN_ROWS)):
-        errors = sum(outcome.error is not None for outcome in chosen)
-        partial.append(table.encode(map(form.cells, chosen)), rows=len(chosen), errors=errors)
+        errors = sum(row.has_error for row in chosen)
+        partial.append(table.encode(row.cells for row in chosen), rows=len(chosen), errors=errors)
         on_progress(partial.progress.rows, partial.progress.errors)
+
+
+def _shows_embedded(reporter: Reporter, total: int) -> Callable[[int], None]:
+    """Return a function that reports the number of embedded rows, once for each written block of a prediction."""
+
+    def show(rows: int) -> None:
+        if rows % _WRITTEN_ROWS == 0:
+            reporter.progress(_EMBEDDING, rows, total)
+
+    return show
 
 
 def _shows_pace(reporter: Reporter, first: int, total: int) -> Callable[[int, int], None]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from nas.common.boundary import shortened, shown
 from nas.common.errors import ArgumentError
-from nas.config.choices import COLUMNS
+from nas.config.choices import COLUMNS, Task
 from nas.data.samples import SPLIT_NAMES
 
 Rows = Sequence[Mapping[str, Any]]
@@ -24,6 +24,8 @@ _NAMES = {
 _IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
 _MOST = 0.9
 _SEPARATORS = ("|", ";", ",")
+_TWICE = 1.0
+"""The score of a column of labels whose values occur twice on average; texts are repeated less often."""
 _SEVERAL = 0.05
 """The least part of the cells that hold several labels, of a column that may."""
 
@@ -35,24 +37,25 @@ class TableColumns:
     Args:
         image: The column of image paths, or of images.
         text: The column of texts.
-        label: The column of labels.
+        label: The column of labels; None if there is none, so that rows are pairs for retrieval.
         split: The column of splits; None if there is none.
         label_separator: What separates several labels in a cell; None if every sample has one label.
     """
 
     image: str
     text: str
-    label: str
+    label: str | None
     split: str | None
     label_separator: str | None
 
 
-def find_columns(rows: Rows, given: Mapping[str, str]) -> TableColumns:
+def find_columns(rows: Rows, given: Mapping[str, str], task: Task | None = None) -> TableColumns:
     """Return the columns of a table.
 
     Args:
         rows: The first rows, at least one.
         given: The columns that the user has named, by role.
+        task: The task; retrieval has no labels. None for retrieval where no column looks like one of labels.
 
     Raises:
         ArgumentError: If a named column is missing, or none fits a role.
@@ -63,18 +66,21 @@ def find_columns(rows: Rows, given: Mapping[str, str]) -> TableColumns:
             raise ArgumentError(f"--{role}: no such column; expected one of {_listed(columns)}, got {shown(column)}")
     found = dict(given)
     for role in ("split", "image", "label", "text"):  # the surest by their values first
-        if role not in found:
+        if role not in found and (role != "label" or task != "retrieval"):
             free = [column for column in columns if column not in found.values()]
-            likeliest = _by_name(role, free, rows) or _by_values(role, free, rows)
+            likeliest = _by_name(role, free, rows) or _by_values(role, _candidates(role, free, found, rows), rows)
             if likeliest is not None:
                 found[role] = likeliest
+    if task is None and "text" not in found and "label" in found and "label" not in given:
+        found["text"] = found.pop("label")  # texts that are repeated, and nothing else
     for role in COLUMNS:
-        if role not in found and role != "split":
+        if role not in found and role != "split" and (role != "label" or task == "classification"):
             raise ArgumentError(
                 f"--{role}: no column looks like one of {role}s; expected one of {_listed(columns)} (--{role} COLUMN)"
             )
-    separator = label_separator([row.get(found["label"]) for row in rows])
-    return TableColumns(found["image"], found["text"], found["label"], found.get("split"), separator)
+    label = found.get("label")
+    separator = None if label is None else label_separator([row.get(label) for row in rows])
+    return TableColumns(found["image"], found["text"], label, found.get("split"), separator)
 
 
 def label_separator(cells: Sequence[Any]) -> str | None:
@@ -107,6 +113,27 @@ def _by_name(role: str, columns: Sequence[str], rows: Rows) -> str | None:
             if column.lower().replace(" ", "_") == name and (role != "split" or _are_splits(_values(rows, column))):
                 return column
     return None
+
+
+def _candidates(role: str, columns: Sequence[str], found: Mapping[str, str], rows: Rows) -> list[str]:
+    """Return the columns that may have a role by their values: labels are neither texts nor other names of pictures."""
+    if role != "label":
+        return list(columns)
+    text = None if "text" in found else _by_name("text", columns, rows)
+    is_text = text is not None and _label_score(_values(rows, text)) < _TWICE
+    image = found.get("image")
+    return [
+        column
+        for column in columns
+        if not (is_text and column == text) and (image is None or not _names_pictures(rows, column, image))
+    ]
+
+
+def _names_pictures(rows: Rows, column: str, image: str) -> bool:
+    """Return whether a column has one value for each path of an image, and no value twice: a number of the picture."""
+    pairs = {(row.get(image), str(row.get(column))) for row in rows if isinstance(row.get(image), str)}
+    images, values = (set(side) for side in zip(*pairs, strict=True)) if pairs else (set(), set())
+    return len(pairs) == len(images) == len(values) > 1
 
 
 def _by_values(role: str, columns: Sequence[str], rows: Rows) -> str | None:

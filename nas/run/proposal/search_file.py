@@ -15,7 +15,7 @@ import yaml
 from nas.common.errors import ArgumentError, DataError
 from nas.common.host import usable_host_memory
 from nas.common.output import visible
-from nas.config.choices import COLUMNS
+from nas.config.choices import COLUMNS, Task
 from nas.config.data_schema import ColumnsConfig, DataConfig, HeldOutConfig
 from nas.data.images import ImageSource
 from nas.data.readers.base import load_reader
@@ -32,6 +32,8 @@ _HELD_OUT = 0.2
 """The part of the training images that becomes a missing split."""
 _BUDGET = "1h"
 _NAME = "mine.yaml"
+RETRIEVAL_FAMILY = "vse"
+"""The family that is proposed for retrieval: it trains projections of any two encoders into one space."""
 _WIDTH = 50
 
 
@@ -55,6 +57,11 @@ class ExaminedTable:
     found_share: float
     are_inside: bool
 
+    @property
+    def is_retrieval(self) -> bool:
+        """Whether the rows are pairs without labels."""
+        return self.columns.label is None
+
 
 def propose_search_file(table: Path, *, images: Path | None, columns: Mapping[str, str], folder: Path) -> str:
     """Return a search file for a table, about ten lines of YAML with comments.
@@ -71,10 +78,11 @@ def propose_search_file(table: Path, *, images: Path | None, columns: Mapping[st
     """
     found = examine(table, images, columns)
     image, text = propose_encoders(found)
-    return (
-        "\n".join([*_head(table, found.raw), *_data_lines(found, folder), *_encoder_lines(image, text), *_tail()])
-        + "\n"
+    family = (
+        [_commented(f"family: {RETRIEVAL_FAMILY}", "pictures and texts in one space")] if found.is_retrieval else []
     )
+    lines = [*_head(table, found), *_data_lines(found, folder), *family, *_encoder_lines(image, text), *_tail()]
+    return "\n".join(lines) + "\n"
 
 
 def propose_encoders(found: ExaminedTable) -> tuple[Proposal, Proposal]:
@@ -91,13 +99,14 @@ def propose_encoders(found: ExaminedTable) -> tuple[Proposal, Proposal]:
     return image, propose_text_encoder(languages_of([sample.text for sample in samples]), memory_bytes=memory_bytes)
 
 
-def examine(table: Path, images: Path | None, given: Mapping[str, str]) -> ExaminedTable:
+def examine(table: Path, images: Path | None, given: Mapping[str, str], task: Task | None = None) -> ExaminedTable:
     """Find the columns, the images, the splits and the form of the labels of a table.
 
     Args:
         table: The table.
         images: The folder or ZIP file of its images; found if None.
         given: The names of columns by role; the others are found.
+        task: The task; None for retrieval where no column looks like one of labels.
 
     Raises:
         ArgumentError: If the columns or the images are not found.
@@ -110,13 +119,14 @@ def examine(table: Path, images: Path | None, given: Mapping[str, str]) -> Exami
     if len(rows[0]) == 1 and (delimiter := _other_delimiter(next(iter(rows[0])))):
         form = form.replace(delimiter=delimiter)
         rows = list(itertools.islice(read_all_columns(table, form), _FIRST_ROWS))
-    columns = find_columns(rows, given)
+    columns = find_columns(rows, given, task)
     cells = [row.get(columns.image) for row in rows]
     are_inside = any(isinstance(cell, bytes | dict) for cell in cells)
     place, share = (
         (table.parent, 1.0) if are_inside else find_place(table, [str(cell).strip() for cell in cells], images)
     )
     data = form.replace(
+        task="classification" if columns.label is not None else "retrieval",
         images=str(place),
         columns=ColumnsConfig(image=columns.image, text=columns.text, label=columns.label, split=columns.split),
         labels="one" if columns.label_separator is None else "several",
@@ -151,15 +161,21 @@ def _other_delimiter(header: str) -> str | None:
     return next((delimiter for delimiter in _DELIMITERS if delimiter in header), None)
 
 
-def _head(table: Path, raw: RawDataset) -> list[str]:
+def _head(table: Path, found: ExaminedTable) -> list[str]:
+    raw = found.raw
     samples = list(itertools.chain.from_iterable(raw.splits.values()))
     counts = Counter(label for sample in samples for label in sample.labels)
     words = np.array([len(sample.text.split()) for sample in samples])
     splits = ", ".join(f"{len(raw.splits[split])} {split}" for split in SPLITS if raw.splits.get(split))
-    classes = f"{len(counts)} classes, {_range(min(counts.values()), max(counts.values()))} samples each"
     texts = f"texts of {_range(words.min(), words.max())} words, median {int(np.median(words))}"
+    if found.is_retrieval:
+        pictures = len({sample.image for sample in samples})
+        what = f"{splits} pairs of {pictures} pictures, without a column of labels (with one: --label COLUMN); {texts}"
+    else:
+        classes = f"{len(counts)} classes, {_range(min(counts.values()), max(counts.values()))} samples each"
+        what = f"{splits} samples; {classes}; {texts}"
     return [
-        f"# {visible(table.name)}: {splits} samples; {classes}; {texts}.",
+        f"# {visible(table.name)}: {what}.",
         f"# Check it, then search: {command_line('check', _NAME)}; {command_line('search', _NAME)}",
     ]
 
@@ -171,10 +187,12 @@ def _range(least: int, most: int) -> str:
 def _data_lines(found: ExaminedTable, folder: Path) -> list[str]:
     data, columns = found.data, found.columns
     lines = ["data:", f"  manifest: {_path(data.manifest, folder)}"]
+    if found.is_retrieval:
+        lines.insert(1, _commented("  task: retrieval", "of texts for a picture, of pictures for a text"))
     if not found.are_inside:
         lines.append(_commented(f"  images: {_path(data.images, folder)}", _places_text(found)))
-    named = {role: getattr(columns, role) for role in COLUMNS}
-    if named != {role: role for role in COLUMNS}:
+    named = {role: getattr(columns, role) for role in COLUMNS if role != "label" or not found.is_retrieval}
+    if named != {role: role for role in named}:
         lines.append(f"  columns: {_plain(named)}")
     if data.delimiter is not None:
         lines.append(f"  delimiter: {_plain(data.delimiter)}")
@@ -182,7 +200,8 @@ def _data_lines(found: ExaminedTable, folder: Path) -> list[str]:
         lines.append(_commented("  labels: several", "of a sample, in one cell"))
         lines.append(f"  label_separator: {_plain(data.label_separator)}")
     if missing := {split: getattr(data.held_out, split) for split in sorted(data.held_out.model_fields_set)}:
-        lines.append(_commented(f"  held_out: {_plain(missing)}", "taken from train, stratified by class"))
+        how = "taken from train" if found.is_retrieval else "taken from train, stratified by class"
+        lines.append(_commented(f"  held_out: {_plain(missing)}", how))
     return lines
 
 

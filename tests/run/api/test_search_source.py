@@ -18,6 +18,7 @@ from nas.common.errors import ArgumentError, BudgetError, ConfigError, DataError
 from nas.common.interrupt import Interrupted
 from nas.config.load import load_arms, load_config
 from nas.config.schema import Config
+from nas.data.dataset import read_dataset
 from nas.data.given_images import GivenImages
 from nas.data.images import open_images
 from nas.data.readers.base import load_reader
@@ -134,6 +135,33 @@ def test_data_without_configuration_get_columns_splits_and_encoders(
     assert Path(config.data.images or "") == project.images and not (directory / "input" / "images.zip").exists()
     assert config.encoders.image == "facebook/dinov2-small" or "/" in config.encoders.image
     assert config.encoders.text and "encoders.text" not in config.automatic
+
+
+def test_data_frame_without_labels_is_searched_for_retrieval(
+    project: Project, started: Started, frame: pd.DataFrame, tmp_path: Path
+) -> None:
+    pairs = frame.assign(image=[Image.open(project.images / name) for name in frame["image"]])
+    config, raw, _ = started(data=pairs.drop(columns="label"), run_dir=tmp_path / "run")
+    assert config.data.is_retrieval and config.family == "vse" and config.search.objective == "mean_recall"
+    assert [len(rows) for rows in raw.splits.values()] == [36, 12, 12]
+    assert read_dataset(config.data, ("validation",)).splits["validation"].labels.shape == (12, 2)
+
+
+def test_task_of_the_configuration_decides_whether_labels_are_searched(
+    project: Project, started: Started, frame: pd.DataFrame, tmp_path: Path
+) -> None:
+    given = {**values(project, space="auto"), "data": {"task": "retrieval"}, "family": "vse"}
+    del given["search"], given["recipe"], given["supernet"]
+    config, _, _ = started(given, data=frame, images=project.images, run_dir=tmp_path / "run")
+    assert config.data.is_retrieval and config.data.columns.label is None
+    assert json.loads(Path(config.data.manifest or "").read_text().splitlines()[0]).keys() == {"image", "text", "split"}
+    by_column, _, _ = started(data=frame, label_column=None, images=project.images, run_dir=tmp_path / "other")
+    assert by_column.data.is_retrieval and by_column.family == "vse"
+    pairs = frame.drop(columns="label")
+    with pytest.raises(ArgumentError, match="no column looks like one of labels"):
+        run_search({**given, "data": {"task": "classification"}}, data=pairs, images=project.images, progress=False)
+    with pytest.raises(ConfigError, match=r"data\.task: invalid value; expected classification with family: pmf"):
+        run_search(values(project), data=pairs, images=project.images, run_dir=tmp_path / "third", progress=False)
 
 
 def test_paths_are_found_in_a_folder_or_relative_to_images(

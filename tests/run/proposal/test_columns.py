@@ -43,6 +43,30 @@ def test_missing_named_column_is_an_error_with_those_that_exist() -> None:
         find_columns(table(image=FILES, text=TEXTS), {"label": "kind"})
 
 
+@pytest.mark.parametrize(
+    ("columns", "text"),
+    [
+        ({"image": FILES, "caption": TEXTS}, "caption"),
+        ({"image": FILES, "sentence": ["dogs", "dogs", "dogs", "the sea"]}, "sentence"),
+        ({"image": FILES, "Satz": ["dogs", "dogs", "dogs", "the sea"]}, "Satz"),
+        ({"file_name": ["a.jpg", "a.jpg", "b.jpg", "b.jpg"], "nr": [7, 7, 9, 9], "caption": TEXTS}, "caption"),
+        ({"id": ["x1", "x2", "x3", "x4"], "image": FILES, "text": ["dogs", "dogs", "cats", "the sea"]}, "text"),
+    ],
+)
+def test_table_without_labels_is_one_of_pairs(columns: dict[str, list[Any]], text: str) -> None:
+    found = find_columns(table(**columns), {})
+    assert (found.text, found.label, found.label_separator) == (text, None, None)
+    with pytest.raises(ArgumentError, match=r"no column looks like one of (labels|texts)"):
+        find_columns(table(**columns), {}, "classification")
+
+
+def test_pairs_may_have_other_columns_and_none_of_labels_is_searched() -> None:
+    rows = table(image=FILES, text=TEXTS, kind=KINDS)
+    assert find_columns(rows, {}).label == "kind"
+    assert find_columns(rows, {}, "retrieval").label is None
+    assert find_columns(table(image=FILES, text=KINDS, kind=KINDS[::-1]), {"label": "text"}).label == "text"
+
+
 def test_table_without_images_is_an_error_with_its_columns() -> None:
     with pytest.raises(ArgumentError, match=r"--image: no column looks like one of images; expected one of 'text', "):
         find_columns(table(text=TEXTS, kind=KINDS), {})

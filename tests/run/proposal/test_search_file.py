@@ -109,6 +109,18 @@ def test_json_lines_with_splits_need_no_others(products: Path, capsys: pytest.Ca
     assert "held_out" not in text and counts(config) == [18, 6, 6]
 
 
+def test_table_without_labels_becomes_a_search_for_retrieval(
+    products: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = list(csv.DictReader(products.open()))
+    write_table(products, [{"file": row["file"], "caption": row["caption"]} for row in rows])
+    text, config = proposed(capsys, "products.csv")
+    assert config.data.is_retrieval and config.family == "vse" and config.search.objective == "mean_recall"
+    assert config.data.columns.label is None and counts(config) == [18, 6, 6]
+    assert "30 train pairs of 30 pictures, without a column of labels" in text and "stratified" not in text
+    assert len(text.splitlines()) <= 15 and all(len(line) <= 130 for line in text.splitlines()[1:])
+
+
 def test_missing_images_are_an_error_that_names_where_was_looked(
     products: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
