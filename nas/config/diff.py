@@ -15,6 +15,7 @@ _ADDED_KEYS = {
     "search.distill": False,
     "data.class_prompts": DEFAULT_PROMPTS,
     "pretraining.steps": 0,
+    "pretraining.text_steps": 0,
     "pretraining.objectives": None,
     "pretraining.queue_size": 1_024,
     "pretraining.momentum": 0.995,

@@ -50,6 +50,14 @@ class PretrainingConfig(Section):
     """
 
     steps: Integer = Field(default=0, ge=0, le=MAX_COUNT, description="The number of steps; 0: no pretraining.")
+    text_steps: Integer = Field(
+        default=0,
+        ge=0,
+        le=MAX_COUNT,
+        description="The number of steps before these, on the texts alone: the experts and embeddings of texts learn "
+        "to predict masked words, given the text, while the attention is frozen (`vlmo`). They need `masked_language` "
+        "among the objectives.",
+    )
     objectives: ObjectiveList = Field(
         default=None,
         description="The objectives, whose losses are added. `contrastive`: image and text of a pair are more similar "
@@ -110,15 +118,32 @@ def check_family(pretraining: PretrainingConfig, family: str | None) -> Pretrain
     Raises:
         pydantic.ValidationError: If it cannot.
     """
-    if family is None or not pretraining.steps:
+    if family is None:
         return pretraining
-    known = load_architecture_class(family).pretraining_objectives
+    architecture_class = load_architecture_class(family)
+    if pretraining.text_steps:
+        _check_text_steps(pretraining, architecture_class)
+    if not pretraining.steps:
+        return pretraining
+    known = architecture_class.pretraining_objectives
     if not known:
         raise Rejected(f"0 for the family {family}, {_alternatives()}", path=("steps",), got=pretraining.steps)
     problems = list(_unknown(pretraining.objectives or (), known, family))
     if problems:
         raise rejections(problems)
     return pretraining
+
+
+def _check_text_steps(pretraining: PretrainingConfig, architecture_class: type[Architecture]) -> None:
+    """Raise Rejected if there can be no steps on texts alone."""
+    able = ", ".join(name for name in FAMILIES.names() if load_architecture_class(name).pretrains_on_texts)
+    expected = None
+    if not architecture_class.pretrains_on_texts:
+        expected = f"0 for the family {architecture_class.family}, which cannot learn from texts alone; {able} can"
+    elif "masked_language" not in pretraining.objectives_of(architecture_class):
+        expected = "0 without steps (above 0) and masked_language among the objectives"
+    if expected is not None:
+        raise Rejected(expected, path=("text_steps",), got=pretraining.text_steps)
 
 
 def _unknown(chosen: Sequence[str], known: Sequence[str], family: str) -> Iterator[Rejected]:

@@ -66,7 +66,7 @@ def pretrain_model(
     settings = PretrainingSettings.of(setup.config, type(job.architecture), setup.vocabulary, recipe)
     if settings is None:
         return ()
-    curve = LossCurve(job.identity, settings.config.steps, len(split) / recipe.batch_size, phase="pretraining")
+    curve = LossCurve(job.identity, settings.step_count, len(split) / recipe.batch_size, phase="pretraining")
     on_start(curve)
     sections = [settings.config.model_dump(mode="json"), settings.recipe.model_dump(mode="json")]
     facts = {**training_facts(job), "settings": json.dumps(sections, sort_keys=True)}

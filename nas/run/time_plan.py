@@ -169,7 +169,8 @@ class TimePlan:
         """The steps of a pretraining, in numbers of training steps."""
         config = self._config
         is_pretrained = config.pretraining.objectives_of(config.space.architecture_class)
-        return _STEPS_PER_PRETRAINING_STEP * config.pretraining.steps if is_pretrained else 0
+        own = config.pretraining
+        return _STEPS_PER_PRETRAINING_STEP * own.steps + own.text_steps if is_pretrained else 0
 
     def _training_step(self, speed: Speed) -> float:
         """Return the seconds of a training step of one architecture in one process."""

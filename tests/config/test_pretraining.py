@@ -59,6 +59,25 @@ def test_objectives_are_those_of_the_family_unless_some_are_chosen(monkeypatch: 
     )
 
 
+def test_steps_on_texts_alone_need_a_family_that_learns_from_them_and_masked_words() -> None:
+    assert problem_of(text_steps=4) == (
+        "pretraining.text_steps: invalid value; expected 0 for the family pmf, which cannot learn from texts alone; "
+        "vlmo can, got 4"
+    )
+    values = search_values() | {"family": "vlmo", "space": {"modality_layers": [0, 1]}}
+
+    def vlmo(**pretraining: Any) -> PretrainingConfig:
+        given = values | {"pretraining": pretraining}
+        return parse_config(given, source="file", base_directory=Path("/project")).pretraining
+
+    assert vlmo(steps=2, text_steps=4).text_steps == 4
+    for wrong in ({"steps": 0}, {"steps": 2, "objectives": ["matching"]}):
+        with pytest.raises(
+            ConfigError, match=r"pretraining\.text_steps: .*0 without steps \(above 0\) and masked_lang"
+        ):
+            vlmo(text_steps=4, **wrong)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -29,6 +29,7 @@ class TinyPairsArchitecture(Architecture):
     genes = (Gene("hidden", "h", smallest=1),)
     trains = ("image", "text")
     pretraining_objectives = OBJECTIVES
+    pretrains_on_texts = True
 
     hidden: GeneValue
 
@@ -108,3 +109,10 @@ class TinyPretraining(PretrainingModel):
         rows = texts.rows + self.image_to_text(images.rows[:, :1])
         logits: Tensor = self.language(rows.flatten(0, 1).index_select(0, places))
         return logits
+
+    def text_token_logits(self, texts: TokenStates, places: Tensor) -> Tensor:
+        logits: Tensor = self.language(texts.rows.flatten(0, 1).index_select(0, places))
+        return logits
+
+    def text_weights(self) -> list[nn.Parameter]:
+        return [*self.model.text_encoder.parameters(), *self.language.parameters()]

@@ -125,6 +125,28 @@ class PretrainingModel(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__}: does not predict tokens")
 
+    def text_token_logits(self, texts: TokenStates, places: Tensor) -> Tensor:
+        """Return the logits over the vocabulary at the masked tokens, given texts alone, (M, V), float32.
+
+        Only for families with `Architecture.pretrains_on_texts`, as is `text_weights`.
+
+        Args:
+            texts: The states of the masked texts, (B, T, D_txt).
+            places: The places of the masked tokens among the B · T of the batch, (M,), int64.
+
+        Raises:
+            NotImplementedError: If the family does not learn from texts alone; see `embed`.
+        """
+        raise NotImplementedError(f"{type(self).__name__}: does not learn from texts alone")
+
+    def text_weights(self) -> list[nn.Parameter]:
+        """Return the weights that are trained on texts alone, while all others are frozen.
+
+        Raises:
+            NotImplementedError: If the family does not learn from texts alone; see `embed`.
+        """
+        raise NotImplementedError(f"{type(self).__name__}: does not learn from texts alone")
+
 
 @runtime_checkable
 class Pretrainable(Protocol):

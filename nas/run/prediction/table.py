@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from nas.common.errors import ArgumentError, DataError
 from nas.common.progress import Reporter
@@ -17,7 +17,7 @@ from nas.data.images import ImageSource
 from nas.data.inputs import ID, Input
 from nas.data.readers.base import Reader, load_reader
 from nas.run.exported_model import ExportedModel
-from nas.run.prediction.batches import BATCH_SIZE, Outcome, checked_outcomes
+from nas.run.prediction.batches import BATCH_SIZE, checked_outcomes
 from nas.run.prediction.formats import TableFormat, check_suffix, table_format
 from nas.run.prediction.partial import PartialTable
 from nas.run.prediction.ranking import DEFAULT_TOP, RankingForm, Row, ranked_rows
@@ -117,12 +117,9 @@ def predict_table(
     exported = open_model()
     form = _form_of(exported, options, source)
     table = table_format(output, form.columns, separator=data.label_separator, is_spreadsheet=options.is_spreadsheet)
-    depends_on: dict[str, Any] = {
-        "model": [exported.digest, exported.precision],
-        "input": source.digest,
-        "options": {**vars(options), "separator": data.label_separator, "device": exported.model.device.type},
-        "columns": form.columns,
-    }
+    settings = {**vars(options), "separator": data.label_separator, "device": exported.model.device.type}
+    model = [exported.digest, exported.precision]
+    depends_on = {"model": model, "input": source.digest, "options": settings, "columns": form.columns}
     output.parent.mkdir(parents=True, exist_ok=True)
     with PartialTable(output, depends_on, table.header()) as partial:
         if partial.has_dropped_rows:
@@ -130,21 +127,20 @@ def predict_table(
         elif partial.progress.rows:
             reporter.note(f"{output}: goes on after {partial.progress.rows} of {source.num_rows} rows")
         first = partial.progress.rows
-
-        def outcomes(start: int) -> Iterator[Outcome]:
-            found = exported.outcomes(source.inputs(start), source.images.open, options.batch_size)
-            return found if options.keeps_errors else checked_outcomes(found, data.location)
-
+        # A ranking compares all rows with each other, those that are written already as well.
+        start = 0 if isinstance(form, RankingForm) else first
+        outcomes = exported.outcomes(source.inputs(start), source.images.open, options.batch_size)
+        if not options.keeps_errors:
+            outcomes = checked_outcomes(outcomes, data.location)
         rows: Iterator[Row]
         if isinstance(form, RankingForm):
             on_embedded = _shows_embedded(reporter, source.num_rows)
-            rows = ranked_rows(outcomes(0), form, folder=output.parent, first=first, on_embedded=on_embedded)
+            rows = ranked_rows(outcomes, form, folder=output.parent, first=first, on_embedded=on_embedded)
         else:
-            rows = (Row(form.cells(outcome), outcome.error is not None) for outcome in outcomes(first))
+            rows = (Row(form.cells(outcome), outcome.error is not None) for outcome in outcomes)
         _write(rows, table, partial, _shows_pace(reporter, first, source.num_rows))
         partial.save()
-        if output.exists() and not overwrites:
-            raise _existing(output)
+        _check_new(output, overwrites=overwrites)
         table.finish(partial.path, output)
         partial.remove()
     return TableOutcome(partial.progress.rows, partial.progress.errors)
@@ -185,12 +181,13 @@ def _check_output(output: Path, data: DataConfig, *, overwrites: bool, is_spread
     if output.exists():
         if any(Path(place).exists() and output.samefile(place) for place in (data.location, data.images or "")):
             raise ArgumentError(f"--output {output}: is the input; expected another file")
-        if not overwrites:
-            raise _existing(output)
+        _check_new(output, overwrites=overwrites)
 
 
-def _existing(output: Path) -> ArgumentError:
-    return ArgumentError(f"--output {output}: exists; expected a new file, or --overwrite to replace it")
+def _check_new(output: Path, *, overwrites: bool) -> None:
+    """Raise ArgumentError if the output exists and must not be replaced."""
+    if output.exists() and not overwrites:
+        raise ArgumentError(f"--output {output}: exists; expected a new file, or --overwrite to replace it")
 
 
 def _read_source(data: DataConfig, options: TableOptions, reporter: Reporter) -> _Source:

@@ -95,6 +95,8 @@ class Architecture(ABC):
     pretraining_objectives: ClassVar[tuple[Objective, ...]] = ()
     """The objectives on which models can be pretrained; see `nas.models.fusion.pretraining`. With `masked_language`,
     models read token ids."""
+    pretrains_on_texts: ClassVar[bool] = False
+    """Whether a pretraining can begin with steps on texts alone (`PretrainingModel.text_token_logits`)."""
     embeds_pairs: ClassVar[bool] = False
     """Whether a model embeds pictures and texts apart from each other, as `nas.models.fusion.embeddings` describes, so
     that it can be searched for image-text retrieval. It is then built with `num_classes=0` and without classifiers."""

@@ -57,6 +57,11 @@ class PretrainingSettings:
         distils_language = "masked_language" in self.objectives and self.config.distillation > 0
         return "contrastive" in self.objectives or distils_language
 
+    @property
+    def step_count(self) -> int:
+        """The number of all steps, those on texts alone included."""
+        return self.config.text_steps + self.config.steps
+
     def alpha(self, step: int, epoch_steps: int) -> float:
         """Return the weight of the momentum model's targets at a step: it rises linearly during the first epoch.
 

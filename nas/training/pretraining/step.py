@@ -6,8 +6,8 @@ the queue, and its weights follow those that are trained.
 Shapes: B pairs, E size of contrastive embeddings, M masked tokens, V tokens of the vocabulary.
 """
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,6 +75,54 @@ class Pretrainer:
         self.optimizer.zero_grad(set_to_none=True)  # before the forward pass, to free the previous gradients
         self.losses.add(index, self.accumulate_gradients(pairs, alpha)[None])
         self._update(index)
+
+    def text_step(self, index: int, pairs: PairBatch) -> None:
+        """Train one step on texts alone, in which only `PretrainingModel.text_weights` learn.
+
+        It needs less memory than a step on pairs with the same masked texts, and does not use the moving average.
+
+        Args:
+            index: The number of the step, from 0.
+            pairs: The texts, on the host.
+
+        Raises:
+            TrainingError: If a loss is not finite.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._only_texts_learn():
+            pairs = pairs.to(self.device)
+            with self._computing():
+                loss = self._text_loss(pairs)
+            torch.autograd.backward(loss)
+        self.losses.add(index, loss.detach()[None])
+        self._update_weights(index, self.settings.config.text_steps)
+
+    def _text_loss(self, pairs: PairBatch) -> Tensor:
+        """Return the loss of masked words, given texts alone, 0-dimensional."""
+        masked, model = pairs.masked, self.model
+        if masked is None:
+            return _zero(model)
+        texts = model.encode_texts(replace(features_of_batch(pairs.batch), text_tokens=masked.ids))
+        return masked_language_loss(model.text_token_logits(texts, masked.places), masked.targets)
+
+    def start_pairs(self) -> None:
+        """Start the steps on pairs after those on texts, with a new optimizer state and moving average."""
+        self.optimizer = build_optimizer(self.model, self.settings.recipe, self.device)
+        if self.average:
+            update_average(self.average, self.model, 0.0)
+
+    @contextmanager
+    def _only_texts_learn(self) -> Iterator[None]:
+        """Freeze all weights but those that learn from texts: the optimizer skips weights without gradients."""
+        learning = {id(weight) for weight in self.model.text_weights()}
+        frozen = [entry for entry in self.model.parameters() if entry.requires_grad and id(entry) not in learning]
+        for entry in frozen:
+            entry.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for entry in frozen:
+                entry.requires_grad_(True)
 
     def accumulate_gradients(self, pairs: PairBatch, alpha: float) -> Tensor:
         """Run the forward and backward passes, which determine the peak memory of a step; fill the queue.
@@ -169,14 +217,23 @@ class Pretrainer:
 
     def _update(self, index: int) -> None:
         """Update the weights with the gradients, and the momentum model with the weights."""
+        self._update_weights(index, self.settings.config.steps)
+        if self.average:
+            update_average(self.average, self.model, self.settings.config.momentum)
+
+    def _update_weights(self, index: int, step_count: int) -> None:
+        """Update the weights with the gradients.
+
+        Args:
+            index: The number of the step, from 0.
+            step_count: The number of steps, which the schedule of the learning rate spans.
+        """
         recipe, architecture = self.settings.recipe, self.model.model.architecture
-        factor = learning_rate_factor(index, self.settings.config.steps, recipe)
+        factor = learning_rate_factor(index, step_count, recipe)
         set_learning_rates(self.optimizer, factor, [architecture.prompted_layers(self.model.model.sizes)], recipe)
         if recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm, foreach=has_fused_updates(self.device))
         self.optimizer.step()
-        if self.average:
-            update_average(self.average, self.model, self.settings.config.momentum)
 
     def state(self) -> dict[str, Any]:
         """Return everything that a later process needs to continue, for `load`."""

@@ -149,6 +149,33 @@ def test_outputs_for_the_objectives_equal_whole_layers_one_pair_at_a_time(
         torch.testing.assert_close(got[name], values, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("which", ["smallest", "largest"])
+def test_vlmo_predicts_masked_words_of_texts_alone_by_the_experts_of_texts(which: str) -> None:
+    pair, (pixels, ids, mask) = pair_for("vlmo"), raw_batch()
+    fusion: Any = fresh("vlmo", getattr(space_of("vlmo"), which), pair)
+    model = fusion.pretraining_model().double()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "encoder.model" not in name:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    features = features_of(pair, fusion.entry_layers(), pixels, ids, mask)
+    got = model.text_token_logits(model.encode_texts(features), PLACES)
+    slow, language = SlowVLMo(model, *(encoder.model for encoder in pair)), model._language_experts()
+    rows = []
+    for place in PLACES.tolist():
+        _, t = slow.inputs(pixels[0], ids[place // 7][: LENGTHS[place // 7]])
+        rows.append(slow.run(t, [[(expert, slice(None))] for expert in language])[0, place % 7])
+    embeddings = fusion.text_encoder.model.embeddings.word_embeddings.weight
+    torch.testing.assert_close(got, words(model.words, torch.stack(rows), embeddings), rtol=0, atol=1e-10)
+    torch.autograd.backward(got.square().sum())
+    learned = {id(entry) for entry in model.text_weights()}
+    own = {name for name, entry in model.named_parameters() if id(entry) in learned}
+    assert all(entry.grad is not None and bool(entry.grad.any()) for entry in model.text_weights())
+    parts = ("model.image_encoder.language_experts.", "image_encoder.language.", "model.text_encoder.", "words.")
+    assert own and all(name.startswith((*parts, "model.projection.")) for name in own)
+    assert not any("attention" in name for name in own)
+
+
 @pytest.mark.parametrize("family", SLOW)
 def test_objectives_train_all_weights_but_the_classifier(family: str) -> None:
     pair, raw = pair_for(family), raw_batch()

@@ -12,8 +12,10 @@ from torch import Tensor
 from nas.common.errors import TrainingError
 from nas.data.features.store import FeatureSplit
 from nas.training.pretraining.checkpoint import PretrainingCheckpoint
+from nas.training.pretraining.pairs import PairBatch
 from nas.training.pretraining.pretrain import pretrain
 from nas.training.pretraining.settings import PretrainingSettings
+from nas.training.pretraining.step import Pretrainer
 from nas.training.stopping import StopRequested
 from tests.support.tiny_pairs import TinyPairs
 
@@ -78,6 +80,74 @@ def test_interrupted_pretraining_resumes_without_a_difference(
     assert_equal(weights(again), whole)
     checkpoint.delete()
     assert not list((tmp_path / "pretraining").iterdir())
+
+
+@pytest.fixture
+def staged(settings: PretrainingSettings) -> PretrainingSettings:
+    """Three steps on texts alone before those on pairs."""
+    return replace(settings, config=settings.config.replace(text_steps=3))
+
+
+def test_steps_on_texts_alone_train_the_weights_of_texts_without_the_pictures(
+    fresh: Callable[[], TinyPairs],
+    split: FeatureSplit,
+    staged: PretrainingSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read, step = list[int](), Pretrainer.text_step
+
+    def noted(self: Pretrainer, index: int, pairs: PairBatch) -> None:
+        read.append(pairs.batch.image_tokens.numel())
+        step(self, index, pairs)
+
+    def after(steps: int) -> dict[str, Tensor]:
+        calls, model = iter(range(100)), fresh()
+        with pytest.raises(StopRequested):
+            pretrain(model, split, staged, seed=5, should_stop=lambda: next(calls) == steps)
+        return weights(model)
+
+    monkeypatch.setattr(Pretrainer, "text_step", noted)
+    found, before = after(3), weights(fresh())
+    assert read == [0, 0, 0]
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, found[name])}
+    assert changed and all(name.startswith("text_encoder.") for name in changed)
+    assert any("attention" in name for name in changed), "the tiny family trains the whole encoder"
+    assert not torch.equal(after(4)["joint.weight"], found["joint.weight"]), "then all weights learn"
+
+
+def test_moving_average_starts_after_the_steps_on_texts(
+    fresh: Callable[[], TinyPairs], staged: PretrainingSettings
+) -> None:
+    pretrainer = Pretrainer(fresh(), staged)
+    with torch.no_grad():
+        for parameter in pretrainer.model.parameters():
+            parameter.add_(1.0)
+    pretrainer.start_pairs()
+    own = dict(pretrainer.model.named_parameters())
+    assert own.keys() == pretrainer.average.keys()
+    assert all(torch.equal(tensor, own[name]) for name, tensor in pretrainer.average.items())
+    assert not pretrainer.optimizer.state
+
+
+@pytest.mark.parametrize("stops_before", [1, 3, 4, 9])
+def test_pretraining_with_steps_on_texts_resumes_without_a_difference(
+    fresh: Callable[[], TinyPairs],
+    split: FeatureSplit,
+    staged: PretrainingSettings,
+    tmp_path: Path,
+    stops_before: int,
+) -> None:
+    settings = replace(staged, config=staged.config.replace(checkpoint_steps=3))
+    pretrain(whole := fresh(), split, settings, seed=5)
+    checkpoint, calls = PretrainingCheckpoint(tmp_path / "pretraining" / "a.pt", FACTS), iter(range(100))
+    with pytest.raises(StopRequested):
+        pretrain(
+            fresh(), split, settings, seed=5, checkpoint=checkpoint, should_stop=lambda: next(calls) == stops_before
+        )
+    model, steps = fresh(), list[int]()
+    pretrain(model, split, settings, seed=5, checkpoint=checkpoint, on_step=lambda step, loss: steps.append(step))
+    assert steps == list(range(stops_before // 3 * 3 + 1, 11))
+    assert_equal(weights(model), weights(whole))
 
 
 @pytest.mark.parametrize("damage", ["other facts", "cut", "no archive", "changed byte"])

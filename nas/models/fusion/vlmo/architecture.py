@@ -27,6 +27,7 @@ class VLMoArchitecture(Architecture):
     genes = (Gene("modality_layers", "L_m", 0, unit="layers"),)
     trains = ("image", "text")
     pretraining_objectives = OBJECTIVES
+    pretrains_on_texts = True
 
     modality_layers: int
 

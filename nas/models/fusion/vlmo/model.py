@@ -1,9 +1,9 @@
 """VLMo (Bao et al., "VLMo: Unified Vision-Language Pre-Training with Mixture-of-Modality-Experts").
 
-NeurIPS 2022, arXiv 2111.02358, section 3.2: one pre-norm transformer reads image and text together. All tokens share
-the self-attention; the feed-forward block with its norm is that of an expert: in the lower layers V for the tokens of
-the image and L for those of the text, in the upper ones VL for all. The classifier reads the text's CLS after the final
-norm (section 3.5).
+NeurIPS 2022, arXiv 2111.02358: one pre-norm transformer reads image and text together. All tokens share the
+self-attention; the feed-forward block with its norm is that of an expert: in the lower layers V for the tokens of the
+image and L for those of the text, in the upper ones VL for all. The classifier reads the text's CLS after the final
+norm.
 
 The transformer is the image encoder: its attention is shared, its feed-forward blocks are V below and VL above, and L
 starts as a copy of V. (The published code leaves VL and L random before the pretraining, for which there is not enough

@@ -1,13 +1,15 @@
-"""The objectives of VLMo (Bao et al., NeurIPS 2022, section 3.3): contrastive, matching, masked language.
+"""The objectives of VLMo (Bao et al., NeurIPS 2022): contrastive, matching, masked language.
 
 For the contrastive embeddings the transformer reads an image alone, with expert V in every layer, or a text alone, with
 expert L in every layer; for matching and masked language modelling it reads both, as for the classifier. The experts V
 and L of the upper layers, which are read in the first way alone, are part of the pretraining only: they start as copies
 of the layer's VL expert.
 
-The paper trains in three stages (section 3.4): on images, on texts alone with attention and V frozen, then on pairs.
-The first is the pretraining of the image encoder given. The second is left out; L and the words learn in the third one,
-together with everything else.
+The paper trains in stages: on images, on texts alone with attention and V frozen, then on pairs. The first is the
+pretraining of the image encoder given. The second are the steps of `pretraining.text_steps`, if there are any: masked
+language modelling in which a text alone passes expert L of every layer. The experts L, the words with their linear map
+and the head of the objective learn; all else is frozen, the attention, V, VL, the segments and the final norm. Without
+these steps, L and the words learn in the last stage alone, together with everything else.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,14 +59,21 @@ class VLMoPretraining(PretrainingModel):
         return TokenStates(self.model.text_embeddings(features), features.text_mask)
 
     def embed(self, images: TokenStates, texts: TokenStates) -> tuple[Tensor, Tensor]:
-        model, lower = self.model, list(self.model.experts)
-        vision: list[nn.Module | None] = [*(None for _ in lower), *self.upper_experts("vision")]  # below, V is own
-        image_read = self._alone(images, model.image_encoder, vision)
-        text_read = self._alone(texts, model.text_encoder, [*lower, *self.upper_experts("language")])
+        model = self.model
+        vision: list[nn.Module | None] = [
+            *(None for _ in model.experts),
+            *self.upper_experts("vision"),
+        ]  # below, V is own
+        image_read = self._readout(images, model.image_encoder, vision)
+        text_read = self._readout(texts, model.text_encoder, self._language_experts())
         embeddings: tuple[Tensor, Tensor] = self.contrastive(image_read, text_read)
         return embeddings
 
-    def _alone(self, states: TokenStates, reader: Encoder, experts: Sequence[nn.Module | None]) -> Tensor:
+    def _language_experts(self) -> list[nn.Module]:
+        """Return expert L of every layer."""
+        return [*self.model.experts, *self.upper_experts("language")]
+
+    def _readout(self, states: TokenStates, reader: Encoder, experts: Sequence[nn.Module | None]) -> Tensor:
         """Return the readout of one modality alone, (B, D_img).
 
         Args:
@@ -72,15 +81,26 @@ class VLMoPretraining(PretrainingModel):
             reader: The encoder of the modality, whose readout tokens are read; the mean of several.
             experts: The expert of each layer; None for the layer's own.
         """
+        return self.model.image_encoder.finish(self._alone(states, reader, experts)).mean(dim=1)
+
+    def _alone(self, states: TokenStates, reader: Encoder | None, experts: Sequence[nn.Module | None]) -> Tensor:
+        """Run all layers over one modality alone, and return the tokens that a reader reads, or all, (B, R, D_img).
+
+        Args:
+            states: Its tokens as input of the first layer.
+            reader: The encoder of the modality, whose readout tokens are wanted; None for all tokens.
+            experts: The expert of each layer; None for the layer's own.
+        """
         encoder, rows, mask = self.model.image_encoder, states.rows, states.mask
         bias = encoder.data_bias(mask, rows.shape[1], rows.dtype)
         for index, expert in enumerate(experts):
             feed_forward = halves_of(encoder, index).feed_forward
             rest = feed_forward if expert is None else partial(_with_expert, feed_forward, expert)
-            is_last = index == encoder.num_layers - 1
-            wanted = (reader.readout_rows(rows, mask), reader.readout_bias(bias, mask)) if is_last else None
+            wanted = None
+            if index == encoder.num_layers - 1 and reader is not None:
+                wanted = reader.readout_rows(rows, mask), reader.readout_bias(bias, mask)
             rows = run_split(encoder, index, rows, bias, rest, whole=False, wanted=wanted)
-        return encoder.finish(rows).mean(dim=1)
+        return rows
 
     @property
     def temperature(self) -> Tensor:
@@ -96,6 +116,17 @@ class VLMoPretraining(PretrainingModel):
         rows = self._joint(images, texts, all_tokens=True).flatten(0, 1).index_select(0, places)
         logits: Tensor = self.words(self.model.image_encoder.finish(rows))
         return logits
+
+    def text_token_logits(self, texts: TokenStates, places: Tensor) -> Tensor:
+        rows = self._alone(texts, None, self._language_experts()).flatten(0, 1).index_select(0, places)
+        logits: Tensor = self.words(self.model.image_encoder.finish(rows))
+        return logits
+
+    def text_weights(self) -> list[nn.Parameter]:
+        learning = nn.ModuleList(
+            [*self._language_experts(), self.model.text_encoder, self.model.projection, self.words]
+        )
+        return list(learning.parameters())
 
     def _joint(self, images: TokenStates, texts: TokenStates, *, all_tokens: bool) -> Tensor:
         lower = len(self.model.experts)
