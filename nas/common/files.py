@@ -27,6 +27,14 @@ def default_cache_directory() -> Path:
         ) from error
 
 
+def file_size(path: Path) -> int | None:
+    """Return the size of a file in bytes; None if it does not exist."""
+    try:
+        return path.stat().st_size
+    except (OSError, ValueError):  # ValueError: a path with a null byte
+        return None
+
+
 def check_writable(directory: Path) -> None:
     """Check that files can be written to a directory, which is created later if it does not exist.
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from nas.common.boundary import check_no_lfs_pointer, check_regular_file, reading, shown
 from nas.common.errors import DataError
+from nas.common.files import file_size
 from nas.common.units import format_bytes
 from nas.config.data_schema import MAX_PIXELS
 from nas.data.archive import open_archive
@@ -29,14 +30,6 @@ _BYTES_PER_PIXEL = 6
 _LARGE_FILE = 2**24
 _ENCRYPTED = 0x1
 _ARCHIVE = ".zip"
-
-
-def file_size(path: Path) -> int | None:
-    """Return the size of a file in bytes; None if it does not exist."""
-    try:
-        return path.stat().st_size
-    except (OSError, ValueError):  # ValueError: a path with a null byte
-        return None
 
 
 class ImageSource(ABC):
@@ -112,6 +105,15 @@ class ImageSource(ABC):
             image, changes = decode(self._opener(name), self.max_pixels)
         self._record(name, changes)
         return image
+
+    def pixel_count(self, name: str) -> int:
+        """Return the number of pixels of an image, of which only the start is read.
+
+        Raises:
+            DataError: As `open` does.
+        """
+        with self._reading(name), self._opener(name)() as image:
+            return image.width * image.height
 
     def find_unreadable(
         self, names: Sequence[str], on_progress: Callable[[int, int], None] = lambda done, total: None

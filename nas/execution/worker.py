@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nas.common.devices import use_deterministic_kernels
+from nas.common.devices import is_accelerator, use_deterministic_kernels
 from nas.common.seeds import seed_from
-from nas.data.features.raw_images import open_raw_images
+from nas.data.features.raw_images import AT_ONCE_BYTES, open_raw_images
 from nas.data.features.store import FeatureStore
 from nas.execution.base import SupernetJob, SupernetProgress
 from nas.execution.grant import GrantExceeded, MemoryGrant
@@ -91,7 +91,9 @@ class CandidateWorker:
         """Return a complete feature store, opened for the encoders of this worker."""
         config, images = self.setup.config, None
         if config.features.storage == "none":
-            images = open_raw_images(config.data, config.encoders.image, self.setup.thread_count)
+            # The memory of a GPU holds no pictures; that of the host is counted, and is what a worker is granted.
+            limit = None if is_accelerator(self._device) else AT_ONCE_BYTES
+            images = open_raw_images(config.data, config.encoders.image, self.setup.thread_count, limit)
         return FeatureStore(directory, (self._image_encoder, self._text_encoder), images)
 
     def stop(self) -> None:

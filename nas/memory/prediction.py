@@ -302,24 +302,24 @@ class MemoryModel:
         if key not in peaks:
             interpolated_bytes = self._interpolate(step)
             if interpolated_bytes is not None:
-                prediction = self._with_start(replace(weights, step_bytes=interpolated_bytes))
+                prediction = self._with_start(replace(weights, step_bytes=interpolated_bytes), step)
                 margin = _TRACE_MARGIN * interpolated_bytes
                 if budget_bytes is None or abs(prediction.peak_bytes - budget_bytes) > margin:
                     return prediction
             peaks[key] = self._tracer.held_gradient_bytes(step) + self._tracer.trace(step).peak_bytes
-        return self._with_start(replace(weights, step_bytes=peaks[key]))
+        return self._with_start(replace(weights, step_bytes=peaks[key]), step)
 
     def _key(self, step: TrainingStep) -> TraceKey:
         return step, self._tracer.trained_architecture(step)
 
-    def _with_start(self, prediction: PeakPrediction) -> PeakPrediction:
-        """Return the prediction for the start of the classifiers, if that needs more than a step.
+    def _with_start(self, prediction: PeakPrediction, step: TrainingStep) -> PeakPrediction:
+        """Return the prediction for the start of the classifiers, or for reading a batch, if that needs more.
 
-        It comes before the first step, and so before the optimizer state and any gradient.
+        The start comes before the first step, and so before the optimizer state and any gradient.
         """
         later_bytes = prediction.optimizer_bytes + prediction.gradient_sum_bytes
         start_bytes = self._tracer.start_bytes(prediction.step_bytes) - later_bytes
-        return replace(prediction, step_bytes=max(prediction.step_bytes, start_bytes))
+        return replace(prediction, step_bytes=max(prediction.step_bytes, start_bytes, self._tracer.reading_bytes(step)))
 
     def _interpolate(self, step: TrainingStep) -> int | None:
         """Return the bytes of a step from the surface of its set of architectures; None if it is to be traced."""

@@ -1,5 +1,6 @@
 """Trace the forward and backward passes of training steps on encoders without data."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -9,11 +10,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from nas.common.devices import CPU, product_dtype
+from nas.common.devices import CPU, is_accelerator, product_dtype
 from nas.config.data_schema import FeaturesConfig
 from nas.config.training_schema import RecipeConfig
 from nas.data.features.eight_bits import read_dtype
 from nas.data.features.frozen import FrozenLayers
+from nas.data.features.raw_images import decoding_bytes
 from nas.data.features.store import Batch
 from nas.memory.overheads import overheads_on
 from nas.memory.tracing import ShapeTracer, Trace
@@ -39,6 +41,8 @@ from nas.training.trainer import Trainer
 
 _WEIGHT_BYTES = 4
 """Bytes of a trained weight, which is float32."""
+_PIXEL_BYTES = 4
+"""Bytes of a processed pixel value, which is float32."""
 
 
 def blocks(tensors: Iterable[Tensor], block_bytes: int) -> int:
@@ -58,6 +62,7 @@ class TaskShapes:
         label_kind: What samples are evaluated by.
         train_samples: The number of training samples.
         class_texts: The texts of the classes, for a family that reads them.
+        largest_picture: The number of pixels of the largest picture that steps decode; 0 where they decode none.
     """
 
     image_shape: tuple[int, ...]
@@ -67,6 +72,7 @@ class TaskShapes:
     label_kind: LabelKind = "single"
     train_samples: int = 0
     class_texts: ClassTexts | None = None
+    largest_picture: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,7 @@ class StepTracer:
     ) -> None:
         self._shape_tracer = ShapeTracer(device)
         self._block_bytes = overheads_on(device).block_bytes
+        self._decodes = task.largest_picture > 0 and not is_accelerator(device)  # pictures are in the host's memory
         with self._shape_tracer:
             self._encoders = build_encoder(image_config), build_encoder(text_config)
             if recipe.precision != "float32":
@@ -192,6 +199,20 @@ class StepTracer:
         """Return the bytes of the gradients of earlier micro-batches, which are held throughout a step."""
         return 0 if step.is_first else self.weight_bytes(self.trained_architecture(step))
 
+    def reading_bytes(self, step: TrainingStep) -> int:
+        """Return the bytes that are held while the pictures of a batch are decoded, before a step computes with them.
+
+        These are the pictures that are decoded at the same time, the pixel values of all, once more while they become
+        one batch, and the gradients of earlier micro-batches.
+
+        Args:
+            step: The step; 0 bytes if it reads no images, or no pictures are decoded.
+        """
+        if not self._decodes or step.architecture.entry_layers(self._sizes).image is None:
+            return 0
+        pixels = _PIXEL_BYTES * step.batch_size * math.prod(self._task.image_shape)
+        return self.held_gradient_bytes(step) + 2 * pixels + decoding_bytes(self._task.largest_picture)
+
     def trace(self, step: TrainingStep) -> Trace:
         """Trace forward and backward pass, including the batch and new gradients, without weights."""
         with self._shape_tracer:
@@ -220,7 +241,9 @@ class StepTracer:
             momentum = blocks(pretrainer.momentum_tensors(), self._block_bytes)
             self._shape_tracer.start()
             pretrainer.accumulate_gradients(self._pairs(architecture, settings), settings.config.distillation)
-            return PretrainingBytes(weights, momentum, self._shape_tracer.stop().peak_bytes)
+            peak = self._shape_tracer.stop().peak_bytes
+        step = TrainingStep(architecture, is_slice=False, batch_size=settings.recipe.batch_size, is_first=True)
+        return PretrainingBytes(weights, momentum, max(peak, self.reading_bytes(step)))
 
     def _pairs(self, architecture: Architecture, settings: PretrainingSettings) -> PairBatch:
         """Return the pairs of a step of a pretraining, as many of whose tokens are masked as can be."""

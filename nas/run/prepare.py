@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -11,7 +12,7 @@ from nas.common.progress import Reporter, build_reporter
 from nas.common.units import format_bytes
 from nas.config.schema import Config
 from nas.data.contents import Contents
-from nas.data.dataset import read_dataset
+from nas.data.dataset import open_dataset_images, read_dataset
 from nas.data.features.build import placed_on
 from nas.data.features.cache import open_or_build
 from nas.data.features.costs import seconds_per_token
@@ -19,6 +20,7 @@ from nas.data.features.helpers import BuildHelpers
 from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureStore
 from nas.data.features.threads import BuildLimits
+from nas.data.image_sizes import pixel_counts
 from nas.data.preprocessing import Preprocessor
 from nas.data.samples import Dataset
 from nas.data.text_check import check_texts
@@ -113,7 +115,7 @@ def prepare(
         memory=build_memory_model(
             config,
             (image_encoder.config, text_encoder.config),
-            _task(config, sources.dataset, preprocessor, (store.image_token_count, store.longest_text), class_texts),
+            _task(config, sources.dataset, preprocessor, class_texts, _shapes_of(store)),
             first_layers=first_layers(config, sizes),
             device=device,
         ),
@@ -123,17 +125,32 @@ def prepare(
     )
 
 
+class _InputShapes(NamedTuple):
+    """Numbers of tokens of an image and of the longest text, and of pixels of the largest picture that steps decode."""
+
+    image_tokens: int
+    text_tokens: int
+    largest_picture: int
+
+
+def _shapes_of(store: FeatureStore) -> _InputShapes:
+    largest = max(split.largest_picture for split in store.splits.values())
+    return _InputShapes(store.image_token_count, store.longest_text, largest)
+
+
 def _task(
     config: Config,
     dataset: Dataset,
     preprocessor: Preprocessor,
-    token_counts: tuple[int, int],
     class_texts: ClassTexts | None,
+    inputs: _InputShapes,
 ) -> TaskShapes:
-    """Return the shapes of a task, given the number of tokens of an image and of the longest text."""
+    """Return the shapes of a task."""
     return TaskShapes(
         image_shape(preprocessor),
-        *token_counts,
+        image_token_count=inputs.image_tokens,
+        text_token_count=inputs.text_tokens,
+        largest_picture=inputs.largest_picture,
         num_classes=len(dataset.class_names),
         label_kind=config.data.label_kind,
         train_samples=len(dataset.splits["train"]),
@@ -223,7 +240,7 @@ def build_features(config: Config, cache_directory: Path) -> Path:
 
 
 def predict_memory(config: Config, *, source: str, device: torch.device = CPU) -> tuple[MemoryModel, Architecture]:
-    """Predict the memory of a search without its images and cached encoder outputs.
+    """Predict the memory of a search without its cached encoder outputs, and without its images if these are cached.
 
     Args:
         config: The configuration of the search.
@@ -252,14 +269,22 @@ def predict_memory(config: Config, *, source: str, device: torch.device = CPU) -
     )
     sizes = sizes_of(image_encoder, text_encoder)
     class_texts = read_class_texts(config, source, text_encoder, preprocessor, dataset.class_names)
+    largest = _largest_picture(config, dataset) if config.features.storage == "none" else 0
+    inputs = _InputShapes(int(image_tokens.shape[1]), longest, largest)
     memory = build_memory_model(
         config,
         (image_encoder.config, text_encoder.config),
-        _task(config, dataset, preprocessor, (int(image_tokens.shape[1]), longest), class_texts),
+        _task(config, dataset, preprocessor, class_texts, inputs),
         first_layers=first_layers(config, sizes),
         device=device,
     )
     return memory, default_architecture(config, sizes)
+
+
+def _largest_picture(config: Config, dataset: Dataset) -> int:
+    """Return the number of pixels of the largest image of a data set, of which only the start of each is read."""
+    names = dict.fromkeys(name for samples in dataset.splits.values() for name in samples.images)
+    return int(pixel_counts(open_dataset_images(config.data), list(names)).max())
 
 
 def default_architecture(config: Config, sizes: EncoderSizes) -> Architecture:

@@ -3,14 +3,18 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nas.common.devices import CPU
+from nas.config.data_schema import FeaturesConfig
 from nas.config.training_schema import LearningRatesConfig, RecipeConfig
 from nas.memory.prediction import MemoryModel, TraceCache, micro_batch_counts
+from nas.memory.step_tracing import TaskShapes
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.space import Architecture, SearchSpace
-from tests.support.tiny_memory import RECIPE, SPACE, memory_model, real_model, real_peak
+from tests.support.tiny_memory import IMAGE, RECIPE, SPACE, TEXT, memory_model, real_model, real_peak
 
 ARCHITECTURES = [
     PMFArchitecture(2, 1, 0, 0, 4),
@@ -68,6 +72,36 @@ def test_predicted_peak_of_a_supernet_step_includes_gradients_of_the_whole_super
     assert prediction.supernet_bytes == prediction.gradient_sum_bytes == weights
     assert prediction.optimizer_bytes == 2 * weights
     assert prediction.trained_bytes == 0
+
+
+def test_decoding_of_pictures_is_counted_where_it_needs_more_than_a_step() -> None:
+    architecture, pixels = PMFArchitecture(0, 2, 0, 3, 64), 12_000_000
+    stored = memory_model()
+
+    def decoding(largest: int, device: torch.device = CPU) -> MemoryModel:
+        features = FeaturesConfig(dtype="float16", disk_bytes=2**30, attention=False, views=1, storage="none")
+        task = TaskShapes((3, 32, 32), 17, 9, num_classes=5, largest_picture=largest)
+        return MemoryModel(
+            image_config=IMAGE,
+            text_config=TEXT,
+            recipe=RECIPE,
+            features=features,
+            space=SPACE,
+            task=task,
+            traces=TraceCache(device),
+        )
+
+    batch = 2 * 4 * 6 * 3 * 32 * 32  # the images of a batch, and their copy in one tensor
+    memory = decoding(pixels)
+    one = 2**22 + 24 * pixels
+    assert memory.predict(architecture).step_bytes == batch + one
+    assert memory.predict_supernet(architecture).step_bytes == batch + one
+    weights = 4 * memory.parameter_count(architecture)
+    assert memory.predict(architecture, micro_batches=2).step_bytes == weights + batch // 2 + one
+    assert decoding(400).predict(architecture).step_bytes == batch + 2**25, "several small pictures at the same time"
+    assert decoding(0).predict(architecture).step_bytes < 2**22, "a step of tiny encoders"
+    assert decoding(pixels, torch.device("cuda")).predict(architecture).step_bytes < 2**22, "pictures are on the host"
+    assert stored.predict(architecture).step_bytes < 2**22
 
 
 @pytest.mark.parametrize("every", [20, pytest.param(3, marks=pytest.mark.long)])

@@ -28,10 +28,19 @@ from nas.data.features.blocks import BlockBoard
 from nas.data.features.costs import describe_costs
 from nas.data.features.crew import BlockWork, BuildCrew
 from nas.data.features.inputs import FeatureSources, SplitInputs, pixel_values
-from nas.data.features.plan import IMAGE_NAMES, ArrayPlan, ModalityPlan, choose_plan, possible_plans
+from nas.data.features.plan import (
+    IMAGE_NAMES,
+    IMAGE_PIXELS,
+    NOTHING,
+    ArrayPlan,
+    ModalityPlan,
+    choose_plan,
+    possible_plans,
+)
 from nas.data.features.raw_images import join_names
 from nas.data.features.threads import BuildLimits, BuildThreads, batch_bytes
 from nas.data.features.writer import ArrayFiles
+from nas.data.image_sizes import pixel_counts
 from nas.models.encoders.base import Encoder
 
 BUILD = "build.json"
@@ -70,6 +79,11 @@ class FeatureBuild:
             }
         self._image_shape, self.image_token_count, self._image_seconds = _first_image(sources)
         small = [ArrayPlan(name, array.shape, array.dtype.name) for name, array in self._small.items()]
+        if config.storage == "none":
+            small += [
+                ArrayPlan(f"{split}/{IMAGE_PIXELS}", (len(inputs.images),), "int64")
+                for split, inputs in self._splits.items()
+            ]
         self.plans = possible_plans(self._modalities(), small, config, list(splits))
         self.plan = choose_plan(self.plans, config)
         self._blocks = [block for inputs in self._splits.values() for block in inputs.blocks()]
@@ -145,6 +159,7 @@ class FeatureBuild:
             directory: The folder to create.
 
         Raises:
+            DataError: If an image cannot be opened.
             OSError: If the disk is full.
         """
         for split in self._splits:
@@ -157,6 +172,9 @@ class FeatureBuild:
         with ArrayFiles(directory, self.plan.arrays) as files:
             for name, values in self._small.items():
                 files.write(name, 0, values)
+            if self.plan.tier == NOTHING:
+                for split, inputs in self._splits.items():
+                    files.write(f"{split}/{IMAGE_PIXELS}", 0, pixel_counts(self.sources.images, inputs.images))
             files.sync()
         BlockBoard.create(directory)
         for path in (*(directory / split for split in self._splits), directory, directory.parent):

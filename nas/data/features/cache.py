@@ -24,6 +24,7 @@ from nas.data.features.encode import NotFiniteError
 from nas.data.features.files import FORMAT, find_damage, seal_store
 from nas.data.features.helpers import BuildHelpers, HelpedProgress, HelpOrder
 from nas.data.features.inputs import FeatureSources
+from nas.data.features.plan import IMAGE_PIXELS
 from nas.data.features.raw_images import RawImages, join_names
 from nas.data.features.store import FeatureStore
 from nas.data.features.threads import BuildLimits
@@ -115,9 +116,9 @@ def _cache_key(sources: FeatureSources, features: FeaturesConfig) -> str:
     augmentation = PARAMETERS if features.views > 1 else ""
     contents = sorted(sources.contents.summary().items())
     forced: tuple[str, ...] = () if features.storage == "auto" else (features.storage,)
-    if features.storage == "none":  # it has the paths of the images
+    if features.storage == "none":  # it has the paths of the images, and their sizes
         names = [name for _, samples in sorted(sources.dataset.splits.items()) for name in samples.images]
-        forced = (*forced, hashlib.sha256(join_names(names).tobytes()).hexdigest())
+        forced = (*forced, hashlib.sha256(join_names(names).tobytes()).hexdigest(), IMAGE_PIXELS)
     facts = (FORMAT, entry_layers, features.dtype, features.views, uses_attention, augmentation, contents, *forced)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 

@@ -31,6 +31,8 @@ from nas.search.space import RAW
 ATTENTION, EVERY_LAYER, SMALLEST_LAYER, NOTHING = TIERS = ("attention", "every layer", "smallest layer", "nothing")
 IMAGE_NAMES = "image_names.npy"
 """The file of a split with the paths of its images, as one array of bytes; only where nothing of them is stored."""
+IMAGE_PIXELS = "image_pixels.npy"
+"""The file with the number of pixels of each of these images."""
 _TIERS_OF: Mapping[FeatureStorage, Sequence[str]] = {
     "auto": (ATTENTION, EVERY_LAYER, SMALLEST_LAYER),
     "every_layer": (ATTENTION, EVERY_LAYER),

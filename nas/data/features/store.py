@@ -19,7 +19,7 @@ from nas.common.errors import DataError
 from nas.data.features.eight_bits import from_stored
 from nas.data.features.files import StoreContents, read_contents
 from nas.data.features.frozen import FrozenLayers
-from nas.data.features.plan import IMAGE_NAMES, NOTHING, attended_name, logsumexp_name, readout_name, tokens_name
+from nas.data.features.plan import NOTHING, attended_name, logsumexp_name, readout_name, tokens_name
 from nas.data.features.raw_images import RawImages, SplitImages
 from nas.data.samples import Labels
 from nas.models.encoders.base import Encoder
@@ -125,7 +125,9 @@ class FeatureSplit:
     ) -> None:
         self._directory = directory
         self._encoders = encoders
-        self._images = SplitImages(directory / IMAGE_NAMES, images) if contents.tier == NOTHING else None
+        self._images = SplitImages(directory, images) if contents.tier == NOTHING else None
+        self.largest_picture = 0 if self._images is None else int(self._images.pixel_counts.max())
+        """Number of pixels of the largest image that batches decode; 0 where they decode none."""
         self.view_count = contents.views[directory.name]
         """Number of views of every image: view 0 is the image itself, the others are augmented."""
         self._tokens = {

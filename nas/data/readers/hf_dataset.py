@@ -10,9 +10,10 @@ from typing import Any
 
 from nas.common.boundary import check_no_lfs_pointer, check_regular_file, reading
 from nas.common.errors import DataError
+from nas.common.files import file_size
 from nas.config.data_schema import MAX_PIXELS, ColumnsConfig, DataConfig
 from nas.data.decoding import OpenFile, open_file
-from nas.data.images import ImageSource, file_size
+from nas.data.images import ImageSource
 from nas.data.inputs import Input
 from nas.data.pixels import ImageProblem
 from nas.data.readers.base import Reader

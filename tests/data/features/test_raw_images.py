@@ -1,6 +1,8 @@
 """Features of which nothing is stored: images are decoded, and frozen layers computed, whenever a batch is read."""
 
 import dataclasses
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from nas.common.errors import DataError
+from nas.data.decoding import picture_bytes
 from nas.data.features.inputs import FeatureSources
-from nas.data.features.raw_images import RawImages, join_names, split_names
+from nas.data.features.raw_images import AT_ONCE_BYTES, RawImages, decoding_bytes, join_names, split_names
 from nas.data.features.store import Batch, FeatureStore
+from nas.data.images import FolderImages
 from nas.models.encoders.base import Encoder
 from nas.models.encoders.partial_checkpoint import load_tail, save_tail
 from nas.search.space import RAW, WHOLE, EntryLayers
@@ -63,7 +67,7 @@ def test_store_has_readouts_token_ids_and_no_tokens(stored: FeatureStore, nothin
     assert nothing.contents.tier == "nothing"
     assert {path.name for path in (nothing.directory / "train").iterdir()} == {
         *("labels.npy", "image_index.npy", "image_names.npy", "text_starts.npy", "text_lengths.npy", "text_raw.npy"),
-        "text_index.npy",
+        *("text_index.npy", "image_pixels.npy"),
         *("image_pooled.npy", "image_mean.npy", "text_pooled.npy", "text_mean.npy"),
     }
     assert nothing.size_bytes < stored.size_bytes / 10
@@ -111,6 +115,69 @@ def test_threads_decode_the_same_pixels(every: FeatureSources) -> None:
     names, views = list(every.dataset.splits["train"].images[:7]), [0, 1, 2, 0, 1, 2, 0]
     one, three = (RawImages(every.images, every.preprocessor, threads).pixel_values(names, views) for threads in (1, 3))
     assert torch.equal(one, three)
+
+
+def test_store_knows_the_largest_picture(every: FeatureSources, stored: FeatureStore, nothing: FeatureStore) -> None:
+    names = list(dict.fromkeys(every.dataset.splits["train"].images))
+    counts = [width * height for width, height in (every.images.open(name).size for name in names)]
+    assert np.load(nothing.directory / "train" / "image_pixels.npy").tolist() == counts
+    assert nothing.splits["train"].largest_picture == max(counts)
+    assert {split.largest_picture for split in stored.splits.values()} == {0}, "no batch decodes an image"
+
+
+class CountedImages(FolderImages):
+    """Images of which the number that is open at the same time is counted."""
+
+    def __init__(self, location: Path) -> None:
+        super().__init__(location)
+        self._lock, self._open, self.most = threading.Lock(), 0, 0
+
+    def open(self, name: str) -> Image.Image:
+        with self._lock:
+            self._open += 1
+            self.most = max(self.most, self._open)
+        time.sleep(0.01)  # lets other threads open images meanwhile
+        image = super().open(name)
+        with self._lock:
+            self._open -= 1
+        return image
+
+
+@pytest.mark.parametrize(("pixels", "count"), [(400, 6), (500_000, 2), (50_000_000, 1)])
+def test_as_many_pictures_are_decoded_at_the_same_time_as_fit(every: FeatureSources, pixels: int, count: int) -> None:
+    images = CountedImages(every.images.location)
+    names = list(every.dataset.splits["train"].images[:12])
+    raw = RawImages(images, every.preprocessor, threads=6, memory_bytes=AT_ONCE_BYTES)
+    assert raw.pixel_values(names, [0] * len(names), pixels).shape[0] == 12
+    assert images.most == raw.thread_count(pixels) == count
+    assert count * picture_bytes(pixels) <= decoding_bytes(pixels)
+    assert RawImages(images, every.preprocessor, threads=6).thread_count(pixels) == 6, "without a limit"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "I;16"])
+def test_memory_of_a_picture_is_predicted(every: FeatureSources, mode: str, tmp_path: Path) -> None:
+    size = (2000, 1500)
+    values = np.random.default_rng(0).integers(0, 256, (15, 20, 4), dtype=np.uint8)
+    picture = Image.fromarray(values).convert("RGBA" if mode == "RGBA" else "RGB").resize(size)
+    if mode == "I;16":
+        picture = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 200)
+    picture.save(tmp_path / "large.png", compress_level=1)
+    raw = RawImages(FolderImages(tmp_path), every.preprocessor)
+    before = reset_peak()
+    raw.pixel_values(["large.png"], [0])
+    needed = peak_rss() - before
+    assert size[0] * size[1] * 4 < needed <= picture_bytes(size[0] * size[1])
+
+
+def reset_peak() -> int:
+    """Reset the largest memory of this process to its present one, and return it."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak_rss()
+
+
+def peak_rss() -> int:
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
 
 
 def test_paths_of_images_identify_the_store(every: FeatureSources, tmp_path: Path) -> None:
