@@ -1,8 +1,11 @@
-"""What comes before the steps of a short or full training: its recipe, and the pretraining of its model."""
+"""What comes before and between the steps of a training: its recipe, pretraining, and evaluations of a full one."""
 
 import json
 from collections.abc import Callable
 
+import torch
+
+from nas.common.errors import TrainingError
 from nas.config.schema import Config
 from nas.config.training_schema import LearningRatesConfig, RecipeConfig
 from nas.data.features.store import FeatureSplit
@@ -10,7 +13,9 @@ from nas.execution.worker_setup import WorkerSetup
 from nas.models.fusion.base import FusionModel
 from nas.search.trial import Job
 from nas.training.checkpoint import training_facts
-from nas.training.loss_curve import LossCurve, LossPoint
+from nas.training.evaluate import predict_logits
+from nas.training.loss_curve import LossCurve, LossPoint, evaluated_steps, evaluation_count
+from nas.training.metrics import evaluate_logits
 from nas.training.pretraining.checkpoint import PretrainingCheckpoint
 from nas.training.pretraining.pretrain import pretrain
 from nas.training.pretraining.settings import PretrainingSettings
@@ -80,3 +85,51 @@ def pretrain_model(
         on_step=curve.add,
     )
     return curve.points
+
+
+_FORWARDS_PER_STEP = 3
+"""A training step costs about as much as this many forward passes of its samples."""
+
+
+def curve_evaluation(
+    job: Job,
+    model: FusionModel,
+    validation: FeatureSplit,
+    recipe: RecipeConfig,
+    curve: LossCurve,
+    batch_size: int,
+    should_stop: Callable[[], bool],
+) -> Callable[[int], None]:
+    """Return the function to call after each step, which evaluates a full training a few times for its learning curve.
+
+    The number of evaluations depends on numbers of samples alone, and nothing of the training on them: no layer has
+    dropout, and the gradients that are freed are those that the next step would free. It is 0 for short trainings, by
+    whose time candidates are compared.
+
+    Args:
+        job: The training.
+        model: Its model.
+        validation: The samples to evaluate it on.
+        recipe: Its recipe.
+        curve: Receives the metrics.
+        batch_size: The number of samples per batch of an evaluation.
+        should_stop: Called before every batch.
+    """
+    count = 0
+    if job.stage == "full":
+        count = evaluation_count(_FORWARDS_PER_STEP * job.step_count * recipe.batch_size, len(validation))
+    places = evaluated_steps(job.step_count, count)
+
+    def after_step(step: int) -> None:
+        if step not in places:
+            return
+        model.zero_grad(set_to_none=True)  # so that an evaluation needs no more memory than a step
+        try:
+            logits = predict_logits(
+                model, validation, batch_size=batch_size, precision=recipe.precision, should_stop=should_stop
+            )
+        except TrainingError:  # the point is left out; whether the training has failed is decided by its end
+            return
+        curve.evaluate(step, evaluate_logits(logits, torch.from_numpy(validation.labels)))
+
+    return after_step

@@ -17,7 +17,7 @@ from nas.execution.base import SupernetJob, SupernetProgress
 from nas.execution.grant import GrantExceeded, MemoryGrant
 from nas.execution.special_jobs import soft_targets_of, special_result
 from nas.execution.supernet_job import supernet_training
-from nas.execution.training_job import pretrain_model, recipe_of
+from nas.execution.training_job import curve_evaluation, pretrain_model, recipe_of
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.measurement import map_large_tensors
 from nas.models.encoders.partial_checkpoint import load_tail
@@ -234,6 +234,7 @@ class CandidateWorker:
             earlier = pretrain_model(job, model, split, self.setup, should_stop=should_stop, on_start=self._follow)
             start_classifiers(model, split, recipe, batch_size=size, should_stop=should_stop)
         self.curve = LossCurve(job.identity, job.step_count, len(split) / recipe.batch_size, earlier=earlier)
+        validation = self._store.splits["validation"]
         train_steps(
             model=model,
             split=split,
@@ -242,8 +243,8 @@ class CandidateWorker:
             soft_targets=soft_targets_of(job.key, self.setup.run_directory, split, model.num_classes),
             should_stop=should_stop,
             on_step=self.curve.add,
+            after_step=curve_evaluation(job, model, validation, recipe, self.curve, size, should_stop),
         )
-        validation = self._store.splits["validation"]
         logits = predict_logits(model, validation, batch_size=size, precision=self._precision, should_stop=should_stop)
         save_weights(self.setup.weights_path(job.key, job.stage), model, **training_facts(job))
         self.setup.pretraining_path(job.key).unlink(missing_ok=True)

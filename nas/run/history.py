@@ -4,9 +4,9 @@ A line is one point: the mean training loss of the steps since the point before,
 that starts again replaces its points of the first attempt, so that no point is there twice. A kill may leave a partial
 last line, which readers skip and the next session removes.
 
-The file is bounded: a training has at most 40 points of its loss and two evaluations, a screened candidate has two
-evaluations, and a line has about 200 bytes. Once losses fill 16 MiB, those of the oldest candidates are removed until
-half of that is left; evaluations and the supernet's losses stay.
+The file is bounded: a training has at most 40 points of its loss and five evaluations of two values, a screened
+candidate one of two values, and a line has about 200 bytes. Once losses fill 16 MiB, those of the oldest candidates are
+removed until half of that is left; evaluations and the supernet's losses stay.
 """
 
 import json
@@ -192,23 +192,21 @@ class History:
         first = new[0].step
         known = {step: point for step, point in known.items() if step < first}
         self._received[training] = known | {point.step: point for point in new}
-        self._add(
-            [
-                HistoryPoint(
-                    point.time,
-                    training.trial,
-                    training.stage,
-                    training.seed,
-                    point.step,
-                    point.steps,
-                    point.epoch,
-                    "train",
-                    "loss",
-                    point.loss,
-                )
-                for point in new
-            ]
-        )
+        self._add([entry for point in new for entry in self._entries(training, point)])
+
+    def _entries(self, training: TrainingName, point: LossPoint) -> list[HistoryPoint]:
+        """Return the loss of a point of a learning curve, and what is known of validation there."""
+        place = (training.trial, training.stage, training.seed, point.step, point.steps, point.epoch)
+        values = self._values(point.metrics)
+        return [
+            HistoryPoint(point.time, *place, "train", "loss", point.loss),
+            *(HistoryPoint(point.time, *place, "validation", name, value) for name, value in values.items()),
+        ]
+
+    def _values(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the values on validation that the history has, by their names."""
+        values = {"loss": metrics.get("cross_entropy"), self._metric: metrics.get(self._metric)}
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def receiver(self) -> LossReceiver:
@@ -239,16 +237,10 @@ class History:
         self._received.pop(training.pretraining, None)
         curve = self._received.pop(training, {})
         epoch = max((point.epoch for point in curve.values()), default=0.0)
-        values = {"loss": result.metrics.get("cross_entropy"), self._metric: result.metrics[self._metric]}
+        values = self._values(result.metrics)
         place = (training.trial, training.stage, training.seed, result.step_count, result.step_count, epoch)
         now = time.time()
-        self._add(
-            [
-                HistoryPoint(now, *place, "validation", name, value)
-                for name, value in values.items()
-                if value is not None
-            ]
-        )
+        self._add([HistoryPoint(now, *place, "validation", name, value) for name, value in values.items()])
         return {step: point.loss for step, point in sorted(curve.items())}
 
     def _add(self, points: Sequence[HistoryPoint]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from nas.common.sealed_json import read_sealed_json, write_sealed_json
 from nas.search.trial import to_count, to_number
+from nas.training.loss_curve import evaluation_count
 
 SPEED = "speed.json"
 
@@ -30,12 +31,13 @@ class TrainingSpeed:
     start_seconds: float = 0.0
 
     def full_seconds(self, steps: float) -> float:
-        """Return the time of a full training with its evaluation.
+        """Return the time of a full training with its evaluations, those of its learning curve included.
 
         Args:
             steps: The number of steps.
         """
-        return self.start_seconds + self.short_seconds(steps)
+        evaluations = evaluation_count(steps * self.step_seconds, self.evaluation_seconds)
+        return self.start_seconds + self.short_seconds(steps) + evaluations * self.evaluation_seconds
 
     def short_seconds(self, steps: float) -> float:
         """Return the time of a training that starts from the supernet's weights, with its evaluation.

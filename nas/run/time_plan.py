@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from nas.common.units import format_seconds
 from nas.config.schema import Config
 from nas.run.forecast import EVALUATION, Forecast, forecast_of
+from nas.training.loss_curve import evaluation_count
 
 SHOWN_FROM_SECONDS = 60.0
 """The shortest search whose times are worth a line."""
@@ -107,6 +108,7 @@ class TimePlan:
         short = search.short_training_steps * step + evaluation
         each = evaluation + search.promotion_fraction * short
         full = (self._full_steps + self._pretraining_steps) * step + evaluation
+        full += evaluation_count(self._full_steps * step, evaluation) * evaluation  # for the learning curve
         models = search.finalists + 1  # the default races as well
         trainings = search.finalists + self._first_count
         return {

@@ -294,6 +294,7 @@ def train_steps(
     soft_targets: SoftTargets | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
+    after_step: Callable[[int], None] = lambda step: None,
 ) -> None:
     """Train a standalone model in place on the labels, and on the probabilities of a teacher where there is one.
 
@@ -307,6 +308,7 @@ def train_steps(
         soft_targets: The probabilities of the teacher for all samples of the split.
         should_stop: Called before every step; training stops when it returns true.
         on_step: Callback that receives the number of a step, from 1, and its loss; see `StepLosses`.
+        after_step: Callback that receives the number of each step, from 1, while the model has the weights after it.
 
     Raises:
         StopRequested: If `should_stop` returned true.
@@ -333,6 +335,7 @@ def train_steps(
         if soft_targets is not None:
             distillation = soft_targets.of_batch(selection.indices, steps.micro_batches, trainer.device)
         trainer.step(step, inputs, loss.total_weight(labels), distillation=distillation)
+        after_step(step + 1)
         for known in trainer.losses.take():
             on_step(next(numbers), known)
     trainer.losses.finish()

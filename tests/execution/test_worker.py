@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from nas.common.errors import TrainingError
 from nas.execution.base import SupernetJob, SupernetProgress
+from nas.execution.training_job import curve_evaluation
 from nas.execution.worker import CandidateWorker
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.measurement import private_bytes
@@ -17,11 +20,14 @@ from nas.memory.overheads import PROCESS_BYTES, bytes_with_fragmentation
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.keys import CandidateKey
 from nas.search.trial import Failure, Result, Stage
+from nas.training.checkpoint import load_tensors
 from nas.training.distributed import SingleProcessGroup
+from nas.training.loss_curve import MAX_EVALUATIONS, LossCurve, evaluated_steps
 from nas.training.stopping import StopRequested
 from tests.support.factories import make_job
 
 TRAIN_SAMPLES = 36  # three fifths of those of the project
+VALIDATION_SAMPLES = 12
 NEED_BYTES = PROCESS_BYTES + 100 * 2**20
 
 
@@ -126,6 +132,65 @@ def test_only_members_with_infinite_logits_fail_when_candidates_are_scored_toget
     outcomes = worker.outcomes(replace(longer, companions=(shorter,)), limit_bytes=None)
     assert [type(outcome) for outcome in outcomes] == [Failure, Result]
     assert isinstance(outcomes[0], Failure) and outcomes[0].job == longer and "not finite" in outcomes[0].reason
+
+
+def evaluations_of(setup: WorkerSetup) -> int:
+    """Return the number of evaluations during a training of 50 steps, which cost 3 forward passes each."""
+    return min(MAX_EVALUATIONS, int(0.03 * 3 * setup.config.recipe.batch_size * 50 / VALIDATION_SAMPLES))
+
+
+def test_full_training_is_evaluated_on_its_way_without_changing_its_result(
+    setup: WorkerSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(setup.run_directory, tmp_path, dirs_exist_ok=True)
+    worker = CandidateWorker(replace(setup, run_directory=tmp_path))
+    jobs = [make_job(trial=3, stage=stage, step_count=50) for stage in ("full", "short")]
+    found = []
+    for share in (0.03, 0.0):
+        monkeypatch.setattr("nas.training.loss_curve.EVALUATED_SHARE", share)
+        for job in jobs:
+            (result,) = worker.run(job, limit_bytes=None)
+            assert worker.curve is not None
+            weights = load_tensors(worker.setup.weights_path(job.key, job.stage))[0]
+            found.append((result, weights, worker.curve.points))
+    (full, weights, curve), (_, _, short), (plain, plain_weights, plain_curve), _ = found
+    assert full.metrics == plain.metrics and [point.loss for point in curve] == [point.loss for point in plain_curve]
+    assert weights.keys() == plain_weights.keys()
+    assert all(torch.equal(tensor, plain_weights[name]) for name, tensor in weights.items())
+    evaluated, count = {point.step: point.metrics for point in curve if point.metrics}, evaluations_of(setup)
+    assert count > 1 and list(evaluated) == sorted(evaluated_steps(50, count))
+    assert len({metrics["cross_entropy"] for metrics in evaluated.values()}) == count and full.metrics.keys() == set(
+        next(iter(evaluated.values()))
+    )
+    assert not any(point.metrics for point in (*short, *plain_curve))
+
+
+def test_evaluation_that_is_not_finite_leaves_out_a_point_and_stops_with_its_training(
+    setup: WorkerSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(stage="full", step_count=50)
+    worker = CandidateWorker(setup)
+    evaluated = CandidateWorker.batch_size(worker, job)
+    curve = LossCurve(job.identity, 50, 1.0)
+    calls: list[int] = []
+
+    def diverged(*arguments: Any, should_stop: Callable[[], bool], **settings: Any) -> None:
+        calls.append(1)
+        if should_stop():
+            raise StopRequested
+        raise TrainingError("not finite")
+
+    monkeypatch.setattr("nas.execution.training_job.predict_logits", diverged)
+    model, validation = worker.fresh_model(job), worker.open_features(setup.feature_directory).splits["validation"]
+    parts = (job, model, validation, setup.config.recipe, curve, evaluated)
+    after_step = curve_evaluation(*parts, lambda: False)
+    for step in range(1, 51):
+        after_step(step)
+        curve.add(step, 1.0)
+    assert calls and not any(point.metrics for point in curve.points)
+    after_step, first = curve_evaluation(*parts, lambda: True), min(evaluated_steps(50, evaluations_of(setup)))
+    with pytest.raises(StopRequested):
+        after_step(first)
 
 
 def test_learning_curve_of_the_supernet_counts_the_samples_of_all_architectures(

@@ -53,3 +53,13 @@ def test_short_training_of_the_candidate_tells_most() -> None:
 
 def test_candidate_without_a_measured_speed_takes_what_its_screening_tells() -> None:
     assert FullTrainingTime(100, 10.0, None, None).of_candidate(SCORED, None) == 4 + 3 * 10 * 4
+
+
+def test_evaluations_of_the_learning_curve_take_their_time() -> None:
+    quick = replace(SPEED, evaluation_seconds=0.5)  # 3 % of 50 s are three of them
+    assert quick.full_seconds(100) == 3 + 50 + 0.5 + 3 * 0.5
+    assert quick.short_seconds(100) == 50.5
+    assert FullTrainingTime(100, 10.0, quick, SCORED).of_candidate(SCORED, None) == 3 + 50 + 4 * 0.5
+    trained = replace(TRAINED, seconds=1 + 20.0)  # a step takes 1 s, and an evaluation as well: 3 of 100
+    assert FullTrainingTime(100, 10.0, None).of_candidate(replace(SCORED, seconds=1.0), trained) == 100 + 4 * 1
+    assert FullTrainingTime(100, 50.0, None).of_candidate(SCORED, None) == 4 * (1 + 150 + 4)

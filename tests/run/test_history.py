@@ -97,6 +97,28 @@ def test_training_that_resumes_in_another_session_keeps_the_points_before(path: 
     assert losses(path) == times(points_until(first - 1)) + times(points_until(first + 1, first=first, attempt=5))
 
 
+def test_evaluations_during_a_training_come_with_its_losses(path: Path) -> None:
+    written: list[HistoryPoint] = []
+    history = History(path, "accuracy", written.extend)
+    curve = [replace(point, metrics={"accuracy": 0.1, "cross_entropy": 2.5, "f1": 1.0}) for point in points_until(3)]
+    for count in (1, 2):
+        history.add_losses(TRAINING, curve[:1] if count == 1 else [curve[0], points_until(2)[1], curve[2]])
+    history.add_result(make_result(trial=3, stage="full", step_count=4, metrics={"accuracy": 0.5}))
+    found = [(point.step, point.name, point.value) for point in read_history(path) if point.split == "validation"]
+    assert found == [
+        *((step, *pair) for step in (1, 3) for pair in (("loss", 2.5), ("accuracy", 0.1))),
+        (4, "accuracy", 0.5),
+    ]
+    assert written == read_history(path) and losses_of(path) == [1, 2, 3]
+    History(path, "accuracy").add_losses(TRAINING, curve[:1])  # starts again
+    found = [(point.step, point.name) for point in read_history(path) if point.split == "validation"]
+    assert found == [(1, "loss"), (1, "accuracy")]
+
+
+def losses_of(path: Path) -> list[int]:
+    return [point.step for point in read_history(path) if point.is_loss]
+
+
 def test_evaluation_that_is_repeated_replaces_the_earlier_one(path: Path) -> None:
     result = make_result(trial=3, metrics={"accuracy": 0.5, "cross_entropy": 1.5, "macro_f1": 0.4})
     History(path, "accuracy").add_result(result)
@@ -171,7 +193,7 @@ def test_finished_search_has_all_its_trainings_and_evaluations(finished: Finishe
     evaluated = {
         (TrainingName(point.trial, point.stage, point.seed), point.step): point.value  # type: ignore[arg-type]
         for point in points
-        if point.name == "accuracy"
+        if point.name == "accuracy" and point.step == point.steps
     }
     default = {name: value for name, value in evaluated.items() if name[0].trial == "default"}
     expected = {

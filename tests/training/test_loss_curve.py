@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from nas.training.loss_curve import MAX_POINTS, LossCurve
+from nas.training.loss_curve import MAX_EVALUATIONS, MAX_POINTS, LossCurve, evaluated_steps, evaluation_count
 
 
 def curve_of(losses: list[float], *, steps: int, first: int = 1, epoch_steps: float = 8.0) -> LossCurve:
@@ -43,3 +43,28 @@ def test_resumed_training_has_its_points_at_the_same_places() -> None:
     assert places == [point.step for point in whole.points if point.step > 613]
     assert [point.loss for point in rest.points[1:]] == [point.loss for point in whole.points[-len(places) + 1 :]]
     assert rest.points[0].loss == sum(range(614, 626)) / 12  # of the steps since it was resumed
+
+
+def test_evaluations_take_a_small_part_of_the_training_and_are_few() -> None:
+    for training in (0.0, 1.0, 33.0, 34.0, 70.0, 1e9):
+        count = evaluation_count(training, 1.0)
+        assert 0 <= count <= MAX_EVALUATIONS and count <= 0.03 * training
+    assert [evaluation_count(training, 2.0) for training in (66, 67, 134, 267, 1e6)] == [0, 1, 2, 4, 4]
+    assert evaluation_count(10.0, 0.0) == MAX_EVALUATIONS
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 39, 40, 41, 198, 12_345])
+@pytest.mark.parametrize("count", range(5))
+def test_evaluations_are_evenly_spaced_points_of_the_curve_before_its_end(steps: int, count: int) -> None:
+    found = sorted(evaluated_steps(steps, count))
+    assert len(found) == min(count, max(steps - 1, 0)) or (steps < 6 and len(found) <= count)
+    curve = LossCurve("training", steps, 1.0)
+    for step in range(1, steps + 1):
+        if step in found:
+            curve.evaluate(step, {"accuracy": float(step)})
+        curve.add(step, 1.0)
+    evaluated = [point.step for point in curve.points if point.metrics == {"accuracy": float(point.step)}]
+    assert evaluated == found and steps not in found
+    assert all(abs(step - steps * (index + 1) / (count + 1)) <= steps / 80 + 1 for index, step in enumerate(found)) or (
+        len(found) < count
+    )

@@ -262,6 +262,13 @@ def curves(data: RunData, page: PageFigures) -> Section:
     body = page.add(
         training_figures.learning_curves(data), empty="No training has a curve yet.", label=label, caption=caption
     )
+    metric = metric_title(data.metric)
+    body += page.add(
+        training_figures.validation_curves(data),
+        empty=f"No training has more than one evaluation on validation ({metric}) yet.",
+        label=f"Validation {metric} of full trainings, over training steps.",
+        caption="Full trainings are evaluated a few times on their way, where that takes at most 3 % of their time.",
+    )
     return Section("curves", "Learning curves", body, "Curves")
 
 

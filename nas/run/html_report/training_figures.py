@@ -20,6 +20,7 @@ from nas.run.html_report.style import (
     plain,
     rounded,
 )
+from nas.run.progress_lines import metric_title
 from nas.search.keys import key_to_json
 from nas.search.trial import STAGES
 
@@ -41,13 +42,29 @@ def learning_curves(data: RunData) -> Figure | None:
     Args:
         data: The content of the run directory.
     """
+    traces = _curves(data, "train", "loss")
+    y = axis("training loss")
+    return figure(traces, x=axis("training step", rangemode="tozero"), y=y, height=360) if traces else None
+
+
+def validation_curves(data: RunData) -> Figure | None:
+    """Return the metric on validation of trainings that were evaluated on their way; see `learning_curves`.
+
+    Args:
+        data: The content of the run directory.
+    """
+    traces = _curves(data, "validation", data.metric)
+    y = axis(f"validation {metric_title(data.metric)}")
+    return figure(traces, x=axis("training step", rangemode="tozero"), y=y, height=360) if traces else None
+
+
+def _curves(data: RunData, split: str, name: str) -> list[Trace]:
+    """Return the curves of a value that have more than one point."""
     series: dict[tuple[str, str, int], list[HistoryPoint]] = {}
     for point in data.curves:
-        if (point.split, point.name) == ("train", "loss"):
+        if (point.split, point.name) == (split, name):
             series.setdefault((point.trial, point.stage, point.seed), []).append(point)
     series = {key: curve for key, curve in series.items() if len(curve) > 1}
-    if not series:
-        return None
     answers = {str(key_to_json(result.key)) for result, _ in data.answer_members}
     shown = list(series.items())[-_MAX_CURVES:]
     colors = {"supernet": GOOD} | {stage: STAGE_COLORS[stage] for stage in STAGES}
@@ -68,13 +85,13 @@ def learning_curves(data: RunData) -> Figure | None:
                 BAD if is_answer else colors.get(stage, QUIET),
                 line={"width": 2.5 if is_answer else 1.2},
                 opacity=1.0 if is_answer or stage == "supernet" else 0.55,
-                hovertemplate=f"{title}: loss %{{y:.4g}} at step %{{x:,}}<extra></extra>",
+                hovertemplate=f"{title}: {name} %{{y:.4g}} at step %{{x:,}}<extra></extra>",
                 legendgroup=label,
                 showlegend=label not in named,
             )
         )
         named.add(label)
-    return figure(traces, x=axis("training step", rangemode="tozero"), y=axis("training loss"), height=360)
+    return traces
 
 
 _STAGE_NAMES = {

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from nas.run.speed import TrainingSpeed
 from nas.search.trial import Result
+from nas.training.loss_curve import evaluation_count
 
 _STEP_PER_EVALUATION = 3  # a training step costs about three forward passes
 
@@ -44,12 +45,15 @@ class FullTrainingTime:
         evaluation = 0.0 if scored is None else scored.seconds
         if trained is not None:
             start = 0.0 if self.speed is None else self.speed.start_seconds  # short trainings start from the supernet
-            return start + evaluation + self.steps * max(trained.seconds - evaluation, 0.0) / trained.step_count
+            steps = self.steps * max(trained.seconds - evaluation, 0.0) / trained.step_count
+            return start + steps + evaluation * (1 + evaluation_count(steps, evaluation))
         if self.speed is not None:
             # The default is evaluated first, in a process that is not warm: others may seem faster, but are not.
             ratio = 1.0 if self.default is None or scored is None else evaluation / max(self.default.seconds, 1e-9)
-            return self.speed.start_seconds + self.speed.short_seconds(self.steps) * max(ratio, 1.0)
+            start = self.speed.start_seconds
+            return start + (self.speed.full_seconds(self.steps) - start) * max(ratio, 1.0)
         return 0.0 if scored is None else self._by_evaluation(scored)
 
     def _by_evaluation(self, scored: Result) -> float:
-        return scored.seconds * (1 + self.relative_steps * _STEP_PER_EVALUATION)
+        steps = self.relative_steps * _STEP_PER_EVALUATION
+        return scored.seconds * (1 + steps + evaluation_count(steps, 1.0))

@@ -122,6 +122,16 @@ def test_curves_are_grouped_by_training_and_thinned(tmp_path: Path) -> None:
     assert len(curve["x"]) == 200 and curve["x"][0] == 0 and curve["x"][-1] == 999
 
 
+def test_validation_curves_are_those_of_trainings_that_were_evaluated_on_their_way(tmp_path: Path) -> None:
+    assert training_figures.validation_curves(make_run_data(tmp_path)) is None, "one evaluation is no curve"
+    curve = make_curve(3, 5)
+    curve += [replace(curve[-1], step=step, value=value) for step, value in ((2, 0.25), (3, 0.5))]
+    found = training_figures.validation_curves(make_run_data(tmp_path, curves=sorted(curve, key=lambda at: at.step)))
+    assert found is not None and as_plotly(found)
+    (trace,) = found["data"]
+    assert (trace["x"], trace["y"]) == ([2, 3, 5], [0.25, 0.5, 0.6])
+
+
 def test_run_without_results_has_no_figures(tmp_path: Path) -> None:
     empty: dict[Stage, list[Result]] = {"one_shot": [], "short": [], "full": []}
     data = make_run_data(tmp_path, results=empty, jobs=[], curves=[], phases={}, summary=None)
