@@ -75,4 +75,4 @@ def test_demo_is_searched_from_an_installed_wheel(wheel: Path, tmp_path: Path) -
     )
     output = run("search", "quick.yaml", "--workers", "0", "--cache-dir", str(tmp_path / "cache"))
     assert output.splitlines()[0].endswith("pmf-nas resume runs/quick-0")
-    assert (tmp_path / "runs" / "quick-0" / "best" / "model.safetensors").is_file()
+    assert (tmp_path / "runs" / "quick-0" / "best" / "model-00001-of-00002.safetensors").is_file()

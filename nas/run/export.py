@@ -17,6 +17,7 @@ from nas.run.model_folder import write_model_folder
 from nas.run.model_parts import ModelParts
 from nas.run.processor import processor_of
 from nas.run.progress_lines import STAGE_VERBS
+from nas.run.shared_weights import share_encoders
 from nas.search.keys import key_to_json
 from nas.search.space import SearchSpace
 from nas.search.trial import Result
@@ -80,7 +81,13 @@ class TrainedWeights:
 
 
 def export_result(
-    target: Path, trained: TrainedWeights, *, parts: ModelParts, objective: str, data: DataConfig
+    target: Path,
+    trained: TrainedWeights,
+    *,
+    parts: ModelParts,
+    objective: str,
+    data: DataConfig,
+    shares_with: Sequence[Path] | None = None,
 ) -> dict[str, Any]:
     """Export a candidate.
 
@@ -90,6 +97,8 @@ def export_result(
         parts: The parts of the model besides its trained weights.
         objective: The metric of the search.
         data: The data set, whose format is recorded.
+        shares_with: Other model folders with which it shares the file of the encoders; None for a folder that has its
+            weights in one file.
 
     Returns:
         The facts that were written with the model.
@@ -125,7 +134,8 @@ def export_result(
         "kept_freed_memory": result.kept_freed_memory,
         "data": data.form(),
     }
-    export(target, model=classifier, image_processor=parts.image_processor, tokenizer=parts.tokenizer, facts=facts)
+    tools = {"image_processor": parts.image_processor, "tokenizer": parts.tokenizer}
+    export(target, model=classifier, **tools, facts=facts, shares_with=shares_with)
     return facts
 
 
@@ -217,6 +227,7 @@ def export(
     image_processor: Any,
     tokenizer: Any,
     facts: Mapping[str, Any],
+    shares_with: Sequence[Path] | None = None,
 ) -> None:
     """Write a model folder; an existing one is replaced only when the new one is complete.
 
@@ -227,6 +238,7 @@ def export(
         tokenizer: The tokenizer of its text encoder.
         facts: Plain values by name, for the model card and `architecture.yaml`; `data`, the form of the data, is for
             the latter only.
+        shares_with: Other model folders; see `export_result`.
 
     Raises:
         ExportError: If the folder holds something else, or cannot be written.
@@ -235,6 +247,8 @@ def export(
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
         processor_of(image_processor, tokenizer, int(model.config.max_text_tokens)).save_pretrained(folder)
+        if shares_with is not None:
+            share_encoders(folder, shares_with)
         describe(folder, facts)
 
     write_model_folder(directory, write)

@@ -1,5 +1,6 @@
 """Write the ensemble of a run as one model folder with one copy of the frozen encoders."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,13 @@ from nas.search.keys import key_to_json
 
 
 def export_ensemble(
-    target: Path, ensemble: Ensemble, run_directory: Path, *, parts: ModelParts, config: Config
+    target: Path,
+    ensemble: Ensemble,
+    run_directory: Path,
+    *,
+    parts: ModelParts,
+    config: Config,
+    shares_with: Sequence[Path] | None = None,
 ) -> dict[str, Any]:
     """Export an ensemble.
 
@@ -22,6 +29,7 @@ def export_ensemble(
         run_directory: The run directory, which has the weights of the members.
         parts: The parts of the model besides its trained weights.
         config: The configuration of the run.
+        shares_with: Other model folders; see `nas.run.export.export_result`.
 
     Returns:
         The facts that were written with the model. Parameters are the sum over the members, without the frozen
@@ -69,5 +77,6 @@ def export_ensemble(
         "kept_freed_memory": any(result.kept_freed_memory for result in results),
         "data": config.data.form(),
     }
-    export(target, model=classifier, image_processor=parts.image_processor, tokenizer=parts.tokenizer, facts=facts)
+    tools = {"image_processor": parts.image_processor, "tokenizer": parts.tokenizer}
+    export(target, model=classifier, **tools, facts=facts, shares_with=shares_with)
     return facts

@@ -28,7 +28,7 @@ from nas.data.preprocessing import Preprocessor
 from nas.data.text_check import check_given_texts
 from nas.models.classifier import MULTI_LABEL, RETRIEVAL, FusionForClassification
 from nas.models.encoders.config_check import check_weights
-from nas.models.encoders.folder_check import SAFE_WEIGHTS
+from nas.models.encoders.folder_check import SAFE_INDEX, SAFE_WEIGHTS
 from nas.models.encoders.pretrained import PROCESSOR_FILES, load_image_processor, load_tokenizer, place_in
 from nas.models.fusion.dual_encoder import CosineClassifier
 from nas.models.model_seals import DESCRIPTION, MODEL_CARD, folder_digest, is_sealed, model_changes
@@ -300,7 +300,7 @@ def _check_seals(folder: Path, accept_changed: bool, on_note: Callable[[str], No
 
 
 def _weights_place(folder: Path) -> str:
-    return place_in(str(folder), SAFE_WEIGHTS, f"{SAFE_WEIGHTS}.index.json")
+    return place_in(str(folder), SAFE_WEIGHTS, SAFE_INDEX)
 
 
 def _check_report(report: Mapping[str, Any], where: str) -> None:

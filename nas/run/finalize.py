@@ -156,7 +156,7 @@ class Finalizer:
                 self._reporter.note(f"{target}: is not the model that was exported ({damage}); exporting it again")
         twin = next((other for other in known if other != role and _damage(self._directory / other) is None), None)
         if twin is not None:
-            copy_model_folder(self._directory / twin, target)
+            copy_model_folder(self._directory / twin, target, links=True)
             return known[twin]
         facts = self._write(target, model)
         if known:
@@ -175,12 +175,13 @@ class Finalizer:
 
     def _write(self, target: Path, answer: Result | Ensemble) -> dict[str, Any]:
         """Export one model, and return its facts with the size of its weights."""
-        config, parts = self._config, self._parts
+        config, parts, run = self._config, self._parts, self._directory
+        others = [run / role for role in ROLES if run / role != target]
         if isinstance(answer, Ensemble):
-            facts = export_ensemble(target, answer, self._directory, parts=parts, config=config)
+            facts = export_ensemble(target, answer, run, parts=parts, config=config, shares_with=others)
         else:
-            trained = TrainedWeights.of(self._directory, answer, config.space)
-            facts = export_result(target, trained, parts=parts, objective=config.search.objective, data=config.data)
+            trained, metric = TrainedWeights.of(run, answer, config.space), config.search.objective
+            facts = export_result(target, trained, parts=parts, objective=metric, data=config.data, shares_with=others)
         return facts | {"file_bytes": sum(path.stat().st_size for path in target.glob("*.safetensors"))}
 
     def _latency_seconds(self, model: Result | Ensemble) -> float | None:

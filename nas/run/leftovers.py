@@ -16,6 +16,7 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
+from nas.common.disk_usage import disk_bytes
 from nas.common.errors import NasError, StudyError
 from nas.run.arms.directory import is_arms_run
 from nas.run.cache_records import recorded_runs, records_folder
@@ -123,7 +124,7 @@ def _state(directory: Path) -> str:
 
 def _leftover(kind: Kind, path: Path, reason: str) -> Leftover:
     facts = [os.lstat(path), *(os.lstat(Path(root, name)) for root, _, names in os.walk(path) for name in names)]
-    return Leftover(kind, path, reason, sum(fact.st_size for fact in facts[1:]), max(fact.st_mtime for fact in facts))
+    return Leftover(kind, path, reason, disk_bytes(facts[1:]), max(fact.st_mtime for fact in facts))
 
 
 def _listed(runs: Sequence[Path]) -> str:

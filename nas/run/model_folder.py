@@ -20,9 +20,11 @@ from nas.common.errors import ExportError
 from nas.common.files import sync_directory
 from nas.common.seals import SEALS
 from nas.models.model_seals import CONFIG, DESCRIPTION, model_changes
+from nas.run.shared_weights import copy_weights
 
 UNFINISHED = ".unfinished-"
 """The beginning of the names of temporary folders in a model folder."""
+_WEIGHTS = ".safetensors"
 
 
 def write_model_folder(directory: Path, write: Callable[[Path], None]) -> None:
@@ -62,12 +64,13 @@ def write_model_folder(directory: Path, write: Callable[[Path], None]) -> None:
         raise ExportError(f"{directory}: the model cannot be written: {_reason(error)}") from error
 
 
-def copy_model_folder(source: Path, target: Path) -> None:
+def copy_model_folder(source: Path, target: Path, *, links: bool = False) -> None:
     """Copy an exported model, unless the target is an undamaged copy of it.
 
     Args:
         source: The folder of the model.
         target: The folder of the copy; replaced as `write_model_folder` does.
+        links: Whether the weights of both are one file on disk, as within a run directory.
 
     Raises:
         ExportError: If it cannot be copied.
@@ -76,9 +79,9 @@ def copy_model_folder(source: Path, target: Path) -> None:
         return
 
     def write(folder: Path) -> None:
-        for path in source.iterdir():
-            if path.is_file():
-                shutil.copyfile(path, folder / path.name)
+        for path in filter(Path.is_file, source.iterdir()):
+            copy = copy_weights if links and path.suffix == _WEIGHTS else shutil.copyfile
+            copy(path, folder / path.name)
 
     write_model_folder(target, write)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.common.boundary import SMALL_FILE, read_text, reading
+from nas.common.disk_usage import disk_bytes
 from nas.common.errors import NasError, StudyError
 from nas.common.units import format_bytes, format_seconds
 from nas.config.diff import all_differences
@@ -41,7 +42,7 @@ class RunOverview:
         candidates: The number of architectures that have a score.
         best: The best score, and how it was obtained; empty if there is none.
         seconds: The running time of all sessions; None if it is not known.
-        size: The bytes of all files.
+        size: The bytes of all files on disk.
         changed: The time of the last change, in seconds since the epoch.
     """
 
@@ -114,7 +115,7 @@ def _overview(directory: Path) -> RunOverview:
         candidates,
         best,
         seconds,
-        sum(fact.st_size for fact in facts),
+        disk_bytes(facts),
         max(fact.st_mtime for fact in facts),
     )
 
@@ -141,18 +142,34 @@ def run_state(directory: Path, run: Run) -> str:
     Raises:
         StudyError: If its lock or its report is damaged.
     """
-    lock = directory / LOCK
-    if run.storage is None and lock.exists():
-        with reading(lock, expected="the lock of a study", error=StudyError):
-            content = lock.read_text()
-            holder = Holder.from_dict(json.loads(content) if content.strip() else None)
-        if holder is not None and holder.host != socket.gethostname():
-            return f"held by {holder.host}"
-        if holder is not None and process_start(holder.process) == holder.process_start:
-            return "running"
+    held = lock_state(directory) if run.storage is None else None
+    if held is not None:
+        return held
     if BEST in read_report(directory):
         return "finished"
     return "stopped" if run.storage is None else "unfinished"
+
+
+def lock_state(directory: Path) -> str | None:
+    """Return `running` or `held by` another host for a directory whose lock a process holds; None if none does.
+
+    Args:
+        directory: The directory of a run, or of a search over arms.
+
+    Raises:
+        StudyError: If the lock is damaged.
+    """
+    lock = directory / LOCK
+    if not lock.exists():
+        return None
+    with reading(lock, expected="the lock of a study", error=StudyError):
+        content = lock.read_text()
+        holder = Holder.from_dict(json.loads(content) if content.strip() else None)
+    if holder is None:
+        return None
+    if holder.host != socket.gethostname():
+        return f"held by {holder.host}"
+    return "running" if process_start(holder.process) == holder.process_start else None
 
 
 def _results(path: Path) -> tuple[int, str]:

@@ -21,6 +21,7 @@ from nas.run.phases.bilinear import BilinearPhase
 from nas.run.phases.linear import LinearPhase
 from nas.run.reruns import read_simple_result
 from nas.run.roles import BILINEAR, LINEAR
+from nas.run.shared_weights import TRAINED
 from nas.search.keys import BilinearKey
 from nas.training.checkpoint import load_weights, training_facts
 from nas.training.kept_logits import read_logits
@@ -57,7 +58,7 @@ def test_classifier_is_solved_evaluated_and_shown(finished: FinishedRun, project
 def test_search_that_was_killed_after_the_linear_classifier_solves_this_one_to_the_same_bits(
     copy: Path, options: ExecutionOptions, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = (copy / BILINEAR / "model.safetensors").read_bytes()
+    before = (copy / BILINEAR / TRAINED).read_bytes()
     (copy / "bilinear.json").unlink()
     assert main(["export", str(copy), "--output", str(copy / "model"), "--pick", "bilinear"]) == 2
     assert "has no bilinear classifier yet; solve it with: " in capsys.readouterr().err
@@ -65,7 +66,7 @@ def test_search_that_was_killed_after_the_linear_classifier_solves_this_one_to_t
     output = resume_search(copy, options)
     assert "bilinear classifier on the frozen encoders: " in output
     assert "linear classifier on the frozen encoders: " not in output.replace("bilinear classifier", "")
-    assert (copy / BILINEAR / "model.safetensors").read_bytes() == before
+    assert (copy / BILINEAR / TRAINED).read_bytes() == before
 
 
 class Bench:

@@ -26,6 +26,7 @@ from nas.run.prepare import predict_memory, prepare
 from nas.run.reruns import read_simple_result
 from nas.run.results_csv import canonical_results
 from nas.run.roles import LINEAR
+from nas.run.shared_weights import ENCODERS, TRAINED
 from nas.search.keys import ModelKey, RerunKey
 from nas.search.trial import Job, Result
 from nas.training.trainer import Trainer
@@ -194,7 +195,7 @@ def test_search_cannot_see_the_test_split(own_project: Project, options: Executi
             found.append(canonical_results(study))
         files = [
             "supernet.safetensors",
-            *(f"{role}/model.safetensors" for role in ("best", "default", "linear", "bilinear")),
+            *(f"{role}/{name}" for role in ("best", "default", "linear", "bilinear") for name in (ENCODERS, TRAINED)),
         ]
         found[-1] += "".join(hashlib.sha256((tmp_path / name / file).read_bytes()).hexdigest() for file in files)
         with own_project.manifest.open() as file:

@@ -53,7 +53,10 @@ class Ending:
             trials={(entry["stage"], entry["trial"]): line for entry, line in zip(entries, lines, strict=True)},
             scores={(str(entry["trial"]), entry["stage"]): f"{entry['score']:.3f}" for entry in scored}
             | {("default", "full"): f"{default['score']:.3f}"},
-            models={role: (run / role / "model.safetensors").read_bytes() for role in MODELS},
+            models={
+                role: b"".join(path.read_bytes() for path in sorted((run / role).glob("*.safetensors")))
+                for role in MODELS
+            },
         )
 
 

@@ -16,7 +16,7 @@ from nas.common.boundary import check_no_lfs_pointer, check_regular_file, read_j
 from nas.common.errors import EncoderError, NasError
 
 SAFE_WEIGHTS = "model.safetensors"
-_SAFE_INDEX = "model.safetensors.index.json"
+SAFE_INDEX = "model.safetensors.index.json"
 _PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _VOCABULARIES = ("tokenizer.json", "vocab.json")
 _READ_SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja", ".yaml")
@@ -28,7 +28,7 @@ _DESCRIPTIONS = (
     "special_tokens_map.json",
     "added_tokens.json",
     "generation_config.json",
-    _SAFE_INDEX,
+    SAFE_INDEX,
     _PICKLED_WEIGHTS[1],
 )
 _CODE_KEYS = ("auto_map", "custom_pipelines")
@@ -136,8 +136,8 @@ def stored_weights(folder: Path, error: ErrorType = EncoderError, *, allows_pick
     """
     if (folder / SAFE_WEIGHTS).exists():
         files = [folder / SAFE_WEIGHTS]
-    elif (folder / _SAFE_INDEX).exists():
-        files = _shards(folder / _SAFE_INDEX, error)
+    elif (folder / SAFE_INDEX).exists():
+        files = _shards(folder / SAFE_INDEX, error)
     else:
         pickled = [folder / name for name in _PICKLED_WEIGHTS if (folder / name).exists()]
         if pickled and allows_pickles:

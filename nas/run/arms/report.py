@@ -89,7 +89,7 @@ def conclude(directory: Path, arms: Mapping[str, ArmRun], state: ArmsState, obje
         "best": best,
     }
     if best is not None:
-        copy_model_folder(arms[winner].directory / BEST, directory / BEST)
+        copy_model_folder(arms[winner].directory / BEST, directory / BEST, links=True)
     write_sealed_json(directory / REPORT, values)
     for line in _lines(directory, rows, on_fronts, state, objective):
         reporter.note(line)
