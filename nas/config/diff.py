@@ -9,6 +9,8 @@ from nas.config.class_prompts import DEFAULT_PROMPTS
 _FREE_SECTIONS = ("budget", "compare")
 # Cached or computed, features are equal up to the rounding to float16.
 _FREE_KEYS = frozenset({"features.disk", "features.storage"})
+_LATER_KEYS = frozenset({"search.distill"})
+"""Keys of what comes after everything that is compared, and changes nothing of it."""
 _ADDED_KEYS = {
     "recipe.precision": "float32",
     "features.storage": "auto",
@@ -36,8 +38,8 @@ _FIXED_KEYS = frozenset({"budget.oversized"})  # changes how a candidate is trai
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return every key whose change makes new scores incomparable with the stored ones.
 
-    Budgets and the section `compare` may change between two sessions of a search, and so may `features.disk` and
-    `features.storage` unless the search is deterministic.
+    Budgets, the section `compare` and `search.distill` may change between two sessions of a search, and so may
+    `features.disk` and `features.storage` unless the search is deterministic.
 
     Args:
         old: The stored configuration, see `nas.config.schema.Config.as_dict`.
@@ -47,7 +49,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         One line per key, in alphabetical order: its dotted path, the old value and the new value.
     """
     before, after = {**_ADDED_KEYS, **dict(_leaves(old))}, {**_ADDED_KEYS, **dict(_leaves(new))}
-    free = frozenset() if after.get("deterministic") else _FREE_KEYS
+    free = _LATER_KEYS if after.get("deterministic") else _LATER_KEYS | _FREE_KEYS
     return [
         f"{path}: {_as_json(before, path)} → {_as_json(after, path)}"
         for path in sorted(before.keys() | after.keys())

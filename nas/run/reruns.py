@@ -60,6 +60,18 @@ class RerunStore:
         write_sealed_json(self._path, {"trainings": [stored.as_dict() for stored in self._results.values()]})
 
 
+def further_count(directory: Path) -> int:
+    """Return the number of trainings of a run with further seeds, and of distilled models.
+
+    Args:
+        directory: The run directory.
+
+    Raises:
+        StudyError: If a file is damaged.
+    """
+    return sum(len(RerunStore(directory / name).results()) for name in (RERUNS, DISTILLED))
+
+
 def _to_results(values: Mapping[str, Any]) -> list[Result]:
     return [Result.from_dict(entry) for entry in values["trainings"]]
 

@@ -41,7 +41,7 @@ from nas.run.prepare import SearchContext, prepare
 from nas.run.progress_lines import counts_text
 from nas.run.race_report import report_end
 from nas.run.reliability import build_report
-from nas.run.reruns import RERUNS, RerunStore, read_simple_results
+from nas.run.reruns import further_count, read_simple_results
 from nas.run.roles import BEST, DISTILLED
 from nas.run.select import latest_results, nothing_eligible, nothing_scored
 from nas.run.session_callbacks import session_callbacks
@@ -103,8 +103,8 @@ def create_session(
 
 
 def _result_count(study: Study, directory: Path) -> int:
-    """Return the number of results of a run, further seeds included."""
-    return sum(map(study.count, STAGES)) + len(RerunStore(directory / RERUNS).results())
+    """Return the number of results of a run, further seeds and distilled models included."""
+    return sum(map(study.count, STAGES)) + further_count(directory)
 
 
 class Session:

@@ -54,6 +54,16 @@ def test_budgets_may_change_but_not_what_is_done_with_a_candidate_that_does_not_
     ]
 
 
+def test_distillation_may_be_turned_on_later_since_nothing_that_was_done_depends_on_it() -> None:
+    for deterministic in (False, True):
+        before = OLD | {"deterministic": deterministic}
+        on, off = ({**before, "search": before["search"] | {"distill": value}} for value in (True, False))
+        assert differences(before, on) == differences(off, on) == differences(on, off) == []
+    assert differences(off, {**on, "search": on["search"] | {"answer": "single"}}) == [
+        'search.answer: (missing) → "single"'
+    ]
+
+
 @given(CONFIGS)
 def test_a_configuration_does_not_differ_from_what_storing_it_makes_of_it(config: dict[str, Any]) -> None:
     assert differences(json.loads(json.dumps(config)), config) == []

@@ -31,6 +31,7 @@ from nas.run.prepare import prepare
 from nas.run.reruns import RERUNS, RerunStore
 from nas.run.roles import BEST
 from nas.run.select import best_full
+from nas.run.shared_weights import ENCODERS, TRAINED
 from nas.search.distillation import teacher_digest
 from nas.search.ensemble import Gain
 from nas.search.keys import CandidateKey, RerunKey
@@ -306,17 +307,32 @@ def test_distilled_model_is_exported_and_reported(run: FinishedRun, tmp_path: Pa
         run.directory, tmp_path / "model", trial=None, how=("distilled", 0.0), storage=None, answer="single"
     )
     assert exported == choice.distilled
-    one, other = (
-        load_file(folder / "model.safetensors") for folder in (tmp_path / "model", run.directory / "distilled")
-    )
+    one = load_file(tmp_path / "model" / "model.safetensors")
+    other = {
+        name: value
+        for file in (ENCODERS, TRAINED)
+        for name, value in load_file(run.directory / "distilled" / file).items()
+    }
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def turn(directory: Path, *, distill: bool) -> None:
+    """Edit the configuration of a run."""
+    path = directory / "config.yaml"
+    values = yaml.safe_load(path.read_text())
+    values["search"]["search"]["distill"] = distill
+    path.write_text(yaml.safe_dump(values))
 
 
 def test_distillation_is_resumed_and_not_repeated(run: FinishedRun, options: ExecutionOptions, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run.directory, tmp_path / "copy"))
     before = RerunStore(copy / "distilled.json").results()
     assert "Phase: distillation" not in resume_search(copy, options)
-    # As after a kill in the second training, and the loss of the logits of the ensemble.
+    # Turned off and, as after a kill in the second training and the loss of the ensemble's logits, on again.
+    turn(copy, distill=False)
+    assert "Phase: distillation" not in resume_search(copy, options)
+    assert "distilled" not in read_report(copy) and read_choice(copy).distilled is None
+    turn(copy, distill=True)
     (copy / "distilled.json").unlink()
     RerunStore(copy / "distilled.json").add(before[0])
     shutil.rmtree(copy / "teacher")
@@ -325,3 +341,4 @@ def test_distillation_is_resumed_and_not_repeated(run: FinishedRun, options: Exe
     assert [(result.key, result.seed, result.metrics) for result in again] == [
         (result.key, result.seed, result.metrics) for result in before
     ]
+    assert "distilled" in read_report(copy)

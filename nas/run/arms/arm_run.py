@@ -125,6 +125,7 @@ class ArmRun:
             config = run.config.replace(
                 data=self._arm.config.data,
                 encoders=self._encoders(run.config),
+                search=run.config.search.replace(distill=self._arm.config.search.distill),
                 budget=self._budget(run.config.budget, time_seconds),
             )
             placed = replace(run, config=config, fixed=self._arm.fixed)
