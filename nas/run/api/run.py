@@ -24,7 +24,7 @@ from nas.run.html_report.data import RunData, read_run_data
 from nas.run.html_report.style import Figure
 from nas.run.html_report.training_figures import learning_curves
 from nas.run.loaded_model import LoadedModel, load
-from nas.run.overview import run_state
+from nas.run.overview import lock_state, run_state
 from nas.run.reliability import read_verdict
 from nas.run.roles import BEST
 from nas.run.select import best_latest
@@ -50,6 +50,9 @@ class Run:
         """`running`, `finished`, or `stopped`, where `resume` continues; `unfinished` where only a database knows."""
         with python_errors():
             answering = self._answering
+            held = lock_state(self._directory) if is_arms_run(self._directory) else None
+            if held is not None:
+                return held
             if answering is None:  # no arm is chosen yet
                 return "stopped"
             return run_state(answering, read_run(answering))
@@ -88,8 +91,9 @@ class Run:
 
         Columns: `trial`, `stage` (`one_shot`, `short`, `full`), `round`, `status`, one for each gene, `score` (higher
         is better; scores of different stages are not comparable), the metrics on validation, `training_steps`, `seed`,
-        `seconds`, `predicted_peak_bytes`, `measured_peak_bytes`, `latency_seconds`, and the `reason` of candidates
-        without a score; with several arms also `arm`.
+        `seconds`, `trainable_parameters` (as far as `results.csv` has it), `predicted_peak_bytes`,
+        `measured_peak_bytes`, `latency_seconds`, and the `reason` of candidates without a score; with several arms
+        also `arm`.
 
         Raises:
             NasError: If pandas is not installed, or the study cannot be read.

@@ -1,6 +1,6 @@
 """The candidates of a run as rows, and the front among them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,10 @@ from typing import Any
 from nas.config.schema import Config
 from nas.run.arms.directory import arm_directory, is_arms_run, read_arms_run
 from nas.run.directory import is_run, read_run, read_study
+from nas.run.finalize import read_report
+from nas.run.recording import RESULTS
+from nas.run.results_csv import read_parameters
+from nas.run.roles import DEFAULT
 from nas.search.keys import CandidateKey, ModelKey, RerunKey
 from nas.search.metric_registry import metric_names
 from nas.search.objectives import Objectives
@@ -29,12 +33,14 @@ class ArmStudy:
         directory: Its run directory.
         config: Its configuration.
         study: Its candidates.
+        parameters: The number of trainable parameters of its candidates, by their numbers, as far as it is recorded.
     """
 
     arm: str
     directory: Path
     config: Config
     study: StudyContents
+    parameters: Mapping[int, int]
 
     def row(self, result: Result) -> Row:
         """Return a result as a row: genes, score, metrics on validation and costs by column."""
@@ -45,6 +51,7 @@ class ArmStudy:
             "training_steps": result.step_count,
             "seed": result.seed,
             "seconds": result.seconds,
+            "trainable_parameters": self._parameters_of(result.key),
             "predicted_peak_bytes": result.predicted_peak_bytes,
             "measured_peak_bytes": result.measured_peak_bytes,
             "latency_seconds": result.latency_seconds,
@@ -55,10 +62,18 @@ class ArmStudy:
         """Return a candidate without a score as a row."""
         return {
             **self._start(rejection, rejection.stage, rejection.status),
+            "trainable_parameters": self.parameters.get(rejection.trial),
             "predicted_peak_bytes": rejection.predicted_peak_bytes,
             "measured_peak_bytes": rejection.measured_peak_bytes,
             "reason": rejection.reason,
         }
+
+    def _parameters_of(self, key: ModelKey) -> int | None:
+        trial = _trial_of(key)
+        if trial is not None:
+            return self.parameters.get(trial)
+        found: int | None = read_report(self.directory).get(DEFAULT, {}).get("trainable_parameters")
+        return found
 
     def _start(self, entry: Result | Rejection, stage: Stage, status: str) -> Row:
         trial = entry.trial if isinstance(entry, Rejection) else _trial_of(entry.key)
@@ -95,7 +110,7 @@ def read_studies(directory: Path) -> list[ArmStudy]:
 
 def _read(arm: str, directory: Path) -> ArmStudy:
     run = read_run(directory)
-    return ArmStudy(arm, directory, run.config, read_study(directory, run))
+    return ArmStudy(arm, directory, run.config, read_study(directory, run), read_parameters(directory / RESULTS))
 
 
 def gene_cells(architecture: Architecture) -> Row:
@@ -142,6 +157,7 @@ _LAST = (
     "training_steps",
     "seed",
     "seconds",
+    "trainable_parameters",
     "predicted_peak_bytes",
     "measured_peak_bytes",
     "latency_seconds",

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from PIL import Image
+from safetensors import safe_open
 
 import nas
 from nas.common.errors import ArgumentError, StudyError
@@ -35,6 +37,11 @@ def test_trials_are_the_rows_of_the_results_file(run: nas.Run, finished: Finishe
         assert [str(cell) for cell in trials[name]] == [row[name] for row in rows], name
     for name in ("score", "accuracy", "cross_entropy"):
         assert list(trials[name]) == pytest.approx([float(row[name]) for row in rows], abs=1e-12), name
+    assert [str(cell) for cell in trials["trainable_parameters"]] == [row["trainable_parameters"] for row in rows]
+    full = trials[trials["stage"] == "full"].iloc[0]
+    with safe_open(finished.directory / "full" / f"trial_{full['trial']}.safetensors", framework="pt") as file:
+        numbers = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    assert full["trainable_parameters"] == numbers
     assert pd.api.types.is_integer_dtype(trials["mapping_width"]) and pd.api.types.is_float_dtype(trials["score"])
     assert list(trials.columns[-3:]) == ["measured_peak_bytes", "latency_seconds", "reason"]
 

@@ -6,13 +6,15 @@ import re
 import shutil
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pandas as pd
 import pytest
 
+import nas
 from nas.cli import main
 from nas.common.errors import ArgumentError, ArmsError, BudgetError, StudyError
 from nas.common.progress import LineReporter
@@ -36,13 +38,15 @@ from nas.run.commands import resume, start
 from nas.run.dashboard import runs_to_view
 from nas.run.directory import read_run
 from nas.run.executors import ExecutionOptions
-from nas.run.finalize import REPORT
+from nas.run.finalize import REPORT, read_report
 from nas.run.html_report.write import HTML_REPORT
 from nas.run.recipe_file import RECIPE, RecipeFile
 from nas.run.roles import BEST
 from nas.run.time_budget import TimeAccount, time_file
 from nas.search.arm_halving import ArmScores
 from nas.search.trial import STAGES, Job
+from nas.storage.backends.journal import LOCK
+from nas.storage.lease import Holder
 from nas.storage.viewing import ReadOnlyStorage
 from tests.support.project import Project, build_project
 from tests.support.runs import Killed, results_of, without_measurements
@@ -175,6 +179,57 @@ def test_answer_and_report_stand_in_the_outer_directory(
     ]
     assert main(["evaluate", str(directory / BEST), *data]) == 0
     assert f"accuracy: {report['best']['test']['accuracy']:.6f}" in capsys.readouterr().out
+
+
+def test_arms_are_one_run_in_python(finished_arms: FinishedArms, project: Project) -> None:
+    run, state = nas.open_run(finished_arms.directory), state_of(finished_arms.directory)
+    winner = state.winner
+    assert winner is not None
+    inner = arm_directory(run.directory, winner)
+    assert run.state == "finished" and run.report["arm"] == winner and run.report["best"] == read_report(inner)[BEST]
+    alone = nas.open_run(inner)
+    assert run.verdict == alone.verdict and run.reliability == alone.reliability
+    trials = run.trials
+    assert trials.columns[0] == "arm" and set(trials["arm"]) == {winner}, "the others have no candidates"
+    pd.testing.assert_frame_equal(trials.drop(columns="arm"), alone.trials)
+    assert (trials["trainable_parameters"] > 0).all()
+    assert run.best is not None and alone.best is not None and run.best == {"arm": winner, **alone.best}
+    assert set(run.front["arm"]) == {winner} and list(run.front["trial"]) == list(alone.front["trial"])
+    counts = [len(results) for results in results_of(inner).values()]
+    assert f"finished: {counts[0]} screened, {counts[1]} trained briefly" in repr(run)
+    assert run.verdict in run._repr_html_() and run._repr_html_().count("<tr>") == 2
+    assert run.plot_history().to_dict() == alone.plot_history().to_dict()
+    frame = pd.read_csv(project.manifest).head(3)
+    paths = [project.images / name for name in frame["image"]]
+    probabilities = [
+        nas.load(folder, device="cpu").predict_proba(paths, list(frame["text"]))
+        for folder in (inner / BEST, run.directory / BEST)
+    ]
+    assert (run.load(device="cpu").predict_proba(paths, list(frame["text"])) == probabilities[0]).all(axis=None)
+    assert (probabilities[0] == probabilities[1]).all(axis=None)
+    assert run.load("default", device="cpu").directory == inner / "default"
+    weights = sorted((inner / BEST).glob("*.safetensors"))
+    assert weights and all(path.samefile(run.directory / BEST / path.name) for path in weights), "one file on disk"
+
+
+def test_run_whose_arms_are_still_compared_has_no_answer(finished_arms: FinishedArms, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(finished_arms.directory, tmp_path / "run"))
+    shutil.rmtree(copy / BEST)
+    (copy / "report.json").unlink()
+    state = state_of(copy)
+    state.rungs.clear()
+    state.record(ARMS[0], state.trials[ARMS[0]])
+    run = nas.open_run(copy)
+    assert run.state == "stopped" and run.best is None and run.report == {} and run.reliability == []
+    assert run.verdict == "There is no verdict yet: the search is stopped; continue it with resume()."
+    assert set(run.trials["arm"]) <= set(ARMS) and "<table>" not in run._repr_html_()
+    for call in (run.plot_history, run.load):
+        with pytest.raises(nas.NasError, match=r"continue (the search )?with resume\(\)"):
+            call()
+    with pytest.raises(nas.NasError, match=r"none of its arms is chosen yet"):
+        run.export(tmp_path / "model")
+    (copy / LOCK).write_text(json.dumps(asdict(Holder.current())))
+    assert run.state == "running"
 
 
 def test_front_has_the_models_that_nothing_beats_in_metric_and_cost(finished_arms: FinishedArms) -> None:
