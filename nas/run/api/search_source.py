@@ -170,7 +170,7 @@ def _with_data(
     if "encoders" not in values:
         image, text = propose_encoders(found)
         encoders = {"encoders": {"image": image.name, "text": text.name}}
-        note(f"Encoders: {image.name} ({image.reason}), {text.name} ({text.reason})")
+        note(f"Encoders: {image.name} ({image.comment}), {text.name} ({text.comment})")
     return _for_task(values, found.columns) | encoders | {"data": {**proposed, **section, "columns": columns}}
 
 

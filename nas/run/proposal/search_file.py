@@ -214,8 +214,7 @@ def _places_text(found: ExaminedTable) -> str:
 def _encoder_lines(image: Proposal, text: Proposal) -> list[str]:
     lines = [_commented("encoders:", "frozen; a local folder, package:NAME/FOLDER or a Hugging Face hub name")]
     for modality, proposal in (("image", image), ("text", text)):
-        place = "" if proposal.is_local else "; not on this machine, the first use downloads it"
-        lines.append(_commented(f"  {modality}: {proposal.name}", f"{proposal.reason}{place}"))
+        lines.append(_commented(f"  {modality}: {proposal.name}", proposal.comment))
     return lines
 
 
