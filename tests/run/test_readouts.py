@@ -99,3 +99,13 @@ def test_only_a_choice_is_reported() -> None:
     output = io.StringIO()
     ChosenReadouts.by_linear(fixed, LinearArchitecture(0, 1)).report(fixed, LineReporter(output))
     assert output.getvalue() == ""
+
+
+def test_kept_readouts_are_stated_with_the_key_that_searches_them() -> None:
+    stream = io.StringIO()
+    for config in (config_with("linear", BOTH, (0,)), config_with("searched", BOTH, BOTH)):
+        ChosenReadouts.by_linear(config, LinearArchitecture(1, 0)).report(config, LineReporter(stream))
+    assert stream.getvalue() == (
+        "The search keeps image readout mean, which the linear classifier prefers; to search other readouts as well, "
+        "set search.readouts: searched\n"
+    )

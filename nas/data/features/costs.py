@@ -56,12 +56,12 @@ def describe_costs(
     from_lowest = step_seconds(lambda part: max(part.layers[0], 0))
     from_images = step_seconds(lambda part: 0) + (BATCH_SIZE * image_seconds if modalities[0].layers else 0.0)
     sizes = {plan.tier: plan.size_bytes for plan in plans}
-    name = {SMALLEST_LAYER: "the lowest layer only", NOTHING: "nothing"}.get(chosen.tier, "every layer")
+    name = {SMALLEST_LAYER: "the lowest layer only", NOTHING: "no layer"}.get(chosen.tier, "each layer")
     return (
-        f"Features of every fusion layer: {format_bytes(sizes[EVERY_LAYER])}, about {format_seconds(build_seconds)} to "
-        f"build; of the lowest only: {format_bytes(sizes[SMALLEST_LAYER])}, as long to build, up to "
-        f"{from_lowest:.2g} s more for each training step; of none: {format_bytes(sizes[NOTHING])}, as long to build, "
-        f"up to {from_images:.2g} s more; stored: {name}"
+        f"Encoder outputs take about {format_seconds(build_seconds)} to compute, once, and are cached for {name}. "
+        f"Choices (features.storage): each layer where fusion may start, {format_bytes(sizes[EVERY_LAYER])}; the "
+        f"lowest of them only, {format_bytes(sizes[SMALLEST_LAYER])}, and a training step takes up to "
+        f"{from_lowest:.2g} s longer; no layer, {format_bytes(sizes[NOTHING])}, and up to {from_images:.2g} s longer"
     )
 
 

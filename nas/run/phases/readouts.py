@@ -77,4 +77,7 @@ class ChosenReadouts:
             chosen = ", ".join(
                 f"{gene.name.replace('_', ' ')} {gene.format(self.values[gene.name])}" for gene in open_genes
             )
-            reporter.note(f"Space: {chosen}, as the linear classifier chose; search.readouts: searched leaves it open")
+            reporter.note(
+                f"The search keeps {chosen}, which the linear classifier prefers; to search other readouts as well, "
+                "set search.readouts: searched"
+            )

@@ -131,9 +131,10 @@ def test_disk_budget_selects_the_tier_and_is_reported_first(sources: FeatureSour
         assert seen[0] == (
             f"Encoder outputs are cached once: {format_bytes(size)} of at most {format_bytes(budget)}{restriction}"
         )
-        assert seen[1].startswith("Features of every fusion layer: ") and seen[1].endswith(
-            "; stored: the lowest layer only" if restriction else "; stored: every layer"
-        )
+        assert seen[1].startswith("Encoder outputs take about ")
+        assert (
+            ", once, and are cached for the lowest layer only. " if restriction else ", and are cached for each layer. "
+        ) in seen[1]
         assert seen[2] == "progress"
         budget = size - 1
         names.add(store.directory.name)
@@ -163,10 +164,11 @@ def test_storage_can_be_forced_and_both_ways_give_the_same_inputs(sources: Featu
 def test_costs_are_stated_for_both_ways_to_store(sources: FeatureSources, tmp_path: Path) -> None:
     notes: list[str] = []
     store = build(sources, tmp_path, on_note=notes.append)
-    (line,) = (note for note in notes if note.startswith("Features of every fusion layer: "))
+    (line,) = (note for note in notes if note.startswith("Encoder outputs take about "))
     pattern = (
-        r"Features of every fusion layer: (.+), about .+ to build; of the lowest only: (.+), as long to build, up to "
-        r"\S+ s more for each training step; of none: .+, as long to build, up to \S+ s more; stored: every layer"
+        r"Encoder outputs take about \S+ to compute, once, and are cached for each layer\. Choices "
+        r"\(features\.storage\): each layer where fusion may start, (.+); the lowest of them only, (.+), and a "
+        r"training step takes up to \S+ s longer; no layer, .+, and up to \S+ s longer"
     )
     found = re.fullmatch(pattern, line)
     assert found is not None and found[1] == format_bytes(store.size_bytes)
@@ -174,7 +176,7 @@ def test_costs_are_stated_for_both_ways_to_store(sources: FeatureSources, tmp_pa
     notes.clear()
     one_layer = dataclasses.replace(sources, entry_layers=frozenset({reads_at(1)}))
     build(one_layer, tmp_path, on_note=notes.append)
-    assert not any(note.startswith("Features of every fusion layer") for note in notes), "there is one way only"
+    assert not any(note.startswith("Encoder outputs take about ") for note in notes), "there is one way only"
 
 
 def test_attention_is_stored_only_if_configured_and_useful(sources: FeatureSources, tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_notes_say_what_is_computed_and_what_it_costs(every: FeatureSources, tmp
     seen: list[str] = []
     build(every, tmp_path, storage="none", on_note=seen.append)
     assert seen[0].startswith("Encoder outputs are not cached (features.storage: none) but for what the linear")
-    assert "; of none: " in seen[1] and seen[1].endswith("s more; stored: nothing")
+    assert ", and are cached for no layer. Choices" in seen[1] and seen[1].endswith(" s longer")
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=[]), min_size=1), min_size=1))
