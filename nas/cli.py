@@ -205,24 +205,30 @@ def _search(options: argparse.Namespace) -> None:
     from nas.config.load import load_arms
 
     config = load_arms(options.space)[0].config  # before the imports that take seconds
-    import_frameworks()
     from nas.common.progress import build_reporter
-    from nas.run.commands import start
+    from nas.run.first_line import announce
 
     if options.run_dir is None:
         config = overrides.apply(config)
         options.run_dir = Path("runs") / f"{config.name}-{config.seed}"
     with build_reporter() as reporter:
-        start(options.space, options.run_dir, overrides, _execution(options), reporter)
+        is_announced = announce(options.run_dir, reporter)
+        import_frameworks()
+        from nas.run.commands import start
+
+        start(options.space, options.run_dir, overrides, _execution(options), reporter, is_announced=is_announced)
 
 
 def _resume(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
-    import_frameworks()
     from nas.common.progress import build_reporter
-    from nas.run.commands import resume
+    from nas.run.first_line import announce_resumed
 
     with build_reporter() as reporter:
+        announce_resumed(options.run_dir, reporter)
+        import_frameworks()
+        from nas.run.commands import resume
+
         resume(options.run_dir, overrides, _execution(options), reporter)
 
 

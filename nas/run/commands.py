@@ -24,6 +24,7 @@ from nas.run.arms.directory import (
 )
 from nas.run.directory import CONFIG, check_new_directory, is_run
 from nas.run.executors import ExecutionOptions
+from nas.run.first_line import start_line
 from nas.run.html_report.arms import ArmsReport
 from nas.run.program_name import command_line
 from nas.run.search import resume as resume_one
@@ -33,7 +34,15 @@ from nas.storage.backends.journal import LOCK
 from nas.storage.lease import Holder, LockFile
 
 
-def start(source: Path, directory: Path, overrides: Overrides, options: ExecutionOptions, reporter: Reporter) -> None:
+def start(
+    source: Path,
+    directory: Path,
+    overrides: Overrides,
+    options: ExecutionOptions,
+    reporter: Reporter,
+    *,
+    is_announced: bool = False,
+) -> None:
     """Run the search of a file in a new directory, or resume it in its existing one.
 
     Args:
@@ -42,6 +51,7 @@ def start(source: Path, directory: Path, overrides: Overrides, options: Executio
         overrides: The values that replace those of the file.
         options: The workers, the cluster and the storage of the study.
         reporter: The receiver of messages.
+        is_announced: Whether the first line was shown.
 
     Raises:
         NasError: If the search file, data, encoders or run directory cannot be used, or the directory holds another
@@ -51,7 +61,7 @@ def start(source: Path, directory: Path, overrides: Overrides, options: Executio
     """
     arms = load_arms(source)
     if len(arms) == 1:
-        start_one(source, directory, overrides, options, reporter)
+        start_one(source, directory, overrides, options, reporter, is_announced=is_announced)
         return
     run = with_overrides(arms, overrides)
     if is_run(directory):
@@ -62,6 +72,8 @@ def start(source: Path, directory: Path, overrides: Overrides, options: Executio
     else:
         check_new_directory(directory)
         check_surroundings(options, options.storage)
+        if not is_announced:
+            reporter.note(start_line(directory))
         run = with_precision(run, fast_precision(options.workers_device))
     _run(directory, run, options, reporter, source=str(source))
 
@@ -103,8 +115,11 @@ def _run(directory: Path, run: ArmsRun, options: ExecutionOptions, reporter: Rep
         lock.write(Holder.current())
         write_arms_run(directory, run)
         search = ArmsSearch(directory, run, options, reporter, source=source)
-        with ArmsReport(directory, reporter):
-            search.run(search.check() if left_out is None else left_out)
+        try:
+            with ArmsReport(directory, reporter):
+                search.run(search.check() if left_out is None else left_out)
+        finally:
+            lock.write(None)  # the process may go on, for instance a notebook's
 
 
 def _check_same(known: ArmsRun, run: ArmsRun, directory: Path, source: str) -> None:

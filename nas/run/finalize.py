@@ -115,10 +115,10 @@ class Finalizer:
         ensemble = choice.answer(self._config.search.answer)
         assert choice.single is not None, "a search is concluded with a result"
         models: dict[str, Result | Ensemble] = {BEST: ensemble or choice.single, **simple}
-        if distilled is None:
-            report.pop(DISTILLED, None)  # that of an ensemble of an earlier session
-        else:
+        if distilled is not None:
             models[DISTILLED] = distilled.result
+        elif report.pop(DISTILLED, None) is not None:  # that of an ensemble of an earlier session
+            write_sealed_json(self._directory / REPORT, report)
         answer_role = choice.role if ensemble is None else ENSEMBLE_ROLE
         started = time.monotonic()
         for index, (role, model) in enumerate(models.items()):
@@ -135,7 +135,11 @@ class Finalizer:
         other = _OTHER_ANSWERS.get(answer_role, "")
         lines = [verdict(reliability, other=other), *reliability.lines(other=other)]
         write_sealed_json(self._directory / RELIABILITY, {**reliability.as_dict(), "verdict": lines})
-        self._show(report, reliability, choice, distilled)
+        further = choice.lines(self._config.search.answer, self._config.search.objective)
+        if distilled is not None:
+            further = [*further, distilled.line(self._config.search.objective, _titles(reliability.title))]
+        assert choice.best is not None, "a search is concluded with a result"
+        self._show(report, choice.best, lines, further)
 
     def _exported(
         self, role: str, model: Result | Ensemble, report: Mapping[str, dict[str, Any]], test_data: str
@@ -191,17 +195,18 @@ class Finalizer:
         known = [seconds for seconds in found if seconds is not None]
         return sum(known) if len(known) == len(found) else None
 
-    def _show(
-        self,
-        report: Mapping[str, Any],
-        reliability: ReliabilityReport,
-        choice: EnsembleChoice,
-        distilled: DistilledReport | None,
-    ) -> None:
-        metric, run, best = self._config.search.objective, self._directory, choice.best
-        assert best is not None, "a search is concluded with a result"
+    def _show(self, report: Mapping[str, Any], best: Result, trust: Sequence[str], further: Sequence[str]) -> None:
+        """Show the verdict, the table of the models, how far to trust it, and what can be done next.
+
+        Args:
+            report: The content of the final report.
+            best: The best architecture.
+            trust: The verdict, then the lines about how far to trust it.
+            further: Lines about the ensemble and the distilled model.
+        """
+        metric, run = self._config.search.objective, self._directory
         answer = report[BEST]
-        name, other = metric_title(metric), _OTHER_ANSWERS.get(answer["role"], "")
+        name = metric_title(metric)
         error = "\n(standard error)" if metric == "accuracy" else ""
         batch = self._config.search.latency_batch
         header = (
@@ -214,16 +219,14 @@ class Finalizer:
         export = command_line("export", run, rest="--output DIR --pick best")
         lines = [
             "",
-            verdict(reliability, other=other),
+            trust[0],
             "",
             text_table(header, [(title, *cells) for title, _, *cells in rows]),
             "",
             *(f"{title}: {model}" for title, model, *_ in rows),
             "",
             "How far to trust this result:",
-            *(f"- {line}" for line in reliability.lines(other=other)),
-            *(f"- {line}" for line in choice.lines(self._config.search.answer, metric)),
-            *([] if distilled is None else [f"- {distilled.line(metric, _titles(reliability.title))}"]),
+            *(f"- {line}" for line in (*trust[1:], *further)),
             "",
             f"Exported model: {run / BEST}{training_text(answer['stage'])}",
             f"Use it: {predict}",

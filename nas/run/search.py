@@ -14,6 +14,7 @@ from nas.run.announcement import resume_line
 from nas.run.defaults import complete
 from nas.run.directory import Run, check_new_directory, is_run, place_run, read_run
 from nas.run.executors import ExecutionOptions
+from nas.run.first_line import start_line
 from nas.run.program_name import command_line
 from nas.run.select import best_architectures
 from nas.run.session import Session, create_session
@@ -40,6 +41,7 @@ def start(
     reporter: Reporter,
     *,
     concludes: bool = True,
+    is_announced: bool = False,
 ) -> None:
     """Run a search in a new directory, or resume it in its existing one.
 
@@ -50,6 +52,7 @@ def start(
         options: The workers, the cluster and the storage of the study.
         reporter: The receiver of messages.
         concludes: Whether the best model is compared with the default, exported and evaluated on test.
+        is_announced: Whether the first line was shown.
 
     Raises:
         NasError: If the search file, data, encoders or run directory cannot be used, or the directory holds another
@@ -69,10 +72,8 @@ def start(
         return
     check_new_directory(directory)
     check_surroundings(options, options.storage)
-    reporter.note(
-        f"Run directory: {directory}. Everything finished is kept there; after an interruption, resume it with: "
-        f"{command_line('resume', directory)}"
-    )
+    if not is_announced:
+        reporter.note(start_line(directory))
     config = complete(draft, source=str(source), reporter=reporter, device=options.workers_device)
     session, prepared = create_session(config, directory, options, reporter, source=str(source), fixed=fixed)
     session.search(prepared, concludes=concludes)

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,10 @@ class RunData:
     @property
     def answer(self) -> Result | None:
         """The result of the answer, of an ensemble that of its first member; the best one before there is an answer."""
-        entry = self.report.get(BEST)
-        return self.best if entry is None else Result.from_dict(entry["result"])
+        members = self.answer_members
+        return members[0][0] if members else self.best
 
-    @property
+    @cached_property
     def answer_members(self) -> list[tuple[Result, float]]:
         """The results of which the answer consists, with their weights; empty before there is an answer."""
         entry = self.report.get(BEST)
