@@ -111,8 +111,8 @@ def test_evaluations_during_a_training_come_with_its_losses(path: Path) -> None:
     ]
     assert written == read_history(path) and losses_of(path) == [1, 2, 3]
     History(path, "accuracy").add_losses(TRAINING, curve[:1])  # starts again
-    found = [(point.step, point.name) for point in read_history(path) if point.split == "validation"]
-    assert found == [(1, "loss"), (1, "accuracy")]
+    left = [(point.step, point.name) for point in read_history(path) if point.split == "validation"]
+    assert left == [(1, "loss"), (1, "accuracy")]
 
 
 def losses_of(path: Path) -> list[int]:
