@@ -224,8 +224,7 @@ class CandidateWorker:
     def _train(self, job: Job, should_stop: Callable[[], bool]) -> Tensor:
         """Train the model of a job and return its validation logits."""
         split = self._searched if job.stage == "short" else self._store.splits["train"]
-        size = self.batch_size(job)
-        recipe = recipe_of(job, self.setup.config)
+        size, recipe = self.batch_size(job), recipe_of(job, self.setup.config)
         earlier: tuple[LossPoint, ...] = ()
         if job.stage == "short":
             model = extract(self.supernet(), job.architecture).to(self._device)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.config.schema import Config
+from nas.models.fusion.base import FusionModel
 from nas.run.ensemble import Ensemble
 from nas.run.export import TrainedWeights, assemble_ensemble, export
 from nas.run.model_parts import ModelParts
@@ -39,7 +40,7 @@ def export_ensemble(
         StudyError: If the weights of a member are missing or damaged.
         ExportError: If the folder cannot be written.
     """
-    members, objective = ensemble.members, config.search.objective
+    members = ensemble.members
     models = [TrainedWeights.of(run_directory, member.result, config.space).load(parts) for member in members]
     classifier = assemble_ensemble(
         [(model, member.weight) for model, member in zip(models, members, strict=True)],
@@ -49,8 +50,17 @@ def export_ensemble(
         max_text_tokens=parts.max_text_tokens,
         threshold=ensemble.metrics.get("threshold"),
     )
+    facts = _facts(ensemble, models, config)
+    tools = {"image_processor": parts.image_processor, "tokenizer": parts.tokenizer}
+    export(target, model=classifier, **tools, facts=facts, shares_with=shares_with)
+    return facts
+
+
+def _facts(ensemble: Ensemble, models: Sequence[FusionModel], config: Config) -> dict[str, Any]:
+    """Return the facts of an ensemble of models."""
+    members, objective = ensemble.members, config.search.objective
     results = [member.result for member in members]
-    facts = {
+    return {
         "answer": "ensemble",
         "stage": "full",
         "training": STAGE_VERBS["full"],
@@ -77,6 +87,3 @@ def export_ensemble(
         "kept_freed_memory": any(result.kept_freed_memory for result in results),
         "data": config.data.form(),
     }
-    tools = {"image_processor": parts.image_processor, "tokenizer": parts.tokenizer}
-    export(target, model=classifier, **tools, facts=facts, shares_with=shares_with)
-    return facts
