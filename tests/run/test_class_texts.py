@@ -13,15 +13,22 @@ from nas.cli import main
 from nas.common.errors import ConfigError, EncoderError, ExportError
 from nas.common.progress import LineReporter
 from nas.config.load import load_config
+from nas.data.inputs import Input
+from nas.data.preprocessing import Preprocessor
 from nas.models.class_texts import ClassTexts
 from nas.models.classifier import FusionForClassification
 from nas.models.encoders.checkpoints import build_encoder
+from nas.models.fusion.base import sizes_of
 from nas.models.fusion.coop.architecture import CoOpArchitecture
+from nas.models.fusion.supernet import build_model
 from nas.run.comparison.entries import entry_names, fitting_entries
 from nas.run.executors import ExecutionOptions
+from nas.run.export import assemble
 from nas.run.exported_checks import check_class_texts
+from nas.run.exported_model import ExportedModel
 from nas.run.model_parts import ModelParts
 from nas.run.sources import check_encoders
+from nas.search.space.family_registry import load_architecture_class
 from tests.support.project import Project
 from tests.support.runs import results_of, resume_search, run_search
 from tests.support.tiny_families import clip_model
@@ -105,6 +112,52 @@ def test_learned_words_are_searched_exported_and_evaluated(
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-6)
     assert main(["evaluate", str(model), "--data", str(project.manifest), "--images", str(project.images)]) == 0
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("family", ["clip_zero_shot", "coop", "vpt_clip", "maple"])
+def test_class_texts_of_a_loaded_model_are_computed_once_for_all_batches(
+    project: Project, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    parts = parts_of(project, "counted.yaml", family=family, space="auto")
+    architecture_class = load_architecture_class(family)
+    encoders = parts.image_encoder, parts.text_encoder
+    trained = build_model(
+        image_encoder=encoders[0],
+        text_encoder=encoders[1],
+        architecture=architecture_class.default(sizes_of(*encoders)),
+        num_classes=len(NAMES),
+        seed=3,
+        class_texts=parts.class_texts,
+    )
+    model = assemble(
+        image_encoder=encoders[0],
+        text_encoder=encoders[1],
+        trained=trained,
+        class_names=NAMES,
+        max_text_tokens=parts.max_text_tokens,
+    )
+    preprocessor = Preprocessor(
+        image_processor=parts.image_processor, tokenizer=parts.tokenizer, max_text_tokens=parts.max_text_tokens
+    )
+    exported = ExportedModel(model, preprocessor, NAMES)
+    computed, compute = [], model.fusion.class_embeddings
+
+    def counted(*arguments: Any) -> Any:
+        computed.append(arguments)
+        return compute(*arguments)
+
+    monkeypatch.setattr(model.fusion, "class_embeddings", counted)
+    pictures, texts = [project.images / f"{index:03}.png" for index in range(5)], ["cat"] * 5
+    inputs = [Input(index, str(path), text) for index, (path, text) in enumerate(zip(pictures, texts, strict=True))]
+    found = [outcome.values for outcome in exported.outcomes(inputs, lambda name: Image.open(name).convert("RGB"), 2)]
+    assert len(computed) == 1 and len(found) == 5, "three batches"
+    exported.logits(pictures[:2], texts[:2])
+    assert len(computed) == 1, "and a further call"
+    pixels = exported.preprocessor.pixel_values([Image.open(path).convert("RGB") for path in pictures])
+    ids, mask = exported.preprocessor.tokenize(texts)
+    expected = model.train()(pixels, ids, mask).logits  # with gradients, as a training computes
+    assert len(computed) == (1 if family == "clip_zero_shot" else 2), "nothing to train, or whole layers"
+    torch.testing.assert_close(torch.stack(found), expected.detach(), rtol=0, atol=1e-4)
 
 
 @pytest.mark.long

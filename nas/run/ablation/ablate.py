@@ -107,10 +107,11 @@ def ablate(
     config = complete(draft, source=str(source), reporter=reporter, device=options.workers_device)
     sizes = encoder_sizes(config, (config.encoders.image, config.encoders.text))
     architecture_class = config.space.architecture_class
+    is_retrieval = config.data.is_retrieval
     base = _base(order.architecture, config) or base_architecture(
-        architecture_class, sizes, _genes_of(order.architecture)
+        architecture_class, sizes, _genes_of(order.architecture), is_retrieval=is_retrieval
     )
-    rows = ablation_rows(base, order.genes, config.space, sizes)
+    rows = ablation_rows(base, order.genes, config.space, sizes, is_retrieval=is_retrieval)
     check_directory(directory, SETTINGS, "ablation")
     check_writable(directory)
     check_surroundings(options, None)

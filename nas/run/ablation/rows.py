@@ -54,7 +54,11 @@ def digest_of(architecture: Architecture) -> str:
 
 
 def base_architecture(
-    architecture_class: type[Architecture], sizes: EncoderSizes, given: Mapping[str, Any] | None
+    architecture_class: type[Architecture],
+    sizes: EncoderSizes,
+    given: Mapping[str, Any] | None,
+    *,
+    is_retrieval: bool = False,
 ) -> Architecture:
     """Return the architecture that genes are varied of.
 
@@ -63,11 +67,12 @@ def base_architecture(
         sizes: The sizes of the encoders.
         given: The values of some genes, as `Architecture.as_dict` has them; the others are the default's. None for the
             default itself.
+        is_retrieval: Whether models are for retrieval, for which a default may have other values.
 
     Raises:
         ArgumentError: If a gene is unknown or has a value that no architecture has.
     """
-    default = architecture_class.default(sizes)
+    default = (architecture_class.default_for_retrieval if is_retrieval else architecture_class.default)(sizes)
     values = {**(given or {})}
     if values.pop("family", default.family) != default.family:
         raise ArgumentError(f"--architecture: wrong family; expected {default.family}, got {shown(given)}")
@@ -93,7 +98,12 @@ def base_architecture(
 
 
 def ablation_rows(
-    base: Architecture, requests: Sequence[GeneRequest], space: SearchSpace, sizes: EncoderSizes
+    base: Architecture,
+    requests: Sequence[GeneRequest],
+    space: SearchSpace,
+    sizes: EncoderSizes,
+    *,
+    is_retrieval: bool = False,
 ) -> list[AblationRow]:
     """Return the rows of an ablation, gene by gene in the order of the requests, values in ascending order.
 
@@ -102,9 +112,10 @@ def ablation_rows(
         requests: The genes; none for all genes that have several values.
         space: The search space of the file.
         sizes: The sizes of the encoders.
+        is_retrieval: Whether models are for retrieval, for which some genes have one value.
 
     Raises:
-        ArgumentError: If a gene is unknown, has an unknown value or a single one, or the family has no genes.
+        ArgumentError: If a gene is unknown, has an unknown value or a single one, or no gene can be varied.
     """
     genes = {gene.name: gene for gene in base.genes}
     if not genes:
@@ -116,7 +127,13 @@ def ablation_rows(
             f"--gene: unknown gene {', '.join(map(shown, unknown))}; expected any of {', '.join(genes)}"
         )
     rows = []
+    fixed = base.retrieval_values if is_retrieval else {}
     for name in dict.fromkeys(names or genes):
+        problem = _fixed_by(name, base, fixed)
+        if problem and names:
+            raise ArgumentError(f"--gene {name}: cannot be varied{problem}")
+        if problem:
+            continue
         gene, texts = genes[name], [text for request in requests if request.name == name for text in request.values]
         values = _asked_values(gene, texts, base, sizes) if texts else _default_values(gene, base, space, sizes)
         found = _rows_of_gene(gene, values, base)
@@ -126,7 +143,21 @@ def ablation_rows(
             raise ArgumentError(
                 f"--gene {name}: only one value, {found[0].value}; expected several (--gene {name}=VALUE,VALUE)"
             )
+    if not rows:
+        raise ArgumentError(f"ablate: no gene of the family {base.family} can be varied; expected one with two values")
     return rows
+
+
+def _fixed_by(name: str, base: Architecture, fixed: Mapping[str, int]) -> str:
+    """Return why a gene of an architecture has one value; an empty text if it may have others."""
+    if name in fixed:
+        return " with data.task: retrieval; expected another gene"
+    if not base.has_meaning(name):
+        condition = next(gene.only_with for gene in base.genes if gene.name == name)
+        assert condition is not None, "the gene has a meaning beside some values of another"
+        other, values = condition
+        return f" with {other} {base.texts()[other]}; expected an architecture with {other} {' or '.join(values)}"
+    return ""
 
 
 def space_of_rows(rows: Sequence[AblationRow], num_layers: int) -> SearchSpace:
@@ -163,7 +194,8 @@ def _default_values(gene: Gene, base: Architecture, space: SearchSpace, sizes: E
 
     A size that may be 0 is left out in one of the rows.
     """
-    usual = type(base).default_choices(sizes)[gene.name]
+    largest = _largest(gene, type(base), sizes)
+    usual = [value for value in type(base).default_choices(sizes)[gene.name] if value <= largest]
     if gene.names:
         return list(usual)
     chosen = space.choices[gene.name]
@@ -199,10 +231,16 @@ def _numbers(value: GeneValue, *, whole: bool = False) -> list[int]:
 def _check_values(
     gene: Gene, values: Sequence[int], where: str, architecture_class: type[Architecture], sizes: EncoderSizes
 ) -> None:
-    largest = architecture_class.num_layers(sizes) - 1 if gene.is_layer else gene.largest
+    largest = _largest(gene, architecture_class, sizes)
     wrong = [value for value in values if not gene.smallest <= value <= largest]
     if wrong:
         raise ArgumentError(
             f"{where}: value of {gene.name} out of range; expected {gene.smallest} to {largest:,}, got "
             f"{', '.join(map(str, wrong))}"
         )
+
+
+def _largest(gene: Gene, architecture_class: type[Architecture], sizes: EncoderSizes) -> int:
+    """Return the largest value of a gene with these encoders."""
+    last = architecture_class.num_layers(sizes) - 1
+    return architecture_class.largest_values(sizes).get(gene.name, last if gene.is_layer else gene.largest)

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from nas.common.errors import ArgumentError
+from nas.models.fusion.clip_zero_shot.architecture import CLIPZeroShotArchitecture
+from nas.models.fusion.maple.architecture import MaPLeArchitecture
 from nas.models.fusion.mmbt.architecture import MMBTArchitecture
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.run.ablation.rows import GeneRequest, ablation_rows, base_architecture, digest_of, space_of_rows
@@ -112,6 +114,34 @@ def test_wrong_gene_is_one_error(texts: list[str], message: str) -> None:
 def test_wrong_architecture_is_one_error(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         base_architecture(PMFArchitecture, SIZES, given)
+
+
+def test_genes_are_varied_where_they_have_a_meaning_and_up_to_the_layers_of_the_encoders() -> None:
+    sizes = EncoderSizes(image_layers=4, text_layers=3, image_hidden_size=8, text_hidden_size=12)
+    space = SearchSpace(MaPLeArchitecture, {gene.name: (gene.smallest,) for gene in MaPLeArchitecture.genes})
+    coupled, vision = (
+        base_architecture(MaPLeArchitecture, sizes, {"branches": name}) for name in ("coupled", "vision")
+    )
+    found = {row.gene for row in ablation_rows(coupled, [], space, sizes)}
+    assert found == {"prompt_depth", "prompt_length", "branches", "coupling", "initial_text", "sample_text"}
+    rows = ablation_rows(vision, [], space, sizes)
+    assert {row.gene for row in rows} == found - {"coupling", "initial_text"}
+    assert sum(row.is_default for row in rows) == 4 and all(row.architecture.depth <= 3 for row in rows)  # type: ignore[attr-defined]
+    message = "--gene coupling: cannot be varied with branches vision; expected an architecture with branches coupled"
+    with pytest.raises(ArgumentError, match=message):
+        ablation_rows(vision, [GeneRequest("coupling")], space, sizes)
+    with pytest.raises(ArgumentError, match=r"value of prompt_depth out of range; expected 1 to 3, got 4"):
+        ablation_rows(coupled, [GeneRequest("prompt_depth", ("4",))], space, sizes)
+
+
+def test_models_for_retrieval_keep_the_values_that_they_need() -> None:
+    base = base_architecture(CLIPZeroShotArchitecture, SIZES, None, is_retrieval=True)
+    assert base == CLIPZeroShotArchitecture(sample_text=1)
+    space = SearchSpace(CLIPZeroShotArchitecture, {"sample_text": (1,)})
+    with pytest.raises(ArgumentError, match="no gene of the family clip_zero_shot can be varied"):
+        ablation_rows(base, [], space, SIZES, is_retrieval=True)
+    with pytest.raises(ArgumentError, match=r"--gene sample_text: cannot be varied with data\.task: retrieval"):
+        ablation_rows(base, [GeneRequest("sample_text")], space, SIZES, is_retrieval=True)
 
 
 def test_family_without_genes_has_no_ablation() -> None:

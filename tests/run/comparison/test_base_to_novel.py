@@ -133,6 +133,26 @@ def test_models_learn_base_classes_and_classify_novel_ones_by_their_texts(
     assert "evaluating" not in again and "validation accuracy" not in again.partition("\n\n")[0], "it resumes"
 
 
+@pytest.mark.long
+def test_deep_prompts_are_carried_to_the_novel_classes(source: Path, options: ExecutionOptions, tmp_path: Path) -> None:
+    directory, names = tmp_path / "comparison", ("vpt_clip", "maple")
+    compared(source, directory, options, names)
+    with (directory / "comparison.csv").open() as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert tuple(rows) == names
+    data = load_config(source).data
+    for name, learned_in in (("vpt_clip", "image_prompts"), ("maple", "text_prompts")):
+        folders = [directory / name / f"model_{novel}seed0" for novel in ("", "novel_")]
+        base, novel = (FusionForClassification.from_pretrained(folder) for folder in folders)
+        learned = {key: tensor for key, tensor in base.state_dict().items() if "prompts" in key or "coupling" in key}
+        assert any(learned_in in key for key in learned)
+        assert all(torch.equal(tensor, novel.state_dict()[key]) for key, tensor in learned.items())
+        assert base.config.class_texts["ids"] != novel.config.class_texts["ids"]
+        for half, folder in zip(("base", "novel"), folders, strict=True):
+            accuracy = evaluate_exported(folder, data.replace(classes=half), "test").metrics["accuracy"]
+            assert float(rows[name][f"{half}_accuracy_seed0"]) == accuracy
+
+
 def test_families_without_class_texts_are_refused_by_name(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     able = base_to_novel_entries(None)
     assert able[:2] == NAMES and "pmf" not in able and base_to_novel_entries(NAMES[:1]) == NAMES[:1]
