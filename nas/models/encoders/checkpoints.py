@@ -61,6 +61,11 @@ def resolve_checkpoint(name: str, base_directory: Path) -> str:
 
 def _family(model_type: str, modality: str, checkpoint: str) -> EncoderFamily:
     family = ENCODERS.get(model_type)
+    if isinstance(family, DualEncoder) and modality in family.reasons:
+        raise EncoderError(
+            f"encoder {checkpoint!r}: {family.reasons[modality]}; expected model_type "
+            f"{', '.join(supported_model_types(modality))}, got {model_type!r}"
+        )
     if not isinstance(family, EncoderFamily) or family.modality != modality:
         raise EncoderError(
             f"encoder {checkpoint!r}: unsupported {modality} encoder; expected model_type "

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import CLIPConfig, PreTrainedConfig, PreTrainedModel
+from transformers import CLIPConfig, PreTrainedConfig, PreTrainedModel, SiglipConfig
 
 from nas.common.boundary import shown
 from nas.common.errors import EncoderError
@@ -135,6 +135,12 @@ def load_head(
         EncoderError: If the checkpoint has no projections, or they cannot be read.
     """
     config = pretrained.load_config(checkpoint)
+    if isinstance(config, SiglipConfig):
+        raise EncoderError(
+            f"encoder {checkpoint!r}: cannot be compared with texts, since the text encoder of SigLIP, which was "
+            "trained to read padding up to a fixed length as tokens, is not supported; expected model_type clip, got "
+            f"{config.model_type!r}"
+        )
     if not isinstance(config, CLIPConfig):
         raise EncoderError(
             f"encoder {checkpoint!r}: has no projections into a space of images and texts; expected model_type clip, "

@@ -11,7 +11,14 @@ def register() -> None:
     _register_image_encoders()
     _register_text_encoders()
     register_dual_encoder("clip", {"image": "vision_config", "text": "text_config"})
-    register_dual_encoder("siglip", {"image": "vision_config"})
+    register_dual_encoder(
+        "siglip",
+        {"image": "vision_config"},
+        reasons={
+            "text": "its text encoder is not supported, since it was trained to read padding up to a fixed length as "
+            "tokens, and texts have none here"
+        },
+    )
 
 
 def _register_image_encoders() -> None:

@@ -47,9 +47,11 @@ class DualEncoder:
 
     Args:
         configs: The attribute of the configuration that describes the encoder of each modality, as if it were alone.
+        reasons: Why the encoder of a modality that is left out is not supported.
     """
 
     configs: Mapping[str, str]
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 ENCODERS: Registry[EncoderFamily | DualEncoder] = Registry(
@@ -82,18 +84,21 @@ def register_encoder(
     ENCODERS.register(model_type, EncoderFamily(modality, model, encoder, options or {}, activation))
 
 
-def register_dual_encoder(model_type: str, configs: Mapping[str, str]) -> None:
+def register_dual_encoder(
+    model_type: str, configs: Mapping[str, str], reasons: Mapping[str, str] | None = None
+) -> None:
     """Register a `model_type` whose checkpoints hold two encoders.
 
     Args:
         model_type: The `model_type` in the configuration of its checkpoints.
         configs: The attribute of the configuration that describes the encoder of each modality. The `model_type` found
             there must be registered as an encoder family.
+        reasons: Why the encoder of a modality that is left out is not supported, for messages.
 
     Raises:
         ExtensionError: If the name is taken.
     """
-    ENCODERS.register(model_type, DualEncoder(configs))
+    ENCODERS.register(model_type, DualEncoder(configs, reasons or {}))
 
 
 def encoder_family(model_type: str) -> EncoderFamily:

@@ -17,6 +17,7 @@ from nas.models.encoders.digests import config_digest, weights_digest
 from nas.models.encoders.partial_checkpoint import load_tail, save_tail
 from nas.models.encoders.registry import encoder_family
 from nas.search.space import WHOLE
+from tests.support.tiny import vit_model
 from tests.support.tiny_families import clip_model, siglip_model
 
 PROJECTIONS = {"image": "visual_projection", "text": "text_projection"}
@@ -54,8 +55,11 @@ def test_head_belongs_to_the_encoder(modality: str, folder: Path, tmp_path: Path
 
 def test_checkpoint_without_a_head_is_refused(folder: Path, tmp_path: Path) -> None:
     siglip_model().save_pretrained(tmp_path / "siglip")
-    with pytest.raises(EncoderError, match=r"has no projections into a space of .*; expected model_type clip"):
+    with pytest.raises(EncoderError, match=r"text encoder of SigLIP, .* read padding .*; expected model_type clip"):
         load_encoder(str(tmp_path / "siglip"), "image", has_head=True)
+    vit_model(1, dtype=torch.float32).save_pretrained(tmp_path / "vit")
+    with pytest.raises(EncoderError, match=r"has no projections into a space of .*; expected model_type clip"):
+        load_encoder(str(tmp_path / "vit"), "image", has_head=True)
     path = folder / "model.safetensors"
     weights = load_file(path)
     for name, value, message in (

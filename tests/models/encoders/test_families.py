@@ -409,7 +409,7 @@ def test_text_encoder_as_image_encoder_is_rejected(tmp_path: Path) -> None:
 
 def test_text_encoder_of_siglip_is_rejected(tmp_path: Path) -> None:
     siglip_model().save_pretrained(tmp_path)
-    with pytest.raises(EncoderError, match=r"unsupported text encoder; expected model_type bert, .* got 'siglip'"):
+    with pytest.raises(EncoderError, match=r"read padding .* as tokens.*; expected model_type bert, .* got 'siglip'"):
         load_encoder(str(tmp_path), "text")
 
 
