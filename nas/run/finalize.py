@@ -215,6 +215,7 @@ class Finalizer:
         )
         rows = self._rows(report, best)
         predict = command_line("predict", run / BEST, rest='--image FILE --text "..."')
+        evaluate = command_line("evaluate", run / BEST, rest="--data TABLE")
         resume = longer(run, self._config.budget)
         export = command_line("export", run, rest="--output DIR --pick best")
         lines = [
@@ -230,6 +231,7 @@ class Finalizer:
             "",
             f"Exported model: {run / BEST}{training_text(answer['stage'])}",
             f"Use it: {predict}",
+            f"Evaluate it on other data: {evaluate}",
             *([] if answer["role"] == BEST else [f"To export the best architecture instead: {export}"]),
             f"All candidates: {run / 'results.csv'}; search longer: {resume}",
             *better_model_lines(best.stage, run),
