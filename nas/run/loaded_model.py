@@ -1,5 +1,6 @@
 """The public Python interface of exported models: predict, embed and evaluate pictures with texts, and data frames."""
 
+import hashlib
 import importlib
 import itertools
 import os
@@ -21,9 +22,10 @@ from nas.data.dataset import convert_all
 from nas.data.given_images import as_picture
 from nas.data.images import ImageSource, open_images
 from nas.data.labels import with_composed_labels
+from nas.data.pairs import check_negatives, pair_items
 from nas.data.preprocessing import Preprocessor
 from nas.data.readers.rows import as_text, parse_labels
-from nas.data.samples import RawDataset, RawSample
+from nas.data.samples import RawDataset, RawSample, Samples
 from nas.models.classifier import FusionForClassification
 from nas.run.api.given_table import FRAME, is_frame, plain_cell
 from nas.run.embed_pairs import embed_images, embed_texts
@@ -221,12 +223,12 @@ class LoadedModel:
         return evaluate_model(self._exported, config, ALL if is_whole else split)
 
     def _evaluate_frame(self, frame: Any, images: PathLike | None, columns: dict[str, str]) -> Evaluation:
-        if self._exported.is_retrieval:
-            raise DataError(f"{FRAME}: not supported for retrieval; expected the path of a manifest or a folder")
-        several = self._exported.has_several_labels
-        config = self._form(columns).replace(labels="several" if several else "one")
         inputs = {f"{name}_column": value for name, value in columns.items() if name in ("image", "text")}
         given = self._given(frame, None, images=images, **inputs)
+        if self._exported.is_retrieval:
+            return self._evaluate_pairs(given)
+        several = self._exported.has_several_labels
+        config = self._form(columns).replace(labels="several" if several else "one")
         rows = []
         assert config.columns.label is not None, "a classifier has labels"
         for number, cell in enumerate(_column(frame, config.columns.label)):
@@ -240,6 +242,18 @@ class LoadedModel:
         samples = convert_all(raw, self.class_names)
         logits = self._exported.logits(given.images, given.texts)
         return evaluation_of(self._exported, logits, samples, list(raw.notes))
+
+    def _evaluate_pairs(self, given: _Given) -> Evaluation:
+        """Evaluate a model for retrieval; pictures with the same content are one."""
+        contents = []
+        for number, entry in enumerate(given.images):
+            picture = self._exported.open_picture(entry, f"{FRAME}, row {number}")
+            contents.append(hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest())
+        items = pair_items(contents, given.texts, {})
+        check_negatives(items, FRAME)
+        places = tuple(f"row {number}" for number in range(len(items)))
+        samples = Samples(images=tuple(contents), texts=tuple(given.texts), labels=items, places=places)
+        return evaluation_of(self._exported, self._exported.logits(given.images, given.texts), samples, [])
 
     def _form(self, columns: dict[str, str]) -> DataConfig:
         """Return the form of a table with the columns of the training data, or others."""

@@ -8,6 +8,7 @@ import pytest
 from nas.run.executors import ExecutionOptions
 from nas.run.history import HISTORY, read_history
 from nas.training.checkpoint import load_tensors
+from nas.training.pretraining.pairs import PairBatch
 from nas.training.pretraining.step import Pretrainer
 from tests.support.project import Project
 from tests.support.runs import Killed, results_of, resume_search, run_search, without_measurements
@@ -66,3 +67,24 @@ def test_search_that_is_killed_in_a_pretraining_and_resumed_has_the_weights_of_o
     assert not list((killed / "pretraining").iterdir())
     points = [point for point in read_history(killed / HISTORY) if point.stage == "pretraining"]
     assert [(point.trial, point.step) for point in points] == [("0", step) for step in range(1, STEPS + 1)]
+
+
+def test_vlmo_learns_from_texts_alone_before_the_pairs(
+    project: Project, options: ExecutionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretraining = {"steps": 2, "text_steps": 3, "queue_size": 10}
+    changes = {**CHANGES, "family": "vlmo", "space": {"modality_layers": [1, 3]}, "pretraining": pretraining}
+    read, step = list[int](), Pretrainer.text_step
+
+    def noted(self: Pretrainer, index: int, pairs: PairBatch) -> None:
+        frozen = {name: entry.clone() for name, entry in self.model.model.named_parameters() if "attention" in name}
+        read.append(pairs.batch.image_tokens.numel())
+        step(self, index, pairs)
+        own = dict(self.model.model.named_parameters())
+        assert frozen and all(bool((own[name] == entry).all()) for name, entry in frozen.items())
+
+    monkeypatch.setattr(Pretrainer, "text_step", noted)
+    run_search(project.write("vlmo_texts.yaml", **changes), tmp_path / "run", options)
+    points = [point for point in read_history(tmp_path / "run" / HISTORY) if point.stage == "pretraining"]
+    assert [point.step for point in points if point.trial == "0"] == [1, 2, 3, 4, 5]
+    assert read and set(read) == {0} and len(read) % 3 == 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -103,6 +104,20 @@ def test_exported_model_gives_the_recalls_of_the_report(
     assert found.metrics == pytest.approx(entry["test"]) and found.details is None
     assert main(["evaluate", str(folder), "--data", str(_data(searched)), "--images", str(_images(searched))]) == 0
     assert f"mean_recall: {entry['test']['mean_recall']:.6f}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_data_frame_of_pairs_has_the_recalls_of_its_table(searched: RetrievalRun) -> None:
+    loaded, frame = nas.load(searched.directory / "best"), pd.read_csv(_data(searched))
+    given = frame[frame["split"] == "test"]
+    expected = loaded.evaluate(_data(searched), images=_images(searched))
+    assert loaded.evaluate(given, images=_images(searched)).metrics == pytest.approx(expected.metrics)
+    pictures = [Image.open(_images(searched) / name) for name in given["image"]]
+    again = pd.concat([given.assign(image=pictures), given.assign(image=pictures)]).rename(columns={"text": "words"})
+    found = loaded.evaluate(again, text_column="words")
+    assert found.metrics == pytest.approx(expected.metrics) and found.num_samples == 24, "equal pictures are one"
+    with pytest.raises(DataError, match=r"data frame: retrieval has nothing to tell apart"):
+        loaded.evaluate(given[:1], images=_images(searched))
 
 
 @pytest.mark.slow
