@@ -1,5 +1,7 @@
 """Predicted peaks of a pretraining against those of real steps, to the byte."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -137,6 +139,23 @@ def test_predicted_peak_of_a_pretrained_transformer_is_near_that_of_a_step(
     assert prediction.momentum_bytes == sum(
         tensor.numel() * tensor.element_size() for tensor in pretrainer.momentum_tensors()
     )
+
+
+@pytest.mark.parametrize("modality_layers", [0, 1, 3])
+def test_step_on_texts_alone_needs_less_than_the_least_on_pairs(modality_layers: int) -> None:
+    architecture = VLMoArchitecture(modality_layers)
+    image, text = real_encoders()
+    model = build_model(image_encoder=image, text_encoder=text, architecture=architecture, num_classes=5, seed=0)
+    settings = settings_of(("masked_language",), distillation=0.0, text_steps=2)
+    pretrainer, pairs = Pretrainer(model, settings), real_pairs(settings)
+    texts = replace(pairs, batch=replace(pairs.batch, image_tokens=torch.empty(RECIPE.batch_size, 0)))
+    held = [*pretrainer.model.parameters(), *pretrainer.model.buffers()]
+    held += [parameter for encoder in model.encoders for parameter in encoder.parameters()]
+    with PeakTracker(held) as tracker:
+        pretrainer.accumulate_text_gradients(texts)
+    memory = memory_of(SearchSpace.around(architecture, type(architecture).num_layers(model.sizes)))
+    memory.pretraining = settings
+    assert 0 < tracker.peak_bytes < memory.predict(architecture).step_bytes
 
 
 def test_prediction_is_that_of_the_stage_with_the_higher_peak(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,8 @@ class DualEncoder(FusionModel):
         """Return the embeddings of the class texts, (C, E), which are kept for as long as they stay the same."""
         learned = self.class_parameters(architecture)
         if features.whole_layers or (torch.is_grad_enabled() and any(entry.requires_grad for entry in learned)):
-            self._kept.clear()  # what is learned changes next
+            if self._kept:  # so that a program that is traced changes nothing of the model
+                self._kept.clear()  # what is learned changes next
             return self.class_embeddings(features, architecture)
         state = self._state([*learned, *self.encoders[1].parameters()])
         if architecture not in self._kept or self._kept[architecture][0] != state:

@@ -89,13 +89,21 @@ class Pretrainer:
             TrainingError: If a loss is not finite.
         """
         self.optimizer.zero_grad(set_to_none=True)
+        self.losses.add(index, self.accumulate_text_gradients(pairs)[None])
+        self._update_weights(index, self.settings.config.text_steps)
+
+    def accumulate_text_gradients(self, pairs: PairBatch) -> Tensor:
+        """Run the forward and backward passes of a step on texts alone; return the loss, 0-dimensional.
+
+        Args:
+            pairs: The texts, on the host.
+        """
         with self._only_texts_learn():
             pairs = pairs.to(self.device)
             with self._computing():
                 loss = self._text_loss(pairs)
             torch.autograd.backward(loss)
-        self.losses.add(index, loss.detach()[None])
-        self._update_weights(index, self.settings.config.text_steps)
+        return loss.detach()
 
     def _text_loss(self, pairs: PairBatch) -> Tensor:
         """Return the loss of masked words, given texts alone, 0-dimensional."""
