@@ -31,8 +31,6 @@ from nas.search.trial import Job, Result, job_seed
 PLAIN, CACHED = "tune_plain", "tune_cached"
 LONG, SHORT = "search_40m", "search_6m"
 ROLES = (LONG, PLAIN, CACHED, SHORT)
-ANSWERS = "answers.json"
-"""The answers of a cell and their fresh scores; written last."""
 _FRESH, _TUNED = "fresh.json", "tuned"
 FRESH_SEEDS = 3
 
@@ -67,7 +65,7 @@ class PeerSettings:
         return self.options.worker_count == 0
 
 
-def run_peer_cell(cell: Cell, settings: PeerSettings) -> None:
+def run_peer_cell(cell: Cell, settings: PeerSettings) -> Outcome:
     """Run a cell, or resume it: a search where it stopped, Ray Tune from the start, fresh seeds one by one.
 
     Args:
@@ -82,19 +80,40 @@ def run_peer_cell(cell: Cell, settings: PeerSettings) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     found = _run_tune(cell, settings) if cell.role in (PLAIN, CACHED) else _run_search(cell, settings)
     fresh = json.loads((directory / _FRESH).read_text())
+    return found, {name: list(scores.values()) for name, scores in fresh.items()}
+
+
+def outcome_path(cells: Path, cell: Cell) -> Path:
+    """Return the file of a finished cell.
+
+    Args:
+        cells: The folder of all finished cells.
+        cell: The cell.
+    """
+    return cells / cell.task / f"{cell.role}-{cell.seed}.json"
+
+
+def write_outcome(path: Path, outcome: Outcome) -> None:
+    """Write what a cell has found.
+
+    Args:
+        path: Its file.
+        outcome: What it has found.
+    """
+    found, fresh = outcome
+    path.parent.mkdir(parents=True, exist_ok=True)
     values = {"answers": [asdict(answer) for answer in found], "fresh": fresh}
-    write_atomically(directory / ANSWERS, json.dumps(values, indent=1).encode())
+    write_atomically(path, json.dumps(values, indent=1).encode())
 
 
-def read_answers(directory: Path) -> Outcome:
+def read_outcome(path: Path) -> Outcome:
     """Return what a finished cell has found.
 
     Args:
-        directory: The folder of the cell.
+        path: Its file.
     """
-    values = json.loads((directory / ANSWERS).read_text())
-    fresh = {name: list(scores.values()) for name, scores in values["fresh"].items()}
-    return [Answer(**answer) for answer in values["answers"]], fresh
+    values = json.loads(path.read_text())
+    return [Answer(**answer) for answer in values["answers"]], values["fresh"]
 
 
 class _FreshScores:

@@ -17,11 +17,13 @@ at 40 minutes; 0 if it never does. `six_minutes_over_tune_*` is the value of the
 Tune's. Both are means over seeds, by data set and pooled with equal weight, with 95 % intervals of a paired bootstrap
 over seeds, the fresh ones included. With two seeds the intervals are too narrow.
 
-Cells are kept, and finished ones are not run again; a search resumes, Ray Tune starts again, fresh seeds that are
-trained are not trained again. All cells take about 8 hours on 2 cores.
+A finished cell leaves a small file in the folder of `--cells`, and is not run again. In one that was interrupted, a
+search resumes, Ray Tune starts again, and fresh seeds that are trained are not trained again. All cells take about 8
+hours on 2 cores.
 
 Run: python -m benchmarks.peers.time_to_tune --data DIR [--task NAME ...] [--seeds 2] [--until MINUTES] [--runs DIR]
-     [--json FILE]; or with --quick alone. `benchmarks.search_quality --peers FILE` adds the figures to its own.
+     [--cells DIR] [--json FILE]; or with --quick alone.
+     `benchmarks.search_quality --peers FILE` adds the figures to its own.
 """
 
 import argparse
@@ -33,7 +35,6 @@ from typing import Any
 
 from benchmarks.models import write_figures
 from benchmarks.peers.cells import (
-    ANSWERS,
     CACHED,
     LONG,
     PLAIN,
@@ -41,8 +42,10 @@ from benchmarks.peers.cells import (
     SHORT,
     Outcome,
     PeerSettings,
-    read_answers,
+    outcome_path,
+    read_outcome,
     run_peer_cell,
+    write_outcome,
 )
 from benchmarks.peers.reach import Pair, lead, speed_up
 from benchmarks.quality.bootstrap import Difference
@@ -72,16 +75,19 @@ def main() -> None:
     settings, skipped = (_quick_settings(runs), {}) if options.quick else _settings(options)
     cells = [Cell(role, task, seed) for seed in range(options.seeds) for role in ROLES for task in settings.tasks]
 
+    finished: Path = options.cells or runs / "cells"
+
     def is_done(cell: Cell) -> bool:
-        return (cell.directory(runs) / ANSWERS).exists()
+        return outcome_path(finished, cell).exists()
 
     def run(cell: Cell) -> None:
         try:
-            run_peer_cell(cell, settings)
+            outcome = run_peer_cell(cell, settings)
         except NasError as error:
             print(f"{cell}: failed: {error}", flush=True)
         else:
-            print(f"{cell}: {_line(read_answers(cell.directory(runs)))}", flush=True)
+            write_outcome(outcome_path(finished, cell), outcome)
+            print(f"{cell}: {_line(outcome)}", flush=True)
 
     for name, reason in skipped.items():
         print(f"{name}: skipped: {reason}", flush=True)
@@ -90,7 +96,7 @@ def main() -> None:
         run_cells(cells, run, is_done, seconds=seconds, expected_seconds=TUNE_SECONDS)
     except Interrupted:
         raise SystemExit("interrupted; the next start resumes the running cell") from None
-    figures = compare(runs, cells)
+    figures = compare(finished, cells)
     for name in figures["missing"]:
         print(f"{name}: missing")
     for name, entries in (("pooled", figures["pooled"]), *figures["data_sets"].items()):
@@ -107,7 +113,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), help="default: all")
     parser.add_argument("--seeds", type=int, default=2, metavar="N", help="number of seeds (default: 2)")
     parser.add_argument("--until", type=float, metavar="MINUTES", help="start no cell that would end later than this")
-    parser.add_argument("--runs", type=Path, default=Path("runs") / "time_to_tune", help="folder of the cells")
+    parser.add_argument("--runs", type=Path, default=Path("runs") / "time_to_tune", help="folder of the runs")
+    parser.add_argument("--cells", type=Path, help="folder of the files of finished cells (default: RUNS/cells)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for the figures")
     parser.add_argument("--quick", action="store_true", help="trial run: two trials, a few samples of the demo's data")
     options = parser.parse_args()
@@ -159,14 +166,15 @@ def _line(outcome: Outcome) -> str:
     return f"{len(found)} answers; values with fresh seeds: {', '.join(shown)}"
 
 
-def compare(runs: Path, cells: Sequence[Cell]) -> dict[str, Any]:
+def compare(finished: Path, cells: Sequence[Cell]) -> dict[str, Any]:
     """Return the figures of all finished cells.
 
     Args:
-        runs: The folder of all cells.
+        finished: The folder of the files of finished cells.
         cells: The cells; figures of seeds that are not finished are without them, and named as incomplete.
     """
-    done = {cell: read_answers(cell.directory(runs)) for cell in cells if (cell.directory(runs) / ANSWERS).exists()}
+    paths = {cell: outcome_path(finished, cell) for cell in cells}
+    done = {cell: read_outcome(path) for cell, path in paths.items() if path.exists()}
     by_task: dict[str, dict[str, Any]] = {task: {} for task in dict.fromkeys(cell.task for cell in cells)}
     found: dict[str, list[Difference]] = {key: [] for key in KEYS}
     incomplete: list[str] = []

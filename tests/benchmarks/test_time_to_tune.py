@@ -1,7 +1,5 @@
 """The comparison with Ray Tune: its PMF, the answer at a time, the time to reach a value, and the interval."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 
@@ -9,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.peers.cells import ANSWERS, ROLES
+from benchmarks.peers.cells import ROLES, outcome_path, write_outcome
 from benchmarks.peers.reach import Answer, Known, Pair, answers, lead, speed_up
 from benchmarks.peers.time_to_tune import KEYS, compare
 from benchmarks.quality.cells import Cell
@@ -90,13 +88,7 @@ def test_figures_name_missing_cells_and_join_those_of_searches(tmp_path: Path) -
         if cell != missing:
             target = {"tune_plain": "a", "tune_cached": "high"}.get(cell.role)
             found = FOUND if target is None else [Answer(2000, target)]
-            fresh = {
-                name: {str(number): score for number, score in enumerate(scores)}
-                for name, scores in (FRESH | {"high": [0.9] * 3}).items()
-            }
-            cell.directory(tmp_path).mkdir(parents=True)
-            values = {"answers": [asdict(answer) for answer in found], "fresh": fresh}
-            (cell.directory(tmp_path) / ANSWERS).write_text(json.dumps(values))
+            write_outcome(outcome_path(tmp_path, cell), (found, FRESH | {"high": [0.9] * 3}))
     figures = compare(tmp_path, cells)
     means = {key: entry["mean"] for key, entry in figures["pooled"].items()}
     assert means == pytest.approx(dict(zip(KEYS, (40.0, 0.0, 0.1, -0.3), strict=True)))
