@@ -11,11 +11,11 @@ the same architecture with its other seeds; the interval includes the luck of th
 `splits: given` keeps the two splits of the table, whose difference in difficulty is then the same in all searches;
 `splits: drawn` divides the samples of both again for every search.
 
-The file of `--predictions` holds whether each prediction is right: `validation` and `test`, boolean, (architectures,
-seeds, samples), at least `--seeds` + 1 seeds. PMF-Bench stores the metrics of a training only. Without the file, the
-predictions are drawn from a model that has its accuracies: the mean of each architecture, and the deviation of seeds.
+A table that `benchmarks.pmf_bench.make --recipe auto` has built holds which predictions of each training are right. For
+one that holds metrics only, the predictions are drawn from a model that has its accuracies: the mean of each
+architecture, and the deviation of seeds.
 
-Run: python -m benchmarks.selection_coverage [--searches 2000] [--architectures 60] [--seeds 2] [--predictions FILE]
+Run: python -m benchmarks.selection_coverage [--table FILE] [--searches 2000] [--architectures 60] [--seeds 2]
      [--json FILE] [--quick]
 """
 
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from benchmarks.models import write_figures
-from benchmarks.pmf_bench.table import TABLE, Table, read_table
+from benchmarks.pmf_bench.table import TABLE, Table, read_table, unpack
 from nas.run.tables import text_table
 from nas.search.racing import scores_of_samples
 from nas.search.selection_bias import expected_score
@@ -58,10 +58,26 @@ class Predictions:
     test: Correct
 
     @classmethod
-    def read(cls, path: Path) -> "Predictions":
-        """Read them from a file of numpy."""
-        with np.load(path) as arrays:
-            return cls(arrays["validation"].astype(bool), arrays["test"].astype(bool))
+    def of(cls, table: Table) -> "Predictions | None":
+        """Return those of all architectures of a table that have as many seeds as any.
+
+        Args:
+            table: The trainings.
+
+        Returns:
+            The predictions; None for a table of metrics only.
+        """
+        rows = [list(entries.values()) for entries in table.by_architecture.values()]
+        seeds = max(map(len, rows), default=0)
+        complete = [entries for entries in rows if len(entries) == seeds]
+        found: dict[str, list[list[NDArray[np.bool_]]]] = {split: [] for split in _SAMPLES}
+        for entries in complete:
+            for split, count in _SAMPLES.items():
+                stored = [unpack(row.right[split], count) for row in entries if row.right is not None]
+                if len(stored) < seeds:
+                    return None
+                found[split].append(stored)
+        return cls(np.array(found["validation"]), np.array(found["test"])) if complete else None
 
     def divided(self, rng: np.random.Generator) -> "Predictions":
         """Return the predictions with the samples of both splits divided again."""
@@ -115,22 +131,20 @@ def main() -> None:
     parser.add_argument("--searches", type=int, default=2000, help="simulated searches (default: 2000)")
     parser.add_argument("--architectures", type=int, default=60, help="architectures of a search (default: 60)")
     parser.add_argument("--seeds", type=int, default=2, help="seeds of a search (default: 2)")
-    parser.add_argument("--predictions", type=Path, metavar="FILE", help="right predictions of the table's trainings")
+    parser.add_argument("--table", type=Path, default=TABLE, help="the table (default: the committed one)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for the figures")
     parser.add_argument("--quick", action="store_true", help="trial run: 50 searches")
     options = parser.parse_args()
     searches = 50 if options.quick else options.searches
-    given = None if options.predictions is None else Predictions.read(options.predictions)
-    table = read_table(TABLE)
-    found = {}
-    for splits in ("given", "drawn"):
-        found[splits] = simulate(
-            given or table, searches, options.architectures, options.seeds, draws_splits=splits == "drawn"
-        )
+    table = read_table(options.table)
+    given = Predictions.of(table)
+    source = table if given is None else given
+    sizes = searches, options.architectures, options.seeds
+    found = {splits: simulate(source, *sizes, draws_splits=splits == "drawn") for splits in ("given", "drawn")}
     header = ("splits", "coverage", "bias", "bias uncorrected", "width")
     rows = [(name, *(f"{value:.3f}" for value in asdict(entry).values())) for name, entry in found.items()]
-    source = "the modelled table" if given is None else str(options.predictions)
-    print(f"{searches} searches of {options.architectures} architectures of {source}, {options.seeds} seeds each")
+    name = f"{options.table}{' (modelled)' if given is None else ''}"
+    print(f"{searches} searches of {options.architectures} architectures of {name}, {options.seeds} seeds each")
     print(text_table(header, rows))
     if options.json is not None:
         settings = {"searches": searches, "architectures": options.architectures, "seeds": options.seeds}

@@ -4,33 +4,38 @@
 drawn from equal parts of their order by trainable parameters. All are trained with seeds 0 and 1, and 40 of them,
 spread in the same way, also with seeds 2 and 3: these show how well two seeds rank (`kendall_tau_ceiling`).
 
+With `--recipe auto`, another table is built: 100 architectures, all with four seeds, trained with the recipe with which
+a search without one starts. It also stores which predictions are right, for `benchmarks.selection_coverage`.
+
 Every training is written to the table before the next one starts, so the program can be stopped and started again at
 any time. Peaks are measured at the end, in a few steps of each architecture. The table records everything that its
 numbers depend on (recipe, data, encoders); a table with other settings is rejected.
 
-Run: python -m benchmarks.pmf_bench.make [--table FILE] [--workers 2] [--quick]
+Run: python -m benchmarks.pmf_bench.make [--recipe demo|auto] [--table FILE] [--workers 2] [--until MINUTES] [--quick]
 """
 
 import argparse
-import itertools
-import random
 import signal
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.models import DEMO, decisive_recipe, few_samples, papers_space, plain_space
-from benchmarks.pmf_bench.table import TABLE, Row, Table, read_table
+from benchmarks.pmf_bench.selection import Training, all_seeds, trainings
+from benchmarks.pmf_bench.table import AUTO_TABLE, TABLE, Row, Table, pack, read_table
+from benchmarks.pmf_bench.worker import PEAK_STEPS, TEST, TableWorker, predictions_path
 from benchmarks.workers import build_scheduler
 from nas.common.files import default_cache_directory
 from nas.common.progress import Reporter, build_reporter
 from nas.common.units import format_seconds
-from nas.config.load import load_config
+from nas.config.load import load_config, parse_config
 from nas.config.schema import Config
 from nas.data.contents import describe_contents
 from nas.data.dataset import open_dataset_images, read_dataset
@@ -42,48 +47,42 @@ from nas.data.samples import Dataset
 from nas.execution.placement import Placement
 from nas.execution.plan import Plan
 from nas.execution.ray.executor import RayExecutor
-from nas.execution.worker import CandidateWorker
-from nas.execution.worker_setup import WorkerSetup
-from nas.memory.overheads import bytes_with_fragmentation
 from nas.models.fusion.base import sizes_of
-from nas.models.fusion.pmf.architecture import GENES
+from nas.run.defaults import complete
 from nas.run.executors import write_worker_setup
 from nas.run.prepare import SearchContext, prepare
 from nas.run.sources import needed_entry_layers
 from nas.search.keys import CandidateKey
-from nas.search.space import Architecture, SearchSpace
+from nas.search.space import Architecture
 from nas.search.trial import Failure, Job, Result, architecture_seed
-from nas.training.checkpoint import load_weights
-from nas.training.evaluate import predict_logits
-from nas.training.metrics import evaluate_logits
 from nas.training.trainer import full_step_count
 
-ARCHITECTURES, REPEATED = 160, 40
-SEEDS, MORE_SEEDS = (0, 1), (2, 3)
+DEMO_RECIPE, AUTO = "demo", "auto"
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "cross_entropy")
 """The metrics stored for each training."""
 
-_PEAK_STEPS = 3
-"""The number of steps in which a peak is measured; the batches of a training differ little in size."""
-
-_TEST = "test "
-"""Prefix of test metrics in the results of a worker."""
-
-Training = tuple[Architecture, int]
-"""An architecture and the seed of its training."""
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=Path, default=TABLE, help="file of the table; created if missing")
+    parser.add_argument("--recipe", choices=(DEMO_RECIPE, AUTO), default=DEMO_RECIPE, help="default: the demo's")
+    parser.add_argument("--table", type=Path, help="file of the table (default: the committed one of the recipe)")
     parser.add_argument("--workers", type=int, default=2, help="number of workers (default: 2)")
+    parser.add_argument("--until", type=float, metavar="MINUTES", help="start no training later than this")
     parser.add_argument("--quick", action="store_true", help="trial run: two trainings of two steps, not stored")
     options = parser.parse_args()
+    is_auto = options.recipe == AUTO
+    started = time.monotonic()
+
+    def is_over() -> bool:
+        return options.until is not None and time.monotonic() - started > 60 * options.until
+
     with build_reporter() as reporter, tempfile.TemporaryDirectory() as name:
         config = few_samples(Path(name)) if options.quick else load_config(DEMO)
         config = config.replace(space=papers_space(config.space))
-        path = Path(name) / "table.json" if options.quick else options.table
+        if is_auto:
+            config = with_automatic_recipe(config)
+        path = Path(name) / "table.json" if options.quick else options.table or (AUTO_TABLE if is_auto else TABLE)
         prepared = prepare(config, source=str(DEMO), cache_directory=default_cache_directory(), reporter=reporter)
         made_with = facts(config, prepared)
         table = read_table(path) if path.exists() else Table(made_with, [])
@@ -91,26 +90,40 @@ def main() -> None:
             raise SystemExit(
                 f"{path}: has other settings; expected {made_with}, got {table.made_with}; give another file as --table"
             )
-        wanted = trainings(config.space, prepared)
+        wanted = (all_seeds if is_auto else trainings)(config.space, prepared)
         steps = full_step_count(config.recipe, len(prepared.store.splits["train"]))
         if options.quick:
             wanted, steps = wanted[:2], 2
-        plan = TablePlan(wanted, table, path, prepared, steps, reporter)
+        predictions = Path(name) / "predictions"
+        predictions.mkdir()
+        plan = TablePlan(wanted, table, path, prepared, steps, reporter, predictions if is_auto else None)
         setup = write_worker_setup(config, prepared, Path(name), thread_count=1)
         executor = RayExecutor(
             setup,
             placement=Placement(worker_count=options.workers, most_by_memory=options.workers, threads=1),
-            factory=partial(TableWorker, test_features=test_features(config, prepared, reporter).directory),
+            factory=partial(
+                TableWorker,
+                test_features=test_features(config, prepared, reporter).directory,
+                predictions=predictions if is_auto else None,
+            ),
         )
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            build_scheduler(config, prepared, executor).run(plan, is_over=lambda: False)
-            build_scheduler(config, prepared, executor).run(PeakPlan(plan), is_over=lambda: False)
+            build_scheduler(config, prepared, executor).run(plan, is_over=is_over)
+            build_scheduler(config, prepared, executor).run(PeakPlan(plan), is_over=is_over)
         except KeyboardInterrupt:
             reporter.note("interrupted: every finished training is in the table")
         finally:
             executor.close()
         reporter.note(f"{path}: {len(plan.rows)} of {len(wanted)} trainings")
+
+
+def with_automatic_recipe(config: Config) -> Config:
+    """Return a configuration with the data, encoders, features and space of another, and the automatic recipe."""
+    values = config.as_dict()
+    kept = {key: values[key] for key in ("name", "data", "encoders", "features", "space")}
+    source = f"{config.name}, automatic recipe"
+    return complete(parse_config(kept, source=source, base_directory=Path.cwd()), source=source)
 
 
 def facts(config: Config, prepared: SearchContext) -> dict[str, Any]:
@@ -122,39 +135,6 @@ def facts(config: Config, prepared: SearchContext) -> dict[str, Any]:
         "torch": torch.__version__.split("+")[0],
         "threads": 1,
     }
-
-
-def trainings(space: SearchSpace, prepared: SearchContext) -> list[Training]:
-    """Return the trainings of the table in their order."""
-    chosen = architectures(space, prepared.default, prepared.memory.parameter_count)
-    random.Random(0).shuffle(chosen)  # so that an unfinished table is a fair sample
-    pairs = [(architecture, seed) for architecture in chosen for seed in SEEDS]
-    return pairs + [(architecture, seed) for architecture in chosen[:REPEATED] for seed in MORE_SEEDS]
-
-
-def architectures(
-    space: SearchSpace, default: Architecture, size: Callable[[Architecture], int], count: int = ARCHITECTURES
-) -> list[Architecture]:
-    """Return the corners of a space, the default, and others spread evenly over L_f and, for each L_f, over their size.
-
-    Args:
-        space: The search space.
-        default: PMF's default architecture.
-        size: Callback that returns the size of an architecture.
-        count: The total number of architectures.
-    """
-    rng = random.Random(0)
-    ends = {gene: {space.choices[gene][0], space.choices[gene][-1]} for gene in GENES}
-    chosen = [entry for entry in space if all(getattr(entry, gene) in ends[gene] for gene in GENES)]
-    chosen.append(default)
-    layers = space.choices["fusion_layer"]
-    for place, layer in enumerate(layers):
-        share = count // len(layers) + (place < count % len(layers))
-        missing = share - sum(entry.first_layer == layer for entry in chosen)
-        rest = sorted((entry for entry in space if entry.first_layer == layer and entry not in chosen), key=size)
-        cuts = [round(index * len(rest) / missing) for index in range(missing + 1)]
-        chosen += [rng.choice(rest[start:stop]) for start, stop in itertools.pairwise(cuts)]
-    return chosen
 
 
 def test_features(config: Config, prepared: SearchContext, reporter: Reporter) -> FeatureStore:
@@ -183,41 +163,6 @@ def test_features(config: Config, prepared: SearchContext, reporter: Reporter) -
     )
 
 
-class TableWorker(CandidateWorker):
-    """Worker that also evaluates trained models on test, and measures peaks.
-
-    Args:
-        test_features: A complete feature store of the test split.
-    """
-
-    def __init__(
-        self, setup: WorkerSetup, on_exceeded: Callable[[int, int], None] | None = None, *, test_features: Path
-    ) -> None:
-        super().__init__(setup, on_exceeded)
-        self._test = self.open_features(test_features).splits["test"]
-
-    def run(
-        self, job: Job, *, limit_bytes: int | None, should_stop: Callable[[], bool] = lambda: False
-    ) -> list[Result]:
-        if job.step_count == _PEAK_STEPS:
-            # Below the limit from which a worker keeps the memory that it frees.
-            limit_bytes = bytes_with_fragmentation(job.reserved_bytes) - 1
-            results = super().run(job, limit_bytes=limit_bytes, should_stop=should_stop)
-            self._delete_files(job)
-            return results
-        (result,) = super().run(job, limit_bytes=limit_bytes, should_stop=should_stop)
-        model = self.fresh_model(job)
-        load_weights(self.setup.weights_path(job.key), model)
-        self._delete_files(job)
-        logits = predict_logits(model, self._test, batch_size=self.batch_size(job), should_stop=should_stop)
-        test = evaluate_logits(logits, torch.from_numpy(self._test.labels))
-        return [replace(result, metrics=result.metrics | {f"{_TEST}{name}": value for name, value in test.items()})]
-
-    def _delete_files(self, job: Job) -> None:
-        for path in self.setup.training_files(job.key, job.stage):
-            path.unlink()
-
-
 class TablePlan(Plan):
     """Runs the trainings that are missing in the table; each is written as soon as it has finished.
 
@@ -228,6 +173,7 @@ class TablePlan(Plan):
         prepared: The encoders, features and memory predictions of the search.
         step_count: The number of steps of a training.
         reporter: Receives a note for each finished training.
+        predictions: The folder in which workers write which predictions are right; None if they do not.
     """
 
     def __init__(
@@ -238,7 +184,9 @@ class TablePlan(Plan):
         prepared: SearchContext,
         step_count: int,
         reporter: Reporter,
+        predictions: Path | None,
     ) -> None:
+        self._predictions = predictions
         self.rows = list(table.rows)
         there = {(row.architecture, row.seed) for row in self.rows}
         self._table, self._path, self._prepared = table, path, prepared
@@ -262,11 +210,12 @@ class TablePlan(Plan):
                 architecture=result.architecture,
                 seed=self._out.pop(result.trial),
                 validation={name: result.metrics[name] for name in METRICS},
-                test={name: result.metrics[_TEST + name] for name in METRICS},
+                test={name: result.metrics[TEST + name] for name in METRICS},
                 trainable_parameters=self._prepared.memory.parameter_count(result.architecture),
                 predicted_peak_bytes=result.predicted_peak_bytes,
                 measured_peak_bytes=None,
                 seconds=round(result.seconds, 2),
+                right=self._right(result.trial),
             )
         )
         self.write()
@@ -275,6 +224,12 @@ class TablePlan(Plan):
             f"{len(self.rows)} of {self._total}: {row.architecture} seed {row.seed}: validation accuracy "
             f"{row.validation['accuracy']:.4f}, {format_seconds(row.seconds)}"
         )
+
+    def _right(self, trial: int) -> dict[str, str] | None:
+        if self._predictions is None:
+            return None
+        with np.load(predictions_path(self._predictions, trial)) as arrays:
+            return {split: pack(arrays[split]) for split in arrays.files}
 
     def write(self) -> None:
         """Write all rows to the file."""
@@ -314,7 +269,7 @@ class PeakPlan(Plan):
         if not self._waiting:
             return []
         trial = min(self._waiting)
-        return [self._plan.job(trial, self._waiting.pop(trial), _PEAK_STEPS, seed=0)]
+        return [self._plan.job(trial, self._waiting.pop(trial), PEAK_STEPS, seed=0)]
 
     def finished(self, result: Result) -> None:
         self._plan.rows = [

@@ -1,5 +1,6 @@
 """The table of trainings: its rows, its file, and statistics over it."""
 
+import base64
 import json
 import statistics
 from collections import defaultdict
@@ -9,12 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nas.common.files import write_atomically
 from nas.models.fusion.pmf.architecture import PMFArchitecture
 from nas.search.space import Architecture
 
 TABLE = Path(__file__).with_name("demo.json")
 """The committed table."""
+AUTO_TABLE = Path(__file__).with_name("demo_auto.json")
+"""The table of trainings with the automatic recipe, which holds predictions."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Row:
         measured_peak_bytes: The private memory measured in a few steps by a worker that returns the memory it frees;
             None if not measured yet.
         seconds: The time of training and evaluation on validation, on a machine that may run other programs.
+        right: Whether the prediction of each sample is right, by split: bits in base64; None where it was not stored.
     """
 
     architecture: Architecture
@@ -41,11 +48,31 @@ class Row:
     predicted_peak_bytes: int
     measured_peak_bytes: int | None
     seconds: float
+    right: Mapping[str, str] | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Row":
         """Return the row that `dataclasses.asdict` turned into a dictionary."""
         return cls(**{**values, "architecture": PMFArchitecture(**values["architecture"])})
+
+
+def pack(right: NDArray[np.bool_]) -> str:
+    """Return bits in base64.
+
+    Args:
+        right: The bits, (samples,).
+    """
+    return base64.b64encode(np.packbits(right).tobytes()).decode()
+
+
+def unpack(text: str, count: int) -> NDArray[np.bool_]:
+    """Return the bits that `pack` has written, (samples,).
+
+    Args:
+        text: The bits in base64.
+        count: The number of samples.
+    """
+    return np.unpackbits(np.frombuffer(base64.b64decode(text), dtype=np.uint8), count=count).astype(bool)
 
 
 class Table:
@@ -98,10 +125,15 @@ class Table:
 
     def write(self, path: Path) -> None:
         """Replace the file atomically, with one row per line, so that diffs are readable."""
-        rows = ",\n".join(json.dumps(asdict(row)) for row in self.rows)
+        rows = ",\n".join(json.dumps(_without_none(asdict(row))) for row in self.rows)
         write_atomically(
             path, f'{{"made_with": {json.dumps(self.made_with, indent=1)},\n"rows": [\n{rows}\n]}}\n'.encode()
         )
+
+
+def _without_none(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a row without predictions that were not stored."""
+    return {key: value for key, value in row.items() if key != "right" or value is not None}
 
 
 def read_table(path: Path = TABLE) -> Table:

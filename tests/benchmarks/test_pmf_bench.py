@@ -5,16 +5,21 @@ import json
 import math
 import random
 import statistics
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
 from benchmarks.models import decisive_recipe, papers_space, plain_space
 from benchmarks.pmf_bench.landscapes import METRIC, Function, cross_validated, functions, surrogate, tabular
-from benchmarks.pmf_bench.make import architectures
 from benchmarks.pmf_bench.noise import spread
-from benchmarks.pmf_bench.table import TABLE, Row, Table, read_table
+from benchmarks.pmf_bench.selection import all_seeds, architectures
+from benchmarks.pmf_bench.table import TABLE, Row, Table, pack, read_table
+from benchmarks.selection_coverage import Predictions
 from benchmarks.supernet_fidelity import settings_of
 from nas.config.load import load_config
 from nas.models.fusion.pmf.architecture import GENES, PMFArchitecture
@@ -63,6 +68,32 @@ def test_table_is_equal_after_writing_and_reading(table: Table, tmp_path: Path) 
     table.write(tmp_path / "table.json")
     again = read_table(tmp_path / "table.json")
     assert again.rows == table.rows and again.made_with == table.made_with
+
+
+def test_stored_predictions_are_those_of_the_trainings(table: Table, tmp_path: Path) -> None:
+    """Coverage is simulated with architectures that have all seeds; a table of metrics alone has no predictions."""
+    assert Predictions.of(table) is None
+    rng = np.random.default_rng(0)
+    first, second, third = list(table.by_architecture)[:3]
+    right = {split: rng.random((3, 2, count)) > 0.4 for split, count in (("validation", 611), ("test", 610))}
+    rows = [
+        replace(row, right={split: pack(bits[place, row.seed]) for split, bits in right.items()})
+        for place, architecture in enumerate((first, second, third))
+        for row in table.by_architecture[architecture].values()
+    ]
+    Table({}, rows[:-1]).write(tmp_path / "table.json")
+    found = Predictions.of(read_table(tmp_path / "table.json"))
+    assert found is not None
+    assert np.array_equal(found.validation, right["validation"][:2])
+    assert np.array_equal(found.test, right["test"][:2])
+
+
+def test_table_with_the_automatic_recipe_has_all_seeds_of_every_architecture() -> None:
+    prepared: Any = SimpleNamespace(default=DEFAULT, memory=SimpleNamespace(parameter_count=lambda entry: 1))
+    wanted = all_seeds(SPACE, prepared)
+    assert len(set(wanted)) == len(wanted) == 400
+    assert all(len({architecture for architecture, _ in wanted[place : place + 4]}) == 1 for place in range(0, 400, 4))
+    assert {seed for _, seed in wanted} == {0, 1, 2, 3}
 
 
 def test_table_estimates_noise_and_means(table: Table) -> None:
