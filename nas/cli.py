@@ -175,6 +175,7 @@ def _space(options: argparse.Namespace) -> None:
     device = ExecutionOptions(device=options.device).workers_device
     with build_reporter() as reporter:
         describe_arms(arms, overrides, str(options.space), reporter, device)
+        reporter.note(f"Images are not read here; check them with: {command_line('check', options.space)}")
 
 
 def _init(options: argparse.Namespace) -> None:

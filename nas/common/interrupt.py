@@ -69,11 +69,15 @@ def ending_by_exception() -> Iterator[None]:
 
 
 @contextmanager
-def interruptible() -> Iterator[Interruption]:
+def interruptible(show: Callable[[str], bool] = lambda text: False) -> Iterator[Interruption]:
     """Turn the first of `SAVING_SIGNALS` into a request, and a second SIGINT or SIGTERM into a KeyboardInterrupt.
 
     If the KeyboardInterrupt is raised in a finalizer or in a callback from C (Ray has many), Python prints and discards
     it. It is therefore raised again shortly afterwards.
+
+    Args:
+        show: Called in the handler of the first signal with the line about it; returns whether it will be shown.
+            Otherwise it is written to standard error.
     """
     interruption = Interruption()
 
@@ -83,7 +87,7 @@ def interruptible() -> Iterator[Interruption]:
             raise KeyboardInterrupt
         if not interruption.is_requested:
             interruption.request()
-            _announce(number)
+            _announce(number, show)
 
     def on_unraisable(error: "sys.UnraisableHookArgs") -> None:
         if not issubclass(error.exc_type, KeyboardInterrupt):
@@ -122,9 +126,12 @@ def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
             signal.signal(number, earlier)
 
 
-def _announce(number: int) -> None:
+def _announce(number: int, show: Callable[[str], bool]) -> None:
     name = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
     hint = " Press Ctrl-C again to stop immediately." if number == signal.SIGINT else ""
+    text = f"Interrupted{name}: finishing short jobs and saving.{hint}"
+    if show(text):
+        return
     # Not print, which is not reentrant: the signal may have arrived during a print. A closed terminal takes nothing.
     with suppress(OSError):
-        os.write(2, f"Interrupted{name}: finishing short jobs and saving.{hint}\n".encode())
+        os.write(2, f"{text}\n".encode())

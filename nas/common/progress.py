@@ -1,5 +1,6 @@
 """Progress of a long run: bars on a terminal, plain lines in a pipe or a log."""
 
+import _thread
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -41,6 +42,18 @@ class Reporter(AbstractContextManager["Reporter"], ABC):
             left_seconds: The estimated time until the end of all phases; None if unknown.
         """
 
+    def announce(self, text: str) -> bool:
+        """Show a line from the handler of a signal, if that is possible while something else is being shown.
+
+        Args:
+            text: The line.
+
+        Returns:
+            Whether it will be shown.
+        """
+        del text
+        return False
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -65,6 +78,9 @@ class ProgressOnly(Reporter):
     ) -> None:
         self._reporter.progress(phase, done, total, detail, left_seconds=left_seconds)
 
+    def announce(self, text: str) -> bool:
+        return self._reporter.announce(text)
+
 
 class PartReporter(Reporter):
     """Forwards notes and progress of one of several searches, but not when it ends: the others follow.
@@ -84,6 +100,9 @@ class PartReporter(Reporter):
     ) -> None:
         del left_seconds
         self._reporter.progress(phase, done, total, detail)
+
+    def announce(self, text: str) -> bool:
+        return self._reporter.announce(text)
 
 
 class LineReporter(Reporter):
@@ -241,6 +260,12 @@ class TerminalReporter(Reporter):
     def note(self, text: str) -> None:
         # The terminal wraps long lines itself, so that a copied command is one line.
         self._progress.console.print(visible(text), markup=False, emoji=False, soft_wrap=True)
+
+    def announce(self, text: str) -> bool:
+        # The bars would be drawn over a line that is written to the terminal by itself. The interrupted thread may hold
+        # their lock, so that another one has to wait for it; this way to start one takes no lock of Python's own.
+        _thread.start_new_thread(self.note, (text,))
+        return True
 
     def progress(
         self, phase: str, done: int, total: int | None, detail: str = "", *, left_seconds: float | None = None

@@ -276,7 +276,7 @@ class Session:
         try:
             for line in announce(prepared, executor):
                 reporter.note(line)
-            with interruptible() as interruption:
+            with interruptible(reporter.announce) as interruption:
                 search = Search(
                     config=config,
                     prepared=prepared,

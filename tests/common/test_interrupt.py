@@ -47,6 +47,20 @@ def test_the_first_signal_is_a_request(number: signal.Signals, capfd: pytest.Cap
         assert f"by {number.name}" in message
 
 
+def test_message_that_is_shown_otherwise_is_not_written(capfd: pytest.CaptureFixture[str]) -> None:
+    shown: list[str] = []
+
+    def show(text: str) -> bool:
+        shown.append(text)
+        return True
+
+    with interruptible(show) as interruption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interruption.is_requested
+    assert shown == ["Interrupted by SIGTERM: finishing short jobs and saving."] and capfd.readouterr().err == ""
+
+
 def test_a_later_sigterm_stops_immediately_and_repeated_signals_do_not() -> None:
     with interruptible() as interruption:
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):

@@ -1,9 +1,10 @@
 import io
+import time
 
 import pytest
 from rich.console import Console
 
-from nas.common.progress import LineReporter, ProgressOnly, TerminalReporter
+from nas.common.progress import LineReporter, PartReporter, ProgressOnly, TerminalReporter
 
 
 def test_lines_are_written_at_the_start_and_end_of_a_phase_and_every_15_seconds(
@@ -108,3 +109,16 @@ def test_terminal_leaves_the_breaking_of_long_lines_to_the_terminal() -> None:
     with TerminalReporter(stream) as reporter:
         reporter.note(command)
     assert command in stream.getvalue()
+
+
+def test_line_of_a_signal_handler_is_shown_above_the_bars_once_their_lock_is_free() -> None:
+    stream = io.StringIO()
+    with TerminalReporter(stream) as reporter:
+        reporter.progress("supernet", 1, 2)
+        with reporter._progress.console._lock:  # as if the signal had arrived while the bars are drawn
+            assert PartReporter(reporter).announce("Interrupted: saving") and "Interrupted" not in stream.getvalue()
+        deadline = time.monotonic() + 10
+        while "Interrupted: saving" not in stream.getvalue():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert not LineReporter(stream).announce("to standard error")

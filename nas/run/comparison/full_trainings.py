@@ -106,7 +106,7 @@ class FullTrainings:
         if self._executor is None:
             self._executor = self._build_executor()
         scheduler = self._scheduler(self._executor, len(jobs), on_end)
-        with interruptible() as interruption:
+        with interruptible(self._reporter.announce) as interruption:
             scheduler.run(ListedPlan(jobs), is_over=is_over, is_interrupted=lambda: interruption.is_requested)
         if interruption.is_requested:
             raise Interrupted
