@@ -8,7 +8,7 @@ import torch
 from nas.common.devices import is_accelerator, synchronize
 from nas.common.units import format_bytes, format_seconds
 from nas.data.features.inputs import BATCH_SIZE, FeatureSources
-from nas.data.features.plan import EVERY_LAYER, NOTHING, SMALLEST_LAYER, FeaturePlan, ModalityPlan
+from nas.data.features.plan import ATTENTION, EVERY_LAYER, NOTHING, SMALLEST_LAYER, FeaturePlan, ModalityPlan
 from nas.data.features.threads import BuildThreads
 from nas.models.encoders.base import Encoder
 
@@ -56,10 +56,13 @@ def describe_costs(
     from_lowest = step_seconds(lambda part: max(part.layers[0], 0))
     from_images = step_seconds(lambda part: 0) + (BATCH_SIZE * image_seconds if modalities[0].layers else 0.0)
     sizes = {plan.tier: plan.size_bytes for plan in plans}
+    every_layer = format_bytes(sizes[EVERY_LAYER])
+    if ATTENTION in sizes:
+        every_layer += f" ({format_bytes(sizes[ATTENTION])} with features.attention)"
     name = {SMALLEST_LAYER: "the lowest layer only", NOTHING: "no layer"}.get(chosen.tier, "each layer")
     return (
         f"Encoder outputs take about {format_seconds(build_seconds)} to compute, once, and are cached for {name}. "
-        f"Choices (features.storage): each layer where fusion may start, {format_bytes(sizes[EVERY_LAYER])}; the "
+        f"Choices (features.storage): each layer where fusion may start, {every_layer}; the "
         f"lowest of them only, {format_bytes(sizes[SMALLEST_LAYER])}, and a training step takes up to "
         f"{from_lowest:.2g} s longer; no layer, {format_bytes(sizes[NOTHING])}, and up to {from_images:.2g} s longer"
     )

@@ -116,7 +116,8 @@ def write_report(
     notes += [_PROTOCOL_NOTE] * has_novel + ([] if note is None else [note])
     notes.append(_NOTES.format(seeds=f"{seeds} seeds" if seeds > 1 else "one seed"))
     text = "\n".join([text_table(header, cells), *notes])
-    markdown = "\n".join([markdown_table(header, cells), "", *(f"{note}\n" for note in notes)])
+    plot = f"![{_shown_name(rows)} {metric} over training memory]({TABLE}.svg)"
+    markdown = "\n".join([markdown_table(header, cells), "", plot, "", *(f"{note}\n" for note in notes)])
     reporter.note("")
     reporter.note(text)
     contents = {

@@ -163,5 +163,6 @@ def _scores_text(scores: Mapping[tuple[int, int], float | None], setting: int) -
     values = [value for (index, _), value in sorted(scores.items()) if index == setting and value is not None]
     if not values:
         return ""
-    spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
-    return f" ({mean(values):.3f}{spread} over {len(values)} seed{'s' if len(values) > 1 else ''})"
+    if len(values) == 1:
+        return f" ({values[0]:.3f} with one seed)"
+    return f" ({mean(values):.3f}, mean of {len(values)} seeds whose standard deviation is {stdev(values):.3f})"
