@@ -93,6 +93,24 @@ class BatchSelection:
         """The labels of the samples, (B,), or (B, C) for multi-label data."""
         return self.split.labels[self.indices]
 
+    def part(self, rank: int, size: int, micro_batches: int) -> tuple["BatchSelection", int]:
+        """Return one of the parts into which processes divide the batch, and its number of micro-batches.
+
+        The parts differ by at most one sample; a process has none where there are more processes than samples. No
+        micro-batch is larger than those of the whole batch.
+
+        Args:
+            rank: The number of the part, from 0.
+            size: The number of parts.
+            micro_batches: The number of micro-batches of the whole batch.
+        """
+        if size == 1:
+            return self, micro_batches
+        positions = np.array_split(np.arange(len(self.indices)), size)[rank]
+        views = None if self.views is None else self.views[positions]
+        largest = -(-len(self.indices) // micro_batches)
+        return BatchSelection(self.split, self.indices[positions], views), -(-len(positions) // largest)
+
     def reads(self, entry_layers: EntryLayers, micro_batches: int = 1) -> list[BatchRead]:
         """Return the reads of the samples, in micro-batches whose sizes differ by at most one, the largest first.
 
@@ -101,6 +119,8 @@ class BatchSelection:
             micro_batches: The number of micro-batches; at most one per sample.
         """
         count = min(micro_batches, len(self.indices))
+        if not count:
+            return []
         return [
             partial(
                 self.split.batch,

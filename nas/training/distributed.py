@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor, distributed
 
+from nas.common.devices import CPU
+
 BACKENDS = ("gloo", "nccl")
 
 _c10d: Any = distributed  # its annotations omit the process group classes
@@ -45,6 +47,17 @@ class GradientGroup(ABC):
             buffer: The values, read on the owner and overwritten on the others; contiguous, with the same size and
                 dtype on all processes.
             owner: The rank of the process that provides the values.
+
+        Raises:
+            GroupBroken: If a process is lost.
+        """
+
+    @abstractmethod
+    def sum(self, buffer: Tensor) -> None:
+        """Replace the values of every process by their sum, which is equal to the last bit in all processes.
+
+        Args:
+            buffer: The values of this process, contiguous, with the same size and dtype on all processes.
 
         Raises:
             GroupBroken: If a process is lost.
@@ -93,6 +106,9 @@ class SingleProcessGroup(GradientGroup):
 
     def broadcast(self, buffer: Tensor, owner: int) -> None:
         del buffer, owner
+
+    def sum(self, buffer: Tensor) -> None:
+        del buffer
 
     def any(self, flag: bool) -> bool:
         return flag
@@ -173,7 +189,17 @@ class _ConnectedGroup(GradientGroup):
                 self._gloo.barrier().wait()  # NCCL does not notice a dead process, so synchronize by Gloo first
                 self._nccl.broadcast(buffer, owner).wait()
             else:
-                self._gloo.broadcast(buffer, owner).wait()
+                with _on_host(buffer) as values:
+                    self._gloo.broadcast(values, owner).wait()
+
+    def sum(self, buffer: Tensor) -> None:
+        with self._translated_errors():
+            if self._nccl is not None and buffer.is_cuda:
+                self._gloo.barrier().wait()
+                self._nccl.allreduce(buffer).wait()
+            else:
+                with _on_host(buffer) as values:
+                    self._gloo.allreduce(values).wait()
 
     def any(self, flag: bool) -> bool:
         votes = torch.tensor([int(flag)])
@@ -194,6 +220,17 @@ class _ConnectedGroup(GradientGroup):
                 f"process {self.rank} of {self.size}: lost another process, which failed, died or did not respond "
                 f"within {self._timeout_seconds:g} s"
             ) from error
+
+
+@contextmanager
+def _on_host(buffer: Tensor) -> Iterator[Tensor]:
+    """Yield the values of a tensor in the host's memory, from which Gloo sends, and take over what they become."""
+    if buffer.device == CPU:
+        yield buffer
+        return
+    values = buffer.cpu()
+    yield values
+    buffer.copy_(values)
 
 
 def _gloo_group(store: Any, *, rank: int, size: int, timeout: timedelta, hostname: str) -> Any:

@@ -8,8 +8,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +18,12 @@ from nas.config.training_schema import RecipeConfig
 from nas.data.features.store import Batch, FeatureSplit
 from nas.models.fusion.base import FusionModel
 from nas.search.space import Architecture
-from nas.training.batches import BatchSchedule, features_of_batch, read_ahead
+from nas.training.batches import BatchSchedule, BatchSelection, features_of_batch, read_ahead
 from nas.training.contrastive import ContrastiveLoss, build_objective
+from nas.training.distributed import GradientGroup, SingleProcessGroup
+from nas.training.gradient_sum import GradientSum
 from nas.training.losses import Loss, class_probabilities
+from nas.training.optimizer import build_optimizer, set_learning_rates
 from nas.training.soft_targets import Distillation, SoftTargets
 from nas.training.step_losses import StepLosses
 from nas.training.stopping import StopRequested
@@ -56,11 +58,25 @@ class Trainer:
         recipe: Optimizer, learning rates, schedule and precision.
         step_count: The total number of steps, which the schedule spans.
         loss: The loss to minimize.
+        group: The processes that share every `step`, each with a part of the batch; by default this one.
+
+    Raises:
+        GroupBroken: If a process of the group is lost.
+        ValueError: If a group is to share a contrastive loss.
     """
 
     def __init__(
-        self, *, model: FusionModel, recipe: RecipeConfig, step_count: int, loss: Loss | ContrastiveLoss
+        self,
+        *,
+        model: FusionModel,
+        recipe: RecipeConfig,
+        step_count: int,
+        loss: Loss | ContrastiveLoss,
+        group: GradientGroup | None = None,
     ) -> None:
+        group = group or SingleProcessGroup()
+        if group.size > 1 and isinstance(loss, ContrastiveLoss):
+            raise ValueError("loss: compares the rows of a batch with each other, so that processes cannot divide it")
         self.model = model
         self.recipe = recipe
         self.step_count = step_count
@@ -69,6 +85,8 @@ class Trainer:
         self.optimizer = build_optimizer(model, recipe, self.device)
         self.losses = StepLosses(self.device)
         """The losses of the steps; `finish` them before the weights are saved."""
+        self._sum = GradientSum(model, group)
+        self._sum.share_weights()
 
     def step(
         self,
@@ -82,16 +100,19 @@ class Trainer:
 
         Args:
             index: The number of the step, from 0.
-            micro_batches: The batch in one or more micro-batches, read at the entry layers of the architecture.
-            total_weight: The total weight of the batch, from `Loss.total_weight`.
+            micro_batches: The part of the batch that this process has, which is all of it unless a group shares the
+                step, in micro-batches that are read at the entry layers of the architecture.
+            total_weight: The total weight of the whole batch, from `Loss.total_weight`.
             architecture: The slice to train; the architecture of the model by default.
             distillation: The targets of a teacher, if any.
 
         Raises:
             TrainingError: If a loss is not finite.
+            GroupBroken: If a process of the group is lost.
         """
         self.optimizer.zero_grad(set_to_none=True)  # before the forward pass, to free the previous gradients
         loss = self.accumulate_gradients(micro_batches, total_weight, architecture, distillation)
+        loss = self._sum.add_up(loss)
         self.apply(index, loss[None], [architecture or self.model.architecture])
 
     def accumulate_gradients(
@@ -124,7 +145,7 @@ class Trainer:
                 torch.autograd.backward(loss)
             losses.append(loss.detach())
             del micro_batch, batch, loss  # freed before the next one is read
-        return torch.stack(losses).sum()
+        return torch.stack(losses).sum() if losses else torch.zeros((), device=self.device)
 
     def _loss_sum(
         self, batch: Batch, architecture: Architecture | None, distillation: Distillation | None, index: int
@@ -187,58 +208,6 @@ class Trainer:
         set_learning_rates(self.optimizer, factor, counts, self.recipe)
 
 
-def set_learning_rates(
-    optimizer: torch.optim.Optimizer, factor: float, prompted_layers: Sequence[int], recipe: RecipeConfig
-) -> None:
-    """Set the learning rates of one step.
-
-    Args:
-        optimizer: The result of `build_optimizer`.
-        factor: The fraction of the peak rates; see `learning_rate_factor`.
-        prompted_layers: The number of layers with prompts or mappings of each architecture that is trained.
-        recipe: The scaling with that number.
-    """
-    scale = sum(count**-recipe.depth_scaling for count in prompted_layers) / len(prompted_layers)
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor * (scale if group["is_scaled"] else 1.0)
-
-
-def _parameter_group(name: str) -> str:
-    """Return the group of a parameter, which determines its learning rate; see `FusionModel`."""
-    name = name.removeprefix("model.")  # of the fusion model in a pretraining
-    if name.startswith(("image_encoder.", "text_encoder.")):
-        return "encoders"
-    return "classifiers" if "classifier" in name else "prompts" if "prompts" in name else "mappings"
-
-
-def build_optimizer(model: nn.Module, recipe: RecipeConfig, device: torch.device) -> torch.optim.Optimizer:
-    """Return the optimizer of a recipe for all parameters of a model, in groups with their own peak rates.
-
-    Args:
-        model: A fusion model, or a module that holds one as `model`.
-        recipe: The optimizer and the learning rates.
-        device: The device of the parameters.
-    """
-    members: dict[str, list[nn.Parameter]] = {"prompts": [], "mappings": [], "classifiers": [], "encoders": []}
-    for name, parameter in model.named_parameters():
-        members[_parameter_group(name)].append(parameter)
-    groups = [
-        {
-            "params": parameters,
-            "peak": getattr(recipe.learning_rates, group),
-            "is_scaled": group in ("prompts", "mappings"),
-        }
-        for group, parameters in members.items()
-        if parameters or group == "classifiers"  # an optimizer needs a group, even if nothing is trained
-    ]
-    options: dict[str, Any] = {"lr": 0.0, "weight_decay": recipe.weight_decay}
-    # foreach=False, the default on CPUs: updating all tensors at once would need a second set of gradients.
-    options |= {"fused": True} if has_fused_updates(device) else {"foreach": False}
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=recipe.momentum, **options)
-    return torch.optim.AdamW(groups, betas=(recipe.momentum, 0.999), **options)
-
-
 @dataclass(frozen=True)
 class Steps:
     """The steps of a training.
@@ -247,11 +216,14 @@ class Steps:
         count: The number of steps, which the schedule of the learning rate spans.
         seed: The seed of the sample order.
         micro_batches: The number of micro-batches per batch; affects memory, and results only by rounding.
+        group: The processes that share the steps; by default this one. No contrastive loss can be shared, which
+            compares the samples of a batch with each other.
     """
 
     count: int
     seed: int
     micro_batches: int = 1
+    group: GradientGroup = field(default_factory=SingleProcessGroup)
 
 
 def train(
@@ -298,7 +270,8 @@ def train_steps(
 ) -> None:
     """Train a standalone model in place on the labels, and on the probabilities of a teacher where there is one.
 
-    A family that trains nothing has no steps.
+    A family that trains nothing has no steps. All processes of a group call this function with the same training; each
+    reads a part of every batch, and all end with the weights of a single process up to rounding.
 
     Args:
         model: The model with its initial weights.
@@ -306,35 +279,38 @@ def train_steps(
         recipe: Optimizer, learning rates and schedule.
         steps: The steps.
         soft_targets: The probabilities of the teacher for all samples of the split.
-        should_stop: Called before every step; training stops when it returns true.
+        should_stop: Called before every step; training stops when it returns true in any process.
         on_step: Callback that receives the number of a step, from 1, and its loss; see `StepLosses`.
         after_step: Callback that receives the number of each step, from 1, while the model has the weights after it.
 
     Raises:
         StopRequested: If `should_stop` returned true.
         TrainingError: If the loss is not finite.
+        GroupBroken: If a process of the group is lost.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         return  # steps would change nothing
     loss = build_objective(recipe, split.labels, model.num_classes)
-    trainer = Trainer(model=model, recipe=recipe, step_count=steps.count, loss=loss)
+    trainer = Trainer(model=model, recipe=recipe, step_count=steps.count, loss=loss, group=steps.group)
     schedule = BatchSchedule(len(split), recipe.batch_size, steps.seed)
+
+    def own_part(step: int) -> tuple[BatchSelection, int]:
+        return schedule.select(split, step).part(steps.group.rank, steps.group.size, steps.micro_batches)
+
     reads = (
-        read
-        for step in range(steps.count)
-        for read in schedule.select(split, step).reads(model.entry_layers(), steps.micro_batches)
+        read for part, count in map(own_part, range(steps.count)) for read in part.reads(model.entry_layers(), count)
     )
     batches, numbers = read_ahead(reads, trainer.device), itertools.count(1)
     for step in range(steps.count):
-        if should_stop():
+        if steps.group.any(should_stop()):
             raise StopRequested
-        selection = schedule.select(split, step)
-        labels = selection.labels
-        inputs = itertools.islice(batches, min(steps.micro_batches, len(labels)))
+        part, count = own_part(step)
+        inputs = itertools.islice(batches, min(count, len(part.indices)))
         distillation = None
-        if soft_targets is not None:
-            distillation = soft_targets.of_batch(selection.indices, steps.micro_batches, trainer.device)
-        trainer.step(step, inputs, loss.total_weight(labels), distillation=distillation)
+        if soft_targets is not None and count:
+            distillation = soft_targets.of_batch(part.indices, count, trainer.device)
+        total_weight = loss.total_weight(schedule.select(split, step).labels)
+        trainer.step(step, inputs, total_weight, distillation=distillation)
         after_step(step + 1)
         for known in trainer.losses.take():
             on_step(next(numbers), known)

@@ -2,7 +2,6 @@
 
 import socket
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,23 +10,7 @@ import torch
 from torch import distributed
 
 from nas.training.distributed import GradientGroup, GroupBroken, SingleProcessGroup, distributed_group, free_address
-
-TIMEOUT_SECONDS = 20.0
-
-
-def run_group(size: int, work: Callable[[GradientGroup], Any], timeout_seconds: float = TIMEOUT_SECONDS) -> list[Any]:
-    """Run a function in every process of a group, each a thread here; return the values or raised errors by rank."""
-    address = free_address()
-
-    def run(rank: int) -> Any:
-        try:
-            with distributed_group(rank=rank, size=size, address=address, timeout_seconds=timeout_seconds) as group:
-                return work(group)
-        except Exception as error:
-            return error
-
-    with ThreadPoolExecutor(size) as pool:
-        return list(pool.map(run, range(size)))
+from tests.support.groups import TIMEOUT_SECONDS, run_group
 
 
 def join(rank: int, address: str, **changes: Any) -> None:
@@ -48,6 +31,15 @@ def test_broadcast_copies_the_values_of_the_owner() -> None:
     assert run_group(3, work) == [[[1, 10], [2, 20], [3, 30]]] * 3
 
 
+def test_sum_is_that_of_all_processes_and_in_all_of_them() -> None:
+    def work(group: GradientGroup) -> list[float]:
+        buffer = torch.tensor([1.0, 10.0]) * (group.rank + 1)
+        group.sum(buffer)
+        return buffer.tolist()
+
+    assert run_group(3, work) == [[6, 60]] * 3
+
+
 @pytest.mark.parametrize(("flags", "expected"), [((0, 0, 0), False), ((0, 0, 1), True), ((1, 0, 1), True)])
 def test_any_is_true_if_one_flag_is_true(flags: tuple[int, ...], expected: bool) -> None:
     assert run_group(3, lambda group: group.any(bool(flags[group.rank]))) == [expected] * 3
@@ -60,6 +52,7 @@ def test_broadcast_bytes_returns_the_bytes_of_rank_0() -> None:
 def test_single_process_keeps_its_values() -> None:
     group, buffer = SingleProcessGroup(), torch.tensor([3.0])
     group.broadcast(buffer, 0)
+    group.sum(buffer)
     assert buffer.item() == 3 and group.any(True) and not group.any(False)
     assert group.broadcast_bytes(b"mine") == b"mine" and (group.rank, group.size) == (0, 1)
 

@@ -22,10 +22,11 @@ from nas.training.objectives.contrastive import PairItems, PairQueue, contrastiv
 from nas.training.objectives.masked_language import MaskedTexts, masked_language_loss
 from nas.training.objectives.matching import matching_loss, matching_pairs
 from nas.training.objectives.momentum import average_of, update_average, weights_replaced
+from nas.training.optimizer import build_optimizer, set_learning_rates
 from nas.training.pretraining.pairs import PairBatch
 from nas.training.pretraining.settings import PretrainingSettings
 from nas.training.step_losses import StepLosses
-from nas.training.trainer import build_optimizer, learning_rate_factor, set_learning_rates
+from nas.training.trainer import learning_rate_factor
 
 
 @dataclass(frozen=True)
