@@ -35,6 +35,7 @@ from nas.search.space import SearchSpace
 from nas.search.trial import Failure, Job, Result
 from nas.storage.study import Study
 from nas.training.checkpoint import save_weights
+from nas.training.distributed import GradientGroup
 
 WORKERS = 2
 LARGER: dict[str, tuple[int, ...]] = {
@@ -257,9 +258,14 @@ class InstantWorker(CandidateWorker):
         pass
 
     def outcomes(
-        self, job: Job, *, limit_bytes: int | None, should_stop: Callable[[], bool] = lambda: False
+        self,
+        job: Job,
+        *,
+        limit_bytes: int | None,
+        group: GradientGroup | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> list[Result | Failure]:
-        del limit_bytes, should_stop
+        del limit_bytes, group, should_stop
         config = self.setup.config
         return [instant_result(member, config.space.choices, config.supernet.steps) for member in job.members]
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from nas.execution.training_job import batch_size_of
 from nas.execution.worker import CandidateWorker
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.overheads import bytes_with_fragmentation
 from nas.search.trial import Job, Result
 from nas.training.checkpoint import load_weights
+from nas.training.distributed import GradientGroup
 from nas.training.evaluate import predict_logits
 from nas.training.metrics import evaluate_logits
 
@@ -43,8 +45,15 @@ class TableWorker(CandidateWorker):
         self._test = self.open_features(test_features).splits["test"]
 
     def run(
-        self, job: Job, *, limit_bytes: int | None, should_stop: Callable[[], bool] = lambda: False
+        self,
+        job: Job,
+        *,
+        limit_bytes: int | None,
+        group: GradientGroup | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> list[Result]:
+        if group is not None:
+            raise ValueError(f"{job.key.name}: is evaluated by the worker that has trained it; expected one worker")
         if job.step_count == PEAK_STEPS:
             # Below the limit from which a worker keeps the memory that it frees.
             limit_bytes = bytes_with_fragmentation(job.reserved_bytes) - 1
@@ -55,7 +64,7 @@ class TableWorker(CandidateWorker):
         model = self.fresh_model(job)
         load_weights(self.setup.weights_path(job.key), model)
         self._delete_files(job)
-        size = self.batch_size(job)
+        size = batch_size_of(job, self.setup.config)
         logits = predict_logits(model, self._test, batch_size=size, should_stop=should_stop)
         test = evaluate_logits(logits, torch.from_numpy(self._test.labels))
         if self._predictions is not None:

@@ -38,7 +38,8 @@ class JobOutcome:
     Args:
         job: The job as it was submitted.
         outcomes: The outcome of each member that finished or failed; members that were stopped have none.
-        process_lives: Whether its worker process can run the next job.
+        process_lives: Whether its worker process can run the next job; of a training that several shared, whether all
+            of them can, or none.
     """
 
     job: Job
@@ -156,6 +157,20 @@ class Executor(ABC):
         Raises:
             RuntimeError: If every slot of the device is taken.
         """
+
+    def submit_shared(self, job: Job, devices: Sequence[str], grant_bytes: int) -> None:
+        """Start a training that one worker of each of several devices shares; it has one outcome.
+
+        Args:
+            job: The training.
+            devices: The names of at least two devices with a free slot each.
+            grant_bytes: The memory that each of the workers may hold.
+
+        Raises:
+            RuntimeError: If every slot of a device is taken, or this executor has no several devices.
+        """
+        del grant_bytes
+        raise RuntimeError(f"{job.key.name}: cannot be shared by {', '.join(devices)}; expected one device")
 
     @abstractmethod
     def start_workers(self, device: str, count: int) -> None:

@@ -11,6 +11,7 @@ from nas.execution.failure_policy import FailurePolicy, Verdict
 from nas.execution.job_queue import JobQueue
 from nas.execution.memory_pool import MemoryPool
 from nas.execution.plan import Plan
+from nas.execution.sharing import reserved_group, share_idle_devices
 from nas.memory.overheads import bytes_with_fragmentation
 from nas.search.keys import ModelKey
 from nas.search.trial import Failure, Job, Result, Stage
@@ -69,7 +70,9 @@ class JobScheduler:
         self._pools: dict[str, MemoryPool] = {}
         self._queue = JobQueue()
         self._waiting: dict[Hashable, Job] = {}
-        self._places: dict[tuple[ModelKey, Stage], _Place] = {}
+        self._places: dict[tuple[ModelKey, Stage], list[_Place]] = {}
+        self._broken: set[tuple[ModelKey, Stage]] = set()
+        """The trainings that have failed while devices shared them, which are repeated on one."""
         self._on_end: Callable[[EndedJob], None] = lambda ended: None
         self._largest_bytes = 0
         self._update_devices()
@@ -190,38 +193,13 @@ class JobScheduler:
 
     @contextmanager
     def _group(self, process_count: int, peak_bytes: int) -> Iterator[tuple[Mapping[str, int], int]]:
-        """Reserve memory for a group of processes, as many as fit, while no job runs.
-
-        All are on GPUs, if there are some, or all on CPUs: the weights of both would drift apart by rounding.
-
-        Yields the number of processes of each device, and the memory that each of them may hold: the processes of a
-        device share all memory that its idle ones leave.
-        """
+        """Reserve memory for the processes of the supernet's training; see `reserved_group`."""
         self._update_devices()
-        reserved: list[tuple[str, Hashable]] = []
-        # One device after the other: processes on one device exchange their gradients faster.
+        # All on GPUs, if there are some, or all on CPUs: the weights of both would drift apart by rounding.
         gpus = {device.name for device in self._executor.devices if device.is_gpu}
-        for name, pool in self._pools.items():
-            if gpus and name not in gpus:
-                continue
-            while len(reserved) < process_count and (ended := pool.processes_in_the_way(peak_bytes)) is not None:
-                key: Hashable = ("supernet", len(reserved))
-                pool.admit(key, peak_bytes)
-                reserved.append((name, key))
-                if ended:
-                    self._executor.stop_idle_workers(name, ended)
-        processes: dict[str, int] = {}
-        for name, _ in reserved:
-            processes[name] = processes.get(name, 0) + 1
-        rooms = []
-        for name, count in processes.items():
-            pool = self._pools[name]
-            rooms.append((pool.budget_bytes - pool.idle_count * pool.idle_bytes) // count)
-        try:
-            yield processes, min(rooms)
-        finally:
-            for name, key in reserved:
-                self._pools[name].release(key, process_lives=True)
+        pools = {name: pool for name, pool in self._pools.items() if not gpus or name in gpus}
+        with reserved_group(pools, process_count, peak_bytes, self._executor.stop_idle_workers) as group:
+            yield group
 
     def _update_devices(self) -> None:
         """Add a memory pool for every new device, and remove those of lost devices."""
@@ -245,12 +223,36 @@ class JobScheduler:
                 self._pools[device].release(job.identity, process_lives=True)
                 plan.requeue(job)
             raise
-        for job, device in starting:  # after all are admitted: a wider grant must keep none of them out
-            self._widen(job, self._pools[device])
-            taken = {place.slot for place in self._places.values() if place.device == device}
-            slot = next(number for number in itertools.count() if number not in taken)
-            self._places[job.identity] = _Place(device, slot, self._now())
-            self._executor.submit(job, device, self._pools[device].granted(job.identity))
+        devices = {job.identity: [device] for job, device in starting}
+        for job, device, ended_count in self._admit_elsewhere(starting):
+            devices[job.identity].append(device)
+            if ended_count:
+                self._executor.stop_idle_workers(device, ended_count)
+        for job, _ in starting:  # after all are admitted: a wider grant must keep none of them out
+            names = devices[job.identity]
+            if len(names) == 1:
+                self._widen(job, self._pools[names[0]])
+            self._places[job.identity] = [_Place(name, self._free_slot(name), self._now()) for name in names]
+            grant_bytes = self._pools[names[0]].granted(job.identity)
+            if len(names) == 1:
+                self._executor.submit(job, names[0], grant_bytes)
+            else:
+                self._executor.submit_shared(job, names, grant_bytes)
+
+    def _admit_elsewhere(self, starting: list[tuple[Job, str]]) -> list[tuple[Job, str, int]]:
+        """Admit trainings that start to further devices, where no other job waits for these."""
+        if self._queue:
+            return []
+        able = [entry for entry in starting if not (entry[0].identity in self._broken or self._runs_alone(entry[0]))]
+        reservations = {job.identity: self._reservation(job) for job, _ in able}
+        gpus = {device.name for device in self._executor.devices if device.is_gpu}
+        return share_idle_devices(able, reservations, self._pools, gpus & self._pools.keys())
+
+    def _free_slot(self, device: str) -> int:
+        """Return the number of the first slot of a device without a job."""
+        places = itertools.chain.from_iterable(self._places.values())
+        taken = {place.slot for place in places if place.device == device}
+        return next(number for number in itertools.count() if number not in taken)
 
     def _admit_jobs(self, plan: Plan, starting: list[tuple[Job, str]], *, in_rounds: bool) -> None:
         """Take jobs from the plan, and append those that can start now to `starting`, with their devices."""
@@ -294,12 +296,15 @@ class JobScheduler:
 
     def _end(self, plan: Plan, ended: JobOutcome) -> None:
         identity = ended.job.identity
-        place = self._places.pop(identity)
-        pool = self._pools.get(place.device)
-        if pool is not None and pool.holds(identity):
-            granted, seconds = pool.granted(identity), self._now() - place.since
-            self._on_end(EndedJob(ended.job, place.device, place.slot, seconds, granted, ended.outcomes))
-            pool.release(identity, process_lives=ended.process_lives)
+        places = self._places.pop(identity)
+        if len(places) > 1 and any(isinstance(outcome, Failure) for outcome in ended.outcomes):
+            self._broken.add(identity)
+        for place in places:
+            pool = self._pools.get(place.device)
+            if pool is not None and pool.holds(identity):
+                granted, seconds = pool.granted(identity), self._now() - place.since
+                self._on_end(EndedJob(ended.job, place.device, place.slot, seconds, granted, ended.outcomes))
+                pool.release(identity, process_lives=ended.process_lives)
         ended_members = set()
         for outcome in ended.outcomes:
             if isinstance(outcome, Result):

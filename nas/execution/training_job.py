@@ -1,24 +1,35 @@
-"""What comes before and between the steps of a training: its recipe, pretraining, and evaluations of a full one."""
+"""A short or full training: its recipe, pretraining and steps, and the evaluations of a full one between them."""
 
 import json
+import math
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from nas.common.errors import TrainingError
 from nas.config.schema import Config
 from nas.config.training_schema import LearningRatesConfig, RecipeConfig
 from nas.data.features.store import FeatureSplit
+from nas.execution.special_jobs import soft_targets_of
 from nas.execution.worker_setup import WorkerSetup
 from nas.models.fusion.base import FusionModel
+from nas.search.keys import CandidateKey, DefaultKey, DistilledKey, RerunKey, VariantKey
 from nas.search.trial import Job
-from nas.training.checkpoint import training_facts
+from nas.training.checkpoint import save_weights, training_facts
+from nas.training.distributed import GradientGroup
 from nas.training.evaluate import predict_logits
+from nas.training.kept_logits import keep_logits
+from nas.training.linear_start import start_classifiers
 from nas.training.loss_curve import LossCurve, LossPoint, evaluated_steps, evaluation_count
 from nas.training.metrics import evaluate_logits
 from nas.training.pretraining.checkpoint import PretrainingCheckpoint
 from nas.training.pretraining.pretrain import pretrain
 from nas.training.pretraining.settings import PretrainingSettings
+from nas.training.trainer import Steps, train_steps
+
+_KEEP_LOGITS = (CandidateKey, DefaultKey, RerunKey, VariantKey, DistilledKey)
+"""The keys of trainings whose validation logits are kept."""
 
 
 def recipe_of(job: Job, config: Config) -> RecipeConfig:
@@ -38,7 +49,79 @@ def recipe_of(job: Job, config: Config) -> RecipeConfig:
     return recipe
 
 
-def pretrain_model(
+def batch_size_of(job: Job, config: Config) -> int:
+    """Return the number of samples that are computed at once, so that a job fits its memory.
+
+    Args:
+        job: The job.
+        config: The configuration of the search.
+    """
+    return math.ceil(config.recipe.batch_size / job.micro_batches)
+
+
+def train_model(
+    job: Job,
+    model: FusionModel,
+    split: FeatureSplit,
+    validation: FeatureSplit,
+    setup: WorkerSetup,
+    *,
+    group: GradientGroup,
+    should_stop: Callable[[], bool],
+    on_start: Callable[[LossCurve], None],
+) -> Tensor | None:
+    """Train the model of a short or full training in place, evaluate it and store its weights.
+
+    Processes that share a full training prepare the same model each, which is not one with a pretraining, and evaluate
+    it between steps: while one did, the others could only wait. The first evaluates and stores it at the end.
+
+    Args:
+        job: The training.
+        model: The model with its initial weights.
+        split: The training samples.
+        validation: The samples on which it is evaluated.
+        setup: The setup of the worker.
+        group: The processes that share the steps.
+        should_stop: Called before every step.
+        on_start: Callback that receives a learning curve before its first step.
+
+    Returns:
+        The logits on validation, (N, C); None in a process that is not the first.
+
+    Raises:
+        StopRequested: If `should_stop` returned true.
+        TrainingError: If the loss is not finite.
+        GroupBroken: If a process of the group is lost.
+        OSError: If a file cannot be written.
+    """
+    recipe, size = recipe_of(job, setup.config), batch_size_of(job, setup.config)
+    earlier: tuple[LossPoint, ...] = ()
+    if job.stage == "full":
+        earlier = _pretrain(job, model, split, setup, should_stop=should_stop, on_start=on_start)
+        start_classifiers(model, split, recipe, batch_size=size, should_stop=should_stop)
+    curve = LossCurve(job.identity, job.step_count, len(split) / recipe.batch_size, earlier=earlier)
+    on_start(curve)
+    train_steps(
+        model=model,
+        split=split,
+        recipe=recipe,
+        steps=Steps(job.step_count, job.seed, job.micro_batches, group),
+        soft_targets=soft_targets_of(job.key, setup.run_directory, split, model.num_classes),
+        should_stop=should_stop,
+        on_step=curve.add,
+        after_step=curve_evaluation(job, model, validation, recipe, curve, size, should_stop),
+    )
+    if group.rank:
+        return None
+    logits = predict_logits(model, validation, batch_size=size, precision=recipe.precision, should_stop=should_stop)
+    save_weights(setup.weights_path(job.key, job.stage), model, **training_facts(job))
+    setup.pretraining_path(job.key).unlink(missing_ok=True)
+    if job.stage == "full" and isinstance(job.key, _KEEP_LOGITS):
+        keep_logits(setup.logits_path(job.key), logits, job)
+    return logits
+
+
+def _pretrain(
     job: Job,
     model: FusionModel,
     split: FeatureSplit,

@@ -1,9 +1,9 @@
 """Run the jobs of a search: score a candidate with the supernet's weights, train it on, or train it from scratch."""
 
-import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,31 +15,25 @@ from nas.data.features.raw_images import AT_ONCE_BYTES, open_raw_images
 from nas.data.features.store import FeatureStore
 from nas.execution.base import SupernetJob, SupernetProgress
 from nas.execution.grant import GrantExceeded, MemoryGrant
-from nas.execution.special_jobs import soft_targets_of, special_result
+from nas.execution.special_jobs import special_result
 from nas.execution.supernet_job import supernet_training
-from nas.execution.training_job import curve_evaluation, pretrain_model, recipe_of
+from nas.execution.training_job import batch_size_of, train_model
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.measurement import map_large_tensors
 from nas.models.encoders.partial_checkpoint import load_tail
 from nas.models.fusion.base import FusionModel
 from nas.models.fusion.supernet import build_model, build_supernet, extract
-from nas.search.keys import CandidateKey, DefaultKey, DistilledKey, ModelKey, RerunKey, SpeedKey, TeacherKey, VariantKey
+from nas.search.keys import ModelKey, SpeedKey, TeacherKey
 from nas.search.space import RAW
 from nas.search.trial import Failure, Job, Result
-from nas.training.checkpoint import load_weights, save_weights, training_facts
-from nas.training.distributed import GradientGroup
-from nas.training.evaluate import forward_seconds, predict_logits, predict_population
-from nas.training.kept_logits import keep_logits
-from nas.training.linear_start import start_classifiers
-from nas.training.loss_curve import LossCurve, LossPoint
+from nas.training.checkpoint import load_weights, save_weights
+from nas.training.distributed import GradientGroup, GroupBroken, SingleProcessGroup
+from nas.training.evaluate import forward_seconds, predict_population
+from nas.training.loss_curve import LossCurve
 from nas.training.metrics import evaluate_logits, load_torchmetrics
 from nas.training.search_share import searched_split
 from nas.training.stopping import StopRequested
 from nas.training.supernet import train_supernet
-from nas.training.trainer import Steps, train_steps
-
-_KEEP_LOGITS = (CandidateKey, DefaultKey, RerunKey, VariantKey, DistilledKey)
-"""The keys of trainings whose validation logits are kept."""
 
 
 def _never() -> bool:
@@ -101,7 +95,12 @@ class CandidateWorker:
         self._stop.set()
 
     def outcomes(
-        self, job: Job, *, limit_bytes: int | None, should_stop: Callable[[], bool] = _never
+        self,
+        job: Job,
+        *,
+        limit_bytes: int | None,
+        group: GradientGroup | None = None,
+        should_stop: Callable[[], bool] = _never,
     ) -> list[Result | Failure]:
         """Run a job and return the outcome of every member.
 
@@ -110,14 +109,16 @@ class CandidateWorker:
         Args:
             job: The job to run.
             limit_bytes: Private memory that this process may hold during the job; None for no limit.
+            group: The processes that share the training; see `run`.
             should_stop: Called before every step, in addition to `stop`.
 
         Raises:
             StopRequested: If the job was stopped.
+            GroupBroken: If another process of the group failed or died.
         """
         try:
-            return list(self.run(job, limit_bytes=limit_bytes, should_stop=should_stop))
-        except StopRequested:
+            return list(self.run(job, limit_bytes=limit_bytes, group=group, should_stop=should_stop))
+        except (StopRequested, GroupBroken):
             raise
         except GrantExceeded as error:
             if not job.companions:
@@ -131,32 +132,45 @@ class CandidateWorker:
             for outcome in self.outcomes(member, limit_bytes=limit_bytes, should_stop=should_stop)
         ]
 
-    def run(self, job: Job, *, limit_bytes: int | None, should_stop: Callable[[], bool] = _never) -> list[Result]:
+    def run(
+        self,
+        job: Job,
+        *,
+        limit_bytes: int | None,
+        group: GradientGroup | None = None,
+        should_stop: Callable[[], bool] = _never,
+    ) -> list[Result]:
         """Run a job and return the results of its members, in their order.
 
         Args:
             job: The job to run.
             limit_bytes: Private memory that this process may hold during the job; None for no limit.
+            group: The processes that share the training, each of which runs the job; by default this one. The first
+                evaluates and saves the model, and the others have no result.
             should_stop: Called before every step, in addition to `stop`.
 
         Raises:
             StopRequested: If the job was stopped.
             GrantExceeded: If the process held more memory than its limit.
             TrainingError: If training diverged.
+            GroupBroken: If another process of the group failed or died.
         """
-        started = time.monotonic()
+        started, group = time.monotonic(), group or SingleProcessGroup()
         self._stop.clear()
         is_stopped = self._stop_condition(should_stop)
         with self._grant.limit(limit_bytes, job.reserved_bytes):
             if isinstance(job.key, SpeedKey | TeacherKey):
                 return [special_result(job, self.setup, self._store.splits, self.fresh_model, is_stopped)]
-            logits = self._score(job, is_stopped) if job.stage == "one_shot" else [self._train(job, is_stopped)]
+            logits = self._score(job, is_stopped) if job.stage == "one_shot" else self._train(job, group, is_stopped)
+            if group.rank:
+                return []
             latencies = [self._latency_seconds(member) for member in job.members]
         seconds = (time.monotonic() - started) / len(logits)
-        return [
+        results = [
             self._result(member, values, latency, seconds)
             for member, values, latency in zip(job.members, logits, latencies, strict=True)
         ]
+        return results if group.size == 1 else [replace(result, device_count=group.size) for result in results]
 
     def _stop_condition(self, should_stop: Callable[[], bool]) -> Callable[[], bool]:
         """Return the function that is called before every step."""
@@ -204,8 +218,9 @@ class CandidateWorker:
         """Return the validation logits of every member with the supernet's weights."""
         logits: dict[ModelKey, Tensor] = {}
         # Only members with the same batch size run together, so that a score does not depend on the other members.
-        for size in sorted({self.batch_size(member) for member in job.members}):
-            members = [member for member in job.members if self.batch_size(member) == size]
+        config = self.setup.config
+        for size in sorted({batch_size_of(member, config) for member in job.members}):
+            members = [member for member in job.members if batch_size_of(member, config) == size]
             values = predict_population(
                 self.supernet(),
                 self._store.splits["validation"],
@@ -217,39 +232,22 @@ class CandidateWorker:
             logits |= zip([member.key for member in members], values, strict=True)
         return [logits[member.key] for member in job.members]
 
-    def batch_size(self, job: Job) -> int:
-        """Return the number of samples that are computed at once, so that the job fits its memory."""
-        return math.ceil(self.setup.config.recipe.batch_size / job.micro_batches)
-
-    def _train(self, job: Job, should_stop: Callable[[], bool]) -> Tensor:
-        """Train the model of a job and return its validation logits."""
-        split = self._searched if job.stage == "short" else self._store.splits["train"]
-        size, recipe = self.batch_size(job), recipe_of(job, self.setup.config)
-        earlier: tuple[LossPoint, ...] = ()
-        if job.stage == "short":
-            model = extract(self.supernet(), job.architecture).to(self._device)
-        else:
-            model = self.fresh_model(job)
-            earlier = pretrain_model(job, model, split, self.setup, should_stop=should_stop, on_start=self._follow)
-            start_classifiers(model, split, recipe, batch_size=size, should_stop=should_stop)
-        self.curve = LossCurve(job.identity, job.step_count, len(split) / recipe.batch_size, earlier=earlier)
-        validation = self._store.splits["validation"]
-        train_steps(
-            model=model,
-            split=split,
-            recipe=recipe,
-            steps=Steps(job.step_count, job.seed, job.micro_batches),
-            soft_targets=soft_targets_of(job.key, self.setup.run_directory, split, model.num_classes),
+    def _train(self, job: Job, group: GradientGroup, should_stop: Callable[[], bool]) -> list[Tensor]:
+        """Train the model of a job and return its validation logits; none in a process other than the first."""
+        is_short = job.stage == "short"
+        split = self._searched if is_short else self._store.splits["train"]
+        model = extract(self.supernet(), job.architecture).to(self._device) if is_short else self.fresh_model(job)
+        logits = train_model(
+            job,
+            model,
+            split,
+            self._store.splits["validation"],
+            self.setup,
+            group=group,
             should_stop=should_stop,
-            on_step=self.curve.add,
-            after_step=curve_evaluation(job, model, validation, recipe, self.curve, size, should_stop),
+            on_start=self._follow,
         )
-        logits = predict_logits(model, validation, batch_size=size, precision=self._precision, should_stop=should_stop)
-        save_weights(self.setup.weights_path(job.key, job.stage), model, **training_facts(job))
-        self.setup.pretraining_path(job.key).unlink(missing_ok=True)
-        if job.stage == "full" and isinstance(job.key, _KEEP_LOGITS):
-            keep_logits(self.setup.logits_path(job.key), logits, job)
-        return logits
+        return [] if logits is None else [logits]
 
     def _follow(self, curve: LossCurve) -> None:
         self.curve = curve

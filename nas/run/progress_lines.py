@@ -92,6 +92,7 @@ def result_line(name: str, result: Result, metric: str) -> str:
         metric: The metric that the search maximises.
     """
     parts = f"; {result.micro_batches} micro-batches" if result.micro_batches > 1 else ""
+    parts += f"; shared by {result.device_count} devices" if result.device_count > 1 else ""
     return (
         f"{name} {STAGE_VERBS[result.stage]}: {scores_text(result, metric)} "
         f"({architecture_text(result.architecture)}{parts})"

@@ -39,6 +39,7 @@ class Job:
         taught_by: The full trainings of the members of an ensemble, with their weights; only of a job that computes
             what it teaches.
         inputs: The files that the job reads besides those of the run, by their paths in the run directory.
+        most_devices: The largest number of devices that may share the training, each with a part of every batch.
     """
 
     key: ModelKey
@@ -54,6 +55,7 @@ class Job:
     recipe: RecipeSetting = AS_CONFIGURED
     taught_by: tuple[tuple["Job", float], ...] = ()
     inputs: tuple[str, ...] = ()
+    most_devices: int = 1
 
     @property
     def trial(self) -> int:
@@ -102,6 +104,7 @@ class Result:
         kept_freed_memory: Whether the worker kept freed memory, because it had room; its measured peak is then
             unrelated to the prediction.
         precision: The precision of products in training and evaluation.
+        device_count: The number of devices that shared the training.
     """
 
     key: ModelKey
@@ -119,6 +122,12 @@ class Result:
     latency_seconds: float | None = None
     kept_freed_memory: bool = False
     precision: Precision = "float32"
+    device_count: int = 1
+
+    @property
+    def longest_seconds(self) -> float:
+        """The time that the same job takes at most on one device."""
+        return self.seconds * self.device_count
 
     @property
     def trial(self) -> int:
@@ -132,12 +141,15 @@ class Result:
     def as_dict(self) -> dict[str, Any]:
         """Return the result as nested plain values; `trial` holds the number of a candidate, else the key's name.
 
-        Without a precision it is float32, as in results from before there was another.
+        Without a precision it is float32, and without a number of devices one, as in results from before there were
+        others.
         """
         values = {name: getattr(self, name) for name in _FIELDS if name != "key"}  # `asdict` takes ten times as long
         plain = {"metrics": dict(self.metrics), "architecture": self.architecture.as_dict()}
         if self.precision == "float32":
             del values["precision"]
+        if self.device_count == 1:
+            del values["device_count"]
         return {"trial": key_to_json(self.key), **values, **plain}
 
     @classmethod
@@ -161,6 +173,7 @@ class Result:
             latency_seconds=None if latency is None else to_number("latency_seconds", latency),
             kept_freed_memory=values["kept_freed_memory"],
             precision=_to_precision(values.get("precision", "float32")),
+            device_count=to_count("device_count", values.get("device_count", 1)),
             **counts,
         )
 

@@ -111,7 +111,7 @@ def losses_of_steps(setup: WorkerSetup, *, step_count: int) -> list[float]:
         train_steps(**{**settings, "on_step": lambda step, loss: losses.append(loss)})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nas.execution.worker.train_steps", train_and_listen)
+        patch.setattr("nas.execution.training_job.train_steps", train_and_listen)
         executor = SerialExecutor(setup)
         submit(executor, make_job(trial=73, stage="full", step_count=step_count))
         wait_for_outcomes(executor, 1)
@@ -125,6 +125,12 @@ def test_no_more_jobs_than_slots_are_accepted(executor: Executor) -> None:
     with pytest.raises(RuntimeError, match="taken"):
         submit(executor, make_job(trial=99))
     assert len(wait_for_outcomes(executor, slot_count(executor))) == slot_count(executor)
+
+
+def test_executor_with_one_device_shares_no_training(serial: Executor) -> None:
+    job = make_job(stage="full", step_count=1)
+    with pytest.raises(RuntimeError, match="trial_0: cannot be shared by this process, another; expected one device"):
+        serial.submit_shared(job, ["this process", "another"], 1)
 
 
 def test_candidate_that_cannot_run_is_a_failure_with_its_reason(setup: WorkerSetup, tmp_path: Path) -> None:

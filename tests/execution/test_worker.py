@@ -12,7 +12,7 @@ import torch
 
 from nas.common.errors import TrainingError
 from nas.execution.base import SupernetJob, SupernetProgress
-from nas.execution.training_job import curve_evaluation
+from nas.execution.training_job import batch_size_of, curve_evaluation
 from nas.execution.worker import CandidateWorker
 from nas.execution.worker_setup import WorkerSetup
 from nas.memory.measurement import private_bytes
@@ -96,7 +96,7 @@ def test_short_trainings_and_the_supernet_read_the_share_of_the_search_and_full_
     config = setup.config.replace(data=setup.config.data.replace(search_share=0.5))
     worker = CandidateWorker(replace(setup, config=config))
     for stage in ("short", "full"):
-        monkeypatch.setattr("nas.execution.worker.train_steps", record(stage))
+        monkeypatch.setattr("nas.execution.training_job.train_steps", record(stage))
         with pytest.raises(StopRequested):
             worker.outcomes(make_job(stage=stage, step_count=2), limit_bytes=None)
     monkeypatch.setattr("nas.execution.worker.train_supernet", record("supernet"))
@@ -170,7 +170,7 @@ def test_evaluation_that_is_not_finite_leaves_out_a_point_and_stops_with_its_tra
 ) -> None:
     job = make_job(stage="full", step_count=50)
     worker = CandidateWorker(setup)
-    evaluated = CandidateWorker.batch_size(worker, job)
+    evaluated = batch_size_of(job, setup.config)
     curve = LossCurve(job.identity, 50, 1.0)
     calls: list[int] = []
 

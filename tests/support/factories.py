@@ -23,6 +23,7 @@ def make_job(
     predicted_peak_bytes: int = 1000,
     companions: tuple[Job, ...] = (),
     learning_rate: float | None = None,
+    most_devices: int = 1,
 ) -> Job:
     """Return a job of a candidate; `key` replaces `trial`."""
     return Job(
@@ -34,6 +35,7 @@ def make_job(
         predicted_peak_bytes=predicted_peak_bytes,
         companions=companions,
         learning_rate=learning_rate,
+        most_devices=most_devices,
     )
 
 
@@ -54,6 +56,7 @@ def make_result(
     micro_batches: int = 1,
     latency_seconds: float | None = None,
     kept_freed_memory: bool = False,
+    device_count: int = 1,
 ) -> Result:
     """Return a result of a candidate; `key` replaces `trial`, and the metrics default to an accuracy of the score."""
     return Result(
@@ -71,6 +74,7 @@ def make_result(
         micro_batches=micro_batches,
         latency_seconds=latency_seconds,
         kept_freed_memory=kept_freed_memory,
+        device_count=device_count,
     )
 
 

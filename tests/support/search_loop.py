@@ -120,6 +120,7 @@ class SimulatedExecutor(Executor):
         chance: The source of the order in which jobs end.
         fate: Function that returns the failure of a job, or None for a result.
         on_end: Callback before a job ends.
+        are_gpus: Whether the devices are GPUs, which can share a training.
     """
 
     def __init__(
@@ -129,17 +130,21 @@ class SimulatedExecutor(Executor):
         *,
         fate: Callable[[Job, int], Failure | None] = lambda job, grant: None,
         on_end: Callable[[], None] = lambda: None,
+        are_gpus: bool = False,
     ) -> None:
+        self._are_gpus = are_gpus
+        self.submitted: list[tuple[Job, tuple[str, ...]]] = []
+        """Every job with its devices, in the order of their starts."""
         self._slots = {f"device {index}": count for index, count in enumerate(slots)}
         self._chance = chance
         self._fate = fate
         self._on_end = on_end
-        self._running: list[tuple[Job, str, int]] = []
+        self._running: list[tuple[Job, tuple[str, ...], int]] = []
         self.most_granted = 0
 
     @property
     def devices(self) -> list[Device]:
-        return [Device(name, count, count) for name, count in self._slots.items()]
+        return [Device(name, count, count, self._are_gpus) for name, count in self._slots.items()]
 
     @property
     def running(self) -> list[Job]:
@@ -153,10 +158,20 @@ class SimulatedExecutor(Executor):
         pass
 
     def submit(self, job: Job, device: str, grant_bytes: int) -> None:
-        assert sum(place == device for _, place, _ in self._running) < self._slots[device]
-        self._running.append((job, device, grant_bytes))
-        granted = sum(grant for _, place, grant in self._running if place == device)
-        self.most_granted = max(self.most_granted, granted)
+        self._submit(job, (device,), grant_bytes)
+
+    def submit_shared(self, job: Job, devices: Sequence[str], grant_bytes: int) -> None:
+        assert self._are_gpus and len(set(devices)) == len(devices) > 1
+        self._submit(job, tuple(devices), grant_bytes)
+
+    def _submit(self, job: Job, devices: tuple[str, ...], grant_bytes: int) -> None:
+        for device in devices:
+            assert sum(device in places for _, places, _ in self._running) < self._slots[device]
+        self._running.append((job, devices, grant_bytes))
+        self.submitted.append((job, devices))
+        for device in devices:
+            granted = sum(grant for _, places, grant in self._running if device in places)
+            self.most_granted = max(self.most_granted, granted)
 
     def start_workers(self, device: str, count: int) -> None:
         pass
@@ -169,9 +184,9 @@ class SimulatedExecutor(Executor):
             return []
         self._on_end()
         index = self._chance.randrange(len(self._running))
-        lost = [place for place, entry in enumerate(self._running) if entry[1] not in self._slots]
-        job, device, grant = self._running.pop(lost[0] if lost else index)
-        if device not in self._slots:
+        lost = [place for place, entry in enumerate(self._running) if not self._slots.keys() >= set(entry[1])]
+        job, devices, grant = self._running.pop(lost[0] if lost else index)
+        if lost:
             failures = tuple(
                 Failure(member, "killed_externally", "node lost", "its node was lost") for member in job.members
             )
@@ -180,7 +195,8 @@ class SimulatedExecutor(Executor):
         if failure is not None:
             failures = tuple(replace(failure, job=member) for member in job.members)
             return [JobOutcome(job, failures, process_lives=False)]
-        return [JobOutcome(job, tuple(map(result, job.members)), process_lives=True)]
+        results = (replace(result(member), device_count=len(devices)) for member in job.members)
+        return [JobOutcome(job, tuple(results), process_lives=True)]
 
     def stop_running(self) -> list[JobOutcome]:
         stopped, self._running = self._running, []

@@ -18,12 +18,12 @@ from nas.execution.worker_exit import ExitRecord
 from nas.execution.worker_setup import WorkerSetup
 from nas.search.keys import ModelKey
 from nas.search.trial import Failure, Job, Result, Stage
-from nas.training.distributed import distributed_group, free_address
+from nas.training.distributed import GroupBroken, distributed_group, free_address
 from nas.training.loss_curve import LossPoint
 from nas.training.stopping import StopRequested
 
 _GROUP_SECONDS = 300.0
-"""The time without a message after which a process of the supernet's group counts as lost."""
+"""The time without a message after which a process of a group counts as lost."""
 
 WorkerFactory = Callable[[WorkerSetup, Callable[[int, int], None]], CandidateWorker]
 
@@ -60,9 +60,25 @@ class WorkerActor:
         """Return the outcomes of the job's members; none if the job was stopped."""
         return self._computing.submit(self._run, job, grant_bytes).result()
 
-    def _run(self, job: Job, grant_bytes: int) -> tuple[Result | Failure, ...]:
+    def run_shared(self, job: Job, grant_bytes: int, **place: Any) -> tuple[Result | Failure, ...]:
+        """Do this process's part of a training; returns the outcome in the first process, and none in the others.
+
+        Args:
+            job: The training.
+            grant_bytes: The memory that this process may hold.
+            place: The place of this process in the group: `rank`, `size`, `address` and `backend`.
+        """
+        return self._computing.submit(self._run, job, grant_bytes, place).result()
+
+    def _run(self, job: Job, grant_bytes: int, place: Mapping[str, Any] | None = None) -> tuple[Result | Failure, ...]:
         try:
-            return tuple(self._worker().outcomes(job, limit_bytes=grant_bytes))
+            worker = self._worker()  # first: creating it takes seconds in which the other processes would wait
+            if place is None:
+                return tuple(worker.outcomes(job, limit_bytes=grant_bytes))
+            with distributed_group(**place, timeout_seconds=_GROUP_SECONDS) as group:
+                return tuple(worker.outcomes(job, limit_bytes=grant_bytes, group=group))
+        except GroupBroken:
+            raise
         except StopRequested:
             return ()
         except (Exception, SystemExit) as error:  # the worker could not be created, or its code calls sys.exit

@@ -21,8 +21,9 @@ from nas.execution.ray.cluster import on_gpu, on_node, task_on
 from nas.execution.ray.exits import ExitReader
 from nas.execution.ray.loss import LossGuard, RayLost
 from nas.execution.ray.losses import LossPoller
-from nas.execution.ray.node_setup import FeatureFinder, receive_file
+from nas.execution.ray.node_setup import FeatureFinder, receive_file, remove_run
 from nas.execution.ray.nodes import NodePool, Slot, WorkerNode
+from nas.execution.ray.running import RunningJob, start
 from nas.execution.ray.session import open_session
 from nas.execution.ray.supernet import SupernetGroup
 from nas.execution.worker import CandidateWorker
@@ -37,10 +38,6 @@ _STOP_SECONDS = 3.0
 
 def _ignore(text: str) -> None:
     del text
-
-
-def _remove_run(directory: Path) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 class RayExecutor(Executor):
@@ -92,7 +89,7 @@ class RayExecutor(Executor):
             on_note=on_note,
         )
         self._should_stop: Callable[[], bool] = lambda: False
-        self._running: dict[Any, tuple[Job, WorkerNode, Slot]] = {}
+        self._running: list[RunningJob] = []
         self._losses = LossPoller()
         self._stranded: list[Job] = []
         """Jobs that were submitted after Ray was lost."""
@@ -157,7 +154,7 @@ class RayExecutor(Executor):
 
     @property
     def running(self) -> list[Job]:
-        return [*(job for job, _, _ in self._running.values()), *self._stranded]
+        return [*(running.job for running in self._running), *self._stranded]
 
     def stop_when(self, should_stop: Callable[[], bool]) -> None:
         self._should_stop = (
@@ -168,17 +165,29 @@ class RayExecutor(Executor):
         self._losses.receive = receive
 
     def submit(self, job: Job, device: str, grant_bytes: int) -> None:
+        self._submit(job, [self._free_slot(device)], grant_bytes)
+
+    def submit_shared(self, job: Job, devices: Sequence[str], grant_bytes: int) -> None:
+        members = [self._free_slot(device) for device in devices]
+        # The driver's node first: its worker writes the files of the training, which then need not be fetched.
+        self._submit(job, sorted(members, key=lambda member: not member[0].is_local), grant_bytes)
+
+    def _free_slot(self, device: str) -> tuple[WorkerNode, Slot]:
         free = [(node, slot) for node, slot in self._nodes.slots(device) if not slot.is_busy]
         if not free:
             raise RuntimeError(f"all slots of {device} are taken")
-        node, slot = min(free, key=lambda entry: entry[1].actor is None)
+        return min(free, key=lambda entry: entry[1].actor is None)
+
+    def _submit(self, job: Job, members: Sequence[tuple[WorkerNode, Slot]], grant_bytes: int) -> None:
         try:
             with self._guard.noticing():
-                if slot.actor is None:
-                    self._start(node, slot)
-                self._send_inputs(node, job)
-                self._running[slot.actor.run.remote(job, grant_bytes)] = (job, node, slot)
-                slot.is_busy = True
+                for node, slot in members:
+                    if slot.actor is None:
+                        self._start(node, slot)
+                    self._send_inputs(node, job)
+                self._running.append(start(job, members, grant_bytes))
+                for _, slot in members:
+                    slot.is_busy = True
         except RayLost:
             self._stranded.append(job)
 
@@ -204,10 +213,8 @@ class RayExecutor(Executor):
                 self._nodes.update_if_due()
                 self._nodes.admit_prepared(timeout_seconds=0)
                 if self._running:
-                    self._losses.poll([(job, slot) for job, _, slot in self._running.values()])
-                    ready, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout_seconds)
-                    for reference in ready:
-                        ended.append(self._collect(reference))
+                    self._losses.poll([(running.job, running.first[1]) for running in self._running])
+                    self._collect_ended(ended, count=1, timeout_seconds=timeout_seconds)
         except RayLost as loss:
             ended += self._abandon_jobs()
             if not self._should_stop():  # else the next phase does, if there is one
@@ -227,41 +234,43 @@ class RayExecutor(Executor):
         """Stop all running jobs and append their outcomes."""
         if not self._running:
             return
-        for _, _, slot in self._running.values():
-            if slot.actor is not None:  # it is None on a lost node
-                slot.actor.stop.remote()
-        ready, unresponsive = ray.wait(list(self._running), num_returns=len(self._running), timeout=_STOP_SECONDS)
-        for reference in ready:
-            ended.append(self._collect(reference))
-        for reference in unresponsive:
-            job, _, slot = self._running[reference]
-            if slot.actor is not None:
-                ray.kill(slot.actor)
-            slot.actor, slot.is_busy = None, False
-            ended.append(JobOutcome(job, (), process_lives=False))
-            del self._running[reference]
+        for running in self._running:
+            for _, slot in running.members:
+                if slot.actor is not None:  # it is None on a lost node
+                    slot.actor.stop.remote()
+        count = sum(len(running.pending) for running in self._running)
+        self._collect_ended(ended, count=count, timeout_seconds=_STOP_SECONDS)
+        for running in list(self._running):
+            running.end_workers()
+            self._release(running)
+            ended.append(JobOutcome(running.job, (), process_lives=False))
 
-    def _collect(self, reference: Any) -> JobOutcome:
-        job, node, slot = self._running[reference]
-        try:
-            outcomes: tuple[Result | Failure, ...] = ray.get(reference)
-            self._losses.finish(job, slot)
+    def _collect_ended(self, ended: list[JobOutcome], *, count: int, timeout_seconds: float) -> None:
+        """Wait until a number of calls have ended, and append the outcomes of the jobs that have."""
+        calls = {reference: running for running in self._running for reference in running.pending}
+        ready, _ = ray.wait(list(calls), num_returns=count, timeout=timeout_seconds)
+        for reference in ready:
+            running = calls[reference]
+            if reference in running.pending and running.note_end(reference):
+                ended.append(self._collect(running))
+
+    def _collect(self, running: RunningJob) -> JobOutcome:
+        node, slot = running.first
+
+        def fetch(outcomes: Sequence[Result | Failure]) -> None:
+            self._losses.finish(running.job, slot)
             if not node.is_local:
                 self._fetch_files(slot, outcomes)
-        except RayTaskError as error:
-            outcomes = tuple(Failure.of(member, error.cause, 0) for member in job.members)
-        except RayError as error:
-            self._guard.check_after(error)
-            slot.actor = None
-            found = self._exits.read(job, node, slot, error)
-            outcomes = tuple(
-                Failure(member, found.kind, found.cause, found.reason, found.measured_peak_bytes)
-                for member in job.members
-            )
-        del self._running[reference]
-        slot.is_busy = False
+
+        outcomes = running.outcomes(self._exits, self._guard, fetch)
+        self._release(running)
         self._guard.settle()
-        return JobOutcome(job, outcomes, process_lives=slot.actor is not None)
+        return JobOutcome(running.job, outcomes, process_lives=slot.actor is not None)
+
+    def _release(self, running: RunningJob) -> None:
+        self._running.remove(running)
+        for _, slot in running.members:
+            slot.is_busy = False
 
     def _fetch_files(self, slot: Slot, outcomes: Sequence[Result | Failure]) -> None:
         """Fetch the files of trainings from another node, before their results are reported."""
@@ -334,9 +343,7 @@ class RayExecutor(Executor):
         if not self._session.is_own:
             return
         tasks = [
-            task_on(node.node, _remove_run).remote(node.setup.run_directory)
-            for node in self._nodes
-            if not node.is_local
+            task_on(node.node, remove_run).remote(node.setup.run_directory) for node in self._nodes if not node.is_local
         ]
         if tasks:
             ray.wait(tasks, num_returns=len(tasks), timeout=_STOP_SECONDS)

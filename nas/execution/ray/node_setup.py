@@ -1,5 +1,6 @@
 """Prepare a node other than the driver's for workers: features in its cache, files of the run."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -93,3 +94,8 @@ def receive_file(directory: Path, name: str, content: NDArray[np.uint8]) -> None
     path.parent.mkdir(parents=True, exist_ok=True)
     with replace_atomically(path) as temporary:
         content.tofile(temporary)
+
+
+def remove_run(directory: Path) -> None:
+    """Remove what a run has written on a node."""
+    shutil.rmtree(directory, ignore_errors=True)

@@ -120,8 +120,9 @@ class DistillationPhase:
             return f"the probabilities of all training samples take more than {format_bytes(MAX_LOGITS_BYTES)}"
         clock = context.clock
         room = clock.seconds_left(clock.deadlines.total_seconds)
-        if student.seconds > room and not context.recorder.distilled.results():
-            return f"a training takes {format_seconds(student.seconds)}, and {format_seconds(max(room, 0.0))} are left"
+        needed = student.longest_seconds
+        if needed > room and not context.recorder.distilled.results():
+            return f"a training takes {format_seconds(needed)}, and {format_seconds(max(room, 0.0))} are left"
         return ""
 
 
@@ -187,7 +188,7 @@ class DistillationPlan(Plan):
             return [] if job is None else [job]
         clock = self._context.clock
         numbers = [number for number in range(SEEDS) if number not in self._tried]
-        if self._student.seconds > clock.seconds_left(clock.deadlines.total_seconds):
+        if self._student.longest_seconds > clock.seconds_left(clock.deadlines.total_seconds):
             return []
         self._tried.update(numbers)
         jobs = (self._training_job(number) for number in numbers)

@@ -7,6 +7,10 @@ from nas.search.recipe_tuning import SETTINGS, RecipeSetting
 from nas.search.space import Architecture
 from nas.search.trial import Job, Stage, job_seed
 
+_LEAST_PART = 16
+"""The number of samples below which a device takes no less time for a step, as the launches of kernels then take most
+of it: by the arithmetic of docs/scale.md for encoders of base size on an H100."""
+
 
 class JobFactory:
     """Makes jobs, with a seed that depends on nothing but the model, and with the predicted peak.
@@ -19,6 +23,7 @@ class JobFactory:
 
     def __init__(self, config: Config, feasibility: Feasibility, recipe: RecipeSetting) -> None:
         self._seed = config.seed
+        self._most_devices = _most_devices(config)
         self._feasibility = feasibility
         self._recipe = recipe
 
@@ -44,6 +49,7 @@ class JobFactory:
             micro_batches=fit.micro_batches,
             correction_bytes=fit.correction_bytes,
             recipe=SETTINGS[key.setting] if isinstance(key, RecipeKey) else self._recipe,
+            most_devices=self._most_devices if stage == "full" and step_count else 1,
         )
 
 
@@ -54,3 +60,14 @@ def _seed_number(key: ModelKey) -> int:
             return number
         case _:
             return 0
+
+
+def _most_devices(config: Config) -> int:
+    """Return the largest number of devices that may share a full training.
+
+    The rounding of a gradient depends on how its batch is divided, so that a deterministic search divides none. A
+    contrastive loss and the objectives of a pretraining compare the samples of a batch with each other.
+    """
+    if config.deterministic or config.data.is_retrieval or config.pretraining.steps:
+        return 1
+    return max(config.recipe.batch_size // _LEAST_PART, 1)

@@ -94,7 +94,7 @@ class RacePlan(Plan):
                 job = self._context.jobs.job(RerunKey(racer, len(trainings)), architecture, "full", self._full_steps)
                 if job is None:
                     self._withdrawn.add(racer)
-                elif max(training.seconds for training in trainings) > self._room():
+                elif max(training.longest_seconds for training in trainings) > self._room():
                     self._is_late = True
                 else:
                     jobs.append(job)
