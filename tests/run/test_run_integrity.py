@@ -31,6 +31,7 @@ from nas.run.reruns import (
     write_simple_result,
 )
 from nas.run.roles import BILINEAR, DEFAULT, LINEAR
+from nas.run.shared_weights import ENCODERS, TRAINED
 from nas.run.time_budget import TimeAccount
 from nas.storage.backends.journal import JOURNAL, LOCK
 from nas.storage.write_log import WRITE_LOG
@@ -57,7 +58,7 @@ def test_cut_journal_is_noticed_and_nothing_known_is_thrown_away(
     keep_lines(copy / JOURNAL, line_count)
     assert main(["resume", str(copy), "--workers", "0"]) == 2
     output, error = capsys.readouterr()
-    assert output.startswith("Run directory: ") and output.count("\n") == 1  # before anything is prepared
+    assert output.startswith("Reading the run in ") and output.count("\n") == 2  # before anything is prepared
     assert error.startswith(f"error: {copy / JOURNAL}: does not hold what this run has stored in it; expected the ")
     assert "--accept-changed" in error and error.count("\n") == 1
     assert rows_of(copy) == rows
@@ -247,22 +248,24 @@ def test_supernet_other_than_that_of_the_scores_is_noticed(copy: Path, options: 
     assert counts_of(copy)[0] == 8
 
 
-@pytest.mark.parametrize("lost", ["architecture.yaml", "model.safetensors"])
+@pytest.mark.parametrize("lost", ["architecture.yaml", TRAINED])
 def test_damaged_model_of_a_run_is_exported_again(copy: Path, options: ExecutionOptions, lost: str) -> None:
     best, default = copy / "best", copy / "default"
     names = {path.name for path in best.iterdir()}
-    before = [load((folder / "model.safetensors").read_bytes()) for folder in (best, default)]
-    content = bytearray((best / "model.safetensors").read_bytes())
+    before = [load((folder / name).read_bytes()) for folder in (best, default) for name in (ENCODERS, TRAINED)]
+    content = bytearray((best / ENCODERS).read_bytes())
     content[-5] ^= 1
-    (best / "model.safetensors").write_bytes(content)
+    (best / ENCODERS).write_bytes(content)
     (default / lost).unlink()
     output = resume_search(copy, options)
-    assert f"{best}: is not the model that was exported (model.safetensors changed); exporting it again" in output
+    assert f"{best}: is not the model that was exported ({ENCODERS} changed); exporting it again" in output
     assert f"{default}: is not the model that was exported ({lost} missing); exporting it again" in output
     assert "evaluating" not in output
-    for folder, weights in zip((best, default), before, strict=True):
-        assert {path.name for path in folder.iterdir()} == names
-        torch.testing.assert_close(load((folder / "model.safetensors").read_bytes()), weights, rtol=0, atol=0)
+    after = [load((folder / name).read_bytes()) for folder in (best, default) for name in (ENCODERS, TRAINED)]
+    for weights, expected in zip(after, before, strict=True):
+        torch.testing.assert_close(weights, expected, rtol=0, atol=0)
+    assert all({path.name for path in folder.iterdir()} == names for folder in (best, default))
+    assert (best / ENCODERS).samefile(default / ENCODERS)
     assert "exporting it again" not in resume_search(copy, options)
 
 
