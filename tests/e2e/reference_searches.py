@@ -27,6 +27,7 @@ from nas.run.directory import open_study, read_run
 from nas.run.results_csv import canonical_results
 from tests.support.paths import REPOSITORY
 from tests.support.project import build_project
+from tests.support.weights import exported_tensors
 
 RECORDS = Path(__file__).with_name("reference")
 STRATEGIES = ("evolution", "regularized_evolution", "nsga2", "tpe", "gp", "random", "grid")
@@ -130,8 +131,8 @@ def summarize(run: Path) -> dict[str, Any]:
 
 
 def weights_digest(path: Path) -> str:
-    """Return the SHA-256 of all tensors of a file, names and shapes included."""
-    tensors = safetensors.torch.load_file(path)
+    """Return the SHA-256 of all tensors of a file, or of an exported model, names and shapes included."""
+    tensors = safetensors.torch.load_file(path) if path.exists() else exported_tensors(path.parent)
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())

@@ -24,6 +24,7 @@ from nas.run.finalize import read_report
 from nas.run.phases.linear import LinearPhase
 from nas.run.reruns import read_simple_result
 from nas.run.roles import LINEAR
+from nas.run.shared_weights import TRAINED
 from nas.search.keys import LinearKey
 from nas.training.checkpoint import load_weights, training_facts
 from nas.training.kept_logits import read_logits
@@ -32,6 +33,7 @@ from tests.support.project import Project
 from tests.support.runs import resume_search
 from tests.support.search_file import make_search_config
 from tests.support.tiny import encoders
+from tests.support.weights import are_equal
 
 
 def test_classifier_is_solved_evaluated_and_shown(finished: FinishedRun, project: Project) -> None:
@@ -66,21 +68,20 @@ def test_classifier_is_exported_by_name(
     assert f"(linear, trained completely, {result.architecture})" in capsys.readouterr().out
     described = yaml.safe_load((tmp_path / "model" / "architecture.yaml").read_text())
     assert described["architecture"] == result.architecture.as_dict() and "test" in described
-    weights = [folder / "model.safetensors" for folder in (tmp_path / "model", finished.directory / LINEAR)]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert are_equal(tmp_path / "model", finished.directory / LINEAR)
 
 
 def test_classifier_without_its_weights_or_result_is_solved_again_to_the_same_bits(
     copy: Path, options: ExecutionOptions, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = (copy / LINEAR / "model.safetensors").read_bytes()
+    before = (copy / LINEAR / TRAINED).read_bytes()
     (copy / "linear.json").unlink()
     assert main(["export", str(copy), "--output", str(copy / "model"), "--pick", "linear"]) == 2
     assert "has no linear classifier yet; solve it with: " in capsys.readouterr().err
     (copy / "full" / "linear.safetensors").unlink()
     output = resume_search(copy, options)
     assert "linear classifier on the frozen encoders: " in output
-    assert (copy / LINEAR / "model.safetensors").read_bytes() == before
+    assert (copy / LINEAR / TRAINED).read_bytes() == before
 
 
 class ReadoutSplit:
