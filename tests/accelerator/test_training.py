@@ -10,6 +10,7 @@ from nas.common.errors import TrainingError
 from nas.config.schema import Config
 from nas.data.features.store import FeatureSplit
 from nas.models.fusion.base import FusionModel
+from nas.models.fusion.supernet import extract
 from nas.training.trainer import train
 from tests.support.simulated_accelerator import SYNCHRONISATIONS, operators, operators_so_far
 from tests.support.supernet_training import TrainingCase, fresh_supernet, load_checkpoint, train_case
@@ -54,6 +55,20 @@ def test_copy_on_the_host_arrives_when_it_is_waited_for(device: torch.device) ->
     with operators() as counts:
         HostCopy(ours).wait()
     assert counts["wait for all"] == 1, "waiting for the last operation leaves the device without work"
+
+
+@pytest.mark.usefixtures("simulated")
+def test_slice_of_the_supernet_stays_on_the_device(config: Config, device: torch.device) -> None:
+    architecture = config.space.smallest
+    expected = extract(fresh_supernet(config), architecture)
+    whole = on(device, fresh_supernet(config))
+    with operators() as counts:
+        found = extract(whole, architecture).to(device)
+    assert not {"copy from host", "copy to host"} & counts.keys()
+    assert {tensor.device for tensor in found.parameters()} == {device}
+    values = {name: tensor.cpu() for name, tensor in found.state_dict().items()}
+    torch.testing.assert_close(values, expected.state_dict(), rtol=0, atol=0)
+    assert all(tensor.requires_grad for tensor in found.parameters())
 
 
 def test_losses_have_the_numbers_of_their_steps(

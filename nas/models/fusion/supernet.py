@@ -6,6 +6,7 @@ order (`Gene.names`) share nothing.
 """
 
 import torch
+from torch import nn
 
 from nas.models.class_texts import ClassTexts
 from nas.models.encoders.base import Encoder
@@ -61,7 +62,10 @@ def build_model(
 
 @torch.no_grad()
 def extract(supernet: FusionModel, architecture: Architecture) -> FusionModel:
-    """Copy the slice of an architecture into a standalone model, which returns the same logits."""
+    """Copy the slice of an architecture into a standalone model, which returns the same logits.
+
+    The weights of the slice never leave the device of the supernet.
+    """
     image_encoder, text_encoder = supernet.encoders
     model = type(supernet)(
         image_encoder=image_encoder,
@@ -70,8 +74,10 @@ def extract(supernet: FusionModel, architecture: Architecture) -> FusionModel:
         num_classes=supernet.num_classes,
         class_texts=supernet.class_texts,
     )
-    for name, tensor in model.named_parameters():
+    for name, tensor in list(model.named_parameters()):
         # Along each axis, a trained tensor of a slice is a prefix of the supernet's tensor.
         source = supernet.get_parameter(supernet.source_of(name, architecture))
-        tensor.copy_(source[tuple(slice(size) for size in tensor.shape)])
+        values = source[tuple(slice(size) for size in tensor.shape)].to(tensor.dtype, copy=True)
+        # Not copied into the new tensor, which is on the CPU: a GPU would be waited for, once for every tensor.
+        torch.utils.swap_tensors(tensor, nn.Parameter(values, requires_grad=tensor.requires_grad))
     return model
