@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import REPOSITORY
+from tests.support.simulated_accelerator import NAME, compiler
 
 SCRIPT = REPOSITORY / "benchmarks" / "gpu.sh"
 PARTS = re.findall(r"^part (\w+) ", SCRIPT.read_text(), re.MULTILINE)
@@ -56,10 +57,17 @@ def test_wrong_argument_is_one_message(arguments: tuple[str, ...]) -> None:
     assert ended.returncode != 0 and "expected" in ended.stderr and not ended.stdout
 
 
+SIMULATED = f"{sys.executable} -m tests.support.simulated_accelerator"
+
+
 @pytest.mark.long
-def test_short_form_runs_through_on_the_cpu(tmp_path: Path) -> None:
-    ended = run("--short", "--device", "cpu", tmp_path, timeout=1200, PYTHON=sys.executable, GPU_SECONDS="600")
+@pytest.mark.parametrize(("device", "python"), [("cpu", sys.executable), (NAME, SIMULATED)])
+def test_short_form_runs_through(device: str, python: str, tmp_path: Path) -> None:
+    if device == NAME and compiler() is None:
+        pytest.skip("simulated accelerator: no C++ compiler, or no headers of Python")
+    ended = run("--short", "--device", device, tmp_path, timeout=1200, PYTHON=python, GPU_SECONDS="600")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     figures = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in PARTS}
-    assert all(values["device"] == "cpu" and values["short"] for values in figures.values())
+    assert all(values["device"] == device and values["short"] for values in figures.values())
     assert figures["search"]["fully_trained"] > 0
+    assert bool(figures["device_tests"]["outcomes"]) == bool(figures["peaks"]["cases"]) == (device == NAME)
