@@ -52,6 +52,14 @@ def device_of(choice: str) -> torch.device:
     return torch.device(wanted)
 
 
+def others_like(device: torch.device) -> list[torch.device]:
+    """Return the other accelerators of this process that are of the kind of a device; none for the CPU."""
+    if not is_accelerator(device) or not is_here(device):
+        return []
+    indices = range(torch.accelerator.device_count())
+    return [torch.device(device.type, index) for index in indices if index != (device.index or 0)]
+
+
 def is_here(device: torch.device) -> bool:
     """Return whether this process can use a device."""
     if not is_accelerator(device):
@@ -269,7 +277,8 @@ class HostCopy:
             self._values = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             self._values.copy_(tensor, non_blocking=True)
             self._copied = torch.Event(tensor.device)
-            self._copied.record()
+            # Of the device of the tensor: without it, of the one that this thread uses by default.
+            self._copied.record(torch.accelerator.current_stream(tensor.device))
 
     def wait(self) -> Tensor:
         """Return the values, once the device has computed and copied them."""

@@ -33,6 +33,7 @@ class Archive:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = zipfile.ZipFile(path)
         entries = [entry for entry in self._file.infolist() if not entry.is_dir()]
         names = [_encoded(entry.orig_filename) for entry in entries]
@@ -47,6 +48,10 @@ class Archive:
         # What `zipfile` keeps of every entry; `open` gets an entry that was made for it.
         self._file.filelist.clear()
         self._file.NameToInfo.clear()
+
+    def reopen(self) -> None:
+        """Open the file once more: a forked process shares the place in it with its parent, which reads elsewhere."""
+        self._file.fp = open(self._path, "rb")  # noqa: SIM115 (as long as the archive)
 
     def find(self, name: str) -> str | None:
         """Return the name in the archive; None if there is none, or if several differ only in their spelling.
@@ -122,6 +127,12 @@ def open_archive(path: Path) -> Archive:
         if archive is None:
             archive = _archives[key] = Archive(path)
         return archive
+
+
+def reopen_archives() -> None:
+    """Open all archives once more, in a process that was forked."""
+    for archive in list(_archives.values()):
+        archive.reopen()
 
 
 def _fields_of(entry: zipfile.ZipInfo) -> tuple[int, ...]:

@@ -2,11 +2,11 @@
 
 from functools import partial
 
-from nas.common.devices import AUTO, CPU, accelerator
+from nas.common.devices import AUTO, CPU, accelerator, others_like
 from nas.common.progress import Reporter, build_reporter
 from nas.config.schema import Config
 from nas.data.features.cache import help_build
-from nas.data.features.helpers import BuildHelpers, HelpOrder
+from nas.data.features.helpers import BuildHelpers, HelpOrder, OwnDevices
 from nas.data.features.threads import BuildLimits
 from nas.execution.placement import Placement
 from nas.run.executors import ExecutionOptions
@@ -14,25 +14,32 @@ from nas.run.sources import read_sources
 
 
 def build_helpers(config: Config, options: ExecutionOptions, reporter: Reporter) -> BuildHelpers | None:
-    """Return what lets other nodes help to compute features; None without a cluster.
+    """Return what lets other GPUs of this machine, and other nodes, help to compute features; None without them.
+
+    A search without workers of its own leaves other GPUs alone.
 
     Args:
         config: The configuration of the search.
         options: The number of workers and the cluster.
         reporter: The receiver of messages about nodes.
     """
-    if options.ray_address is None or options.worker_count == 0:
+    if options.worker_count == 0:
         return None
+    devices = others_like(options.own_device)
+    if options.ray_address is None:
+        return OwnDevices(devices) if devices else None
     from nas.execution.ray.build_helpers import RayBuildHelpers  # Ray takes seconds to import
 
     cores = Placement(options.worker_count, most_by_memory=2**31, threads=1, device=options.device)
-    return RayBuildHelpers(
+    helpers = RayBuildHelpers(
         partial(help_to_build, config, device=options.device),
         address=options.ray_address,
         placement=cores,
         memory_bytes=config.budget.memory_bytes,
         on_note=reporter.note,
     )
+    helpers.devices = devices
+    return helpers
 
 
 def help_to_build(config: Config, order: HelpOrder, limits: BuildLimits, *, device: str = AUTO) -> bool:

@@ -13,11 +13,11 @@ from nas.common.units import format_bytes
 from nas.config.schema import Config
 from nas.data.contents import Contents
 from nas.data.dataset import open_dataset_images, read_dataset
-from nas.data.features.build import placed_on
 from nas.data.features.cache import open_or_build
 from nas.data.features.costs import seconds_per_token
 from nas.data.features.helpers import BuildHelpers
 from nas.data.features.inputs import FeatureSources
+from nas.data.features.placing import placed_on
 from nas.data.features.store import FeatureStore
 from nas.data.features.threads import BuildLimits
 from nas.data.image_sizes import pixel_counts

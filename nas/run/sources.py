@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from nas.common.devices import CPU
+from nas.common.devices import CPU, use_deterministic_kernels
 from nas.common.errors import ConfigError
 from nas.common.progress import Reporter
 from nas.config.schema import Config
@@ -47,6 +47,8 @@ def read_sources(
     device: torch.device = CPU,
 ) -> FeatureSources:
     """Load the encoders and read the data of train and validation; see `prepare`."""
+    if config.deterministic:
+        use_deterministic_kernels(device)  # before this process computes anything there
     image_encoder, text_encoder, preprocessor = load_encoders(config, source)
     encoders = (image_encoder, text_encoder)
     data = _read_data(config, preprocessor, cache_directory, reporter, source=source, verify=verify)

@@ -1,13 +1,25 @@
 """Features that an accelerator computes: those of the CPU, up to rounding."""
 
+import io
+import os
+import threading
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from nas.data.features import encode
-from tests.support.building import build, feature_sources
+from nas.common.devices import others_like
+from nas.common.progress import LineReporter
+from nas.config.load import load_config
+from nas.data.features import crew, decoding_processes, encode, inputs
+from nas.data.features.helpers import OwnDevices
+from nas.data.features.inputs import FeatureSources, pixel_values
+from nas.data.features.threads import BuildLimits
+from nas.run.prepare import prepare
+from tests.support.building import build, content, feature_sources
 from tests.support.project import Project
 from tests.support.simulated_accelerator import NAME, operators
 from tests.support.tiny import reads_at
@@ -53,3 +65,62 @@ def test_features_in_float16_equal_those_in_float32_up_to_its_rounding(
         image = expected.splits["train"].readouts("pooled", "pooled")[0]
         other = found.splits["train"].readouts("pooled", "pooled")[0]
     assert not torch.equal(image, other), "it was computed in another way"
+
+
+def test_processes_that_decode_and_further_devices_change_no_bit(
+    project: Project, device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "BLOCK_SIZE", 16)
+    sources = replace(feature_sources(project), device=device)
+    limits = BuildLimits(3)  # the simulated device computes with as many threads
+    with monkeypatch.context() as patch:
+        patch.setattr(crew, "can_fork", lambda: False)
+        whole = content(build(sources, tmp_path / "threads", attention=True, limits=limits))
+    places: set[int] = set()
+    both, encoded = threading.Barrier(2, timeout=60), encode.BatchEncoder.encode
+
+    def decode(names: Sequence[str], views: int, sources: FeatureSources) -> torch.Tensor:
+        with (tmp_path / "processes").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return pixel_values(names, views, sources)
+
+    def meet(self: encode.BatchEncoder, *arguments: Any) -> encode.EncodedBatch:
+        if id(self) not in places:
+            places.add(id(self))
+            both.wait()
+        return encoded(self, *arguments)
+
+    monkeypatch.setattr(decoding_processes, "pixel_values", decode)
+    assert content(build(sources, tmp_path / "one", attention=True, limits=limits)) == whole
+    found = (tmp_path / "processes").read_text().split()
+    assert len(found) == 3 + 1 and str(os.getpid()) not in found, "the blocks of train and of validation"
+
+    monkeypatch.setattr(encode.BatchEncoder, "encode", meet)
+    helpers = OwnDevices([device])
+    store = build(sources, tmp_path / "two", attention=True, limits=limits, helpers=helpers)
+    assert content(store) == whole and len(places) == 2, "both devices have computed blocks"
+    assert others_like(device) == others_like(torch.device("cpu")) == []
+
+
+def test_deterministic_search_computes_features_with_deterministic_kernels(
+    project: Project, device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    were: list[bool] = []
+    encoded = encode.BatchEncoder.encode
+
+    def encode_and_note(self: encode.BatchEncoder, *arguments: Any) -> encode.EncodedBatch:
+        were.append(torch.are_deterministic_algorithms_enabled() and "CUBLAS_WORKSPACE_CONFIG" in os.environ)
+        return encoded(self, *arguments)
+
+    monkeypatch.setattr(encode.BatchEncoder, "encode", encode_and_note)
+    config = load_config(project.root / "search.yaml").replace(deterministic=True)
+    try:
+        for place, expected in ((torch.device("cpu"), False), (device, True)):
+            cache = tmp_path / place.type
+            prepare(config, source="", cache_directory=cache, reporter=LineReporter(io.StringIO()), device=place)
+            assert set(were) == {expected}
+            were.clear()
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -1,5 +1,7 @@
 """The choice of a device."""
 
+import io
+
 import pytest
 import torch
 
@@ -12,12 +14,17 @@ from nas.common.devices import (
     fast_precision,
     has_fused_updates,
     is_accelerator,
+    others_like,
     precision_of,
     product_dtype,
     synchronize,
 )
 from nas.common.errors import ExecutionError
 from nas.common.precision import Precision
+from nas.common.progress import LineReporter
+from nas.run.build_help import build_helpers
+from nas.run.executors import ExecutionOptions
+from tests.support.search_file import make_search_config
 
 
 @pytest.fixture
@@ -33,6 +40,23 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_device_is_the_chosen_one(choice: str, expected: str) -> None:
     assert device_of(choice) == torch.device(expected)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_other_gpus_are_those_besides_the_chosen_one() -> None:
+    assert others_like(torch.device("cuda:0")) == others_like(torch.device("cuda")) == [torch.device("cuda:1")]
+    assert others_like(torch.device("cuda:1")) == [torch.device("cuda:0")]
+    assert others_like(CPU) == others_like(torch.device("mps")) == []
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(
+    ("count", "device", "expected"), [(None, "auto", 1), (2, "cuda", 1), (0, "auto", 0), (2, "cpu", 0)]
+)
+def test_search_with_workers_computes_features_on_all_gpus(count: int | None, device: str, expected: int) -> None:
+    options = ExecutionOptions(worker_count=count, device=device)
+    helpers = build_helpers(make_search_config(), options, LineReporter(io.StringIO()))
+    assert len(() if helpers is None else helpers.devices) == expected
 
 
 @pytest.mark.usefixtures("two_gpus")

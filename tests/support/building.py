@@ -20,6 +20,7 @@ from nas.data.digests import image_digests
 from nas.data.features import blocks as feature_blocks
 from nas.data.features import inputs as feature_inputs
 from nas.data.features.cache import open_or_build
+from nas.data.features.helpers import BuildHelpers
 from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureStore
 from nas.data.features.threads import BuildLimits
@@ -67,6 +68,7 @@ def build(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_note: Callable[[str], None] = lambda text: None,
     limits: BuildLimits | None = None,
+    helpers: BuildHelpers | None = None,
     **changes: Any,
 ) -> FeatureStore:
     """Open or build the features of some sources.
@@ -77,12 +79,24 @@ def build(
         on_progress: Callback that receives the numbers of images and texts done and in total.
         on_note: Callback that receives notes for the user.
         limits: The cores and the memory that the build may use; None for one core.
+        helpers: What else computes; None for nothing.
         changes: Values of `FeaturesConfig` other than the defaults of these tests.
     """
     features = FeaturesConfig(dtype="float16", disk_bytes=2**30, views=1, attention=False)
     return open_or_build(
-        sources, features.replace(**changes), cache, on_progress=on_progress, on_note=on_note, limits=limits
+        sources,
+        features.replace(**changes),
+        cache,
+        on_progress=on_progress,
+        on_note=on_note,
+        limits=limits,
+        helpers=helpers,
     )
+
+
+def content(store: FeatureStore) -> dict[str, bytes]:
+    """Return the content of all files of a store."""
+    return {name: (store.directory / name).read_bytes() for name in store.contents.files}
 
 
 def finished_blocks(building: Path) -> int:

@@ -13,7 +13,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from nas.common.devices import CPU, is_accelerator, start_peak
+from nas.common.devices import is_accelerator
 from nas.common.files import sync_directory, write_atomically
 from nas.config.data_schema import FeaturesConfig
 from nas.data.features.blocks import BlockBoard
 from nas.data.features.costs import describe_costs
 from nas.data.features.crew import BlockWork, BuildCrew
 from nas.data.features.inputs import FeatureSources, SplitInputs, pixel_values
+from nas.data.features.placing import copied_to, placed_on
 from nas.data.features.plan import (
     IMAGE_NAMES,
     IMAGE_PIXELS,
@@ -56,13 +57,15 @@ class FeatureBuild:
     Args:
         sources: The data and the encoders.
         config: Storage type, disk budget and number of views.
+        devices: Further accelerators that compute as well, each with a copy of the encoders.
 
     Raises:
         DataError: If no tier fits the disk budget.
     """
 
-    def __init__(self, sources: FeatureSources, config: FeaturesConfig) -> None:
+    def __init__(self, sources: FeatureSources, config: FeaturesConfig, devices: Sequence[torch.device] = ()) -> None:
         self.sources = sources
+        self._devices = tuple(devices)
         splits = sources.dataset.splits
         self.views = {name: config.views if name == "train" else 1 for name in splits}
         self._splits = {
@@ -189,7 +192,7 @@ class FeatureBuild:
             limits: The cores and the memory that they may use.
         """
         if is_accelerator(self.sources.device):
-            return BuildThreads(1, limits.cores)
+            return BuildThreads(1 + len(self._devices), limits.cores)
         encoders = (self.sources.image_encoder, self.sources.text_encoder)
         attention = [len(part.attention_layers(self.plan.tier)) for part in self.plan.modalities]
         image, text = (
@@ -268,34 +271,16 @@ class FeatureBuild:
     @contextlib.contextmanager
     def _crew(self, directory: Path, threads: BuildThreads) -> Iterator[BuildCrew]:
         sources = self.sources
-        work = BlockWork(self._blocks, self._splits, sources, self.plan, self._image_shape)
+        encoders = (sources.image_encoder, sources.text_encoder)
         with (
             ArrayFiles(directory, self.plan.arrays) as files,
             contextlib.closing(BlockBoard(directory)) as board,
-            placed_on((sources.image_encoder, sources.text_encoder), sources.device),
+            copied_to(encoders, self._devices) as copies,
+            placed_on(encoders, sources.device),
         ):
-            yield BuildCrew(work, files, board, threads)
-
-
-@contextlib.contextmanager
-def placed_on(encoders: Iterable[Encoder], device: torch.device) -> Iterator[None]:
-    """Keep encoders on a device; afterwards they are on the CPU, where workers get their weights from.
-
-    Args:
-        encoders: The encoders.
-        device: The device.
-    """
-    if not is_accelerator(device):
-        yield
-        return
-    try:
-        for encoder in encoders:
-            encoder.to(device)
-        yield
-    finally:
-        for encoder in encoders:
-            encoder.to(CPU)
-        start_peak(device)  # gives the memory back
+            work = BlockWork(self._blocks, self._splits, sources, self.plan, self._image_shape, copies)
+            with contextlib.closing(BuildCrew(work, files, board, threads)) as crew:
+                yield crew
 
 
 def _reserve(descriptor: int, size_bytes: int) -> None:

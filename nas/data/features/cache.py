@@ -58,7 +58,8 @@ def open_or_build(
         on_note: Callback that receives notes for the user about builds, waiting and repairs.
         verify: Whether to hash all files of an existing store, whatever their times.
         limits: The cores and the memory that a build may use; None for one core.
-        helpers: Starts processes on other machines that share the cache, if the build takes long; None without them.
+        helpers: Further devices of this machine, and what starts processes on other machines that share the cache, if
+            the build takes long; None without them.
 
     Raises:
         DataError: If an image cannot be read, a feature exceeds the storage type, or disk space is insufficient.
@@ -155,7 +156,7 @@ def _build_unless_intact(
         shutil.rmtree(building, ignore_errors=True)
         delete_progress(directory)  # so that the build below reuses nothing of it
         directory.rename(building)  # so that no incomplete store ever has the final name
-    build = FeatureBuild(sources, features)
+    build = FeatureBuild(sources, features, () if helpers is None else helpers.devices)
     needed = build.plan.size_bytes
     on_note(build.plan.describe(features))
     try:

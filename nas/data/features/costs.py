@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from nas.common.devices import is_accelerator, synchronize
+from nas.common.devices import synchronize
 from nas.common.units import format_bytes, format_seconds
 from nas.data.features.inputs import BATCH_SIZE, FeatureSources
 from nas.data.features.plan import ATTENTION, EVERY_LAYER, NOTHING, SMALLEST_LAYER, FeaturePlan, ModalityPlan
@@ -41,9 +41,9 @@ def describe_costs(
         return None
     encoders = (sources.image_encoder, sources.text_encoder)
     timed = [seconds_per_token(encoder, sources.device) for encoder in encoders]
-    count = 1 if is_accelerator(sources.device) else threads.count
     build_seconds = sum(
-        seconds * _tokens(part) * part.num_layers / count for seconds, part in zip(timed, modalities, strict=True)
+        seconds * _tokens(part) * part.num_layers / threads.count
+        for seconds, part in zip(timed, modalities, strict=True)
     )
 
     def step_seconds(lowest: Callable[[ModalityPlan], int]) -> float:

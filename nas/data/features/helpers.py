@@ -3,9 +3,12 @@
 import json
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from nas.data.features.build import BUILD, OnProgress
 
@@ -41,6 +44,9 @@ class HelpOrder:
 class BuildHelpers(ABC):
     """Starts processes that compute blocks, on other machines."""
 
+    devices: Sequence[torch.device] = ()
+    """Further accelerators of this machine, on which the building process computes blocks as well."""
+
     @abstractmethod
     def update(self, order: HelpOrder) -> None:
         """Start processes where none has been started yet, and report those that have failed.
@@ -52,6 +58,23 @@ class BuildHelpers(ABC):
     @abstractmethod
     def close(self) -> None:
         """End all processes."""
+
+
+class OwnDevices(BuildHelpers):
+    """Further accelerators of this machine alone.
+
+    Args:
+        devices: The accelerators, besides the one of the build.
+    """
+
+    def __init__(self, devices: Sequence[torch.device]) -> None:
+        self.devices = devices
+
+    def update(self, order: HelpOrder) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class HelpedProgress(AbstractContextManager["HelpedProgress"]):

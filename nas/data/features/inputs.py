@@ -1,8 +1,6 @@
 """Inputs of the encoders during a feature build: images and texts in storage order."""
 
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.common.boundary import shown
-from nas.common.devices import CPU, is_accelerator
+from nas.common.devices import CPU
 from nas.common.errors import DataError
 from nas.data.augmentation import augment
 from nas.data.contents import Contents
@@ -144,50 +142,6 @@ class SplitInputs:
             end = min(first + step, stop)
             row = first * views if modality == "image" else int(self._starts[first])
             yield InputRange(self.name, modality, first, end, row, (end - first) * views)
-
-
-def prepare_inputs(
-    batches: Iterable[InputRange], splits: Mapping[str, SplitInputs], sources: FeatureSources, *, threads: int
-) -> Generator[tuple[InputRange, Tensor, Tensor | None]]:
-    """Yield every batch with its inputs.
-
-    Args:
-        batches: The batches in order; only a few of them are taken ahead.
-        splits: Inputs of every split, by name.
-        sources: The data to prepare.
-        threads: The number of threads that prepare inputs while the encoders compute; 0 to prepare them in between.
-
-    Yields:
-        The batch; pixel values (B, 3, height, width) or token ids (B, T); and the mask of the tokens (B, T), or None
-        for images and for texts without padding.
-
-    Raises:
-        DataError: If an image cannot be read.
-    """
-    if not threads:
-        for batch in batches:
-            yield batch, *_inputs(batch, splits[batch.split], sources)
-        return
-    pending: deque[tuple[InputRange, Future[tuple[Tensor, Tensor | None]]]] = deque()
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for batch in batches:
-            pending.append((batch, pool.submit(_inputs, batch, splits[batch.split], sources)))
-            if len(pending) > threads:
-                first, result = pending.popleft()
-                yield first, *result.result()
-        for first, result in pending:
-            yield first, *result.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _inputs(batch: InputRange, split: SplitInputs, sources: FeatureSources) -> tuple[Tensor, Tensor | None]:
-    if batch.modality == "text":
-        ids, mask = sources.preprocessor.pad(split.token_ids(batch))
-        return ids, None if bool(mask.all()) else mask
-    pixels = pixel_values(split.images[batch.start : batch.stop], split.views, sources)
-    return pixels.pin_memory() if is_accelerator(sources.device) else pixels, None
 
 
 def pixel_values(names: Sequence[str], views: int, sources: FeatureSources) -> Tensor:

@@ -29,7 +29,7 @@ from nas.data.features import files as feature_files
 from nas.data.features import inputs as feature_inputs
 from nas.data.features.inputs import FeatureSources
 from nas.data.features.store import FeatureStore
-from tests.support.building import build, described, feature_sources, finished_blocks
+from tests.support.building import build, content, described, feature_sources, finished_blocks
 from tests.support.paths import REPOSITORY
 from tests.support.project import Project
 from tests.support.tiny import reads_at
@@ -59,10 +59,6 @@ def opened(sources: FeatureSources, monkeypatch: pytest.MonkeyPatch) -> list[str
 def _every_batch_is_durable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_inputs, "BLOCK_SIZE", feature_inputs.BATCH_SIZE)
     monkeypatch.setattr(feature_blocks, "SAVE_SECONDS", 0.0)
-
-
-def content(store: FeatureStore) -> dict[str, bytes]:
-    return {name: (store.directory / name).read_bytes() for name in store.contents.files}
 
 
 def left(cache: Path) -> list[str]:
