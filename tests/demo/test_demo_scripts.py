@@ -105,7 +105,8 @@ def test_principal_axes_are_half_whitened() -> None:
     assert torch.allclose(spread / spread[2], torch.tensor([4.0, 2.0, 1.0]), rtol=0.05)
 
 
-@pytest.mark.parametrize("all_patches", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("all_patches", [False, True])
 def test_pretraining_loss_is_finite_and_reaches_every_weight(all_patches: bool) -> None:
     """One batch of random material gives every weight a gradient."""
     rng = np.random.default_rng(0)

@@ -79,7 +79,7 @@ def test_a_search_interrupted_once_or_twice_in_any_phase_loses_nothing(
         assert study.rejections == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_running_jobs_are_stopped_and_requeued_within_five_seconds_of_a_deadline(
     project: Project, tmp_path: Path
 ) -> None:

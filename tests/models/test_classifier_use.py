@@ -132,11 +132,7 @@ def test_vmap_over_samples_equals_the_batch(family: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "backend",
-    [
-        pytest.param("eager", marks=pytest.mark.slow),
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("aot_eager", "inductor")),
-    ],
+    "backend", [pytest.param(name, marks=pytest.mark.long) for name in ("eager", "aot_eager", "inductor")]
 )
 def test_compiled_model_equals_the_model_in_inference_and_training_with_few_compilations(backend: str) -> None:
     torch._dynamo.reset()

@@ -122,7 +122,7 @@ def export_with_data(original: Path, folder: Path, project: Project, name: str) 
     return facts, path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_onnx_file_and_code_of_the_model_card_give_the_probabilities_of_the_model(
     original: Path, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

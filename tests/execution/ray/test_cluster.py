@@ -52,6 +52,7 @@ class LosesNode(io.StringIO):
         return written
 
 
+@pytest.mark.long
 def test_search_on_two_nodes_loses_no_trial_when_one_node_is_lost(
     project: Project, cluster: Cluster, tmp_path: Path
 ) -> None:

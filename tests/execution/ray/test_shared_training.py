@@ -27,7 +27,7 @@ from tests.support.factories import make_job
 from tests.support.jobs import GRANT_BYTES, wait_for_outcomes, wait_until
 from tests.support.processes import descendants
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 FAILS = 7
